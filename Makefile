@@ -1,0 +1,49 @@
+# Everything a developer needs: `make` alone says what there is.
+VENV ?= .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help demo test test-unit test-install lint format bench-quick dist clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/.demo ## Start a hub with kbatch-server here and run a job on it (ONCE=1: end after the job)
+	@$(BIN)/python -m demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+
+test: test-install lint ## Run everything, on a real Kubernetes that is built and started for it
+	@KBATCH_TEST_CLUSTER=required $(BIN)/pytest
+
+test-unit: $(VENV)/.test lint ## Run what needs no Kubernetes
+	@$(BIN)/pytest --ignore tests/kubernetes
+
+test-install: $(VENV)/.test ## Install what the tests need
+	@tests/install_system_packages.sh
+
+lint: $(VENV)/.test ## Check the style and the types
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+
+format: $(VENV)/.test ## Put the code into the project's form
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format
+
+bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
+	@$(BIN)/python -m benchmarks.bench_quick
+
+dist: $(VENV)/.test ## Build the sdist and the wheel
+	@$(BIN)/python -m build --outdir dist .
+
+clean: ## Remove what was built and installed here
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/.demo: scripts/make-venv setup.py constraints.txt demo/node/package-lock.json
+	@echo "Installing kbatch-server and JupyterHub into $(VENV) …"
+	@scripts/make-venv $(VENV)
+	@touch $@
+
+$(VENV)/.test: scripts/make-venv setup.py constraints.txt requirements-test.txt demo/node/package-lock.json
+	@echo "Installing kbatch-server and its tests' tools into $(VENV) …"
+	@scripts/make-venv $(VENV) --requirement requirements-test.txt
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,111 @@
+"""Run kbatch-proxy, the service that benchmarks compare with, from a virtualenv of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import venv
+from pathlib import Path
+from types import TracebackType
+
+from tests.cluster.build import cache_dir
+
+REQUIREMENTS = Path(__file__).with_name("peer-requirements.txt")
+SECONDS_TO_START = 30
+
+
+def ensure_venv() -> Path:
+    """Return the virtualenv with the pinned requirements, making it where it is not there."""
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
+    folder = cache_dir() / f"peer-{digest[:12]}"
+    complete = folder / "complete"  # a virtualenv cannot be renamed into place once it is whole
+    if not complete.exists():
+        venv.create(folder, clear=True, with_pip=True)
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "--no-deps", "--requirement", str(REQUIREMENTS)], check=True)
+        complete.touch()
+    return folder
+
+
+class PeerServer:
+    """One uvicorn worker of kbatch-proxy: ``with PeerServer(...) as peer``, then ``peer.url``.
+
+    Its log goes to a file, at the level it has by default, so that writing it costs what it would.
+    """
+
+    def __init__(self, kubeconfig: Path, hub_api_url: str, api_token: str, port: int) -> None:
+        self.kubeconfig = kubeconfig
+        self.hub_api_url = hub_api_url
+        self.api_token = api_token
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._folder = tempfile.TemporaryDirectory(prefix="peer-")
+        self._log = Path(self._folder.name) / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process to read memory and CPU of."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def __enter__(self) -> PeerServer:
+        uvicorn = [str(ensure_venv() / "bin/python"), "-m", "uvicorn", "kbatch_proxy.main:app"]
+        options = ["--host=127.0.0.1", f"--port={self.port}", "--workers=1", "--no-access-log"]
+        environ = os.environ | {
+            "KUBECONFIG": str(self.kubeconfig),
+            "JUPYTERHUB_API_URL": self.hub_api_url,
+            "JUPYTERHUB_API_TOKEN": self.api_token,
+        }
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*uvicorn, *options],
+                cwd=self._folder.name,  # it reads a file .env where it starts
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def _wait_until_it_answers(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + SECONDS_TO_START
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/", timeout=5).close()
+                return
+            except (urllib.error.URLError, ConnectionError) as error:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log = self._log.read_text(errors="replace")[-4000:]
+                    raise RuntimeError(f"kbatch-proxy does not answer: {error}\n{log}") from None
+                time.sleep(0.1)
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:  # it waits for log streams that nobody reads
+                self._process.kill()
+                self._process.wait()
+        self._folder.cleanup()

@@ -1,0 +1,134 @@
+"""Start a hub with kbatch-server, run a real job on it as a user would, and leave it running until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from .hub import DemoFailed, Hub, call
+
+CONFIG = """\
+c = get_config()
+c.KBatchServer.launcher_class = "local"
+c.KBatchServer.db_url = "sqlite:///{folder}/jobs.sqlite"
+c.FileStorage.root = "{folder}/storage"
+c.LocalProcessJobLauncher.root = "{folder}/jobs"
+c.JobConfig.image = "this-machine"
+"""
+JOB_SECONDS = 120
+
+
+def main() -> int:
+    """Run the demo and return the exit status: 0 when its job succeeded."""
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="end after the example's job")
+    parser.add_argument("--port", type=int, default=8000, help="the hub's port, if it is free")
+    options = parser.parse_args()
+    # not in the checkout: started by root, jobs run as another account, which must be able to get there
+    folder = Path(tempfile.mkdtemp(prefix="kbatch-demo-"))
+    folder.chmod(0o711)
+    (folder / "kbatch_server_config.py").write_text(CONFIG.format(folder=folder))
+    hub = Hub(folder, port=options.port)
+    try:
+        return run(hub, once=options.once)
+    except DemoFailed as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopping.")
+        return 0
+    finally:
+        hub.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(hub: Hub, *, once: bool) -> int:
+    """Start the hub, run the example on it and, unless once, wait for Ctrl-C."""
+    print("Starting JupyterHub with kbatch-server …", flush=True)
+    hub.start()
+    token = hub.make_token("demo")
+    print(f"JupyterHub is at {hub.url} (user: demo, password: {hub.password})\n")
+    job = submit_example(hub.kbatch_url, token)
+    follow(hub.kbatch_url, token, job["id"])
+    job = wait(hub.kbatch_url, token, job["id"])
+    print(f"\nJob {job['id']} {job['status']}: {job['message']}\n")
+    print(f"Look at it at {hub.kbatch_url}\n\nOr, in another shell:\n")
+    print(f"export KBATCH_URL={hub.kbatch_url}\nexport JUPYTERHUB_API_TOKEN={token}")
+    print("KBATCH_URL=" + hub.kbatch_url)
+    print("JUPYTERHUB_API_TOKEN=" + token, flush=True)
+    if not once:
+        print("\nCtrl-C stops it all.", flush=True)
+        while True:
+            time.sleep(1)
+            hub.check()
+    return 0 if job["status"] == "succeeded" else 1
+
+
+def submit_example(kbatch_url: str, token: str) -> dict[str, Any]:
+    """Send the example's folder as a ZIP, ask for its script to be run, and return the job."""
+    headers = {"Authorization": f"token {token}"}
+    code = make_zip(Path(__file__).parent / "example")
+    upload = call(f"{kbatch_url}api/v1/uploads", headers=headers, data=code)
+    print(f"Sent the example: {upload['size']} bytes, upload {upload['id'][:12]}…")
+    request = {
+        "name": "hello",
+        "command": [find_python(), "hello.py"],
+        "upload": upload["id"],
+        "env": {"GREETING": "So long"},
+        "description": "The demo's example",
+    }
+    job: dict[str, Any] = call(f"{kbatch_url}api/v1/jobs", headers=headers, data=request)
+    print(f"Submitted job {job['id']}: {' '.join(job['command'])}\n")
+    return job
+
+
+def follow(kbatch_url: str, token: str, job_id: str) -> None:
+    """Print the job's log as it comes, to its end."""
+    request = urllib.request.Request(  # noqa: S310
+        f"{kbatch_url}api/v1/jobs/{job_id}/logs?follow=true", headers={"Authorization": f"token {token}"}
+    )
+    with urllib.request.urlopen(request, timeout=JOB_SECONDS) as log:  # noqa: S310
+        for line in log:
+            print(f"  | {line.decode(errors='replace').rstrip()}", flush=True)
+
+
+def wait(kbatch_url: str, token: str, job_id: str) -> dict[str, Any]:
+    """Return the job when it is over."""
+    deadline = time.monotonic() + JOB_SECONDS
+    while True:
+        headers = {"Authorization": f"token {token}"}
+        job: dict[str, Any] = call(f"{kbatch_url}api/v1/jobs/{job_id}", headers=headers)
+        if job["status"] in ("succeeded", "failed", "cancelled"):
+            return job
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"Job {job_id} is still {job['status']} after {JOB_SECONDS} s: {job['message']}")
+        time.sleep(0.2)
+
+
+def make_zip(folder: Path) -> bytes:
+    """Return a ZIP of the files of a folder."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.glob("*.py")):
+            archive.write(path, path.name)
+    return content.getvalue()
+
+
+def find_python() -> str:
+    """Return a Python that the job's account can run: one of root's own folders is not for others."""
+    if os.geteuid() == 0:
+        return shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") or "python3"
+    return sys.executable
+
+
+if __name__ == "__main__":
+    sys.exit(main())

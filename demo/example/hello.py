@@ -1,0 +1,14 @@
+"""A small job: it says what it was given, works for a moment, and reports."""
+
+import os
+import sys
+import time
+
+print(f"Hello from {os.environ['KBATCH_JOB_ID']}, run for {os.environ['JUPYTERHUB_USER']}", flush=True)
+print(f"My code is in {os.getcwd()}: {sorted(os.listdir())}", flush=True)
+total = 0
+for step in range(1, 6):
+    total += sum(n * n for n in range(step * 10_000))
+    print(f"step {step} of 5: the sum so far is {total}", flush=True)
+    time.sleep(0.3)
+print(f"{os.environ.get('GREETING', 'Goodbye')}, with Python {sys.version.split()[0]}")

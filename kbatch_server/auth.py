@@ -1,0 +1,266 @@
+"""Who asks: a hub user by token or cookie, with scopes, found without ever blocking the event loop.
+
+``CachingHubOAuth`` is JupyterHub's own HubOAuth (cookies, OAuth, XSRF) with the request to the hub made
+once per token, bounded in time and remembered for a while. ``HubAuthenticator`` turns what it says into
+a ``User`` or into one of three answers: 401, 403 with the scope that is missing, or 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any
+
+from jupyterhub.services.auth import HubOAuth, check_scopes
+from tornado.web import RequestHandler
+from traitlets import Dict, Float, Instance, Integer, TraitError, Unicode, default, validate
+from traitlets.config import LoggingConfigurable
+
+from .errors import Forbidden, Unavailable
+from .models import User
+
+MAX_CACHED_TOKENS = 10_000
+"""The oldest are forgotten first: somebody who sends a million bad tokens fills no memory."""
+
+NEGATIVE_AGE_SECONDS = 5.0
+"""A token that the hub did not know may have been made a moment ago, on a hub that just came back."""
+
+DEFAULT_SCOPES = {
+    "submit": "custom:kbatch:jobs:submit",
+    "read": "custom:kbatch:jobs:read",
+    "cancel": "custom:kbatch:jobs:cancel",
+    "admin": "custom:kbatch:admin",
+}
+
+UserModel = dict[str, Any] | None
+"""What the hub says about a token (``GET /hub/api/user``); None when it does not know it."""
+
+
+class HubUnavailable(Unavailable):
+    """The hub did not say who asks: it is away, slow, or refuses this service."""
+
+
+class CachingHubOAuth(HubOAuth):
+    """HubOAuth that asks the hub once per token at a time, for a limited time, and never in this thread."""
+
+    hub_timeout_seconds = Float(10.0, help="Seconds to wait for an answer of the hub.")
+
+    @default("oauth_client_id")
+    def _default_oauth_client_id(self) -> str:
+        # as the hub names a service's client, for one that it did not start with this in its environment
+        return os.environ.get("JUPYTERHUB_CLIENT_ID") or f"service-{get_service_name(self.base_url)}"
+
+    @default("access_scopes")
+    def _default_access_scopes(self) -> set[str]:
+        # without the environment of a managed service, JupyterHub's own default would let everybody in
+        given: set[str] = super()._default_scopes()
+        return given or {f"access:services!service={get_service_name(self.base_url)}"}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._models: OrderedDict[str, tuple[float, UserModel]] = OrderedDict()
+        self._lookups: dict[str, asyncio.Task[UserModel]] = {}
+
+    def user_for_token(
+        self, token: str, use_cache: bool = True, session_id: str = "", *, sync: bool = True
+    ) -> Coroutine[Any, Any, UserModel]:
+        """Return an awaitable of what the hub says about a token; only ``sync=False`` is there."""
+        if sync:
+            raise RuntimeError("a synchronous request to the hub would block the event loop")
+        return self._find_model(token, session_id)
+
+    def token_for_code(self, code: str, *, sync: bool = True, **kwargs: Any) -> Coroutine[Any, Any, str]:
+        """Return an awaitable of the token for an OAuth code; only ``sync=False`` is there."""
+        if sync:
+            raise RuntimeError("a synchronous request to the hub would block the event loop")
+        return self._ask_hub(super().token_for_code(code, sync=False, **kwargs))
+
+    async def close(self) -> None:
+        """End the requests that are under way and close the connections to the hub."""
+        lookups = list(self._lookups.values())
+        for lookup in lookups:
+            lookup.cancel()
+        await asyncio.gather(*lookups, return_exceptions=True)
+        try:
+            from jupyterhub.httpclient import JupyterHubHTTPClient
+        except ImportError:  # JupyterHub 5 asks with Tornado's client, which is closed with its loop
+            return
+        await JupyterHubHTTPClient.loop_instance().close()
+
+    async def _find_model(self, token: str, session_id: str) -> UserModel:
+        # The session's id is a part of the key, so that a browser's logout from the hub takes effect at once.
+        key = hashlib.sha256(f"{session_id}:{token}".encode("utf-8", "replace")).hexdigest()
+        if key in self._models:
+            expires, model = self._models[key]
+            if time.monotonic() < expires:
+                return model
+            del self._models[key]
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            lookup = self._lookups[key] = asyncio.create_task(self._look_up(key, token))
+            lookup.add_done_callback(lambda done: self._forget_lookup(key, done))
+        # Shielded: a client that goes away does not cancel what others wait for.
+        return await asyncio.shield(lookup)
+
+    async def _look_up(self, key: str, token: str) -> UserModel:
+        model: UserModel = await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
+        age = self.cache_max_age if model else min(NEGATIVE_AGE_SECONDS, self.cache_max_age)
+        self._models[key] = (time.monotonic() + age, model)
+        while len(self._models) > MAX_CACHED_TOKENS:
+            self._models.popitem(last=False)
+        return model
+
+    def _forget_lookup(self, key: str, lookup: asyncio.Task[UserModel]) -> None:
+        del self._lookups[key]
+        if not lookup.cancelled():
+            lookup.exception()  # it is logged, and all who waited may have gone
+
+    async def _ask_hub(self, request: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            async with asyncio.timeout(self.hub_timeout_seconds):
+                return await request
+        except Exception as error:
+            # Whatever it was (refused, slow, 5xx, not JSON, our own token refused), the hub did not answer.
+            self.log.error(
+                "The hub at %s did not say who asks: %s", self.api_url, error or type(error).__name__
+            )
+            raise HubUnavailable(
+                "JupyterHub does not answer, so it is not known who you are: try again."
+            ) from error
+
+
+class HubAuthenticator(LoggingConfigurable):
+    """Says who asks and whether they may: the one object that handlers ask about identity."""
+
+    scopes = Dict(
+        key_trait=Unicode(),
+        value_trait=Unicode(),
+        default_value=DEFAULT_SCOPES,
+        help="""The hub scope that each action needs, beside access to the service.
+
+        The actions are ``submit``, ``read``, ``cancel`` and ``admin`` (everybody's jobs). An empty scope means
+        that access to the service is enough; for ``admin`` it means that nobody is one.
+        """,
+        config=True,
+    )
+
+    @validate("scopes")
+    def _validate_scopes(self, proposal: Any) -> dict[str, str]:
+        unknown = set(proposal["value"]) - set(DEFAULT_SCOPES)
+        if unknown:
+            raise TraitError(
+                f"HubAuthenticator.scopes: {min(unknown)!r} is none of {', '.join(DEFAULT_SCOPES)}"
+            )
+        # an action that is left out keeps its default: silence must not mean that no scope is needed
+        return {**DEFAULT_SCOPES, **proposal["value"]}
+
+    cache_max_age_seconds = Integer(
+        60,
+        min=1,
+        help="""Seconds for which the hub's answer about a token is remembered.
+
+        A token that was revoked, or a scope that was taken away, is good for so long.
+        """,
+        config=True,
+    )
+
+    hub_timeout_seconds = Float(
+        10.0,
+        min=0.1,
+        help="""Seconds to wait for the hub to say who a token is, before the answer is 503.""",
+        config=True,
+    )
+
+    base_url = Unicode(help="The prefix of this service, like ``/services/kbatch/``.")
+
+    @default("base_url")
+    def _default_base_url(self) -> str:
+        return os.environ.get("JUPYTERHUB_SERVICE_PREFIX") or "/"
+
+    hub_auth = Instance(CachingHubOAuth)
+
+    @default("hub_auth")
+    def _default_hub_auth(self) -> CachingHubOAuth:
+        return CachingHubOAuth(
+            parent=self,
+            base_url=self.base_url,
+            cache_max_age=self.cache_max_age_seconds,
+            hub_timeout_seconds=self.hub_timeout_seconds,
+        )
+
+    retry_after_seconds = Integer(
+        5,
+        min=1,
+        help="""Seconds after which a client is told to try again when the hub is away.""",
+        config=True,
+    )
+
+    async def find_user(self, handler: RequestHandler) -> User | None:
+        """Return who sends this request, or None when it has no credentials that the hub knows.
+
+        Raises Forbidden when they may not use this service, Unavailable when the hub does not answer.
+        """
+        try:
+            model = await self.hub_auth.get_user(handler, sync=False)
+        except HubUnavailable as error:
+            raise Unavailable(error.message, retry_after_seconds=self.retry_after_seconds) from error
+        if not model:
+            return None
+        user = self.make_user(model)
+        access = self.hub_auth.access_scopes
+        if not check_scopes(access, set(user.scopes)):
+            raise _missing(max(access))  # the longest: the one of this service, not of all of them
+        return user
+
+    def make_user(self, model: dict[str, Any]) -> User:
+        """Return the user that the hub's answer describes.
+
+        A hub service called ``alice`` is ``service/alice`` here and never meets the user of that name: the hub
+        allows no ``/`` in the name of a user.
+        """
+        kind = model.get("kind", "user")
+        admin = self.scopes["admin"]
+        held = frozenset(model.get("scopes", ()))
+        return User(
+            name=model["name"] if kind == "user" else f"{kind}/{model['name']}",
+            groups=tuple(model.get("groups") or ()),
+            scopes=held,
+            kind=kind,
+            admin=bool(admin) and bool(check_scopes({admin}, set(held))),
+        )
+
+    def check_action(self, user: User, action: str) -> None:
+        """Raise Forbidden, naming the scope, unless the user's token is good for the action."""
+        scope = self.scopes[action]
+        if scope and not check_scopes({scope}, set(user.scopes)):
+            raise _missing(scope)
+
+    def actions(self, user: User) -> list[str]:
+        """Return what the user's token is good for."""
+        allowed = [
+            action
+            for action, scope in self.scopes.items()
+            if action != "admin" and (not scope or check_scopes({scope}, set(user.scopes)))
+        ]
+        return [*allowed, "admin"] if user.admin else allowed
+
+    async def close(self) -> None:
+        """End what is under way and close the connections to the hub."""
+        await self.hub_auth.close()
+
+
+def get_service_name(base_url: str) -> str:
+    """Return the name of the hub's service with a prefix like ``/services/kbatch/``."""
+    return base_url.strip("/").rpartition("/")[2]
+
+
+def _missing(scope: str) -> Forbidden:
+    return Forbidden(
+        f"Your token lacks the scope {scope!r}: ask for a token that has it, or an admin of the hub to give it to you.",
+        reason="MissingScope",
+        details={"scope": scope},
+    )

@@ -1,0 +1,305 @@
+"""What one job may be: images, sizes, deadlines and what its pod looks like. It validates and runs nothing."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+from jupyterhub.traitlets import ByteSpecification
+from traitlets import Bool, Dict, Float, Integer, List, Unicode, Union
+from traitlets.config import Configurable
+
+from .errors import InvalidRequest
+from .models import JobRequest, JobSpec
+
+
+class JobConfig(Configurable):
+    """The options of one job, as the admin set them; a profile may set each of them anew.
+
+    Where KubeSpawner has a trait of the same name, it means the same here. Strings in ``volumes``,
+    ``volume_mounts``, ``node_selector``, ``labels``, ``annotations`` and ``service_account`` may hold
+    ``{username}`` (safe in a name, never the same for two users) and ``{unescaped_username}``.
+    """
+
+    image = Unicode(
+        "",
+        help="""The image of a job that names none, like ``quay.io/jupyter/scipy-notebook:2026-10-01``.
+
+        Empty, the default, means that every job must name one (or a profile that does).
+        """,
+        config=True,
+    )
+
+    allowed_images = List(
+        Unicode(),
+        ["*"],
+        help="""The images that a user may ask for, as shell patterns: ``["quay.io/jupyter/*"]``.
+
+        The default, ``["*"]``, allows any; ``[]`` allows only ``image`` and the images of profiles, which
+        are always allowed.
+        """,
+        config=True,
+    )
+
+    cpu_limit = Float(
+        None,
+        allow_none=True,
+        min=0,
+        help="""CPUs that a job may use at most when it asks for no other number. None: no limit.""",
+        config=True,
+    )
+
+    cpu_guarantee = Float(
+        None,
+        allow_none=True,
+        min=0,
+        help="""CPUs that are set aside for a job. None: as much as Kubernetes derives from the limit.""",
+        config=True,
+    )
+
+    max_cpu_limit = Float(
+        None,
+        allow_none=True,
+        min=0,
+        help="""The largest ``cpu_limit`` that a user may ask for. None: any.""",
+        config=True,
+    )
+
+    mem_limit = Union(
+        [ByteSpecification(None, allow_none=True)],
+        allow_none=True,
+        help="""Bytes of memory that a job may use at most when it asks for no other number.
+
+        An integer, or a string with a unit of 1024: ``512M``, ``2G``. A job that uses more is killed and
+        fails with the reason OOMKilled. None: no limit.
+        """,
+        config=True,
+    )
+
+    mem_guarantee = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""Bytes of memory that are set aside for a job, as ``mem_limit``. None: derived from the limit.""",
+        config=True,
+    )
+
+    max_mem_limit = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""The largest ``mem_limit`` that a user may ask for, as ``mem_limit``. None: any.""",
+        config=True,
+    )
+
+    extra_resource_limits = Dict(
+        Unicode(),
+        help="""Other resources of every job, like ``{"nvidia.com/gpu": "1"}``: usually set by a profile.""",
+        config=True,
+    )
+
+    extra_resource_guarantees = Dict(
+        Unicode(),
+        help="""Other resources that are set aside for every job, as ``extra_resource_limits``.""",
+        config=True,
+    )
+
+    environment = Dict(
+        Unicode(),
+        help="""Environment variables of every job; what the user sets wins over them.""",
+        config=True,
+    )
+
+    max_retries = Integer(
+        10,
+        min=0,
+        max=100,
+        help="""The largest number of ``retries`` that a user may ask for.""",
+        config=True,
+    )
+
+    active_deadline_seconds = Integer(
+        None,
+        allow_none=True,
+        min=1,
+        help="""Seconds that a job may run when it asks for no other number; then it fails. None: no limit.""",
+        config=True,
+    )
+
+    max_active_deadline_seconds = Integer(
+        None,
+        allow_none=True,
+        min=1,
+        help="""The largest ``active_deadline_seconds`` that a user may ask for, and the one of a job that asks
+        for none where ``active_deadline_seconds`` is not set. None: any, and none.""",
+        config=True,
+    )
+
+    start_timeout_seconds = Integer(
+        600,
+        min=1,
+        help="""Seconds that a job may be unable to start before it fails: an image that cannot be pulled, a
+        container that cannot be made, a quota or an admission rule that refuses it.""",
+        config=True,
+    )
+
+    schedule_timeout_seconds = Integer(
+        0,
+        min=0,
+        help="""Seconds that a job may wait for a node with room before it fails.
+
+        0, the default, means for ever: the cluster may be full for days, or grow. Set it where a job that
+        fits no node should be told so.
+        """,
+        config=True,
+    )
+
+    termination_grace_period_seconds = Integer(
+        30,
+        min=0,
+        help="""Seconds between TERM and KILL when a job is cancelled.""",
+        config=True,
+    )
+
+    ttl_seconds_after_finished = Integer(
+        3600,
+        min=60,
+        help="""Seconds after its end until Kubernetes removes a job's Job and Pods. Its record stays.
+
+        Not too short: the service must have seen the end before, also after an outage of its own.
+        """,
+        config=True,
+    )
+
+    node_selector = Dict(Unicode(), help="""Labels of the nodes that a job may run on.""", config=True)
+
+    tolerations = List(Dict(), help="""Kubernetes tolerations of a job's pods.""", config=True)
+
+    volumes = List(
+        Dict(),
+        help="""Kubernetes volumes of a job's pods, like
+        ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}]``.""",
+        config=True,
+    )
+
+    volume_mounts = List(
+        Dict(),
+        help="""Where ``volumes`` are mounted: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.""",
+        config=True,
+    )
+
+    service_account = Unicode(
+        None,
+        allow_none=True,
+        help="""The Kubernetes service account of a job's pods. None: the namespace's default, without a token.""",
+        config=True,
+    )
+
+    pod_security_context = Dict(
+        help="""The security context of a job's pods, in Kubernetes's words (``runAsUser``, ``fsGroup``, …).""",
+        config=True,
+    )
+
+    container_security_context = Dict(
+        help="""The security context of a job's container, in Kubernetes's words.""", config=True
+    )
+
+    image_pull_policy = Unicode(
+        None, allow_none=True, help="""Always, IfNotPresent or Never. None: Kubernetes decides.""", config=True
+    )
+
+    image_pull_secrets = List(
+        Unicode(), help="""Names of the Secrets that the images are pulled with.""", config=True
+    )
+
+    priority_class_name = Unicode(
+        None, allow_none=True, help="""The Kubernetes PriorityClass of a job's pods.""", config=True
+    )
+
+    labels = Dict(Unicode(), help="""Labels that a job's Job and Pods get besides ours.""", config=True)
+
+    annotations = Dict(Unicode(), help="""Annotations that a job's Job and Pods get besides ours.""", config=True)
+
+    allow_user_limits = Bool(
+        True,
+        help="""Whether a user may ask for a ``cpu_limit`` and ``mem_limit`` of his own at all.""",
+        config=True,
+    )
+
+    def make_spec(
+        self, request: JobRequest, *, profile: str | None = None, code_sha256: str | None = None
+    ) -> JobSpec:
+        """Return what the job that is asked for will be, or raise InvalidRequest that names the field."""
+        copied = {name: getattr(self, name) for name in _COPIED}
+        return JobSpec.model_validate(
+            copied
+            | {
+                "image": self._checked_image(request.image),
+                "command": request.command,
+                "args": request.args,
+                "profile": profile,
+                "upload": request.upload,
+                "code_sha256": code_sha256,
+                "cpu_limit": self._checked_limit(request, "cpu_limit"),
+                "mem_limit": self._checked_limit(request, "mem_limit"),
+                "retries": _at_most(request.retries, self.max_retries, "retries"),
+                "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
+            }
+        )
+
+    def _checked_image(self, image: str | None) -> str:
+        if image is None or image == self.image:
+            if not self.image:
+                raise InvalidRequest.of_field("image", "must be given: there is no default image here")
+            return self.image
+        if not any(fnmatch.fnmatchcase(image, pattern) for pattern in self.allowed_images):
+            allowed = [*self.allowed_images, *([self.image] if self.image else [])]
+            raise InvalidRequest.of_field(
+                "image", f"{image!r} is not allowed here; allowed: {', '.join(allowed) or 'only a profile'}"
+            )
+        return image
+
+    def _checked_limit(self, request: JobRequest, field: str) -> Any:
+        wanted, default = getattr(request, field), getattr(self, field)
+        if wanted is None or wanted == default:
+            return default
+        if not self.allow_user_limits:
+            raise InvalidRequest.of_field(field, "cannot be set here: choose a profile instead")
+        maximum = getattr(self, f"max_{field}")
+        if default is not None and maximum is None:
+            maximum = default
+        return _at_most(wanted, maximum, field)
+
+    def _checked_deadline(self, wanted: int | None) -> int | None:
+        if wanted is None:
+            return self.active_deadline_seconds or self.max_active_deadline_seconds
+        return _at_most(wanted, self.max_active_deadline_seconds, "active_deadline_seconds")
+
+
+_COPIED = (
+    "cpu_guarantee",
+    "mem_guarantee",
+    "extra_resource_limits",
+    "extra_resource_guarantees",
+    "start_timeout_seconds",
+    "schedule_timeout_seconds",
+    "termination_grace_period_seconds",
+    "ttl_seconds_after_finished",
+    "node_selector",
+    "tolerations",
+    "volumes",
+    "volume_mounts",
+    "service_account",
+    "pod_security_context",
+    "container_security_context",
+    "image_pull_policy",
+    "image_pull_secrets",
+    "priority_class_name",
+    "labels",
+    "annotations",
+)
+"""The traits that go into a job's spec as they are."""
+
+
+def _at_most(wanted: Any, maximum: Any, field: str) -> Any:
+    if maximum is not None and wanted > maximum:
+        raise InvalidRequest.of_field(field, f"is {wanted}, the most that is allowed is {maximum}")
+    return wanted

@@ -1,0 +1,399 @@
+"""What every handler is made of: who asks and whether they may, limits before a body is read, one exit for errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from jupyterhub.services.auth import HubOAuthenticated
+from tornado.httputil import responses
+from tornado.iostream import StreamClosedError
+from tornado.log import app_log
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from ..auth import HubAuthenticator
+from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, NotFound, TooLarge
+from ..log import scrub_url
+from ..models import User
+
+if TYPE_CHECKING:
+    from ..jobs import Jobs
+    from ..launchpad import Launchpad
+    from ..profiles import Profiles
+    from ..uploads import Uploads
+
+UNLIMITED = 2**62
+"""Tornado's own limits end a connection without a word; ours answer."""
+
+BODY_TIMEOUT_SECONDS = 300
+"""How long a body that is collected (not an upload, which is streamed) may take to arrive."""
+
+LINGER_SECONDS = 5
+"""How long a client that was refused may go on sending: closing at once would reset the connection, and
+the client, still busy sending, would never read the answer."""
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Services:
+    """All that the handlers work with, handed to each of them."""
+
+    auth: HubAuthenticator
+    jobs: Jobs
+    uploads: Uploads
+    profiles: Profiles
+    launchpad: Launchpad
+    version: str
+    max_body_bytes: int = 16 * 1024**2
+    """How large a JSON body may be; one with code in it (the kbatch client's) three times as large."""
+    checks: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    """What must work for the service to be of use, by name: each raises when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a handler's method asks of the request, declared by one of the decorators below.
+
+    A method that declares nothing cannot be called at all (405), so nothing is left open by mistake.
+    """
+
+    action: str | None = None
+    """``submit``, ``read``, ``cancel`` or ``admin``: a scope (see HubAuthenticator.scopes)."""
+    user: bool = True
+    """Whether a user is needed."""
+    query: tuple[str, ...] = ()
+    """The names of query parameters that it knows."""
+
+
+def needs_scope(action: str, *, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
+    """Declare that a method needs the scope of an action."""
+    return _declare(Needs(action=action, query=query))
+
+
+def needs_user(*, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
+    """Declare that a method needs a user with access to the service, whatever else the token may."""
+    return _declare(Needs(query=query))
+
+
+def needs_nothing(*, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
+    """Declare that anybody may call a method; whoever shows a token must show a good one."""
+    return _declare(Needs(user=False, query=query))
+
+
+def _declare(needs: Needs) -> Callable[[Method], Method]:
+    def mark(method: Method) -> Method:
+        method.needs = needs  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+@stream_request_body
+class BaseHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
+    """A handler that admits a request before its body is read, and answers every error in one form.
+
+    The order: the method is known, the user is known, the scope is held, the query is known, the body is not too large;
+    then ``begin`` runs, the body comes through ``receive``, and the method (``get``, ``post``) is called.
+    """
+
+    services: Services
+    strict_query = True
+    """Whether a query parameter that the method does not know is an error."""
+    content_security_policy = "default-src 'none'; frame-ancestors 'none'"
+    cache_control = "no-store"
+
+    def initialize(self, services: Services) -> None:
+        """Take the services; called by Tornado for each request."""
+        self.services = services
+        self.hub_auth = services.auth.hub_auth
+        self._body = bytearray()
+        self._refused = False
+        self._allowed = ""
+        self._work: asyncio.Task[Any] | None = None
+        self._client_gone = False
+        self._xsrf_error: HTTPError | None = None
+
+    # Before the method
+
+    async def prepare(self) -> None:
+        """Admit the request or refuse it, before its body is read."""
+        connection: Any = self.request.connection
+        connection.set_max_body_size(UNLIMITED)
+        try:
+            await self._admit()
+        except Exception as error:
+            if self._finished or not self._is_body_coming():
+                raise
+            await self.refuse(error)
+
+    async def _admit(self) -> None:
+        needs = self._needs()
+        await self._identify(needs)
+        if needs.action is not None:
+            self.services.auth.check_action(self.user, needs.action)
+        self._check_query(needs)
+        size = int(self.request.headers.get("Content-Length", "0"))
+        if size > self.body_limit:
+            raise too_large(size, self.body_limit)
+        await self.begin()
+
+    def _needs(self) -> Needs:
+        methods = {name: getattr(self, name.lower(), None) for name in self.SUPPORTED_METHODS}
+        declared = {name: method.needs for name, method in methods.items() if hasattr(method, "needs")}
+        method = self.request.method or ""
+        if method not in declared:
+            self._allowed = ", ".join(declared)
+            raise HTTPError(405, "%s is not a method of this URL, which has: %s", method, self._allowed)
+        needs: Needs = declared[method]
+        return needs
+
+    async def _identify(self, needs: Needs) -> None:
+        if not needs.user and not self.hub_auth.get_token(self, in_cookie=False):
+            return
+        user = await self.services.auth.find_user(self)
+        if user is None:
+            self.unknown_user()
+        self.current_user = user
+
+    def unknown_user(self) -> NoReturn:
+        """Refuse a request without good credentials; a page sends the browser to the hub's login instead."""
+        if self._xsrf_error is not None:
+            raise Forbidden(str(self._xsrf_error.log_message), reason="XsrfCheckFailed")
+        raise NotAuthenticated(
+            "A JupyterHub token is needed, in the header 'Authorization: token …', and the hub must know it."
+        )
+
+    def _check_query(self, needs: Needs) -> None:
+        if not self.strict_query:
+            return
+        unknown = set(self.request.query_arguments) - set(needs.query) - {"_xsrf", "token"}
+        if unknown:
+            name = min(unknown)[:100]
+            known = ", ".join(needs.query) or "there are none"
+            raise InvalidRequest.of_field(name, f"is not a query parameter here; the parameters are: {known}")
+
+    @property
+    def body_limit(self) -> int:
+        """How many bytes the body may have."""
+        return self.services.max_body_bytes
+
+    async def begin(self) -> None:
+        """Get ready for the body: the request is admitted."""
+        connection: Any = self.request.connection
+        connection.set_body_timeout(BODY_TIMEOUT_SECONDS)
+
+    # The body
+
+    async def data_received(self, chunk: bytes) -> None:
+        """Pass on a piece of the body, or drop it when the request was refused."""
+        if self._refused:
+            return
+        try:
+            await self.receive(chunk)
+        except Exception as error:
+            await self.refuse(error)
+
+    async def receive(self, chunk: bytes) -> None:
+        """Collect a piece of the body; it may raise, which refuses the request."""
+        if len(self._body) + len(chunk) > self.body_limit:
+            raise too_large(None, self.body_limit)
+        self._body += chunk
+
+    async def refuse(self, error: Exception) -> None:
+        """Answer with an error now, while the client is still sending, and drop what is yet to come."""
+        self._refused = True
+        self.log_exception(type(error), error, error.__traceback__)
+        self.clear()
+        self.set_header("Connection", "close")
+        self.answer_error(error)
+        self.set_header("Content-Length", sum(map(len, self._write_buffer)))
+        await self.flush()  # the whole answer; only the end of the exchange is put off
+        connection: Any = self.request.connection
+        connection.set_body_timeout(LINGER_SECONDS)
+        # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
+        setattr(self, (self.request.method or "").lower(), lambda *_: self.finish())
+
+    def _is_body_coming(self) -> bool:
+        headers = self.request.headers
+        if headers.get("Expect", "").lower() == "100-continue":
+            return False  # the client waits for us to say that it may send it
+        return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+
+    def get_json(self) -> Any:
+        """Return the parsed body, or raise InvalidRequest of ``body``."""
+        return parse_json(bytes(self._body))
+
+    # The client
+
+    async def run_while_connected(self, work: Coroutine[Any, Any, Result]) -> Result | None:
+        """Return what the work returns; cancel it when the client goes away, and return None."""
+        self._work = asyncio.create_task(work)
+        if self._client_gone:
+            self._work.cancel()
+        try:
+            return await self._work
+        except (asyncio.CancelledError, StreamClosedError):
+            if not self._client_gone:
+                raise
+            return None
+
+    def on_connection_close(self) -> None:
+        """End what is done for a client that went away."""
+        self._client_gone = True
+        if self._work is not None:
+            self._work.cancel()
+        super().on_connection_close()
+
+    # The user
+
+    @property
+    def user(self) -> User:
+        """Who asks; only where the method needs a user."""
+        user: User = self.current_user
+        return user
+
+    def get_current_user(self) -> None:
+        """Nobody, unless ``prepare`` found somebody: JupyterHub's own version blocks the event loop."""
+        return
+
+    def check_xsrf_cookie(self) -> None:
+        """Check the XSRF token of a request that shows a cookie; HubOAuth calls this."""
+        try:
+            super().check_xsrf_cookie()
+        except HTTPError as error:
+            self._xsrf_error = error  # HubOAuth drops it, and the user would read "no token"
+            raise
+
+    # Answers
+
+    @property
+    def request_id(self) -> str:
+        """The id of this request in the answer and the log: the proxy's, if it sent a sane one, or our own."""
+        if not hasattr(self, "_request_id"):
+            given = self.request.headers.get("X-Request-ID", "")
+            self._request_id = (
+                given if re.fullmatch(r"[\w.-]{8,64}", given, re.ASCII) else secrets.token_hex(8)
+            )
+        return self._request_id
+
+    def set_default_headers(self) -> None:
+        """Set what every answer has, also that of an error."""
+        self.clear_header("Server")
+        self.set_header("X-Request-ID", self.request_id)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Content-Security-Policy", self.content_security_policy)
+        self.set_header("Cache-Control", self.cache_control)
+
+    def send_json(self, value: Any, *, status: int = 200) -> None:
+        """Answer with JSON."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.write(json.dumps(value) + "\n")
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """Answer with an error; one that comes in the middle of an answer ends the connection.
+
+        An ordinary end would make a half of it look like the whole.
+        """
+        if self._headers_written:
+            connection: Any = self.request.connection
+            connection.stream.close()
+            return
+        super().send_error(status_code, **kwargs)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer with the error that a method raised: Tornado's way to ``answer_error``."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
+        self.answer_error(error)
+
+    def answer_error(self, error: BaseException) -> None:
+        """Write the one form of an error, with its status and headers: the only exit for all of them."""
+        told = public_error(error, self.request_id)
+        if told.status == 401:
+            self.set_header("WWW-Authenticate", 'Bearer realm="JupyterHub"')
+        if told.status == 405 and self._allowed:
+            self.set_header("Allow", self._allowed)
+        if told.retry_after_seconds is not None:
+            self.set_header("Retry-After", str(told.retry_after_seconds))
+        self.send_json(self.make_error_body(told), status=told.status)
+
+    def make_error_body(self, error: KBatchError) -> dict[str, Any]:
+        """Return the JSON of an error; another wire may add to it."""
+        return error.to_dict()
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log what is our fault, with the traceback and the id that the user is told.
+
+        The rest stands in the access log. Tornado's version logs URLs with their secrets.
+        """
+        status = value.status if isinstance(value, KBatchError) else getattr(value, "status_code", 500)
+        if status != 500:
+            return
+        app_log.error(
+            "%s %s failed, request=%s",
+            self.request.method,
+            scrub_url(self.request.uri or ""),
+            self.request_id,
+            exc_info=(typ, value, tb) if value is not None else sys.exc_info(),
+        )
+
+
+class APIHandler(BaseHandler):
+    """A handler of ``api/v1``."""
+
+
+class NotFoundHandler(BaseHandler):
+    """Answers for every URL that is not there."""
+
+    async def prepare(self) -> None:
+        """Refuse, whatever the method."""
+        error = NotFound("There is nothing at this URL.")
+        if not self._is_body_coming():
+            raise error
+        await self.refuse(error)
+
+
+def too_large(size: int | None, limit: int) -> TooLarge:
+    """Return the error of a body that is over its limit; ``size`` None when it is only known to be larger."""
+    said = "larger" if size is None else f"{size} bytes"
+    return TooLarge(
+        f"The body is {said}, the limit is {limit} bytes.", details={"size": size, "limit": limit}
+    )
+
+
+def parse_json(body: bytes) -> Any:
+    """Return parsed JSON, or raise InvalidRequest of ``body``: also for NaN, which is not JSON."""
+    try:
+        return json.loads(body.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        why = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
+        raise InvalidRequest.of_field("body", why) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def public_error(error: BaseException, request_id: str) -> KBatchError:
+    """Return what a user may read about an error: all of our own kind, and nothing of a defect but an id."""
+    if isinstance(error, KBatchError):
+        return error
+    if isinstance(error, HTTPError) and error.status_code < 500:
+        phrase = responses.get(error.status_code, "Error")
+        message = error.log_message % error.args if error.log_message else phrase
+        told = KBatchError(message, reason="".join(phrase.title().split()))
+        told.status = error.status_code
+        return told
+    return KBatchError(
+        f"The service failed to answer; its log says more about request id {request_id}.",
+        details={"request_id": request_id},
+    )

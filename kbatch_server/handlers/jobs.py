@@ -1,0 +1,114 @@
+"""``api/v1/jobs``: submit, list, read, cancel, delete, run again."""
+
+from __future__ import annotations
+
+from ..errors import InvalidRequest
+from ..models import Job, JobQuery, JobRequest
+from .base import APIHandler, needs_scope
+from .query import read_int, read_statuses, read_tags, read_time
+
+MAX_PAGE = 500
+
+
+class JobModelHandler(APIHandler):
+    """A handler that answers with jobs."""
+
+    def make_model(self, job: Job) -> dict[str, object]:
+        """Return a job's JSON; the values of another's environment are not shown, to an admin either."""
+        return job.to_dict(with_env=job.user == self.user.name)
+
+    def send_job(self, job: Job, *, status: int = 200) -> None:
+        """Answer with a job; a new one has its URL in the header Location."""
+        if status == 201:
+            prefix = self.services.auth.base_url
+            self.set_header("Location", f"{prefix}api/v1/jobs/{job.id}")
+        self.send_json(self.make_model(job), status=status)
+
+
+class JobsHandler(JobModelHandler):
+    """All jobs of a user."""
+
+    @needs_scope("submit")
+    async def post(self) -> None:
+        """Submit a job: 201, or 200 when the Idempotency-Key is that of an earlier, equal request."""
+        request = JobRequest.from_json(self.get_json())
+        job, is_new = await self.services.jobs.submit(
+            self.user, request, idempotency_key=self._get_idempotency_key()
+        )
+        self.send_job(job, status=201 if is_new else 200)
+
+    @needs_scope("read", query=("status", "name", "tag", "since", "cursor", "limit", "user"))
+    async def get(self) -> None:
+        """List jobs, newest first, a page at a time."""
+        user = self.get_query_argument("user", self.user.name)
+        query = JobQuery(
+            user=None if user == "*" else user,
+            statuses=read_statuses(self),
+            name=self.get_query_argument("name", None),
+            tags=read_tags(self),
+            since=read_time(self, "since"),
+            cursor=self.get_query_argument("cursor", None),
+            limit=read_int(self, "limit", minimum=1, maximum=MAX_PAGE) or 50,
+        )
+        page = await self.services.jobs.list(self.user, query)
+        self.send_json(
+            {"items": [self.make_model(job) for job in page.jobs], "next_cursor": page.next_cursor}
+        )
+
+    def _get_idempotency_key(self) -> str | None:
+        key: str | None = self.request.headers.get("Idempotency-Key")
+        if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+            raise InvalidRequest.of_field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
+        return key
+
+
+class JobHandler(JobModelHandler):
+    """One job."""
+
+    @needs_scope("read")
+    async def get(self, job_id: str) -> None:
+        """Show the job."""
+        self.send_job(await self.services.jobs.get(self.user, job_id))
+
+    @needs_scope("cancel")
+    async def delete(self, job_id: str) -> None:
+        """Cancel the job if it is not over, and forget it."""
+        await self.services.jobs.delete(self.user, job_id)
+        self.set_status(204)
+
+
+class CancelHandler(JobModelHandler):
+    """The end of a job."""
+
+    @needs_scope("cancel")
+    async def post(self, job_id: str) -> None:
+        """Cancel the job."""
+        self.send_job(await self.services.jobs.cancel(self.user, job_id))
+
+
+class RerunHandler(JobModelHandler):
+    """A job again."""
+
+    @needs_scope("submit")
+    async def post(self, job_id: str) -> None:
+        """Submit a new job like this one."""
+        self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
+
+
+class EventsHandler(APIHandler):
+    """What happened to a job."""
+
+    @needs_scope("read")
+    async def get(self, job_id: str) -> None:
+        """List the events, oldest first."""
+        events = await self.services.jobs.events(self.user, job_id)
+        self.send_json({"items": [event.model_dump(mode="json") for event in events]})
+
+
+default_handlers = [
+    (r"api/v1/jobs/?", JobsHandler),
+    (r"api/v1/jobs/([^/]+)/?", JobHandler),
+    (r"api/v1/jobs/([^/]+)/cancel/?", CancelHandler),
+    (r"api/v1/jobs/([^/]+)/rerun/?", RerunHandler),
+    (r"api/v1/jobs/([^/]+)/events/?", EventsHandler),
+]

@@ -1,0 +1,342 @@
+"""The routes of the published kbatch client, and of the first one: their bodies are translated, the rest is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
+from typing import Any
+
+from ..compat import flat, kbatch, manifests
+from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
+from ..models import Job, JobPage, JobQuery
+from .base import BaseHandler, needs_nothing, needs_scope, needs_user
+from .query import read_flag
+from .streams import LineChunker, with_ticks
+from .uploads import ReceivingHandler
+
+MAX_LISTED = 10_000
+"""How many jobs, the newest, are listed: this client knows no pages."""
+
+PAGE = 500
+
+GATHER_SECONDS = 0.2
+"""For how long lines are gathered into one chunk for the client that prints chunk by chunk."""
+
+KEEP_ALIVE_SECONDS = 20.0
+"""The client gives up when it reads nothing for 60 s, though the job it follows may well be silent."""
+
+
+class KBatchHandler(BaseHandler):
+    """A handler whose errors say ``detail``, which the client prints."""
+
+    strict_query = False
+
+    def make_error_body(self, error: KBatchError) -> dict[str, Any]:
+        """Return the one form of an error, and its message as ``detail``."""
+        return {**error.to_dict(), "detail": error.message}
+
+    @property
+    def root(self) -> str:
+        """The URL of this service as the client reached it, with a slash at the end."""
+        return f"{self.request.protocol}://{self.request.host}{self.services.auth.base_url}"
+
+    async def send_list(self, kind: str, pages: AsyncIterator[list[dict[str, Any]]]) -> None:
+        """Answer with a list that is sent a page at a time, so that a long one is never held whole."""
+        self.set_header("Content-Type", "application/json")
+        first = True
+        async for items in pages:
+            self.write(f'{{"kind": "{kind}List", "metadata": {{}}, "items": [' if first else "")
+            for item in items:
+                self.write(("" if first else ", ") + json.dumps(item))
+                first = False
+            await self.flush()
+        self.write("]}\n")
+
+    async def pages(self) -> AsyncIterator[list[Job]]:
+        """Yield the user's jobs, newest first, a page at a time."""
+        cursor: str | None = None
+        for _ in range(MAX_LISTED // PAGE):
+            query = JobQuery(user=self.user.name, cursor=cursor, limit=PAGE)
+            page: JobPage = await self.services.jobs.list(self.user, query)
+            yield page.jobs
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def find_job_of(self, name: str) -> tuple[Job, str | None]:
+        """Return the job that a name means, and its pod's name when the name is a pod's; raises NotFound."""
+        try:
+            return await self.services.jobs.get(self.user, name), None
+        except NotFound:
+            job_id = name.rpartition("-")[0]  # a pod is called like its job, a dash and some letters
+            try:
+                job = await self.services.jobs.get(self.user, job_id or name)
+            except NotFound:
+                job = None
+            if job is None or all(pod.name != name for pod in job.pods):
+                raise NotFound(f"There is no job and no pod {name!r}.") from None
+            return job, name
+
+
+class JobsHandler(KBatchHandler):
+    """All jobs: V1Job-shaped, or flat where the body has no ``job``."""
+
+    _is_flat = False
+
+    @property
+    def body_limit(self) -> int:
+        """How many bytes the body may have: there may be code in it."""
+        return 3 * self.services.max_body_bytes
+
+    @needs_scope("read")
+    async def get(self) -> None:
+        """List the newest jobs."""
+        await self.send_list("Job", self._models())
+
+    async def _models(self) -> AsyncIterator[list[dict[str, Any]]]:
+        async for jobs in self.pages():
+            yield [manifests.make_job(job) for job in jobs]
+
+    @needs_scope("submit")
+    async def post(self) -> None:
+        """Submit a job."""
+        data = self.get_json()
+        self._body.clear()
+        self._is_flat = not (isinstance(data, dict) and "job" in data)
+        await (self._post_flat(data) if self._is_flat else self._post_kbatch(data))
+
+    async def _post_kbatch(self, data: Any) -> None:
+        profiles = await self.services.profiles.list(self.user)
+        request, code = kbatch.read_body(data, {profile.slug: profile for profile in profiles})
+        try:
+            if code is not None:
+                await self.services.profiles.make_spec(self.user, request)  # before anything is kept
+                request = request.model_copy(update={"upload": await self._keep(kbatch.decode_code(code))})
+            job, _ = await self.services.jobs.submit(self.user, request)
+        except InvalidRequest as error:
+            raise kbatch.rename_fields(error) from None
+        self.send_json(manifests.make_job(job))
+
+    async def _post_flat(self, data: Any) -> None:
+        request, inline = flat.read_body(data)
+        if inline is not None:
+            await self.services.profiles.make_spec(self.user, request)  # before anything is kept
+            archive = await asyncio.to_thread(inline.to_zip)
+            request = request.model_copy(update={"upload": await self._keep([archive])})
+        job, _ = await self.services.jobs.submit(self.user, request)
+        self.send_json(flat.make_job(job, self.root), status=201)
+
+    async def _keep(self, pieces: Iterable[bytes]) -> str:
+        async def chunks() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+        return (await self.services.uploads.receive(self.user, chunks(), declared_size=None)).id
+
+    def make_error_body(self, error: KBatchError) -> dict[str, Any]:
+        """Return the error; in the flat form each wrong field is a key as well."""
+        fields = flat.make_error_fields(error) if self._is_flat else {}
+        return {**fields, **super().make_error_body(error)}
+
+
+class JobHandler(KBatchHandler):
+    """One job."""
+
+    @needs_scope("read")
+    async def get(self, name: str) -> None:
+        """Show the job."""
+        job = await self.services.jobs.get(self.user, name)
+        self.send_json(manifests.make_job(job, with_env=job.user == self.user.name))
+
+    @needs_scope("cancel")
+    async def delete(self, name: str) -> None:
+        """Cancel the job if it is not over, and forget it."""
+        await self.services.jobs.delete(self.user, name)
+        self.send_json(manifests.make_deleted(name))
+
+
+class PodsHandler(KBatchHandler):
+    """The runs of all jobs, or of one."""
+
+    @needs_scope("read")
+    async def get(self) -> None:
+        """List pods; ``job_name`` is the id of the job whose pods are wanted."""
+        await self.send_list("Pod", self._models(self.get_query_argument("job_name", "")))
+
+    async def _models(self, job_name: str) -> AsyncIterator[list[dict[str, Any]]]:
+        if job_name:
+            yield _make_pods([await self.services.jobs.get(self.user, job_name)])
+            return
+        async for jobs in self.pages():
+            yield _make_pods(jobs)
+
+
+class PodHandler(KBatchHandler):
+    """One run of a job."""
+
+    @needs_scope("read")
+    async def get(self, name: str) -> None:
+        """Show the pod."""
+        job, pod_name = await self.find_job_of(name)
+        for pod in job.pods:
+            if pod.name == pod_name:
+                self.send_json(manifests.make_pod(job, pod))
+                return
+        raise NotFound(f"There is no pod {name!r}.")
+
+
+class LogHandler(KBatchHandler):
+    """The log of a job or of a pod, by the name of either: 0.4.2 asks for both in one place."""
+
+    @needs_scope("read")
+    async def get(self, name: str) -> None:
+        """Send the log: the whole, or with ``stream`` as it grows."""
+        await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
+
+    async def _send(self, name: str, *, follow: bool) -> None:
+        job, pod = await self.find_job_of(name)
+        try:
+            pieces = await self.services.jobs.logs(self.user, job.id, follow=follow, pod=pod)
+        except NotFound as error:
+            if job.is_over:
+                raise
+            raise Conflict(error.message, reason=error.reason) from None  # there will be one: it is no 404
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("X-Accel-Buffering", "no")
+        async with aclosing(pieces):
+            if follow and self.request.headers.get("User-Agent", "").startswith("python-httpx"):
+                await self._send_lines(pieces)
+            else:
+                await self._send_bytes(pieces)
+
+    async def _send_bytes(self, pieces: AsyncGenerator[bytes]) -> None:
+        await self.flush()
+        async for piece in pieces:
+            self.write(piece)
+            await self.flush()
+
+    async def _send_lines(self, pieces: AsyncGenerator[bytes]) -> None:
+        """Send chunks of whole lines without their last newline: see LineChunker.
+
+        Compressed, because an empty block of deflate is no text but is traffic: it keeps the client from
+        giving up on a job that is silent for a minute.
+        """
+        encoder: Compressor | None = None
+        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            encoder = Compressor()
+            self.set_header("Content-Encoding", "gzip")
+            self.write(encoder.head)
+        await self.flush()
+        chunker, silent_seconds = LineChunker(), 0.0
+        async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
+            async for piece in ticking:
+                chunker.add(piece or b"")
+                silent_seconds = silent_seconds + GATHER_SECONDS if piece is None else 0.0
+                lines = chunker.take() if piece is None or chunker.is_full else b""
+                if lines:
+                    self.write(encoder.compress(lines) if encoder else lines)
+                    await self.flush()
+                elif encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
+                    self.write(encoder.EMPTY_BLOCK)
+                    await self.flush()
+                    silent_seconds = 0.0
+        rest = chunker.take(final=True)
+        self.write(encoder.compress(rest, final=True) if encoder else rest)
+
+
+class Compressor:
+    """gzip, piece by piece: what is compressed can be read at once."""
+
+    EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
+    """A stored block of no bytes (RFC 1951, 3.2.4), good at a byte's boundary, where each piece ends."""
+
+    def __init__(self) -> None:
+        self._deflate = zlib.compressobj(wbits=31)
+        self.head = self._deflate.compress(b"") + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+
+    def compress(self, data: bytes, *, final: bool = False) -> bytes:
+        """Return the bytes to send for these, which decode to them alone."""
+        return self._deflate.compress(data) + self._deflate.flush(
+            zlib.Z_FINISH if final else zlib.Z_SYNC_FLUSH
+        )
+
+
+class UploadsHandler(ReceivingHandler, KBatchHandler):
+    """The first client's uploads."""
+
+    @needs_scope("submit")
+    async def post(self) -> None:
+        """Keep a ZIP of code."""
+        upload = await self.finish_upload()
+        self.send_json({**upload.to_dict(), "url": f"{self.root}uploads/{upload.id}/"}, status=201)
+
+    def make_error_body(self, error: KBatchError) -> dict[str, Any]:
+        """Return the error; what is no ZIP has the one sentence, alone, that this client has always been told."""
+        if isinstance(error, InvalidRequest) and error.details and error.details[0]["field"] == "file":
+            message = error.details[0]["message"]
+            return {"file": [message if error.reason == "NoFile" else flat.NOT_A_ZIP]}
+        return {**flat.make_error_fields(error), **super().make_error_body(error)}
+
+
+class UploadHandler(KBatchHandler):
+    """One upload."""
+
+    @needs_scope("submit")
+    async def get(self, upload_id: str) -> None:
+        """Show the upload."""
+        upload = await self.services.uploads.get(self.user, upload_id)
+        self.send_json({**upload.to_dict(), "url": f"{self.root}uploads/{upload.id}/"})
+
+
+class ProfilesHandler(KBatchHandler):
+    """The profiles, which the client asks for without a token."""
+
+    @needs_nothing()
+    async def get(self) -> None:
+        """Show the profiles, by slug: for nobody in particular those that are there for all."""
+        self.send_json(kbatch.make_profiles(await self.services.profiles.list(self.current_user)))
+
+
+class AuthorizedHandler(KBatchHandler):
+    """Whether a token is good; ``kbatch configure`` asks."""
+
+    @needs_user()
+    async def get(self) -> None:
+        """Show whose it is."""
+        self.send_json({"name": self.user.name, "groups": list(self.user.groups)})
+
+
+class CronJobsHandler(KBatchHandler):
+    """Schedules, which there are not yet."""
+
+    @needs_user()
+    async def get(self, *_: str) -> None:
+        """Say so."""
+        raise NotSupported(
+            "This service has no cronjobs yet: submit a job, or let something else submit it on time."
+        )
+
+    post = get
+    delete = get
+
+
+def _make_pods(jobs: list[Job]) -> list[dict[str, Any]]:
+    return [manifests.make_pod(job, pod) for job in jobs for pod in job.pods]
+
+
+default_handlers = [
+    (r"authorized/?", AuthorizedHandler),
+    (r"profiles/?", ProfilesHandler),
+    (r"uploads/?", UploadsHandler),
+    (r"uploads/([^/]+)/?", UploadHandler),
+    (r"jobs/?", JobsHandler),
+    (r"jobs/logs/([^/]+)/?", LogHandler),
+    (r"jobs/([^/]+)/?", JobHandler),
+    (r"pods/?", PodsHandler),
+    (r"pods/logs/([^/]+)/?", LogHandler),
+    (r"pods/([^/]+)/?", PodHandler),
+    (r"cronjobs(?:/.*)?", CronJobsHandler),
+]

@@ -1,0 +1,85 @@
+"""Reads the one file out of a multipart body as it arrives, a piece at a time."""
+
+from __future__ import annotations
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from ..errors import InvalidRequest
+
+
+class FilePart:
+    """The content of the part called ``file`` in a ``multipart/form-data`` body.
+
+    Feed it the body; it returns what of each piece belongs to the file. Other parts are passed over.
+    """
+
+    def __init__(self, content_type: str) -> None:
+        """Take the Content-Type of the request, or raise InvalidRequest when it names no boundary."""
+        _, options = parse_options_header(content_type)
+        self.is_found = False
+        self._is_ended = False
+        self._is_file = False
+        self._field = self._value = b""
+        self._disposition = b""
+        self._pieces: list[bytes] = []
+        try:
+            self._parser = MultipartParser(
+                options[b"boundary"],
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_field": self._add_field,
+                    "on_header_value": self._add_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._end_headers,
+                    "on_part_data": self._add_data,
+                    "on_end": self._end,
+                },
+            )
+        except (KeyError, FormParserError):
+            raise InvalidRequest.of_field("Content-Type", "names no boundary between the parts") from None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what of a piece of the body belongs to the file, or raise InvalidRequest."""
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise InvalidRequest.of_field("body", f"is not multipart/form-data: {error}") from None
+        data, self._pieces = b"".join(self._pieces), []
+        return data
+
+    def finish(self) -> None:
+        """Raise InvalidRequest unless a whole file was there: called at the end of the body."""
+        if not self.is_found:
+            why = "No file was submitted."
+            raise InvalidRequest(why, reason="NoFile", details=[{"field": "file", "message": why}])
+        if not self._is_ended:
+            raise InvalidRequest.of_field("body", "ends before the last boundary")
+
+    def _begin_part(self) -> None:
+        self._disposition = b""
+
+    def _add_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _add_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._field = self._value = b""
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._disposition.decode("latin-1"))
+        self._is_file = options.get(b"name") == b"file"
+        if self._is_file and self.is_found:
+            raise InvalidRequest.of_field("file", "there is more than one")
+        self.is_found = self.is_found or self._is_file
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._pieces.append(data[start:end])
+
+    def _end(self) -> None:
+        self._is_ended = True

@@ -1,0 +1,192 @@
+"""The description of ``api/v1`` in OpenAPI 3.1, made from the models and from the table below; pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from ..models import JobEvent, JobRequest, Profile, Status
+
+Json = dict[str, Any]
+
+SCHEMAS = "#/components/schemas/"
+
+QUERY: dict[str, Json] = {
+    "status": {
+        "type": "array",
+        "items": {"enum": [*Status]},
+        "description": "Repeated, or separated by commas.",
+    },
+    "name": {"type": "string", "description": "What the job's name begins with."},
+    "tag": {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "A tag's name, or name:value; may repeat.",
+    },
+    "since": {
+        "type": "string",
+        "format": "date-time",
+        "description": "Only jobs made at or after this time.",
+    },
+    "cursor": {"type": "string", "description": "next_cursor of the page before."},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 50},
+    "user": {"type": "string", "description": "For an admin: whose jobs; * for everybody's."},
+    "follow": {
+        "type": "boolean",
+        "default": False,
+        "description": "Go on as the log grows, until the job is over.",
+    },
+    "tail": {"type": "integer", "minimum": 0, "description": "Only so many of the last lines."},
+    "pod": {"type": "string", "description": "The name of one of the job's pods; else the newest."},
+}
+"""The query parameters, by name: the same name means the same everywhere."""
+
+LIST_QUERY = ("status", "name", "tag", "since", "cursor", "limit", "user")
+
+OPERATIONS: dict[str, dict[str, Json]] = {
+    "uploads": {"post": {"summary": "Keep a ZIP of code", "status": 201, "answer": "Upload", "upload": True}},
+    "uploads/{id}": {"get": {"summary": "Show an upload", "answer": "Upload"}},
+    "jobs": {
+        "post": {
+            "summary": "Submit a job; 200 when the Idempotency-Key is that of an equal request before",
+            "status": 201,
+            "answer": "Job",
+            "body": "JobRequest",
+        },
+        "get": {"summary": "List jobs, newest first", "answer": "JobPage", "query": LIST_QUERY},
+    },
+    "jobs/{id}": {
+        "get": {"summary": "Show a job", "answer": "Job"},
+        "delete": {"summary": "Cancel a job if it is not over, and forget it", "status": 204},
+    },
+    "jobs/{id}/cancel": {"post": {"summary": "Cancel a job", "answer": "Job"}},
+    "jobs/{id}/rerun": {"post": {"summary": "Submit a job like this one", "status": 201, "answer": "Job"}},
+    "jobs/{id}/logs": {
+        "get": {
+            "summary": "The log, as text or (Accept: text/event-stream) as server-sent events",
+            "types": ("text/plain", "text/event-stream"),
+            "query": ("follow", "tail", "pod"),
+        }
+    },
+    "jobs/{id}/events": {"get": {"summary": "What happened to a job", "answer": "JobEventList"}},
+    "profiles": {"get": {"summary": "The profiles to choose from", "answer": "ProfileList"}},
+    "user": {"get": {"summary": "Who the token belongs to, what it is good for, limits", "answer": "User"}},
+    "health": {"get": {"summary": "Whether the process answers", "answer": "Health", "open": True}},
+    "ready": {"get": {"summary": "Whether all that is needed works", "answer": "Health", "open": True}},
+    "version": {"get": {"summary": "The version", "answer": "Version", "open": True}},
+    "openapi.json": {"get": {"summary": "This description", "answer": "Object", "open": True}},
+}
+
+
+def make_openapi(version: str, base_url: str) -> Json:
+    """Return the description; ``base_url`` is the prefix of the service."""
+    paths = {
+        f"/{path}": {method: _make_operation(path, operation) for method, operation in methods.items()}
+        for path, methods in OPERATIONS.items()
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "kbatch-server", "version": version},
+        "servers": [{"url": f"{base_url}api/v1"}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "A JupyterHub API token."}
+            },
+            "schemas": _make_schemas(),
+        },
+    }
+
+
+def _make_operation(path: str, operation: Json) -> Json:
+    parameters = [{"name": name, "in": "query", "schema": QUERY[name]} for name in operation.get("query", ())]
+    if "{id}" in path:
+        parameters.insert(0, {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    if operation.get("body") == "JobRequest":
+        schema = {"type": "string", "maxLength": 255}
+        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": schema})
+    made: Json = {
+        "summary": operation["summary"],
+        "parameters": parameters,
+        "responses": {
+            str(operation.get("status", 200)): {"description": "Done.", **_make_content(operation)},
+            "default": {"description": "An error.", "content": _json_of("Error")},
+        },
+    }
+    if operation.get("open"):
+        made["security"] = []
+    if "body" in operation:
+        made["requestBody"] = {"required": True, "content": _json_of(operation["body"])}
+    if operation.get("upload"):
+        binary = {"type": "string", "format": "binary"}
+        form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
+        made["requestBody"] = {
+            "required": True,
+            "content": {"application/zip": {"schema": binary}, "multipart/form-data": {"schema": form}},
+        }
+    return made
+
+
+def _make_content(operation: Json) -> Json:
+    if "types" in operation:
+        return {"content": {media: {"schema": {"type": "string"}} for media in operation["types"]}}
+    return {"content": _json_of(operation["answer"])} if "answer" in operation else {}
+
+
+def _json_of(name: str) -> Json:
+    return {"application/json": {"schema": {"$ref": SCHEMAS + name}}}
+
+
+def _make_schemas() -> Json:
+    models: list[type[BaseModel]] = [JobRequest, Profile, JobEvent]
+    _, made = models_json_schema(
+        [(model, "validation") for model in models], ref_template=SCHEMAS + "{model}"
+    )
+    schemas: Json = made["$defs"]
+    text, moment = {"type": "string"}, {"type": ["string", "null"], "format": "date-time"}
+    asked = {
+        name: schema
+        for name, schema in schemas["JobRequest"]["properties"].items()
+        if name not in {"name", "env"}
+    }
+    job = {
+        "id": text,
+        "user": text,
+        "name": text,
+        "status": {"enum": [*Status]},
+        "reason": text,
+        "message": text,
+        "exit_code": {"type": ["integer", "null"]},
+        "created_at": moment,
+        "started_at": moment,
+        "ended_at": moment,
+        "attempts": {"type": "integer"},
+        "env": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+        **asked,
+    }
+    integer, texts = {"type": "integer"}, {"type": "array", "items": text}
+    upload = {"id": text, "size": integer, "sha256": text, "created_at": moment, "expires_at": moment}
+    user = {"name": text, "kind": text, "groups": texts, "admin": {"type": "boolean"}, "actions": texts}
+    return schemas | {
+        "Job": _object(job),
+        "JobPage": _object({"items": _list_of("Job"), "next_cursor": {"type": ["string", "null"]}}),
+        "JobEventList": _object({"items": _list_of("JobEvent")}),
+        "ProfileList": _object({"items": _list_of("Profile")}),
+        "Upload": _object(upload),
+        "User": _object({**user, "scopes": texts, "limits": {"type": "object"}}),
+        "Health": _object({"status": text}),
+        "Version": _object({"version": text}),
+        "Object": {"type": "object"},
+        "Error": _object({"status": integer, "reason": text, "message": text, "details": {}}),
+    }
+
+
+def _object(properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list_of(name: str) -> Json:
+    return {"type": "array", "items": {"$ref": SCHEMAS + name}}

@@ -1,0 +1,41 @@
+"""``api/v1/profiles`` and ``api/v1/user``: what may be asked for, and who asks."""
+
+from __future__ import annotations
+
+from .base import APIHandler, needs_scope, needs_user
+
+
+class ProfilesHandler(APIHandler):
+    """The profiles that a user may choose from."""
+
+    @needs_scope("read")
+    async def get(self) -> None:
+        """List the profiles."""
+        profiles = await self.services.profiles.list(self.user)
+        self.send_json({"items": [profile.model_dump(mode="json") for profile in profiles]})
+
+
+class UserHandler(APIHandler):
+    """Who asks."""
+
+    @needs_user()
+    async def get(self) -> None:
+        """Show who the token belongs to, what it is good for here, and the limits that hold."""
+        user = self.user
+        self.send_json(
+            {
+                "name": user.name,
+                "kind": user.kind,
+                "groups": list(user.groups),
+                "admin": user.admin,
+                "actions": self.services.auth.actions(user),
+                "scopes": sorted(user.scopes),
+                "limits": {
+                    "max_upload_bytes": self.services.uploads.max_upload_bytes,
+                    "max_body_bytes": self.services.max_body_bytes,
+                },
+            }
+        )
+
+
+default_handlers = [(r"api/v1/profiles/?", ProfilesHandler), (r"api/v1/user/?", UserHandler)]

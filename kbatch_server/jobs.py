@@ -1,0 +1,166 @@
+"""What a user can do with jobs: submit, list, read, cancel, delete, run again, and read the log."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+
+from traitlets import Any, Instance
+from traitlets.config import LoggingConfigurable
+
+from .errors import Forbidden, NotFound, Unavailable
+from .launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
+from .logfollower import LogFollower
+from .models import Job, JobEvent, JobPage, JobQuery, JobRequest, User, utcnow
+from .profiles import Profiles
+from .slugs import make_job_id
+from .store import JobStore
+
+
+class Jobs(LoggingConfigurable):
+    """The one place that the handlers ask about jobs.
+
+    Every method takes the user who asks and raises NotFound for a job that is not the user's own: an
+    admin (who holds the scope for it) sees everybody's. The scope for the action is checked before, by
+    the handler.
+    """
+
+    launcher = Instance(JobLauncher)
+    profiles = Instance(Profiles)
+    store = Instance(JobStore)
+
+    on_change: Callable[[str], None] = Any()
+    """Called with a job's id when there is something to do about it."""
+
+    async def submit(
+        self, user: User, request: JobRequest, *, idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """Record a job and return it, and whether it is new: it is durable when this returns.
+
+        A repeat of an earlier request with the same ``idempotency_key`` returns the job of that one.
+        Raises InvalidRequest where the admin does not allow what is asked for, NotFound where the upload is
+        not the user's, Conflict where the key was used for another request.
+        """
+        code_sha256 = None
+        if request.upload is not None:
+            code_sha256 = (await self.store.get_upload(request.upload, user=user.name)).sha256
+        spec = await self.profiles.make_spec(user, request, code_sha256=code_sha256)
+        job = Job(
+            id=make_job_id(request.name),
+            user=user.name,
+            name=request.name,
+            spec=spec,
+            created_at=utcnow(),
+            message="Waiting to be started.",
+            description=request.description,
+            tags=dict(request.tags),
+            env=dict(request.env),
+            groups=list(user.groups),
+        )
+        request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        job, is_new = await self.store.add_job(
+            job, idempotency_key=idempotency_key, request_hash=request_hash
+        )
+        if is_new:
+            self.log.info("job %s: accepted from %s", job.id, job.user)
+            self.on_change(job.id)
+        return job, is_new
+
+    async def get(self, user: User, job_id: str) -> Job:
+        """Return a job."""
+        return await self.store.get_job(job_id, user=_owner(user))
+
+    async def list(self, user: User, query: JobQuery) -> JobPage:
+        """Return a page of jobs; only an admin may ask for those of others."""
+        if query.user != user.name and not user.admin:
+            raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
+        return await self.store.list_jobs(query)
+
+    async def cancel(self, user: User, job_id: str) -> Job:
+        """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise."""
+        job = await self.store.request_cancel(job_id, user=_owner(user))
+        self.log.info("job %s: cancelled by %s", job.id, user.name)
+        self.on_change(job.id)
+        return job
+
+    async def delete(self, user: User, job_id: str) -> None:
+        """Cancel a job that is not over, and forget it: from now on there is no such job."""
+        await self.store.request_delete(job_id, user=_owner(user))
+        self.log.info("job %s: deleted by %s", job_id, user.name)
+        self.on_change(job_id)
+
+    async def rerun(self, user: User, job_id: str) -> Job:
+        """Record a new job that asks for what an earlier one of the user's own was, and return it."""
+        job = await self.store.get_job(job_id, user=user.name)
+        return (await self.submit(user, make_request(job)))[0]
+
+    async def logs(
+        self,
+        user: User,
+        job_id: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        pod: str | None = None,
+    ) -> AsyncGenerator[bytes]:
+        """Return an iterator over the log's bytes, which the caller closes.
+
+        Raises NotFound before the first byte when there is no log (reason ``LogNotFound``, the message says
+        why). With ``follow`` it waits for the job to start and ends when the job is over.
+        """
+        job = await self.get(user, job_id)
+        if follow and not job.is_over:
+            return LogFollower(self.store, self.launcher, job).pieces(tail=tail, pod=pod)
+        try:
+            return await _begun(self.launcher.logs(job, tail=tail, pod=pod))
+        except LogNotFound:
+            why = job.message or "It is not there any more."
+            raise NotFound(f"There is no log of job {job.id!r}. {why}", reason="LogNotFound") from None
+        except LauncherUnavailable as error:
+            raise Unavailable(f"The log cannot be read now: {error}") from error
+
+    async def events(self, user: User, job_id: str) -> list[JobEvent]:
+        """Return what happened to a job, oldest first."""
+        job = await self.get(user, job_id)
+        try:
+            return await self.launcher.events(job)
+        except LauncherUnavailable as error:
+            raise Unavailable(f"The events cannot be read now: {error}") from error
+
+
+def _owner(user: User) -> str | None:
+    return None if user.admin else user.name
+
+
+def make_request(job: Job) -> JobRequest:
+    """Return the request that makes a job like this one."""
+    spec = job.spec
+    return JobRequest(
+        name=job.name,
+        command=spec.command,
+        args=spec.args,
+        image=spec.image or None,
+        profile=spec.profile,
+        env=job.env,
+        upload=spec.upload,
+        description=job.description,
+        tags=job.tags,
+        cpu_limit=spec.cpu_limit,
+        mem_limit=spec.mem_limit,
+        retries=spec.retries,
+        active_deadline_seconds=spec.active_deadline_seconds,
+    )
+
+
+async def _begun(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """Return an iterator over the same pieces, after the first was read: so that an error comes now."""
+    first = await anext(pieces, b"")
+
+    async def all_pieces() -> AsyncGenerator[bytes]:
+        async with aclosing(pieces):  # type: ignore[type-var]
+            yield first
+            async for piece in pieces:
+                yield piece
+
+    return all_pieces()

@@ -1,0 +1,80 @@
+"""The service's keys: what is kept is sealed with them, what is handed out is signed with them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from itsdangerous import BadData, URLSafeTimedSerializer
+
+
+class BadKey(ValueError):
+    """A key is too short, or what it should open was sealed with another."""
+
+
+class Keyring:
+    """Seals and signs with the first of its keys, opens and verifies with any: so keys can be rotated."""
+
+    def __init__(self, keys: list[str]) -> None:
+        if not keys or any(len(key) < 32 for key in keys):
+            raise BadKey("a key must have at least 32 characters, like the output of: openssl rand -hex 32")
+        self._keys = keys
+        self._fernet = MultiFernet([Fernet(_derived(key, "seal")) for key in keys])
+
+    @classmethod
+    def from_file(cls, path: Path) -> Keyring:
+        """Return the keyring of the keys in a file, one a line; a file that is not there is made, mode 0600."""
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return cls(path.read_text().split())
+
+    def seal(self, value: Any) -> bytes:
+        """Return JSON ``value`` encrypted and authenticated."""
+        return self._fernet.encrypt(json.dumps(value).encode())
+
+    def unseal(self, sealed: bytes) -> Any:
+        """Return what was sealed, or raise BadKey."""
+        try:
+            return json.loads(self._fernet.decrypt(sealed))
+        except InvalidToken:
+            raise BadKey("sealed with a key that this service does not have") from None
+
+    def sign(self, value: Any, *, purpose: str) -> str:
+        """Return JSON ``value`` as text for a URL that ``verify`` knows again, for this purpose only."""
+        return self._serializer(purpose).dumps(value)
+
+    def verify(self, signed: str, *, purpose: str, max_age_seconds: int) -> Any:
+        """Return what was signed for this purpose at most so long ago, or None."""
+        try:
+            return self._serializer(purpose).loads(signed, max_age=max_age_seconds)
+        except BadData:
+            return None
+
+    def make_secret(self, purpose: str) -> bytes:
+        """Return 32 bytes that depend on the first key and the purpose only."""
+        return base64.urlsafe_b64decode(_derived(self._keys[0], purpose))
+
+    def _serializer(self, purpose: str) -> URLSafeTimedSerializer:
+        # itsdangerous signs with the last key of its list, and verifies with any
+        keys = [_derived(key, "sign") for key in reversed(self._keys)]
+        return URLSafeTimedSerializer(keys, salt=f"kbatch-server/{purpose}")
+
+
+def _derived(key: str, purpose: str) -> bytes:
+    """Return a Fernet key for one purpose (HKDF, RFC 5869), so that no two uses share one."""
+    hkdf = HKDF(hashes.SHA256(), length=32, salt=None, info=f"kbatch-server {purpose}".encode())
+    return base64.urlsafe_b64encode(hkdf.derive(key.encode()))

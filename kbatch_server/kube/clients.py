@@ -1,0 +1,227 @@
+"""Talk to the Kubernetes API: manifests in and out as plain dicts, every request with a time limit.
+
+The configuration, TLS and authentication are those of the official client (``kubernetes.aio``). Its typed
+methods are not used: they parse each object into pydantic models and drop the fields that they do not
+know, which an administrator's hook may well have set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, ApiException, Configuration
+
+Manifest = dict[str, Any]
+
+_PATHS = {
+    "namespaces": "/api/v1/",
+    "secrets": "/api/v1/",
+    "pods": "/api/v1/",
+    "events": "/api/v1/",
+    "jobs": "/apis/batch/v1/",
+}
+
+_CONNECT_SECONDS = 10
+_BUSY = frozenset({401, 408, 429})
+"""Statuses beside 5xx that say nothing about the request itself; 401 is our own token, read again soon."""
+
+
+class KubeError(Exception):
+    """The API did not do as asked; the message can be shown to an administrator."""
+
+
+class KubeUnavailable(KubeError):
+    """The API cannot be reached, or is too busy: ask again later."""
+
+
+class KubeRefused(KubeError):
+    """The API refused, with its HTTP ``status``, Kubernetes's ``reason`` and its message."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+def make_path(kind: str, namespace: str = "", name: str = "") -> str:
+    """Return the API's path of a kind like ``jobs``, in one namespace or all, or of one object."""
+    path = _PATHS[kind]
+    if namespace and kind != "namespaces":
+        path += f"namespaces/{namespace}/"
+    return path + kind + (f"/{name}" if name else "")
+
+
+async def load_configuration(kubeconfig: str = "", context: str = "") -> Configuration:
+    """Return the configuration of a kubeconfig file, of the pod that we run in, or of the default file.
+
+    ``kubeconfig`` wins when it is set; ``context`` chooses within a file. Raises ``config.ConfigException``.
+    """
+    # type.__call__: the class answers a plain call with a copy of the process-wide default
+    found: Configuration = type.__call__(Configuration)
+    found.connection_pool_maxsize = 0  # no limit: a hundred followed logs must not hold up a poll
+    if not kubeconfig and not context:
+        try:
+            config.load_incluster_config(client_configuration=found)
+        except config.ConfigException:
+            pass  # we are not in a pod
+        else:
+            return found
+    await config.load_kube_config(
+        config_file=kubeconfig or None,
+        context=context or None,
+        client_configuration=found,
+        persist_config=False,
+    )
+    return found
+
+
+class KubeClient:
+    """One connection pool to one API server. ``request_timeout_seconds`` limits each plain request."""
+
+    def __init__(self, configuration: Configuration, *, request_timeout_seconds: float = 30) -> None:
+        self._api = ApiClient(configuration)
+        self._timeout = aiohttp.ClientTimeout(
+            total=request_timeout_seconds, sock_connect=min(_CONNECT_SECONDS, request_timeout_seconds)
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._api.close()
+
+    async def get(self, path: str, query: Mapping[str, Any] | None = None) -> Manifest:
+        """Return an object or a list; raises KubeRefused (404) when there is none."""
+        return await self._request("GET", path, query=query)
+
+    async def find(self, path: str) -> Manifest | None:
+        """Return an object, or None when the API says that there is none."""
+        try:
+            return await self.get(path)
+        except KubeRefused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def ensure_created(
+        self, path: str, manifest: Manifest, *, is_ours: Callable[[Manifest], bool]
+    ) -> tuple[Manifest, bool]:
+        """Create an object unless it is there; return what is there and whether it was made just now.
+
+        The one place that says when "it exists already" (409) is well: when ``is_ours`` says so of
+        the object that exists. Else KubeRefused.
+        """
+        try:
+            return await self._request("POST", path, body=manifest), True
+        except KubeRefused as error:
+            if error.status != 409:
+                raise
+        name = manifest["metadata"]["name"]
+        found = await self.find(f"{path}/{name}")
+        if found is None:
+            raise KubeUnavailable(f"{path}/{name} is just being deleted")
+        if not is_ours(found):
+            raise KubeRefused(409, "AlreadyExists", f"{path}/{name} exists and was not made by this service")
+        return found, False
+
+    async def ensure_deleted(self, path: str, *, uid: str | None = None) -> None:
+        """Ask for an object's deletion, and its dependents'. That it is gone already (404) is well.
+
+        With ``uid`` only that very object is deleted: another of the same name is left alone.
+        """
+        options: Manifest = {"propagationPolicy": "Background"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        try:
+            await self._request("DELETE", path, body=options)
+        except KubeRefused as error:
+            if error.status != 404 and not (uid and error.status == 409):
+                raise
+
+    async def replace(self, path: str, manifest: Manifest) -> Manifest:
+        """Put a whole object in the place of the one that is there."""
+        return await self._request("PUT", path, body=manifest)
+
+    async def patch(self, path: str, patch: Manifest) -> Manifest:
+        """Change an object by a JSON merge patch (RFC 7386)."""
+        return await self._request("PATCH", path, body=patch)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, Any], *, silence_seconds: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """Open a body that is read as it comes; leaving the block closes its connection.
+
+        After ``silence_seconds`` without a byte, the headers included, the connection counts as dead.
+        Inside the block, too, what goes wrong with the connection is raised as KubeUnavailable.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
+        with _connection_errors(path):
+            response = await self._send("GET", path, query, None, timeout)
+            try:
+                if response.status != 200:
+                    raise _make_error(path, response.status, await response.content.read(65536))
+                yield response.content
+            finally:
+                response.close()
+
+    async def _request(
+        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Manifest | None = None
+    ) -> Manifest:
+        with _connection_errors(path):
+            response = await self._send(method, path, query, body, self._timeout)
+            async with response:
+                data = await response.read()
+        if response.status >= 300:
+            raise _make_error(path, response.status, data)
+        try:
+            parsed: Manifest = json.loads(data)
+        except ValueError:
+            raise KubeUnavailable(f"{path}: the answer is not JSON") from None
+        return parsed
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: Manifest | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        prepared = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        response = await self._api.call_api(*prepared, _request_timeout=timeout)
+        sent: aiohttp.ClientResponse = response.response
+        return sent
+
+
+@contextmanager
+def _connection_errors(path: str) -> Iterator[None]:
+    """Turn what a connection may raise into KubeUnavailable."""
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
+        raise KubeUnavailable(f"{path}: {str(error) or type(error).__name__}") from error
+
+
+def _make_error(path: str, status: int, body: bytes) -> KubeError:
+    """Return the error that an answer means: a Kubernetes Status, or whatever a proxy on the way says."""
+    try:
+        said = json.loads(body)
+        reason, message = str(said.get("reason") or ""), str(said.get("message") or "")
+    except (ValueError, AttributeError):
+        reason, message = "", ""
+    if status >= 500 or status in _BUSY:
+        return KubeUnavailable(f"{path}: {status} {message or reason}".rstrip())
+    return KubeRefused(status, reason or f"HTTP{status}", message or f"{path}: {status}")

@@ -1,0 +1,323 @@
+"""Make the manifests of what a job needs: a Job, its Secret, perhaps a Namespace. Pure: values in, dicts out.
+
+The shapes: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ..models import Job, JobSpec
+from ..slugs import MAX_LABEL, make_slug
+
+Manifest = dict[str, Any]
+
+PREFIX = "kbatch.jupyter.org/"
+INSTANCE_LABEL = f"{PREFIX}instance"
+JOB_ID_LABEL = f"{PREFIX}job-id"
+USERNAME = f"{PREFIX}username"
+"""As a label the user's slug, as an annotation the name itself."""
+JOB_NAME_ANNOTATION = f"{PREFIX}job-name"
+LAUNCHED_ANNOTATION = f"{PREFIX}launched"
+"""Set together with ``suspend: false``: from then on launch() leaves the Job alone."""
+
+MAIN_CONTAINER = "job"
+FETCH_CONTAINER = "fetch-code"
+CODE_DIR = "/code"
+CODE_VOLUME = "kbatch-code"
+CODE_URL_KEY = "code-url"
+ENV_KEY_PREFIX = "env."
+
+FETCH_EXIT_CODE, CHECKSUM_EXIT_CODE, UNZIP_EXIT_CODE = 81, 82, 83
+
+FETCH_SCRIPT = rf"""
+# Fetch the ZIP, check it, unpack it. The URL is a secret: nothing that could hold it is ever printed.
+fail() {{ printf '%s\n' "$2" | tee /dev/termination-log; exit "$1"; }}
+cd {CODE_DIR} || fail {FETCH_EXIT_CODE} 'there is no folder {CODE_DIR}'
+for pause in 1 2 4 8 0; do
+  error=$(wget -q -T 30 -O .kbatch-code.zip "$KBATCH_CODE_URL" 2>&1) && break
+  answer=$(printf %s "$error" | sed -n 's/.*HTTP\/[0-9.]* //p')
+  case $error in
+    *HTTP/*) why="the service answered $answer";;
+    *'No space'*) why='there is no room on the disk of the node'; pause=0;;
+    *efused*) why='the service refused the connection';;
+    *'bad address'*) why='the name of the service is not known here';;
+    *'timed out'*) why='the service did not answer in time';;
+    *) why='the service could not be reached';;
+  esac
+  case $answer in 4??*) pause=0;; esac
+  [ $pause = 0 ] && fail {FETCH_EXIT_CODE} "$why"
+  sleep $pause
+done
+printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 2>&1 ||
+  fail {CHECKSUM_EXIT_CODE} 'what arrived is not what was uploaded (its SHA-256 differs)'
+unzip -q -o .kbatch-code.zip >/dev/null 2>&1 || fail {UNZIP_EXIT_CODE} 'the ZIP could not be unpacked'
+rm -f .kbatch-code.zip
+# the job may run as another user than this container
+chmod -R a+rwX . 2>/dev/null || true
+""".lstrip()
+"""For busybox; any image with sh, wget, sha256sum, unzip, sed and tee will do."""
+
+
+def make_job(
+    job: Job, *, env_names: Collection[str], namespace: str, instance: str, init_image: str
+) -> Manifest:
+    """Return the Job of a job, suspended: it is let go when its Secret is there.
+
+    ``env_names`` are the variables whose values the Secret of the same name holds.
+    """
+    spec = job.spec
+    labels, annotations = make_labels(job, instance), make_annotations(job)
+    job_spec: Manifest = {
+        "suspend": True,
+        "completions": 1,
+        "parallelism": 1,
+        "backoffLimit": spec.retries,
+        # A pod that had to give way (eviction, preemption, a lost node) is replaced and counts as no attempt.
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+            ]
+        },
+        # Never two pods of one job at once, not even while the first one is shutting down.
+        "podReplacementPolicy": "Failed",
+        "ttlSecondsAfterFinished": spec.ttl_seconds_after_finished,
+        "template": {
+            "metadata": {"labels": labels, "annotations": annotations},
+            "spec": make_pod_spec(job, env_names=env_names, init_image=init_image),
+        },
+    }
+    if spec.active_deadline_seconds is not None:
+        job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job.id,
+            "namespace": namespace,
+            "labels": labels,
+            "annotations": annotations,
+        },
+        "spec": job_spec,
+    }
+
+
+def make_secret(
+    job: Job,
+    *,
+    env: Mapping[str, str],
+    code_url: str | None,
+    namespace: str,
+    instance: str,
+    owner_uid: str,
+) -> Manifest:
+    """Return the Secret with a job's environment and the URL of its code; it goes when its Job goes."""
+    data = {ENV_KEY_PREFIX + name: value for name, value in env.items()}
+    if code_url is not None:
+        data[CODE_URL_KEY] = code_url
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.id, "uid": owner_uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": job.id,
+            "namespace": namespace,
+            "labels": make_labels(job, instance),
+            "annotations": make_annotations(job),
+            "ownerReferences": [owner],
+        },
+        "type": "Opaque",
+        "stringData": data,
+    }
+
+
+def make_launch_patch(uid: str) -> Manifest:
+    """Return the patch that lets a Job go; it holds only for the Job with this uid (else 409)."""
+    return {
+        "metadata": {"uid": uid, "annotations": {LAUNCHED_ANNOTATION: "true"}},
+        "spec": {"suspend": False},
+    }
+
+
+def secret_keys(job: Manifest) -> set[str]:
+    """Return the keys of its Secret that a Job's pod needs to start."""
+    spec, name = job["spec"]["template"]["spec"], job["metadata"]["name"]
+    references = [
+        (variable.get("valueFrom") or {}).get("secretKeyRef") or {}
+        for container in [*(spec.get("initContainers") or []), *spec["containers"]]
+        for variable in container.get("env") or []
+    ]
+    return {reference["key"] for reference in references if reference.get("name") == name}
+
+
+def make_namespace(name: str, *, user: str, instance: str) -> Manifest:
+    """Return the Namespace of one user's jobs."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": name,
+            "labels": {
+                "app.kubernetes.io/managed-by": "kbatch-server",
+                INSTANCE_LABEL: instance,
+                USERNAME: make_slug(user),
+            },
+            "annotations": {USERNAME: user},
+        },
+    }
+
+
+def make_labels(job: Job, instance: str) -> dict[str, str]:
+    """Return the labels of all that is made for a job: the administrator's, and ours, which win."""
+    return {
+        **expand(job.spec.labels, job.user),
+        "app.kubernetes.io/name": "kbatch-job",
+        "app.kubernetes.io/managed-by": "kbatch-server",
+        "app.kubernetes.io/component": "job",
+        INSTANCE_LABEL: instance,
+        JOB_ID_LABEL: job.id,
+        USERNAME: make_slug(job.user),
+    }
+
+
+def make_annotations(job: Job) -> dict[str, str]:
+    """Return the annotations of all that is made for a job; only here the user's name stands as it is."""
+    return {
+        **expand(job.spec.annotations, job.user),
+        USERNAME: job.user,
+        JOB_NAME_ANNOTATION: job.name,
+    }
+
+
+def is_of(manifest: Manifest, *, instance: str, label: str = JOB_ID_LABEL, value: str) -> bool:
+    """Whether this service (``instance``) made the object, for the job (or other ``label``) ``value``."""
+    labels = manifest["metadata"].get("labels") or {}
+    return labels.get(INSTANCE_LABEL) == instance and labels.get(label) == value
+
+
+def make_pod_spec(job: Job, *, env_names: Collection[str], init_image: str) -> Manifest:
+    """Return the spec of a job's pod: the user's container, and before it the one that fetches the code."""
+    spec = job.spec
+    pod: Manifest = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": spec.termination_grace_period_seconds,
+        "automountServiceAccountToken": spec.service_account is not None,
+        # Else the pod gets a variable for each Service of the namespace, and tells what runs there.
+        "enableServiceLinks": False,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **spec.pod_security_context},
+        "containers": [_make_main_container(job, env_names)],
+        "volumes": [{"name": CODE_VOLUME, "emptyDir": {}}, *expand(spec.volumes, job.user)],
+    }
+    if spec.upload is not None:
+        pod["initContainers"] = [_make_fetch_container(job, init_image)]
+    optional = {
+        "nodeSelector": expand(spec.node_selector, job.user),
+        "tolerations": spec.tolerations,
+        "serviceAccountName": expand(spec.service_account, job.user),
+        "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
+        "priorityClassName": spec.priority_class_name,
+    }
+    return pod | {key: value for key, value in optional.items() if value}
+
+
+def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
+    spec = job.spec
+    container: Manifest = {
+        "name": MAIN_CONTAINER,
+        "image": spec.image,
+        "workingDir": CODE_DIR,
+        "env": [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)],
+        "resources": _make_resources(spec),
+        "securityContext": _make_security_context(spec),
+        "volumeMounts": [
+            {"name": CODE_VOLUME, "mountPath": CODE_DIR},
+            *expand(spec.volume_mounts, job.user),
+        ],
+    }
+    optional = {
+        # `$(NAME)` in a command is Kubernetes's own syntax; users mean what they write
+        "command": [_escape(word) for word in spec.command or []],
+        "args": [_escape(word) for word in spec.args],
+        "imagePullPolicy": spec.image_pull_policy,
+    }
+    return container | {key: value for key, value in optional.items() if value}
+
+
+def _make_fetch_container(job: Job, init_image: str) -> Manifest:
+    resources = _make_resources(job.spec)
+    return {
+        "name": FETCH_CONTAINER,
+        "image": init_image,
+        "command": ["sh", "-c", FETCH_SCRIPT],
+        "env": [
+            _make_secret_env("KBATCH_CODE_URL", job.id, CODE_URL_KEY),
+            {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
+        ],
+        # What the job itself has: a quota wants some in each container, and Kubernetes reserves the larger
+        # of init and main, so that the same adds nothing. A GPU is of no use here.
+        "resources": {
+            kind: {name: value for name, value in amounts.items() if name in ("cpu", "memory")}
+            for kind, amounts in resources.items()
+        },
+        "securityContext": _make_security_context(job.spec),
+        "volumeMounts": [{"name": CODE_VOLUME, "mountPath": CODE_DIR}],
+    }
+
+
+def _make_secret_env(name: str, secret: str, key: str) -> Manifest:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def _make_resources(spec: JobSpec) -> Manifest:
+    limits = dict(spec.extra_resource_limits)
+    requests = dict(spec.extra_resource_guarantees)
+    for amounts, cpu, memory in (
+        (limits, spec.cpu_limit, spec.mem_limit),
+        (requests, spec.cpu_guarantee, spec.mem_guarantee),
+    ):
+        if cpu is not None:
+            amounts["cpu"] = _format_cpu(cpu)
+        if memory is not None:
+            amounts["memory"] = str(memory)
+    return {kind: amounts for kind, amounts in (("limits", limits), ("requests", requests)) if amounts}
+
+
+def _format_cpu(cpu: float) -> str:
+    """``2`` or ``1500m``: Kubernetes counts in thousandths, at least one."""
+    return str(int(cpu)) if cpu == int(cpu) else f"{math.ceil(round(cpu * 1000, 6))}m"
+
+
+def _make_security_context(spec: JobSpec) -> Manifest:
+    return {"allowPrivilegeEscalation": False, **spec.container_security_context}
+
+
+def _escape(word: str) -> str:
+    """``$(X)`` would be replaced and ``$$`` shortened; ``$$(X)`` and ``$$$$`` are what give them back."""
+    return word.replace("$", "$$") if "$$" in word or "$(" in word else word
+
+
+def expand(template: Any, user: str) -> Any:
+    """Return the template with ``{username}`` and ``{unescaped_username}`` filled in, in every string in it.
+
+    ================================ =====================================================
+    ``{username}``                   the user's slug: a valid, unique label (``kbatch_server.slugs``)
+    ``{unescaped_username}``         the name as the hub knows it
+    ================================ =====================================================
+    """
+    if isinstance(template, str):
+        filled = template.replace("{username}", make_slug(user))
+        # last, so that a user who is called "{username}" stays who he is
+        return filled.replace("{unescaped_username}", user)
+    if isinstance(template, Mapping):
+        return {key: expand(value, user) for key, value in template.items()}
+    if isinstance(template, list):
+        return [expand(value, user) for value in template]
+    return template
+
+
+def make_namespace_name(template: str, user: str) -> str:
+    """Return the name of the namespace where a user's jobs run; long names are cut, and stay unique."""
+    room = MAX_LABEL - len(template.replace("{username}", ""))
+    return template.replace("{username}", make_slug(user, max_length=room))

@@ -1,0 +1,1 @@
+"""What runs jobs: ``base.JobLauncher`` and its implementations."""

@@ -1,0 +1,93 @@
+"""What a launcher must do: make a job, say what is seen of it, end it, and read its log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from traitlets.config import LoggingConfigurable
+
+from ..models import Job, JobEvent, JobStatus
+
+
+class LauncherUnavailable(Exception):
+    """What runs the jobs cannot be asked now. It says nothing about the job: ask again later."""
+
+
+class LaunchRefused(Exception):
+    """The job was refused for good, with a reason and a sentence that the user reads."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class LogNotFound(Exception):
+    """There is no log (yet, or any more) to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a job needs at its start and nobody may see: handed over once, kept in no record."""
+
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    """The whole environment: the admin's, the user's and the service's own."""
+    code_url: str | None = field(default=None, repr=False)
+    """Where the ZIP of code is fetched from; it expires, and is good for this one object."""
+    code_key: str | None = None
+    """The ZIP's key in the storage, for a launcher on the service's own machine."""
+
+
+class JobLauncher(LoggingConfigurable):
+    """Runs jobs somewhere.
+
+    A subclass defines ``launch``, ``poll``, ``terminate`` and ``logs``. The reconciler calls the first three,
+    for one job one call at a time, again and again until the job is over; so each must be harmless to
+    repeat, also after the service was killed in the middle of an earlier call and started again. A job
+    whose ``state`` is empty may be there all the same: it is looked for by its id. Each raises
+    LauncherUnavailable when it cannot know or cannot act now.
+    """
+
+    async def start(self, on_change: Callable[[str], None]) -> None:
+        """Get ready, once. Call ``on_change(job_id)`` from then on when a job may look different."""
+
+    async def stop(self) -> None:
+        """End every task and connection of the launcher, once. The jobs go on."""
+
+    async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
+        """Make the job, unless it is made already, and return the state to be kept with it.
+
+        The names of all that is made derive from ``job.id``. The state comes back as ``job.state`` and is
+        what later calls find the job by. Raises LaunchRefused when it can never be made.
+        """
+        raise NotImplementedError
+
+    async def poll(self, job: Job) -> JobStatus | None:
+        """Return what is seen of the job, or None when nothing of it is there (any more)."""
+        raise NotImplementedError
+
+    async def terminate(self, job: Job) -> bool:
+        """Ask the job to end and clean up after it; return whether nothing of it is left.
+
+        False means that it is on its way out: TERM first, KILL after the grace period, by the launcher or
+        by what it drives. A job whose ``delete_requested_at`` is set leaves nothing at all, no log either.
+        """
+        raise NotImplementedError
+
+    async def clean(self, job: Job) -> None:
+        """Free what a job that is over needs no more; its log stays. Nothing, where that goes by itself."""
+
+    def logs(
+        self, job: Job, *, follow: bool = False, tail: int | None = None, pod: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the log's bytes: all, or the last ``tail`` lines, of the newest pod or of the one named.
+
+        With ``follow`` it goes on until the pod's log ends, which does not mean that the job has ended.
+        Raises LogNotFound before the first piece. Closing the iterator frees all that it held.
+        """
+        raise NotImplementedError
+
+    async def events(self, job: Job) -> list[JobEvent]:
+        """Return what happened to the job, oldest first; nothing where the launcher has no events."""
+        return []

@@ -1,0 +1,424 @@
+"""Run jobs on Kubernetes: the order of calls, and what their answers mean for a job."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import traitlets
+from kubernetes.aio.config import ConfigException
+from traitlets import Bool, Float, TraitError, Unicode, default, validate
+
+from ..kube import objects, sentences
+from ..kube.clients import KubeClient, KubeError, KubeRefused, KubeUnavailable, load_configuration, make_path
+from ..kube.logs import follow_log, read_log
+from ..kube.pods import START_PROBLEMS, find_condition, find_state, is_over, sort_pods
+from ..kube.reflector import Reflector, Seen, trim_event, trim_job, trim_pod
+from ..kube.status import Event, make_status
+from ..models import Job, JobEvent, JobStatus
+from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNotFound
+
+Manifest = dict[str, Any]
+
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+_LOOK_AGAIN_SECONDS = 5
+"""How long a reader of a log that has not begun waits for news before it looks by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a job's Job is, and which: as remembered in its state, or as launch() would name it."""
+
+    namespace: str
+    name: str
+    uid: str | None
+
+    @property
+    def path(self) -> str:
+        return make_path("jobs", self.namespace, self.name)
+
+
+class KubeJobLauncher(JobLauncher):
+    """Makes a Kubernetes Job for each job, with a Secret that it owns.
+
+    The Job is made suspended and let go when its Secret is there: so each step can be repeated, nothing
+    is ever without an owner, and a crash between two steps is repaired by the next launch().
+    """
+
+    namespace = Unicode(
+        help="""
+        The namespace where jobs run. Default: the environment variable POD_NAMESPACE, else the namespace
+        of the pod that the service runs in, else ``default``.
+
+        ``{username}`` in it gives each user a namespace, like ``kbatch-{username}``; it stands for the
+        user's slug, and may not stand alone (a user may be called ``kube-system``). The service then
+        watches all namespaces, for which it needs a ClusterRole.
+        """,
+        config=True,
+    )
+
+    create_namespace = Bool(
+        False,
+        help="""
+        Make a user's namespace when it is not there yet; for a ``namespace`` with ``{username}``.
+
+        One that exists and was not made by this service (for this user) is never used. Default: False.
+        """,
+        config=True,
+    )
+
+    instance = Unicode(
+        "kbatch",
+        help="""
+        The value of the label ``kbatch.jupyter.org/instance`` on all that is made: what tells the jobs of
+        two services on one cluster apart. Default: ``kbatch``. Changing it hides the jobs that there are.
+        """,
+        config=True,
+    )
+
+    init_image = Unicode(
+        "busybox:1.36",
+        help="""
+        The image of the container that fetches a job's code. It needs ``sh``, ``wget``, ``sha256sum``, ``sed``
+        and ``unzip``, as busybox has them. Default: ``busybox:1.36``; example: ``registry.example.org/busybox:1.36``.
+        """,
+        config=True,
+    )
+
+    modify_pod_hook = traitlets.Callable(
+        None,
+        allow_none=True,
+        help="""
+        Called with (launcher, pod_template, job) before a Job is made; ``pod_template`` is a dict with
+        ``metadata`` and ``spec`` as Kubernetes has them. It may change the dict, or return another, and may
+        be async. What it leaves is sent as it is. Default: none. Example::
+
+            def modify_pod_hook(launcher, pod_template, job):
+                pod_template["spec"]["runtimeClassName"] = "gvisor"
+
+            c.KubeJobLauncher.modify_pod_hook = modify_pod_hook
+        """,
+        config=True,
+    )
+
+    kubeconfig = Unicode(
+        help="""
+        Path of a kubeconfig file. Default: none, which means the service account of the pod that the service
+        runs in, and outside of a cluster the file that KUBECONFIG names, or ``~/.kube/config``.
+        """,
+        config=True,
+    )
+
+    context = Unicode(
+        help="""
+        The context in the kubeconfig file. Default: the file's current one. Example: ``minikube``.
+        """,
+        config=True,
+    )
+
+    request_timeout_seconds = Float(
+        30,
+        min=1,
+        help="""
+        Seconds until a request to Kubernetes is given up, and tried again later. Default: 30.
+        """,
+        config=True,
+    )
+
+    max_launches_per_second = Float(
+        20,
+        min=0,
+        help="""
+        Jobs started in a second at most, so that a thousand submitted at once do not flood the API server
+        (each takes three requests). Default: 20; 0 means no limit.
+        """,
+        config=True,
+    )
+
+    @default("namespace")
+    def _default_namespace(self) -> str:
+        if os.environ.get("POD_NAMESPACE"):
+            return os.environ["POD_NAMESPACE"]
+        return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else "default"
+
+    @validate("namespace")
+    def _validate_namespace(self, proposal: Any) -> str:
+        value: str = proposal.value
+        plain = value.replace("{username}", "u")
+        if (
+            value == "{username}"
+            or len(plain) > 43
+            or not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", plain)
+        ):
+            raise TraitError(
+                "KubeJobLauncher.namespace must be the name of a namespace of at most 43 characters, or hold "
+                f'one {{username}} beside other text, like "kbatch-{{username}}", not {value!r}'
+            )
+        return value
+
+    @validate("instance")
+    def _validate_instance(self, proposal: Any) -> str:
+        value: str = proposal.value
+        if len(value) > 63 or not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", value):
+            raise TraitError(f"KubeJobLauncher.instance must be a valid value of a label, not {value!r}")
+        return value
+
+    client: KubeClient
+    reflector: Reflector
+    _next_launch = 0.0
+
+    async def start(self, on_change: Callable[[str], None]) -> None:
+        """Connect and begin to watch. An API server that is away is waited for; a wrong setting is raised."""
+        try:
+            configuration = await load_configuration(self.kubeconfig, self.context)
+        except (ConfigException, OSError) as error:
+            raise TraitError(
+                f"KubeJobLauncher.kubeconfig: no Kubernetes to connect to, neither from within a pod nor by a "
+                f"file that it, or KUBECONFIG, names: {error}"
+            ) from None
+        self.client = KubeClient(configuration, request_timeout_seconds=self.request_timeout_seconds)
+        self.reflector = Reflector(
+            self.client,
+            namespace="" if "{username}" in self.namespace else self.namespace,
+            instance=self.instance,
+            on_change=on_change,
+            log=self.log,
+        )
+        await self.reflector.start()
+
+    async def stop(self) -> None:
+        """End the watches and close every connection."""
+        if hasattr(self, "reflector"):
+            await self.reflector.stop()
+            await self.client.close()
+
+    async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
+        """Make the Job suspended, then its Secret, then let it go; do what is missing of it."""
+        place = self._find_place(job)
+        manifest = objects.make_job(
+            job,
+            env_names=launch.env.keys(),
+            namespace=place.namespace,
+            instance=self.instance,
+            init_image=self.init_image,
+        )
+        await self._modify_pod(manifest, job)
+        await self._wait_for_turn()
+        with _launch_errors():
+            if self.create_namespace:
+                await self._ensure_namespace(place.namespace, job.user)
+            made, _ = await self.client.ensure_created(
+                make_path("jobs", place.namespace),
+                manifest,
+                is_ours=lambda found: self._is_ours(found, place),
+            )
+            uid: str = made["metadata"]["uid"]
+            place = _Place(place.namespace, place.name, uid)
+            if objects.LAUNCHED_ANNOTATION not in (made["metadata"].get("annotations") or {}):
+                await self._check_is_same(made, manifest, place)
+                await self._ensure_secret(job, launch, place)
+                await self.client.patch(place.path, objects.make_launch_patch(uid))
+        return {"namespace": place.namespace, "name": place.name, "uid": uid}
+
+    async def poll(self, job: Job) -> JobStatus | None:
+        """Return what the watches have seen of the job; that it is gone only when the API says so too."""
+        seen = await self._look(self._find_place(job))
+        if seen is None:
+            return None
+        return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()))
+
+    async def terminate(self, job: Job) -> bool:
+        """Delete the Job, and with it its Secret and Pods; return whether the API has none of them left."""
+        place = self._find_place(job)
+        with _read_errors():
+            found = await self.client.find(place.path)
+            if found is not None and self._is_ours(found, place):
+                await self.client.ensure_deleted(place.path, uid=found["metadata"]["uid"])
+                return False
+            left = await self.client.get(
+                make_path("pods", place.namespace), self._selector(place) | {"limit": 1}
+            )
+        return not left.get("items")
+
+    async def logs(
+        self, job: Job, *, follow: bool = False, tail: int | None = None, pod: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the log of the user's container; with ``follow``, wait for its start and read to its end."""
+        place = self._find_place(job)
+        name = await self._find_logging_pod(place, pod, wait=follow)
+        read = follow_log if follow else read_log
+        try:
+            async with aclosing(read(self.client, place.namespace, name, tail=tail)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except KubeUnavailable as error:
+            raise LauncherUnavailable(str(error)) from error
+        except KubeRefused as error:
+            if error.status in (400, 404):
+                raise LogNotFound(error.message) from None
+            raise LauncherUnavailable(error.message) from error
+
+    async def events(self, job: Job) -> list[JobEvent]:
+        """Return the newest Events of the Job and its Pods; nothing when they are gone."""
+        seen = await self._look(self._find_place(job))
+        events = sorted(seen.events.values(), key=lambda event: event.last) if seen else []
+        return [event.to_job_event() for event in events]
+
+    def _find_place(self, job: Job) -> _Place:
+        if "uid" in job.state:
+            return _Place(*(str(job.state[key]) for key in ("namespace", "name", "uid")))
+        return _Place(objects.make_namespace_name(self.namespace, job.user), job.id, None)
+
+    def _is_ours(self, manifest: Manifest, place: _Place) -> bool:
+        """Whether it is the very object of this job: another of the same name is none of our business."""
+        same = place.uid in (None, manifest["metadata"]["uid"])
+        return same and objects.is_of(manifest, instance=self.instance, value=place.name)
+
+    def _selector(self, place: _Place) -> dict[str, Any]:
+        labels = f"{objects.INSTANCE_LABEL}={self.instance},{objects.JOB_ID_LABEL}={place.name}"
+        return {"labelSelector": labels}
+
+    async def _wait_for_turn(self) -> None:
+        if self.max_launches_per_second:
+            turn = max(time.monotonic(), self._next_launch)
+            self._next_launch = turn + 1 / self.max_launches_per_second
+            await asyncio.sleep(turn - time.monotonic())
+
+    async def _modify_pod(self, manifest: Manifest, job: Job) -> None:
+        if self.modify_pod_hook is None:
+            return
+        changed: Manifest | None | Awaitable[Manifest | None] = self.modify_pod_hook(
+            self, manifest["spec"]["template"], job
+        )
+        if inspect.isawaitable(changed):
+            changed = await changed
+        if changed is not None:
+            manifest["spec"]["template"] = changed
+
+    async def _ensure_namespace(self, name: str, user: str) -> None:
+        manifest = objects.make_namespace(name, user=user, instance=self.instance)
+        labels = manifest["metadata"]["labels"]
+        await self.client.ensure_created(
+            make_path("namespaces"),
+            manifest,
+            is_ours=lambda found: objects.is_of(
+                found, instance=self.instance, label=objects.USERNAME, value=labels[objects.USERNAME]
+            ),
+        )
+
+    async def _check_is_same(self, made: Manifest, manifest: Manifest, place: _Place) -> None:
+        """See that a Job left by a launch that was cut short asks for what its Secret will have."""
+        if made["metadata"].get("deletionTimestamp"):
+            raise KubeUnavailable(f"an older {place.path} is just being deleted")
+        if objects.secret_keys(made) != objects.secret_keys(manifest):
+            await self.client.ensure_deleted(place.path, uid=place.uid)
+            raise KubeUnavailable(f"{place.path} was made with other settings, and is made anew")
+
+    async def _ensure_secret(self, job: Job, launch: Launch, place: _Place) -> None:
+        assert place.uid is not None  # noqa: S101 - for the type checker
+        secret = objects.make_secret(
+            job,
+            env=launch.env,
+            code_url=launch.code_url,
+            namespace=place.namespace,
+            instance=self.instance,
+            owner_uid=place.uid,
+        )
+        path = make_path("secrets", place.namespace)
+        found, is_new = await self.client.ensure_created(
+            path,
+            secret,
+            is_ours=lambda found: objects.is_of(found, instance=self.instance, value=place.name),
+        )
+        if is_new:
+            return
+        if found["metadata"].get("ownerReferences", [{}])[0].get("uid") != place.uid:
+            raise KubeUnavailable(f"an older {path}/{place.name} is just being deleted")
+        # left by a launch that was cut short: its URL and tokens may have expired
+        await self.client.replace(f"{path}/{place.name}", secret)
+
+    async def _look(self, place: _Place) -> Seen | None:
+        """Return what is known of a job: from the watches, else from the API itself."""
+        await self.reflector.wait_loaded(self.request_timeout_seconds)
+        if self.reflector.is_healthy:
+            seen = self.reflector.find(place.namespace, place.name)
+            if seen is not None and self._is_ours(seen.job, place):
+                return seen
+        with _read_errors():
+            found = await self.client.find(place.path)
+            if found is None or not self._is_ours(found, place):
+                return None
+            pods = await self.client.get(make_path("pods", place.namespace), self._selector(place))
+            events = await self.client.get(
+                make_path("events", place.namespace), {"fieldSelector": f"involvedObject.name={place.name}"}
+            )
+        seen = Seen(trim_job(found))
+        seen.pods = {pod["metadata"]["name"]: trim_pod(pod) for pod in pods.get("items") or []}
+        for event in events.get("items") or []:
+            seen.events[event["metadata"]["name"]] = Event.from_manifest(trim_event(event))
+        return seen
+
+    async def _find_logging_pod(self, place: _Place, name: str | None, *, wait: bool) -> str:
+        """Return the pod, the newest if none is named, whose container has a log; perhaps wait for it."""
+        while True:
+            seen = await self._look(place)
+            if seen is None:
+                raise LogNotFound("The job's pods are gone.")
+            pods = sort_pods([pod for pod in seen.pods.values() if not pod.get("isGone")])
+            if name is not None:
+                pods = [pod for pod in pods if pod["metadata"]["name"] == name]
+            if pods:
+                state = find_state(pods[-1])
+                ended = state.get("terminated")
+                if "running" in state or (ended and ended.get("reason") not in START_PROBLEMS):
+                    found: str = pods[-1]["metadata"]["name"]
+                    return found
+                if is_over(pods[-1]):
+                    raise LogNotFound("It ended before its command was started.")
+            elif name is not None:
+                raise LogNotFound(f"There is no pod {name} of this job (any more).")
+            if not wait or find_condition(seen.job, "Complete", "Failed", "FailureTarget"):
+                raise LogNotFound("Its command has not been started.")
+            await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)
+
+
+@contextmanager
+def _read_errors() -> Iterator[None]:
+    """Nothing that the API says instead of an answer tells anything about the job."""
+    try:
+        yield
+    except KubeError as error:
+        raise LauncherUnavailable(f"Kubernetes cannot be asked: {sentences.cut(str(error))}") from error
+
+
+@contextmanager
+def _launch_errors() -> Iterator[None]:
+    """Tell what may be well in a while from what never will."""
+    try:
+        yield
+    except KubeUnavailable as error:
+        raise LauncherUnavailable(f"Kubernetes does not answer: {sentences.cut(str(error))}") from error
+    except KubeRefused as error:
+        message = sentences.cut(error.message)
+        if "exceeded quota" in message:
+            raise LauncherUnavailable(
+                sentences.refused(re.sub(r"^.*? is forbidden: ", "", message))
+            ) from error
+        if re.search(r"cannot \w+ resource|is being terminated", message) or error.reason == "Conflict":
+            raise LauncherUnavailable(f"Kubernetes does not let this service: {message}") from error
+        if error.status == 404 and message.startswith("namespaces "):
+            raise LaunchRefused(
+                "NamespaceNotFound", f"There is no place for it to run: {message}."
+            ) from error
+        if error.status == 404:
+            raise LauncherUnavailable(f"What was made for it was removed again: {message}") from error
+        raise LaunchRefused(error.reason, f"Kubernetes refused it: {message}") from error

@@ -1,0 +1,78 @@
+"""Puts together what a job needs at its start: its environment and a way to its code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traitlets import Instance, Integer, Unicode, validate
+from traitlets.config import LoggingConfigurable
+
+from .errors import Forbidden, NotFound
+from .keyring import Keyring
+from .launchers.base import Launch
+from .models import Job, Upload
+from .profiles import Profiles
+from .storage.base import Storage
+from .store import JobStore
+
+
+class Launchpad(LoggingConfigurable):
+    """Makes the Launch of a job, and knows the code URLs that it signed again."""
+
+    url_for_jobs = Unicode(
+        "",
+        help="""The URL of this service, with its prefix, as a job's pod reaches it.
+
+        Like ``http://kbatch-server.jupyter.svc:8050/services/kbatch/``. Jobs fetch their code from here unless
+        the storage signs URLs of its own. Default: the address that the service listens at.
+        """,
+        config=True,
+    )
+
+    @validate("url_for_jobs")
+    def _validate_url(self, proposal: Any) -> str:
+        url: str = proposal["value"]
+        return url if not url or url.endswith("/") else url + "/"
+
+    code_url_expires_in_seconds = Integer(
+        86400,
+        min=60,
+        help="""Seconds for which the URL that a job fetches its code from is good, from the job's launch.
+
+        It must cover the time that a job may wait for a node.
+        """,
+        config=True,
+    )
+
+    keyring = Instance(Keyring)
+    profiles = Instance(Profiles)
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+
+    async def make_launch(self, job: Job) -> Launch:
+        """Return what the launcher hands to the job; raises StorageError when the storage does not answer."""
+        environment = self.profiles.make_environment() | job.env
+        environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
+        if job.spec.upload is None:
+            return Launch(env=environment)
+        upload = await self.store.get_upload(job.spec.upload, user=job.user)
+        url = await self.storage.make_url(upload.key, expires_in_seconds=self.code_url_expires_in_seconds)
+        if url is None:
+            signed = self.keyring.sign({"job": job.id, "upload": upload.id}, purpose="code")
+            url = f"{self.url_for_jobs}code/{signed}"
+        return Launch(env=environment, code_url=url, code_key=upload.key)
+
+    async def get_code(self, signed: str) -> Upload:
+        """Return the upload that a code URL is for, or raise Forbidden: it is forged, expired, or of a job
+        that is over."""
+        said = self.keyring.verify(
+            signed, purpose="code", max_age_seconds=self.code_url_expires_in_seconds
+        )
+        if said is not None:
+            job = await self.store.find_job(said["job"])
+            if job is not None and not job.is_over:
+                try:
+                    return await self.store.get_upload(said["upload"], user=job.user)
+                except NotFound:
+                    self.log.warning("job %s: its code is gone", job.id)
+        raise Forbidden("This link has expired or was never good.", reason="BadLink")

@@ -1,0 +1,435 @@
+"""What is asked for, what is kept and what is shown: checked input and one JSON form of each thing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from .errors import InvalidRequest
+
+MAX_ENV_BYTES = 256 * 1024
+"""All of a job's environment, names and values: a Kubernetes Secret ends at 1 MiB, base64 included."""
+
+MAX_COMMAND_BYTES = 64 * 1024
+"""All of a job's command and arguments: they stand in the Job and in each Pod, each at most 1.5 MiB."""
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_TAG = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)(|K|M|G|T|Ki|Mi|Gi|Ti)")
+_MEMORY_UNITS = {
+    "": 1,
+    "K": 1024,
+    "M": 1024**2,
+    "G": 1024**3,
+    "T": 1024**4,
+    "Ki": 1024,
+    "Mi": 1024**2,
+    "Gi": 1024**3,
+    "Ti": 1024**4,
+}
+
+
+def utcnow() -> datetime:
+    """Return the time now, aware, in UTC, to the microsecond."""
+    return datetime.now(UTC)
+
+
+def to_iso(moment: datetime | None) -> str | None:
+    """Return an aware datetime as ISO 8601 with a Z, or None."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+class Status(StrEnum):
+    """Where a job is: the last three are ends, which a job never leaves."""
+
+    QUEUED = "queued"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_end(self) -> bool:
+        """Whether a job with this status is over."""
+        return self in ENDS
+
+
+ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+
+
+def parse_memory(value: Any) -> Any:
+    """Return bytes of ``2147483648``, ``"2G"`` or ``"2Gi"`` (both 2**31, as JupyterHub's ByteSpecification)."""
+    if not isinstance(value, str):
+        return value
+    match = _MEMORY.fullmatch(value)
+    if not match:
+        raise ValueError("must be a number of bytes, or one with a unit, like 512M or 2G")
+    return int(float(match[1]) * _MEMORY_UNITS[match[2]])
+
+
+def _checked_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            "must be letters, digits, '.', '_' and '-' (ASCII), beginning and ending with a letter or digit"
+        )
+    return value
+
+
+def _checked_env(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise ValueError(f"{name[:60]!r} is not the name of an environment variable")
+        if "\0" in text:
+            raise ValueError(f"the value of {name} has a NUL character")
+    size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
+    if size > MAX_ENV_BYTES:
+        raise ValueError(
+            f"is {size} bytes in all, the limit is {MAX_ENV_BYTES}: put large values into the ZIP of code"
+        )
+    return value
+
+
+def _checked_tags(value: dict[str, str]) -> dict[str, str]:
+    for key in value:
+        if not _TAG.fullmatch(key) or len(key) > 63:
+            raise ValueError(f"{key[:60]!r} is not a tag's name: letters, digits, '.', '_', '/' and '-'")
+    return value
+
+
+def _checked_words(value: list[str]) -> list[str]:
+    if any("\0" in word for word in value):
+        raise ValueError("has a NUL character")
+    size = sum(len(word.encode()) for word in value)
+    if size > MAX_COMMAND_BYTES:
+        raise ValueError(f"is {size} bytes in all, the limit is {MAX_COMMAND_BYTES}: put the script into the ZIP")
+    return value
+
+
+def _checked_command(value: list[str]) -> list[str]:
+    if not value or not value[0]:
+        raise ValueError('must name a program, like ["python", "main.py"]')
+    return _checked_words(value)
+
+
+def _checked_unicode(value: str) -> str:
+    value.encode()  # a lone surrogate, which JSON can say and UTF-8 cannot
+    return value
+
+
+Text = Annotated[str, AfterValidator(_checked_unicode)]
+Words = Annotated[list[Text], AfterValidator(_checked_words)]
+
+
+class JobRequest(BaseModel):
+    """What a user asks for. Anything that is not listed here cannot be asked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Annotated[Text, Field(min_length=1, max_length=63), AfterValidator(_checked_name)]
+    command: Annotated[list[Text], AfterValidator(_checked_command)] | None = None
+    args: Words = Field(default_factory=list)
+    image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
+    profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
+    env: Annotated[dict[Text, Text], AfterValidator(_checked_env)] = Field(default_factory=dict)
+    upload: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
+    description: Annotated[Text, Field(max_length=4096)] = ""
+    tags: Annotated[
+        dict[Text, Annotated[Text, Field(max_length=256)]],
+        Field(max_length=32),
+        AfterValidator(_checked_tags),
+    ] = Field(default_factory=dict)
+    cpu_limit: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
+    mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    active_deadline_seconds: Annotated[int, Field(gt=0, le=2**31 - 1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_absent(cls, data: Any) -> Any:
+        """A field that is null is one that was not said."""
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+    @classmethod
+    def from_json(cls, data: Any) -> JobRequest:
+        """Return the request that parsed JSON says, or raise InvalidRequest naming each wrong field."""
+        return checked(cls, data)
+
+
+class Profile(BaseModel):
+    """One entry of the admin's ``profile_list`` as a user sees it."""
+
+    slug: str
+    display_name: str
+    description: str = ""
+    default: bool = False
+    image: str
+    cpu_limit: float | None = None
+    mem_limit: int | None = None
+    extra_resource_limits: dict[str, str] = Field(default_factory=dict)
+
+
+class JobSpec(BaseModel):
+    """What one job may be and will be: the request after the admin's defaults, profile and limits.
+
+    It is stored with the job, so that a change of configuration does not change a job that was
+    accepted. The environment is not in it: that is sealed apart.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    image: str
+    command: list[str] | None = None
+    args: list[str] = Field(default_factory=list)
+    profile: str | None = None
+    upload: str | None = None
+    code_sha256: str | None = None
+    cpu_limit: float | None = None
+    cpu_guarantee: float | None = None
+    mem_limit: int | None = None
+    mem_guarantee: int | None = None
+    extra_resource_limits: dict[str, str] = Field(default_factory=dict)
+    extra_resource_guarantees: dict[str, str] = Field(default_factory=dict)
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+    volumes: list[dict[str, Any]] = Field(default_factory=list)
+    volume_mounts: list[dict[str, Any]] = Field(default_factory=list)
+    service_account: str | None = None
+    pod_security_context: dict[str, Any] = Field(default_factory=dict)
+    container_security_context: dict[str, Any] = Field(default_factory=dict)
+    image_pull_policy: str | None = None
+    image_pull_secrets: list[str] = Field(default_factory=list)
+    priority_class_name: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    termination_grace_period_seconds: int = 30
+    ttl_seconds_after_finished: int = 3600
+    retries: int = 0
+    active_deadline_seconds: int | None = None
+    start_timeout_seconds: int = 600
+    schedule_timeout_seconds: int = 0
+
+
+class Pod(BaseModel):
+    """One run of a job: a Kubernetes Pod, or a process on this machine."""
+
+    name: str
+    phase: str
+    created_at: datetime
+    exit_code: int | None = None
+
+
+class JobStatus(BaseModel):
+    """What a launcher sees of one job now: a value, recomputed from what is there.
+
+    ``blocked_since`` is set while the job waits for something that may never come, and says since when;
+    ``blocked_on`` says which of the two limits holds: ``"schedule"`` (a node with room) or ``"start"``
+    (an image, a container that can be created, an admission).
+    """
+
+    status: Status
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    pods: list[Pod] = Field(default_factory=list)
+    blocked_since: datetime | None = None
+    blocked_on: str = ""
+
+
+class JobEvent(BaseModel):
+    """Something that happened to a job, as a Kubernetes Event tells it."""
+
+    time: datetime
+    type: str
+    """``Normal`` or ``Warning``."""
+    reason: str
+    message: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks: a hub user (or service), with the scopes of the token that was shown."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+    scopes: frozenset[str] = frozenset()
+    kind: str = "user"
+    admin: bool = False
+    """Whether the scope for all users' jobs is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A ZIP of code that a user sent, kept in the storage under ``key``."""
+
+    id: str
+    user: str
+    size: int
+    sha256: str
+    created_at: datetime
+    expires_at: datetime
+
+    @property
+    def key(self) -> str:
+        """Where the storage keeps it."""
+        return f"uploads/{self.id}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form of ``api/v1/uploads``."""
+        return {
+            "id": self.id,
+            "size": self.size,
+            "sha256": self.sha256,
+            "created_at": to_iso(self.created_at),
+            "expires_at": to_iso(self.expires_at),
+        }
+
+
+@dataclass(slots=True)
+class Job:
+    """A job as it is recorded.
+
+    ``id`` is also the name of everything that is made for it (a Kubernetes Job, a folder).
+    ``state`` is the launcher's own and opaque to others. ``launched_at`` is when the launcher had
+    confirmed that it made the job; until then making it again is harmless and right.
+    """
+
+    id: str
+    user: str
+    name: str
+    spec: JobSpec
+    created_at: datetime
+    seq: int = 0
+    status: Status = Status.QUEUED
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    groups: list[str] = field(default_factory=list)
+    attempts: int = 0
+    launch_begun_at: datetime | None = None
+    launched_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    cleaned_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    delete_requested_at: datetime | None = None
+    pods: list[Pod] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.status.is_end
+
+    def to_dict(self, *, with_env: bool = True) -> dict[str, Any]:
+        """Return the JSON form of ``api/v1/jobs``; an admin who reads another's job gets no values of env."""
+        spec = self.spec
+        return {
+            "id": self.id,
+            "user": self.user,
+            "name": self.name,
+            "status": self.status.value,
+            "reason": self.reason,
+            "message": self.message,
+            "exit_code": self.exit_code,
+            "created_at": to_iso(self.created_at),
+            "started_at": to_iso(self.started_at),
+            "ended_at": to_iso(self.ended_at),
+            "attempts": self.attempts,
+            "command": spec.command,
+            "args": spec.args,
+            "image": spec.image,
+            "profile": spec.profile,
+            "env": self.env if with_env else dict.fromkeys(self.env),
+            "upload": spec.upload,
+            "description": self.description,
+            "tags": self.tags,
+            "cpu_limit": spec.cpu_limit,
+            "mem_limit": spec.mem_limit,
+            "retries": spec.retries,
+            "active_deadline_seconds": spec.active_deadline_seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs to list, newest first: ``user`` None means everybody's, ``cursor`` is a page's end."""
+
+    user: str | None
+    statuses: tuple[Status, ...] = ()
+    name: str | None = None
+    tags: tuple[tuple[str, str | None], ...] = ()
+    since: datetime | None = None
+    cursor: str | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """One page of jobs; ``next_cursor`` is None on the last."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def checked(model: type[Model], data: Any, *, at: str = "") -> Model:
+    """Return ``model`` made of parsed JSON, or raise InvalidRequest that names each wrong field.
+
+    ``at`` is the path of ``data`` in the whole body, which the names of the fields begin with.
+    """
+    if not isinstance(data, dict):
+        raise InvalidRequest.of_field(at or "body", "must be a JSON object")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        details = [
+            {"field": join_path((at, *each["loc"]) if at else each["loc"]), "message": _sentence(each)}
+            for each in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        first = details[0]
+        raise InvalidRequest(f"{first['field']}: {first['message']}", details=details) from None
+
+
+def join_path(parts: Iterable[str | int]) -> str:
+    """Return ``containers[0].env`` of ``("containers", 0, "env")``."""
+    path = ""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part != "[key]":
+            path += f".{part[:100]}" if path else part[:100]
+    return path
+
+
+def _sentence(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not a field that can be set here"
+    return str(error["msg"]).removeprefix("Value error, ")

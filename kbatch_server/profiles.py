@@ -1,0 +1,122 @@
+"""The profiles that an admin offers: which there are for a user, and what a job of one may be."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from traitlets import Callable, Dict, List, TraitError, Union, default, validate
+from traitlets.config import LoggingConfigurable
+
+from .config import JobConfig
+from .errors import InvalidRequest
+from .models import JobRequest, JobSpec, Profile, User
+
+
+class Profiles(LoggingConfigurable):
+    """Turns a request into the spec of a job, through the profile that it names or the default one."""
+
+    profile_list = Union(
+        [List(Dict()), Callable()],
+        help="""The profiles, as KubeSpawner's ``profile_list``: a list, or a callable (also async) that is given
+        the user (with ``name`` and ``groups``) and returns one.
+
+        Each is a dict with ``display_name`` and, optional, ``slug`` (what users type; derived from the name if
+        absent), ``description``, ``default`` (True for the one that is used when none is named) and
+        ``kbatch_override``: values for the traits of JobConfig, which hold for its jobs. ::
+
+            c.Profiles.profile_list = [
+                {"display_name": "Small", "slug": "small", "default": True,
+                 "kbatch_override": {"cpu_limit": 1, "mem_limit": "2G"}},
+                {"display_name": "GPU", "slug": "gpu", "description": "One A100",
+                 "kbatch_override": {"image": "quay.io/jupyter/pytorch-notebook:cuda12-latest",
+                                     "extra_resource_limits": {"nvidia.com/gpu": "1"},
+                                     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}},
+            ]
+        """,
+        config=True,
+    )
+
+    @default("profile_list")
+    def _default_profile_list(self) -> list[dict[str, Any]]:
+        return []
+
+    @validate("profile_list")
+    def _validate_profile_list(self, proposal: Any) -> Any:
+        if isinstance(proposal["value"], list):
+            for entry in proposal["value"]:
+                self._check_entry(entry)
+            slugs = [_slug(entry) for entry in proposal["value"]]
+            if len(set(slugs)) < len(slugs):
+                raise TraitError(f"two profiles have the same slug, of {slugs}")
+        return proposal["value"]
+
+    async def list(self, user: User | None) -> list[Profile]:
+        """Return the profiles that this user may choose; without a user those that are there for all."""
+        entries = await self._entries(user)
+        return [self._make_profile(entry) for entry in entries]
+
+    async def make_spec(self, user: User, request: JobRequest, *, code_sha256: str | None = None) -> JobSpec:
+        """Return what the job that is asked for will be, or raise InvalidRequest that names the field."""
+        entry = self._find_entry(await self._entries(user), request.profile)
+        slug = None if entry is None else _slug(entry)
+        return self._make_config(entry).make_spec(request, profile=slug, code_sha256=code_sha256)
+
+    def make_environment(self) -> dict[str, str]:
+        """Return the environment that the admin gives to every job."""
+        return dict(JobConfig(parent=self).environment)
+
+    async def _entries(self, user: User | None) -> list[dict[str, Any]]:
+        if not callable(self.profile_list):
+            return list(self.profile_list)
+        if user is None:
+            return []
+        entries = self.profile_list(user)
+        if inspect.isawaitable(entries):
+            entries = await entries
+        return list(entries)
+
+    def _find_entry(self, entries: list[dict[str, Any]], slug: str | None) -> dict[str, Any] | None:
+        if slug is None:
+            return next((entry for entry in entries if entry.get("default")), None)
+        for entry in entries:
+            if _slug(entry) == slug:
+                return entry
+        names = ", ".join(_slug(entry) for entry in entries) or "there are none"
+        raise InvalidRequest.of_field("profile", f"there is no profile {slug!r}; the profiles are: {names}")
+
+    def _make_config(self, entry: dict[str, Any] | None) -> JobConfig:
+        override = {} if entry is None else entry.get("kbatch_override", {})
+        return JobConfig(parent=self, **override)
+
+    def _make_profile(self, entry: dict[str, Any]) -> Profile:
+        config = self._make_config(entry)
+        return Profile(
+            slug=_slug(entry),
+            display_name=entry["display_name"],
+            description=entry.get("description", ""),
+            default=bool(entry.get("default")),
+            image=config.image,
+            cpu_limit=config.cpu_limit,
+            mem_limit=config.mem_limit,
+            extra_resource_limits=config.extra_resource_limits,
+        )
+
+    def _check_entry(self, entry: dict[str, Any]) -> None:
+        """Refuse at the start what would fail at a submit: a word misspelled, a value of the wrong type."""
+        unknown = set(entry) - {"display_name", "slug", "description", "default", "kbatch_override"}
+        if unknown or not isinstance(entry.get("display_name"), str):
+            raise TraitError(
+                f"a profile has display_name, slug, description, default and kbatch_override, not {sorted(unknown)}"
+            )
+        override = entry.get("kbatch_override", {})
+        strange = [name for name in override if not JobConfig.class_traits(config=True).get(name)]
+        if strange:
+            raise TraitError(f"profile {entry['display_name']!r}: JobConfig has no trait {strange[0]!r}")
+        self._make_config(entry)
+
+
+def _slug(entry: dict[str, Any]) -> str:
+    derived = re.sub(r"[^a-z0-9]+", "-", entry["display_name"].lower()).strip("-")
+    return str(entry.get("slug") or derived)

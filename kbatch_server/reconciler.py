@@ -1,0 +1,214 @@
+"""Brings each job from what is recorded and what is seen to its next step, until it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from traitlets import Float, Instance, Integer
+from traitlets.config import LoggingConfigurable
+
+from .errors import NotFound
+from .launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
+from .launchpad import Launchpad
+from .models import Job, JobStatus, Status, utcnow
+from .storage.base import StorageError
+from .store import JobStore
+from .workqueue import WorkQueue
+
+VERDICT = "_verdict"
+"""In a job's ``state``: the reason and message of a job that we end, kept before we end it."""
+
+MESSAGE_LENGTH = 2000
+"""Characters of a message that are kept: a scheduler's word on a thousand nodes is longer."""
+
+
+class Reconciler(LoggingConfigurable):
+    """Works on one job at a time in each of its workers, always from the record and what is seen now.
+
+    Nothing is remembered between two looks at a job but what is in the store, so being killed at any line
+    costs no job: the next look continues. A launcher that cannot be asked changes nothing about a job.
+    """
+
+    workers = Integer(8, min=1, help="""How many jobs are worked on at the same time.""", config=True)
+
+    resync_seconds = Float(
+        30,
+        min=1,
+        help="""Seconds between two looks at every job that is not over, whatever the launcher reports.""",
+        config=True,
+    )
+
+    launcher = Instance(JobLauncher)
+    launchpad = Instance(Launchpad)
+    store = Instance(JobStore)
+    queue = Instance(WorkQueue, ())
+
+    _tasks: list[asyncio.Task[None]]
+
+    async def start(self) -> None:
+        """Begin to work, with a look at every job that is not over."""
+        self._tasks = [asyncio.create_task(self._resync(), name="resync")]
+        self._tasks += [asyncio.create_task(self._work(), name=f"worker-{i}") for i in range(self.workers)]
+
+    async def stop(self) -> None:
+        """End the workers where they stand: the record is true at every moment."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _resync(self) -> None:
+        while True:
+            try:
+                for job_id in await self.store.list_active_ids():
+                    self.queue.put(job_id)
+            except Exception:
+                self.log.exception("the jobs that are not over could not be listed; trying again")
+            await asyncio.sleep(self.resync_seconds)
+
+    async def _work(self) -> None:
+        while True:
+            job_id = await self.queue.get()
+            try:
+                await self.reconcile(job_id)
+            except LauncherUnavailable as error:
+                delay = self.queue.put_backoff(job_id)
+                self.log.warning("job %s: %s; trying again in %.1f s", job_id, error, delay)
+            except Exception:
+                delay = self.queue.put_backoff(job_id)
+                self.log.exception("job %s: no step forward; trying again in %.1f s", job_id, delay)
+            else:
+                self.queue.forget(job_id)
+            finally:
+                self.queue.done(job_id)
+
+    async def reconcile(self, job_id: str) -> None:
+        """Do the next step for one job; raises LauncherUnavailable when that is for later."""
+        job = await self.store.find_job(job_id)
+        if job is None:
+            return
+        if job.delete_requested_at is not None:
+            await self._delete(job)
+        elif job.is_over:
+            await self._clean(job)
+        elif job.launched_at is None and job.cancel_requested_at is None:
+            await self._launch(job)
+        else:
+            await self._observe(job)
+
+    async def _delete(self, job: Job) -> None:
+        if await self.launcher.terminate(job):
+            await self.store.remove_job(job.id)
+            self.log.info("job %s: removed", job.id)
+        else:
+            self.queue.put_after(job.id, 1)
+
+    async def _clean(self, job: Job) -> None:
+        if job.cleaned_at is None:
+            await self.launcher.clean(job)
+            await self.store.update_job(job.id, cleaned_at=utcnow())
+
+    async def _launch(self, job: Job) -> None:
+        if not await self.store.begin_launch(job.id):
+            self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
+            return
+        try:
+            launch = await self.launchpad.make_launch(job)
+            state = await self.launcher.launch(job, launch)
+        except LaunchRefused as error:
+            await self._end(job, JobStatus(status=Status.FAILED, reason=error.reason, message=error.message))
+        except NotFound:
+            message = "The code that was uploaded for it is not there any more."
+            await self._end(job, JobStatus(status=Status.FAILED, reason="CodeNotFound", message=message))
+        except (LauncherUnavailable, StorageError) as error:
+            await self.store.update_job(job.id, reason="LauncherUnavailable", message=_waiting(error))
+            raise LauncherUnavailable(str(error)) from error
+        else:
+            pending = Status.PENDING
+            await self.store.update_job(
+                job.id,
+                status=pending,
+                reason="Launched",
+                message="Handed over, waiting to be scheduled.",
+                launched_at=utcnow(),
+                state=dict(state),
+            )
+            self.log.info("job %s: launched", job.id)
+            self.queue.put(job.id)
+
+    async def _observe(self, job: Job) -> None:
+        seen = await self.launcher.poll(job)
+        if seen is not None and seen.status.is_end:
+            await self._end(job, seen)
+        elif job.cancel_requested_at is not None:
+            await self._terminate(job, seen, Status.CANCELLED, "Cancelled", "Cancelled by the user.")
+        elif VERDICT in job.state:
+            await self._terminate(job, seen, Status.FAILED, *job.state[VERDICT])
+        elif seen is None:
+            message = "Its Job was deleted by someone or something other than this service."
+            await self._end(job, JobStatus(status=Status.FAILED, reason="Lost", message=message))
+        elif wait := self._find_overdue(job, seen):
+            verdict = [seen.reason, f"{seen.message} It was given up after {wait} seconds."]
+            await self.store.update_job(job.id, state=job.state | {VERDICT: verdict})
+            self.queue.put(job.id)
+        else:
+            await self._record(job, seen)
+
+    async def _terminate(
+        self, job: Job, seen: JobStatus | None, status: Status, reason: str, message: str
+    ) -> None:
+        if await self.launcher.terminate(job):
+            end = seen.model_copy() if seen is not None else JobStatus(status=status, started_at=job.started_at)
+            end.status, end.reason, end.message, end.ended_at = status, reason, message, utcnow()
+            await self._end(job, end)
+            return
+        await self.store.update_job(job.id, reason="Terminating", message="It was asked to end and is ending.")
+        self.queue.put_after(job.id, 1)
+
+    async def _record(self, job: Job, seen: JobStatus) -> None:
+        """Write down what changed, and look again when a limit on waiting is reached."""
+        changes = _changes(job, seen)
+        if changes:
+            await self.store.update_job(job.id, **changes)
+        limit = _start_limit_seconds(job, seen)
+        if limit and seen.blocked_since is not None:
+            left = seen.blocked_since + timedelta(seconds=limit) - utcnow()
+            self.queue.put_after(job.id, max(0.1, left.total_seconds()))
+
+    def _find_overdue(self, job: Job, seen: JobStatus) -> int | None:
+        """Return the seconds that the job was allowed to wait for its start, if it has waited longer."""
+        limit = _start_limit_seconds(job, seen)
+        if not limit or seen.blocked_since is None:
+            return None
+        return limit if utcnow() - seen.blocked_since >= timedelta(seconds=limit) else None
+
+    async def _end(self, job: Job, seen: JobStatus) -> None:
+        ended_at = seen.ended_at or utcnow()
+        await self.store.update_job(job.id, **(_changes(job, seen) | {"ended_at": ended_at}))
+        self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
+        self.queue.put(job.id)
+
+
+def _start_limit_seconds(job: Job, seen: JobStatus) -> int:
+    if seen.blocked_on == "schedule":
+        return job.spec.schedule_timeout_seconds
+    return job.spec.start_timeout_seconds
+
+
+def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:
+    """Return the columns of the record that what is seen changes."""
+    wanted = {
+        "status": seen.status,
+        "reason": seen.reason,
+        "message": seen.message[:MESSAGE_LENGTH],
+        "exit_code": seen.exit_code,
+        "started_at": seen.started_at or job.started_at,
+        "pods": seen.pods or job.pods,
+        "attempts": max(len(seen.pods), job.attempts),
+    }
+    return {name: value for name, value in wanted.items() if getattr(job, name) != value}
+
+
+def _waiting(error: Exception) -> str:
+    return f"It starts as soon as what runs it answers again: {error}"[:MESSAGE_LENGTH]

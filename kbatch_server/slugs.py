@@ -1,0 +1,57 @@
+"""Names for Kubernetes, valid for any text and never the same for two different ones.
+
+A name that is a valid label as it stands stays as it is; any other is cut to what is safe and ends in
+``---`` and 16 digits of its SHA-256. A plain name may not contain ``--``, so the two kinds never meet
+(as KubeSpawner's safe slugs: https://jupyterhub-kubespawner.readthedocs.io/en/latest/templates.html).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+MAX_LABEL = 63
+"""Kubernetes: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names"""
+
+MAX_JOB_ID = 52
+"""A Pod is called like its Job and six characters more, and its name becomes a label too: 63 - 6, and room."""
+
+HASH_LENGTH = 16
+"""64 bits of SHA-256: with 32, someone who may choose his name finds one that meets another's in minutes."""
+
+_SAFE = re.compile(r"[a-z]([a-z0-9]|-(?!-))*[a-z0-9]|[a-z]")
+_ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"
+"""32 characters without i, l, o and u: no 1l0O to misread, few words to blush at."""
+
+_RANDOM_LENGTH = 10
+"""50 bits: a thousand million jobs have one chance in about two thousand to see one collision, which the database refuses."""
+
+
+def make_slug(text: str, *, max_length: int = MAX_LABEL) -> str:
+    """Return a DNS label (RFC 1123) for any text: different texts have different slugs."""
+    if len(text) <= max_length and _SAFE.fullmatch(text):
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:HASH_LENGTH]
+    stem = _stem(text)[: max_length - len(digest) - 3].rstrip("-") or "x"
+    return f"{stem}---{digest}"
+
+
+def make_job_id(name: str) -> str:
+    """Return a new id for a job: its name made safe and a random end, like ``train-8f3k2m9xqw``."""
+    stem = _stem(name)[: MAX_JOB_ID - _RANDOM_LENGTH - 1].rstrip("-") or "job"
+    return f"{stem}-{_random()}"
+
+
+def make_upload_id() -> str:
+    """Return a new id for an upload, which nobody can guess (160 bits)."""
+    return secrets.token_hex(20)
+
+
+def _stem(text: str) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return stem if not stem or stem[0].isalpha() else f"x-{stem}"
+
+
+def _random() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))

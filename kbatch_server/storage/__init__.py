@@ -1,0 +1,1 @@
+"""Where code, logs and results are kept: ``base.Storage`` and its implementations."""

@@ -1,0 +1,65 @@
+"""What a storage must do: keep named objects, write them whole or not at all, read them in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+
+from traitlets.config import LoggingConfigurable
+
+
+class StorageError(Exception):
+    """The storage did not do what was asked, and may do it later: full, away, or slow."""
+
+
+class StorageFull(StorageError):
+    """There is no room left for what was to be written."""
+
+
+class ObjectNotFound(StorageError):
+    """There is no object with that key."""
+
+
+class Storage(LoggingConfigurable):
+    """A place for objects, each a run of bytes under a key like ``uploads/3f2a…``.
+
+    A subclass defines ``write``, ``read``, ``get_size`` and ``delete``; one that can sign URLs of its own
+    defines ``make_url`` as well. Keys are made by the service (lower-case letters, digits, ``-``, ``.`` and
+    ``/``), never by users. Every method raises StorageError, and nothing else, when the storage fails.
+    """
+
+    async def open(self) -> None:
+        """Get ready, once, before anything else is called."""
+
+    async def close(self) -> None:
+        """Let go of connections and threads, once, at the end."""
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        """Keep what ``chunks`` yields under ``key`` and return its size in bytes.
+
+        The object appears whole when this returns, replacing an older one, or not at all: also when
+        ``chunks`` raises (that error is passed on) or the task is cancelled. Never holds more than a few
+        chunks in memory.
+        """
+        raise NotImplementedError
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the object's bytes from ``start``, ``length`` of them or all, in pieces of a moderate size.
+
+        Raises ObjectNotFound, before the first piece.
+        """
+        raise NotImplementedError
+
+    async def get_size(self, key: str) -> int:
+        """Return the object's size in bytes, or raise ObjectNotFound."""
+        raise NotImplementedError
+
+    async def delete(self, key: str) -> None:
+        """See to it that there is no object with that key: also when there was none."""
+        raise NotImplementedError
+
+    async def make_url(self, key: str, *, expires_in_seconds: int) -> str | None:
+        """Return a URL that a job may GET this one object from until it expires, or None.
+
+        None, the default, means that the service hands the object out itself, under a URL that it signs.
+        """
+        return None

@@ -1,0 +1,209 @@
+"""The record of every job: what was accepted, what became of it, and what is still asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, bindparam, delete, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..errors import Conflict, NotFound
+from ..keyring import Keyring
+from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
+from .dbutil import Database
+from .orm import ACTIVE, jobs
+from .paging import make_cursor, make_page_statement
+from .rows import COLUMNS, make_changes, make_job
+from .uploadstore import UploadStore
+from .writer import JobWriter
+
+_IS_NOT_OVER = jobs.c.status.not_in(sorted(ENDS))
+_IS_NOT_DELETED = jobs.c.delete_requested_at.is_(None)
+
+# made once: SQLAlchemy takes longer to make a statement than SQLite to run it
+_SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
+_SELECT_ACTIVE = select(jobs.c.id).where(text(ACTIVE)).order_by(jobs.c.seq)
+_BEGIN_LAUNCH = (
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("job_id"),
+        jobs.c.status.in_([Status.QUEUED.value, Status.PENDING.value]),
+        _IS_NOT_DELETED,
+        jobs.c.cancel_requested_at.is_(None),
+    )
+    .values(
+        launch_begun_at=func.coalesce(jobs.c.launch_begun_at, bindparam("now", type_=jobs.c.created_at.type))
+    )
+)
+
+
+class JobStore(UploadStore):
+    """Jobs and uploads in one database, for any number of callers in one event loop.
+
+    Every method raises Unavailable while the database does not answer. What a method has returned from is
+    durable. A job that has ended keeps its status whatever is written later, and one whose deletion was asked
+    for is there for ``find_job`` only.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        keyring: Keyring,
+        *,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+        auto_upgrade: bool = False,
+    ) -> None:
+        self._database = Database(url, log=log)
+        self._keyring = keyring
+        self._writer = JobWriter(self._database, keyring, log=log)
+        self._auto_upgrade = auto_upgrade
+
+    async def open(self) -> None:
+        """Connect; raises StoreError when the database cannot be used, with what to do about it."""
+        await self._database.open(upgrade=self._auto_upgrade)
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Let go of the database; those who wait to add a job get Unavailable."""
+        await self._writer.stop()
+        await self._database.close()
+
+    async def upgrade(self) -> None:
+        """Bring the tables up to date, without opening the store; raises StoreError."""
+        await self._database.open(upgrade=True)
+        await self._database.close()
+
+    async def add_job(
+        self, job: Job, *, idempotency_key: str | None = None, request_hash: str | None = None
+    ) -> tuple[Job, bool]:
+        """Record a new job, durably, and return it and True.
+
+        Returns the earlier job and False when this user has used the key for the same request, and raises
+        Conflict (``IdempotencyKeyReused``) when it was for another, NotFound when the job's upload is not
+        there (any more).
+        """
+        return await self._writer.add(job, idempotency_key=idempotency_key, request_hash=request_hash)
+
+    async def get_job(self, job_id: str, *, user: str | None) -> Job:
+        """Return a job of the user's (None: of anybody's) or raise NotFound."""
+        job = await self.find_job(job_id)
+        if job is None or _is_hidden(job, user):
+            raise _no_such_job(job_id)
+        return job
+
+    async def find_job(self, job_id: str) -> Job | None:
+        """Return a job, also one whose deletion was asked for."""
+        async with self._database.read() as connection:
+            return await self._find(connection, job_id)
+
+    async def list_jobs(self, query: JobQuery) -> JobPage:
+        """Return a page of jobs, newest first; raises InvalidRequest for a cursor that is none of ours."""
+        statement, values = make_page_statement(query)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement, values)).all()
+        page = [make_job(row, self._keyring) for row in rows[: query.limit]]
+        return JobPage(page, make_cursor(page[-1].seq) if len(rows) > query.limit else None)
+
+    async def count_jobs(self, user: str, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
+        """Return how many jobs of the user's there are of each of the statuses."""
+        wanted = list(statuses)
+        statement = (
+            select(jobs.c.status, func.count())
+            .where(jobs.c.user == user, jobs.c.status.in_(wanted), _IS_NOT_DELETED)
+            .group_by(jobs.c.status)
+        )
+        async with self._database.read() as connection:
+            found = {Status(status): count for status, count in await connection.execute(statement)}
+        return {status: found.get(status, 0) for status in wanted}
+
+    async def list_active_ids(self) -> list[str]:
+        """Return the ids of the jobs that something is still to be done for, oldest first.
+
+        Those that are not over, those to be deleted, and those that were handed to the launcher and not
+        cleaned up after (``cleaned_at``).
+        """
+        async with self._database.read() as connection:
+            return list((await connection.execute(_SELECT_ACTIVE)).scalars())
+
+    async def begin_launch(self, job_id: str) -> bool:
+        """Return whether the job may be handed to the launcher now; from then on cancelling it takes time.
+
+        This and ``request_cancel`` are each one statement, so one of them comes first: a job whose cancel
+        was answered with ``cancelled`` is never launched.
+        """
+        async with self._database.write() as connection:
+            result = await connection.execute(_BEGIN_LAUNCH, {"job_id": job_id, "now": utcnow()})
+            return result.rowcount > 0
+
+    async def update_job(self, job_id: str, **columns: Any) -> Job | None:
+        """Change what is seen of a job and return it as it is now, or None when nothing was changed.
+
+        That is when there is no such job, or when it is over and its ``status`` was to be changed. What the
+        user asks for (cancel, delete) is none of the columns.
+        """
+        statement = update(jobs).where(jobs.c.id == job_id).values(make_changes(columns)).returning(*COLUMNS)
+        if "status" in columns:
+            statement = statement.where(_IS_NOT_OVER)
+        async with self._database.write() as connection:
+            row = (await connection.execute(statement)).first()
+        return None if row is None else make_job(row, self._keyring)
+
+    async def request_cancel(self, job_id: str, *, user: str | None) -> Job:
+        """Ask for a job's end and return it: it is cancelled at once when its launch has not begun.
+
+        Raises NotFound, and Conflict (``JobEnded``) when it ended otherwise.
+        """
+        now = utcnow()
+        at_once = {
+            "status": Status.CANCELLED.value,
+            "reason": "Cancelled",
+            "message": "Cancelled before it started.",
+            "ended_at": now,
+            "cancel_requested_at": now,
+        }
+        mine = jobs.c.id == job_id, _IS_NOT_OVER, _IS_NOT_DELETED, *_of(user)
+        async with self._database.write() as connection:
+            waiting = update(jobs).where(*mine, jobs.c.launch_begun_at.is_(None))
+            await connection.execute(waiting.values(at_once))
+            begun = update(jobs).where(*mine, jobs.c.cancel_requested_at.is_(None))
+            await connection.execute(begun.values(cancel_requested_at=now))
+            job = await self._find(connection, job_id)
+        if job is None or _is_hidden(job, user):
+            raise _no_such_job(job_id)
+        if job.is_over and job.status != Status.CANCELLED:
+            raise Conflict(f"The job {job_id!r} is over already: {job.status.value}.", reason="JobEnded")
+        return job
+
+    async def request_delete(self, job_id: str, *, user: str | None) -> None:
+        """Ask for a job's removal: for its user there is no such job from now on. Raises NotFound."""
+        statement = (
+            update(jobs)
+            .where(jobs.c.id == job_id, _IS_NOT_DELETED, *_of(user))
+            .values(delete_requested_at=utcnow())
+        )
+        async with self._database.write() as connection:
+            if (await connection.execute(statement)).rowcount == 0:
+                raise _no_such_job(job_id)
+
+    async def remove_job(self, job_id: str) -> None:
+        """Forget a job; nothing happens when there is none."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(jobs).where(jobs.c.id == job_id))
+
+    async def _find(self, connection: AsyncConnection, job_id: str) -> Job | None:
+        row = (await connection.execute(_SELECT_JOB, {"job_id": job_id})).first()
+        return None if row is None else make_job(row, self._keyring)
+
+
+def _is_hidden(job: Job, user: str | None) -> bool:
+    return job.delete_requested_at is not None or user not in {None, job.user}
+
+
+def _of(user: str | None) -> tuple[ColumnElement[bool], ...]:
+    return () if user is None else (jobs.c.user == user,)
+
+
+def _no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id!r} of yours.")

@@ -1,0 +1,135 @@
+"""The tables, and nothing else: what changes here needs a migration beside it.
+
+Columns that hold JSON are plain text, so that every database keeps them the same way and a page of jobs
+costs no more than it must; ``rows`` reads and writes them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware datetime, kept in UTC: SQLite has no time zones, so they are taken off and put on here."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the moment in UTC; a naive one is a defect of ours."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Return the moment, aware."""
+        if value is None or value.tzinfo is not None:
+            return value  # type: ignore[no-any-return]
+        return value.replace(tzinfo=UTC)  # type: ignore[no-any-return]
+
+
+# SQLite counts up by itself only in a column that is exactly INTEGER
+_Sequence = BigInteger().with_variant(Integer(), "sqlite")
+
+ACTIVE = (
+    "status NOT IN ('succeeded', 'failed', 'cancelled')"
+    " OR delete_requested_at IS NOT NULL"
+    " OR (launch_begun_at IS NOT NULL AND cleaned_at IS NULL)"
+)
+"""Which jobs something is still to be done for. The words of the partial index: a query must use the same."""
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # the order of acceptance; the id is what everybody else calls it by
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("id", String(63), nullable=False, unique=True),
+    Column("user", Text, nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("exit_code", Integer),
+    Column("spec", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("env", LargeBinary),
+    Column("groups", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("launch_begun_at", Moment),
+    Column("launched_at", Moment),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    Column("cleaned_at", Moment),
+    Column("cancel_requested_at", Moment),
+    Column("delete_requested_at", Moment),
+    Column("pods", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("upload", String(64), index=True),
+    Column("idempotency_key", String(255)),
+    Column("request_hash", String(64)),
+    UniqueConstraint("user", "idempotency_key"),
+    # the last column of each of these two is there to pass over jobs without reading them: those from before
+    # a time, and those to be deleted
+    Index("ix_jobs_page", "user", "seq", "created_at"),
+    Index("ix_jobs_status", "user", "status", "seq", "delete_requested_at"),
+    Index("ix_jobs_name", "user", "name", "seq"),
+    Index("ix_jobs_active", "seq", sqlite_where=text(ACTIVE), postgresql_where=text(ACTIVE)),
+    sqlite_autoincrement=True,  # the number of a removed job is not given to another
+)
+
+# the tags once more, to find jobs by; jobs.tags is what is shown
+job_tags = Table(
+    "job_tags",
+    metadata,
+    Column("job_seq", _Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("value", String(256), nullable=False),
+    Column("user", Text, nullable=False),
+    Index("ix_job_tags_find", "user", "key", "value", "job_seq"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("user", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False, index=True),
+    # set before its object is deleted: from then on no job may name it
+    Column("delete_requested_at", Moment),
+    Index("ix_uploads_content", "user", "sha256"),
+)

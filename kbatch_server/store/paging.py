@@ -1,0 +1,117 @@
+"""Which rows are on a page of jobs: a statement for each kind of question, made once, and the cursor."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Select, bindparam, exists, select, union_all
+
+from ..errors import InvalidRequest
+from ..models import JobQuery
+from .orm import job_tags, jobs
+from .rows import COLUMNS
+
+
+class _Shape(NamedTuple):
+    """What a question asks about, without the answers: questions of one shape share a statement."""
+
+    user: bool
+    statuses: int
+    name: bool
+    since: bool
+    cursor: bool
+    tags: tuple[bool, ...]
+    """For each tag, whether its value is asked for too."""
+
+
+def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
+    """Return a statement and its values: for one job more than a page has, to know if another page follows."""
+    shape = _Shape(
+        user=query.user is not None,
+        statuses=len(query.statuses),
+        name=query.name is not None,
+        since=query.since is not None,
+        cursor=query.cursor is not None,
+        tags=tuple(value is not None for _, value in query.tags),
+    )
+    values: dict[str, Any] = {"limit": query.limit + 1}
+    if query.user is not None:
+        values["user"] = query.user
+    if query.name is not None:
+        values["name"] = query.name
+    if query.since is not None:
+        values["since"] = query.since
+    if query.cursor is not None:
+        values["before"] = _parse_cursor(query.cursor)
+    values |= {f"status_{i}": status.value for i, status in enumerate(query.statuses)}
+    for i, (key, value) in enumerate(query.tags):
+        values[f"key_{i}"] = key
+        if value is not None:
+            values[f"value_{i}"] = value
+    return _make_statement(shape), values
+
+
+@lru_cache(maxsize=256)
+def _make_statement(shape: _Shape) -> Select[Any]:
+    if shape.statuses < 2:
+        return _make_simple(shape, select(*COLUMNS))
+    # one index walk for each status, and of what they find the newest: asked for all at once, databases
+    # walk through every job of the user's instead
+    branches = [
+        select(_make_simple(shape, select(jobs.c.seq), status=i).subquery().c.seq)
+        for i in range(shape.statuses)
+    ]
+    return (
+        select(*COLUMNS)
+        .where(jobs.c.seq.in_(union_all(*branches)))
+        .order_by(jobs.c.seq.desc())
+        .limit(bindparam("limit"))
+    )
+
+
+def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> Select[Any]:
+    """Return ``statement`` with the conditions of the shape, and one of its statuses."""
+    statement = statement.where(jobs.c.delete_requested_at.is_(None))
+    if shape.user:
+        statement = statement.where(jobs.c.user == bindparam("user"))
+    if shape.statuses:
+        statement = statement.where(jobs.c.status == bindparam(f"status_{status}"))
+    if shape.name:
+        statement = statement.where(jobs.c.name == bindparam("name"))
+    if shape.since:
+        statement = statement.where(jobs.c.created_at >= bindparam("since"))
+    order = jobs.c.seq
+    for i, with_value in enumerate(shape.tags):
+        if shape.user and with_value and order is jobs.c.seq:
+            # the first tag is walked along by its own index, which has the order of the page
+            first = job_tags.alias()
+            order = first.c.job_seq
+            statement = statement.join(first, first.c.job_seq == jobs.c.seq).where(
+                first.c.user == bindparam("user"),
+                first.c.key == bindparam(f"key_{i}"),
+                first.c.value == bindparam(f"value_{i}"),
+            )
+            continue
+        tag = exists().where(job_tags.c.job_seq == jobs.c.seq, job_tags.c.key == bindparam(f"key_{i}"))
+        statement = statement.where(
+            tag.where(job_tags.c.value == bindparam(f"value_{i}")) if with_value else tag
+        )
+    if shape.cursor:
+        statement = statement.where(order < bindparam("before"))
+    return statement.order_by(order.desc()).limit(bindparam("limit"))
+
+
+def make_cursor(seq: int) -> str:
+    """Return what a user sends to get the page after the job with this number."""
+    return base64.urlsafe_b64encode(b"seq:%d" % seq).decode().rstrip("=")
+
+
+def _parse_cursor(cursor: str) -> int:
+    with contextlib.suppress(ValueError):  # not even base64
+        kind, _, seq = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).partition(b":")
+        if kind == b"seq" and seq.isdigit() and len(seq) < 19:
+            return int(seq)
+    raise InvalidRequest.of_field("cursor", "is not the next_cursor of a page")

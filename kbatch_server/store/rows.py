@@ -1,0 +1,108 @@
+"""A job as a row and back: the only place that knows how a job's parts are written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import Column
+
+from ..keyring import Keyring
+from ..models import Job, JobSpec, Pod, Status
+from .orm import jobs
+
+_PODS = TypeAdapter(list[Pod])
+
+_SAME = (
+    "id",
+    "user",
+    "name",
+    "reason",
+    "message",
+    "exit_code",
+    "description",
+    "attempts",
+    "created_at",
+    "launch_begun_at",
+    "launched_at",
+    "started_at",
+    "ended_at",
+    "cleaned_at",
+    "cancel_requested_at",
+    "delete_requested_at",
+)
+"""The columns that hold what the field of a job of the same name holds."""
+
+COLUMNS: tuple[Column[Any], ...] = tuple(
+    jobs.c[name] for name in ("seq", "status", "spec", "tags", "env", "groups", "pods", "state", *_SAME)
+)
+"""What is read of a job, in the order that ``make_job`` expects."""
+
+UPDATABLE = frozenset(
+    {
+        "status",
+        "reason",
+        "message",
+        "exit_code",
+        "attempts",
+        "launched_at",
+        "started_at",
+        "ended_at",
+        "cleaned_at",
+        "pods",
+        "state",
+    }
+)
+"""What the reconciler may change of a job."""
+
+
+def make_row(job: Job, keyring: Keyring) -> dict[str, Any]:
+    """Return a job as the values of all columns but ``seq`` and those of its idempotency."""
+    row = {name: getattr(job, name) for name in _SAME}
+    row["status"] = job.status.value
+    row["spec"] = job.spec.model_dump_json(exclude_defaults=True)
+    row["tags"] = json.dumps(job.tags) if job.tags else "{}"
+    row["env"] = keyring.seal(job.env) if job.env else None
+    row["groups"] = json.dumps(job.groups) if job.groups else "[]"
+    row["pods"] = _dump_pods(job.pods)
+    row["state"] = json.dumps(job.state) if job.state else "{}"
+    row["upload"] = job.spec.upload
+    return row
+
+
+def make_job(row: Sequence[Any], keyring: Keyring) -> Job:
+    """Return the job of a row of ``COLUMNS``."""
+    seq, status, spec, tags, env, groups, pods, state, *same = row
+    # an empty one is what most of them are: not parsed, fifty times a page
+    return Job(
+        **dict(zip(_SAME, same, strict=True)),
+        seq=seq,
+        status=Status(status),
+        spec=JobSpec.model_validate_json(spec),
+        tags={} if tags == "{}" else json.loads(tags),
+        env={} if env is None else keyring.unseal(env),
+        groups=[] if groups == "[]" else json.loads(groups),
+        pods=[] if pods == "[]" else _PODS.validate_json(pods),
+        state={} if state == "{}" else json.loads(state),
+    )
+
+
+def make_changes(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``update_job`` was given as values of columns; TypeError for one that it may not change."""
+    unknown = columns.keys() - UPDATABLE
+    if unknown or not columns:
+        raise TypeError(f"update_job changes {', '.join(sorted(UPDATABLE))}; not {sorted(unknown)}")
+    changes = dict(columns)
+    if "status" in changes:
+        changes["status"] = Status(changes["status"]).value
+    if "pods" in changes:
+        changes["pods"] = _dump_pods(changes["pods"])
+    if "state" in changes:
+        changes["state"] = json.dumps(changes["state"])
+    return changes
+
+
+def _dump_pods(pods: list[Pod]) -> str:
+    return _PODS.dump_json(pods).decode() if pods else "[]"

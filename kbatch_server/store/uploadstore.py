@@ -1,0 +1,97 @@
+"""The records of uploads: the half of the JobStore that knows what code is kept, and for how long."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, update
+
+from ..errors import NotFound
+from ..models import Upload, utcnow
+from .dbutil import Database
+from .orm import jobs, uploads
+
+_COLUMNS = (
+    uploads.c.id,
+    uploads.c.user,
+    uploads.c.size,
+    uploads.c.sha256,
+    uploads.c.created_at,
+    uploads.c.expires_at,
+)
+_IS_KEPT = uploads.c.delete_requested_at.is_(None)
+_IS_NAMED = exists().where(jobs.c.upload == uploads.c.id)
+
+
+class UploadStore:
+    """What JobStore does with uploads."""
+
+    _database: Database
+
+    async def add_upload(self, upload: Upload) -> None:
+        """Record an upload whose object is there."""
+        values = {column.name: getattr(upload, column.name) for column in _COLUMNS}
+        async with self._database.write() as connection:
+            await connection.execute(insert(uploads), values)
+
+    async def get_upload(self, upload_id: str, *, user: str) -> Upload:
+        """Return an upload of the user's, or raise NotFound: also when it is another's or being deleted."""
+        upload = await self._find_upload(uploads.c.id == upload_id, uploads.c.user == user)
+        if upload is None:
+            raise NotFound(f"There is no upload {upload_id!r} of yours.")
+        return upload
+
+    async def find_upload_by_sha256(self, user: str, sha256: str) -> Upload | None:
+        """Return the user's upload with this content, if there is one."""
+        return await self._find_upload(uploads.c.user == user, uploads.c.sha256 == sha256)
+
+    async def extend_upload(self, upload_id: str, *, expires_at: datetime) -> Upload | None:
+        """Keep an upload until then at least, and return it; None when it is not there any more."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(uploads)
+                .where(uploads.c.id == upload_id, _IS_KEPT, uploads.c.expires_at < expires_at)
+                .values(expires_at=expires_at)
+            )
+            statement = select(*_COLUMNS).where(uploads.c.id == upload_id, _IS_KEPT)
+            return _make_upload((await connection.execute(statement)).first())
+
+    async def list_expired_uploads(self, now: datetime, *, limit: int = 100) -> list[Upload]:
+        """Return uploads that have expired and that no job names, and those whose deletion was begun."""
+        statement = (
+            select(*_COLUMNS)
+            .where(or_(~_IS_KEPT, uploads.c.expires_at < now), ~_IS_NAMED)
+            .order_by(uploads.c.expires_at)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [Upload(*row) for row in (await connection.execute(statement)).tuples()]
+
+    async def begin_delete_upload(self, upload_id: str, *, now: datetime) -> bool:
+        """Return whether the upload's object may be deleted: it has expired and no job names it.
+
+        From then on no job can name it, so that one that is accepted has its code. ``delete_upload``
+        follows when the object is gone.
+        """
+        async with self._database.write() as connection:
+            result = await connection.execute(
+                update(uploads)
+                .where(uploads.c.id == upload_id, or_(~_IS_KEPT, uploads.c.expires_at < now), ~_IS_NAMED)
+                .values(delete_requested_at=utcnow())
+            )
+            return result.rowcount > 0
+
+    async def delete_upload(self, upload_id: str) -> None:
+        """Forget an upload whose object is gone."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(uploads).where(uploads.c.id == upload_id))
+
+    async def _find_upload(self, *conditions: ColumnElement[bool]) -> Upload | None:
+        statement = select(*_COLUMNS).where(*conditions, _IS_KEPT).order_by(uploads.c.created_at).limit(1)
+        async with self._database.read() as connection:
+            return _make_upload((await connection.execute(statement)).first())
+
+
+def _make_upload(row: Any) -> Upload | None:
+    return None if row is None else Upload(*row)

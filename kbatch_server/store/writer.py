@@ -1,0 +1,224 @@
+"""Adds jobs many at a time: one transaction, and one wait for the disk, for all that came in meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import bindparam, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..errors import Conflict, KBatchError, NotFound, Unavailable
+from ..keyring import Keyring
+from ..models import Job
+from .dbutil import Database
+from .orm import job_tags, jobs, uploads
+from .rows import COLUMNS, make_job, make_row
+
+BATCH = 100
+"""Jobs in one transaction: past this the disk's share of each is small, and others wait for the turn."""
+
+QUEUE = 2000
+"""Jobs that may wait: about a second's work. More would wait longer than a client does."""
+
+CLOSE_TIMEOUT_SECONDS = 30
+"""How long to wait for the transaction that is on its way when the store is closed."""
+
+_INSERT = insert(jobs).returning(jobs.c.id, jobs.c.seq)
+_INSERT_TAGS = insert(job_tags)
+# more than what is looked for (each user with each key), but by the index on both
+_SELECT_KEYS = select(*COLUMNS, jobs.c.idempotency_key, jobs.c.request_hash).where(
+    jobs.c.user.in_(bindparam("users", expanding=True)),
+    jobs.c.idempotency_key.in_(bindparam("keys", expanding=True)),
+)
+_SELECT_UPLOADS = select(uploads.c.id, uploads.c.user).where(
+    uploads.c.id.in_(bindparam("ids", expanding=True)), uploads.c.delete_requested_at.is_(None)
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One job on its way, and where its outcome goes: the job that is recorded, and whether it is new."""
+
+    job: Job
+    row: dict[str, Any]
+    outcome: asyncio.Future[tuple[Job, bool]]
+
+    @property
+    def key(self) -> tuple[str, str] | None:
+        key = self.row["idempotency_key"]
+        return None if key is None else (self.job.user, key)
+
+    def succeed(self, job: Job, is_new: bool) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result((job, is_new))
+
+    def fail(self, error: Exception) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+
+class JobWriter:
+    """The one task that adds jobs, from ``start`` to ``stop``."""
+
+    def __init__(
+        self, database: Database, keyring: Keyring, *, log: logging.Logger | logging.LoggerAdapter[Any]
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._log = log
+        self._queue: asyncio.Queue[_Request | None] = asyncio.Queue(QUEUE)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        self._task = asyncio.create_task(self._run(), name="job-writer")
+
+    async def stop(self) -> None:
+        """Finish the transaction that is on its way, and fail all that waits for a later one."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        while not self._queue.empty():
+            request = self._queue.get_nowait()
+            if request is not None:
+                request.fail(_stopping())
+        self._queue.put_nowait(None)
+        try:
+            await asyncio.wait_for(task, CLOSE_TIMEOUT_SECONDS)
+        except TimeoutError:
+            self._log.error("the last jobs were not written within %d s", CLOSE_TIMEOUT_SECONDS)
+
+    async def add(
+        self, job: Job, *, idempotency_key: str | None, request_hash: str | None
+    ) -> tuple[Job, bool]:
+        """Return the job as recorded and whether it is new, once that is durable."""
+        row = make_row(job, self._keyring)
+        row["idempotency_key"] = idempotency_key
+        row["request_hash"] = request_hash
+        request = _Request(job, row, asyncio.get_running_loop().create_future())
+        if self._task is None:
+            raise _stopping()
+        try:
+            self._queue.put_nowait(request)
+        except asyncio.QueueFull:
+            raise Unavailable("Too many jobs come in at once. Try again in a moment.") from None
+        return await request.outcome
+
+    async def _run(self) -> None:
+        while (first := await self._queue.get()) is not None:
+            batch = [first]
+            while len(batch) < BATCH and not self._queue.empty():
+                request = self._queue.get_nowait()
+                if request is None:
+                    self._queue.put_nowait(None)
+                    break
+                batch.append(request)
+            try:
+                await self._add(batch)
+            finally:
+                for request in batch:  # those with no outcome yet, because this task was cancelled
+                    request.fail(_stopping())
+
+    async def _add(self, batch: list[_Request]) -> None:
+        """Add a batch in one transaction; when one of its jobs cannot be written, add each by itself."""
+        batch = [
+            request for request in batch if not request.outcome.done()
+        ]  # nobody waits for a cancelled one
+        try:
+            async with self._database.write() as connection:
+                outcomes = await self._insert(connection, batch)
+        except KBatchError as error:  # the database does not answer: it would not for each of them either
+            for request in batch:
+                request.fail(error)
+        except Exception as error:
+            if len(batch) > 1:
+                for request in batch:
+                    await self._add([request])
+            elif isinstance(error, IntegrityError):
+                message = f"There is already a job with the id {batch[0].job.id!r}."
+                batch[0].fail(Conflict(message, reason="AlreadyExists"))
+            else:
+                batch[0].fail(error)
+        else:
+            for request, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, KBatchError):
+                    request.fail(outcome)
+                else:
+                    request.succeed(*outcome)
+
+    async def _insert(
+        self, connection: AsyncConnection, batch: list[_Request]
+    ) -> list[tuple[Job, bool] | KBatchError]:
+        """Return the outcome of each of the batch, which holds once the transaction is committed."""
+        known_uploads = await _find_uploads(connection, batch)
+        by_key = await self._find_same_keys(connection, batch)
+        outcomes: list[tuple[Job, bool] | KBatchError] = []
+        new: list[_Request] = []
+        for request in batch:
+            upload = request.row["upload"]
+            if request.key is not None and request.key in by_key:
+                outcomes.append(_repeated(request, *by_key[request.key]))
+            elif upload is not None and (upload, request.job.user) not in known_uploads:
+                outcomes.append(NotFound(f"There is no upload {upload!r} of yours."))
+            else:
+                new.append(request)
+                outcomes.append((request.job, True))
+                if request.key is not None:
+                    by_key[request.key] = (request.job, request.row["request_hash"])
+        if new:
+            await _insert_rows(connection, new)
+        return outcomes
+
+    async def _find_same_keys(
+        self, connection: AsyncConnection, batch: list[_Request]
+    ) -> dict[tuple[str, str], tuple[Job, str | None]]:
+        """Return the jobs that were made with the idempotency keys of the batch, and of which requests."""
+        keys = [request.key for request in batch if request.key is not None]
+        if not keys:
+            return {}
+        users, words = (list(set(each)) for each in zip(*keys, strict=True))
+        found = {}
+        rows = await connection.execute(_SELECT_KEYS, {"users": users, "keys": words})
+        for *columns, key, request_hash in rows:
+            job = make_job(columns, self._keyring)
+            found[job.user, key] = (job, request_hash)
+        return found
+
+
+async def _find_uploads(connection: AsyncConnection, batch: list[_Request]) -> set[tuple[str, str]]:
+    """Return id and user of those uploads that the batch names and that are (still) there."""
+    ids = {request.row["upload"] for request in batch} - {None}
+    if not ids:
+        return set()
+    rows = await connection.execute(_SELECT_UPLOADS, {"ids": list(ids)})
+    return {(upload, user) for upload, user in rows}
+
+
+async def _insert_rows(connection: AsyncConnection, new: list[_Request]) -> None:
+    by_id = {request.job.id: request.job for request in new}
+    for job_id, seq in await connection.execute(_INSERT, [request.row for request in new]):
+        by_id[job_id].seq = seq
+    tags = [
+        {"job_seq": job.seq, "user": job.user, "key": key, "value": value}
+        for job in by_id.values()
+        for key, value in job.tags.items()
+    ]
+    if tags:
+        await connection.execute(_INSERT_TAGS, tags)
+
+
+def _repeated(request: _Request, job: Job, request_hash: str | None) -> tuple[Job, bool] | KBatchError:
+    if request.row["request_hash"] == request_hash:
+        return job, False
+    key = json.dumps(request.row["idempotency_key"])
+    message = f"The Idempotency-Key {key} was used for another request: take a new one for each job."
+    return Conflict(message, reason="IdempotencyKeyReused")
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("The service is stopping. Try again in a moment.")

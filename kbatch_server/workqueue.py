@@ -1,0 +1,100 @@
+"""A queue of keys: a key waits once however often it is put, and is worked on by one worker at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections import deque
+
+
+class WorkQueue:
+    """Keys to work on, merged, with delays and with a backoff for those that failed.
+
+    A key that is put while it is worked on comes up again after ``done``: so no change is missed, and no
+    key is in two hands. Times are seconds of the event loop's clock.
+    """
+
+    def __init__(self, *, backoff_base_seconds: float = 0.5, backoff_max_seconds: float = 60) -> None:
+        self._base = backoff_base_seconds
+        self._max = backoff_max_seconds
+        self._ready: deque[str] = deque()
+        self._waiting: set[str] = set()
+        self._active: set[str] = set()
+        self._again: set[str] = set()
+        self._later: list[tuple[float, str]] = []
+        self._due: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._ready) + len(self._active) + len(self._due)
+
+    def put(self, key: str) -> None:
+        """Work on ``key`` as soon as may be; a delay that it was put with is over."""
+        self._due.pop(key, None)
+        if key in self._active:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.append(key)
+            self._changed.set()
+
+    def put_after(self, key: str, delay_seconds: float) -> None:
+        """Work on ``key`` after a delay, or earlier if it was to come up earlier anyway."""
+        if key in self._waiting or key in self._again:
+            return
+        due = asyncio.get_running_loop().time() + delay_seconds
+        if due < self._due.get(key, float("inf")):
+            self._due[key] = due
+            heapq.heappush(self._later, (due, key))
+            self._changed.set()
+
+    def put_backoff(self, key: str) -> float:
+        """Work on ``key``, which failed, after a delay that doubles each time; return the delay."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        ceiling = min(self._max, self._base * 2 ** min(failures, 30))
+        delay = ceiling * random.uniform(0.5, 1)  # noqa: S311  (spreads retries, guards nothing)
+        self.put_after(key, delay)
+        return delay
+
+    def forget(self, key: str) -> None:
+        """Say that ``key`` succeeded: its next failure waits a short time again."""
+        self._failures.pop(key, None)
+
+    async def get(self) -> str:
+        """Return the next key, which is then in the caller's hands until ``done``."""
+        while True:
+            self._move_due()
+            if self._ready:
+                key = self._ready.popleft()
+                self._waiting.discard(key)
+                self._active.add(key)
+                return key
+            self._changed.clear()
+            await self._wait()
+
+    def done(self, key: str) -> None:
+        """Give the key back: it comes up again if it was put meanwhile."""
+        self._active.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.put(key)
+
+    def _move_due(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._later and self._later[0][0] <= now:
+            due, key = heapq.heappop(self._later)
+            if self._due.get(key) == due:
+                self.put(key)
+
+    async def _wait(self) -> None:
+        timeout = None
+        if self._later:
+            timeout = max(0.0, self._later[0][0] - asyncio.get_running_loop().time())
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,55 @@
+"""Describe the package kbatch-server: what it needs, what it installs, what others may plug in."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "kbatch_server/__init__.py").read_text())[1]
+
+setup(
+    name="kbatch-server",
+    version=version,
+    description="A JupyterHub service that runs a hub user's code as a batch job on Kubernetes",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["kbatch_server", "kbatch_server.*"]),
+    include_package_data=True,
+    install_requires=[
+        "aiosqlite>=0.20",
+        "alembic>=1.13",
+        "cryptography>=42",
+        "itsdangerous>=2.2",
+        "jinja2>=3.1",
+        "jupyterhub>=5",
+        "kubernetes>=37",  # the first with kubernetes.aio
+        "pydantic>=2.10",
+        "python-dotenv>=1.0",
+        "python-multipart>=0.0.18",
+        "sqlalchemy[asyncio]>=2.0.36",
+        "tornado>=6.5",
+        "traitlets>=5.14",
+    ],
+    extras_require={"azure": ["azure-storage-blob>=12.24", "aiohttp>=3.10"]},
+    entry_points={
+        "console_scripts": ["kbatch-server = kbatch_server.app:main"],
+        "kbatch_server.launchers": [
+            "kubernetes = kbatch_server.launchers.kube:KubeJobLauncher",
+            "local = kbatch_server.launchers.local:LocalProcessJobLauncher",
+        ],
+        "kbatch_server.storages": [
+            "file = kbatch_server.storage.local:FileStorage",
+            "azure = kbatch_server.storage.azure:AzureBlobStorage",
+        ],
+    },
+    classifiers=[
+        "Framework :: Jupyter :: JupyterHub",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)

@@ -1,0 +1,75 @@
+"""The published kbatch commands, each in an environment of its own, run as a user types them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VERSIONS = ("0.4.2", "0.5.0b1")
+COMMAND_SECONDS = 90
+
+
+def ensure_environment(name: str, requirements: Path) -> Path:
+    """Return the folder of a virtual environment with what a pinned list names, made once and kept in the cache."""
+    cache = Path(os.environ.get("KBATCH_TEST_CACHE") or Path.home() / ".cache/kbatch-server")
+    pins = requirements.read_bytes() + sys.version.encode()
+    folder = cache / f"{name}-{hashlib.sha256(pins).hexdigest()[:12]}"
+    done = folder / "done"
+    if not done.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        pip = [folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--requirement", requirements], check=True)
+        done.touch()
+    return folder
+
+
+class KBatch:
+    """One user's kbatch command of one version, configured by the environment and its own home folder."""
+
+    def __init__(self, version: str, home: Path, *, url: str, token: str) -> None:
+        self.version = version
+        self._bin = ensure_environment(f"kbatch-{version}", HERE / f"kbatch-{version}.txt") / "bin"
+        home.mkdir(parents=True, exist_ok=True)
+        self.home = home
+        self.environment = {
+            "PATH": f"{self._bin}:/usr/bin:/bin",
+            "HOME": str(home),
+            "COLUMNS": "200",
+            "LANG": "C.UTF-8",
+            "KBATCH_URL": url,
+            "JUPYTERHUB_API_TOKEN": token,
+        }
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``kbatch ARGUMENTS`` and return what it printed and its exit status."""
+        return subprocess.run(
+            ["kbatch", *arguments],
+            executable=self._bin / "kbatch",
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+        )
+
+    def __call__(self, *arguments: str) -> str:
+        """Run a command that must succeed and return what it printed."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, f"kbatch {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def json(self, *arguments: str) -> dict:
+        """Run a command that must succeed and return the JSON that it printed."""
+        return json.loads(self(*arguments))
+
+    def submit(self, **options: object) -> str:
+        """Submit a job and return its name, as ``job submit --output name`` prints it."""
+        words = []
+        for name, value in options.items():
+            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+        return self("job", "submit", "--output", "name", *words).strip()

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Install the Debian (or Ubuntu) packages that the test cluster needs; does nothing when all is there.
+set -eu
+
+# Each package, and a program (or file) that says it is there.
+wanted="
+  containerd:containerd
+  runc:runc
+  containernetworking-plugins:/usr/lib/cni/bridge
+  iptables:iptables
+  conntrack:conntrack
+  iproute2:ip
+  procps:sysctl
+  openssl:openssl
+  busybox-static:/bin/busybox
+"
+
+PATH=$PATH:/usr/sbin:/sbin # not on every user's PATH, and iptables is there
+
+missing=""
+for each in $wanted; do
+  command -v "${each#*:}" >/dev/null || missing="$missing ${each%%:*}"
+done
+
+if [ -n "$missing" ]; then
+  if [ "$(id -u)" = 0 ]; then
+    as_root=""
+  elif sudo -n true 2>/dev/null; then
+    as_root="sudo"
+  else
+    echo "missing, and neither root nor sudo without a password to install them:$missing" >&2
+    exit 1
+  fi
+  $as_root apt-get update -qq
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing
+fi
+
+# Debian's own Go is too old for this Kubernetes, so it is not in the list.
+if ! command -v go >/dev/null; then
+  echo "missing: go 1.25 or newer, to build Kubernetes with" >&2
+  exit 1
+fi

@@ -1,0 +1,45 @@
+"""Launchers that run nothing: one that does what a test says, as an extension's author would write one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from kbatch_server.launchers.base import JobLauncher, Launch, LogNotFound
+from kbatch_server.models import Job, JobStatus, Status
+
+
+class ScriptedLauncher(JobLauncher):
+    """Shows of each job what ``seen`` says, and raises ``fails`` where it is set."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seen: dict[str, JobStatus | None] = {}
+        self.launched: list[tuple[str, Launch]] = []
+        self.logs_of: dict[str, list[bytes]] = {}
+        self.fails: Exception | None = None
+        self.ends_slowly = False
+
+    async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
+        if self.fails:
+            raise self.fails
+        self.launched.append((job.id, launch))
+        self.seen.setdefault(job.id, JobStatus(status=Status.PENDING, reason="Scripted"))
+        return {"name": job.id}
+
+    async def poll(self, job: Job) -> JobStatus | None:
+        if self.fails:
+            raise self.fails
+        return self.seen.get(job.id)
+
+    async def terminate(self, job: Job) -> bool:
+        if self.fails:
+            raise self.fails
+        if not self.ends_slowly:
+            self.seen.pop(job.id, None)
+        return not self.ends_slowly
+
+    async def logs(self, job: Job, *, follow=False, tail=None, pod=None) -> AsyncIterator[bytes]:
+        if job.id not in self.logs_of:
+            raise LogNotFound
+        for piece in self.logs_of[job.id]:
+            yield piece

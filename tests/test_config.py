@@ -1,0 +1,111 @@
+"""What a job may be: the admin's defaults, limits and profiles."""
+
+import pytest
+from traitlets import TraitError
+from traitlets.config import Config
+
+from kbatch_server.config import JobConfig
+from kbatch_server.errors import InvalidRequest
+from kbatch_server.models import JobRequest, User
+from kbatch_server.profiles import Profiles
+
+ALICE = User(name="alice", groups=("gpu-users",))
+GPU = {
+    "display_name": "GPU",
+    "slug": "gpu",
+    "description": "One A100",
+    "kbatch_override": {
+        "image": "pytorch:1",
+        "cpu_limit": 8,
+        "mem_limit": "64G",
+        "extra_resource_limits": {"nvidia.com/gpu": "1"},
+        "node_selector": {"pool": "gpu"},
+    },
+}
+SMALL = {"display_name": "Small", "default": True, "kbatch_override": {"cpu_limit": 1, "mem_limit": "1G"}}
+
+
+def request(**fields):
+    return JobRequest(name="job", command=["true"], **fields)
+
+
+def test_what_the_user_leaves_out_comes_from_the_admin():
+    spec = JobConfig(image="base:1", cpu_limit=2, mem_limit="2G", active_deadline_seconds=60).make_spec(request())
+    assert (spec.image, spec.cpu_limit, spec.mem_limit, spec.active_deadline_seconds) == ("base:1", 2, 2**31, 60)
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "field"),
+    [
+        ({}, {}, "image"),
+        ({"allowed_images": ["quay.io/jupyter/*"]}, {"image": "docker.io/evil"}, "image"),
+        ({"allowed_images": []}, {"image": "x"}, "image"),
+        ({"image": "x", "max_cpu_limit": 4}, {"cpu_limit": 8}, "cpu_limit"),
+        ({"image": "x", "cpu_limit": 4}, {"cpu_limit": 8}, "cpu_limit"),
+        ({"image": "x", "max_mem_limit": "1G"}, {"mem_limit": 2**31}, "mem_limit"),
+        ({"image": "x", "allow_user_limits": False}, {"cpu_limit": 0.1}, "cpu_limit"),
+        ({"image": "x", "max_retries": 1}, {"retries": 2}, "retries"),
+        ({"image": "x", "max_active_deadline_seconds": 9}, {"active_deadline_seconds": 10}, "active_deadline_seconds"),
+    ],
+)
+def test_what_the_admin_does_not_allow_is_refused_by_name(options, fields, field):
+    with pytest.raises(InvalidRequest) as caught:
+        JobConfig(**options).make_spec(request(**fields))
+    assert caught.value.details[0]["field"] == field
+
+
+def test_the_default_image_is_allowed_whatever_the_patterns_say():
+    config = JobConfig(image="base:1", allowed_images=["other:*"])
+    assert config.make_spec(request(image="base:1")).image == "base:1"
+    assert config.make_spec(request(image="other:2")).image == "other:2"
+
+
+def test_a_job_without_a_deadline_gets_the_longest_that_is_allowed():
+    spec = JobConfig(image="x", max_active_deadline_seconds=100).make_spec(request())
+    assert spec.active_deadline_seconds == 100
+
+
+async def test_a_profile_sets_what_its_jobs_are_and_the_default_one_holds_for_those_that_name_none():
+    profiles = Profiles(profile_list=[GPU, SMALL], config=Config(JobConfig={"image": "base:1"}))
+    gpu = await profiles.make_spec(ALICE, request(profile="gpu"))
+    assert (gpu.image, gpu.mem_limit, gpu.extra_resource_limits) == ("pytorch:1", 64 * 2**30, {"nvidia.com/gpu": "1"})
+    assert gpu.node_selector == {"pool": "gpu"}
+    small = await profiles.make_spec(ALICE, request())
+    assert (small.profile, small.image, small.mem_limit) == ("small", "base:1", 2**30)
+
+
+async def test_the_sizes_of_a_profile_are_a_limit():
+    profiles = Profiles(profile_list=[GPU])
+    with pytest.raises(InvalidRequest, match="cpu_limit"):
+        await profiles.make_spec(ALICE, request(profile="gpu", cpu_limit=9))
+
+
+async def test_a_profile_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(InvalidRequest, match=r"no profile 'nope'.*gpu"):
+        await Profiles(profile_list=[GPU]).make_spec(ALICE, request(profile="nope"))
+
+
+async def test_profiles_can_depend_on_the_user():
+    async def for_groups(user):
+        return [GPU] if "gpu-users" in user.groups else []
+
+    profiles = Profiles(profile_list=for_groups)
+    assert [profile.slug for profile in await profiles.list(ALICE)] == ["gpu"]
+    assert await profiles.list(User(name="bob")) == []
+    with pytest.raises(InvalidRequest, match="profile"):
+        await profiles.make_spec(User(name="bob"), request(profile="gpu"))
+    assert await profiles.list(None) == []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"slug": "x"},
+        {"display_name": "x", "kubespawner_override": {}},
+        {"display_name": "x", "kbatch_override": {"cpu_limits": 1}},
+        {"display_name": "x", "kbatch_override": {"cpu_limit": "many"}},
+    ],
+)
+def test_a_misspelled_profile_is_refused_at_the_start(entry):
+    with pytest.raises(TraitError):
+        Profiles(profile_list=[entry])

@@ -1,0 +1,272 @@
+"""Each job's way from accepted to over, also when the service is killed or the launcher cannot be asked."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from doubles import MemoryStorage
+from launcher_doubles import ScriptedLauncher
+from traitlets.config import Config
+
+from kbatch_server.errors import Conflict, NotFound
+from kbatch_server.jobs import Jobs
+from kbatch_server.keyring import Keyring
+from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
+from kbatch_server.launchpad import Launchpad
+from kbatch_server.models import JobQuery, JobRequest, JobStatus, Pod, Status, User, utcnow
+from kbatch_server.profiles import Profiles
+from kbatch_server.reconciler import Reconciler
+from kbatch_server.store import JobStore
+
+ALICE, BOB = User(name="alice"), User(name="bob")
+ADMIN = User(name="root", admin=True)
+
+
+@pytest.fixture
+async def world(tmp_path):
+    """The parts between the handlers and the launcher, real but for the launcher."""
+    keyring = Keyring(["k" * 32])
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite", keyring, log=logging.getLogger("test"), auto_upgrade=True)
+    await store.open()
+    launcher = ScriptedLauncher()
+    profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))
+    launchpad = Launchpad(keyring=keyring, profiles=profiles, storage=MemoryStorage(), store=store)
+    reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store)
+    jobs = Jobs(launcher=launcher, profiles=profiles, store=store, on_change=reconciler.queue.put)
+    yield SimpleNamespace(jobs=jobs, launcher=launcher, reconciler=reconciler, store=store, launchpad=launchpad)
+    await store.close()
+
+
+async def submit(world, user=ALICE, **fields):
+    fields = {"name": "job", "image": "busybox", "command": ["true"]} | fields
+    return (await world.jobs.submit(user, JobRequest(**fields)))[0]
+
+
+async def step(world, job):
+    """Reconcile once, as a service would that was just started: it remembers nothing."""
+    fresh = Reconciler(launcher=world.launcher, launchpad=world.launchpad, store=world.store)
+    await fresh.reconcile(job.id)
+    return await world.store.find_job(job.id)
+
+
+def see(world, job, status, **fields):
+    world.launcher.seen[job.id] = JobStatus(status=status, **fields)
+
+
+async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
+    job = await submit(world, env={"A": "mine"})
+    assert job.status == "queued"
+    job = await step(world, job)
+    assert job.status == "pending"
+    see(world, job, Status.RUNNING, started_at=utcnow(), pods=[Pod(name="p", phase="Running", created_at=utcnow())])
+    job = await step(world, job)
+    assert (job.status, job.attempts) == ("running", 1)
+    see(world, job, Status.FAILED, reason="Error", message="Exit code 3.", exit_code=3, ended_at=utcnow())
+    job = await step(world, job)
+    assert (job.status, job.reason, job.exit_code) == ("failed", "Error", 3)
+    assert job.ended_at is not None
+    [(job_id, launch)] = world.launcher.launched
+    assert job_id == job.id
+    assert launch.env == {
+        "SITE": "here",
+        "A": "mine",
+        "JUPYTERHUB_USER": "alice",
+        "KBATCH_JOB_ID": job.id,
+        "KBATCH_JOB_NAME": "job",
+    }
+
+
+async def test_an_end_is_never_left_again(world):
+    job = await submit(world)
+    await step(world, job)
+    see(world, job, Status.SUCCEEDED, exit_code=0)
+    await step(world, job)
+    see(world, job, Status.RUNNING)
+    assert (await step(world, job)).status == "succeeded"
+
+
+async def test_a_launcher_that_does_not_answer_changes_no_status(world):
+    job = await submit(world)
+    world.launcher.fails = LauncherUnavailable("no route to the API server")
+    with pytest.raises(LauncherUnavailable):
+        await step(world, job)
+    waiting = await world.store.find_job(job.id)
+    assert waiting.status == "queued"
+    assert "no route to the API server" in waiting.message
+    world.launcher.fails = None
+    await step(world, job)
+    world.launcher.fails = LauncherUnavailable("again")
+    with pytest.raises(LauncherUnavailable):
+        await step(world, job)
+    assert (await world.store.find_job(job.id)).status == "pending"
+
+
+async def test_a_job_that_is_refused_for_good_fails_with_the_reason(world):
+    job = await submit(world)
+    world.launcher.fails = LaunchRefused("Forbidden", "The namespace takes no more pods.")
+    job = await step(world, job)
+    assert (job.status, job.reason, job.message) == ("failed", "Forbidden", "The namespace takes no more pods.")
+
+
+async def test_a_job_deleted_by_hand_is_lost_and_not_started_again(world):
+    job = await submit(world)
+    await step(world, job)
+    world.launcher.seen.clear()
+    job = await step(world, job)
+    assert (job.status, job.reason) == ("failed", "Lost")
+    assert len(world.launcher.launched) == 1
+
+
+async def test_a_service_killed_between_launch_and_record_launches_again_which_the_launcher_makes_harmless(world):
+    job = await submit(world)
+    update, world.store.update_job = world.store.update_job, _killed
+    with pytest.raises(KeyboardInterrupt):
+        await step(world, job)
+    world.store.update_job = update
+    assert (await step(world, job)).status == "pending"
+    assert [job_id for job_id, _ in world.launcher.launched] == [job.id, job.id]
+
+
+async def _killed(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+async def test_a_queued_job_is_cancelled_at_once_and_never_launched(world):
+    job = await submit(world)
+    cancelled = await world.jobs.cancel(ALICE, job.id)
+    assert cancelled.status == "cancelled"
+    await step(world, job)
+    assert world.launcher.launched == []
+
+
+async def test_a_running_job_is_cancelled_when_nothing_of_it_is_left(world):
+    job = await submit(world)
+    await step(world, job)
+    see(world, job, Status.RUNNING)
+    await step(world, job)
+    world.launcher.ends_slowly = True
+    assert (await world.jobs.cancel(ALICE, job.id)).status == "running"
+    ending = await step(world, job)
+    assert (ending.status, ending.reason) == ("running", "Terminating")
+    world.launcher.ends_slowly = False
+    assert (await step(world, job)).status == "cancelled"
+    assert (await world.jobs.cancel(ALICE, job.id)).status == "cancelled"
+
+
+async def test_a_cancel_that_comes_while_the_launch_is_under_way_ends_the_job(world):
+    job = await submit(world)
+    assert await world.store.begin_launch(job.id)
+    assert (await world.jobs.cancel(ALICE, job.id)).status == "queued"
+    assert (await step(world, job)).status == "cancelled"
+    assert world.launcher.launched == []
+
+
+async def test_a_job_that_ended_before_the_cancel_keeps_its_own_end(world):
+    job = await submit(world)
+    await step(world, job)
+    await world.jobs.cancel(ALICE, job.id)
+    see(world, job, Status.SUCCEEDED, exit_code=0)
+    assert (await step(world, job)).status == "succeeded"
+    with pytest.raises(Conflict, match="succeeded"):
+        await world.jobs.cancel(ALICE, job.id)
+
+
+@pytest.mark.parametrize(
+    ("blocked_on", "waited", "fails"),
+    [("start", 601, True), ("start", 599, False), ("schedule", 10**7, False)],
+)
+async def test_a_job_that_cannot_start_fails_after_its_limit_with_the_words_of_why(world, blocked_on, waited, fails):
+    job = await submit(world)
+    await step(world, job)
+    since = utcnow() - timedelta(seconds=waited)
+    message = "The image 'nope' cannot be pulled."
+    see(world, job, Status.PENDING, reason="Why", message=message, blocked_since=since, blocked_on=blocked_on)
+    await step(world, job)
+    job = await step(world, job)
+    assert job.status == ("failed" if fails else "pending")
+    assert job.reason == "Why"
+    assert job.message.startswith(message)
+    assert ("600 seconds" in job.message) == fails
+
+
+async def test_a_job_given_up_keeps_the_reason_when_the_service_is_killed_while_it_ends(world):
+    job = await submit(world)
+    await step(world, job)
+    since = utcnow() - timedelta(days=1)
+    see(world, job, Status.PENDING, reason="ErrImagePull", message="No.", blocked_since=since, blocked_on="start")
+    await step(world, job)
+    world.launcher.seen.clear()  # it was terminated, and nobody wrote it down
+    job = await step(world, job)
+    assert (job.status, job.reason) == ("failed", "ErrImagePull")
+
+
+async def test_a_deleted_job_is_ended_and_then_forgotten(world):
+    job = await submit(world)
+    await step(world, job)
+    await world.jobs.delete(ALICE, job.id)
+    with pytest.raises(NotFound):
+        await world.jobs.get(ALICE, job.id)
+    assert await step(world, job) is None
+    assert world.launcher.seen == {}
+
+
+async def test_nobody_reads_or_changes_the_job_of_another_but_an_admin(world):
+    job = await submit(world)
+    for action in (world.jobs.get, world.jobs.cancel, world.jobs.delete, world.jobs.rerun, world.jobs.events):
+        with pytest.raises(NotFound):
+            await action(BOB, job.id)
+    with pytest.raises(NotFound):
+        await world.jobs.logs(BOB, job.id)
+    assert (await world.jobs.list(BOB, JobQuery(user="bob"))).jobs == []
+    assert (await world.jobs.get(ADMIN, job.id)).id == job.id
+
+
+async def test_a_rerun_asks_for_the_same_again(world):
+    job = await submit(world, env={"A": "1"}, args=["x"], tags={"t": "u"}, retries=2, cpu_limit=2.0)
+    again = await world.jobs.rerun(ALICE, job.id)
+    assert again.id != job.id
+    assert (again.spec, again.env, again.tags, again.name) == (job.spec, job.env, job.tags, job.name)
+
+
+async def test_the_log_of_a_job_that_has_none_is_not_found_and_says_why(world):
+    job = await submit(world)
+    with pytest.raises(NotFound, match="Waiting to be started"):
+        await world.jobs.logs(ALICE, job.id)
+
+
+async def test_a_follower_waits_for_the_start_and_ends_with_the_job(world):
+    job = await submit(world)
+    pieces = await world.jobs.logs(ALICE, job.id, follow=True)
+    world.launcher.logs_of[job.id] = [b"one\n", b"two\n"]
+    await step(world, job)
+    now = utcnow()
+    pod = Pod(name=f"{job.id}-x", phase="Succeeded", created_at=now)
+    see(world, job, Status.SUCCEEDED, exit_code=0, pods=[pod])
+    await step(world, job)
+    assert [piece async for piece in pieces] == [b"one\n", b"two\n"]
+
+
+async def test_the_workers_bring_a_job_to_its_end_by_themselves_and_stop(world):
+    world.launcher.seen = _AlwaysDone()
+    await world.reconciler.start()
+    job = await submit(world)
+    try:
+        await _until(lambda: world.store.find_job(job.id), lambda found: found.is_over)
+    finally:
+        await world.reconciler.stop()
+
+
+class _AlwaysDone(dict):
+    def get(self, key, default=None):
+        return JobStatus(status=Status.SUCCEEDED, exit_code=0)
+
+
+async def _until(read, is_true, *, seconds=5):
+    import asyncio
+
+    async with asyncio.timeout(seconds):
+        while not is_true(await read()):
+            await asyncio.sleep(0.01)
