@@ -6,7 +6,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from .clients import KubeClient, KubeRefused, KubeUnavailable, make_path
@@ -22,7 +22,7 @@ MAX_FAILURES = 8
 
 async def read_log(
     client: KubeClient, namespace: str, pod: str, *, tail: int | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the log as it is now, or its last ``tail`` lines.
 
     Raises KubeRefused, as all here: 404 without such a pod, 400 when the container has not started.
@@ -38,7 +38,7 @@ async def read_log(
 
 async def follow_log(
     client: KubeClient, namespace: str, pod: str, *, tail: int | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the log, or its last ``tail`` lines, and what is added to it, until the container has ended.
 
     A connection that ends or breaks before that is made anew, from the last line on.

@@ -14,6 +14,9 @@ Manifest = dict[str, Any]
 START_PROBLEMS = frozenset({"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"})
 """The reasons of a container whose command could not be started at all."""
 
+_STOPPED = (137, 143)
+"""The exit codes of what was stopped by KILL or TERM."""
+
 
 def sort_pods(pods: Sequence[Manifest]) -> list[Manifest]:
     """Return pods oldest first."""
@@ -159,12 +162,14 @@ def _explain_exit(container: Manifest, ended: Manifest) -> tuple[str, str]:
 
 
 def _was_deleted(pod: Manifest, ended: Manifest | None) -> bool:
-    """Whether the pod was deleted before its container had ended by itself."""
+    """Whether the pod was deleted, and its container not ended by itself before that."""
     moment = pod["metadata"].get("deletionTimestamp")
     if not moment:
         return bool(pod.get("isGone")) and not ended
-    # the timestamp is when the grace period is over
-    grace = timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0)
     if not ended or not ended.get("finishedAt"):
         return True
+    if ended["exitCode"] in _STOPPED and ended.get("reason") != "OOMKilled":
+        return True
+    # the timestamp is when the grace period is over
+    grace = timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0)
     return parse_time(ended["finishedAt"]) >= parse_time(moment) - grace

@@ -129,7 +129,9 @@ def unschedulable(message: str, container: Manifest, node_selector: Mapping[str,
     if node_selector and any("kind" in words for _, words in parts):
         chosen = ", ".join(f"{key}={value}" for key, value in sorted(node_selector.items()))
         asks = f"{asks} on a node with {chosen}" if asks else f"a node with {chosen}"
-    sentence = f"No node has room: it asks for {asks}" if asks else "No node has room for it"
+    full = any(words.startswith(("not enough", "already full")) for _, words in parts)
+    problem = "No node has room" if full else "No node can take it"
+    sentence = f"{problem}: it asks for {asks}" if asks else f"{problem} now"
     if len(parts) == 1 and total == f"0/{parts[0][0]}":
         only = "the only node is" if parts[0][0] == "1" else f"all {parts[0][0]} nodes are"
         if parts[0][1].startswith("not enough"):
@@ -156,7 +158,7 @@ def _scheduler_parts(said: str) -> list[tuple[str, str]]:
 
 def image_problem(reason: str, image: str, message: str) -> str:
     """Say why an image cannot be had."""
-    if reason == "InvalidImageName":
+    if reason == "InvalidImageName" or "invalid reference format" in message:
         return f'"{image}" is not a valid name of an image.'
     if reason == "ErrImageNeverPull":
         return f'The image "{image}" is not on the node, and this service may not pull it.'
@@ -257,9 +259,11 @@ def _quota(name: str, requested: str, used: str, limited: str) -> str:
     for key, amount in _parse_amounts(requested).items():
         resource = key.rpartition(".")[2] if key.startswith(("requests.", "limits.")) else key
         wanted, most = format_amount(resource, amount), format_amount(resource, limits.get(key, "?"))
-        parts.append(f"it asks for {wanted} where {most} is the most")
+        unit = " of " + _RESOURCES.get(resource, resource)
+        part = f"it asks for {wanted} of at most {most.removesuffix(unit)}"
         if in_use.get(key, "0") != "0":
-            parts[-1] += f" and {format_amount(resource, in_use[key])} is in use"
+            part += f", of which {format_amount(resource, in_use[key]).removesuffix(unit)} is in use"
+        parts.append(part)
     return f'The quota here ("{name}") leaves no room: {_join(parts)}.'
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from .jobfolder import JobFolder
 
@@ -33,7 +33,9 @@ def find_attempt(folder: JobFolder, job_id: str, pod: str | None) -> int | None:
     return max(numbers, default=None)
 
 
-async def read_log(folder: JobFolder, number: int, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+async def read_log(
+    folder: JobFolder, number: int, *, follow: bool, tail: int | None
+) -> AsyncGenerator[bytes, None]:
     """Yield the log in pieces; with ``follow``, until that attempt is over and all was read.
 
     Nothing is kept open in between, so a reader who goes away leaves nothing behind.

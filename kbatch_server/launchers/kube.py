@@ -7,8 +7,8 @@ import inspect
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ import traitlets
 from kubernetes.aio.config import ConfigException
 from traitlets import Bool, Float, TraitError, Unicode, default, validate
 
-from ..kube import objects, sentences
-from ..kube.clients import KubeClient, KubeError, KubeRefused, KubeUnavailable, load_configuration, make_path
+from ..kube import objects
+from ..kube.clients import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from ..kube.logs import follow_log, read_log
 from ..kube.pods import START_PROBLEMS, find_condition, find_state, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen, trim_event, trim_job, trim_pod
 from ..kube.status import Event, make_status
 from ..models import Job, JobEvent, JobStatus
-from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNotFound
+from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound
+from .kubeerrors import launch_errors, read_errors
 
 Manifest = dict[str, Any]
 
@@ -88,13 +89,14 @@ class KubeJobLauncher(JobLauncher):
     init_image = Unicode(
         "busybox:1.36",
         help="""
-        The image of the container that fetches a job's code. It needs ``sh``, ``wget``, ``sha256sum``, ``sed``
-        and ``unzip``, as busybox has them. Default: ``busybox:1.36``; example: ``registry.example.org/busybox:1.36``.
+        The image of the container that fetches a job's code. It needs ``sh``, ``wget``, ``timeout``,
+        ``sha256sum``, ``sed``, ``tee`` and ``unzip``, as busybox has them. Default: ``busybox:1.36``; example:
+        ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )
 
-    modify_pod_hook = traitlets.Callable(
+    modify_pod_hook: Any = traitlets.Callable(
         None,
         allow_none=True,
         help="""
@@ -182,8 +184,8 @@ class KubeJobLauncher(JobLauncher):
             configuration = await load_configuration(self.kubeconfig, self.context)
         except (ConfigException, OSError) as error:
             raise TraitError(
-                f"KubeJobLauncher.kubeconfig: no Kubernetes to connect to, neither from within a pod nor by a "
-                f"file that it, or KUBECONFIG, names: {error}"
+                "KubeJobLauncher.kubeconfig must name a kubeconfig file, unless the service runs in a pod or "
+                f"KUBECONFIG names one: {error}"
             ) from None
         self.client = KubeClient(configuration, request_timeout_seconds=self.request_timeout_seconds)
         self.reflector = Reflector(
@@ -213,7 +215,7 @@ class KubeJobLauncher(JobLauncher):
         )
         await self._modify_pod(manifest, job)
         await self._wait_for_turn()
-        with _launch_errors():
+        with launch_errors():
             if self.create_namespace:
                 await self._ensure_namespace(place.namespace, job.user)
             made, _ = await self.client.ensure_created(
@@ -239,7 +241,7 @@ class KubeJobLauncher(JobLauncher):
     async def terminate(self, job: Job) -> bool:
         """Delete the Job, and with it its Secret and Pods; return whether the API has none of them left."""
         place = self._find_place(job)
-        with _read_errors():
+        with read_errors():
             found = await self.client.find(place.path)
             if found is not None and self._is_ours(found, place):
                 await self.client.ensure_deleted(place.path, uid=found["metadata"]["uid"])
@@ -294,11 +296,9 @@ class KubeJobLauncher(JobLauncher):
             await asyncio.sleep(turn - time.monotonic())
 
     async def _modify_pod(self, manifest: Manifest, job: Job) -> None:
-        if self.modify_pod_hook is None:
+        if not self.modify_pod_hook:
             return
-        changed: Manifest | None | Awaitable[Manifest | None] = self.modify_pod_hook(
-            self, manifest["spec"]["template"], job
-        )
+        changed: Any = self.modify_pod_hook(self, manifest["spec"]["template"], job)
         if inspect.isawaitable(changed):
             changed = await changed
         if changed is not None:
@@ -353,7 +353,7 @@ class KubeJobLauncher(JobLauncher):
             seen = self.reflector.find(place.namespace, place.name)
             if seen is not None and self._is_ours(seen.job, place):
                 return seen
-        with _read_errors():
+        with read_errors():
             found = await self.client.find(place.path)
             if found is None or not self._is_ours(found, place):
                 return None
@@ -389,36 +389,3 @@ class KubeJobLauncher(JobLauncher):
             if not wait or find_condition(seen.job, "Complete", "Failed", "FailureTarget"):
                 raise LogNotFound("Its command has not been started.")
             await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)
-
-
-@contextmanager
-def _read_errors() -> Iterator[None]:
-    """Nothing that the API says instead of an answer tells anything about the job."""
-    try:
-        yield
-    except KubeError as error:
-        raise LauncherUnavailable(f"Kubernetes cannot be asked: {sentences.cut(str(error))}") from error
-
-
-@contextmanager
-def _launch_errors() -> Iterator[None]:
-    """Tell what may be well in a while from what never will."""
-    try:
-        yield
-    except KubeUnavailable as error:
-        raise LauncherUnavailable(f"Kubernetes does not answer: {sentences.cut(str(error))}") from error
-    except KubeRefused as error:
-        message = sentences.cut(error.message)
-        if "exceeded quota" in message:
-            raise LauncherUnavailable(
-                sentences.refused(re.sub(r"^.*? is forbidden: ", "", message))
-            ) from error
-        if re.search(r"cannot \w+ resource|is being terminated", message) or error.reason == "Conflict":
-            raise LauncherUnavailable(f"Kubernetes does not let this service: {message}") from error
-        if error.status == 404 and message.startswith("namespaces "):
-            raise LaunchRefused(
-                "NamespaceNotFound", f"There is no place for it to run: {message}."
-            ) from error
-        if error.status == 404:
-            raise LauncherUnavailable(f"What was made for it was removed again: {message}") from error
-        raise LaunchRefused(error.reason, f"Kubernetes refused it: {message}") from error

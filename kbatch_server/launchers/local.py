@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from traitlets import Float, Instance, Integer, TraitError, Unicode, default, validate
 
@@ -190,8 +190,10 @@ class LocalProcessJobLauncher(JobLauncher):
         folder = self._get_folder(job)
         with _disk_errors():
             number = await self._get_attempt(job, folder, pod, follow=follow)
-            async for piece in joblog.read_log(folder, number, follow=follow, tail=tail):
-                yield piece
+            log = joblog.read_log(folder, number, follow=follow, tail=tail)
+            async with contextlib.aclosing(log) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     def _get_folder(self, job: Job) -> JobFolder:
         """Return where the job is: where it was made, also when the configuration has changed since."""
@@ -236,10 +238,7 @@ class LocalProcessJobLauncher(JobLauncher):
                 f"The system account {account.name!r}, which would run the job, may not enter {barrier}. "
                 "An admin must set LocalProcessJobLauncher.root to a folder that it can reach.",
             )
-        for path, uid, mode in (
-            (folder.path, os.geteuid(), 0o710),
-            (folder.output, account.uid, 0o700),
-        ):
+        for path, uid, mode in ((folder.path, os.geteuid(), 0o710), (folder.output, account.uid, 0o700)):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
             os.chown(path, uid, account.gid, follow_symlinks=False)
@@ -277,8 +276,7 @@ class LocalProcessJobLauncher(JobLauncher):
         with await self._do(open, path, "wb") as file:
             async with contextlib.aclosing(self.storage.read(key)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
-                    await self._do(file.write, piece)
-                    await self._do(digest.update, piece)
+                    await self._do(_keep, piece, file, digest)
         if sha256 and digest.hexdigest() != sha256:
             raise BadCode("The ZIP of code is not what was uploaded: its SHA-256 is another.")
 
@@ -341,7 +339,7 @@ class LocalProcessJobLauncher(JobLauncher):
         asked_before = not folder.mark("cancel")
         if folder.mark("started"):
             # It never began, and after this mark it never will, even if a supervisor is on its way.
-            end = make_end("cancelled", "Cancelled", "The job was cancelled.", None, to_iso(utcnow()) or "")
+            end = make_end("cancelled", "Cancelled", "Cancelled by the user.", None, to_iso(utcnow()) or "")
             folder.write_status({"attempts": [], "end": end})
         elif (pid := folder.find_supervisor()) is not None:
             self._signal(job, folder, pid, asked_before=asked_before)
@@ -376,8 +374,16 @@ class LocalProcessJobLauncher(JobLauncher):
             await asyncio.sleep(joblog.POLL_SECONDS)
 
 
+def _keep(piece: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:
+    file.write(piece)
+    digest.update(piece)
+
+
 def _clean(folder: JobFolder) -> None:
-    if folder.find_supervisor() is not None or not folder.has("started"):
+    if not folder.has(""):
+        return
+    folder.mark("started")  # for a job that was refused: no supervisor is to begin with it any more
+    if folder.find_supervisor() is not None and not folder.read_status().get("end"):
         return
     for name in os.listdir(folder.path):
         if name == "code" or name.startswith("unpack-"):

@@ -51,7 +51,7 @@ def _make_status(job_id: str, record: dict[str, Any], is_alive: bool, is_cancell
         return JobStatus(
             status=Status.CANCELLED,
             reason="Cancelled",
-            message="The job was cancelled.",
+            message="Cancelled by the user.",
             started_at=started_at,
             pods=pods,
         )

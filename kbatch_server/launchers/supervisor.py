@@ -95,7 +95,7 @@ class Supervisor:
                 break
             self._write_status(
                 "BackOff",
-                f"{self._describe(exit_code)} It is tried again in {delay_seconds:g} seconds.",
+                f"{self._describe(exit_code)} It is tried again in {_in_words(delay_seconds)}.",
             )
             self._sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, MAX_RETRY_DELAY_SECONDS)
@@ -105,13 +105,13 @@ class Supervisor:
         """Return the end of a job that was told to end or ran too long, or None."""
         exit_code = self.attempts[-1]["exit_code"] if self.attempts else None
         if self.folder.has("cancel"):
-            return make_end("cancelled", "Cancelled", "The job was cancelled.", exit_code, _now())
+            return make_end("cancelled", "Cancelled", "Cancelled by the user.", exit_code, _now())
         if self.told_to_stop:
             message = "The job was stopped from outside, as happens when the machine is shut down."
             return make_end("failed", "Terminated", message, exit_code, _now())
         if time.monotonic() >= self.deadline:
-            seconds = self.spec.active_deadline_seconds or 0
-            message = f"The job ran longer than its deadline of {seconds:g} seconds and was ended."
+            limit = _in_words(self.spec.active_deadline_seconds or 0)
+            message = f"The job ran longer than its deadline of {limit} and was ended."
             return make_end("failed", "DeadlineExceeded", message, exit_code, _now())
         return None
 
@@ -143,13 +143,13 @@ class Supervisor:
         exit_code = 126
         if isinstance(error, FileNotFoundError) and error.filename == self.folder.code:
             message = "The folder of code is not there any more."
-        elif isinstance(error, FileNotFoundError):
+        elif isinstance(error, PermissionError) and error.filename == self.folder.code:
+            message = "The job's account may not enter the folder of code: an admin must open the way to it."
+        elif isinstance(error, FileNotFoundError) or self._is_on_no_path(program):
             exit_code = 127
             message = f"The program {program!r} was not found."
             if "/" in program and os.path.exists(os.path.join(self.folder.code, program)):
                 message = f"The interpreter in the first line of {program!r} was not found."
-        elif isinstance(error, PermissionError) and error.filename == self.folder.code:
-            message = "The job's account may not enter the folder of code: an admin must open the way to it."
         elif isinstance(error, PermissionError):
             message = f"The program {program!r} may not be run: is it marked as executable?"
         elif isinstance(error, OSError):
@@ -159,6 +159,11 @@ class Supervisor:
         if self.attempts:
             self.attempts[-1].update(ended_at=_now(), exit_code=exit_code)
         return make_end("failed", "StartError", message, exit_code, _now())
+
+    def _is_on_no_path(self, program: str) -> bool:
+        """Return whether PATH has no such program, which a folder that is closed to the job hides from it."""
+        folders = os.get_exec_path(self.spec.env)
+        return "/" not in program and not any(os.path.exists(os.path.join(each, program)) for each in folders)
 
     def _run_attempt(self) -> int:
         """Run the command once and return its exit code: 128 and the signal's number if a signal ended it."""
@@ -218,7 +223,7 @@ class Supervisor:
             _set_limit(resource.RLIMIT_AS, spec.mem_limit)
 
     def _see_to_end(self, process: subprocess.Popen[bytes], output: int, log: _Log) -> int:
-        """Copy the output to the log until the command ends, end it if that is due, and leave nothing alive."""
+        """Copy the output until the command ends, end it if that is due, and leave nothing alive."""
         kill_at = math.inf
         is_open = True
         while (status := _reap(process.pid)) is None:
@@ -363,6 +368,10 @@ def _prctl(option: int, value: int) -> None:
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:g} second" + ("" if seconds == 1 else "s")
 
 
 def _now() -> str:

@@ -7,12 +7,14 @@ import contextlib
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, exists, select, union_all
+from sqlalchemy import Integer, Select, bindparam, exists, select, union_all
 
 from ..errors import InvalidRequest
 from ..models import JobQuery
 from .orm import job_tags, jobs
 from .rows import COLUMNS
+
+_LIMIT = bindparam("limit", type_=Integer())
 
 
 class _Shape(NamedTuple):
@@ -28,7 +30,7 @@ class _Shape(NamedTuple):
 
 
 def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
-    """Return a statement and its values: for one job more than a page has, to know if another page follows."""
+    """Return a statement and its values: for one job more than a page has, to know if more follow."""
     shape = _Shape(
         user=query.user is not None,
         statuses=len(query.statuses),
@@ -68,7 +70,7 @@ def _make_statement(shape: _Shape) -> Select[Any]:
         select(*COLUMNS)
         .where(jobs.c.seq.in_(union_all(*branches)))
         .order_by(jobs.c.seq.desc())
-        .limit(bindparam("limit"))
+        .limit(_LIMIT)
     )
 
 
@@ -101,7 +103,7 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
         )
     if shape.cursor:
         statement = statement.where(order < bindparam("before"))
-    return statement.order_by(order.desc()).limit(bindparam("limit"))
+    return statement.order_by(order.desc()).limit(_LIMIT)
 
 
 def make_cursor(seq: int) -> str:

@@ -55,7 +55,8 @@ class UploadStore:
                 .values(expires_at=expires_at)
             )
             statement = select(*_COLUMNS).where(uploads.c.id == upload_id, _IS_KEPT)
-            return _make_upload((await connection.execute(statement)).first())
+            row = (await connection.execute(statement)).first()
+        return None if row is None else _make_upload(row)
 
     async def list_expired_uploads(self, now: datetime, *, limit: int = 100) -> list[Upload]:
         """Return uploads that have expired and that no job names, and those whose deletion was begun."""
@@ -66,7 +67,7 @@ class UploadStore:
             .limit(limit)
         )
         async with self._database.read() as connection:
-            return [Upload(*row) for row in (await connection.execute(statement)).tuples()]
+            return [_make_upload(row) for row in await connection.execute(statement)]
 
     async def begin_delete_upload(self, upload_id: str, *, now: datetime) -> bool:
         """Return whether the upload's object may be deleted: it has expired and no job names it.
@@ -90,8 +91,9 @@ class UploadStore:
     async def _find_upload(self, *conditions: ColumnElement[bool]) -> Upload | None:
         statement = select(*_COLUMNS).where(*conditions, _IS_KEPT).order_by(uploads.c.created_at).limit(1)
         async with self._database.read() as connection:
-            return _make_upload((await connection.execute(statement)).first())
+            row = (await connection.execute(statement)).first()
+        return None if row is None else _make_upload(row)
 
 
-def _make_upload(row: Any) -> Upload | None:
-    return None if row is None else Upload(*row)
+def _make_upload(row: Any) -> Upload:
+    return Upload(*row)

@@ -1,0 +1,180 @@
+"""Compare the service with kbatch-proxy on the same cluster, in one run: ``make bench-quick``.
+
+Both are one process with one worker, asked by the same load generator, by turns. The service answers a
+submit when the job's row is durable (SQLite, WAL, synchronous=FULL) and launches it on the cluster
+meanwhile; the peer answers when it has made the Kubernetes Job. No job's pod ever runs: the peer's Jobs
+have ``parallelism: 0``, the service's ask for a node that is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import kubernetes
+
+from tests.cluster import ensure_cluster
+from tests.service import Service
+
+from .hub import FakeHub
+from .load import Request, Result, run_load
+from .peer import PeerServer
+from .ports import find_port
+
+ROUNDS = 3
+JOBS = 1000
+IN_FLIGHT = 16
+NAMESPACE = "bench"
+PREFIX = "/services/kbatch/"
+TOKEN = "a-token-of-alice"  # noqa: S105
+HEADERS = {"Authorization": f"token {TOKEN}"}
+SCOPES = ["access:services", "custom:kbatch:jobs:submit", "custom:kbatch:jobs:read", "custom:kbatch:jobs:cancel"]
+
+CONFIG = f"""
+c.KBatchServer.bind_url = "http://127.0.0.1:{{port}}"
+c.KBatchServer.launcher_class = "kubernetes"
+c.KubeJobLauncher.namespace = "{NAMESPACE}"
+c.JobConfig.node_selector = {{{{"kbatch-bench": "no-such-node"}}}}
+"""
+
+JOB = {"name": "bench", "image": "localhost/busybox:1", "command": ["true"]}
+PEER_JOB = {
+    "job": {
+        "api_version": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generate_name": "bench-", "annotations": {}, "labels": {}},
+        "spec": {
+            "parallelism": 0,
+            "backoff_limit": 0,
+            "template": {
+                "metadata": {"annotations": {}, "labels": {}},
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "job",
+                            "image": "localhost/busybox:1",
+                            "command": ["true"],
+                            "args": [],
+                            "env": [],
+                        }
+                    ],
+                    "restart_policy": "Never",
+                },
+            },
+        },
+    }
+}
+
+
+@dataclass
+class Row:
+    """One comparison: the figures of each round, and how many times better we are to be."""
+
+    name: str
+    unit: str
+    target: float
+    ours: list[float]
+    theirs: list[float]
+    larger_is_better: bool
+
+    @property
+    def ratio(self) -> float:
+        """How many times better we are, by the medians."""
+        ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)
+        return ours / theirs if self.larger_is_better else theirs / ours
+
+    def __str__(self) -> str:
+        ours, theirs = (
+            f"{statistics.median(each):8.1f} ({min(each):.1f} to {max(each):.1f})" for each in (self.ours, self.theirs)
+        )
+        verdict = "reached" if self.ratio >= self.target else "NOT REACHED"
+        return f"{self.name:34} {ours:28} {theirs:28} {self.unit:9} {self.ratio:7.1f}x  (target {self.target:.0f}x: {verdict})"
+
+
+async def measure(kubeconfig: Path) -> list[Row]:
+    """Run both services and return the comparisons."""
+    users = {TOKEN: {"name": "alice", "scopes": SCOPES}}
+    async with FakeHub(users) as hub:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            port = find_port()
+            environment = {
+                "JUPYTERHUB_API_TOKEN": "a-token-of-the-service",
+                "JUPYTERHUB_API_URL": hub.api_url,
+                "JUPYTERHUB_SERVICE_PREFIX": PREFIX,
+                "KUBECONFIG": str(kubeconfig),
+            }
+            service = Service(Path(folder), port=port, config=CONFIG.format(port=port), environment=environment)
+            await asyncio.to_thread(service.start)
+            try:
+                peer = PeerServer(kubeconfig, hub.api_url, "a-token-of-the-peer", find_port())
+                await asyncio.to_thread(peer.__enter__)
+                try:
+                    return await compare(f"http://127.0.0.1:{port}{PREFIX}api/v1/jobs", f"{peer.url}/jobs/")
+                finally:
+                    await asyncio.to_thread(peer.__exit__, None, None, None)
+            finally:
+                await asyncio.to_thread(service.stop)
+
+
+async def compare(ours: str, theirs: str) -> list[Row]:
+    """Ask both by turns: first submits, which leave the jobs that the lists then show."""
+    submits = Row(f"submits, {IN_FLIGHT} in flight", "/s", 20, [], [], larger_is_better=True)
+    share = JOBS // ROUNDS + 1
+    for _ in range(ROUNDS):
+        submits.ours.append((await load(Request("POST", ours, JOB), share, IN_FLIGHT)).rate)
+        submits.theirs.append((await load(Request("POST", theirs, PEER_JOB), share, IN_FLIGHT)).rate)
+    page = Row(f"a page of 50 at {JOBS} jobs, p50", "ms", 100, [], [], larger_is_better=False)
+    for _ in range(ROUNDS):
+        page.ours.append(await median_ms(f"{ours}?limit=50", 50))
+        page.theirs.append(await median_ms(theirs, 4))
+    read = Row("one job read, p50", "ms", 10, [], [], larger_is_better=False)
+    our_id = (await fetch(f"{ours}?limit=1"))["items"][0]["id"]
+    their_name = (await fetch(theirs))["items"][0]["metadata"]["name"]
+    for _ in range(ROUNDS):
+        read.ours.append(await median_ms(f"{ours}/{our_id}", 200))
+        read.theirs.append(await median_ms(f"{theirs}{their_name}", 50))
+    return [submits, page, read]
+
+
+async def load(request: Request, total: int, in_flight: int) -> Result:
+    """Send one request many times; an answer that is an error would make the figure worthless."""
+    result = await run_load(lambda number: request, total=total, in_flight=in_flight, headers=HEADERS)
+    if any(status >= 400 for status in result.statuses):
+        raise RuntimeError(f"{request.method} {request.url}: {result}")
+    return result
+
+
+async def median_ms(url: str, times: int) -> float:
+    """Return the median time of a GET, one at a time."""
+    return (await load(Request("GET", url), times, 1)).percentile(50) * 1000
+
+
+async def fetch(url: str) -> dict:
+    """Return the JSON at a URL."""
+    async with aiohttp.ClientSession(headers=HEADERS) as session, session.get(url) as answer:
+        answer.raise_for_status()
+        return json.loads(await answer.read())
+
+
+def main() -> int:
+    """Print the comparison; the exit status says whether every target was reached."""
+    cluster = ensure_cluster()
+    try:
+        with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as client:
+            kubernetes.client.CoreV1Api(client).create_namespace({"metadata": {"name": NAMESPACE}})
+        rows = asyncio.run(measure(Path(cluster.kubeconfig)))
+    finally:
+        cluster.stop()
+    print(f"{'':34} {'kbatch-server (min to max)':28} {'kbatch-proxy 0.4.2':28}")
+    print("\n".join(map(str, rows)))
+    return 0 if all(row.ratio >= row.target for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

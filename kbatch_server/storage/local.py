@@ -1,0 +1,187 @@
+"""Keeps objects as files in a folder of this machine, or of a volume that is mounted there."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from traitlets import Unicode
+
+from .base import ObjectNotFound, Storage, StorageError, StorageFull
+from .pieces import check_key, regroup
+
+PIECE_BYTES = 2**20
+"""What one trip to a thread reads or writes: the trip costs little beside it, and the memory is nothing."""
+
+STALE_SECONDS = 24 * 3600
+"""A file that was begun so long ago and not finished is of a process that was killed."""
+
+_INCOMING = ".incoming"
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+
+class FileStorage(Storage):
+    """A folder of files, named by their keys.
+
+    A file is written beside the others, forced to the disk, and then renamed: it is there whole or not at
+    all, also after a power cut. All work with files is done in threads.
+    """
+
+    root = Unicode(
+        "./kbatch-storage",
+        help="""The folder to keep objects in: made when it is not there, readable by the service alone.
+
+        Where several replicas of the service run, it must be on a volume that they share.
+        """,
+        config=True,
+    )
+
+    async def open(self) -> None:
+        """Make the folder, and clear away what a killed process left unfinished."""
+        await _in_thread(self._prepare)
+
+    def _prepare(self) -> None:
+        incoming = Path(self.root, _INCOMING)
+        Path(self.root).mkdir(mode=0o700, parents=True, exist_ok=True)
+        incoming.mkdir(mode=0o700, exist_ok=True)
+        for path in incoming.iterdir():
+            if path.stat().st_mtime < time.time() - STALE_SECONDS:
+                path.unlink(missing_ok=True)
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        """Keep what ``chunks`` yields under ``key`` and return its size in bytes."""
+        file = _NewFile(Path(self.root), self._path(key))
+        size = 0
+        try:
+            await _in_thread(file.open)
+            async for piece in regroup(chunks, PIECE_BYTES):
+                await _in_thread(file.write, piece)
+                size += len(piece)
+            await _in_thread(file.finish)
+        except BaseException:
+            # a thread may be at it still, when this task was cancelled: `abandon` waits for it
+            await asyncio.shield(asyncio.to_thread(file.abandon))
+            raise
+        return size
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the object's bytes, or raise ObjectNotFound."""
+        path = self._path(key)
+        left = float("inf") if length is None else length
+        file = await _in_thread(path.open, "rb")
+        try:
+            await _in_thread(file.seek, start)
+            while left > 0:
+                piece = await _in_thread(file.read, int(min(PIECE_BYTES, left)))
+                if not piece:
+                    break
+                left -= len(piece)
+                yield piece
+        finally:
+            await asyncio.shield(asyncio.to_thread(file.close))
+
+    async def get_size(self, key: str) -> int:
+        """Return the object's size in bytes, or raise ObjectNotFound."""
+        return (await _in_thread(self._path(key).stat)).st_size
+
+    async def delete(self, key: str) -> None:
+        """See to it that there is no object with that key."""
+        path = self._path(key)
+
+        def unlink() -> None:
+            if path.exists():
+                path.unlink(missing_ok=True)
+                _sync_folder(path.parent)
+
+        await _in_thread(unlink)
+
+    def _path(self, key: str) -> Path:
+        return Path(self.root, check_key(key))
+
+
+class _NewFile:
+    """A file that is being written, by one thread at a time, until it is finished or abandoned."""
+
+    def __init__(self, root: Path, target: Path) -> None:
+        self._root = root
+        self._target = target
+        self._path = root / _INCOMING / secrets.token_hex(16)
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._is_abandoned = False
+        self._is_finished = False
+
+    def open(self) -> None:
+        with self._lock:
+            if not self._is_abandoned:
+                self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+
+    def write(self, piece: bytes) -> None:
+        with self._lock:
+            left = memoryview(piece)
+            while left and self._descriptor is not None:
+                left = left[os.write(self._descriptor, left) :]
+
+    def finish(self) -> None:
+        with self._lock:
+            if self._descriptor is None:
+                return
+            os.fsync(self._descriptor)
+            self._close()
+            self._make_folder()
+            self._path.replace(self._target)
+            self._is_finished = True
+            _sync_folder(self._target.parent)
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._is_abandoned = True
+            self._close()
+            self._path.unlink(missing_ok=True)
+            if self._is_finished:  # cancelled at the very end: nobody was told that it is there
+                self._target.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _make_folder(self) -> None:
+        folder = self._target.parent
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while folder != self._root:
+                folder = folder.parent
+                _sync_folder(folder)
+
+
+def _sync_folder(path: Path) -> None:
+    """Force to the disk which files a folder has."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _in_thread(
+    function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+) -> Result:
+    """Return what ``function`` does in a thread, with the errors of the system as those of a storage."""
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise ObjectNotFound("there is no such object in the storage") from error
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull("the storage is full: there is no room left on its disk") from error
+        raise StorageError(f"the storage failed: {error.strerror or error} ({error.filename})") from error

@@ -1,0 +1,29 @@
+"""Bytes that come in any sizes, made into pieces of a good one; and the keys that objects have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable, AsyncIterator
+
+from .base import StorageError
+
+_KEY = re.compile(r"[a-z0-9-][a-z0-9.-]*(/[a-z0-9-][a-z0-9.-]*)*")
+
+
+def check_key(key: str) -> str:
+    """Return the key, or raise StorageError: one with another character, or a part that begins with a dot."""
+    if not _KEY.fullmatch(key) or len(key) > 512:
+        raise StorageError(f"{key[:100]!r} cannot be the key of an object")
+    return key
+
+
+async def regroup(chunks: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:
+    """Yield the same bytes in pieces of ``size``, the last one shorter; holds one piece and one chunk."""
+    held = bytearray()
+    async for chunk in chunks:
+        held += chunk
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)

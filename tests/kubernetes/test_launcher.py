@@ -1,0 +1,536 @@
+"""KubeJobLauncher on a real cluster: every way a job ends, and what its user is told."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.server
+import io
+import secrets
+import threading
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from kubernetes.aio import client
+
+from kbatch_server.kube import objects
+from kbatch_server.launchers.base import Launch, LauncherUnavailable, LaunchRefused, LogNotFound
+from kbatch_server.launchers.kube import KubeJobLauncher
+from kbatch_server.models import Job, JobSpec, JobStatus, Status, utcnow
+from kbatch_server.slugs import make_job_id
+from tests.cluster import ClusterLike
+
+SECONDS = 60
+
+
+@pytest.fixture
+async def launcher(cluster: ClusterLike, namespace: str) -> AsyncIterator[KubeJobLauncher]:
+    launcher = KubeJobLauncher(
+        kubeconfig=str(cluster.kubeconfig),
+        namespace=namespace,
+        init_image=cluster.image,
+        instance=namespace,
+    )
+    await launcher.start(lambda job_id: None)
+    yield launcher
+    await launcher.stop()
+
+
+@pytest.fixture
+def make_job(cluster: ClusterLike) -> Callable[..., Job]:
+    def make(script: str = "echo hello", **spec: Any) -> Job:
+        fields: dict[str, Any] = {
+            "image": cluster.image,
+            "command": ["sh", "-c", script],
+            "termination_grace_period_seconds": 1,
+        }
+        return Job(
+            id=make_job_id("test"),
+            user="Alice",
+            name="test",
+            spec=JobSpec(**(fields | spec)),
+            created_at=utcnow(),
+        )
+
+    return make
+
+
+@pytest.fixture
+def code_server(cluster: ClusterLike) -> Iterator[tuple[str, str]]:
+    """A server with one ZIP at /code.zip, and 404 elsewhere: its URL, and the ZIP's SHA-256."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("main.sh", "echo from the zip in $(pwd); touch new")
+        archive.writestr("folder/data.txt", "data\n")
+    body = buffer.getvalue()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path.startswith("/code.zip")
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(body if found else b"no")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    with http.server.ThreadingHTTPServer(("", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{cluster.host_address}:{server.server_port}", hashlib.sha256(body).hexdigest()
+        server.shutdown()
+
+
+async def launch(launcher: KubeJobLauncher, job: Job, **kwargs: Any) -> None:
+    job.state = await launcher.launch(job, Launch(**kwargs))
+
+
+async def wait_until(
+    launcher: KubeJobLauncher, job: Job, done: Callable[[JobStatus], bool], seconds: float = SECONDS
+) -> JobStatus:
+    """Wait until what is seen of a job is as wished, and print the words."""
+    seen = None
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                seen = await launcher.poll(job)
+                assert seen is not None
+                if done(seen):
+                    print(f"{seen.status.value} {seen.reason}: {seen.message}")
+                    return seen
+                await launcher.reflector.wait_change(job.state["namespace"], job.id, 1)  # type: ignore[arg-type]
+    except TimeoutError:
+        pytest.fail(f"still {seen!r}")
+
+
+async def run(launcher: KubeJobLauncher, job: Job, **kwargs: Any) -> JobStatus:
+    await launch(launcher, job, **kwargs)
+    return await wait_until(launcher, job, lambda seen: seen.status.is_end)
+
+
+async def wait_blocked(launcher: KubeJobLauncher, job: Job, reason: str) -> JobStatus:
+    seen = await wait_until(launcher, job, lambda seen: seen.reason == reason)
+    assert seen.status == Status.PENDING
+    assert seen.blocked_since is not None
+    assert abs((utcnow() - seen.blocked_since).total_seconds()) < SECONDS
+    return seen
+
+
+async def read(launcher: KubeJobLauncher, job: Job, **options: Any) -> str:
+    return b"".join([piece async for piece in launcher.logs(job, **options)]).decode()
+
+
+async def test_job_succeeds_with_env_and_no_secret_of_ours(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], core_api: client.CoreV1Api
+) -> None:
+    job = make_job(
+        "echo $GREETING from $(pwd); env | grep -e CODE_URL -e _SERVICE_HOST; ls /var/run/secrets 2>/dev/null; true"
+    )
+    seen = await run(launcher, job, env={"GREETING": "hello $(X) $$"})
+    assert (seen.status, seen.exit_code) == (Status.SUCCEEDED, 0)
+    assert seen.started_at and seen.ended_at and seen.started_at <= seen.ended_at
+    assert [pod.exit_code for pod in seen.pods] == [0]
+    assert await read(launcher, job) == "hello $(X) $$ from /code\n"
+    secret = await core_api.read_namespaced_secret(job.id, job.state["namespace"])
+    assert secret.metadata.owner_references[0].uid == job.state["uid"]
+    assert {event.reason for event in await launcher.events(job)} >= {"Scheduled", "SuccessfulCreate"}
+
+
+async def test_exit_code(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    seen = await run(launcher, make_job("exit 3"))
+    assert (seen.status, seen.reason, seen.exit_code) == (Status.FAILED, "Error", 3)
+    assert seen.message == "It ended with exit code 3."
+
+
+async def test_out_of_memory(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    seen = await run(launcher, make_job("head -c 200m /dev/zero | tail", mem_limit=32 * 2**20))
+    assert (seen.status, seen.reason) == (Status.FAILED, "OOMKilled")
+    assert seen.message == "It ran out of memory: its limit is 32 MiB."
+
+
+async def test_image_that_is_not_there(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    job = make_job(image="localhost/nope:1")
+    await launch(launcher, job)
+    await wait_until(launcher, job, lambda seen: seen.reason in ("ErrImagePull", "ImagePullBackOff"))
+    seen = await wait_blocked(launcher, job, "ImagePullBackOff")
+    assert seen.blocked_on == "start"
+    assert seen.message.startswith('The image "localhost/nope:1" cannot be pulled: ')
+    with pytest.raises(LogNotFound):
+        await read(launcher, job)
+
+
+async def test_image_name_that_is_none(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    job = make_job(image="UPPER/case:1")
+    await launch(launcher, job)
+    # Kubernetes says InvalidImageName, or fails to pull it, depending on who finds it first
+    seen = await wait_until(
+        launcher, job, lambda seen: "UPPER" in seen.message and seen.blocked_since is not None
+    )
+    assert seen.message == '"UPPER/case:1" is not a valid name of an image.'
+
+
+async def test_command_that_is_not_there(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    job = make_job(command=["nosuchprogram", "--help"])
+    seen = await run(launcher, job)
+    assert (seen.status, seen.exit_code) == (Status.FAILED, None)
+    assert seen.message == (
+        f'The command "nosuchprogram" cannot be started: there is no such program in the image "{job.spec.image}".'
+    )
+    assert seen.started_at is None
+    with pytest.raises(LogNotFound):
+        await read(launcher, job, follow=True)
+
+
+async def test_no_node_has_room(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    job = make_job(cpu_limit=1000)
+    await launch(launcher, job)
+    seen = await wait_blocked(launcher, job, "Unschedulable")
+    assert seen.blocked_on == "schedule"
+    assert seen.message == (
+        "No node has room: it asks for 1000 CPUs, and the only node has not enough CPU free."
+    )
+    job = make_job(node_selector={"gpu": "a100"})
+    await launch(launcher, job)
+    seen = await wait_blocked(launcher, job, "Unschedulable")
+    assert "a node with gpu=a100" in seen.message
+
+
+async def test_deadline(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    seen = await run(launcher, make_job("sleep 1000", active_deadline_seconds=3))
+    assert (seen.status, seen.reason) == (Status.FAILED, "DeadlineExceeded")
+    assert seen.message == (
+        "It took longer than its limit of 3 seconds (active_deadline_seconds) and was stopped."
+    )
+
+
+async def test_quota(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], core_api: client.CoreV1Api, namespace: str
+) -> None:
+    quota = {"metadata": {"name": "compute"}, "spec": {"hard": {"limits.memory": "64Mi"}}}
+    await core_api.create_namespaced_resource_quota(namespace, quota)
+    await wait_for_quota(core_api, namespace)
+    job = make_job(mem_limit=128 * 2**20)
+    await launch(launcher, job)
+    seen = await wait_blocked(launcher, job, "FailedCreate")
+    assert seen.blocked_on == "start"
+    assert seen.message == (
+        'The quota here ("compute") leaves no room: it asks for 128 MiB of memory of at most 64 MiB.'
+    )
+    # one that fits runs, the init container that fetches code included
+    small, waiting = make_job("sleep 1000", mem_limit=48 * 2**20), make_job(mem_limit=48 * 2**20)
+    await launch(launcher, small)
+    await wait_until(launcher, small, lambda seen: seen.status == Status.RUNNING)
+    await launch(launcher, waiting)
+    assert (await wait_blocked(launcher, waiting, "FailedCreate")).blocked_on == "schedule"
+
+
+async def wait_for_quota(core_api: client.CoreV1Api, namespace: str) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not (await core_api.read_namespaced_resource_quota("compute", namespace)).status.hard:
+            await asyncio.sleep(0.05)
+
+
+async def test_admission(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], core_api: client.CoreV1Api, namespace: str
+) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    await core_api.patch_namespace(namespace, {"metadata": {"labels": labels}})
+    job = make_job()
+    await launch(launcher, job)
+    seen = await wait_blocked(launcher, job, "FailedCreate")
+    assert seen.blocked_on == "start"
+    assert seen.message.startswith("The cluster's security rules (restricted) do not allow it")
+    # what the administrator sets to satisfy them does so
+    job = make_job(
+        pod_security_context={"runAsNonRoot": True, "runAsUser": 1000},
+        container_security_context={"capabilities": {"drop": ["ALL"]}},
+    )
+    assert (await run(launcher, job)).status == Status.SUCCEEDED
+
+
+async def test_evicted_job_starts_again(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], core_api: client.CoreV1Api, namespace: str
+) -> None:
+    job = make_job("trap 'exit 1' TERM; sleep 1000 & wait")
+    await launch(launcher, job)
+    seen = await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+    name = seen.pods[0].name
+    eviction = {"metadata": {"name": name, "namespace": namespace}}
+    await core_api.create_namespaced_pod_eviction(name, namespace, eviction)
+    seen = await wait_until(launcher, job, lambda seen: seen.reason == "Evicted")
+    assert seen.status == Status.PENDING
+    assert seen.message == (
+        "It was stopped: it was evicted, as when an administrator empties a node. It is started again."
+    )
+    seen = await wait_until(launcher, job, lambda seen: len(seen.pods) == 2 and seen.status == Status.RUNNING)
+    assert seen.pods[0].name == name
+
+
+async def test_pod_deleted_by_hand(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], core_api: client.CoreV1Api, namespace: str
+) -> None:
+    job = make_job("sleep 1000")
+    await launch(launcher, job)
+    seen = await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+    await core_api.delete_namespaced_pod(seen.pods[0].name, namespace)
+    seen = await wait_until(launcher, job, lambda seen: seen.status.is_end)
+    assert (seen.status, seen.reason) == (Status.FAILED, "Deleted")
+    assert seen.message == "Its pod was deleted by somebody, or something, outside this service."
+
+
+async def test_retries(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    job = make_job("exit 7", retries=1)
+    await launch(launcher, job)
+    seen = await wait_until(launcher, job, lambda seen: "Attempt 2 of 2 starts soon." in seen.message)
+    assert seen.status == Status.PENDING
+    seen = await wait_until(launcher, job, lambda seen: seen.status.is_end)
+    assert seen.message == "It ended with exit code 7. That was attempt 2 of 2."
+    assert [pod.exit_code for pod in seen.pods] == [7, 7]
+
+
+async def test_code_is_fetched(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], code_server: tuple[str, str]
+) -> None:
+    url, sha256 = code_server
+    job = make_job("sh main.sh && cat folder/data.txt && ls -a", upload="u", code_sha256=sha256)
+    seen = await run(launcher, job, code_url=f"{url}/code.zip?signature=secret")
+    assert seen.status == Status.SUCCEEDED
+    assert await read(launcher, job) == "from the zip in /code\ndata\n.\n..\nfolder\nmain.sh\nnew\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "sha256", "words"),
+    [
+        ("/nope", None, "the service answered 404 Not Found"),
+        ("/code.zip", "0" * 64, "what arrived is not what was uploaded (its SHA-256 differs)"),
+    ],
+)
+async def test_code_fetch_fails(
+    launcher: KubeJobLauncher,
+    make_job: Callable[..., Job],
+    code_server: tuple[str, str],
+    path: str,
+    sha256: str | None,
+    words: str,
+) -> None:
+    job = make_job(upload="u", code_sha256=sha256 or code_server[1])
+    seen = await run(launcher, job, code_url=f"{code_server[0]}{path}?signature=secret")
+    assert (seen.status, seen.reason) == (Status.FAILED, "CodeFetchFailed")
+    assert seen.message == f"The code could not be fetched: {words}."
+    assert seen.exit_code is None
+    with pytest.raises(LogNotFound):
+        await read(launcher, job, follow=True)
+
+
+async def test_launching_twice_makes_one_job(
+    launcher: KubeJobLauncher,
+    make_job: Callable[..., Job],
+    batch_api: client.BatchV1Api,
+    namespace: str,
+) -> None:
+    job = make_job("echo once; sleep 1000")
+    states = await asyncio.gather(
+        *(launcher.launch(job, Launch(env={"A": "1"})) for _ in range(3)), return_exceptions=True
+    )
+    job.state = await launcher.launch(job, Launch(env={"A": "1"}))
+    assert all(state == job.state or isinstance(state, LauncherUnavailable) for state in states)
+    await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+    await launch(launcher, job, env={"A": "1"})
+    assert len((await batch_api.list_namespaced_job(namespace)).items) == 1
+    seen = await launcher.poll(job)
+    assert seen is not None
+    assert [pod.phase for pod in seen.pods] == ["Running"]
+
+
+async def test_launch_repairs_one_that_was_cut_short(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job("echo $TOKEN")
+
+    async def cut_short(*args: object) -> None:
+        raise LauncherUnavailable("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "_ensure_secret", cut_short)
+        with pytest.raises(LauncherUnavailable):
+            await launcher.launch(job, Launch(env={"TOKEN": "old"}))
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher.client, "patch", cut_short)
+        with pytest.raises(LauncherUnavailable):
+            await launcher.launch(job, Launch(env={"TOKEN": "old"}))
+    seen = await launcher.poll(job)
+    assert seen is not None
+    assert (seen.status, seen.reason) == (Status.PENDING, "Suspended")
+    assert (await run(launcher, job, env={"TOKEN": "new"})).status == Status.SUCCEEDED
+    assert await read(launcher, job) == "new\n"
+
+
+async def test_what_others_made_is_left_alone(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], batch_api: client.BatchV1Api, namespace: str
+) -> None:
+    job = make_job("sleep 1000")
+    theirs = objects.make_job(
+        job, env_names=[], namespace=namespace, instance="other", init_image=job.spec.image
+    )
+    made = await batch_api.create_namespaced_job(namespace, theirs)
+    with pytest.raises(LaunchRefused) as refused:
+        await launcher.launch(job, Launch())
+    assert refused.value.reason == "AlreadyExists"
+    assert await launcher.poll(job) is None
+    assert await launcher.terminate(job)
+    assert (await batch_api.read_namespaced_job(job.id, namespace)).metadata.uid == made.metadata.uid
+
+
+async def test_refused_for_good(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    job = make_job(volume_mounts=[{"name": "nope", "mountPath": "/data"}])
+    with pytest.raises(LaunchRefused) as refused:
+        await launcher.launch(job, Launch())
+    print(refused.value.message)
+    assert refused.value.reason == "Invalid"
+    assert "volumeMounts" in refused.value.message
+    launcher.namespace = f"nope-{secrets.token_hex(4)}"
+    with pytest.raises(LaunchRefused) as refused:
+        await launcher.launch(make_job(), Launch())
+    print(refused.value.message)
+    assert refused.value.reason == "NamespaceNotFound"
+
+
+async def test_a_namespace_for_each_user(
+    cluster: ClusterLike, make_job: Callable[..., Job], core_api: client.CoreV1Api, namespace: str
+) -> None:
+    launcher = KubeJobLauncher(
+        kubeconfig=str(cluster.kubeconfig),
+        namespace=f"{namespace}-{{username}}",
+        create_namespace=True,
+        instance=namespace,
+        init_image=cluster.image,
+    )
+    await launcher.start(lambda job_id: None)
+    job = make_job()
+    try:
+        async with asyncio.timeout(SECONDS):
+            await launch(launcher, job)
+        assert str(job.state["namespace"]).startswith(f"{namespace}-alice---")
+        await wait_until(launcher, job, lambda seen: seen.status == Status.SUCCEEDED)
+        assert await launcher.launch(job, Launch()) == job.state
+        # where jobs run now does not matter to one that was launched
+        launcher.namespace = namespace
+        assert await read(launcher, job) == "hello\n"
+    finally:
+        await launcher.stop()
+        await core_api.delete_namespace(str(job.state["namespace"]))
+
+
+@pytest.mark.parametrize("when", ["pending", "running", "finished"])
+async def test_terminate(
+    launcher: KubeJobLauncher,
+    make_job: Callable[..., Job],
+    core_api: client.CoreV1Api,
+    namespace: str,
+    when: str,
+) -> None:
+    job = {
+        "pending": make_job(cpu_limit=1000),
+        "running": make_job("sleep 1000"),
+        "finished": make_job("true"),
+    }[when]
+    await launch(launcher, job)
+    status = {"pending": Status.PENDING, "running": Status.RUNNING, "finished": Status.SUCCEEDED}[when]
+    await wait_until(launcher, job, lambda seen: seen.status == status)
+    assert await launcher.terminate(job) is False
+    async with asyncio.timeout(SECONDS):
+        while not await launcher.terminate(job):
+            await asyncio.sleep(0.05)
+        assert (await core_api.list_namespaced_pod(namespace)).items == []
+        assert await launcher.poll(job) is None
+        while (await core_api.list_namespaced_secret(namespace)).items:
+            await asyncio.sleep(0.05)  # the garbage collector's part
+    with pytest.raises(LogNotFound):
+        await read(launcher, job)
+
+
+async def test_logs_tail_and_follow(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    job = make_job("for i in 1 2 3 4 5; do echo line $i; sleep 0.2; done; printf 'no newline at the end'")
+    await launch(launcher, job)
+    whole = "".join(f"line {i}\n" for i in range(1, 6)) + "no newline at the end"
+    assert await read(launcher, job, follow=True) == whole  # begun before there was a pod
+    await wait_until(launcher, job, lambda seen: seen.status.is_end)
+    assert await read(launcher, job) == whole
+    assert await read(launcher, job, tail=2) == "line 5\nno newline at the end"
+    assert await read(launcher, job, follow=True, tail=2) == "line 5\nno newline at the end"
+    with pytest.raises(LogNotFound):
+        await read(launcher, job, pod="another")
+
+
+async def test_followed_log_survives_the_api_server(
+    cluster: ClusterLike, launcher: KubeJobLauncher, make_job: Callable[..., Job]
+) -> None:
+    if not cluster.is_ours:
+        pytest.skip("the cluster of KUBECONFIG is not ours to stop")
+    job = make_job("for i in $(seq 1 60); do echo line $i; sleep 0.1; done")
+    await launch(launcher, job)
+    await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+    following = asyncio.create_task(read(launcher, job, follow=True))
+    async with aclosing(launcher.logs(job, follow=True)) as pieces:  # type: ignore[type-var]
+        await anext(pieces)
+    await asyncio.to_thread(cluster.stop_apiserver)
+    seen = await poll_or_none(launcher, job)
+    assert seen is None or seen.status == Status.RUNNING
+    await asyncio.to_thread(cluster.start_apiserver)
+    async with asyncio.timeout(SECONDS):
+        assert await following == "".join(f"line {i}\n" for i in range(1, 61))
+    await wait_until(launcher, job, lambda seen: seen.status == Status.SUCCEEDED)
+
+
+async def poll_or_none(launcher: KubeJobLauncher, job: Job) -> JobStatus | None:
+    try:
+        seen = await launcher.poll(job)
+    except LauncherUnavailable:
+        return None
+    assert seen is not None, "an API server that is away is no word that the job is gone"
+    return seen
+
+
+async def test_dropped_streams_leave_nothing(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    job = make_job("echo begun; sleep 1000")
+    await launch(launcher, job)
+    await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+    before = len(asyncio.all_tasks()), count_connections(launcher)
+    streams = [launcher.logs(job, follow=True) for _ in range(60)]
+    await asyncio.gather(*(anext(stream) for stream in streams))
+    waiting = [asyncio.ensure_future(anext(stream)) for stream in streams[:30]]
+    await asyncio.sleep(0)
+    assert count_connections(launcher) >= 60
+    for task in waiting:  # readers that are cut off while they wait for more
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    for stream in streams[30:]:  # readers that stop by themselves
+        await stream.aclose()  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+    assert (len(asyncio.all_tasks()), count_connections(launcher)) <= before
+
+
+def count_connections(launcher: KubeJobLauncher) -> int:
+    """Connections in use, as aiohttp's pool counts them."""
+    pool = launcher.client._api.rest_client.pool_manager
+    return len(pool.connector._acquired)
+
+
+async def test_many_jobs_at_once(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    launcher.max_launches_per_second = 0
+    jobs = [make_job("true") for _ in range(12)]
+    await asyncio.gather(*(launch(launcher, job, env={"A": "1"}) for job in jobs))
+    seen = await asyncio.gather(*(wait_until(launcher, job, lambda seen: seen.status.is_end) for job in jobs))
+    assert {each.status for each in seen} == {Status.SUCCEEDED}
+
+
+async def test_modify_pod_hook(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
+    async def hook(launcher: KubeJobLauncher, pod: dict[str, Any], job: Job) -> None:
+        pod["spec"]["containers"][0]["env"].append({"name": "FROM_HOOK", "value": job.user})
+
+    launcher.modify_pod_hook = hook
+    job = make_job("echo $FROM_HOOK")
+    assert (await run(launcher, job)).status == Status.SUCCEEDED
+    assert await read(launcher, job) == "Alice\n"

@@ -1,0 +1,608 @@
+"""What a client sees of the web: admission, limits, errors, the api's resources, streams and pages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+
+import httpx
+import pytest
+from web_doubles import ACCESS, make_job, make_zip
+
+from kbatch_server import handlers
+from kbatch_server.auth import DEFAULT_SCOPES
+from kbatch_server.handlers import base, kbatch, logs
+from kbatch_server.handlers.base import BaseHandler, needs_scope
+from kbatch_server.log import scrub_url
+from kbatch_server.models import JobSpec, Status
+
+WORK = {"name": "train", "command": ["python", "main.py"]}
+
+
+async def raw_request(web, head, *pieces, read_first=True):
+    """Send a request by hand and return the answer as it came."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(head.replace("\n", "\r\n").encode())
+    for piece in pieces:
+        writer.write(piece)
+    await writer.drain()
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer.decode()
+
+
+# admission
+
+
+async def test_without_a_token_the_answer_is_401_in_the_one_form(web):
+    async with web.client(token=None) as client:
+        answer = await client.get("api/v1/jobs")
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert set(answer.json()) == {"status", "reason", "message", "details"}
+
+
+@pytest.mark.parametrize(
+    ("action", "method", "path"),
+    [
+        ("submit", "POST", "api/v1/jobs"),
+        ("submit", "POST", "api/v1/uploads"),
+        ("submit", "POST", "api/v1/jobs/train-1/rerun"),
+        ("read", "GET", "api/v1/jobs"),
+        ("read", "GET", "api/v1/jobs/train-1"),
+        ("read", "GET", "api/v1/jobs/train-1/logs"),
+        ("read", "GET", "api/v1/jobs/train-1/events"),
+        ("cancel", "POST", "api/v1/jobs/train-1/cancel"),
+        ("cancel", "DELETE", "api/v1/jobs/train-1"),
+        ("submit", "POST", "jobs/"),
+        ("read", "GET", "jobs/"),
+        ("read", "GET", "pods/"),
+        ("cancel", "DELETE", "jobs/train-1"),
+    ],
+)
+async def test_each_action_needs_its_own_scope(web, action, method, path):
+    scope = DEFAULT_SCOPES[action]
+    others = [each for each in DEFAULT_SCOPES.values() if each != scope]
+    web.hub.add_token("weak", scopes=[ACCESS, *others])
+    web.jobs.add(make_job())
+    async with web.client("weak") as client:
+        answer = await client.request(method, path, json={} if method == "POST" else None)
+    assert (answer.status_code, answer.json()["reason"]) == (403, "MissingScope")
+    assert answer.json()["details"] == {"scope": scope}
+
+
+async def test_a_method_without_a_declared_need_cannot_be_called(web, api):
+    class Forgetful(BaseHandler):
+        def get(self):
+            self.write("secret")
+
+    web.application.add_handlers(".*", [(r"/forgetful", Forgetful, {"services": web.services})])
+    answer = await api.get(f"http://127.0.0.1:{web.port}/forgetful")
+    assert answer.status_code == 405
+    assert "secret" not in answer.text
+
+
+def test_every_method_of_every_handler_declares_what_it_needs():
+    for module in handlers.MODULES:
+        for pattern, handler in module.default_handlers:
+            for method in ("get", "post", "put", "patch", "delete", "head"):
+                function = getattr(handler, method)
+                inherited = function.__qualname__.startswith("RequestHandler.")
+                callback = function.__qualname__.startswith("HubOAuthCallbackHandler.")
+                assert inherited or callback or hasattr(function, "needs"), (pattern, method)
+
+
+def test_the_decorator_keeps_nothing():
+    mark = needs_scope("read")
+
+    def first(): ...
+
+    def second(): ...
+
+    assert mark(first) is first
+    assert mark(second).needs == first.needs
+
+
+# the one form of errors
+
+
+async def test_what_is_not_there_is_404_and_the_wrong_method_is_405(web, api):
+    for path in ("nothing", "api/v1/nothing", "api/v2/jobs", "../elsewhere"):
+        answer = await api.get(path)
+        assert (answer.status_code, answer.json()["reason"]) == (404, "NotFound"), path
+    answer = await api.put("api/v1/jobs", json={})
+    assert (answer.status_code, answer.json()["reason"]) == (405, "MethodNotAllowed")
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "POST"}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"{", "body"),
+        (b"[]", "body"),
+        (b"\xff\xfe", "body"),
+        (b'{"name": NaN}', "body"),
+        (b"[" * 200_000, "body"),
+        (b'{"name": ' + b"9" * 5000 + b"}", "body"),
+        (b'{"name": "a"}x', "body"),
+        (b'{"name": "a/b"}', "name"),
+        (b'{"name": "a", "command": []}', "command"),
+        (b'{"name": "a", "privileged": true}', "privileged"),
+        (b'{"name": "a", "env": {"A": 1}}', "env.A"),
+        (b'{"name": "a", "env": {"A": "\\ud800"}}', "env.A"),
+    ],
+)
+async def test_bad_input_is_400_with_the_field(web, api, body, field):
+    answer = await api.post("api/v1/jobs", content=body)
+    assert answer.status_code == 400, answer.text
+    assert field in [each["field"] for each in answer.json()["details"]]
+    assert web.jobs.requests == []
+
+
+async def test_an_unknown_query_parameter_is_named(api):
+    answer = await api.get("api/v1/jobs?statsu=running")
+    assert answer.status_code == 400
+    assert answer.json()["details"][0]["field"] == "statsu"
+
+
+async def test_a_defect_is_logged_with_the_id_that_the_user_is_told(web, api, caplog):
+    async def get(user, job_id):
+        raise RuntimeError("password=hunter2")
+
+    web.jobs.get = get
+    answer = await api.get("api/v1/jobs/x?token=s3cret")
+    assert answer.status_code == 500
+    request_id = answer.headers["X-Request-ID"]
+    assert request_id in answer.json()["message"]
+    assert "hunter2" not in answer.text
+    record = next(record for record in caplog.records if record.name == "tornado.application")
+    assert request_id in record.getMessage()
+    assert record.exc_info[1].args == ("password=hunter2",)
+    assert "s3cret" not in caplog.text
+
+
+async def test_every_answer_has_an_id_and_is_not_sniffed_or_kept(web, api):
+    for path in ("api/v1/version", "api/v1/jobs/none", "nothing"):
+        answer = await api.get(path)
+        assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["X-Request-ID"])
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "Server" not in answer.headers
+    answer = await api.get("api/v1/version", headers={"X-Request-ID": "from-the-proxy"})
+    assert answer.headers["X-Request-ID"] == "from-the-proxy"
+
+
+# bodies
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(web):
+    head = (
+        "POST /services/kbatch/api/v1/jobs HTTP/1.1\nHost: x\nAuthorization: token alice-token\n"
+        "Content-Length: 999999999\nExpect: 100-continue\n\n"
+    )
+    answer = await raw_request(web, head)
+    assert answer.startswith("HTTP/1.1 413 ")
+    assert "100 (Continue)" not in answer
+    assert json.loads(answer.split("\r\n\r\n")[1])["details"] == {"size": 999999999, "limit": 1024**2}
+
+
+async def test_who_sends_too_much_reads_the_answer_all_the_same(web, api):
+    answer = await api.post("api/v1/jobs", content=b" " * (8 * 1024**2))
+    assert answer.status_code == 413
+    assert answer.headers["Connection"] == "close"
+
+    async def chunks():
+        for _ in range(128):
+            yield b" " * 65536
+
+    answer = await api.post("api/v1/jobs", content=chunks())
+    assert (answer.status_code, answer.json()["details"]["limit"]) == (413, 1024**2)
+
+
+async def test_a_body_without_a_token_is_refused_unread(web):
+    async with web.client(token=None) as client:
+        answer = await client.post("api/v1/jobs", content=b" " * (8 * 1024**2))
+    assert answer.status_code == 401
+
+
+async def test_who_goes_on_sending_after_a_refusal_is_cut_off(web, monkeypatch):
+    monkeypatch.setattr(base, "LINGER_SECONDS", 0.2)
+    head = "POST /services/kbatch/api/v1/jobs HTTP/1.1\nHost: x\nContent-Length: 999999\n\n"
+    answer = await raw_request(web, head)
+    assert answer.startswith("HTTP/1.1 401 ")
+
+
+# jobs
+
+
+async def test_a_submit_is_201_and_its_repeat_200(web, api):
+    first = await api.post("api/v1/jobs", json=WORK, headers={"Idempotency-Key": "k"})
+    again = await api.post("api/v1/jobs", json=WORK, headers={"Idempotency-Key": "k"})
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["id"] == again.json()["id"]
+    assert (await api.get(web.join(first.headers["Location"]))).json()["id"] == first.json()["id"]
+    answer = await api.post("api/v1/jobs", json=WORK, headers={"Idempotency-Key": "k" * 256})
+    assert answer.json()["details"][0]["field"] == "Idempotency-Key"
+
+
+async def test_a_list_is_asked_for_in_the_words_of_the_api(web, api):
+    for number in range(3):
+        web.jobs.add(make_job(f"train-{number}"))
+    web.jobs.add(make_job("other-1", user="bob"))
+    page = (await api.get("api/v1/jobs?limit=2")).json()
+    rest = (await api.get("api/v1/jobs", params={"limit": 2, "cursor": page["next_cursor"]})).json()
+    assert [job["id"] for job in page["items"] + rest["items"]] == ["train-2", "train-1", "train-0"]
+    assert rest["next_cursor"] is None
+    answer = await api.get(
+        "api/v1/jobs?status=running,failed&status=queued&name=tr&tag=team:a&tag=kept&since=2030-01-31T12:00:00%2B02:00"
+    )
+    assert answer.status_code == 200
+    query = web.jobs.queries[-1]
+    assert query.statuses == (Status.RUNNING, Status.FAILED, Status.QUEUED)
+    assert (query.user, query.name, query.tags) == ("alice", "tr", (("team", "a"), ("kept", None)))
+    assert query.since.isoformat() == "2030-01-31T10:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=501", "limit=ten", "limit=٣", "status=done", "since=24h", "since=", "tag=:x"]
+)
+async def test_a_wrong_query_is_named(api, query):
+    answer = await api.get(f"api/v1/jobs?{query}")
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["details"][0]["field"] == query.partition("=")[0]
+
+
+async def test_another_users_job_is_not_there(web, api):
+    web.jobs.add(make_job("theirs-1", user="bob"))
+    for method, path in [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("POST", "/rerun"),
+        ("GET", "/logs"),
+    ]:
+        answer = await api.request(method, f"api/v1/jobs/theirs-1{path}")
+        assert (answer.status_code, answer.json()["reason"]) == (404, "NotFound")
+    answer = await api.get("api/v1/jobs?user=bob")
+    assert answer.status_code == 403
+
+
+async def test_an_admin_sees_everybodys_jobs_without_the_values_of_their_environment(web):
+    web.jobs.add(make_job("theirs-1", user="bob", env={"PASSWORD": "hunter2"}))
+    async with web.client("admin-token") as client:
+        listed = (await client.get("api/v1/jobs?user=*")).json()["items"]
+        shown = (await client.get("api/v1/jobs/theirs-1")).json()
+        page = await client.get("jobs/theirs-1")
+    assert [job["env"] for job in listed] == [{"PASSWORD": None}]
+    assert shown["env"] == {"PASSWORD": None}
+    assert "hunter2" not in page.text
+
+
+async def test_cancel_rerun_and_delete(web, api):
+    web.jobs.add(make_job())
+    assert (await api.post("api/v1/jobs/train-1/cancel")).json()["status"] == "cancelled"
+    assert (await api.post("api/v1/jobs/train-1/cancel")).status_code == 409
+    answer = await api.post("api/v1/jobs/train-1/rerun")
+    assert (answer.status_code, answer.json()["id"]) == (201, "train-1-again")
+    answer = await api.delete("api/v1/jobs/train-1")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert (await api.get("api/v1/jobs/train-1")).status_code == 404
+
+
+# uploads
+
+
+@pytest.mark.parametrize("form", [False, True])
+async def test_a_zip_is_kept_as_it_was_sent(web, api, form):
+    archive = make_zip({"data": "x" * 3_000_000})
+    if form:
+        answer = await api.post("api/v1/uploads", files={"note": (None, "hi"), "file": ("code.zip", archive)})
+    else:
+        answer = await api.post(
+            "api/v1/uploads", content=archive, headers={"Content-Type": "application/zip"}
+        )
+    assert answer.status_code == 201, answer.text
+    assert set(answer.json()) == {"id", "size", "sha256", "created_at", "expires_at"}
+    assert web.uploads.kept[answer.json()["id"]] == archive
+    assert (await api.get(web.join(answer.headers["Location"]))).json() == answer.json()
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "field"),
+    [
+        (b"no zip", "application/zip", "file"),
+        (b"", "application/zip", "file"),
+        (b"PK", "text/plain", "Content-Type"),
+        (b"PK", "multipart/form-data", "Content-Type"),
+        (b"junk", "multipart/form-data; boundary=b", "body"),
+        (b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\nPK\r\n--b--\r\n', "multipart/form-data; boundary=b", "file"),
+        (b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nPK', "multipart/form-data; boundary=b", "body"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_upload_is_400_and_nothing_is_kept(web, api, content, content_type, field):
+    answer = await api.post("api/v1/uploads", content=content, headers={"Content-Type": content_type})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["details"][0]["field"] == field
+    assert web.uploads.kept == {}
+
+
+async def test_an_upload_over_its_limit_is_413(web, api):
+    for content in (b"PK" * (3 * 1024**2), aiter_bytes(b"PK" * 65536, 64)):
+        answer = await api.post(
+            "api/v1/uploads", content=content, headers={"Content-Type": "application/zip"}
+        )
+        assert (answer.status_code, answer.json()["details"]["limit"]) == (413, 4 * 1024**2)
+    assert web.uploads.kept == {}
+
+
+async def aiter_bytes(piece, times):
+    for _ in range(times):
+        yield piece
+
+
+async def test_a_client_that_goes_away_leaves_no_upload(web):
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(
+        b"POST /services/kbatch/api/v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n"
+        b"Content-Type: application/zip\r\nContent-Length: 100000\r\n\r\nPK and some"
+    )
+    await asyncio.wait_for(web.uploads.receiving.wait(), 5)
+    writer.close()
+    await asyncio.wait_for(web.uploads.cancelled.wait(), 5)
+    assert web.uploads.kept == {}
+
+
+async def test_a_client_is_slowed_down_to_the_pace_of_the_storage(web):
+    sent = 0
+    go = asyncio.Event()
+
+    async def receive(user, chunks, *, declared_size):
+        await go.wait()
+        return await type(web.uploads).receive(web.uploads, user, chunks, declared_size=declared_size)
+
+    web.uploads.receive = receive
+    web.uploads.max_upload_bytes = 2**30
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    size = 32 * 1024**2
+    writer.write(
+        b"POST /services/kbatch/api/v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n"
+        b"Content-Type: application/zip\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+    )
+    with pytest.raises(TimeoutError):  # the sender is stopped by full buffers, long before the end
+        async with asyncio.timeout(0.5):
+            while sent < size:
+                writer.write(b"PK" * 32768)
+                sent += 65536
+                await writer.drain()
+    assert sent < size
+    go.set()
+    while sent < size:
+        writer.write(b"PK" * 32768)
+        sent += 65536
+        await writer.drain()
+    answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.startswith(b"HTTP/1.1 201")
+    writer.close()
+
+
+async def test_code_is_handed_out_for_a_good_link_only(web, api):
+    archive = make_zip()
+    await api.post("api/v1/uploads", content=archive, headers={"Content-Type": "application/zip"})
+    async with web.client(token=None) as client:
+        whole = await client.get("code/good")
+        part = await client.get("code/good", headers={"Range": "bytes=2-5"})
+        end = await client.get("code/good", headers={"Range": "bytes=-3"})
+        odd = await client.get("code/good", headers={"Range": "bytes=9-2, 3-4"})
+        head = await client.head("code/good")
+        bad = await client.get("code/forged")
+    assert (whole.content, odd.content) == (archive, archive)
+    assert whole.headers["Content-Length"] == head.headers["Content-Length"] == str(len(archive))
+    assert (part.status_code, part.content) == (206, archive[2:6])
+    assert part.headers["Content-Range"] == f"bytes 2-5/{len(archive)}"
+    assert end.content == archive[-3:]
+    assert (bad.status_code, bad.json()["reason"]) == (403, "BadLink")
+
+
+# logs
+
+
+async def test_a_log_is_text(web, api):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"caf\xc3\xa9\n", b"<script>\n"]
+    answer = await api.get("api/v1/jobs/train-1/logs")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.text == "café\n<script>\n"
+
+
+async def test_a_log_that_is_not_there_says_why(web, api):
+    web.jobs.add(make_job(message="No node has room."))
+    answer = await api.get("api/v1/jobs/train-1/logs")
+    assert (answer.status_code, answer.json()["reason"]) == (404, "LogNotFound")
+    assert "No node has room." in answer.json()["message"]
+
+
+async def test_followed_text_comes_at_once_and_ends_with_the_client(web, api):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"one\n"]
+    async with api.stream("GET", "api/v1/jobs/train-1/logs?follow=true") as answer:
+        assert answer.headers["X-Accel-Buffering"] == "no"
+        assert await anext(answer.aiter_raw()) == b"one\n"
+        assert not web.jobs.closed.is_set()
+    await asyncio.wait_for(web.jobs.closed.wait(), 5)
+
+
+async def test_many_dropped_streams_leave_no_task(web):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"one\n"]
+    async with web.client() as client:
+        await client.get("api/v1/user")  # the connection to the hub is made, and is kept
+    before = len(asyncio.all_tasks())
+    for accept in ("text/plain", "text/event-stream"):
+        async with web.client(headers={"Accept": accept}) as client:
+            for _ in range(50):
+                async with client.stream("GET", "api/v1/jobs/train-1/logs?follow=true") as answer:
+                    await anext(answer.aiter_raw())
+    async with asyncio.timeout(5):
+        while len(asyncio.all_tasks()) > before:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_log_that_breaks_off_does_not_look_whole(web, api):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"one\n", OSError("the disk")]
+    with pytest.raises(httpx.RemoteProtocolError):
+        await api.get("api/v1/jobs/train-1/logs")
+
+
+async def test_events_of_a_log(web, api, monkeypatch):
+    monkeypatch.setattr(logs, "KEEP_ALIVE_SECONDS", 0.05)
+    web.jobs.add(make_job(status=Status.SUCCEEDED, message="Done.", exit_code=0))
+    web.jobs.pieces["train-1"] = [b"one\ntw", b"o\nprogress\r", b"\nlast \xe2\x82", b"\xac"]
+    received = b""
+    url, headers = "api/v1/jobs/train-1/logs?follow=true", {"Accept": "text/event-stream"}
+    async with api.stream("GET", url, headers=headers) as answer:
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        async for piece in answer.aiter_raw():
+            received += piece
+            if received.count(b": keep-alive\n\n") == 2:
+                web.jobs.hold.set()
+    text = received.decode()
+    data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    assert data[:-1] == ["one", "two", "progress", "last €"]
+    assert text.rstrip().splitlines()[-2] == "event: end"
+    assert json.loads(data[-1]) == {"status": "succeeded", "reason": "", "message": "Done.", "exit_code": 0}
+
+
+# about the service
+
+
+async def test_health_version_user_and_profiles(web, api):
+    async with web.client(token=None) as client:
+        assert (await client.get("api/v1/health")).json() == {"status": "ok"}
+        assert (await client.get("api/v1/version")).json() == {"version": "1.2.3"}
+        assert (await client.get("api/v1/user")).status_code == 401
+    user = (await api.get("api/v1/user")).json()
+    assert (user["name"], user["actions"]) == ("alice", ["submit", "read", "cancel"])
+    assert user["limits"]["max_upload_bytes"] == web.uploads.max_upload_bytes
+    assert [each["slug"] for each in (await api.get("api/v1/profiles")).json()["items"]] == ["small", "large"]
+
+
+async def test_ready_names_what_is_not(web, api):
+    async def bad():
+        raise OSError("secret detail")
+
+    object.__setattr__(web.services, "checks", {"storage": bad})
+    answer = await api.get("api/v1/ready")
+    assert (answer.status_code, answer.json()) == (503, {"status": "unavailable", "failed": ["storage"]})
+
+
+async def test_openapi_has_every_route_with_its_methods_and_parameters(api):
+    described = (await api.get("api/v1/openapi.json")).json()
+    routes = {}
+    for module in handlers.MODULES:
+        for pattern, handler in module.default_handlers:
+            if pattern.startswith("api/v1/"):
+                path = (
+                    pattern.removeprefix("api/v1")
+                    .removesuffix("/?")
+                    .replace("([^/]+)", "{id}")
+                    .replace("\\", "")
+                )
+                routes[path] = {
+                    method: set(getattr(handler, method).needs.query)
+                    for method in ("get", "post", "put", "delete")
+                    if hasattr(getattr(handler, method), "needs")
+                }
+    assert {
+        path: {
+            method: {each["name"] for each in operation["parameters"] if each["in"] == "query"}
+            for method, operation in methods.items()
+        }
+        for path, methods in described["paths"].items()
+    } == routes
+    schemas = described["components"]["schemas"]
+    for reference in re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(described)):
+        assert reference in schemas
+    assert set(schemas["Job"]["properties"]) == set(make_job().to_dict())
+
+
+# the access log
+
+
+async def test_the_access_log_tells_who_and_what_but_no_secret(web, api, caplog):
+    with caplog.at_level(logging.DEBUG, "tornado.access"):
+        await api.get("api/v1/version?token=s3cret")
+        await api.get("code/s3cret.signed")
+        await api.get("api/v1/health")
+        answer = await api.get("api/v1/jobs")
+    lines = [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == "tornado.access"
+    ]
+    assert "s3cret" not in caplog.text
+    assert [level for level, _ in lines] == ["INFO", "WARNING", "DEBUG", "INFO"]
+    assert re.fullmatch(
+        r"200 GET /services/kbatch/api/v1/jobs \(alice@127\.0\.0\.1\) [\d.]+ms request="
+        + answer.headers["X-Request-ID"],
+        lines[-1][1],
+    )
+
+
+def test_urls_are_scrubbed():
+    assert scrub_url("/services/kbatch/code/eyJ.x.y") == "/services/kbatch/code/[secret]"
+    assert scrub_url("/a?follow=true&token=x&access_token=y&code=z") == (
+        "/a?follow=true&token=[secret]&access_token=[secret]&code=[secret]"
+    )
+    assert scrub_url("//[") == "//["
+
+
+# pages
+
+
+async def test_a_browser_is_sent_to_the_hubs_login(web):
+    async with web.client(token=None, headers={"Accept": "text/html"}) as client:
+        answer = await client.get("?x=1")
+    assert answer.status_code == 302
+    assert answer.headers["Location"].startswith("/hub/api/oauth2/authorize?client_id=service-kbatch&")
+    assert "state=" in answer.headers["Location"]
+
+
+async def test_the_root_is_json_for_everything_else(web):
+    async with web.client(token=None) as client:
+        assert (await client.get("")).json() == {"message": "kbatch"}
+
+
+async def test_pages_escape_what_users_write_and_allow_no_scripts(web):
+    evil = '<script>alert("x")</script>'
+    spec = JobSpec(image=evil, command=["sh", "-c", evil], profile=evil)
+    web.jobs.add(make_job("evil-1", spec=spec, message=evil, description=evil, reason=evil, tags={"a": evil}))
+    web.jobs.pieces["evil-1"] = [b"</pre>" + evil.encode()]
+    async with web.client(headers={"Accept": "text/html"}) as client:
+        for path in ("", "job/evil-1"):
+            answer = await client.get(path)
+            assert answer.status_code == 200
+            assert "&lt;script&gt;" in answer.text
+            assert "<script" not in answer.text
+            assert "</pre>&lt;" not in answer.text
+            assert "'unsafe-inline'" not in answer.headers["Content-Security-Policy"]
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert "<b>placed" not in answer.text
+
+
+async def test_a_job_page_without_a_log_says_why(web):
+    web.jobs.add(make_job(message="No node has room."))
+    async with web.client(headers={"Accept": "text/html"}) as client:
+        assert "There is no log" in (await client.get("job/train-1")).text
+        missing = await client.get("job/none")
+        style = await client.get("static/kbatch.css")
+        nothing = await client.get("static/../auth.py")
+    assert (missing.status_code, "There is no job" in missing.text) == (404, True)
+    assert (style.status_code, style.headers["Content-Type"]) == (200, "text/css; charset=utf-8")
+    assert nothing.status_code == 404
+
+
+def test_every_limit_of_the_kbatch_wire_leaves_the_client_time():
+    assert kbatch.KEEP_ALIVE_SECONDS < 60  # the client's default read timeout

@@ -1,0 +1,454 @@
+"""What the store promises: durable, in order, once, and to its owner only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from kbatch_server.keyring import Keyring
+from kbatch_server.models import Job, JobQuery, JobSpec, Pod, Status, Upload, utcnow
+from kbatch_server.slugs import make_job_id
+from kbatch_server.store import JobStore
+
+LOG = logging.getLogger("test")
+KEYRING = Keyring(["k" * 32])
+
+
+def make_store(path) -> JobStore:
+    return JobStore(f"sqlite:///{path}", KEYRING, log=LOG)
+
+
+@pytest.fixture
+async def store(tmp_path):
+    store = make_store(tmp_path / "jobs.sqlite")
+    await store.open()
+    yield store
+    await store.close()
+
+
+def make_job(name="train", user="alice", **fields) -> Job:
+    spec = JobSpec(image="python:3.12", command=["python", "main.py"], upload=fields.pop("upload", None))
+    return Job(id=make_job_id(name), user=user, name=name, spec=spec, created_at=utcnow(), **fields)
+
+
+def make_upload(upload_id="u1", user="alice", sha256="ab", expires_in_seconds=60) -> Upload:
+    now = utcnow()
+    return Upload(upload_id, user, 10, sha256, now, now + timedelta(seconds=expires_in_seconds))
+
+
+async def add(store: JobStore, **fields) -> Job:
+    return (await store.add_job(make_job(**fields)))[0]
+
+
+async def names(store: JobStore, **query) -> list[str]:
+    query = {"user": "alice"} | query
+    return [job.name for job in (await store.list_jobs(JobQuery(**query))).jobs]
+
+
+# --- what is kept
+
+
+async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(tmp_path):
+    store = make_store(tmp_path / "jobs.sqlite")
+    await store.open()
+    job = make_job(
+        user="Ünïcode " + "u" * 300,
+        description="d",
+        message="Waiting.",
+        tags={"run": "7", "team": ""},
+        env={"PASSWORD": "s3cret", "EMPTY": ""},
+        groups=["a", "b"],
+        state={"uid": "1", "n": [1, None]},
+        pods=[Pod(name="p", phase="Running", created_at=utcnow())],
+    )
+    added, is_new = await store.add_job(job)
+    assert is_new
+    assert added.seq > 0
+    await store.close()
+
+    again = make_store(tmp_path / "jobs.sqlite")
+    await again.open()
+    assert await again.get_job(job.id, user=job.user) == added
+    await again.close()
+
+
+async def test_the_environment_is_sealed_and_the_file_is_private(store, tmp_path):
+    await add(store, env={"PASSWORD": "s3cret"})
+    await store.close()
+    path = tmp_path / "jobs.sqlite"
+    assert b"s3cret" not in path.read_bytes()
+    assert b"python:3.12" in path.read_bytes()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+async def test_a_moment_is_kept_in_utc_and_a_naive_one_is_refused(store):
+    job = make_job()
+    job.created_at = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    await store.add_job(job)
+    found = await store.get_job(job.id, user="alice")
+    assert found.created_at == datetime(2026, 1, 1, 10, tzinfo=UTC)
+    assert found.created_at.tzinfo is UTC
+    naive = make_job()
+    naive.created_at = datetime(2026, 1, 1)
+    with pytest.raises(Exception, match="no time zone"):
+        await store.add_job(naive)
+
+
+# --- adding
+
+
+async def test_many_callers_at_once_each_get_their_own_job(store):
+    jobs = [make_job(tags={"i": str(i)}) for i in range(300)]
+    results = await asyncio.gather(*[store.add_job(job) for job in jobs])
+    assert all(is_new for _, is_new in results)
+    assert [job.id for job, _ in results] == [job.id for job in jobs]
+    assert len({job.seq for job, _ in results}) == 300
+    for i in (0, 150, 299):
+        assert (await store.list_jobs(JobQuery("alice", tags=(("i", str(i)),)))).jobs == [jobs[i]]
+
+
+async def test_a_job_that_cannot_be_written_fails_alone(store):
+    twice, good, naive = make_job(), [make_job() for _ in range(5)], make_job()
+    naive.created_at = datetime(2026, 1, 1)
+    await store.add_job(twice)
+    results = await asyncio.gather(
+        *[store.add_job(job) for job in (*good[:2], twice, naive, *good[2:])], return_exceptions=True
+    )
+    assert isinstance(results[2], Conflict)
+    assert isinstance(results[3], Exception)
+    assert [job for job, _ in (*results[:2], *results[4:])] == good
+    assert len(await names(store)) == 6
+
+
+async def test_the_same_key_and_request_is_the_same_job_also_at_the_same_moment(store):
+    outcomes = await asyncio.gather(
+        *[store.add_job(make_job(), idempotency_key="k", request_hash="h") for _ in range(20)]
+    )
+    assert sum(is_new for _, is_new in outcomes) == 1
+    assert len({job.id for job, _ in outcomes}) == 1
+    again, is_new = await store.add_job(make_job(), idempotency_key="k", request_hash="h")
+    assert (again.id, is_new) == (outcomes[0][0].id, False)
+    assert len(await names(store)) == 1
+
+
+async def test_a_key_of_another_request_is_refused_and_of_another_user_is_another(store):
+    await store.add_job(make_job(), idempotency_key="k", request_hash="h")
+    with pytest.raises(Conflict) as refused:
+        await store.add_job(make_job(), idempotency_key="k", request_hash="other")
+    assert refused.value.reason == "IdempotencyKeyReused"
+    _, is_new = await store.add_job(make_job(user="bob"), idempotency_key="k", request_hash="h")
+    assert is_new
+
+
+async def test_a_job_with_code_that_is_not_there_is_refused_and_the_others_are_not(store):
+    await store.add_upload(make_upload())
+    good, gone, foreign = make_job(upload="u1"), make_job(upload="u2"), make_job(user="bob", upload="u1")
+    results = await asyncio.gather(
+        *[store.add_job(job) for job in (gone, good, foreign)], return_exceptions=True
+    )
+    assert results[1] == (good, True)
+    for error in (results[0], results[2]):
+        assert isinstance(error, NotFound)
+
+
+async def test_a_caller_that_gave_up_leaves_the_others_alone(store):
+    async with store._database.write():  # so that the first batch waits
+        given_up = asyncio.create_task(store.add_job(make_job("given-up")))
+        other = asyncio.create_task(store.add_job(make_job("other")))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+    assert (await asyncio.wait_for(other, 5))[1]
+
+
+async def test_closing_fails_what_waits_and_what_comes_later(store):
+    async with store._database.write():
+        waiting = [asyncio.create_task(store.add_job(make_job())) for _ in range(150)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+    await asyncio.wait_for(closing, 5)
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert sum(isinstance(result, tuple) for result in results) == 100  # the batch that was on its way
+    assert sum(isinstance(result, Unavailable) for result in results) == 50
+    with pytest.raises(Unavailable):
+        await store.add_job(make_job())
+
+
+async def test_a_database_that_another_process_holds_is_an_answer_in_a_limited_time(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("kbatch_server.store.dbutil.BUSY_TIMEOUT_SECONDS", 0.1)
+    store = make_store(tmp_path / "jobs.sqlite")
+    await store.open()
+    job = await add(store)
+    other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(store.add_job(make_job()), 5)
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(store.update_job(job.id, message="m"), 5)
+    assert await store.get_job(job.id, user="alice") == job  # reading goes on
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await store.add_job(make_job()))[1]
+    await store.close()
+
+
+# --- reading and listing
+
+
+async def test_the_job_of_another_user_is_not_there(store):
+    job = await add(store)
+    for call in (store.get_job, store.request_cancel, store.request_delete):
+        with pytest.raises(NotFound, match=f"There is no job '{job.id}' of yours."):
+            await call(job.id, user="Alice")
+    assert (await store.get_job(job.id, user=None)).id == job.id
+    assert await store.find_job("no-such-job") is None
+
+
+async def test_pages_show_every_job_once_newest_first(store):
+    for i in range(7):
+        await add(store, name=f"j{i}")
+    await add(store, name="other", user="bob")
+    page = await store.list_jobs(JobQuery("alice", limit=3))
+    assert [job.name for job in page.jobs] == ["j6", "j5", "j4"]
+    await add(store, name="newer")  # between two pages: shifts nothing
+    page = await store.list_jobs(JobQuery("alice", limit=3, cursor=page.next_cursor))
+    assert [job.name for job in page.jobs] == ["j3", "j2", "j1"]
+    page = await store.list_jobs(JobQuery("alice", limit=3, cursor=page.next_cursor))
+    assert [job.name for job in page.jobs] == ["j0"]
+    assert page.next_cursor is None
+    assert len(await names(store, user=None)) == 9
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "nonsense", "ü", "c2VxOg", "c2VxOi0x", "c2VxOjk5OTk5OTk5OTk5OTk5OTk5OTk5"]
+)
+async def test_a_cursor_that_is_none_of_ours_is_refused(store, cursor):
+    with pytest.raises(InvalidRequest) as refused:
+        await store.list_jobs(JobQuery("alice", cursor=cursor))
+    assert refused.value.details[0]["field"] == "cursor"
+
+
+async def test_jobs_are_found_by_every_filter_and_all_together(store):
+    a = await add(store, name="a", tags={"run": "1", "team": "x"})
+    b = await add(store, name="b", tags={"run": "2", "team": "x"})
+    c = await add(store, name="a", tags={"run": "1"})
+    await add(store, name="a", user="bob", tags={"run": "1", "team": "x"})
+    await store.update_job(b.id, status=Status.RUNNING)
+    await store.update_job(c.id, status=Status.FAILED)
+
+    async def found(**query) -> list[str]:
+        return [job.id for job in (await store.list_jobs(JobQuery(**({"user": "alice"} | query)))).jobs]
+
+    running, failed, queued = (Status.RUNNING,), (Status.FAILED,), (Status.QUEUED,)
+    assert await found(name="a") == [c.id, a.id]
+    assert await found(statuses=running) == [b.id]
+    assert await found(statuses=running + failed) == [c.id, b.id]
+    assert await found(statuses=running + failed + queued, limit=2) == [c.id, b.id]
+    assert await found(tags=(("run", "1"),)) == [c.id, a.id]
+    assert await found(tags=(("team", None),)) == [b.id, a.id]
+    assert await found(tags=(("run", "1"), ("team", "x"))) == [a.id]
+    assert await found(tags=(("team", None), ("run", "2"))) == [b.id]
+    assert await found(tags=(("run", "3"),)) == []
+    assert await found(since=b.created_at) == [c.id, b.id]
+    assert len(await found(user=None, tags=(("run", "1"), ("team", "x")))) == 2
+    everything = {"name": "a", "statuses": queued + failed, "tags": (("run", "1"),), "since": a.created_at}
+    assert await found(**everything) == [c.id, a.id]
+    page = await store.list_jobs(JobQuery("alice", **everything, limit=1))
+    assert await found(**everything, cursor=page.next_cursor) == [a.id]
+
+
+async def test_jobs_are_counted_by_status(store):
+    await add(store)
+    running = await add(store)
+    deleted = await add(store)
+    await add(store, user="bob")
+    await store.update_job(running.id, status=Status.RUNNING)
+    await store.request_delete(deleted.id, user="alice")
+    counts = await store.count_jobs("alice")
+    assert counts == dict.fromkeys(Status, 0) | {Status.QUEUED: 1, Status.RUNNING: 1}
+    assert await store.count_jobs("alice", statuses=[Status.RUNNING]) == {Status.RUNNING: 1}
+
+
+# --- changing
+
+
+async def test_a_job_never_leaves_its_end(store):
+    job = await add(store)
+    now = utcnow()
+    done = await store.update_job(job.id, status=Status.SUCCEEDED, exit_code=0, ended_at=now)
+    assert (done.status, done.exit_code, done.ended_at) == (Status.SUCCEEDED, 0, now)
+    assert await store.update_job(job.id, status=Status.RUNNING, message="late") is None
+    assert await store.get_job(job.id, user="alice") == done
+    assert (await store.update_job(job.id, cleaned_at=now)).cleaned_at == now
+    assert await store.update_job("no-such-job", message="m") is None
+
+
+async def test_the_reconciler_cannot_change_what_the_user_asked_for(store):
+    job = await add(store)
+    for columns in ({"cancel_requested_at": None}, {"user": "bob"}, {"id": "x"}, {}):
+        with pytest.raises(TypeError):
+            await store.update_job(job.id, **columns)
+
+
+async def test_a_job_whose_launch_has_not_begun_is_cancelled_at_once_and_never_launched(store):
+    job = await add(store)
+    cancelled = await store.request_cancel(job.id, user="alice")
+    assert (cancelled.status, cancelled.reason) == (Status.CANCELLED, "Cancelled")
+    assert cancelled.message == "Cancelled before it started."
+    assert cancelled.ended_at is not None
+    assert not await store.begin_launch(job.id)
+    assert await store.request_cancel(job.id, user="alice") == cancelled
+    assert await store.list_active_ids() == []
+
+
+async def test_a_job_whose_launch_has_begun_is_asked_to_end(store):
+    job = await add(store)
+    assert await store.begin_launch(job.id)
+    begun = (await store.find_job(job.id)).launch_begun_at
+    assert await store.begin_launch(job.id)  # again, after the service was killed
+    assert (await store.find_job(job.id)).launch_begun_at == begun
+    asked = await store.request_cancel(job.id, user="alice")
+    assert asked.status == Status.QUEUED
+    assert asked.cancel_requested_at is not None
+    assert await store.request_cancel(job.id, user="alice") == asked
+    assert not await store.begin_launch(job.id)
+
+
+async def test_cancel_and_launch_at_the_same_moment_agree(store):
+    for _ in range(20):
+        job = await add(store)
+        begun, cancelled = await asyncio.gather(
+            store.begin_launch(job.id), store.request_cancel(job.id, user="alice")
+        )
+        assert begun != (cancelled.status == Status.CANCELLED)
+
+
+async def test_a_job_that_is_over_cannot_be_cancelled(store):
+    job = await add(store)
+    await store.update_job(job.id, status=Status.FAILED)
+    with pytest.raises(Conflict) as refused:
+        await store.request_cancel(job.id, user="alice")
+    assert refused.value.reason == "JobEnded"
+    assert (await store.find_job(job.id)).cancel_requested_at is None
+
+
+async def test_a_deleted_job_is_there_for_the_reconciler_only_until_it_is_removed(store):
+    job = await add(store, tags={"a": "b"})
+    await store.request_delete(job.id, user="alice")
+    for call in (store.get_job, store.request_cancel, store.request_delete):
+        with pytest.raises(NotFound):
+            await call(job.id, user="alice")
+    assert await names(store) == []
+    assert not await store.begin_launch(job.id)
+    assert (await store.find_job(job.id)).delete_requested_at is not None
+    assert await store.list_active_ids() == [job.id]
+    await store.remove_job(job.id)
+    await store.remove_job(job.id)
+    assert await store.find_job(job.id) is None
+    assert await names(store, tags=(("a", "b"),)) == []
+    assert (await add(store)).seq > job.seq
+
+
+async def test_active_is_what_is_not_over_or_not_cleaned(store):
+    queued, running, dirty, clean, never = [(await add(store)).id for _ in range(5)]
+    for job_id in (running, dirty, clean):
+        await store.begin_launch(job_id)
+    await store.update_job(running, status=Status.RUNNING)
+    await store.update_job(dirty, status=Status.SUCCEEDED)
+    await store.update_job(clean, status=Status.SUCCEEDED, cleaned_at=utcnow())
+    await store.update_job(never, status=Status.FAILED)
+    assert await store.list_active_ids() == [queued, running, dirty]
+
+
+# --- speed: not how fast, but that an index is used, however many jobs there are
+
+INDEXES = [
+    ({}, "ix_jobs_page (user=? AND seq<?)"),
+    ({"statuses": (Status.RUNNING,)}, "ix_jobs_status (user=? AND status=? AND seq<?)"),
+    ({"statuses": (Status.RUNNING, Status.PENDING)}, "ix_jobs_status (user=? AND status=? AND seq<?)"),
+    ({"name": "a"}, "ix_jobs_name (user=? AND name=? AND seq<?)"),
+    ({"tags": (("a", "b"),)}, "ix_job_tags_find (user=? AND key=? AND value=? AND job_seq<?)"),
+]
+
+
+@pytest.mark.parametrize(("query", "index"), INDEXES, ids=lambda value: str(value)[:40])
+async def test_a_page_is_read_along_an_index(store, query, index):
+    from sqlalchemy.dialects import sqlite
+
+    from kbatch_server.store.paging import make_cursor, make_page_statement
+
+    statement, values = make_page_statement(JobQuery("alice", cursor=make_cursor(9), **query))
+    sql = statement.params(values).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    async with store._database.read() as connection:
+        plan = "\n".join(row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}"))
+    assert index in plan
+    if len(query.get("statuses", ())) < 2:
+        assert "TEMP B-TREE" not in plan
+
+
+async def test_the_active_jobs_are_read_along_an_index(store):
+    from kbatch_server.store.jobstore import _SELECT_ACTIVE
+
+    async with store._database.read() as connection:
+        plan = "\n".join(
+            row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {_SELECT_ACTIVE}")
+        )
+    assert "ix_jobs_active" in plan
+
+
+# --- uploads
+
+
+async def test_an_upload_is_its_users_only(store):
+    upload = make_upload()
+    await store.add_upload(upload)
+    assert await store.get_upload("u1", user="alice") == upload
+    assert await store.find_upload_by_sha256("alice", "ab") == upload
+    assert await store.find_upload_by_sha256("bob", "ab") is None
+    for upload_id, user in (("u1", "bob"), ("u2", "alice")):
+        with pytest.raises(NotFound):
+            await store.get_upload(upload_id, user=user)
+
+
+async def test_an_upload_is_kept_longer_and_never_shorter(store):
+    upload = make_upload()
+    await store.add_upload(upload)
+    later = upload.expires_at + timedelta(seconds=60)
+    assert (await store.extend_upload("u1", expires_at=later)).expires_at == later
+    assert (await store.extend_upload("u1", expires_at=upload.expires_at)).expires_at == later
+    assert await store.extend_upload("u2", expires_at=later) is None
+
+
+async def test_only_an_expired_upload_that_no_job_names_is_deleted_and_then_no_job_can_name_it(store):
+    for upload_id, seconds in (("expired", -1), ("named", -1), ("fresh", 60)):
+        await store.add_upload(make_upload(upload_id, expires_in_seconds=seconds))
+    job = await add(store, upload="named")
+    now = utcnow()
+    assert [upload.id for upload in await store.list_expired_uploads(now)] == ["expired"]
+    assert [
+        await store.begin_delete_upload(each, now=now) for each in ("expired", "named", "fresh", "none")
+    ] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    with pytest.raises(NotFound):
+        await add(store, upload="expired")
+    with pytest.raises(NotFound):
+        await store.get_upload("expired", user="alice")
+    # killed before the object was deleted: it is found again
+    assert [upload.id for upload in await store.list_expired_uploads(now)] == ["expired"]
+    await store.delete_upload("expired")
+    assert await store.list_expired_uploads(now) == []
+    await store.remove_job(job.id)
+    assert [upload.id for upload in await store.list_expired_uploads(now)] == ["named"]

@@ -1,0 +1,293 @@
+"""What stands behind the handlers in their tests: a hub that answers as a test says, and parts that run nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import httpx
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+from kbatch_server.auth import HubAuthenticator
+from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from kbatch_server.handlers import make_handlers
+from kbatch_server.handlers.base import Services
+from kbatch_server.log import log_request
+from kbatch_server.models import Job, JobEvent, JobPage, JobSpec, Profile, Status, Upload, utcnow
+
+PREFIX = "/services/kbatch/"
+ACCESS = "access:services!service=kbatch"
+ACTIONS = ("custom:kbatch:jobs:submit", "custom:kbatch:jobs:read", "custom:kbatch:jobs:cancel")
+
+
+class HubHandler(RequestHandler):
+    """``/hub/api/user`` of the hub double."""
+
+    async def get(self):
+        hub = self.settings["hub"]
+        token = self.request.headers.get("Authorization", "").removeprefix("token ")
+        hub.asked.append(token)
+        await hub.answers.wait()
+        if hub.delay_seconds:
+            await asyncio.sleep(hub.delay_seconds)
+        if hub.status != 200:
+            self.send_error(hub.status)
+        elif token in hub.models:
+            self.write(hub.models[token])
+        else:
+            self.send_error(403)
+
+
+class HubDouble:
+    """A hub that knows some tokens, and is slow or broken when a test says so."""
+
+    def __init__(self):
+        self.models = {}
+        self.asked = []
+        self.status = 200
+        self.delay_seconds = 0.0
+        self.answers = asyncio.Event()
+        self.answers.set()
+        sockets = bind_sockets(0, "127.0.0.1")
+        self.server = HTTPServer(
+            Application([("/hub/api/user", HubHandler)], hub=self, log_function=lambda _: None)
+        )
+        self.server.add_sockets(sockets)
+        self.api_url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/hub/api"
+
+    def add_token(self, token, name="alice", *, scopes=(ACCESS, *ACTIONS), kind="user", groups=()):
+        self.models[token] = {"name": name, "kind": kind, "scopes": list(scopes), "groups": list(groups)}
+
+    async def stop(self):
+        self.answers.set()
+        self.server.stop()
+        await self.server.close_all_connections()
+
+
+def make_job(job_id="train-1", *, user="alice", status=Status.RUNNING, **fields):
+    """Return a job as the store would."""
+    spec = fields.pop("spec", JobSpec(image="python:3", command=["python", "main.py"]))
+    return Job(id=job_id, user=user, name="train", spec=spec, created_at=utcnow(), status=status, **fields)
+
+
+class JobsDouble:
+    """Keeps jobs in a dict, newest last, and logs as lists of pieces."""
+
+    def __init__(self):
+        self.jobs = {}
+        self.pieces = {}
+        self.hold = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.requests = []
+        self.queries = []
+        self.keys = {}
+
+    def add(self, job):
+        self.jobs[job.id] = job
+        return job
+
+    async def submit(self, user, request, *, idempotency_key=None):
+        if idempotency_key in self.keys:
+            return self.keys[idempotency_key], False
+        self.requests.append(request)
+        spec = JobSpec(
+            image=request.image or "python:3",
+            command=request.command,
+            args=request.args,
+            upload=request.upload,
+        )
+        job = self.add(
+            make_job(f"{request.name}-{len(self.requests)}", user=user.name, spec=spec, env=request.env)
+        )
+        if idempotency_key is not None:
+            self.keys[idempotency_key] = job
+        return job, True
+
+    async def get(self, user, job_id):
+        job = self.jobs.get(job_id)
+        if job is None or not (user.admin or job.user == user.name):
+            raise NotFound(f"There is no job {job_id!r}.")
+        return job
+
+    async def list(self, user, query):
+        if query.user != user.name and not user.admin:
+            raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
+        self.queries.append(query)
+        start = int(query.cursor or 0)
+        found = [job for job in reversed(self.jobs.values()) if query.user in (None, job.user)]
+        end = start + query.limit
+        return JobPage(found[start:end], str(end) if end < len(found) else None)
+
+    async def cancel(self, user, job_id):
+        job = await self.get(user, job_id)
+        if job.is_over:
+            raise Conflict(f"Job {job_id!r} is over.")
+        job.status = Status.CANCELLED
+        return job
+
+    async def delete(self, user, job_id):
+        del self.jobs[(await self.get(user, job_id)).id]
+
+    async def rerun(self, user, job_id):
+        job = await self.get(user, job_id)
+        return self.add(replace(job, id=f"{job_id}-again"))
+
+    async def logs(self, user, job_id, *, follow=False, tail=None, pod=None):
+        job = await self.get(user, job_id)
+        if job_id not in self.pieces:
+            raise NotFound(f"There is no log of job {job_id!r}. {job.message}", reason="LogNotFound")
+        return self._iterate(self.pieces[job_id], follow)
+
+    async def _iterate(self, pieces, follow):
+        try:
+            for piece in pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+            if follow:
+                await self.hold.wait()
+        finally:
+            self.closed.set()
+
+    async def events(self, user, job_id):
+        await self.get(user, job_id)
+        return [JobEvent(time=utcnow(), type="Normal", reason="Scheduled", message="<b>placed</b>")]
+
+
+class UploadsDouble:
+    """Keeps what it receives in memory, and takes nothing that does not begin as a ZIP does."""
+
+    max_upload_bytes = 4 * 1024**2
+
+    def __init__(self):
+        self.kept = {}
+        self.owners = {}
+        self.receiving = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def receive(self, user, chunks, *, declared_size):
+        data = bytearray()
+        try:
+            async for chunk in chunks:
+                self.receiving.set()
+                data += chunk
+                if not data.startswith(b"PK"):
+                    raise InvalidRequest.of_field("file", "is not a ZIP archive")
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if not data.startswith(b"PK"):
+            raise InvalidRequest.of_field("file", "is not a ZIP archive")
+        now = utcnow()
+        upload = Upload(f"u{len(self.kept)}", user.name, len(data), "0" * 64, now, now + timedelta(days=1))
+        self.kept[upload.id] = bytes(data)
+        self.owners[upload.id] = upload
+        return upload
+
+    async def get(self, user, upload_id):
+        if upload_id not in self.owners or self.owners[upload_id].user != user.name:
+            raise NotFound("There is no such upload.")
+        return self.owners[upload_id]
+
+    async def read(self, upload, *, start=0, length=None):
+        data = self.kept[upload.id][start:]
+        yield data if length is None else data[:length]
+
+
+class ProfilesDouble:
+    """Two profiles, one of which is for users only."""
+
+    small = Profile(slug="small", display_name="Small", image="python:3", cpu_limit=0.5, mem_limit=2**30)
+    large = Profile(slug="large", display_name="Large", image="python:3", cpu_limit=8, mem_limit=2**34)
+
+    async def list(self, user):
+        return [self.small] if user is None else [self.small, self.large]
+
+    async def make_spec(self, user, request, *, code_sha256=None):
+        if request.image == "forbidden":
+            raise InvalidRequest.of_field("image", "is not an image that may be used")
+
+
+class LaunchpadDouble:
+    """Knows the one signed link ``good``."""
+
+    def __init__(self, uploads):
+        self.uploads = uploads
+
+    async def get_code(self, signed):
+        if signed != "good":
+            raise Forbidden("This link has expired or was never good.", reason="BadLink")
+        return self.uploads.owners["u0"]
+
+
+class Web:
+    """A running service with doubles behind its handlers."""
+
+    def __init__(self, hub, **settings):
+        self.hub = hub
+        self.auth = HubAuthenticator(base_url=PREFIX, **settings)
+        self.auth.hub_auth.api_url = hub.api_url
+        self.auth.hub_auth.api_token = "the-service-token"
+        self.jobs = JobsDouble()
+        self.uploads = UploadsDouble()
+        self.profiles = ProfilesDouble()
+        self.services = Services(
+            auth=self.auth,
+            jobs=self.jobs,
+            uploads=self.uploads,
+            profiles=self.profiles,
+            launchpad=LaunchpadDouble(self.uploads),
+            version="1.2.3",
+            max_body_bytes=1024**2,
+        )
+        self.application = Application(
+            **make_handlers(PREFIX, self.services), log_function=log_request, cookie_secret=b"0" * 32
+        )
+        self.server = HTTPServer(self.application)
+        sockets = bind_sockets(0, "127.0.0.1")
+        self.port = sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}{PREFIX}"
+        self.server.add_sockets(sockets)
+
+    def client(self, token="alice-token", **options):
+        headers = {"Authorization": f"token {token}"} if token else {}
+        return httpx.AsyncClient(base_url=self.url, headers=headers | options.pop("headers", {}), **options)
+
+    def join(self, location):
+        """Return the whole URL of a Location header."""
+        return httpx.URL(self.url).join(location)
+
+    async def stop(self):
+        self.server.stop()
+        await self.server.close_all_connections()
+        await self.auth.close()
+
+
+@asynccontextmanager
+async def running_web(**settings):
+    """Yield a running service, and the hub that it asks as ``.hub``."""
+    hub = HubDouble()
+    hub.add_token("alice-token")
+    hub.add_token("bob-token", "bob")
+    hub.add_token("admin-token", "root", scopes=(ACCESS, *ACTIONS, "custom:kbatch:admin"))
+    web = Web(hub, **settings)
+    try:
+        yield web
+    finally:
+        await web.stop()
+        await hub.stop()
+
+
+def make_zip(files=None):
+    """Return a ZIP of some files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in (files or {"main.py": "print('hello')\n"}).items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
