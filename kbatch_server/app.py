@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlparse
 
 from jupyterhub.services.auth import HubOAuth
-from jupyterhub.traitlets import EntryPointType
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application as WebApplication
 from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, default, observe, validate
-from traitlets.config import Application, ConfigFileNotFound, Configurable
+from traitlets.config import Application, Configurable
 
 from . import __version__
 from .auth import HubAuthenticator
+from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader
 from .config import JobConfig
-from .configcheck import WrongSetting, check_config
+from .configcheck import WrongSetting, check_config, check_url, describe_error
 from .handlers import make_handlers
 from .handlers.base import Services
 from .janitor import Janitor
@@ -32,23 +33,13 @@ from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
 from .launchpad import Launchpad
 from .log import log_request, make_formatter
+from .plugins import PluginClass
 from .profiles import Profiles
 from .reconciler import Reconciler
 from .settings import SettingsNotFound, get_storage_name, load_settings
-from .storage.base import Storage, StorageError
+from .storage.base import ObjectNotFound, Storage, StorageError
 from .store import JobStore, StoreError
 from .uploads import Uploads
-
-CONFIG_FILE = "kbatch_server_config.py"
-
-ALIASES = {
-    "config": "KBatchServer.config_file",
-    "db": "KBatchServer.db_url",
-    "launcher": "KBatchServer.launcher_class",
-    "storage": "KBatchServer.storage_class",
-    "url": "KBatchServer.bind_url",
-    "log-level": "KBatchServer.log_level",
-}
 
 
 class KBatchServer(Application):
@@ -63,17 +54,9 @@ class KBatchServer(Application):
     kbatch-server --launcher=local --db=sqlite:///jobs.sqlite
     kbatch-server upgrade-db
     """
-    aliases: ClassVar[dict[Any, Any]] = ALIASES
-    flags: ClassVar[dict[Any, Any]] = {
-        "debug": ({"KBatchServer": {"log_level": logging.DEBUG}}, "Log what happens in detail."),
-        "generate-config": (
-            {"KBatchServer": {"generate_config": True}},
-            f"Write a commented {CONFIG_FILE} and exit; an existing file is left alone.",
-        ),
-    }
-    subcommands: ClassVar[dict[str, Any]] = {
-        "upgrade-db": ("kbatch_server.app.UpgradeDB", "Bring the database up to this version's schema.")
-    }
+    aliases: dict[Any, Any] = ALIASES
+    flags: dict[Any, Any] = FLAGS
+    subcommands: dict[str, Any] = SUBCOMMANDS
 
     config_file = Unicode(
         CONFIG_FILE,
@@ -93,14 +76,12 @@ class KBatchServer(Application):
 
     @default("bind_url")
     def _default_bind_url(self) -> str:
-        return os.environ.get("JUPYTERHUB_SERVICE_URL") or "http://127.0.0.1:8050"
+        url = os.environ.get("JUPYTERHUB_SERVICE_URL") or "http://127.0.0.1:8050"
+        return check_url(url, "JUPYTERHUB_SERVICE_URL")
 
     @validate("bind_url")
     def _validate_bind_url(self, proposal: Any) -> str:
-        url = urlparse(proposal["value"])
-        if url.scheme != "http" or not url.hostname or url.port is None:
-            raise TraitError(f"KBatchServer.bind_url is {proposal['value']!r}, it must be like http://HOST:PORT")
-        return str(proposal["value"])
+        return check_url(proposal["value"], "KBatchServer.bind_url")
 
     service_prefix = Unicode(
         help="""The path under which the hub's proxy routes to this service, like ``/services/kbatch/``.
@@ -119,7 +100,7 @@ class KBatchServer(Application):
         path = proposal["value"].strip("/")
         return f"/{path}/" if path else "/"
 
-    launcher_class = EntryPointType(
+    launcher_class = PluginClass(
         "kbatch_server.launchers.kube.KubeJobLauncher",
         klass=JobLauncher,
         entry_point_group="kbatch_server.launchers",
@@ -127,7 +108,7 @@ class KBatchServer(Application):
         config=True,
     )
 
-    storage_class = EntryPointType(
+    storage_class = PluginClass(
         klass=Storage,
         entry_point_group="kbatch_server.storages",
         help="""What keeps the code: a subclass of Storage, by class or by the name of an entry point.
@@ -149,8 +130,8 @@ class KBatchServer(Application):
 
     upgrade_db_on_start = Bool(
         True,
-        help="""Whether a database with an older schema is brought up to date at the start. Otherwise the start
-        is refused until ``kbatch-server upgrade-db`` was run.""",
+        help="""Whether a database with an older schema is brought up to date at the start. Otherwise the
+        start is refused until ``kbatch-server upgrade-db`` was run.""",
         config=True,
     )
 
@@ -177,7 +158,7 @@ class KBatchServer(Application):
 
     tornado_settings = Dict(help="""Other settings of the Tornado application.""", config=True)
 
-    classes: ClassVar[Any] = List()
+    classes: Any = List()
 
     @default("classes")
     def _default_classes(self) -> list[type[Configurable]]:
@@ -190,9 +171,11 @@ class KBatchServer(Application):
             Launchpad,
             Reconciler,
             Janitor,
-            *self._installed("launcher_class"),
-            *self._installed("storage_class"),
+            *type(self).launcher_class.load_installed(),
+            *type(self).storage_class.load_installed(),
         ]
+
+    raise_config_file_errors = True  # a file that cannot be read must not mean no limits at all
 
     @default("log_level")
     def _default_log_level(self) -> int:
@@ -210,6 +193,8 @@ class KBatchServer(Application):
         self.parse_command_line(argv)
         if self.generate_config or isinstance(self.subapp, Application):
             return
+        if self.extra_args:
+            raise WrongSetting(f"{self.extra_args[0]}: there is no such command; there is: upgrade-db")
         self.init_config_file()
         self.init_logging()
         self.init_keyring()
@@ -219,11 +204,17 @@ class KBatchServer(Application):
         self.init_auth()
         self.init_web()
 
+    def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> StrictLoader:
+        return StrictLoader(argv, aliases, flags, classes=classes, log=self.log, subcommands=self.subcommands)
+
     def init_config_file(self) -> None:
         """Load the configuration file, and refuse what it says of traits that there are not."""
         path = Path(self.config_file)
         if path.is_file():
-            self.load_config_file(path.name, path=str(path.absolute().parent))
+            try:
+                self.load_config_file(path.name, path=str(path.absolute().parent))
+            except Exception as error:  # the file is a program: it may raise anything
+                raise WrongSetting(f"KBatchServer.config_file: {describe_error(error, path)}") from error
         elif self.config_file != CONFIG_FILE:
             raise WrongSetting(f"KBatchServer.config_file: there is no file {self.config_file!r}")
         check_config(self.config, [type(self), *self.classes, self.launcher_class, self.storage_class])
@@ -257,6 +248,7 @@ class KBatchServer(Application):
 
     def init_jobs(self) -> None:
         """Make what jobs are described, launched, watched and asked about with."""
+        JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
         self.launcher = self.launcher_class(parent=self)
         if self.launcher.has_trait("storage"):
@@ -295,6 +287,7 @@ class KBatchServer(Application):
             launchpad=self.launchpad,
             version=__version__,
             max_body_bytes=self.max_body_bytes,
+            checks={"database": self.check_database, "storage": self.check_storage},
         )
         self.web_app = WebApplication(
             **make_handlers(self.service_prefix, services),
@@ -302,6 +295,15 @@ class KBatchServer(Application):
             cookie_secret=self.keyring.make_secret("cookie"),
             **self.tornado_settings,
         )
+
+    async def check_database(self) -> None:
+        """Raise Unavailable unless the database answers."""
+        await self.store.find_job("")
+
+    async def check_storage(self) -> None:
+        """Raise StorageError unless the storage answers."""
+        with contextlib.suppress(ObjectNotFound):
+            await self.storage.get_size("uploads/none")
 
     async def serve(self) -> None:
         """Run until SIGTERM or SIGINT; every part that was started is stopped, in reverse."""
@@ -315,7 +317,7 @@ class KBatchServer(Application):
             self.log.info("stopping")
 
     async def start_parts(self, running: AsyncExitStack) -> None:
-        """Start every part; ``running`` stops them. The port is taken first, so that a taken one costs nothing."""
+        """Start every part; ``running`` stops them. The port comes first: a taken one then costs nothing."""
         server = self.listen()
         running.push_async_callback(self.stop_listening, server)
         running.push_async_callback(self.auth.close)
@@ -334,7 +336,7 @@ class KBatchServer(Application):
         """Take the port; requests wait in its backlog until the parts are started."""
         url = urlparse(self.bind_url)
         try:
-            self.sockets = bind_sockets(url.port, url.hostname)
+            self.sockets = bind_sockets(url.port or 0, url.hostname)
         except OSError as error:
             raise WrongSetting(
                 f"KBatchServer.bind_url: cannot listen at {self.bind_url}: {error.strerror}; "
@@ -372,32 +374,10 @@ class KBatchServer(Application):
             with path.open("x") as file:
                 file.write(self.generate_config_file())
         except FileExistsError:
-            raise WrongSetting(f"KBatchServer.config_file: {path} is there already, it is left alone") from None
+            raise WrongSetting(
+                f"KBatchServer.config_file: {path} is there already, it is left alone"
+            ) from None
         print(f"Wrote {path}.")
-
-    def _installed(self, trait: str) -> list[type[Configurable]]:
-        """Return the classes that are installed for an entry point trait and can be imported."""
-        return [entry.load() for entry in self.traits()[trait].load_entry_points().values()]
-
-
-class UpgradeDB(Application):
-    """Bring the database up to this version's schema, and exit."""
-
-    name = "kbatch-server-upgrade-db"
-    version = __version__
-    description = __doc__
-    aliases: ClassVar[dict[Any, Any]] = {name: ALIASES[name] for name in ("config", "db", "log-level")}
-    classes: ClassVar[Any] = List([KBatchServer])
-
-    def start(self) -> None:
-        """Upgrade the database that the service's configuration names."""
-        server = KBatchServer(config=self.config)
-        server.init_config_file()
-        server.init_logging()
-        server.init_keyring()
-        server.init_storage()
-        server.init_store()
-        asyncio.run(server.store.upgrade())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -406,5 +386,7 @@ def main(argv: list[str] | None = None) -> None:
         server = KBatchServer.instance()
         server.initialize(argv)
         server.start()
-    except (WrongSetting, TraitError, SettingsNotFound, StoreError, StorageError, ConfigFileNotFound) as error:
+    except StoreError as error:
+        sys.exit(f"kbatch-server: KBatchServer.db_url: {error}")
+    except (WrongSetting, TraitError, SettingsNotFound, StorageError) as error:
         sys.exit(f"kbatch-server: {' '.join(str(error).split())}")

@@ -142,8 +142,8 @@ class HubAuthenticator(LoggingConfigurable):
         default_value=DEFAULT_SCOPES,
         help="""The hub scope that each action needs, beside access to the service.
 
-        The actions are ``submit``, ``read``, ``cancel`` and ``admin`` (everybody's jobs). An empty scope means
-        that access to the service is enough; for ``admin`` it means that nobody is one.
+        The actions are ``submit``, ``read``, ``cancel`` and ``admin`` (everybody's jobs). An empty scope
+        means that access to the service is enough; for ``admin`` it means that nobody is one.
         """,
         config=True,
     )
@@ -219,8 +219,8 @@ class HubAuthenticator(LoggingConfigurable):
     def make_user(self, model: dict[str, Any]) -> User:
         """Return the user that the hub's answer describes.
 
-        A hub service called ``alice`` is ``service/alice`` here and never meets the user of that name: the hub
-        allows no ``/`` in the name of a user.
+        A hub service called ``alice`` is ``service/alice`` here and never meets the user of that name: the
+        hub allows no ``/`` in the name of a user.
         """
         kind = model.get("kind", "user")
         admin = self.scopes["admin"]
@@ -260,7 +260,7 @@ def get_service_name(base_url: str) -> str:
 
 def _missing(scope: str) -> Forbidden:
     return Forbidden(
-        f"Your token lacks the scope {scope!r}: ask for a token that has it, or an admin of the hub to give it to you.",
+        f"Your token lacks the scope {scope!r}: make one that has it, or ask an admin of the hub for it.",
         reason="MissingScope",
         details={"scope": scope},
     )

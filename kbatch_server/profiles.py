@@ -19,12 +19,13 @@ class Profiles(LoggingConfigurable):
 
     profile_list = Union(
         [List(Dict()), Callable()],
-        help="""The profiles, as KubeSpawner's ``profile_list``: a list, or a callable (also async) that is given
-        the user (with ``name`` and ``groups``) and returns one.
+        help="""The profiles, as KubeSpawner's ``profile_list``: a list, or a callable (also async) that is
+        given the user (with ``name`` and ``groups``) and returns one.
 
-        Each is a dict with ``display_name`` and, optional, ``slug`` (what users type; derived from the name if
-        absent), ``description``, ``default`` (True for the one that is used when none is named) and
-        ``kbatch_override``: values for the traits of JobConfig, which hold for its jobs. ::
+        Each is a dict with ``display_name`` and, optional, ``slug`` (what users type; derived from the name
+        if absent), ``description``, ``default`` (True for the one that is used when none is named) and
+        ``kbatch_override``: values for the traits of JobConfig, which hold for its jobs.
+        Default: no profiles. Example::
 
             c.Profiles.profile_list = [
                 {"display_name": "Small", "slug": "small", "default": True,
@@ -49,7 +50,7 @@ class Profiles(LoggingConfigurable):
                 self._check_entry(entry)
             slugs = [_slug(entry) for entry in proposal["value"]]
             if len(set(slugs)) < len(slugs):
-                raise TraitError(f"two profiles have the same slug, of {slugs}")
+                raise TraitError(f"Profiles.profile_list: two profiles have the same slug, of {slugs}")
         return proposal["value"]
 
     async def list(self, user: User | None) -> list[Profile]:
@@ -108,12 +109,15 @@ class Profiles(LoggingConfigurable):
         unknown = set(entry) - {"display_name", "slug", "description", "default", "kbatch_override"}
         if unknown or not isinstance(entry.get("display_name"), str):
             raise TraitError(
-                f"a profile has display_name, slug, description, default and kbatch_override, not {sorted(unknown)}"
+                "Profiles.profile_list: an entry has display_name, slug, description, default and "
+                f"kbatch_override, not {sorted(unknown)}"
             )
         override = entry.get("kbatch_override", {})
         strange = [name for name in override if not JobConfig.class_traits(config=True).get(name)]
         if strange:
-            raise TraitError(f"profile {entry['display_name']!r}: JobConfig has no trait {strange[0]!r}")
+            raise TraitError(
+                f"Profiles.profile_list: {entry['display_name']!r}: JobConfig has no trait {strange[0]!r}"
+            )
         self._make_config(entry)
 
 

@@ -78,9 +78,9 @@ class Uploads(LoggingConfigurable):
         """Return an upload of the user's, or raise NotFound."""
         return await self.store.get_upload(upload_id, user=user.name)
 
-    def read(self, upload: Upload) -> AsyncIterator[bytes]:
-        """Yield the ZIP's bytes; raises StorageError."""
-        return self.storage.read(upload.key)
+    def read(self, upload: Upload, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the ZIP's bytes from ``start``, ``length`` of them or all; raises StorageError."""
+        return self.storage.read(upload.key, start=start, length=length)
 
     async def collect(self) -> int:
         """Delete the uploads that have expired and that no job needs, and return how many."""
@@ -89,7 +89,11 @@ class Uploads(LoggingConfigurable):
         for upload in await self.store.list_expired_uploads(now):
             if not await self.store.begin_delete_upload(upload.id, now=now):
                 continue  # sent again, or named by a job, in the meantime
-            await self.storage.delete(upload.key)
+            try:
+                await self.storage.delete(upload.key)
+            except StorageError as error:
+                self.log.warning("upload %s: not deleted, trying again later: %s", upload.id, error)
+                continue
             await self.store.delete_upload(upload.id)
             count += 1
         if count:

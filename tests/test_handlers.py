@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from kbatch_server.handlers.base import BaseHandler, needs_scope
 from kbatch_server.log import scrub_url
 from kbatch_server.models import JobSpec, Status
 
+PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
 WORK = {"name": "train", "command": ["python", "main.py"]}
 
 
@@ -317,10 +319,11 @@ async def test_a_zip_is_kept_as_it_was_sent(web, api, form):
         (b"PK", "text/plain", "Content-Type"),
         (b"PK", "multipart/form-data", "Content-Type"),
         (b"junk", "multipart/form-data; boundary=b", "body"),
-        (b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\nPK\r\n--b--\r\n', "multipart/form-data; boundary=b", "file"),
-        (b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nPK', "multipart/form-data; boundary=b", "body"),
+        (PART % b"other" + b"PK\r\n--b--\r\n", "multipart/form-data; boundary=b", "file"),
+        (PART % b"file" + b"PK", "multipart/form-data; boundary=b", "body"),
+        (PART % b"file" + b"PK\r\n" + PART % b"file", "multipart/form-data; boundary=b", "file"),
     ],
-)  # fmt: skip
+)
 async def test_what_is_no_upload_is_400_and_nothing_is_kept(web, api, content, content_type, field):
     answer = await api.post("api/v1/uploads", content=content, headers={"Content-Type": content_type})
     assert answer.status_code == 400, answer.text
@@ -343,7 +346,7 @@ async def aiter_bytes(piece, times):
 
 
 async def test_a_client_that_goes_away_leaves_no_upload(web):
-    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(
         b"POST /services/kbatch/api/v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n"
         b"Content-Type: application/zip\r\nContent-Length: 100000\r\n\r\nPK and some"
@@ -370,13 +373,13 @@ async def test_a_client_is_slowed_down_to_the_pace_of_the_storage(web):
         b"POST /services/kbatch/api/v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n"
         b"Content-Type: application/zip\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
     )
-    with pytest.raises(TimeoutError):  # the sender is stopped by full buffers, long before the end
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.5):
             while sent < size:
                 writer.write(b"PK" * 32768)
                 sent += 65536
                 await writer.drain()
-    assert sent < size
+    assert sent < size / 2  # the sender was stopped by full buffers, long before the end
     go.set()
     while sent < size:
         writer.write(b"PK" * 32768)
@@ -393,7 +396,7 @@ async def test_code_is_handed_out_for_a_good_link_only(web, api):
     async with web.client(token=None) as client:
         whole = await client.get("code/good")
         part = await client.get("code/good", headers={"Range": "bytes=2-5"})
-        end = await client.get("code/good", headers={"Range": "bytes=-3"})
+        end = await client.get("code/good", headers={"Range": "bytes=-60"})
         odd = await client.get("code/good", headers={"Range": "bytes=9-2, 3-4"})
         head = await client.head("code/good")
         bad = await client.get("code/forged")
@@ -401,7 +404,7 @@ async def test_code_is_handed_out_for_a_good_link_only(web, api):
     assert whole.headers["Content-Length"] == head.headers["Content-Length"] == str(len(archive))
     assert (part.status_code, part.content) == (206, archive[2:6])
     assert part.headers["Content-Range"] == f"bytes 2-5/{len(archive)}"
-    assert end.content == archive[-3:]
+    assert end.content == archive[-60:]
     assert (bad.status_code, bad.json()["reason"]) == (403, "BadLink")
 
 
@@ -445,7 +448,7 @@ async def test_many_dropped_streams_leave_no_task(web):
                 async with client.stream("GET", "api/v1/jobs/train-1/logs?follow=true") as answer:
                     await anext(answer.aiter_raw())
     async with asyncio.timeout(5):
-        while len(asyncio.all_tasks()) > before:
+        while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110 - a task's end is no event
             await asyncio.sleep(0.01)
 
 

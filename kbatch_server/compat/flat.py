@@ -82,9 +82,7 @@ def _read_inline(inline: Any) -> InlineFile:
         or set(inline) != {"name", "content"}
         or not all(isinstance(value, str) for value in inline.values())
     ):
-        raise InvalidRequest("upload_data: " + WRONG_UPLOAD_DATA, details=[
-            {"field": "upload_data", "message": WRONG_UPLOAD_DATA}
-        ])  # fmt: skip
+        raise InvalidRequest.of_field("upload_data", WRONG_UPLOAD_DATA)
     name, content = inline["name"], inline["content"]
     if not re.fullmatch(r"[^/\\\x00-\x1f\x7f]{1,200}", name) or name in {".", ".."}:
         raise InvalidRequest.of_field("upload_data", "The 'name' must be a plain file name.")

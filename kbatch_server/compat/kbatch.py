@@ -1,7 +1,7 @@
-"""The wire of the published kbatch client: a V1Job-shaped body is read into a JobRequest, a Job is shown as a V1Job.
+"""The wire of the published kbatch client: what it posts (a Job's manifest) is read into a JobRequest.
 
-The client makes its bodies with the ``kubernetes`` package, so a body is a Job's manifest (snake_case, full of
-nulls) with perhaps a ConfigMap of code. What is in the models below is understood; any other field
+The client makes its bodies with the ``kubernetes`` package, so a body is a Job's manifest (snake_case, full
+of nulls) with perhaps a ConfigMap of code. What is in the models below is understood; any other field
 is refused with its path, so that nothing a user writes ever reaches a pod unless it is meant to.
 """
 
@@ -20,8 +20,8 @@ from ..errors import InvalidRequest
 from ..models import JobRequest, Profile, checked
 
 PROFILE_KEY = "kbatch.jupyter.org/profile"
-"""The key of the toleration that says which profile a body was made from: the client copies a profile's image,
-resources and tolerations, but not its name."""
+"""The key of the toleration that says which profile a body was made from: the client copies a profile's
+image, resources and tolerations, but not its name."""
 
 CONTAINER = "job.spec.template.spec.containers[0]"
 
@@ -166,7 +166,7 @@ class Body(Manifest):
 
 
 def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, str | None]:
-    """Return what a body asks for and its code in base64, or raise InvalidRequest with the path of each wrong field.
+    """Return what a body asks for and its code in base64, or raise InvalidRequest with the wrong paths.
 
     ``profiles`` are those that the user may choose, by slug: what the body has of the chosen one is left
     to it, so that it is the server that says what a profile is.
@@ -182,6 +182,7 @@ def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, s
     profile = None if slug is None else profiles.get(slug)
     metadata = body.job.metadata
     limits = container.resources.limits
+    memory = _own_limit(limits.memory, profile.mem_limit if profile else None)
     fields = {
         "name": metadata.name or (metadata.generate_name or "").rstrip("-"),
         "command": container.command,
@@ -189,13 +190,11 @@ def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, s
         "image": None if profile is not None and profile.image == container.image else container.image,
         "profile": slug,
         "env": {variable.name: variable.value for variable in container.env},
-        "cpu_limit": _own_limit(limits.cpu, profile and profile.cpu_limit),
-        "mem_limit": _own_limit(limits.memory, profile and profile.mem_limit),
+        "cpu_limit": _own_limit(limits.cpu, profile.cpu_limit if profile else None),
+        "mem_limit": None if memory is None else int(memory),
         "retries": body.job.spec.backoff_limit,
         "active_deadline_seconds": body.job.spec.active_deadline_seconds,
     }
-    if fields["mem_limit"] is not None:
-        fields["mem_limit"] = int(fields["mem_limit"])
     try:
         request = JobRequest.from_json(fields)
     except InvalidRequest as error:
@@ -226,11 +225,16 @@ def rename_fields(error: InvalidRequest) -> InvalidRequest:
 def drop_absent(value: Any) -> Any:
     """Return parsed JSON without the keys whose value is null or an empty object or list.
 
-    The client sends all the fields that Kubernetes knows: one that is null was not said.
+    The client sends all the fields that Kubernetes knows: one that is null was not said. An empty command
+    was: the client leaves it null where its user gives none.
     """
     if isinstance(value, dict):
         kept = {key: drop_absent(each) for key, each in value.items()}
-        return {key: each for key, each in kept.items() if each is not None and each != {} and each != []}
+        return {
+            key: each
+            for key, each in kept.items()
+            if each is not None and each != {} and (each != [] or key == "command")
+        }
     if isinstance(value, list):
         return [drop_absent(each) for each in value]
     return value
@@ -253,14 +257,15 @@ def make_profiles(profiles: list[Profile]) -> dict[str, dict[str, Any]]:
             "display_name": profile.display_name,
             "description": profile.description,
             "image": profile.image,
-            "resources": {"limits": _make_limits(profile.cpu_limit, profile.mem_limit)},
+            "resources": {"limits": make_limits(profile.cpu_limit, profile.mem_limit)},
             "tolerations": [{"key": PROFILE_KEY, "operator": "Equal", "value": profile.slug}],
         }
         for profile in profiles
     }
 
 
-def _make_limits(cpu: float | None, memory: int | None) -> dict[str, str]:
+def make_limits(cpu: float | None, memory: int | None) -> dict[str, str]:
+    """Return limits as Kubernetes writes them; what is not limited is left out."""
     limits = {}
     if cpu is not None:
         limits["cpu"] = f"{cpu:g}"
@@ -271,15 +276,13 @@ def _make_limits(cpu: float | None, memory: int | None) -> dict[str, str]:
 
 def _own_limit(asked: Any, given: float | None) -> float | None:
     """Return a limit that the body asks for, unless it is what the profile gives anyway."""
-    if asked is None or (
-        given is not None and asked == Decimal(f"{given:g}" if given < 2**20 else int(given))
-    ):
+    if asked is None or (given is not None and float(asked) == given):
         return None
     return float(asked)
 
 
 def _with_leaves(error: InvalidRequest, data: Any) -> InvalidRequest:
-    """Return the error with the paths of what stands in the unknown fields: ``…securityContext.privileged``."""
+    """Return the error with the paths of what stands in unknown fields: ``…securityContext.privileged``."""
     details = []
     for each in error.details:
         field = each["field"]

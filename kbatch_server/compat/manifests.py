@@ -1,4 +1,4 @@
-"""Jobs and pods in the form that the published kbatch client reads: what Kubernetes's Python package makes of them."""
+"""Jobs and pods in the form that the published kbatch client reads: that of Kubernetes's Python package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..models import Job, Pod, Status
+from .kbatch import make_limits
 
 
 def make_job(job: Job, *, with_env: bool = True) -> dict[str, Any]:
@@ -100,17 +101,13 @@ def to_timestamp(moment: datetime) -> str:
 
 def _make_container(job: Job, *, with_env: bool) -> dict[str, Any]:
     spec = job.spec
-    limits = {
-        "cpu": spec.cpu_limit and f"{spec.cpu_limit:g}",
-        "memory": spec.mem_limit and str(spec.mem_limit),
-    }
     return {
         "name": "job",
         "image": spec.image,
         "command": spec.command,
         "args": spec.args,
         "env": [{"name": name, "value": value if with_env else None} for name, value in job.env.items()],
-        "resources": {"limits": {name: value for name, value in limits.items() if value}},
+        "resources": {"limits": make_limits(spec.cpu_limit, spec.mem_limit)},
         "working_dir": "/code",
     }
 

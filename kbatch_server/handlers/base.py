@@ -1,8 +1,9 @@
-"""What every handler is made of: who asks and whether they may, limits before a body is read, one exit for errors."""
+"""What every handler is made of: who asks, what they may, limits on bodies, one exit for errors."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import re
 import secrets
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from jupyterhub.services.auth import HubOAuthenticated
-from tornado.httputil import responses
 from tornado.iostream import StreamClosedError
 from tornado.log import app_log
 from tornado.web import HTTPError, RequestHandler, stream_request_body
@@ -97,11 +97,11 @@ def _declare(needs: Needs) -> Callable[[Method], Method]:
 
 
 @stream_request_body
-class BaseHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
+class BaseHandler(HubOAuthenticated, RequestHandler):
     """A handler that admits a request before its body is read, and answers every error in one form.
 
-    The order: the method is known, the user is known, the scope is held, the query is known, the body is not too large;
-    then ``begin`` runs, the body comes through ``receive``, and the method (``get``, ``post``) is called.
+    The order: the method is known, the user is known, the scope is held, the query is known, the body is not
+    too large; then ``begin`` runs, the body comes through ``receive``, and the method (``get``) is called.
     """
 
     services: Services
@@ -146,9 +146,11 @@ class BaseHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
         await self.begin()
 
     def _needs(self) -> Needs:
-        methods = {name: getattr(self, name.lower(), None) for name in self.SUPPORTED_METHODS}
-        declared = {name: method.needs for name, method in methods.items() if hasattr(method, "needs")}
-        method = self.request.method or ""
+        needs_of = {
+            name: getattr(getattr(self, name.lower()), "needs", None) for name in self.SUPPORTED_METHODS
+        }
+        declared = {name: needs for name, needs in needs_of.items() if needs is not None}
+        method = str(self.request.method)
         if method not in declared:
             self._allowed = ", ".join(declared)
             raise HTTPError(405, "%s is not a method of this URL, which has: %s", method, self._allowed)
@@ -239,8 +241,11 @@ class BaseHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
         if self._client_gone:
             self._work.cancel()
         try:
-            return await self._work
-        except (asyncio.CancelledError, StreamClosedError):
+            result: Result = await self._work
+            return result
+        except StreamClosedError:
+            return None
+        except asyncio.CancelledError:
             if not self._client_gone:
                 raise
             return None
@@ -276,7 +281,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
 
     @property
     def request_id(self) -> str:
-        """The id of this request in the answer and the log: the proxy's, if it sent a sane one, or our own."""
+        """The id of this request in answer and log: the proxy's, if it sent a sane one, or our own."""
         if not hasattr(self, "_request_id"):
             given = self.request.headers.get("X-Request-ID", "")
             self._request_id = (
@@ -336,7 +341,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
         The rest stands in the access log. Tornado's version logs URLs with their secrets.
         """
         status = value.status if isinstance(value, KBatchError) else getattr(value, "status_code", 500)
-        if status != 500:
+        if status != 500 or isinstance(value, StreamClosedError):  # the client went away
             return
         app_log.error(
             "%s %s failed, request=%s",
@@ -388,7 +393,7 @@ def public_error(error: BaseException, request_id: str) -> KBatchError:
     if isinstance(error, KBatchError):
         return error
     if isinstance(error, HTTPError) and error.status_code < 500:
-        phrase = responses.get(error.status_code, "Error")
+        phrase = http.client.responses.get(error.status_code, "Error")
         message = error.log_message % error.args if error.log_message else phrase
         told = KBatchError(message, reason="".join(phrase.title().split()))
         told.status = error.status_code

@@ -1,4 +1,4 @@
-"""The routes of the published kbatch client, and of the first one: their bodies are translated, the rest is ours."""
+"""The routes of the published kbatch client, and of the first one: bodies are translated, then it is ours."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ class UploadsHandler(ReceivingHandler, KBatchHandler):
         self.send_json({**upload.to_dict(), "url": f"{self.root}uploads/{upload.id}/"}, status=201)
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:
-        """Return the error; what is no ZIP has the one sentence, alone, that this client has always been told."""
+        """Return the error; for what is no ZIP the one sentence, alone, that this client knows."""
         if isinstance(error, InvalidRequest) and error.details and error.details[0]["field"] == "file":
             message = error.details[0]["message"]
             return {"file": [message if error.reason == "NoFile" else flat.NOT_A_ZIP]}

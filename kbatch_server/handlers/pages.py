@@ -23,7 +23,7 @@ MAX_SHOWN_LOG_BYTES = 256 * 1024
 
 
 def make_environment() -> jinja2.Environment:
-    """Return what renders the templates: all that is put into a page is escaped, all that is not there is an error."""
+    """Return what renders the templates: what is put into a page is escaped, what is missing is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -41,7 +41,7 @@ def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     rest = max(int(seconds), 0)
-    parts = []
+    parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, rest = divmod(rest, size)
         if count or parts or unit == "s":
@@ -52,12 +52,15 @@ def format_duration(seconds: float | None) -> str:
 class PageHandler(BaseHandler):
     """A handler that answers with a page, and sends a browser that is not logged in to the hub."""
 
-    content_security_policy = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    content_security_policy = (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    )
     strict_query = False
     templates = make_environment()
 
     def unknown_user(self) -> NoReturn:
-        """Send the browser to the hub's login, which brings it back here; a client with a bad token is told."""
+        """Send a browser to the hub's login, which brings it back; a client with a bad token is told."""
         if self.hub_auth.get_token(self, in_cookie=False):
             super().unknown_user()
         self.redirect(self.get_login_url())
@@ -149,7 +152,7 @@ def run_seconds(job: Job, now: datetime) -> float | None:
     return None if job.started_at is None else ((job.ended_at or now) - job.started_at).total_seconds()
 
 
-class OAuthCallbackHandler(PageHandler, HubOAuthCallbackHandler):  # type: ignore[misc]
+class OAuthCallbackHandler(PageHandler, HubOAuthCallbackHandler):
     """``oauth_callback``: the end of a login through the hub."""
 
     async def _admit(self) -> None:

@@ -1,4 +1,4 @@
-"""Turns the pieces of a log into what a reader gets: with signs of life, as server-sent events, line by line."""
+"""Turns the pieces of a log into what a reader gets: with signs of life, as events, or line by line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _END = object()
 
 
 async def with_ticks(pieces: AsyncGenerator[bytes], seconds: float) -> AsyncGenerator[bytes | None]:
-    """Yield the pieces, and None whenever none came for so many seconds. It closes ``pieces`` at its own end."""
+    """Yield the pieces, and None whenever none came for so many seconds; closes ``pieces`` at its end."""
     upcoming: asyncio.Future[object] | None = None
     try:
         while True:

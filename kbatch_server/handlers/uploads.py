@@ -1,4 +1,4 @@
-"""``api/v1/uploads``: code is sent as a ZIP, which goes to the storage as it arrives; jobs fetch it at ``code/…``."""
+"""``api/v1/uploads``: a ZIP of code goes to the storage as it arrives; jobs fetch it at ``code/…``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, Unavailable
 from ..models import Upload
+from ..storage.base import StorageError
 from .base import APIHandler, BaseHandler, needs_nothing, needs_scope, too_large
 from .multipart import FilePart
 
@@ -179,10 +180,17 @@ class CodeHandler(BaseHandler):
         return start, end - start
 
     async def _send(self, upload: Upload, start: int, length: int) -> None:
-        async with aclosing(self.services.uploads.read(upload, start=start, length=length)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                self.write(piece)
-                await self.flush()
+        try:
+            async with aclosing(self.services.uploads.read(upload)) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    part = piece[start : start + length]
+                    start, length = max(start - len(piece), 0), length - len(part)
+                    self.write(part)
+                    await self.flush()
+                    if not length:
+                        return
+        except StorageError as error:
+            raise Unavailable(f"The code cannot be read now: {error}") from error
 
 
 def find_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -47,8 +47,8 @@ async def follow_log(
     place, failures = _Place(), 0
     while True:
         query: dict[str, Any] = {"container": MAIN_CONTAINER, "follow": "true", "timestamps": "true"}
-        if place.stamp:
-            query["sinceTime"] = place.stamp
+        if place.since:
+            query["sinceTime"] = place.since
         elif tail is not None:
             query["tailLines"] = tail
         began = time.monotonic()
@@ -70,7 +70,7 @@ async def follow_log(
             elif failures > MAX_FAILURES:
                 raise
         except KubeRefused as error:
-            if error.status == 404 and place.stamp:
+            if error.status == 404 and place.since:
                 return  # the pod was removed; what it had said is said
             raise
         await asyncio.sleep(min(30, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311
@@ -84,22 +84,29 @@ async def _is_over(client: KubeClient, path: str) -> bool:
 class _Place:
     """Where in a log we are: takes what comes, timestamps on, and gives what is new of it, timestamps off.
 
-    A line is known by its timestamp and its number among those of the same timestamp. Of the last one
-    the bytes that were given are counted, as a connection may break in its middle.
+    ``sinceTime`` counts whole seconds, so that a new connection repeats the newest second. How many lines
+    of it were begun is counted, and how many bytes of the last one were given: a connection may break in
+    its middle. (Not by the timestamps alone: stdout and stderr are stamped apart, not always in order.)
     """
 
     def __init__(self) -> None:
-        self.stamp = ""
-        self._number = 0
+        self._second = ""
+        self._zone = ""
+        self._first = ""
+        self._count = 0
         self._given = 0
         self.rewind()
 
+    @property
+    def since(self) -> str:
+        """The newest second, to ask for the log from there on; empty before the first line."""
+        return self._second + self._zone
+
     def rewind(self) -> None:
-        """Get ready for another connection, which begins at the place or a little before it."""
+        """Get ready for another connection."""
         self._head: bytearray | None = bytearray()
-        self._line = ("", 0)
         self._skip = 0
-        self._is_catching_up = bool(self.stamp)
+        self._lines_to_skip = self._count
 
     def take(self, chunk: bytes) -> Iterator[bytes]:
         """Yield what is new in the next bytes of the connection."""
@@ -121,15 +128,20 @@ class _Place:
                 self._head = bytearray()
 
     def _begin_line(self, stamp: str) -> None:
-        self._line = (stamp, self._line[1] + 1 if stamp == self._line[0] else 0)
-        place = (self.stamp, self._number)
-        if self._is_catching_up and self._line < place:
-            self._skip = sys.maxsize  # all of it was given
-        elif self._is_catching_up and self._line == place:
-            self._is_catching_up = False
-            self._skip = self._given
+        second = stamp[:19]
+        if self._lines_to_skip:
+            if second < self._second or stamp < self._first:
+                self._skip = sys.maxsize  # before the place where a tail began
+                return
+            self._lines_to_skip -= 1
+            self._skip = sys.maxsize if self._lines_to_skip else self._given
+            return
+        self._first = self._first or stamp
+        self._skip = self._given = 0
+        if second > self._second:
+            self._second, self._zone = second, stamp[19:].lstrip(".0123456789")
+            self._count = 1
+        elif second == self._second:
+            self._count += 1
         else:
-            # from here on in the order in which it comes: stdout and stderr are stamped apart
-            self._is_catching_up = False
-            self.stamp, self._number = self._line
-            self._skip = self._given = 0
+            self._given = sys.maxsize  # late, of a second before: it will not be repeated, nor the last line

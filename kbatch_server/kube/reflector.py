@@ -106,11 +106,11 @@ class Reflector:
         return None if None in times else min(moment for moment in times if moment is not None)
 
     async def wait_loaded(self, timeout_seconds: float) -> bool:
-        """Wait until everything was listed once; return whether it was."""
+        """Wait until all Jobs and Pods were listed once; return whether they were."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                for loaded in self._loaded.values():
-                    await loaded.wait()
+                for kind in ("jobs", "pods"):
+                    await self._loaded[kind].wait()
         except TimeoutError:
             return False
         return True

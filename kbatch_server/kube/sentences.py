@@ -209,7 +209,9 @@ def evicted(message: str) -> str:
     low = re.search(r"low on resource: ([\w-]+)", message)
     if low:
         return f"Its node ran out of {_RESOURCES.get(low[1], low[1])}, and it had to go."
-    local = re.search(r"ephemeral local storage usage exceeds .*limit of containers (\S+?)\.?$", message)
+    local = re.search(
+        r"(?:limit of containers|ephemeral storage limit) \"?([0-9][0-9A-Za-z.]*?)\"?\. *$", message
+    )
     if local:
         return f"It wrote more to its disk than it may: {local[1]}."
     return f"Its node threw it out: {cut(message)}" if message else "Its node threw it out."

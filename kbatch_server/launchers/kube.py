@@ -90,8 +90,8 @@ class KubeJobLauncher(JobLauncher):
         "busybox:1.36",
         help="""
         The image of the container that fetches a job's code. It needs ``sh``, ``wget``, ``timeout``,
-        ``sha256sum``, ``sed``, ``tee`` and ``unzip``, as busybox has them. Default: ``busybox:1.36``; example:
-        ``registry.example.org/busybox:1.36``.
+        ``sha256sum``, ``sed``, ``tee`` and ``unzip``, as busybox has them. Default: ``busybox:1.36``;
+        example: ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )
@@ -155,12 +155,9 @@ class KubeJobLauncher(JobLauncher):
     @validate("namespace")
     def _validate_namespace(self, proposal: Any) -> str:
         value: str = proposal.value
-        plain = value.replace("{username}", "u")
-        if (
-            value == "{username}"
-            or len(plain) > 43
-            or not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", plain)
-        ):
+        plain = value.replace("{username}", "u", 1)
+        is_name = re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", plain)
+        if not is_name or len(plain) > 43 or value == "{username}":
             raise TraitError(
                 "KubeJobLauncher.namespace must be the name of a namespace of at most 43 characters, or hold "
                 f'one {{username}} beside other text, like "kbatch-{{username}}", not {value!r}'

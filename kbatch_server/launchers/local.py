@@ -28,7 +28,7 @@ from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNo
 from .codezip import BadCode, give_tree, remove_tree, unpack
 from .jobfolder import JobFolder, make_end
 from .localstatus import find_status
-from .processes import find_process, kill_descendants, send_signal
+from .processes import find_process, kill_below, send_signal
 from .supervisor import REFUSED, STARTED, Spec
 from .watcher import Watcher
 
@@ -357,7 +357,7 @@ class LocalProcessJobLauncher(JobLauncher):
         patience_seconds = job.spec.termination_grace_period_seconds + self.kill_delay_seconds
         if asked_before and time.time() - asked_at > patience_seconds:
             self.log.warning("The supervisor of job %s does not end it: killing both", job.id)
-            kill_descendants(pid)
+            kill_below(pid)
             send_signal(process, signal.SIGKILL)
         else:
             send_signal(process, signal.SIGTERM)

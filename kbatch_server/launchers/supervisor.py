@@ -27,12 +27,13 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .jobfolder import JobFolder, make_end
-from .processes import kill_descendants
+from .processes import kill_below
 
 STARTED, REFUSED, FAILED = 0, 3, 1
 """Exit codes of the process that the service waits for."""
 
 MAX_RETRY_DELAY_SECONDS = 360
+KILL_TIMEOUT_SECONDS = 30
 PIECE_BYTES = 65536
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
@@ -233,15 +234,13 @@ class Supervisor:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGTERM)
             if time.monotonic() >= kill_at:
-                kill_descendants(os.getpid())
+                kill_below(os.getpid())
                 kill_at = time.monotonic() + 1
-                continue
             self._wait_until(kill_at if self.asked_to_end else self.deadline, output if is_open else None)
             if is_open:
                 is_open = log.copy_from(output)
         process.returncode = status  # it is reaped: Popen is not to wait for that process id again
-        kill_descendants(os.getpid())
-        _reap(process.pid)
+        _kill_all_children()
         for _ in range(256):  # what is left in the pipe, unless something that cannot be killed writes on
             if not (is_open and log.copy_from(output, only_if_ready=True)):
                 break
@@ -353,6 +352,24 @@ def _reap(pid: int) -> int | None:
             if found[0] == pid:
                 status = os.waitstatus_to_exitcode(found[1])
     return status
+
+
+def _kill_all_children() -> None:
+    """KILL and reap what is left of the job, until the kernel says that we have no child.
+
+    We are a subreaper, so all that the job started is below us, and without a child there is nothing.
+    What cannot be killed (it waits for a dead file server) is left alone after a while.
+    """
+    give_up_at = time.monotonic() + KILL_TIMEOUT_SECONDS
+    pause_seconds = 0.001
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < give_up_at:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            kill_below(os.getpid())
+            time.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 1.5, 0.1)
+        print(f"{_now()} some processes of the job could not be killed", file=sys.stderr)
 
 
 def _set_limit(kind: int, value: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from datetime import timedelta
@@ -130,7 +131,8 @@ class AzureBlobStorage(Storage):
         async for piece in regroup(chunks, PIECE_BYTES):
             block = base64.b64encode(b"%08d" % len(blocks)).decode()
             with _mapped_errors():
-                await blob.stage_block(block, piece, length=len(piece))
+                # a file, which aiohttp sends bit by bit: bytes it would send in one go
+                await blob.stage_block(block, io.BytesIO(piece), length=len(piece))
             blocks.append(block)
             size += len(piece)
         try:

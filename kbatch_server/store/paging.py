@@ -67,10 +67,7 @@ def _make_statement(shape: _Shape) -> Select[Any]:
         for i in range(shape.statuses)
     ]
     return (
-        select(*COLUMNS)
-        .where(jobs.c.seq.in_(union_all(*branches)))
-        .order_by(jobs.c.seq.desc())
-        .limit(_LIMIT)
+        select(*COLUMNS).where(jobs.c.seq.in_(union_all(*branches))).order_by(jobs.c.seq.desc()).limit(_LIMIT)
     )
 
 

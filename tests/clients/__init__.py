@@ -39,7 +39,7 @@ class KBatch:
         self.environment = {
             "PATH": f"{self._bin}:/usr/bin:/bin",
             "HOME": str(home),
-            "COLUMNS": "200",
+            "COLUMNS": "300",
             "LANG": "C.UTF-8",
             "KBATCH_URL": url,
             "JUPYTERHUB_API_TOKEN": token,
@@ -61,7 +61,9 @@ class KBatch:
         """Run a command that must succeed and return what it printed."""
         done = self.run(*arguments)
         assert done.returncode == 0, f"kbatch {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        # 0.4.2 logs each request on standard output
+        lines = done.stdout.splitlines(keepends=True)
+        return "".join(line for line in lines if "HTTP Request: " not in line)
 
     def json(self, *arguments: str) -> dict:
         """Run a command that must succeed and return the JSON that it printed."""

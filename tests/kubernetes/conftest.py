@@ -10,6 +10,7 @@ from typing import Any
 
 import kubernetes
 import pytest
+from installation import Installation
 from kubernetes.aio import client, config
 
 from tests.cluster import ClusterLike, ensure_cluster, missing_tools
@@ -32,6 +33,17 @@ def cluster() -> Iterator[ClusterLike]:
     cluster = ensure_cluster()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def installation(cluster: ClusterLike, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A hub and a kbatch-server whose jobs run in a namespace of their own."""
+    namespace = f"jobs-{secrets.token_hex(4)}"
+    with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as api_client:
+        kubernetes.client.CoreV1Api(api_client).create_namespace({"metadata": {"name": namespace}})
+    installation = Installation(tmp_path_factory.mktemp("installation"), cluster, namespace=namespace)
+    yield installation
+    installation.stop()
 
 
 @pytest.fixture

@@ -1,0 +1,64 @@
+"""Azure Blob Storage on this machine: Azurite, from npm, kept in a cache outside of the project."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+VERSION = "3.35.0"
+ACCOUNT = "devstoreaccount1"
+# the same in every Azurite: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+START_TIMEOUT_SECONDS = 30
+
+
+def find_azurite() -> Path | None:
+    """Return the program, installed when it is not there yet, or None where there is no npm."""
+    cache = Path(os.environ.get("KBATCH_TEST_CACHE") or "~/.cache/kbatch-server").expanduser()
+    folder = cache / f"azurite-{VERSION}"
+    program = folder / "node_modules/.bin/azurite-blob"
+    if not program.exists():
+        npm = shutil.which("npm")
+        if npm is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--prefix", folder, "--no-audit", "--no-fund", f"azurite@{VERSION}"]
+        subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    return program
+
+
+@contextlib.contextmanager
+def running_azurite(program: Path, folder: Path) -> Iterator[str]:
+    """Run Azurite with nothing in it, and yield the URL of its account's blobs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "azurite.log"
+    command = [program, "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [*command, "--blobPort", str(port)], cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            _wait_until_it_listens(process, port, log)
+            yield f"http://127.0.0.1:{port}/{ACCOUNT}"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"Azurite did not start: {log.read_text()}")

@@ -1,0 +1,231 @@
+"""A real JupyterHub with its real proxy, for tests: configured by the very file that an admin pastes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import quote
+
+import httpx
+
+ROOT = Path(__file__).resolve().parent.parent
+USERS = ("alice", "Alice", "a.b", "a_b", "bob", "kube-system", "ünïcode", "x" * 300)
+START_SECONDS = 60
+STOP_SECONDS = 20
+PROXY_VERSION = "^5"
+
+CONFIG = """
+load_subconfig({snippet!r})
+c.JupyterHub.bind_url = {url!r}
+c.JupyterHub.hub_bind_url = {hub_url!r}
+c.ConfigurableHTTPProxy.api_url = {proxy_api_url!r}
+c.ConfigurableHTTPProxy.command = [{proxy!r}]
+c.JupyterHub.authenticator_class = "dummy"
+c.DummyAuthenticator.password = "test"
+c.Authenticator.allow_all = True
+c.JupyterHub.log_level = 10
+c.JupyterHub.services.append({{"name": "tests", "api_token": {admin_token!r}}})
+c.JupyterHub.load_roles.append(
+    {{"name": "tests", "services": ["tests"], "scopes": ["admin:users", "admin:groups", "tokens", "inherit"]}}
+)
+{extra}
+"""
+
+
+def find_ports(count: int) -> list[int]:
+    """Return ports of the loopback address that are free now, each another one."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def find_proxy() -> str:
+    """Return the command configurable-http-proxy; installed with npm, once, if it is not there."""
+    found = shutil.which("configurable-http-proxy")
+    if found:
+        return found
+    cache = Path(os.environ.get("KBATCH_TEST_CACHE") or Path.home() / ".cache/kbatch-server") / "node"
+    command = cache / "node_modules/.bin/configurable-http-proxy"
+    if not command.exists():
+        npm = shutil.which("npm")
+        assert npm, "the tests need configurable-http-proxy: install it, or npm (Debian: apt-get install npm)"
+        cache.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [
+                npm,
+                "install",
+                "--no-audit",
+                "--no-fund",
+                "--prefix",
+                str(cache),
+                f"configurable-http-proxy@{PROXY_VERSION}",
+            ],
+            check=True,
+            timeout=300,
+        )
+    return str(command)
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """Answers every GET with nothing."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Hub:
+    """One hub in one folder, on free ports.
+
+    With ``service_url`` the service is one that somebody else runs at that URL (its environment is
+    ``service_environment``); else the hub starts kbatch-server itself, in the folder.
+    """
+
+    def __init__(self, folder: Path, *, service_url: str | None = None, extra: str = "") -> None:
+        port, hub_port, proxy_port, service_port = find_ports(4)
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{port}"
+        self.api_url = f"http://127.0.0.1:{hub_port}/hub/api"
+        self.kbatch_url = f"{self.url}/services/kbatch/"
+        self.service_token = secrets.token_hex(16)
+        self.service_url = service_url
+        self.log = folder / "hub.log"
+        self._admin_token = secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._config = folder / "jupyterhub_config.py"
+        self._config.write_text(
+            CONFIG.format(
+                snippet=str(ROOT / "jupyterhub_config_snippet.py"),
+                url=self.url,
+                hub_url=f"http://127.0.0.1:{hub_port}",
+                proxy_api_url=f"http://127.0.0.1:{proxy_port}",
+                proxy=find_proxy(),
+                admin_token=self._admin_token,
+                extra=extra,
+            )
+        )
+        self._environment = {"KBATCH_PORT": str(service_port), "KBATCH_DIRECTORY": str(folder)}
+        if service_url is not None:
+            self._environment = {"KBATCH_SERVICE_URL": service_url, "KBATCH_API_TOKEN": self.service_token}
+
+    @property
+    def service_environment(self) -> dict[str, str]:
+        """What a service that the hub did not start has in its environment to find the hub."""
+        return {
+            "JUPYTERHUB_API_URL": self.api_url,
+            "JUPYTERHUB_API_TOKEN": self.service_token,
+            "JUPYTERHUB_SERVICE_PREFIX": "/services/kbatch/",
+            "JUPYTERHUB_SERVICE_URL": self.service_url or "",
+        }
+
+    def start(self) -> None:
+        """Start the hub and wait until it and its proxy answer."""
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("JUPYTERHUB_")
+        }
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jupyterhub", "-f", str(self._config)],
+                cwd=self.folder,
+                env=environment | self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        with self._answering_service():
+            self._wait()
+        for name in USERS:
+            self.add_user(name)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert self._process is not None
+            assert self._process.poll() is None, f"the hub ended at its start:\n{self.tail()}"
+            assert time.monotonic() < deadline, f"the hub does not answer:\n{self.tail()}"
+            try:
+                httpx.get(f"{self.url}/hub/api/", timeout=5).raise_for_status()
+                httpx.get(f"{self.kbatch_url}", timeout=5).raise_for_status()
+                return
+            except httpx.HTTPError:
+                time.sleep(0.1)
+
+    @contextmanager
+    def _answering_service(self) -> Iterator[None]:
+        """Answer for a service that is yet to be started: the hub waits 30 s for it at its start."""
+        if self.service_url is None:
+            yield
+            return
+        port = int(self.service_url.rpartition(":")[2])
+        with ThreadingHTTPServer(("127.0.0.1", port), StandIn) as server:
+            answering = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            answering.start()
+            try:
+                yield
+            finally:
+                server.shutdown()
+                answering.join()
+
+    def stop(self) -> None:
+        """Stop the hub, which stops its proxy."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)  # its own session: nobody else is in this group
+            self._process.wait()
+
+    def add_user(self, name: str) -> None:
+        """Make a user, unless there is one of that name."""
+        self._call("POST", f"users/{quote(name)}", allow=(409,))
+
+    def add_group(self, group: str, *names: str) -> None:
+        """Make a group of these users, unless it is there."""
+        self._call("POST", f"groups/{quote(group)}", allow=(409,))
+        self._call("POST", f"groups/{quote(group)}/users", json={"users": list(names)})
+
+    def make_token(self, name: str, scopes: list[str] | None = None) -> str:
+        """Return a new API token of a user, with these scopes or with all that the user has."""
+        body = {"note": "tests"} if scopes is None else {"note": "tests", "scopes": scopes}
+        return str(self._call("POST", f"users/{quote(name)}/tokens", json=body)["token"])
+
+    def revoke_tokens(self, name: str) -> None:
+        """Revoke all API tokens of a user."""
+        tokens = self._call("GET", f"users/{quote(name)}/tokens")["api_tokens"]
+        for token in tokens:
+            self._call("DELETE", f"users/{quote(name)}/tokens/{token['id']}")
+
+    def tail(self, lines: int = 60) -> str:
+        """Return the end of the hub's log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _call(self, method: str, path: str, *, json: object = None, allow: tuple[int, ...] = ()) -> dict:
+        headers = {"Authorization": f"token {self._admin_token}"}
+        answer = httpx.request(method, f"{self.api_url}/{path}", headers=headers, json=json, timeout=30)
+        assert answer.is_success or answer.status_code in allow, (
+            f"{method} {path}: {answer.text}\n{self.tail()}"
+        )
+        return answer.json() if answer.content else {}

@@ -1,0 +1,97 @@
+"""What KubeJobLauncher does where no cluster is needed: its settings, and the words for what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from traitlets import TraitError
+
+from kbatch_server.kube.clients import KubeRefused, KubeUnavailable
+from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
+from kbatch_server.launchers.kube import KubeJobLauncher
+from kbatch_server.launchers.kubeerrors import launch_errors
+
+
+@pytest.mark.parametrize("namespace", ["jobs", "kbatch-{username}", "{username}-jobs"])
+def test_namespace(namespace: str) -> None:
+    assert KubeJobLauncher(namespace=namespace).namespace == namespace
+
+
+@pytest.mark.parametrize(
+    "namespace", ["{username}", "{username}-{username}", "Jobs", "a_b", "{user}-x", "", "-x", "x" * 44]
+)
+def test_namespace_that_is_refused(namespace: str) -> None:
+    with pytest.raises(TraitError, match=r"KubeJobLauncher\.namespace must"):
+        KubeJobLauncher(namespace=namespace)
+
+
+def test_namespace_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_NAMESPACE", "hub")
+    assert KubeJobLauncher().namespace == "hub"
+    monkeypatch.delenv("POD_NAMESPACE")
+    assert KubeJobLauncher().namespace == "default"
+
+
+def test_instance_that_is_refused() -> None:
+    with pytest.raises(TraitError, match=r"KubeJobLauncher\.instance must"):
+        KubeJobLauncher(instance="my hub")
+
+
+async def test_no_kubernetes_is_said_in_one_line(tmp_path: Path) -> None:
+    launcher = KubeJobLauncher(kubeconfig=str(tmp_path / "none"))
+    with pytest.raises(TraitError, match=r"KubeJobLauncher\.kubeconfig must name") as error:
+        await launcher.start(lambda job_id: None)
+    assert "\n" not in str(error.value)
+    await launcher.stop()
+
+
+async def test_launches_are_paced() -> None:
+    launcher = KubeJobLauncher(max_launches_per_second=50)
+    began = time.monotonic()
+    await asyncio.gather(*(launcher._wait_for_turn() for _ in range(11)))
+    assert time.monotonic() - began >= 0.19
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KubeUnavailable("503"), "Kubernetes does not answer: 503"),
+        (
+            KubeRefused(
+                403,
+                "Forbidden",
+                'jobs.batch "x" is forbidden: exceeded quota: q, requested: count/jobs.batch=1, '
+                "used: count/jobs.batch=5, limited: count/jobs.batch=5",
+            ),
+            'The quota here ("q") leaves no room: it asks for 1 count/jobs.batch of at most '
+            "5 count/jobs.batch, of which 5 count/jobs.batch is in use.",
+        ),
+        (
+            KubeRefused(403, "Forbidden", 'jobs.batch is forbidden: User "u" cannot create resource "jobs"'),
+            "Kubernetes does not let this service: jobs.batch is forbidden: ",
+        ),
+        (KubeRefused(404, "NotFound", 'jobs.batch "x" not found'), "What was made for it was removed again"),
+    ],
+)
+def test_what_may_be_well_in_a_while(error: Exception, words: str) -> None:
+    with pytest.raises(LauncherUnavailable) as raised, launch_errors():
+        raise error
+    assert str(raised.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KubeRefused(404, "NotFound", 'namespaces "x" not found'), "NamespaceNotFound"),
+        (KubeRefused(422, "Invalid", "spec.template: bad"), "Invalid"),
+        (KubeRefused(400, "BadRequest", 'admission webhook "w" denied the request'), "BadRequest"),
+        (KubeRefused(409, "AlreadyExists", "exists and was not made by this service"), "AlreadyExists"),
+    ],
+)
+def test_what_never_will(error: Exception, reason: str) -> None:
+    with pytest.raises(LaunchRefused) as raised, launch_errors():
+        raise error
+    assert raised.value.reason == reason

@@ -1,0 +1,369 @@
+"""The manifests of a job, compared whole."""
+
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbatch_server.kube import objects
+from kbatch_server.models import Job, JobSpec
+from kbatch_server.slugs import make_slug
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+LABELS = {
+    "app.kubernetes.io/name": "kbatch-job",
+    "app.kubernetes.io/managed-by": "kbatch-server",
+    "app.kubernetes.io/component": "job",
+    "kbatch.jupyter.org/instance": "hub",
+    "kbatch.jupyter.org/job-id": "train-1",
+    "kbatch.jupyter.org/username": "alice",
+}
+ANNOTATIONS = {"kbatch.jupyter.org/username": "alice", "kbatch.jupyter.org/job-name": "Train"}
+
+
+def make(user: str = "alice", env_names: list[str] | None = None, **spec: Any) -> dict[str, Any]:
+    return objects.make_job(
+        make_record(user, **spec),
+        env_names=env_names or [],
+        namespace="jobs",
+        instance="hub",
+        init_image="busybox:1.36",
+    )
+
+
+def make_record(user: str = "alice", **spec: Any) -> Job:
+    fields: dict[str, Any] = {"image": "python:3.12"} | spec
+    return Job(id="train-1", user=user, name="Train", spec=JobSpec(**fields), created_at=NOW)
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    return spec
+
+
+def test_smallest_job() -> None:
+    assert make() == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": "train-1",
+            "namespace": "jobs",
+            "labels": LABELS,
+            "annotations": ANNOTATIONS,
+        },
+        "spec": {
+            "suspend": True,
+            "completions": 1,
+            "parallelism": 1,
+            "backoffLimit": 0,
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "Ignore",
+                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                    }
+                ]
+            },
+            "podReplacementPolicy": "Failed",
+            "ttlSecondsAfterFinished": 3600,
+            "template": {
+                "metadata": {"labels": LABELS, "annotations": ANNOTATIONS},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": 30,
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+                    "containers": [
+                        {
+                            "name": "job",
+                            "image": "python:3.12",
+                            "workingDir": "/code",
+                            "env": [],
+                            "resources": {},
+                            "securityContext": {"allowPrivilegeEscalation": False},
+                            "volumeMounts": [{"name": "kbatch-code", "mountPath": "/code"}],
+                        }
+                    ],
+                    "volumes": [{"name": "kbatch-code", "emptyDir": {}}],
+                },
+            },
+        },
+    }
+
+
+def test_job_with_everything() -> None:
+    manifest = make(
+        env_names=["B", "A"],
+        command=["python", "main.py"],
+        args=["--fast"],
+        upload="u1",
+        code_sha256="abc",
+        cpu_limit=2,
+        cpu_guarantee=0.25,
+        mem_limit=2**30,
+        mem_guarantee=2**20,
+        extra_resource_limits={"nvidia.com/gpu": "1"},
+        extra_resource_guarantees={"ephemeral-storage": "1Gi"},
+        node_selector={"pool": "{username}"},
+        tolerations=[{"key": "batch", "operator": "Exists"}],
+        volumes=[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}],
+        volume_mounts=[{"name": "home", "mountPath": "/home/{unescaped_username}"}],
+        service_account="sa-{username}",
+        pod_security_context={"runAsUser": 1000, "seccompProfile": {"type": "Localhost"}},
+        container_security_context={"capabilities": {"drop": ["ALL"]}},
+        image_pull_policy="Always",
+        image_pull_secrets=["registry"],
+        priority_class_name="low",
+        labels={"team": "{username}", "kbatch.jupyter.org/instance": "not yours"},
+        annotations={"contact": "{unescaped_username}@example.org"},
+        termination_grace_period_seconds=5,
+        ttl_seconds_after_finished=60,
+        retries=3,
+        active_deadline_seconds=100,
+    )
+    labels = {"team": "alice", **LABELS}
+    annotations = {"contact": "alice@example.org", **ANNOTATIONS}
+    assert (manifest["metadata"]["labels"], manifest["metadata"]["annotations"]) == (labels, annotations)
+    assert manifest["spec"]["template"]["metadata"] == {"labels": labels, "annotations": annotations}
+    assert {key: manifest["spec"][key] for key in ("backoffLimit", "activeDeadlineSeconds")} == {
+        "backoffLimit": 3,
+        "activeDeadlineSeconds": 100,
+    }
+    assert manifest["spec"]["ttlSecondsAfterFinished"] == 60
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert pod_of(manifest) == {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 5,
+        "automountServiceAccountToken": True,
+        "enableServiceLinks": False,
+        "securityContext": {"seccompProfile": {"type": "Localhost"}, "runAsUser": 1000},
+        "initContainers": [
+            {
+                "name": "fetch-code",
+                "image": "busybox:1.36",
+                "command": ["sh", "-c", objects.FETCH_SCRIPT],
+                "env": [
+                    {
+                        "name": "KBATCH_CODE_URL",
+                        "valueFrom": {"secretKeyRef": {"name": "train-1", "key": "code-url"}},
+                    },
+                    {"name": "KBATCH_CODE_SHA256", "value": "abc"},
+                ],
+                "resources": {
+                    "limits": {"cpu": "2", "memory": "1073741824"},
+                    "requests": {"cpu": "250m", "memory": "1048576"},
+                },
+                "securityContext": security,
+                "volumeMounts": [{"name": "kbatch-code", "mountPath": "/code"}],
+            }
+        ],
+        "containers": [
+            {
+                "name": "job",
+                "image": "python:3.12",
+                "imagePullPolicy": "Always",
+                "workingDir": "/code",
+                "command": ["python", "main.py"],
+                "args": ["--fast"],
+                "env": [
+                    {"name": "A", "valueFrom": {"secretKeyRef": {"name": "train-1", "key": "env.A"}}},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "train-1", "key": "env.B"}}},
+                ],
+                "resources": {
+                    "limits": {"cpu": "2", "memory": "1073741824", "nvidia.com/gpu": "1"},
+                    "requests": {"cpu": "250m", "memory": "1048576", "ephemeral-storage": "1Gi"},
+                },
+                "securityContext": security,
+                "volumeMounts": [
+                    {"name": "kbatch-code", "mountPath": "/code"},
+                    {"name": "home", "mountPath": "/home/alice"},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "kbatch-code", "emptyDir": {}},
+            {"name": "home", "persistentVolumeClaim": {"claimName": "claim-alice"}},
+        ],
+        "nodeSelector": {"pool": "alice"},
+        "tolerations": [{"key": "batch", "operator": "Exists"}],
+        "serviceAccountName": "sa-alice",
+        "imagePullSecrets": [{"name": "registry"}],
+        "priorityClassName": "low",
+    }
+
+
+def test_secret_is_owned_by_its_job() -> None:
+    secret = objects.make_secret(
+        make_record(),
+        env={"A": "1", "dotted.name": "2"},
+        code_url="http://example.org/code?signature=x",
+        namespace="jobs",
+        instance="hub",
+        owner_uid="uid-1",
+    )
+    assert secret == {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "train-1",
+            "namespace": "jobs",
+            "labels": LABELS,
+            "annotations": ANNOTATIONS,
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "train-1", "uid": "uid-1"}],
+        },
+        "type": "Opaque",
+        "stringData": {
+            "env.A": "1",
+            "env.dotted.name": "2",
+            "code-url": "http://example.org/code?signature=x",
+        },
+    }
+    job = make(env_names=["A", "dotted.name"], upload="u1")
+    assert objects.secret_keys(job) == set(secret["stringData"])
+
+
+def test_namespace() -> None:
+    assert objects.make_namespace("kbatch-x", user="Alice", instance="hub") == {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": "kbatch-x",
+            "labels": {
+                "app.kubernetes.io/managed-by": "kbatch-server",
+                "kbatch.jupyter.org/instance": "hub",
+                "kbatch.jupyter.org/username": make_slug("Alice"),
+            },
+            "annotations": {"kbatch.jupyter.org/username": "Alice"},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "user", ["Alice", "a_b", "ü" * 300, "kube-system", "{unescaped_username}", "x" * 300]
+)
+def test_any_user_has_valid_names_of_his_own(user: str) -> None:
+    manifest = make(user, volumes=[{"name": "v", "hostPath": {"path": "/data/{username}"}}])
+    slug = make_slug(user)
+    assert manifest["metadata"]["labels"]["kbatch.jupyter.org/username"] == slug
+    assert manifest["metadata"]["annotations"]["kbatch.jupyter.org/username"] == user
+    assert pod_of(manifest)["volumes"][1]["hostPath"]["path"] == f"/data/{slug}"
+    namespace = objects.make_namespace_name("kbatch-{username}", user)
+    assert namespace.startswith("kbatch-")
+    assert len(namespace) <= 63
+    assert namespace.replace("kbatch-", "") == make_slug(user, max_length=56)
+    assert objects.make_namespace_name("jobs", user) == "jobs"
+
+
+def test_templates_fill_in_strings_at_any_depth_and_nothing_else() -> None:
+    template = {"a": ["{username}/{x}", 1, None, {"b": "{unescaped_username}"}]}
+    assert objects.expand(template, "Al{username}") == {
+        "a": [f"{make_slug('Al{username}')}/{{x}}", 1, None, {"b": "Al{username}"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "sent"),
+    [
+        ("echo $HOME", "echo $HOME"),
+        ("echo $(date)", "echo $$(date)"),
+        ("kill $$", "kill $$$$"),
+        ("$A $(B)", "$$A $$(B)"),
+    ],
+)
+def test_command_is_taken_as_it_is_written(word: str, sent: str) -> None:
+    container = pod_of(make(command=["sh", "-c", word], args=[word]))["containers"][0]
+    assert container["command"][-1] == container["args"][0] == sent
+
+
+@pytest.mark.parametrize(
+    ("cpu", "text"), [(1, "1"), (0.1, "100m"), (1.5, "1500m"), (0.0001, "1m"), (0.001, "1m")]
+)
+def test_cpu_is_written_in_thousandths(cpu: float, text: str) -> None:
+    assert pod_of(make(cpu_limit=cpu))["containers"][0]["resources"] == {"limits": {"cpu": text}}
+
+
+@pytest.mark.parametrize(
+    ("instance", "value", "ours"),
+    [("hub", "train-1", True), ("other", "train-1", False), ("hub", "x", False)],
+)
+def test_what_is_ours_has_our_labels(instance: str, value: str, ours: bool) -> None:
+    assert objects.is_of(make(), instance=instance, value=value) is ours
+    assert not objects.is_of({"metadata": {"name": "train-1"}}, instance="hub", value="train-1")
+
+
+def run_fetch_script(tmp_path: Path, url: str, sha256: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with this machine's sh, and a wget that copies the file that the URL names."""
+    bin_dir, code = tmp_path / "bin", tmp_path / "code"
+    bin_dir.mkdir()
+    code.mkdir()
+    wget = bin_dir / "wget"
+    wget.write_text('#!/bin/sh\ncase "$4" in *.zip) cp "$4" "$3";; *) echo "wget: $4" >&2; exit 1;; esac\n')
+    wget.chmod(0o755)
+    unzip = bin_dir / "unzip"
+    unzip.write_text('#!/bin/sh\nexec python3 -m zipfile -e "$3" .\n')
+    unzip.chmod(0o755)
+    sleep = bin_dir / "sleep"
+    sleep.write_text("#!/bin/sh\n")
+    sleep.chmod(0o755)
+    script = objects.FETCH_SCRIPT.replace("/code", str(code)).replace(
+        "/dev/termination-log", str(tmp_path / "log")
+    )
+    env = {
+        "PATH": f"{bin_dir}:/usr/local/bin:/usr/bin:/bin",
+        "KBATCH_CODE_URL": url,
+        "KBATCH_CODE_SHA256": sha256,
+    }
+    return subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=False)
+
+
+def test_fetch_script_unpacks(tmp_path: Path) -> None:
+    source = tmp_path / "source.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("main.py", "print()")
+    digest = subprocess.run(["sha256sum", source], capture_output=True, text=True, check=True).stdout.split()[
+        0
+    ]
+    done = run_fetch_script(tmp_path, str(source), digest)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert [path.name for path in (tmp_path / "code").iterdir()] == ["main.py"]
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "words"),
+    [
+        ("server returned error: HTTP/1.1 403 Forbidden", 81, "the service answered 403 Forbidden"),
+        ("server returned error: HTTP/1.1 502 Bad", 81, "the service answered 502 Bad"),
+        ("can't connect (10.0.0.1): Connection refused", 81, "the service refused the connection"),
+        ("bad address 'hub'", 81, "the name of the service is not known here"),
+        ("not an http or ftp url: http://secret", 81, "the service could not be reached"),
+    ],
+)
+def test_fetch_script_says_why_it_failed_and_no_url(tmp_path: Path, url: str, code: int, words: str) -> None:
+    done = run_fetch_script(tmp_path, url, "0")
+    assert (done.returncode, (tmp_path / "log").read_text()) == (code, words + "\n")
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_fetch_script_refuses_what_is_not_what_was_uploaded(tmp_path: Path) -> None:
+    source = tmp_path / "source.zip"
+    source.write_bytes(b"not a ZIP")
+    done = run_fetch_script(tmp_path, str(source), "0" * 64)
+    assert done.returncode == 82
+    assert "SHA-256" in (tmp_path / "log").read_text()
+
+
+def test_fetch_script_refuses_what_is_not_a_zip(tmp_path: Path) -> None:
+    source = tmp_path / "source.zip"
+    source.write_bytes(b"not a ZIP")
+    digest = subprocess.run(["sha256sum", source], capture_output=True, text=True, check=True).stdout.split()[
+        0
+    ]
+    done = run_fetch_script(tmp_path, str(source), digest)
+    assert (done.returncode, (tmp_path / "log").read_text()) == (83, "the ZIP could not be unpacked\n")

@@ -1,0 +1,620 @@
+"""What a user is told of a job, from the Job, Pods and Events that a cluster has of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from kbatch_server.kube import sentences
+from kbatch_server.kube.status import Event, make_status, parse_time
+from kbatch_server.models import Status
+
+Manifest = dict[str, Any]
+
+IMAGE = "registry.example.org/team/train:1"
+
+
+def at(minute: int, second: int = 0) -> str:
+    return f"2026-01-01T10:{minute:02}:{second:02}Z"
+
+
+def moment(minute: int, second: int = 0) -> datetime:
+    return datetime(2026, 1, 1, 10, minute, second, tzinfo=UTC)
+
+
+def condition(
+    kind: str, reason: str = "", message: str = "", status: str = "True", minute: int = 1
+) -> Manifest:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": at(minute),
+    }
+
+
+def job(*conditions: Manifest, suspend: bool = False, launched: bool = True, **spec: Any) -> Manifest:
+    return {
+        "metadata": {
+            "name": "train-1",
+            "namespace": "jobs",
+            "uid": "u1",
+            "creationTimestamp": at(0),
+            "annotations": {"kbatch.jupyter.org/launched": "true"} if launched else {},
+        },
+        "spec": {"suspend": suspend, "backoffLimit": 0, **spec},
+        "status": {"startTime": at(0, 1), "conditions": list(conditions)},
+    }
+
+
+SCHEDULED = condition("PodScheduled")
+INITIALIZED = condition("Initialized", minute=2)
+
+
+def pod(
+    phase: str = "Pending",
+    state: Manifest | None = None,
+    *conditions: Manifest,
+    name: str = "train-1-aaaaa",
+    created: int = 1,
+    init: Manifest | None = None,
+    metadata: Manifest | None = None,
+    container: Manifest | None = None,
+    **status: Any,
+) -> Manifest:
+    containers = [{"name": "job", "image": IMAGE, "command": ["train"], "resources": {}} | (container or {})]
+    statuses: Manifest = {}
+    if state is not None:
+        statuses["containerStatuses"] = [{"name": "job", "state": state}]
+    if init is not None:
+        statuses["initContainerStatuses"] = [{"name": "fetch-code", "state": init}]
+    return {
+        "metadata": {"name": name, "namespace": "jobs", "creationTimestamp": at(created), **(metadata or {})},
+        "spec": {
+            "containers": containers,
+            "initContainers": [{"name": "fetch-code", "image": "busybox:1.36", "command": ["sh"]}],
+        },
+        "status": {"phase": phase, "conditions": list(conditions), **statuses, **status},
+    }
+
+
+def waiting(reason: str, message: str = "") -> Manifest:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+def terminated(code: int, reason: str = "Error", message: str = "", finished: int = 9) -> Manifest:
+    return {
+        "terminated": {
+            "exitCode": code,
+            "reason": reason,
+            "message": message,
+            "startedAt": at(2),
+            "finishedAt": at(finished),
+        }
+    }
+
+
+RUNNING = {"running": {"startedAt": at(3)}}
+
+
+def event(reason: str, message: str, kind: str = "Pod", name: str = "train-1-aaaaa", **times: int) -> Event:
+    return Event.from_manifest(
+        {
+            "metadata": {"name": "e1", "creationTimestamp": at(0)},
+            "involvedObject": {"kind": kind, "name": name, "namespace": "jobs"},
+            "type": "Normal" if reason in ("Pulling", "Pulled") else "Warning",
+            "reason": reason,
+            "message": message,
+            "firstTimestamp": at(times.get("first", 2)),
+            "lastTimestamp": at(times.get("last", 5)),
+            "count": 3,
+        }
+    )
+
+
+def refusal(message: str, **times: int) -> Event:
+    return event("FailedCreate", f"Error creating: {message}", "Job", "train-1", **times)
+
+
+# Ends
+
+
+@pytest.mark.parametrize("kinds", [["SuccessCriteriaMet"], ["Complete"], ["SuccessCriteriaMet", "Complete"]])
+def test_success(kinds: list[str]) -> None:
+    conditions = [condition(kind, minute=9 + index) for index, kind in enumerate(kinds)]
+    seen = make_status(job(*conditions), [pod("Succeeded", terminated(0, "Completed"))], [])
+    assert (seen.status, seen.exit_code) == (Status.SUCCEEDED, 0)
+    assert (seen.started_at, seen.ended_at) == (moment(2), moment(9))
+    assert [(each.name, each.phase, each.exit_code) for each in seen.pods] == [
+        ("train-1-aaaaa", "Succeeded", 0)
+    ]
+
+
+def failed(*pods: Manifest, reason: str = "BackoffLimitExceeded", **spec: Any) -> Any:
+    conditions = [
+        condition("FailureTarget", reason, "m", minute=9),
+        condition("Failed", reason, "m", minute=10),
+    ]
+    seen = make_status(job(*conditions, **spec), list(pods), [])
+    assert seen.status == Status.FAILED
+    assert seen.ended_at == moment(9)
+    assert seen.blocked_since is None
+    return seen
+
+
+RUNC = (
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create "
+    "failed: unable to start container process: error during container init: "
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "reason", "message"),
+    [
+        (terminated(3), 3, "Error", "It ended with exit code 3."),
+        (terminated(127), 127, "Error", "It ended with exit code 127 (a command was not found)."),
+        (
+            terminated(137),
+            137,
+            "Error",
+            "It ended with exit code 137 (it was killed, SIGKILL; often a sign of too little memory).",
+        ),
+        (terminated(143), 143, "Error", "It ended with exit code 143 (it was told to stop, SIGTERM)."),
+        (
+            terminated(139),
+            139,
+            "Error",
+            "It ended with exit code 139 (it crashed with a segmentation fault, SIGSEGV).",
+        ),
+        (terminated(137, "OOMKilled"), 137, "OOMKilled", "It ran out of memory: its limit is 1.5 GiB."),
+        (
+            terminated(128, "StartError", RUNC + 'exec: "train": executable file not found in $PATH'),
+            None,
+            "StartError",
+            f'The command "train" cannot be started: there is no such program in the image "{IMAGE}".',
+        ),
+        (
+            terminated(128, "StartError", RUNC + 'exec: "/code/a.sh": permission denied'),
+            None,
+            "StartError",
+            'The command "/code/a.sh" cannot be started: it is not a program that may be run.',
+        ),
+        (
+            terminated(128, "ContainerCannotRun", "exec /code/a: exec format error"),
+            None,
+            "ContainerCannotRun",
+            'The command "train" cannot be started: '
+            "it is not a program for this kind of computer, or a script without a first line #!.",
+        ),
+    ],
+)
+def test_failure_of_the_command(state: Manifest, code: int | None, reason: str, message: str) -> None:
+    limits = {"resources": {"limits": {"memory": "1536Mi"}}}
+    seen = failed(pod("Failed", state, container=limits))
+    assert (seen.exit_code, seen.reason, seen.message) == (code, reason, message)
+
+
+def test_out_of_memory_without_a_limit() -> None:
+    seen = failed(pod("Failed", terminated(137, "OOMKilled")))
+    assert seen.message == "It ran out of memory: its node had no more. Say how much it needs with mem_limit."
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            terminated(81, message="the service answered 404 Not Found\n"),
+            "The code could not be fetched: the service answered 404 Not Found.",
+        ),
+        (terminated(1), "The code could not be fetched. It ended with exit code 1."),
+        (
+            terminated(128, "StartError", RUNC + 'exec: "sh": executable file not found in $PATH'),
+            "The code could not be fetched. "
+            'The command "sh" cannot be started: there is no such program in the image "busybox:1.36".',
+        ),
+    ],
+)
+def test_failure_to_fetch_the_code(state: Manifest, message: str) -> None:
+    seen = failed(pod("Failed", waiting("PodInitializing"), init=state))
+    assert (seen.reason, seen.exit_code, seen.message) == ("CodeFetchFailed", None, message)
+
+
+def test_deadline() -> None:
+    seen = failed(pod("Running", RUNNING), reason="DeadlineExceeded", activeDeadlineSeconds=60)
+    assert seen.reason == "DeadlineExceeded"
+    assert seen.message == (
+        "It took longer than its limit of 60 seconds (active_deadline_seconds) and was stopped."
+    )
+    assert seen.exit_code is None
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "message"),
+    [
+        (
+            {
+                "reason": "Evicted",
+                "message": "The node was low on resource: memory. Threshold quantity: 100Mi",
+            },
+            "Evicted",
+            "Its node ran out of memory, and it had to go.",
+        ),
+        (
+            {
+                "reason": "Evicted",
+                "message": "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+            },
+            "Evicted",
+            "It wrote more to its disk than it may: 1Gi.",
+        ),
+        (
+            {
+                "reason": "Evicted",
+                "message": 'Container job exceeded its local ephemeral storage limit "500Mi". ',
+            },
+            "Evicted",
+            "It wrote more to its disk than it may: 500Mi.",
+        ),
+        (
+            {"reason": "UnexpectedAdmissionError", "message": "Allocate failed due to no GPU"},
+            "UnexpectedAdmissionError",
+            "Its node could not run it: Allocate failed due to no GPU",
+        ),
+    ],
+)
+def test_failure_by_the_node(status: Manifest, reason: str, message: str) -> None:
+    seen = failed(pod("Failed", None, **status))
+    assert (seen.reason, seen.message) == (reason, message)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "words"),
+    [
+        ("PreemptionByScheduler", "PreemptionByScheduler", "it had to make room for more important work"),
+        ("EvictionByEvictionAPI", "Evicted", "it was evicted"),
+        ("DeletionByTaintManager", "DeletionByTaintManager", "the node that it ran on was lost"),
+        ("DeletionByPodGC", "DeletionByPodGC", "the node that it ran on was lost"),
+    ],
+)
+def test_disrupted_pod_is_followed_by_another(given: str, reason: str, words: str) -> None:
+    gone = pod("Failed", terminated(143), condition("DisruptionTarget", given))
+    seen = make_status(job(), [gone], [])
+    assert (seen.status, seen.reason) == (Status.PENDING, reason)
+    assert words in seen.message
+    assert seen.message.endswith("It is started again.")
+    assert seen.blocked_since is None
+
+
+DELETED = {"deletionTimestamp": at(8, 30), "deletionGracePeriodSeconds": 30}
+
+
+def test_pod_deleted_by_hand() -> None:
+    for code in (0, 1, 137, 143):
+        seen = failed(pod("Failed", terminated(code), metadata=DELETED))
+        assert (seen.reason, seen.message) == (
+            "Deleted",
+            "Its pod was deleted by somebody, or something, outside this service.",
+        )
+    gone = pod("Running", RUNNING) | {"isGone": True}
+    assert failed(gone).reason == "Deleted"
+
+
+def test_pod_deleted_after_it_had_failed() -> None:
+    assert (
+        failed(pod("Failed", terminated(3, finished=7), metadata=DELETED)).message
+        == "It ended with exit code 3."
+    )
+    gone = pod("Failed", terminated(3)) | {"isGone": True}
+    assert failed(gone).message == "It ended with exit code 3."
+
+
+def test_failure_without_pods() -> None:
+    assert "no more is known" in failed().message
+
+
+def test_retries() -> None:
+    first = pod("Failed", terminated(7), created=1)
+    second = pod("Failed", terminated(3), name="train-1-bbbbb", created=2)
+    third = pod("Running", RUNNING, name="train-1-ccccc", created=3)
+    between = make_status(job(backoffLimit=2), [first], [])
+    assert between.status == Status.PENDING
+    assert between.message == "It ended with exit code 7. Attempt 2 of 3 starts soon."
+    running = make_status(job(backoffLimit=2), [third, first, second], [])
+    assert running.status == Status.RUNNING
+    assert running.started_at == moment(2)
+    assert [each.exit_code for each in running.pods] == [7, 3, None]
+    ended = failed(second, first, backoffLimit=1)
+    assert ended.message == "It ended with exit code 3. That was attempt 2 of 2."
+
+
+def test_end_is_the_jobs_to_say() -> None:
+    for state, phase in ((terminated(0, "Completed"), "Succeeded"), (terminated(3), "Failed")):
+        seen = make_status(job(), [pod(phase, state)], [])
+        assert seen.status == Status.RUNNING
+
+
+# Before the start
+
+
+def test_suspended() -> None:
+    assert make_status(job(suspend=True, launched=False), [], []).message == "It is being prepared."
+    assert "suspended by somebody" in make_status(job(suspend=True), [], []).message
+
+
+def test_no_pod_yet() -> None:
+    seen = make_status(job(), [], [])
+    assert (seen.status, seen.blocked_on, seen.blocked_since) == (Status.PENDING, "start", moment(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("message", "on", "words"),
+    [
+        (
+            'pods "train-1-x" is forbidden: exceeded quota: compute, requested: '
+            "limits.memory=2Gi,requests.cpu=8, "
+            "used: limits.memory=0,requests.cpu=0, limited: limits.memory=1Gi,requests.cpu=4",
+            "start",
+            'The quota here ("compute") leaves no room: it asks for 2 GiB of memory of at most 1 GiB '
+            "and it asks for 8 CPUs of at most 4 CPUs.",
+        ),
+        (
+            '(combined from similar events): pods "x" is forbidden: exceeded quota: q, '
+            "requested: limits.memory=1Gi, used: limits.memory=512Mi, limited: limits.memory=1Gi",
+            "schedule",
+            'The quota here ("q") leaves no room: '
+            "it asks for 1 GiB of memory of at most 1 GiB, of which 512 MiB is in use.",
+        ),
+        (
+            'pods "x" is forbidden: failed quota: q: must specify limits.memory for: job',
+            "start",
+            "The quota here wants a size for each job: q: must specify limits.memory for: job.",
+        ),
+        (
+            'pods "x" is forbidden: violates PodSecurity "restricted:latest": '
+            "runAsNonRoot != true (pod must set it)",
+            "start",
+            "The cluster's security rules (restricted) do not allow it, which an administrator has to "
+            "settle: runAsNonRoot != true (pod must set it).",
+        ),
+        (
+            'admission webhook "policy.example.org" denied the request: no images from outside',
+            "start",
+            "The cluster does not allow it: "
+            'admission webhook "policy.example.org" denied the request: no images from outside',
+        ),
+        (
+            'pods "x" is forbidden: error looking up service account jobs/sa: serviceaccount "sa" not found',
+            "start",
+            "The cluster does not allow it: "
+            'error looking up service account jobs/sa: serviceaccount "sa" not found',
+        ),
+    ],
+)
+def test_refused(message: str, on: str, words: str) -> None:
+    events = [refusal(message)]
+    if message.startswith("(combined"):
+        events = [
+            event("FailedCreate", message.replace("events): ", "events): Error creating: "), "Job", "train-1")
+        ]
+    seen = make_status(job(), [], events)
+    assert (seen.status, seen.reason) == (Status.PENDING, "FailedCreate")
+    assert (seen.blocked_on, seen.blocked_since) == (on, moment(0, 1))
+    assert seen.message == words
+
+
+def test_a_refusal_that_is_over_is_forgotten() -> None:
+    old = refusal('pods "x" is forbidden: no', first=1, last=2)
+    seen = make_status(job(backoffLimit=3), [pod("Failed", terminated(3), finished=9)], [old])
+    assert "starts soon" in seen.message
+
+
+INSUFFICIENT = "preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            f"0/3 nodes are available: 3 Insufficient cpu. {INSUFFICIENT}",
+            "No node has room: it asks for 8 CPUs and 1 GiB of memory, "
+            "and each of the 3 nodes has not enough CPU free.",
+        ),
+        (
+            "0/3 nodes are available: 1 Insufficient memory, 2 node(s) had untolerated taint(s). "
+            f"no new claims to deallocate, {INSUFFICIENT}",
+            "No node has room: it asks for 8 CPUs and 1 GiB of memory "
+            "(1 node: not enough memory free; 2 nodes: reserved for other work (a taint)).",
+        ),
+        (
+            "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: hub}. " + INSUFFICIENT,
+            "No node can take it: it asks for 8 CPUs and 1 GiB of memory, "
+            "and the only node is reserved for other work (a taint).",
+        ),
+        (
+            "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. " + INSUFFICIENT,
+            "No node has room: it asks for 8 CPUs and 1 GiB of memory, "
+            "and each of the 2 nodes has not enough nvidia.com/gpu free.",
+        ),
+        (
+            '0/2 nodes are available: persistentvolumeclaim "home" not found.',
+            'It waits for a volume: 0/2 nodes are available: persistentvolumeclaim "home" not found.',
+        ),
+        (
+            "no nodes available to schedule pods",
+            "No node can take it yet: no nodes available to schedule pods",
+        ),
+    ],
+)
+def test_unschedulable(message: str, words: str) -> None:
+    asks = {"resources": {"requests": {"cpu": "8", "memory": "1Gi"}}}
+    seen = make_status(
+        job(),
+        [
+            pod(
+                "Pending",
+                None,
+                condition("PodScheduled", "Unschedulable", message, "False", 4),
+                container=asks,
+            )
+        ],
+        [],
+    )
+    assert (seen.status, seen.reason) == (Status.PENDING, "Unschedulable")
+    assert (seen.blocked_on, seen.blocked_since) == ("schedule", moment(4))
+    assert seen.message == words
+
+
+def test_no_scheduler() -> None:
+    seen = make_status(job(), [pod()], [])
+    assert (seen.blocked_on, seen.blocked_since) == ("schedule", moment(1))
+
+
+PULL = f'failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": '
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "words"),
+    [
+        (
+            "ErrImagePull",
+            PULL + f"{IMAGE}: not found",
+            "cannot be pulled: there is no such image. Check its name.",
+        ),
+        (
+            "ImagePullBackOff",
+            f'Back-off pulling image "{IMAGE}": ErrImagePull: {PULL}'
+            "dial tcp 10.0.0.1:443: connection refused",
+            "cannot be pulled: the registry does not answer. Check its name.",
+        ),
+        (
+            "ErrImagePull",
+            PULL + "pull access denied, repository does not exist or may require authorization",
+            "cannot be pulled: the registry does not allow it, or there is no such image. Check its name.",
+        ),
+        (
+            "ErrImagePull",
+            PULL + "429 Too Many Requests - toomanyrequests: rate limit",
+            "cannot be pulled: the registry's limit on downloads is reached. Check its name.",
+        ),
+        ("ErrImageNeverPull", "", "is not on the node, and this service may not pull it."),
+        ("ErrImagePull", "strange", "cannot be pulled. Check its name."),
+    ],
+)
+def test_image_cannot_be_pulled(reason: str, message: str, words: str) -> None:
+    stuck = pod("Pending", waiting(reason, message), SCHEDULED, INITIALIZED)
+    seen = make_status(job(), [stuck], [event("Failed", "x", first=4, last=6)])
+    assert (seen.status, seen.reason, seen.blocked_on) == (Status.PENDING, reason, "start")
+    assert seen.blocked_since == moment(4)
+    assert seen.message == f'The image "{IMAGE}" {words}'
+
+
+def test_image_name_is_none() -> None:
+    for reason, message in (
+        ("InvalidImageName", "couldn't parse image name"),
+        ("ErrImagePull", "failed to parse image reference: invalid reference format"),
+    ):
+        seen = make_status(job(), [pod("Pending", waiting(reason, message), SCHEDULED, INITIALIZED)], [])
+        assert seen.message == f'"{IMAGE}" is not a valid name of an image.'
+        assert seen.blocked_since == moment(2)
+
+
+def test_container_cannot_be_set_up() -> None:
+    stuck = pod(
+        "Pending", waiting("CreateContainerConfigError", 'secret "train-1" not found'), SCHEDULED, INITIALIZED
+    )
+    seen = make_status(job(), [stuck], [])
+    assert seen.message == 'Its container cannot be set up: secret "train-1" not found.'
+    assert seen.blocked_on == "start"
+
+
+def test_volume_cannot_be_mounted() -> None:
+    stuck = pod("Pending", waiting("ContainerCreating"), SCHEDULED)
+    mount = event("FailedMount", 'MountVolume.SetUp failed for volume "home"', first=3)
+    seen = make_status(job(), [stuck], [mount])
+    assert (seen.reason, seen.blocked_on, seen.blocked_since) == ("FailedMount", "start", moment(3))
+    assert seen.message.startswith("A volume that it needs cannot be mounted: ")
+
+
+def test_progress_is_no_block() -> None:
+    image = event("Pulling", f'Pulling image "{IMAGE}"')
+    for stuck, events, message in (
+        (
+            pod("Pending", waiting("ContainerCreating"), SCHEDULED),
+            [image],
+            f'The image "{IMAGE}" is being pulled.',
+        ),
+        (
+            pod("Pending", waiting("PodInitializing"), SCHEDULED, init=RUNNING),
+            [],
+            "Its code is being fetched.",
+        ),
+        (pod("Pending", waiting("ContainerCreating"), SCHEDULED), [], "Its container is being set up."),
+    ):
+        seen = make_status(job(), [stuck], events)
+        assert (seen.status, seen.message, seen.blocked_since) == (Status.PENDING, message, None)
+
+
+def test_node_that_does_not_begin_is_a_block() -> None:
+    seen = make_status(job(), [pod("Pending", None, SCHEDULED)], [])
+    assert (seen.blocked_on, seen.blocked_since) == ("start", moment(1))
+
+
+# While it runs
+
+
+def test_running() -> None:
+    seen = make_status(job(), [pod("Running", RUNNING, SCHEDULED)], [])
+    assert (seen.status, seen.started_at, seen.exit_code) == (Status.RUNNING, moment(3), None)
+
+
+def test_running_on_a_node_that_is_away() -> None:
+    assert make_status(job(), [pod("Unknown", RUNNING)], []).reason == "NodeLost"
+    stopping = make_status(job(), [pod("Running", RUNNING, metadata=DELETED)], [])
+    assert (stopping.status, stopping.reason) == (Status.RUNNING, "Terminating")
+
+
+# Small parts
+
+
+def test_events_of_both_forms() -> None:
+    new = Event.from_manifest(
+        {
+            "metadata": {"name": "e", "creationTimestamp": at(1)},
+            "involvedObject": {"kind": "Pod", "name": "train-1-aaaaa"},
+            "eventTime": "2026-01-01T10:02:00.123456Z",
+            "series": {"count": 4, "lastObservedTime": "2026-01-01T10:05:00.000000Z"},
+            "firstTimestamp": None,
+            "reason": "FailedScheduling",
+        }
+    )
+    assert (new.first.minute, new.last, new.count, new.type) == (2, moment(5), 4, "Normal")
+    assert new.to_job_event().time == moment(5)
+
+
+def test_times() -> None:
+    assert parse_time("2026-01-01T10:00:00.123456789Z") == datetime(2026, 1, 1, 10, 0, 0, 123456, tzinfo=UTC)
+    assert parse_time(at(1)) == moment(1)
+
+
+@pytest.mark.parametrize(
+    ("resource", "quantity", "words"),
+    [
+        ("cpu", "1", "1 CPU"),
+        ("cpu", "500m", "0.5 CPUs"),
+        ("cpu", "100", "100 CPUs"),
+        ("memory", "1073741824", "1 GiB of memory"),
+        ("memory", "1500M", "1.4 GiB of memory"),
+        ("memory", "300", "300 bytes of memory"),
+        ("nvidia.com/gpu", "2", "2 nvidia.com/gpu"),
+        ("memory", "lots", "lots of memory"),
+    ],
+)
+def test_amounts(resource: str, quantity: str, words: str) -> None:
+    assert sentences.format_amount(resource, quantity) == words
+
+
+def test_long_messages_are_cut() -> None:
+    assert len(sentences.cut("x " * 1000)) == sentences.MAX_LENGTH
