@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -188,9 +188,22 @@ class Hub:
                 answering.join()
 
     def stop(self) -> None:
-        """Stop the hub, which stops its proxy."""
+        """Stop the hub, and its proxy."""
         if self._process is None or self._process.poll() is not None:
             return
+        pid_file = self.folder / "jupyterhub-proxy.pid"
+        proxy = int(pid_file.read_text()) if pid_file.exists() else None
+        try:
+            self._stop_hub()
+        finally:
+            # The hub ends the process that it started. Where that is a wrapper around the real node, as
+            # the one from PyPI is, the proxy goes on; it is in a session of its own.
+            if proxy is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(proxy, signal.SIGKILL)
+
+    def _stop_hub(self) -> None:
+        assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_SECONDS)

@@ -201,6 +201,21 @@ async def test_a_database_that_another_process_holds_is_an_answer_in_a_limited_t
     await store.close()
 
 
+async def test_two_processes_on_one_database_both_get_their_jobs_written(store, tmp_path):
+    other = make_store(tmp_path / "jobs.sqlite")
+    await other.open()
+
+    async def submit(one: JobStore, name: str) -> None:
+        for i in range(
+            30
+        ):  # looks for the key first, then writes: what a transaction begun too late fails at
+            await one.add_job(make_job(), idempotency_key=f"{name}-{i}", request_hash="h")
+
+    await asyncio.gather(submit(store, "a"), submit(other, "b"))
+    assert (await store.count_jobs("alice"))[Status.QUEUED] == 60
+    await other.close()
+
+
 # --- reading and listing
 
 

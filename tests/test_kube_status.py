@@ -536,6 +536,9 @@ def test_volume_cannot_be_mounted() -> None:
     seen = make_status(job(), [stuck], [mount])
     assert (seen.reason, seen.blocked_on, seen.blocked_since) == ("FailedMount", "start", moment(3))
     assert seen.message.startswith("A volume that it needs cannot be mounted: ")
+    # it was mounted in the end, and the image takes its time
+    seen = make_status(job(), [stuck], [mount, event("Pulling", f'Pulling image "{IMAGE}"', last=6)])
+    assert (seen.reason, seen.blocked_since) == ("Pulling", None)
 
 
 def test_progress_is_no_block() -> None:

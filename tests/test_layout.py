@@ -46,8 +46,9 @@ PURE = {
 """Values in, values out: no files, no network, no clock to wait for."""
 
 IO = {
-    "aiohttp", "aiosqlite", "alembic", "asyncio", "azure", "concurrent", "httpx", "kubernetes", "os", "pathlib",
-    "shutil", "signal", "socket", "sqlalchemy", "sqlite3", "subprocess", "tempfile", "threading", "tornado",
+    "aiohttp", "aiosqlite", "alembic", "asyncio", "azure", "concurrent", "httpx", "kubernetes", "os",
+    "pathlib", "shutil", "signal", "socket", "sqlalchemy", "sqlite3", "subprocess", "tempfile",
+    "threading", "tornado",
 }  # fmt: skip
 
 MAX_MODULE_LINES = 400

@@ -38,6 +38,8 @@ LINGER_SECONDS = 5
 """How long a client that was refused may go on sending: closing at once would reset the connection, and
 the client, still busy sending, would never read the answer."""
 
+NOTHING_HERE = "There is nothing at this URL."
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
@@ -120,8 +122,6 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self._work: asyncio.Task[Any] | None = None
         self._client_gone = False
         self._xsrf_error: HTTPError | None = None
-
-    # Before the method
 
     async def prepare(self) -> None:
         """Admit the request or refuse it, before its body is read."""
@@ -352,19 +352,14 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         )
 
 
-class APIHandler(BaseHandler):
-    """A handler of ``api/v1``."""
-
-
 class NotFoundHandler(BaseHandler):
     """Answers for every URL that is not there."""
 
     async def prepare(self) -> None:
         """Refuse, whatever the method."""
-        error = NotFound("There is nothing at this URL.")
         if not self._is_body_coming():
-            raise error
-        await self.refuse(error)
+            raise NotFound(NOTHING_HERE)
+        await self.refuse(NotFound(NOTHING_HERE))
 
 
 def too_large(size: int | None, limit: int) -> TooLarge:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ..errors import InvalidRequest
 from ..models import Job, JobQuery, JobRequest
-from .base import APIHandler, needs_scope
+from .base import BaseHandler, needs_scope
 from .query import read_int, read_statuses, read_tags, read_time
 
 MAX_PAGE = 500
 
 
-class JobModelHandler(APIHandler):
+class JobModelHandler(BaseHandler):
     """A handler that answers with jobs."""
 
     def make_model(self, job: Job) -> dict[str, object]:
@@ -95,7 +95,7 @@ class RerunHandler(JobModelHandler):
         self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
 
 
-class EventsHandler(APIHandler):
+class EventsHandler(BaseHandler):
     """What happened to a job."""
 
     @needs_scope("read")

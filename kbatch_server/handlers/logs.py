@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from .base import APIHandler, needs_scope
+from .base import BaseHandler, needs_scope
 from .query import read_flag, read_int
 from .streams import EventEncoder, with_ticks
 
@@ -14,7 +14,7 @@ KEEP_ALIVE_SECONDS = 15.0
 """Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
 
 
-class LogHandler(APIHandler):
+class LogHandler(BaseHandler):
     """The log of one job."""
 
     @needs_scope("read", query=("follow", "tail", "pod"))

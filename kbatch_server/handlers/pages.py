@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -164,15 +165,17 @@ class StaticHandler(PageHandler):
     """``static/…``: the style of the pages."""
 
     cache_control = "public, max-age=3600"
-    FILES = {path.name: path.read_bytes() for path in (HERE / "static").glob("*.css")}  # noqa: RUF012
 
     @needs_nothing()
     async def get(self, name: str) -> None:
         """Send a file."""
-        if name not in self.FILES:
+        # the name was decoded: it may have slashes now
+        path = HERE / "static" / name
+        if path.parent != HERE / "static" or path.suffix != ".css" or not path.is_file():
             raise NotFound("There is no such file.")
+        content = await asyncio.to_thread(path.read_bytes)
         self.set_header("Content-Type", "text/css; charset=utf-8")
-        self.write(self.FILES[name])
+        self.write(content)
 
 
 default_handlers = [

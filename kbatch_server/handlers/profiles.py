@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .base import APIHandler, needs_scope, needs_user
+from .base import BaseHandler, needs_scope, needs_user
 
 
-class ProfilesHandler(APIHandler):
+class ProfilesHandler(BaseHandler):
     """The profiles that a user may choose from."""
 
     @needs_scope("read")
@@ -15,7 +15,7 @@ class ProfilesHandler(APIHandler):
         self.send_json({"items": [profile.model_dump(mode="json") for profile in profiles]})
 
 
-class UserHandler(APIHandler):
+class UserHandler(BaseHandler):
     """Who asks."""
 
     @needs_user()

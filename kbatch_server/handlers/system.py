@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 
 from tornado.log import app_log
 
-from .base import APIHandler, needs_nothing
+from .base import BaseHandler, needs_nothing
 from .openapi import make_openapi
 
 CHECK_SECONDS = 5.0
 
 
-class HealthHandler(APIHandler):
+class HealthHandler(BaseHandler):
     """Whether the process answers: for a liveness probe, which restarts one that does not."""
 
     log_success_debug = True
@@ -24,7 +24,7 @@ class HealthHandler(APIHandler):
         self.send_json({"status": "ok"})
 
 
-class ReadyHandler(APIHandler):
+class ReadyHandler(BaseHandler):
     """Whether all that the service needs works: for a readiness probe."""
 
     log_success_debug = True
@@ -39,7 +39,7 @@ class ReadyHandler(APIHandler):
         self.send_json(status, status=503 if failed else 200)
 
 
-class VersionHandler(APIHandler):
+class VersionHandler(BaseHandler):
     """The version."""
 
     @needs_nothing()
@@ -48,7 +48,7 @@ class VersionHandler(APIHandler):
         self.send_json({"version": self.services.version})
 
 
-class OpenAPIHandler(APIHandler):
+class OpenAPIHandler(BaseHandler):
     """The description of ``api/v1``."""
 
     @needs_nothing()

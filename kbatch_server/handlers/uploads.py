@@ -10,7 +10,7 @@ from contextlib import aclosing
 from ..errors import InvalidRequest, Unavailable
 from ..models import Upload
 from ..storage.base import StorageError
-from .base import APIHandler, BaseHandler, needs_nothing, needs_scope, too_large
+from .base import BaseHandler, needs_nothing, needs_scope, too_large
 from .multipart import FilePart
 
 IDLE_SECONDS = 60
@@ -144,7 +144,7 @@ class UploadsHandler(ReceivingHandler):
         self.send_json(upload.to_dict(), status=201)
 
 
-class UploadHandler(APIHandler):
+class UploadHandler(BaseHandler):
     """One upload."""
 
     @needs_scope("submit")

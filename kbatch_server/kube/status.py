@@ -243,14 +243,24 @@ def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
             words = _explain_waiting(pod, each["name"], reason, message)
             if words:
                 return _Blocked(reason, words, _first_warning(pod, events, since))
-    warnings = [event for event in events if event.type == "Warning" and event.reason in SETUP_EVENTS]
-    if warnings and not any("running" in (each.get("state") or {}) for each in container_statuses(pod)):
-        last = max(warnings, key=lambda event: event.last)
-        words = f"{SETUP_EVENTS[last.reason]}: {sentences.cut(last.message)}"
-        return _Blocked(last.reason, words, _first_warning(pod, events, since))
+    trouble = _find_trouble(pod, events)
+    if trouble:
+        words = f"{SETUP_EVENTS[trouble.reason]}: {sentences.cut(trouble.message)}"
+        return _Blocked(trouble.reason, words, _first_warning(pod, events, since))
     if not container_statuses(pod):
         return _Blocked("Scheduled", "Its node has not begun to set it up yet.", since)
     return None
+
+
+def _find_trouble(pod: Manifest, events: Sequence[Event]) -> Event | None:
+    """Return the newest warning about a pod's volumes or network, unless it went on after that."""
+    if any("running" in (each.get("state") or {}) for each in container_statuses(pod)):
+        return None
+    warnings = [event for event in events if event.type == "Warning" and event.reason in SETUP_EVENTS]
+    newest = max(warnings, key=lambda event: event.last, default=None)
+    if newest and any(e.reason in ("Pulling", "Pulled") and e.last >= newest.last for e in events):
+        return None
+    return newest
 
 
 def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str:

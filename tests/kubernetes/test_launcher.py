@@ -153,8 +153,9 @@ async def test_out_of_memory(launcher: KubeJobLauncher, make_job: Callable[..., 
 async def test_image_that_is_not_there(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
     job = make_job(image="localhost/nope:1")
     await launch(launcher, job)
-    await wait_until(launcher, job, lambda seen: seen.reason in ("ErrImagePull", "ImagePullBackOff"))
-    seen = await wait_blocked(launcher, job, "ImagePullBackOff")
+    seen = await wait_until(launcher, job, lambda seen: seen.reason in ("ErrImagePull", "ImagePullBackOff"))
+    assert seen.status == Status.PENDING
+    assert seen.blocked_since is not None
     assert seen.blocked_on == "start"
     assert seen.message.startswith('The image "localhost/nope:1" cannot be pulled: ')
     with pytest.raises(LogNotFound):
@@ -219,7 +220,7 @@ async def test_quota(
     assert seen.message == (
         'The quota here ("compute") leaves no room: it asks for 128 MiB of memory of at most 64 MiB.'
     )
-    # one that fits runs, the init container that fetches code included
+    # one that fits runs, and another waits until it has ended
     small, waiting = make_job("sleep 1000", mem_limit=48 * 2**20), make_job(mem_limit=48 * 2**20)
     await launch(launcher, small)
     await wait_until(launcher, small, lambda seen: seen.status == Status.RUNNING)
@@ -519,7 +520,8 @@ async def test_dropped_streams_leave_nothing(launcher: KubeJobLauncher, make_job
     for stream in streams[30:]:  # readers that stop by themselves
         await stream.aclose()  # type: ignore[attr-defined]
     await asyncio.sleep(0)
-    assert (len(asyncio.all_tasks()), count_connections(launcher)) <= before
+    assert len(asyncio.all_tasks()) <= before[0]
+    assert count_connections(launcher) <= before[1]
 
 
 def count_connections(launcher: KubeJobLauncher) -> int:

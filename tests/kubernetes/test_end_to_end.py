@@ -1,0 +1,407 @@
+"""Jobs from a hub's users to their ends, over HTTP, on a real Kubernetes: what a user does, sees and reads."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import kubernetes
+import pytest
+from installation import API, Installation, make_zip
+
+
+@pytest.fixture
+def alice(installation: Installation) -> API:
+    return installation.client("alice")
+
+
+@pytest.fixture
+def bob(installation: Installation) -> API:
+    return installation.client("bob")
+
+
+@pytest.fixture(scope="module")
+def kube(installation: Installation) -> Iterator[kubernetes.client.CoreV1Api]:
+    """An administrator's client, for what happens behind the service's back."""
+    with kubernetes.config.new_client_from_config(str(installation.cluster.kubeconfig)) as api_client:
+        yield kubernetes.client.CoreV1Api(api_client)
+
+
+@pytest.fixture
+def bell(installation: Installation) -> Iterator[Bell]:
+    bell = Bell(installation.cluster.host_address)
+    yield bell
+    bell.close()
+
+
+class Bell:
+    """A server that jobs ring at, once for each time that they really run."""
+
+    def __init__(self, address: str) -> None:
+        self.rings: Counter[str] = Counter()
+        rings = self.rings
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                rings[self.path.strip("/")] += 1
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Handler)
+        self.url = f"http://{address}:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def script(self, then: str = "true") -> str:
+        return f"wget -q -O /dev/null {self.url}/$KBATCH_JOB_ID; {then}"
+
+
+def test_the_code_runs_with_its_environment_and_the_log_is_read_in_every_way(alice):
+    upload = alice.upload({"run.sh": "for i in $(seq 5); do echo $GREETING $i; done\n"})
+    job = alice.submit(command=["sh", "run.sh"], upload=upload, env={"GREETING": "hej"}, tags={"x": "y"})
+    assert job["status"] == "queued"
+    lines = [f"hej {i}\n" for i in range(1, 6)]
+    assert alice.logs(job["id"], follow="true") == "".join(lines)
+    done = alice.wait(job["id"])
+    assert (done["status"], done["exit_code"], done["attempts"], done["tags"]) == ("succeeded", 0, 1, {"x": "y"})
+    assert done["created_at"] <= done["started_at"] <= done["ended_at"]
+    assert alice.logs(job["id"]) == "".join(lines)
+    assert alice.logs(job["id"], tail=2) == "".join(lines[-2:])
+    reasons = [event["reason"] for event in alice.call("GET", f"api/v1/jobs/{job['id']}/events")["items"]]
+    assert "Scheduled" in reasons
+
+
+def test_no_secret_stands_in_the_pod_the_answers_or_the_database(alice, installation, kube):
+    upload = alice.upload({"a": "b"})
+    job = alice.submit("sleep 600", upload=upload, env={"PASSWORD": "hunter2-for-tests"})
+    alice.wait(job["id"], "running")
+    pods = kube.list_namespaced_pod(installation.namespace, label_selector=f"kbatch.jupyter.org/job-id={job['id']}")
+    spec = str(pods.to_dict())
+    assert "hunter2-for-tests" not in spec
+    assert "/code/" not in spec.replace("/code/.", "")
+    kept = b"".join(path.read_bytes() for path in installation.service.folder.glob("*.sqlite*"))
+    assert job["id"].encode() in kept
+    assert b"hunter2-for-tests" not in kept
+    log = installation.service.log.read_text()
+    assert "hunter2-for-tests" not in log
+    assert installation.token("alice") not in log
+    alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+
+
+FAILURES = [
+    ({"command": ["sh", "-c", "exit 3"]}, "Error", "exit code 3"),
+    ({"command": ["no-such-program"]}, None, "no-such-program"),
+    ({"command": ["sh", "-c", "head -c 300m /dev/zero | tail"], "mem_limit": "24M"}, "OOMKilled", "memory"),
+    ({"command": ["sleep", "600"], "active_deadline_seconds": 2}, "DeadlineExceeded", "2 seconds"),
+    ({"image": "localhost/nope:1", "profile": "impatient"}, None, "localhost/nope:1"),
+    ({"cpu_limit": 1500, "profile": "impatient"}, "Unschedulable", "1500 CPU"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason", "words"), FAILURES)
+def test_a_job_that_fails_says_why_in_words(alice, fields, reason, words):
+    job = alice.wait(alice.submit(**fields)["id"])
+    print(job["reason"], "|", job["message"])
+    assert job["status"] == "failed"
+    assert reason in (None, job["reason"])
+    assert words in job["message"]
+
+
+def test_a_job_whose_code_is_gone_says_so(alice, installation):
+    upload = alice.upload({"gone.txt": "x"})
+    [stored] = installation.service.folder.rglob(f"*{upload}*")
+    stored.unlink()
+    job = alice.wait(alice.submit(upload=upload)["id"])
+    print(job["reason"], "|", job["message"])
+    assert job["status"] == "failed"
+    assert "code" in job["message"]
+
+
+@pytest.mark.parametrize("refusal", ["quota", "admission"])
+def test_a_job_that_the_namespace_refuses_fails_after_its_limit_with_the_words_of_why(
+    alice, installation, kube, refusal
+):
+    namespace = installation.namespace
+    if refusal == "quota":
+        kube.create_namespaced_resource_quota(
+            namespace, {"metadata": {"name": "none"}, "spec": {"hard": {"requests.cpu": "0"}}}
+        )
+        _wait_until(lambda: kube.read_namespaced_resource_quota("none", namespace).status.hard)
+    else:
+        label = "pod-security.kubernetes.io/enforce"
+        kube.patch_namespace(namespace, {"metadata": {"labels": {label: "restricted"}}})
+        time.sleep(1)  # the API server looks namespaces up in a cache
+    try:
+        job = alice.wait(alice.submit(profile="impatient", cpu_limit=0.1)["id"])
+    finally:
+        if refusal == "quota":
+            kube.delete_namespaced_resource_quota("none", namespace)
+        else:
+            kube.patch_namespace(namespace, {"metadata": {"labels": {label: None}}})
+    print(job["reason"], "|", job["message"])
+    assert job["status"] == "failed"
+    assert {"quota": "quota", "admission": "security"}[refusal] in job["message"].lower()
+
+
+def test_an_evicted_pod_is_replaced_and_the_job_ends_well(alice, installation, kube):
+    job = alice.submit("sleep 3")
+    alice.wait(job["id"], "running")
+    selector = f"kbatch.jupyter.org/job-id={job['id']}"
+    [pod] = kube.list_namespaced_pod(installation.namespace, label_selector=selector).items
+    eviction = {"metadata": {"name": pod.metadata.name, "namespace": installation.namespace}}
+    kube.create_namespaced_pod_eviction(pod.metadata.name, installation.namespace, eviction)
+    done = alice.wait(job["id"])
+    assert (done["status"], done["attempts"]) == ("succeeded", 2)
+
+
+def test_a_pending_job_is_cancelled(alice):
+    job = alice.submit(image="localhost/nope:1")
+    alice.wait(job["id"], "pending")
+    alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+    assert alice.wait(job["id"])["status"] == "cancelled"
+
+
+def test_a_running_job_is_cancelled_and_nothing_of_it_stays(alice, installation, kube):
+    job = alice.submit("trap 'exit 0' TERM; sleep 600 & wait")
+    alice.wait(job["id"], "running")
+    alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+    assert alice.wait(job["id"])["status"] == "cancelled"
+    selector = f"kbatch.jupyter.org/job-id={job['id']}"
+    assert kube.list_namespaced_pod(installation.namespace, label_selector=selector).items == []
+    assert kube.list_namespaced_secret(installation.namespace, label_selector=selector).items == []
+
+
+def test_a_finished_job_is_not_cancelled_and_a_cancelled_one_stays_so(alice):
+    job = alice.submit()
+    alice.wait(job["id"])
+    error = alice.call("POST", f"api/v1/jobs/{job['id']}/cancel", status=409)
+    assert error["reason"] == "JobEnded"
+    assert "succeeded" in error["message"]
+    cancelled = alice.submit(image="localhost/nope:1")["id"]
+    alice.call("POST", f"api/v1/jobs/{cancelled}/cancel")
+    alice.wait(cancelled)
+    assert alice.call("POST", f"api/v1/jobs/{cancelled}/cancel")["status"] == "cancelled"
+
+
+def test_a_deleted_job_is_gone_with_all_that_was_made_for_it(alice, installation, kube):
+    job = alice.submit("sleep 600")
+    alice.wait(job["id"], "running")
+    alice.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
+    alice.call("GET", f"api/v1/jobs/{job['id']}", status=404)
+    selector = f"kbatch.jupyter.org/job-id={job['id']}"
+    _wait_until(lambda: not kube.list_namespaced_pod(installation.namespace, label_selector=selector).items)
+
+
+def test_the_same_idempotency_key_makes_one_job(alice):
+    headers = {"Idempotency-Key": f"key-{time.time()}"}
+    body = {"name": "once", "command": ["true"]}
+    first = alice.call("POST", "api/v1/jobs", status=201, json=body, headers=headers)
+    again = alice.call("POST", "api/v1/jobs", status=200, json=body, headers=headers)
+    assert again["id"] == first["id"]
+    alice.call("POST", "api/v1/jobs", status=409, json=body | {"args": ["x"]}, headers=headers)
+
+
+def test_nobody_sees_or_touches_what_is_anothers(alice, bob):
+    upload = alice.upload({"secret.txt": "alice's"})
+    job = alice.submit("sleep 600", upload=upload)
+    alice.wait(job["id"], "running")
+    pod = alice.http.get("pods/", params={"job_name": job["id"]}).json()["items"][0]["metadata"]["name"]
+    for method, path in [
+        ("GET", f"api/v1/jobs/{job['id']}"),
+        ("DELETE", f"api/v1/jobs/{job['id']}"),
+        ("POST", f"api/v1/jobs/{job['id']}/cancel"),
+        ("POST", f"api/v1/jobs/{job['id']}/rerun"),
+        ("GET", f"api/v1/jobs/{job['id']}/logs"),
+        ("GET", f"api/v1/jobs/{job['id']}/events"),
+        ("GET", f"api/v1/uploads/{upload}"),
+        ("GET", f"jobs/{job['id']}"),
+        ("DELETE", f"jobs/{job['id']}"),
+        ("GET", f"jobs/logs/{job['id']}/"),
+        ("GET", f"pods/{pod}"),
+        ("GET", f"pods/logs/{pod}/"),
+        ("GET", f"jobs/logs/{pod}/"),
+    ]:
+        bob.call(method, path, status=404)
+    assert bob.call("GET", "pods/")["items"] == []
+    assert job["id"] not in str(bob.call("GET", "api/v1/jobs"))
+    assert job["id"] not in str(bob.call("GET", "jobs/"))
+    bob.call("GET", "api/v1/jobs", params={"user": "alice"}, status=403)
+    error = bob.call("POST", "api/v1/jobs", status=404, json={"name": "x", "command": ["true"], "upload": upload})
+    assert error["reason"] == "NotFound"
+    alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+
+
+NAMES = ["alice", "Alice", "a.b", "a_b", "kube-system", "ünïcode", "x" * 300]
+
+
+def test_users_whose_names_look_alike_each_have_their_own(installation):
+    jobs = {}
+    for name in NAMES:
+        jobs[name] = installation.client(name).submit(f"echo this is {len(name)}")["id"]
+    for name, job_id in jobs.items():
+        client = installation.client(name)
+        assert client.wait(job_id)["status"] == "succeeded"
+        assert client.logs(job_id) == f"this is {len(name)}\n"
+        for other in set(NAMES) - {name}:
+            client.call("GET", f"api/v1/jobs/{jobs[other]}", status=404)
+
+
+def test_the_first_clients_wire(alice):
+    files = {"file": ("code.zip", make_zip({"run.sh": "echo from the first client\n"}), "application/zip")}
+    upload = alice.call("POST", "uploads/", status=201, files=files)
+    body = {"name": "first", "command": ["sh", "run.sh"], "image": "localhost/busybox:1", "upload": upload["url"]}
+    job = alice.call("POST", "jobs/", status=201, json=body)
+    assert (job["upload"], job["name"], job["user"]) == (upload["url"], "first", "alice")
+    assert alice.logs(job["id"], follow="true") == "from the first client\n"
+    data = {"name": "run.sh", "content": "echo from a text\n"}
+    job = alice.call("POST", "jobs/", status=201, json=body | {"upload": None, "upload_data": data})
+    assert alice.logs(job["id"], follow="true") == "from a text\n"
+    no_zip = {"file": ("code.txt", b"just a text", "text/plain")}
+    error = alice.call("POST", "uploads/", status=400, files=no_zip)
+    assert error == {"file": ["The submitted file must be a ZIP archive."]}
+    alice.call("POST", "jobs/", status=400, json=body | {"upload_data": data})
+
+
+def test_bad_input_is_refused_by_name_and_leaves_nothing_behind(alice, installation):
+    before = _count_files(installation), len(alice.call("GET", "api/v1/jobs", params={"limit": 500})["items"])
+    good = make_zip({"a.txt": "x" * 10_000})
+    headers = {"Content-Type": "application/zip"}
+    for content in (b"", b"not a zip", good[:-30], good[: len(good) // 2], good + b"x" * 100_000):
+        error = alice.call("POST", "api/v1/uploads", status=400, content=content, headers=headers)
+        assert error["details"][0]["field"] == "file"
+    job = {"name": "x", "command": ["true"]}
+    for change, field in [
+        ({"command": []}, "command"),
+        ({"image": "evil:1"}, "image"),
+        ({"cpu_limit": 5000}, "cpu_limit"),
+        ({"cpu_limit": 3000}, "cpu_limit"),
+        ({"env": {"A": "x" * 10_000_000}}, "env"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "ü"}, "name"),
+        ({"name": "x" * 300}, "name"),
+        ({"hostNetwork": True}, "hostNetwork"),
+        ({"upload_data": {}}, "upload_data"),
+    ]:
+        error = alice.call("POST", "api/v1/jobs", status=400, json=job | change)
+        assert error["details"][0]["field"] == field
+        assert field in error["message"]
+    alice.call("POST", "api/v1/jobs", status=404, json=job | {"upload": "0" * 40})
+    alice.call("POST", "api/v1/jobs", status=400, content=b"{", headers={"Content-Type": "application/json"})
+    after = _count_files(installation), len(alice.call("GET", "api/v1/jobs", params={"limit": 500})["items"])
+    assert after == before
+
+
+def test_a_pod_spec_cannot_be_smuggled_in(alice):
+    for path, change in [
+        ("job.spec.template.spec.hostNetwork", {"hostNetwork": True}),
+        ("job.spec.template.spec.volumes", {"volumes": [{"name": "x", "hostPath": {"path": "/etc"}}]}),
+        ("job.spec.template.spec.serviceAccountName", {"serviceAccountName": "admin"}),
+        ("job.spec.template.spec.nodeName", {"nodeName": "x"}),
+        ("job.spec.template.spec.containers", {"containers": [{"name": "a", "image": "b"}] * 2}),
+        (
+            "job.spec.template.spec.containers[0].securityContext",
+            {"containers": [{"name": "a", "image": "b", "securityContext": {"privileged": True}}]},
+        ),
+    ]:
+        pod = {"containers": [{"name": "job", "image": "localhost/busybox:1"}]} | change
+        body = {"job": {"metadata": {"generateName": "x-"}, "spec": {"template": {"spec": pod}}}}
+        error = alice.call("POST", "jobs/", status=400, json=body)
+        assert error["details"][0]["field"].startswith(path)
+        assert path in error["detail"]
+    body = {"job": {"metadata": {"name": "x", "namespace": "kube-system"}, "spec": {}}}
+    assert "job.metadata.namespace" in alice.call("POST", "jobs/", status=400, json=body)["detail"]
+
+
+def test_a_service_killed_between_submit_and_start_runs_each_job_exactly_once(alice, installation, bell):
+    jobs = [alice.submit(bell.script())["id"] for _ in range(8)]
+    installation.service.kill()
+    installation.service.start()
+    for job_id in jobs:
+        assert alice.wait(job_id)["status"] == "succeeded"
+    assert bell.rings == dict.fromkeys(jobs, 1)
+
+
+def test_a_service_killed_while_jobs_start_and_run_loses_none_and_runs_none_twice(alice, installation, bell):
+    jobs = []
+    for pause in (0.05, 0.2, 0.6, 1.2):
+        jobs += [alice.submit(bell.script("sleep 2"))["id"] for _ in range(3)]
+        time.sleep(pause)
+        installation.service.kill()
+        installation.service.start()
+    for job_id in jobs:
+        assert alice.wait(job_id)["status"] == "succeeded"
+    assert bell.rings == dict.fromkeys(jobs, 1)
+
+
+def test_a_job_that_ends_while_the_service_is_down_is_seen_to_have_ended(alice, installation, bell):
+    job = alice.submit(bell.script("sleep 1; exit 4"))["id"]
+    alice.wait(job, "running")
+    installation.service.kill()
+    time.sleep(3)
+    installation.service.start()
+    done = alice.wait(job)
+    assert (done["status"], done["exit_code"], bell.rings[job]) == ("failed", 4, 1)
+
+
+def test_an_api_server_that_is_away_delays_jobs_and_loses_none(alice, installation, bell):
+    if not installation.cluster.is_ours:
+        pytest.skip("the API server of a cluster that is not ours is not stopped")
+    running = alice.submit(bell.script("sleep 3"))["id"]
+    alice.wait(running, "running")
+    installation.cluster.stop_apiserver()
+    try:
+        waiting = alice.submit(bell.script())["id"]
+        time.sleep(2)
+        assert alice.get(waiting)["status"] == "queued"
+        assert alice.get(running)["status"] == "running"
+    finally:
+        installation.cluster.start_apiserver()
+    assert alice.wait(running)["status"] == "succeeded"
+    assert alice.wait(waiting)["status"] == "succeeded"
+    assert bell.rings == {running: 1, waiting: 1}
+
+
+def test_dropped_log_streams_leave_nothing_open(alice, installation):
+    job = alice.submit("sleep 600")
+    alice.wait(job["id"], "running")
+    pid = installation.service.process.pid
+    idle = _count_sockets(pid)
+    for _ in range(60):
+        with alice.http.stream("GET", f"api/v1/jobs/{job['id']}/logs", params={"follow": "true"}) as answer:
+            assert answer.status_code == 200
+    _wait_until(lambda: _count_sockets(pid) <= idle + 4)
+    began = time.monotonic()
+    alice.get(job["id"])
+    assert time.monotonic() - began < 5
+    alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+
+
+def _count_sockets(pid: int) -> int:
+    count = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            count += str(descriptor.readlink()).startswith("socket:")
+        except FileNotFoundError:
+            continue  # closed since it was listed
+    return count
+
+
+def _count_files(installation: Installation) -> int:
+    storage = installation.service.folder / "kbatch-storage"
+    return sum(path.is_file() for path in storage.rglob("*"))
+
+
+def _wait_until(is_true, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not become so"
+        time.sleep(0.1)
