@@ -1,8 +1,8 @@
 """What to paste into ``jupyterhub_config.py`` so that the hub's users can run batch jobs.
 
-It has three parts: the scopes that the service knows, who holds them, and the service itself. As it stands the
-hub starts the service (and restarts it with itself). With KBATCH_SERVICE_URL and KBATCH_API_TOKEN in the hub's
-environment it is a service that somebody else runs, at that URL and with that token.
+It has three parts: the scopes that the service knows, who holds them, and the service itself. As it stands,
+the hub starts the service (and restarts it with itself). With KBATCH_SERVICE_URL and KBATCH_API_TOKEN in the
+hub's environment it is a service that somebody else runs, at that URL and with that token.
 """
 
 import os
@@ -28,7 +28,7 @@ c.JupyterHub.custom_scopes.update(
     }
 )
 
-# 2. Who holds them. All users here; to let only some, give the role a name of its own and `groups` or `users`.
+# 2. Who holds them. All users here; to let only some, give the role its own name and `groups` or `users`.
 # The role `server` is what $JUPYTERHUB_API_TOKEN in a user's server may do: with it `kbatch` works there.
 kbatch_scopes = [
     "access:services!service=kbatch",

@@ -32,9 +32,14 @@ JOBS = 1000
 IN_FLIGHT = 16
 NAMESPACE = "bench"
 PREFIX = "/services/kbatch/"
-TOKEN = "a-token-of-alice"  # noqa: S105
+TOKEN = "a-token-of-alice"
 HEADERS = {"Authorization": f"token {TOKEN}"}
-SCOPES = ["access:services", "custom:kbatch:jobs:submit", "custom:kbatch:jobs:read", "custom:kbatch:jobs:cancel"]
+SCOPES = [
+    "access:services",
+    "custom:kbatch:jobs:submit",
+    "custom:kbatch:jobs:read",
+    "custom:kbatch:jobs:cancel",
+]
 
 CONFIG = f"""
 c.KBatchServer.bind_url = "http://127.0.0.1:{{port}}"
@@ -91,10 +96,11 @@ class Row:
 
     def __str__(self) -> str:
         ours, theirs = (
-            f"{statistics.median(each):8.1f} ({min(each):.1f} to {max(each):.1f})" for each in (self.ours, self.theirs)
+            f"{statistics.median(each):8.1f} ({min(each):.1f} to {max(each):.1f})"
+            for each in (self.ours, self.theirs)
         )
-        verdict = "reached" if self.ratio >= self.target else "NOT REACHED"
-        return f"{self.name:34} {ours:28} {theirs:28} {self.unit:9} {self.ratio:7.1f}x  (target {self.target:.0f}x: {verdict})"
+        verdict = f"target {self.target:.0f}x " + ("reached" if self.ratio >= self.target else "NOT REACHED")
+        return f"{self.name:34} {ours:28} {theirs:28} {self.unit:3} {self.ratio:6.1f}x  {verdict}"
 
 
 async def measure(kubeconfig: Path) -> list[Row]:
@@ -109,7 +115,9 @@ async def measure(kubeconfig: Path) -> list[Row]:
                 "JUPYTERHUB_SERVICE_PREFIX": PREFIX,
                 "KUBECONFIG": str(kubeconfig),
             }
-            service = Service(Path(folder), port=port, config=CONFIG.format(port=port), environment=environment)
+            service = Service(
+                Path(folder), port=port, config=CONFIG.format(port=port), environment=environment
+            )
             await asyncio.to_thread(service.start)
             try:
                 peer = PeerServer(kubeconfig, hub.api_url, "a-token-of-the-peer", find_port())

@@ -60,7 +60,7 @@ def run(hub: Hub, *, once: bool) -> int:
     job = submit_example(hub.kbatch_url, token)
     follow(hub.kbatch_url, token, job["id"])
     job = wait(hub.kbatch_url, token, job["id"])
-    print(f"\nJob {job['id']} {job['status']}: {job['message']}\n")
+    print(f"\nJob {job['id']} {job['status']}{': ' + job['message'] if job['message'] else ''}.\n")
     print(f"Look at it at {hub.kbatch_url}\n\nOr, in another shell:\n")
     print(f"export KBATCH_URL={hub.kbatch_url}\nexport JUPYTERHUB_API_TOKEN={token}")
     print("KBATCH_URL=" + hub.kbatch_url)

@@ -106,7 +106,9 @@ class Hub:
         except urllib.error.HTTPError as error:
             if error.code != 409:  # there already
                 raise
-        return str(call(f"{api}/tokens", headers=headers, data={"note": "demo", "expires_in": 86400})["token"])
+        return str(
+            call(f"{api}/tokens", headers=headers, data={"note": "demo", "expires_in": 86400})["token"]
+        )
 
     def _wait(self, url: str) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -319,7 +319,7 @@ class KBatchServer(Application):
     async def start_parts(self, running: AsyncExitStack) -> None:
         """Start every part; ``running`` stops them. The port comes first: a taken one then costs nothing."""
         server = self.listen()
-        running.push_async_callback(self.stop_listening, server)
+        running.callback(self.close_sockets)
         running.push_async_callback(self.auth.close)
         await self.storage.open()
         running.push_async_callback(self.storage.close)
@@ -331,6 +331,7 @@ class KBatchServer(Application):
             await part.start()
             running.push_async_callback(part.stop)
         server.add_sockets(self.sockets)
+        running.push_async_callback(self.stop_listening, server)
 
     def listen(self) -> HTTPServer:
         """Take the port; requests wait in its backlog until the parts are started."""
@@ -348,6 +349,11 @@ class KBatchServer(Application):
         self.bind_url = f"http://{url.hostname}:{port}"
         # every handler looks at the length of its body itself, and says what is too long in JSON
         return HTTPServer(self.web_app, xheaders=True, max_body_size=self.uploads.max_upload_bytes + 2**20)
+
+    def close_sockets(self) -> None:
+        """Let go of the port, also when a part did not start and nothing listens yet."""
+        for sock in self.sockets:
+            sock.close()
 
     async def stop_listening(self, server: HTTPServer) -> None:
         """Take no more requests, and close the connections that are open."""

@@ -1,4 +1,4 @@
-"""What one job may be: images, sizes, deadlines and what its pod looks like. It validates and runs nothing."""
+"""What one job may be: images, sizes, deadlines, and what its pod looks like. It runs nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import fnmatch
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Bool, Dict, Float, Integer, List, Unicode, Union
+from traitlets import Bool, Dict, Float, Integer, List, Unicode
 from traitlets.config import Configurable
 
 from .errors import InvalidRequest
-from .models import JobRequest, JobSpec
+from .jobrequest import JobRequest
+from .models import JobSpec
 
 
 class JobConfig(Configurable):
@@ -65,8 +66,8 @@ class JobConfig(Configurable):
         config=True,
     )
 
-    mem_limit = Union(
-        [ByteSpecification(None, allow_none=True)],
+    mem_limit = ByteSpecification(
+        None,
         allow_none=True,
         help="""Bytes of memory that a job may use at most when it asks for no other number.
 
@@ -79,7 +80,7 @@ class JobConfig(Configurable):
     mem_guarantee = ByteSpecification(
         None,
         allow_none=True,
-        help="""Bytes of memory that are set aside for a job, as ``mem_limit``. None: derived from the limit.""",
+        help="""Bytes of memory that are set aside for a job, as ``mem_limit``. None: as the limit says.""",
         config=True,
     )
 
@@ -120,7 +121,7 @@ class JobConfig(Configurable):
         None,
         allow_none=True,
         min=1,
-        help="""Seconds that a job may run when it asks for no other number; then it fails. None: no limit.""",
+        help="""Seconds that a job may run when it asks for no other number. None: no limit.""",
         config=True,
     )
 
@@ -128,7 +129,7 @@ class JobConfig(Configurable):
         None,
         allow_none=True,
         min=1,
-        help="""The largest ``active_deadline_seconds`` that a user may ask for, and the one of a job that asks
+        help="""The largest ``active_deadline_seconds`` that a user may ask for, and that of a job that asks
         for none where ``active_deadline_seconds`` is not set. None: any, and none.""",
         config=True,
     )
@@ -189,12 +190,12 @@ class JobConfig(Configurable):
     service_account = Unicode(
         None,
         allow_none=True,
-        help="""The Kubernetes service account of a job's pods. None: the namespace's default, without a token.""",
+        help="""The Kubernetes service account of a job's pods. None: the namespace's default, no token.""",
         config=True,
     )
 
     pod_security_context = Dict(
-        help="""The security context of a job's pods, in Kubernetes's words (``runAsUser``, ``fsGroup``, …).""",
+        help="""The security context of a job's pods, in Kubernetes's words (``runAsUser``, …).""",
         config=True,
     )
 
@@ -203,7 +204,10 @@ class JobConfig(Configurable):
     )
 
     image_pull_policy = Unicode(
-        None, allow_none=True, help="""Always, IfNotPresent or Never. None: Kubernetes decides.""", config=True
+        None,
+        allow_none=True,
+        help="""Always, IfNotPresent or Never. None: Kubernetes decides.""",
+        config=True,
     )
 
     image_pull_secrets = List(
@@ -216,7 +220,9 @@ class JobConfig(Configurable):
 
     labels = Dict(Unicode(), help="""Labels that a job's Job and Pods get besides ours.""", config=True)
 
-    annotations = Dict(Unicode(), help="""Annotations that a job's Job and Pods get besides ours.""", config=True)
+    annotations = Dict(
+        Unicode(), help="""Annotations that a job's Job and Pods get besides ours.""", config=True
+    )
 
     allow_user_limits = Bool(
         True,
@@ -268,7 +274,7 @@ class JobConfig(Configurable):
             maximum = default
         return _at_most(wanted, maximum, field)
 
-    def _checked_deadline(self, wanted: int | None) -> int | None:
+    def _checked_deadline(self, wanted: int | None) -> Any:
         if wanted is None:
             return self.active_deadline_seconds or self.max_active_deadline_seconds
         return _at_most(wanted, self.max_active_deadline_seconds, "active_deadline_seconds")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
-from traitlets import Any, Instance
+import traitlets
+from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, NotFound, Unavailable
+from .jobrequest import JobRequest
 from .launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
 from .logfollower import LogFollower
-from .models import Job, JobEvent, JobPage, JobQuery, JobRequest, User, utcnow
+from .models import Job, JobEvent, JobPage, JobQuery, User, utcnow
 from .profiles import Profiles
 from .slugs import make_job_id
 from .store import JobStore
@@ -30,7 +32,7 @@ class Jobs(LoggingConfigurable):
     profiles = Instance(Profiles)
     store = Instance(JobStore)
 
-    on_change: Callable[[str], None] = Any()
+    on_change: Callable[[str], None] = traitlets.Callable()  # type: ignore[assignment]
     """Called with a job's id when there is something to do about it."""
 
     async def submit(
@@ -120,7 +122,7 @@ class Jobs(LoggingConfigurable):
         except LauncherUnavailable as error:
             raise Unavailable(f"The log cannot be read now: {error}") from error
 
-    async def events(self, user: User, job_id: str) -> list[JobEvent]:
+    async def events(self, user: User, job_id: str) -> Sequence[JobEvent]:
         """Return what happened to a job, oldest first."""
         job = await self.get(user, job_id)
         try:

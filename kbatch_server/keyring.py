@@ -30,7 +30,7 @@ class Keyring:
 
     @classmethod
     def from_file(cls, path: Path) -> Keyring:
-        """Return the keyring of the keys in a file, one a line; a file that is not there is made, mode 0600."""
+        """Return the keyring of the keys in a file, one a line; a missing file is made, mode 0600."""
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:

@@ -10,7 +10,7 @@ from traitlets.config import LoggingConfigurable
 from .errors import Forbidden, NotFound
 from .keyring import Keyring
 from .launchers.base import Launch
-from .models import Job, Upload
+from .models import Job, Upload, User
 from .profiles import Profiles
 from .storage.base import Storage
 from .store import JobStore
@@ -23,8 +23,8 @@ class Launchpad(LoggingConfigurable):
         "",
         help="""The URL of this service, with its prefix, as a job's pod reaches it.
 
-        Like ``http://kbatch-server.jupyter.svc:8050/services/kbatch/``. Jobs fetch their code from here unless
-        the storage signs URLs of its own. Default: the address that the service listens at.
+        Like ``http://kbatch-server.jupyter.svc:8050/services/kbatch/``. Jobs fetch their code from here
+        unless the storage signs URLs of its own. Default: the address that the service listens at.
         """,
         config=True,
     )
@@ -51,7 +51,8 @@ class Launchpad(LoggingConfigurable):
 
     async def make_launch(self, job: Job) -> Launch:
         """Return what the launcher hands to the job; raises StorageError when the storage does not answer."""
-        environment = self.profiles.make_environment() | job.env
+        user = User(name=job.user, groups=tuple(job.groups))
+        environment = await self.profiles.get_environment(user, job.spec.profile) | job.env
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         if job.spec.upload is None:
             return Launch(env=environment)
@@ -65,9 +66,7 @@ class Launchpad(LoggingConfigurable):
     async def get_code(self, signed: str) -> Upload:
         """Return the upload that a code URL is for, or raise Forbidden: it is forged, expired, or of a job
         that is over."""
-        said = self.keyring.verify(
-            signed, purpose="code", max_age_seconds=self.code_url_expires_in_seconds
-        )
+        said = self.keyring.verify(signed, purpose="code", max_age_seconds=self.code_url_expires_in_seconds)
         if said is not None:
             job = await self.store.find_job(said["job"])
             if job is not None and not job.is_over:

@@ -1,47 +1,13 @@
-"""What is asked for, what is kept and what is shown: checked input and one JSON form of each thing."""
+"""What is kept and what is shown: one class and one JSON form of each thing."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
-
-from .errors import InvalidRequest
-
-MAX_ENV_BYTES = 256 * 1024
-"""All of a job's environment, names and values: a Kubernetes Secret ends at 1 MiB, base64 included."""
-
-MAX_COMMAND_BYTES = 64 * 1024
-"""All of a job's command and arguments: they stand in the Job and in each Pod, each at most 1.5 MiB."""
-
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_TAG = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)(|K|M|G|T|Ki|Mi|Gi|Ti)")
-_MEMORY_UNITS = {
-    "": 1,
-    "K": 1024,
-    "M": 1024**2,
-    "G": 1024**3,
-    "T": 1024**4,
-    "Ki": 1024,
-    "Mi": 1024**2,
-    "Gi": 1024**3,
-    "Ti": 1024**4,
-}
+from pydantic import BaseModel, ConfigDict, Field
 
 
 def utcnow() -> datetime:
@@ -73,106 +39,6 @@ class Status(StrEnum):
 
 
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
-
-
-def parse_memory(value: Any) -> Any:
-    """Return bytes of ``2147483648``, ``"2G"`` or ``"2Gi"`` (both 2**31, as JupyterHub's ByteSpecification)."""
-    if not isinstance(value, str):
-        return value
-    match = _MEMORY.fullmatch(value)
-    if not match:
-        raise ValueError("must be a number of bytes, or one with a unit, like 512M or 2G")
-    return int(float(match[1]) * _MEMORY_UNITS[match[2]])
-
-
-def _checked_name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError(
-            "must be letters, digits, '.', '_' and '-' (ASCII), beginning and ending with a letter or digit"
-        )
-    return value
-
-
-def _checked_env(value: dict[str, str]) -> dict[str, str]:
-    for name, text in value.items():
-        if not _ENV_NAME.fullmatch(name):
-            raise ValueError(f"{name[:60]!r} is not the name of an environment variable")
-        if "\0" in text:
-            raise ValueError(f"the value of {name} has a NUL character")
-    size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
-    if size > MAX_ENV_BYTES:
-        raise ValueError(
-            f"is {size} bytes in all, the limit is {MAX_ENV_BYTES}: put large values into the ZIP of code"
-        )
-    return value
-
-
-def _checked_tags(value: dict[str, str]) -> dict[str, str]:
-    for key in value:
-        if not _TAG.fullmatch(key) or len(key) > 63:
-            raise ValueError(f"{key[:60]!r} is not a tag's name: letters, digits, '.', '_', '/' and '-'")
-    return value
-
-
-def _checked_words(value: list[str]) -> list[str]:
-    if any("\0" in word for word in value):
-        raise ValueError("has a NUL character")
-    size = sum(len(word.encode()) for word in value)
-    if size > MAX_COMMAND_BYTES:
-        raise ValueError(f"is {size} bytes in all, the limit is {MAX_COMMAND_BYTES}: put the script into the ZIP")
-    return value
-
-
-def _checked_command(value: list[str]) -> list[str]:
-    if not value or not value[0]:
-        raise ValueError('must name a program, like ["python", "main.py"]')
-    return _checked_words(value)
-
-
-def _checked_unicode(value: str) -> str:
-    value.encode()  # a lone surrogate, which JSON can say and UTF-8 cannot
-    return value
-
-
-Text = Annotated[str, AfterValidator(_checked_unicode)]
-Words = Annotated[list[Text], AfterValidator(_checked_words)]
-
-
-class JobRequest(BaseModel):
-    """What a user asks for. Anything that is not listed here cannot be asked for."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    name: Annotated[Text, Field(min_length=1, max_length=63), AfterValidator(_checked_name)]
-    command: Annotated[list[Text], AfterValidator(_checked_command)] | None = None
-    args: Words = Field(default_factory=list)
-    image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
-    profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
-    env: Annotated[dict[Text, Text], AfterValidator(_checked_env)] = Field(default_factory=dict)
-    upload: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
-    description: Annotated[Text, Field(max_length=4096)] = ""
-    tags: Annotated[
-        dict[Text, Annotated[Text, Field(max_length=256)]],
-        Field(max_length=32),
-        AfterValidator(_checked_tags),
-    ] = Field(default_factory=dict)
-    cpu_limit: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
-    mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
-    retries: Annotated[int, Field(ge=0, le=100)] = 0
-    active_deadline_seconds: Annotated[int, Field(gt=0, le=2**31 - 1)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _none_is_absent(cls, data: Any) -> Any:
-        """A field that is null is one that was not said."""
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
-
-    @classmethod
-    def from_json(cls, data: Any) -> JobRequest:
-        """Return the request that parsed JSON says, or raise InvalidRequest naming each wrong field."""
-        return checked(cls, data)
 
 
 class Profile(BaseModel):
@@ -395,41 +261,3 @@ class JobPage:
 
     jobs: list[Job]
     next_cursor: str | None
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def checked(model: type[Model], data: Any, *, at: str = "") -> Model:
-    """Return ``model`` made of parsed JSON, or raise InvalidRequest that names each wrong field.
-
-    ``at`` is the path of ``data`` in the whole body, which the names of the fields begin with.
-    """
-    if not isinstance(data, dict):
-        raise InvalidRequest.of_field(at or "body", "must be a JSON object")
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        details = [
-            {"field": join_path((at, *each["loc"]) if at else each["loc"]), "message": _sentence(each)}
-            for each in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        first = details[0]
-        raise InvalidRequest(f"{first['field']}: {first['message']}", details=details) from None
-
-
-def join_path(parts: Iterable[str | int]) -> str:
-    """Return ``containers[0].env`` of ``("containers", 0, "env")``."""
-    path = ""
-    for part in parts:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part != "[key]":
-            path += f".{part[:100]}" if path else part[:100]
-    return path
-
-
-def _sentence(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "is not a field that can be set here"
-    return str(error["msg"]).removeprefix("Value error, ")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from traitlets import Callable, Dict, List, TraitError, Union, default, validate
+from traitlets import Callable, Dict, List, TraitError, Union, validate
 from traitlets.config import LoggingConfigurable
 
 from .config import JobConfig
 from .errors import InvalidRequest
-from .models import JobRequest, JobSpec, Profile, User
+from .jobrequest import JobRequest
+from .models import JobSpec, Profile, User
+
+Entry = dict[str, Any]
+"""One profile, as the admin wrote it."""
 
 
 class Profiles(LoggingConfigurable):
@@ -19,13 +24,13 @@ class Profiles(LoggingConfigurable):
 
     profile_list = Union(
         [List(Dict()), Callable()],
+        default_value=[],
         help="""The profiles, as KubeSpawner's ``profile_list``: a list, or a callable (also async) that is
         given the user (with ``name`` and ``groups``) and returns one.
 
         Each is a dict with ``display_name`` and, optional, ``slug`` (what users type; derived from the name
         if absent), ``description``, ``default`` (True for the one that is used when none is named) and
-        ``kbatch_override``: values for the traits of JobConfig, which hold for its jobs.
-        Default: no profiles. Example::
+        ``kbatch_override``: values for the traits of JobConfig, which hold for its jobs::
 
             c.Profiles.profile_list = [
                 {"display_name": "Small", "slug": "small", "default": True,
@@ -39,10 +44,6 @@ class Profiles(LoggingConfigurable):
         config=True,
     )
 
-    @default("profile_list")
-    def _default_profile_list(self) -> list[dict[str, Any]]:
-        return []
-
     @validate("profile_list")
     def _validate_profile_list(self, proposal: Any) -> Any:
         if isinstance(proposal["value"], list):
@@ -53,7 +54,7 @@ class Profiles(LoggingConfigurable):
                 raise TraitError(f"Profiles.profile_list: two profiles have the same slug, of {slugs}")
         return proposal["value"]
 
-    async def list(self, user: User | None) -> list[Profile]:
+    async def list(self, user: User | None) -> Sequence[Profile]:
         """Return the profiles that this user may choose; without a user those that are there for all."""
         entries = await self._entries(user)
         return [self._make_profile(entry) for entry in entries]
@@ -64,21 +65,27 @@ class Profiles(LoggingConfigurable):
         slug = None if entry is None else _slug(entry)
         return self._make_config(entry).make_spec(request, profile=slug, code_sha256=code_sha256)
 
-    def make_environment(self) -> dict[str, str]:
-        """Return the environment that the admin gives to every job."""
-        return dict(JobConfig(parent=self).environment)
+    async def get_environment(self, user: User, slug: str | None) -> dict[str, str]:
+        """Return the environment that the admin gives to the jobs of a profile.
 
-    async def _entries(self, user: User | None) -> list[dict[str, Any]]:
+        It is asked for at a job's start and kept nowhere: it may hold secrets. A profile that was removed
+        since the job was accepted adds nothing.
+        """
+        entries = await self._entries(user) if slug is not None else ()
+        entry = next((entry for entry in entries if _slug(entry) == slug), None)
+        return dict(self._make_config(entry).environment)
+
+    async def _entries(self, user: User | None) -> Sequence[Entry]:
         if not callable(self.profile_list):
-            return list(self.profile_list)
+            return tuple(self.profile_list)
         if user is None:
-            return []
-        entries = self.profile_list(user)
+            return ()
+        entries: Any = self.profile_list(user)
         if inspect.isawaitable(entries):
             entries = await entries
-        return list(entries)
+        return tuple(entries)
 
-    def _find_entry(self, entries: list[dict[str, Any]], slug: str | None) -> dict[str, Any] | None:
+    def _find_entry(self, entries: Sequence[Entry], slug: str | None) -> Entry | None:
         if slug is None:
             return next((entry for entry in entries if entry.get("default")), None)
         for entry in entries:
@@ -87,11 +94,11 @@ class Profiles(LoggingConfigurable):
         names = ", ".join(_slug(entry) for entry in entries) or "there are none"
         raise InvalidRequest.of_field("profile", f"there is no profile {slug!r}; the profiles are: {names}")
 
-    def _make_config(self, entry: dict[str, Any] | None) -> JobConfig:
+    def _make_config(self, entry: Entry | None) -> JobConfig:
         override = {} if entry is None else entry.get("kbatch_override", {})
         return JobConfig(parent=self, **override)
 
-    def _make_profile(self, entry: dict[str, Any]) -> Profile:
+    def _make_profile(self, entry: Entry) -> Profile:
         config = self._make_config(entry)
         return Profile(
             slug=_slug(entry),
@@ -104,7 +111,7 @@ class Profiles(LoggingConfigurable):
             extra_resource_limits=config.extra_resource_limits,
         )
 
-    def _check_entry(self, entry: dict[str, Any]) -> None:
+    def _check_entry(self, entry: Entry) -> None:
         """Refuse at the start what would fail at a submit: a word misspelled, a value of the wrong type."""
         unknown = set(entry) - {"display_name", "slug", "description", "default", "kbatch_override"}
         if unknown or not isinstance(entry.get("display_name"), str):
@@ -121,6 +128,6 @@ class Profiles(LoggingConfigurable):
         self._make_config(entry)
 
 
-def _slug(entry: dict[str, Any]) -> str:
+def _slug(entry: Entry) -> str:
     derived = re.sub(r"[^a-z0-9]+", "-", entry["display_name"].lower()).strip("-")
     return str(entry.get("slug") or derived)

@@ -159,11 +159,15 @@ class Reconciler(LoggingConfigurable):
         self, job: Job, seen: JobStatus | None, status: Status, reason: str, message: str
     ) -> None:
         if await self.launcher.terminate(job):
-            end = seen.model_copy() if seen is not None else JobStatus(status=status, started_at=job.started_at)
+            end = (
+                seen.model_copy() if seen is not None else JobStatus(status=status, started_at=job.started_at)
+            )
             end.status, end.reason, end.message, end.ended_at = status, reason, message, utcnow()
             await self._end(job, end)
             return
-        await self.store.update_job(job.id, reason="Terminating", message="It was asked to end and is ending.")
+        await self.store.update_job(
+            job.id, reason="Terminating", message="It was asked to end and is ending."
+        )
         self.queue.put_after(job.id, 1)
 
     async def _record(self, job: Job, seen: JobStatus) -> None:

@@ -15,7 +15,7 @@ MAX_LABEL = 63
 """Kubernetes: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names"""
 
 MAX_JOB_ID = 52
-"""A Pod is called like its Job and six characters more, and its name becomes a label too: 63 - 6, and room."""
+"""A Pod is called like its Job and six characters more, and its name is a label too: at most 57."""
 
 HASH_LENGTH = 16
 """64 bits of SHA-256: with 32, someone who may choose his name finds one that meets another's in minutes."""
@@ -25,7 +25,7 @@ _ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"
 """32 characters without i, l, o and u: no 1l0O to misread, few words to blush at."""
 
 _RANDOM_LENGTH = 10
-"""50 bits: a thousand million jobs have one chance in about two thousand to see one collision, which the database refuses."""
+"""50 bits; and the database refuses an id that it has."""
 
 
 def make_slug(text: str, *, max_length: int = MAX_LABEL) -> str:

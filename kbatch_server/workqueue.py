@@ -54,8 +54,8 @@ class WorkQueue:
         """Work on ``key``, which failed, after a delay that doubles each time; return the delay."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        ceiling = min(self._max, self._base * 2 ** min(failures, 30))
-        delay = ceiling * random.uniform(0.5, 1)  # noqa: S311  (spreads retries, guards nothing)
+        ceiling: float = min(self._max, self._base * 2 ** min(failures, 30))
+        delay: float = ceiling * random.uniform(0.5, 1)  # noqa: S311  (spreads retries, guards nothing)
         self.put_after(key, delay)
         return delay
 

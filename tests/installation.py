@@ -1,4 +1,4 @@
-"""A whole installation for tests: a real hub and proxy, kbatch-server, and a Kubernetes namespace for its jobs."""
+"""A whole installation for tests: a real hub and proxy, kbatch-server, a namespace for its jobs."""
 
 from __future__ import annotations
 

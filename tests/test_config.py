@@ -6,7 +6,8 @@ from traitlets.config import Config
 
 from kbatch_server.config import JobConfig
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.models import JobRequest, User
+from kbatch_server.jobrequest import JobRequest
+from kbatch_server.models import User
 from kbatch_server.profiles import Profiles
 
 ALICE = User(name="alice", groups=("gpu-users",))
@@ -30,8 +31,15 @@ def request(**fields):
 
 
 def test_what_the_user_leaves_out_comes_from_the_admin():
-    spec = JobConfig(image="base:1", cpu_limit=2, mem_limit="2G", active_deadline_seconds=60).make_spec(request())
-    assert (spec.image, spec.cpu_limit, spec.mem_limit, spec.active_deadline_seconds) == ("base:1", 2, 2**31, 60)
+    spec = JobConfig(image="base:1", cpu_limit=2, mem_limit="2G", active_deadline_seconds=60).make_spec(
+        request()
+    )
+    assert (spec.image, spec.cpu_limit, spec.mem_limit, spec.active_deadline_seconds) == (
+        "base:1",
+        2,
+        2**31,
+        60,
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,7 +53,11 @@ def test_what_the_user_leaves_out_comes_from_the_admin():
         ({"image": "x", "max_mem_limit": "1G"}, {"mem_limit": 2**31}, "mem_limit"),
         ({"image": "x", "allow_user_limits": False}, {"cpu_limit": 0.1}, "cpu_limit"),
         ({"image": "x", "max_retries": 1}, {"retries": 2}, "retries"),
-        ({"image": "x", "max_active_deadline_seconds": 9}, {"active_deadline_seconds": 10}, "active_deadline_seconds"),
+        (
+            {"image": "x", "max_active_deadline_seconds": 9},
+            {"active_deadline_seconds": 10},
+            "active_deadline_seconds",
+        ),
     ],
 )
 def test_what_the_admin_does_not_allow_is_refused_by_name(options, fields, field):
@@ -68,7 +80,11 @@ def test_a_job_without_a_deadline_gets_the_longest_that_is_allowed():
 async def test_a_profile_sets_what_its_jobs_are_and_the_default_one_holds_for_those_that_name_none():
     profiles = Profiles(profile_list=[GPU, SMALL], config=Config(JobConfig={"image": "base:1"}))
     gpu = await profiles.make_spec(ALICE, request(profile="gpu"))
-    assert (gpu.image, gpu.mem_limit, gpu.extra_resource_limits) == ("pytorch:1", 64 * 2**30, {"nvidia.com/gpu": "1"})
+    assert (gpu.image, gpu.mem_limit, gpu.extra_resource_limits) == (
+        "pytorch:1",
+        64 * 2**30,
+        {"nvidia.com/gpu": "1"},
+    )
     assert gpu.node_selector == {"pool": "gpu"}
     small = await profiles.make_spec(ALICE, request())
     assert (small.profile, small.image, small.mem_limit) == ("small", "base:1", 2**30)
@@ -109,3 +125,11 @@ async def test_profiles_can_depend_on_the_user():
 def test_a_misspelled_profile_is_refused_at_the_start(entry):
     with pytest.raises(TraitError):
         Profiles(profile_list=[entry])
+
+
+async def test_a_profile_adds_to_the_environment_of_its_jobs():
+    entry = {"display_name": "X", "slug": "x", "kbatch_override": {"environment": {"B": "2"}}}
+    profiles = Profiles(profile_list=[entry], config=Config(JobConfig={"environment": {"A": "1"}}))
+    assert await profiles.get_environment(ALICE, "x") == {"B": "2"}
+    assert await profiles.get_environment(ALICE, None) == {"A": "1"}
+    assert await profiles.get_environment(ALICE, "removed") == {"A": "1"}

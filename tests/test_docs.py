@@ -38,7 +38,12 @@ def test_the_page_of_settings_is_what_the_code_says(tmp_path):
     script = (
         f"import sys; sys.path.insert(0, {str(DOCS)!r}); import generate; print(generate.make_page(), end='')"
     )
-    environment = {"PATH": os.environ["PATH"], "JUPYTERHUB_SERVICE_PREFIX": "/x/", "AZURE_CONTAINER": "x"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "JUPYTERHUB_SERVICE_PREFIX": "/x/",
+        "AZURE_CONTAINER": "x",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     made = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

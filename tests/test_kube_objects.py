@@ -62,14 +62,6 @@ def test_smallest_job() -> None:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": 0,
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "Ignore",
-                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-                    }
-                ]
-            },
             "podReplacementPolicy": "Failed",
             "ttlSecondsAfterFinished": 3600,
             "template": {
@@ -367,3 +359,9 @@ def test_fetch_script_refuses_what_is_not_a_zip(tmp_path: Path) -> None:
     ]
     done = run_fetch_script(tmp_path, str(source), digest)
     assert (done.returncode, (tmp_path / "log").read_text()) == (83, "the ZIP could not be unpacked\n")
+
+
+def test_only_a_job_that_may_be_tried_again_is_started_again_after_it_had_to_give_way() -> None:
+    assert "podFailurePolicy" not in make(retries=0)["spec"]
+    [rule] = make(retries=1)["spec"]["podFailurePolicy"]["rules"]
+    assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}

@@ -23,7 +23,8 @@ LAYERS = [
     ["storage", "store"],
     ["archive", "auth", "commandline", "plugins", "profiles", "settings"],
     ["config", "configcheck"],
-    ["keyring", "log", "models", "slugs", "workqueue"],
+    ["jobrequest"],
+    ["keyring", "log", "models", "slugs", "validation", "workqueue"],
     ["errors"],
     ["__init__"],
 ]
@@ -32,6 +33,8 @@ LAYERS = [
 PURE = {
     "errors",
     "models",
+    "validation",
+    "jobrequest",
     "slugs",
     "config",
     "compat.flat",

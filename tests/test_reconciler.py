@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import timedelta
 from types import SimpleNamespace
@@ -12,11 +13,12 @@ from launcher_doubles import ScriptedLauncher
 from traitlets.config import Config
 
 from kbatch_server.errors import Conflict, NotFound
+from kbatch_server.jobrequest import JobRequest
 from kbatch_server.jobs import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchpad import Launchpad
-from kbatch_server.models import JobQuery, JobRequest, JobStatus, Pod, Status, User, utcnow
+from kbatch_server.models import JobQuery, JobStatus, Pod, Status, User, utcnow
 from kbatch_server.profiles import Profiles
 from kbatch_server.reconciler import Reconciler
 from kbatch_server.store import JobStore
@@ -29,14 +31,18 @@ ADMIN = User(name="root", admin=True)
 async def world(tmp_path):
     """The parts between the handlers and the launcher, real but for the launcher."""
     keyring = Keyring(["k" * 32])
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite", keyring, log=logging.getLogger("test"), auto_upgrade=True)
+    store = JobStore(
+        f"sqlite:///{tmp_path}/jobs.sqlite", keyring, log=logging.getLogger("test"), auto_upgrade=True
+    )
     await store.open()
     launcher = ScriptedLauncher()
     profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))
     launchpad = Launchpad(keyring=keyring, profiles=profiles, storage=MemoryStorage(), store=store)
     reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store)
     jobs = Jobs(launcher=launcher, profiles=profiles, store=store, on_change=reconciler.queue.put)
-    yield SimpleNamespace(jobs=jobs, launcher=launcher, reconciler=reconciler, store=store, launchpad=launchpad)
+    yield SimpleNamespace(
+        jobs=jobs, launcher=launcher, reconciler=reconciler, store=store, launchpad=launchpad
+    )
     await store.close()
 
 
@@ -61,7 +67,13 @@ async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
     assert job.status == "queued"
     job = await step(world, job)
     assert job.status == "pending"
-    see(world, job, Status.RUNNING, started_at=utcnow(), pods=[Pod(name="p", phase="Running", created_at=utcnow())])
+    see(
+        world,
+        job,
+        Status.RUNNING,
+        started_at=utcnow(),
+        pods=[Pod(name="p", phase="Running", created_at=utcnow())],
+    )
     job = await step(world, job)
     assert (job.status, job.attempts) == ("running", 1)
     see(world, job, Status.FAILED, reason="Error", message="Exit code 3.", exit_code=3, ended_at=utcnow())
@@ -108,7 +120,11 @@ async def test_a_job_that_is_refused_for_good_fails_with_the_reason(world):
     job = await submit(world)
     world.launcher.fails = LaunchRefused("Forbidden", "The namespace takes no more pods.")
     job = await step(world, job)
-    assert (job.status, job.reason, job.message) == ("failed", "Forbidden", "The namespace takes no more pods.")
+    assert (job.status, job.reason, job.message) == (
+        "failed",
+        "Forbidden",
+        "The namespace takes no more pods.",
+    )
 
 
 async def test_a_job_deleted_by_hand_is_lost_and_not_started_again(world):
@@ -120,7 +136,9 @@ async def test_a_job_deleted_by_hand_is_lost_and_not_started_again(world):
     assert len(world.launcher.launched) == 1
 
 
-async def test_a_service_killed_between_launch_and_record_launches_again_which_the_launcher_makes_harmless(world):
+async def test_a_service_killed_between_launch_and_record_launches_again_which_the_launcher_makes_harmless(
+    world,
+):
     job = await submit(world)
     update, world.store.update_job = world.store.update_job, _killed
     with pytest.raises(KeyboardInterrupt):
@@ -178,7 +196,9 @@ async def test_a_job_that_ended_before_the_cancel_keeps_its_own_end(world):
     ("blocked_on", "waited", "fails"),
     [("start", 601, True), ("start", 599, False), ("schedule", 10**7, False)],
 )
-async def test_a_job_that_cannot_start_fails_after_its_limit_with_the_words_of_why(world, blocked_on, waited, fails):
+async def test_a_job_that_cannot_start_fails_after_its_limit_with_the_words_of_why(
+    world, blocked_on, waited, fails
+):
     job = await submit(world)
     await step(world, job)
     since = utcnow() - timedelta(seconds=waited)
@@ -196,7 +216,15 @@ async def test_a_job_given_up_keeps_the_reason_when_the_service_is_killed_while_
     job = await submit(world)
     await step(world, job)
     since = utcnow() - timedelta(days=1)
-    see(world, job, Status.PENDING, reason="ErrImagePull", message="No.", blocked_since=since, blocked_on="start")
+    see(
+        world,
+        job,
+        Status.PENDING,
+        reason="ErrImagePull",
+        message="No.",
+        blocked_since=since,
+        blocked_on="start",
+    )
     await step(world, job)
     world.launcher.seen.clear()  # it was terminated, and nobody wrote it down
     job = await step(world, job)
@@ -265,8 +293,6 @@ class _AlwaysDone(dict):
 
 
 async def _until(read, is_true, *, seconds=5):
-    import asyncio
-
     async with asyncio.timeout(seconds):
-        while not is_true(await read()):
+        while not is_true(await read()):  # noqa: ASYNC110 - it is read from the database
             await asyncio.sleep(0.01)

@@ -368,5 +368,5 @@ async def test_the_settings_come_from_the_environment_and_a_missing_one_is_named
 
 async def test_a_missing_package_is_named_with_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "azure.storage.blob.aio", None)
-    with pytest.raises(ImportError, match=r"pip install kbatch-server\[azure\]"):
+    with pytest.raises(StorageError, match=r"pip install kbatch-server\[azure\]"):
         await AzureBlobStorage().open()

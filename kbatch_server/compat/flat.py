@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequest, KBatchError
-from ..models import Job, JobRequest
+from ..jobrequest import JobRequest
+from ..models import Job
 
 NOT_A_ZIP = "The submitted file must be a ZIP archive."
 WRONG_UPLOAD_DATA = "Incorrect structure for upload data field. Must have a 'name' and 'content' field."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from ..errors import InvalidRequest
-from ..models import JobRequest, Profile, checked
+from ..jobrequest import JobRequest
+from ..models import Profile
+from ..validation import checked
 
 PROFILE_KEY = "kbatch.jupyter.org/profile"
 """The key of the toleration that says which profile a body was made from: the client copies a profile's
@@ -250,7 +252,7 @@ def decode_code(text: str) -> Iterator[bytes]:
             raise InvalidRequest.of_field("code.binary_data.code", "is not base64") from None
 
 
-def make_profiles(profiles: list[Profile]) -> dict[str, dict[str, Any]]:
+def make_profiles(profiles: Iterable[Profile]) -> dict[str, dict[str, Any]]:
     """Return the profiles in the form that the client reads: it copies image, resources and tolerations."""
     return {
         profile.slug: {

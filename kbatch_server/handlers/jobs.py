@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import InvalidRequest
-from ..models import Job, JobQuery, JobRequest
+from ..jobrequest import JobRequest
+from ..models import Job, JobQuery
 from .base import BaseHandler, needs_scope
 from .query import read_int, read_statuses, read_tags, read_time
 

@@ -47,8 +47,9 @@ class LogHandler(BaseHandler):
 
     async def _send_events(self, job_id: str, pieces: AsyncGenerator[bytes]) -> None:
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
-        await self.flush()
         encoder = EventEncoder()
+        self.write(encoder.KEEP_ALIVE)  # the hub's proxy sends no headers before the first byte
+        await self.flush()
         async with aclosing(with_ticks(pieces, KEEP_ALIVE_SECONDS)) as ticking:
             async for piece in ticking:
                 self.write(encoder.KEEP_ALIVE if piece is None else encoder.encode(piece))

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ..models import JobEvent, JobRequest, Profile, Status
+from ..jobrequest import JobRequest
+from ..models import JobEvent, Profile, Status
 
 Json = dict[str, Any]
 

@@ -81,12 +81,6 @@ def make_job(
         "completions": 1,
         "parallelism": 1,
         "backoffLimit": spec.retries,
-        # A pod that had to give way (eviction, preemption, a lost node) is replaced and counts as no attempt.
-        "podFailurePolicy": {
-            "rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-            ]
-        },
         # Never two pods of one job at once, not even while the first one is shutting down.
         "podReplacementPolicy": "Failed",
         "ttlSecondsAfterFinished": spec.ttl_seconds_after_finished,
@@ -95,6 +89,14 @@ def make_job(
             "spec": make_pod_spec(job, env_names=env_names, init_image=init_image),
         },
     }
+    if spec.retries:
+        # A pod that had to give way (eviction, preemption, a lost node) is replaced and counts as no attempt;
+        # but a job that is not to be tried again may have done half of its work, and is not run twice.
+        job_spec["podFailurePolicy"] = {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+            ]
+        }
     if spec.active_deadline_seconds is not None:
         job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
     return {

@@ -82,12 +82,12 @@ class AzureBlobStorage(Storage):
     _client: Any = None
 
     async def open(self) -> None:
-        """Make the client; raises StorageError for a setting that is missing, ImportError for the package."""
+        """Make the client; raises StorageError for a missing setting, or the missing package."""
         try:
             from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
             from azure.storage.blob.aio import ContainerClient
         except ImportError as error:
-            raise ImportError(
+            raise StorageError(
                 "AzureBlobStorage needs more packages: pip install kbatch-server[azure]"
             ) from error
 

@@ -15,7 +15,7 @@ COMMAND_SECONDS = 90
 
 
 def ensure_environment(name: str, requirements: Path) -> Path:
-    """Return the folder of a virtual environment with what a pinned list names, made once and kept in the cache."""
+    """Return the folder of a virtual environment with what a pinned list names, kept in the cache."""
     cache = Path(os.environ.get("KBATCH_TEST_CACHE") or Path.home() / ".cache/kbatch-server")
     pins = requirements.read_bytes() + sys.version.encode()
     folder = cache / f"{name}-{hashlib.sha256(pins).hexdigest()[:12]}"

@@ -29,7 +29,9 @@ def test_a_folder_of_code_runs_and_its_log_is_read(kbatch, installation):
     (folder / "main.sh").write_text('echo "I read: $(cat data/input.txt), $GREETING"; pwd\n')
     (folder / "data/input.txt").write_text("42")
     environment = {"GREETING": "hello"}
-    name = kbatch.submit(name="folder", image="localhost/busybox:1", command=sh("sh main.sh"), code="project", env=environment)
+    name = kbatch.submit(
+        name="folder", image="localhost/busybox:1", command=sh("sh main.sh"), code="project", env=environment
+    )
     assert re.fullmatch(r"folder-[a-z0-9]{10}", name)
     assert wait(installation, name)["status"] == "succeeded"
     pod = kbatch.json("pod", "list", "--job-name", name, "--output", "json")["items"][0]["metadata"]["name"]
@@ -63,8 +65,14 @@ def test_the_tables_and_the_json_show_each_job_as_it_is(kbatch, installation):
     running = kbatch.submit(name="running", image="localhost/busybox:1", command=["sleep", "600"])
     wait(installation, good), wait(installation, bad), wait(installation, running, "running")
     table = kbatch("job", "list", "--output", "table")
-    rows = {row[0]: row for row in (re.split(r"\s*[│|]\s*", line.strip("│| ")) for line in table.splitlines())}
-    shown = ("done", "failed", "pending", "running") if kbatch.version == "0.5.0b1" else ("done", "failed", "active", "active")
+    rows = {
+        row[0]: row for row in (re.split(r"\s*[│|]\s*", line.strip("│| ")) for line in table.splitlines())
+    }
+    shown = (
+        ("done", "failed", "pending", "running")
+        if kbatch.version == "0.5.0b1"
+        else ("done", "failed", "active", "active")
+    )
     for name, status in zip((good, bad, waiting, running), shown, strict=True):
         assert rows[name][2] == status
     listed = kbatch.json("job", "list", "--output", "json")["items"]
@@ -99,7 +107,16 @@ def test_configure_writes_a_file_that_later_commands_use(kbatch, installation):
 
 
 def test_cronjobs_are_refused_clearly_until_there_are_schedules(kbatch):
-    options = ["--name", "nightly", "--schedule", "0 3 * * *", "--image", "localhost/busybox:1", "--command", '["true"]']
+    options = [
+        "--name",
+        "nightly",
+        "--schedule",
+        "0 3 * * *",
+        "--image",
+        "localhost/busybox:1",
+        "--command",
+        '["true"]',
+    ]
     for command in (["submit", *options], ["list"], ["show", "x"], ["delete", "x"]):
         done = kbatch.run("cronjob", *command)
         assert done.returncode != 0
@@ -137,4 +154,7 @@ def test_a_job_of_another_is_not_there(kbatch, installation):
 
 
 def _pods(kbatch: KBatch, job: str) -> list[str]:
-    return [pod["metadata"]["name"] for pod in kbatch.json("pod", "list", "--job-name", job, "--output", "json")["items"]]
+    return [
+        pod["metadata"]["name"]
+        for pod in kbatch.json("pod", "list", "--job-name", job, "--output", "json")["items"]
+    ]

@@ -1,4 +1,4 @@
-"""The configuration of kbatch-server in its pod: the chart's own, then ``config`` and ``extraConfig`` of the values."""
+"""The configuration of kbatch-server in its pod: the chart's own, then what the values say."""
 
 import json
 from pathlib import Path

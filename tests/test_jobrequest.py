@@ -3,7 +3,7 @@
 import pytest
 
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.models import MAX_ENV_BYTES, JobRequest, parse_memory
+from kbatch_server.jobrequest import MAX_ENV_BYTES, JobRequest, parse_memory
 
 GOOD = {"name": "train", "command": ["python", "main.py"]}
 
@@ -81,7 +81,9 @@ def test_the_size_of_a_large_environment_is_told_and_not_its_content():
 
 
 def test_null_is_the_same_as_absent():
-    assert JobRequest.from_json(GOOD | {"image": None, "env": None, "args": None}) == JobRequest.from_json(GOOD)
+    assert JobRequest.from_json(GOOD | {"image": None, "env": None, "args": None}) == JobRequest.from_json(
+        GOOD
+    )
 
 
 @pytest.mark.parametrize(
