@@ -263,7 +263,7 @@ async def test_admission(
 async def test_evicted_job_starts_again(
     launcher: KubeJobLauncher, make_job: Callable[..., Job], core_api: client.CoreV1Api, namespace: str
 ) -> None:
-    job = make_job("trap 'exit 1' TERM; sleep 1000 & wait")
+    job = make_job("trap 'exit 1' TERM; sleep 1000 & wait", retries=1)
     await launch(launcher, job)
     seen = await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
     name = seen.pods[0].name
