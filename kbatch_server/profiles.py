@@ -54,6 +54,10 @@ class Profiles(LoggingConfigurable):
                 raise TraitError(f"Profiles.profile_list: two profiles have the same slug, of {slugs}")
         return proposal["value"]
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._configs: dict[str | None, JobConfig] = {}
+
     async def list(self, user: User | None) -> Sequence[Profile]:
         """Return the profiles that this user may choose; without a user those that are there for all."""
         entries = await self._entries(user)
@@ -63,7 +67,7 @@ class Profiles(LoggingConfigurable):
         """Return what the job that is asked for will be, or raise InvalidRequest that names the field."""
         entry = self._find_entry(await self._entries(user), request.profile)
         slug = None if entry is None else _slug(entry)
-        return self._make_config(entry).make_spec(request, profile=slug, code_sha256=code_sha256)
+        return self._get_config(entry).make_spec(request, profile=slug, code_sha256=code_sha256)
 
     async def get_environment(self, user: User, slug: str | None) -> dict[str, str]:
         """Return the environment that the admin gives to the jobs of a profile.
@@ -73,7 +77,7 @@ class Profiles(LoggingConfigurable):
         """
         entries = await self._entries(user) if slug is not None else ()
         entry = next((entry for entry in entries if _slug(entry) == slug), None)
-        return dict(self._make_config(entry).environment)
+        return dict(self._get_config(entry).environment)
 
     async def _entries(self, user: User | None) -> Sequence[Entry]:
         if not callable(self.profile_list):
@@ -94,12 +98,20 @@ class Profiles(LoggingConfigurable):
         names = ", ".join(_slug(entry) for entry in entries) or "there are none"
         raise InvalidRequest.of_field("profile", f"there is no profile {slug!r}; the profiles are: {names}")
 
+    def _get_config(self, entry: Entry | None) -> JobConfig:
+        """Return what the jobs of a profile may be; kept where it cannot change, as making it takes a while."""
+        if callable(self.profile_list) and entry is not None:
+            return self._make_config(entry)
+        slug = None if entry is None else _slug(entry)
+        if slug not in self._configs:
+            self._configs[slug] = self._make_config(entry)
+        return self._configs[slug]
+
     def _make_config(self, entry: Entry | None) -> JobConfig:
-        override = {} if entry is None else entry.get("kbatch_override", {})
-        return JobConfig(parent=self, **override)
+        return JobConfig(parent=self, **({} if entry is None else entry.get("kbatch_override", {})))
 
     def _make_profile(self, entry: Entry) -> Profile:
-        config = self._make_config(entry)
+        config = self._get_config(entry)
         return Profile(
             slug=_slug(entry),
             display_name=entry["display_name"],
