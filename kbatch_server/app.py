@@ -325,7 +325,7 @@ class KBatchServer(Application):
         running.push_async_callback(self.storage.close)
         await self.store.open()
         running.push_async_callback(self.store.close)
-        await self.launcher.start(self.reconciler.queue.put)
+        await self.launcher.start(self.reconciler.notice)
         running.push_async_callback(self.launcher.stop)
         for part in (self.reconciler, self.janitor):
             await part.start()

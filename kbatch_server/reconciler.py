@@ -20,6 +20,9 @@ from .workqueue import WorkQueue
 VERDICT = "_verdict"
 """In a job's ``state``: the reason and message of a job that we end, kept before we end it."""
 
+SETTLE_SECONDS = 0.1
+"""How long the changes of a job are gathered before it is looked at."""
+
 MESSAGE_LENGTH = 2000
 """Characters of a message that are kept: a scheduler's word on a thousand nodes is longer."""
 
@@ -83,6 +86,10 @@ class Reconciler(LoggingConfigurable):
             finally:
                 self.queue.done(job_id)
 
+    def notice(self, job_id: str) -> None:
+        """Look at a job soon: changes come in bursts (a Job, its Pod, their Events), and one look sees all."""
+        self.queue.put_after(job_id, SETTLE_SECONDS)
+
     async def reconcile(self, job_id: str) -> None:
         """Do the next step for one job; raises LauncherUnavailable when that is for later."""
         job = await self.store.find_job(job_id)
@@ -135,7 +142,7 @@ class Reconciler(LoggingConfigurable):
                 state=dict(state),
             )
             self.log.info("job %s: launched", job.id)
-            self.queue.put(job.id)
+            self.notice(job.id)
 
     async def _observe(self, job: Job) -> None:
         seen = await self.launcher.poll(job)

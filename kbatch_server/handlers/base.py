@@ -189,8 +189,9 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     async def begin(self) -> None:
         """Get ready for the body: the request is admitted."""
-        connection: Any = self.request.connection
-        connection.set_body_timeout(BODY_TIMEOUT_SECONDS)
+        if self._has_body():
+            connection: Any = self.request.connection
+            connection.set_body_timeout(BODY_TIMEOUT_SECONDS)
 
     # The body
 
@@ -223,11 +224,13 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
         setattr(self, (self.request.method or "").lower(), lambda *_: self.finish())
 
-    def _is_body_coming(self) -> bool:
+    def _has_body(self) -> bool:
         headers = self.request.headers
-        if headers.get("Expect", "").lower() == "100-continue":
-            return False  # the client waits for us to say that it may send it
         return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+
+    def _is_body_coming(self) -> bool:
+        # with this header the client waits for us to say that it may send it
+        return self._has_body() and self.request.headers.get("Expect", "").lower() != "100-continue"
 
     def get_json(self) -> Any:
         """Return the parsed body, or raise InvalidRequest of ``body``."""
