@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ def main() -> int:
     folder.chmod(0o711)
     (folder / "kbatch_server_config.py").write_text(CONFIG.format(folder=folder))
     hub = Hub(folder, port=options.port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     try:
         return run(hub, once=options.once)
     except DemoFailed as error:

@@ -99,7 +99,7 @@ class Profiles(LoggingConfigurable):
         raise InvalidRequest.of_field("profile", f"there is no profile {slug!r}; the profiles are: {names}")
 
     def _get_config(self, entry: Entry | None) -> JobConfig:
-        """Return what the jobs of a profile may be; kept where it cannot change, as making it takes a while."""
+        """Return what the jobs of a profile may be; kept where it cannot change: making it takes time."""
         if callable(self.profile_list) and entry is not None:
             return self._make_config(entry)
         slug = None if entry is None else _slug(entry)

@@ -87,7 +87,7 @@ class Reconciler(LoggingConfigurable):
                 self.queue.done(job_id)
 
     def notice(self, job_id: str) -> None:
-        """Look at a job soon: changes come in bursts (a Job, its Pod, their Events), and one look sees all."""
+        """Look at a job soon: changes come in bursts (a Job, its Pod, Events), and one look sees all."""
         self.queue.put_after(job_id, SETTLE_SECONDS)
 
     async def reconcile(self, job_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -44,14 +45,19 @@ def running_azurite(program: Path, folder: Path) -> Iterator[str]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [*command, "--blobPort", str(port)], cwd=folder, stdout=output, stderr=subprocess.STDOUT
+            [*command, "--blobPort", str(port)],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         ) as process,
     ):
         try:
             _wait_until_it_listens(process, port, log)
             yield f"http://127.0.0.1:{port}/{ACCOUNT}"
         finally:
-            process.terminate()
+            # the group: node may be a wrapper around the real one, which would go on
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait(10)
 
 
