@@ -3,7 +3,10 @@ VENV ?= .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test test-unit test-install lint format bench-quick dist clean
+# the newest of the older major version; constraints.txt has the newest of all
+HUB5 := 5.3.0
+
+.PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -11,11 +14,14 @@ help: ## Say what there is
 demo: $(VENV)/.demo ## Start a hub with kbatch-server here and run a job on it (ONCE=1: end after the job)
 	@$(BIN)/python -m demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
 
-test: test-install lint ## Run everything, on a real Kubernetes that is built and started for it
+test: test-install lint test-hub5 ## Run everything, on a real Kubernetes that is built and started for it
 	@KBATCH_TEST_CLUSTER=required $(BIN)/pytest
 
 test-unit: $(VENV)/.test lint ## Run what needs no Kubernetes
 	@$(BIN)/pytest --ignore tests/kubernetes
+
+test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
+	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py
 
 test-install: $(VENV)/.test ## Install what the tests need
 	@tests/install_system_packages.sh
@@ -36,7 +42,7 @@ dist: $(VENV)/.test ## Build the sdist and the wheel
 	@$(BIN)/python -m build --outdir dist .
 
 clean: ## Remove what was built and installed here
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) $(VENV)-hub5* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.demo: scripts/make-venv setup.py constraints.txt demo/node/package-lock.json
 	@echo "Installing kbatch-server and JupyterHub into $(VENV) …"
@@ -47,3 +53,9 @@ $(VENV)/.test: scripts/make-venv setup.py constraints.txt requirements-test.txt 
 	@echo "Installing kbatch-server and its tests' tools into $(VENV) …"
 	@scripts/make-venv $(VENV) --requirement requirements-test.txt
 	@touch $@ $(VENV)/.demo
+
+$(VENV)-hub5/.test: $(VENV)/.test
+	@echo "Installing the same with JupyterHub $(HUB5) into $(VENV)-hub5 …"
+	@sed 's/^jupyterhub==.*/jupyterhub==$(HUB5)/' constraints.txt > $(VENV)-hub5.txt
+	@CONSTRAINTS=$(VENV)-hub5.txt scripts/make-venv $(VENV)-hub5 --requirement requirements-test.txt
+	@touch $@
