@@ -313,6 +313,7 @@ class KBatchServer(Application):
         async with AsyncExitStack() as running:
             await self.start_parts(running)
             self.log.info("kbatch-server %s listens at %s%s", __version__, self.bind_url, self.service_prefix)
+            self.log.info("jobs fetch their code from %s", self.launchpad.url_for_jobs)
             await stopped.wait()
             self.log.info("stopping")
 

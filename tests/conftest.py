@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
 from hub import Hub, find_ports
 from web_doubles import Web, running_web
+
+
+def pytest_configure() -> None:
+    """Let the services that tests start in folders of their own find the settings file of this run."""
+    if "KBATCH_SETTINGS_PATH" in os.environ:
+        os.environ["KBATCH_SETTINGS_PATH"] = str(Path(os.environ["KBATCH_SETTINGS_PATH"]).resolve())
 
 
 @pytest_asyncio.fixture
