@@ -21,7 +21,8 @@ test-unit: $(VENV)/.test lint ## Run what needs no Kubernetes
 	@$(BIN)/pytest --ignore tests/kubernetes
 
 test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
-	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py
+	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
+	@echo "With JupyterHub $(HUB5): $$(tail -n 1 $(VENV)-hub5.log)"
 
 test-install: $(VENV)/.test ## Install what the tests need
 	@tests/install_system_packages.sh

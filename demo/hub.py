@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ class DemoFailed(Exception):
     """The demo cannot go on: the message is for the person who started it."""
 
 
-def find_port(wanted: int) -> int:
+def find_port(wanted: int, *, taken: Collection[int] = ()) -> int:
     """Return the port that is wanted if it is free on the loopback address, else another that is."""
-    for port in (wanted, 0):
+    for port in (0,) if wanted in taken else (wanted, 0):
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -43,11 +44,15 @@ class Hub:
 
     def __init__(self, folder: Path, *, port: int) -> None:
         self.folder = folder
+        ports = [find_port(port)]
+        for wanted in (8081, 8001, 8050):
+            ports.append(find_port(wanted, taken=ports))
+        self._port, self._hub_port, self._proxy_port, self._service_port = ports
         self.password = secrets.token_urlsafe(8)
         self._admin_token = secrets.token_hex(16)
-        self.url = f"http://127.0.0.1:{find_port(port)}"
-        if not self.url.endswith(f":{port}"):
-            print(f"Port {port} is taken: using {self.url.rpartition(':')[2]}.")
+        self.url = f"http://127.0.0.1:{self._port}"
+        if self._port != port:
+            print(f"Port {port} is taken: using {self._port}.")
         self.kbatch_url = f"{self.url}/services/kbatch/"
         self.log = folder / "hub.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,13 +65,13 @@ class Hub:
         environment = os.environ | {
             "KBATCH_DEMO_SNIPPET": str(HERE.parent / "jupyterhub_config_snippet.py"),
             "KBATCH_DEMO_URL": self.url,
-            "KBATCH_DEMO_HUB_URL": f"http://127.0.0.1:{find_port(8081)}",
-            "KBATCH_DEMO_PROXY_URL": f"http://127.0.0.1:{find_port(8001)}",
+            "KBATCH_DEMO_HUB_URL": f"http://127.0.0.1:{self._hub_port}",
+            "KBATCH_DEMO_PROXY_URL": f"http://127.0.0.1:{self._proxy_port}",
             "KBATCH_DEMO_PROXY": proxy,
             "KBATCH_DEMO_PASSWORD": self.password,
             "KBATCH_DEMO_ADMIN_TOKEN": self._admin_token,
             "KBATCH_DIRECTORY": str(self.folder),
-            "KBATCH_PORT": str(find_port(8050)),
+            "KBATCH_PORT": str(self._service_port),
         }
         command = [sys.executable, "-m", "jupyterhub", "-f", str(HERE / "jupyterhub_config.py")]
         with self.log.open("wb") as log:

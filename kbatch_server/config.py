@@ -36,6 +36,9 @@ class JobConfig(Configurable):
         ["*"],
         help="""The images that a user may ask for, as shell patterns: ``["quay.io/jupyter/*"]``.
 
+        ``*`` stands for any characters, ``/`` too. An image with a digest (``name:tag@sha256:…``), of which
+        the tag means nothing, is not matched by a pattern for tags, like ``name:1.*``.
+
         The default, ``["*"]``, allows any; ``[]`` allows only ``image`` and the images of profiles, which
         are always allowed.
         """,
@@ -143,12 +146,11 @@ class JobConfig(Configurable):
     )
 
     schedule_timeout_seconds = Integer(
-        0,
+        86400,
         min=0,
-        help="""Seconds that a job may wait for a node with room before it fails.
+        help="""Seconds that a job may wait for a node with room before it fails. Default: a day.
 
-        0, the default, means for ever: the cluster may be full for days, or grow. Set it where a job that
-        fits no node should be told so.
+        Long, as the cluster may be full for hours, or grow; 0 means for ever.
         """,
         config=True,
     )
@@ -256,7 +258,7 @@ class JobConfig(Configurable):
             if not self.image:
                 raise InvalidRequest.of_field("image", "must be given: there is no default image here")
             return self.image
-        if not any(fnmatch.fnmatchcase(image, pattern) for pattern in self.allowed_images):
+        if not any(_matches(image, pattern) for pattern in self.allowed_images):
             allowed = [*self.allowed_images, *([self.image] if self.image else [])]
             raise InvalidRequest.of_field(
                 "image", f"{image!r} is not allowed here; allowed: {', '.join(allowed) or 'only a profile'}"
@@ -303,6 +305,12 @@ _COPIED = (
     "annotations",
 )
 """The traits that go into a job's spec as they are."""
+
+
+def _matches(image: str, pattern: str) -> bool:
+    if "@" in image and "@" not in pattern and ":" in pattern.rpartition("/")[2]:
+        return False
+    return fnmatch.fnmatchcase(image, pattern)
 
 
 def _at_most(wanted: Any, maximum: Any, field: str) -> Any:

@@ -13,12 +13,18 @@ MAX_ENV_BYTES = 256 * 1024
 """All of a job's environment, names and values: a Kubernetes Secret ends at 1 MiB, base64 included."""
 
 MAX_COMMAND_BYTES = 64 * 1024
-"""All of a job's command and arguments: they stand in the Job and in each Pod, each at most 1.5 MiB."""
+"""All of a job's command, and all of its arguments: they stand in the Job, which may have 1.5 MiB."""
+
+MAX_ENV_NAMES = 1000
+"""The variables of a job's environment: each takes a reference to the Secret in the Job."""
+
+MAX_ENV_NAME_LENGTH = 200
+"""Characters of a variable's name, which is a part of a key in the Secret: Kubernetes allows 253."""
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _TAG = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)(|K|M|G|T|Ki|Mi|Gi|Ti)")
+_MEMORY = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(|K|M|G|T|Ki|Mi|Gi|Ti)")
 _MEMORY_UNITS = {
     "": 1,
     "K": 1024,
@@ -51,8 +57,10 @@ def _checked_name(value: str) -> str:
 
 
 def _checked_env(value: dict[str, str]) -> dict[str, str]:
+    if len(value) > MAX_ENV_NAMES:
+        raise ValueError(f"has {len(value)} variables, the limit is {MAX_ENV_NAMES}")
     for name, text in value.items():
-        if not _ENV_NAME.fullmatch(name):
+        if not _ENV_NAME.fullmatch(name) or len(name) > MAX_ENV_NAME_LENGTH:
             raise ValueError(f"{name[:60]!r} is not the name of an environment variable")
         if "\0" in text:
             raise ValueError(f"the value of {name} has a NUL character")
@@ -74,7 +82,7 @@ def _checked_tags(value: dict[str, str]) -> dict[str, str]:
 def _checked_words(value: list[str]) -> list[str]:
     if any("\0" in word for word in value):
         raise ValueError("has a NUL character")
-    size = sum(len(word.encode()) for word in value)
+    size = sum(len(word.encode()) + 1 for word in value)  # and what keeps words apart
     if size > MAX_COMMAND_BYTES:
         raise ValueError(f"is {size} bytes in all, the limit is {MAX_COMMAND_BYTES}: put it into the ZIP")
     return value

@@ -35,11 +35,12 @@ class Launchpad(LoggingConfigurable):
         return url if not url or url.endswith("/") else url + "/"
 
     code_url_expires_in_seconds = Integer(
-        86400,
+        7 * 86400,
         min=60,
         help="""Seconds for which the URL that a job fetches its code from is good, from the job's launch.
 
-        It must cover the time that a job may wait for a node.
+        It must cover the time that a job may wait for a node, and that until its last retry starts. A URL
+        of the service's own is good for nothing as soon as its job is over.
         """,
         config=True,
     )

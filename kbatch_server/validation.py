@@ -9,6 +9,12 @@ from pydantic import BaseModel, ValidationError
 
 from .errors import InvalidRequest
 
+MAX_FIELDS = 100
+"""Fields of an object: more than any of ours has, and few enough to name each that is wrong."""
+
+MAX_DETAILS = 50
+"""Wrong fields that are named at once."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -19,12 +25,16 @@ def checked(model: type[Model], data: Any, *, at: str = "") -> Model:
     """
     if not isinstance(data, dict):
         raise InvalidRequest.of_field(at or "body", "must be a JSON object")
+    if len(data) > MAX_FIELDS:
+        raise InvalidRequest.of_field(at or "body", f"has {len(data)} fields, which is too many")
     try:
         return model.model_validate(data)
     except ValidationError as error:
         details = [
             {"field": join_path((at, *each["loc"]) if at else each["loc"]), "message": _sentence(each)}
-            for each in error.errors(include_url=False, include_context=False, include_input=False)
+            for each in error.errors(include_url=False, include_context=False, include_input=False)[
+                :MAX_DETAILS
+            ]
         ]
         first = details[0]
         raise InvalidRequest(f"{first['field']}: {first['message']}", details=details) from None

@@ -72,6 +72,15 @@ def test_the_default_image_is_allowed_whatever_the_patterns_say():
     assert config.make_spec(request(image="other:2")).image == "other:2"
 
 
+def test_a_pattern_for_tags_does_not_let_any_digest_in():
+    digest = "sha256:" + "0" * 64
+    config = JobConfig(allowed_images=["quay.io/a/b:1.*", "quay.io/c/*"])
+    assert config.make_spec(request(image="quay.io/a/b:1.2")).image == "quay.io/a/b:1.2"
+    with pytest.raises(InvalidRequest, match="image"):
+        config.make_spec(request(image=f"quay.io/a/b:1.2@{digest}"))
+    assert config.make_spec(request(image=f"quay.io/c/d@{digest}")).image.endswith(digest)
+
+
 def test_a_job_without_a_deadline_gets_the_longest_that_is_allowed():
     spec = JobConfig(image="x", max_active_deadline_seconds=100).make_spec(request())
     assert spec.active_deadline_seconds == 100

@@ -25,6 +25,10 @@ WRONG = [
     ({"command": ["x" * 100_000]}, "command"),
     ({"command": ["\ud800"]}, "command[0]"),
     ({"args": "x"}, "args"),
+    ({"args": [""] * 100_000}, "args"),
+    ({"mem_limit": "9" * 400 + "T"}, "mem_limit"),
+    ({"env": {f"V{i}": "" for i in range(1001)}}, "env"),
+    ({"env": {"V" * 201: ""}}, "env"),
     ({"image": ""}, "image"),
     ({"image": "a b"}, "image"),
     ({"env": {"A": 1}}, "env.A"),
@@ -91,3 +95,14 @@ def test_null_is_the_same_as_absent():
 )
 def test_memory_is_read_as_jupyterhub_reads_it(text, size):
     assert parse_memory(text) == size
+
+
+def test_a_body_of_a_million_unknown_fields_gets_a_short_answer():
+    with pytest.raises(InvalidRequest, match="has 100002 fields"):
+        JobRequest.from_json(GOOD | {f"f{i}": 1 for i in range(100_000)})
+
+
+def test_not_every_one_of_many_wrong_values_is_named():
+    with pytest.raises(InvalidRequest) as caught:
+        JobRequest.from_json(GOOD | {"args": [1] * 1000})
+    assert len(caught.value.details) == 50

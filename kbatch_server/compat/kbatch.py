@@ -32,7 +32,10 @@ _DECODE_CHARACTERS = 4 * 65536
 
 _UNKNOWN = "is not a field that can be set here"
 
-_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+MAX_DEPTH = 32
+"""How deep a body may be nested: a Job's manifest needs ten."""
+
+_QUANTITY = re.compile(r"(\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _UNITS = {
     "m": Decimal("0.001"),
     "": Decimal(1),
@@ -224,21 +227,23 @@ def rename_fields(error: InvalidRequest) -> InvalidRequest:
     return _make_error(details) if details else error
 
 
-def drop_absent(value: Any) -> Any:
+def drop_absent(value: Any, *, depth: int = MAX_DEPTH) -> Any:
     """Return parsed JSON without the keys whose value is null or an empty object or list.
 
     The client sends all the fields that Kubernetes knows: one that is null was not said. An empty command
     was: the client leaves it null where its user gives none.
     """
+    if depth == 0:
+        raise InvalidRequest.of_field("job", "is nested too deeply")
     if isinstance(value, dict):
-        kept = {key: drop_absent(each) for key, each in value.items()}
+        kept = {key: drop_absent(each, depth=depth - 1) for key, each in value.items()}
         return {
             key: each
             for key, each in kept.items()
             if each is not None and each != {} and (each != [] or key == "command")
         }
     if isinstance(value, list):
-        return [drop_absent(each) for each in value]
+        return [drop_absent(each, depth=depth - 1) for each in value]
     return value
 
 

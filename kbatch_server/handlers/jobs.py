@@ -15,8 +15,9 @@ class JobModelHandler(BaseHandler):
     """A handler that answers with jobs."""
 
     def make_model(self, job: Job) -> dict[str, object]:
-        """Return a job's JSON; the values of another's environment are not shown, to an admin either."""
-        return job.to_dict(with_env=job.user == self.user.name)
+        """Return a job's JSON; values of the environment are for its own user, with a token that may read."""
+        may_read = "read" in self.services.auth.actions(self.user)
+        return job.to_dict(with_env=may_read and job.user == self.user.name)
 
     def send_job(self, job: Job, *, status: int = 200) -> None:
         """Answer with a job; a new one has its URL in the header Location."""

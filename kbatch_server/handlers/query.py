@@ -9,6 +9,9 @@ from tornado.web import RequestHandler
 from ..errors import InvalidRequest
 from ..models import Status
 
+MAX_TAGS = 10
+"""Tags to look for at once: each is one more condition for the database."""
+
 
 def read_flag(handler: RequestHandler, name: str) -> bool:
     """Return whether a parameter like ``follow=true`` is there and true."""
@@ -38,16 +41,16 @@ def read_time(handler: RequestHandler, name: str) -> datetime | None:
     try:
         # a "+" in a query is a space, and who writes "+02:00" there seldom knows
         moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise InvalidRequest.of_field(name, "must be a time in ISO 8601, like 2030-01-31T12:00:00Z") from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def read_statuses(handler: RequestHandler, name: str = "status") -> tuple[Status, ...]:
     """Return the statuses of a parameter that may repeat and may hold several, separated by commas."""
     words = [word for text in handler.get_query_arguments(name) for word in text.split(",")]
     try:
-        return tuple(Status(word) for word in words)
+        return tuple(dict.fromkeys(Status(word) for word in words))
     except ValueError:
         raise InvalidRequest.of_field(name, f"must be one of {', '.join(Status)}") from None
 
@@ -55,7 +58,10 @@ def read_statuses(handler: RequestHandler, name: str = "status") -> tuple[Status
 def read_tags(handler: RequestHandler, name: str = "tag") -> tuple[tuple[str, str | None], ...]:
     """Return the tags of a parameter that may repeat: ``tag=key`` (any value) or ``tag=key:value``."""
     tags = []
-    for text in handler.get_query_arguments(name):
+    texts = handler.get_query_arguments(name)
+    if len(texts) > MAX_TAGS:
+        raise InvalidRequest.of_field(name, f"may be given {MAX_TAGS} times at most")
+    for text in texts:
         key, colon, value = text.partition(":")
         if not key:
             raise InvalidRequest.of_field(name, "must be a tag's name, or name:value")

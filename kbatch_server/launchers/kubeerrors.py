@@ -26,6 +26,8 @@ def launch_errors() -> Iterator[None]:
     try:
         yield
     except KubeUnavailable as error:
+        if "request is too large" in str(error):  # etcd's words, which the API server answers with a 500
+            raise LaunchRefused("TooLarge", "It is larger than a Kubernetes Job may be.") from error
         raise LauncherUnavailable(f"Kubernetes does not answer: {sentences.cut(str(error))}") from error
     except KubeRefused as error:
         message = sentences.cut(error.message)

@@ -146,10 +146,10 @@ class Supervisor:
             message = "The folder of code is not there any more."
         elif isinstance(error, PermissionError) and error.filename == self.folder.code:
             message = "The job's account may not enter the folder of code: an admin must open the way to it."
-        elif isinstance(error, FileNotFoundError) or self._is_on_no_path(program):
+        elif isinstance(error, FileNotFoundError) or "/" not in program:
             exit_code = 127
             message = f"The program {program!r} was not found."
-            if "/" in program and os.path.exists(os.path.join(self.folder.code, program)):
+            if self._is_script(program):
                 message = f"The interpreter in the first line of {program!r} was not found."
         elif isinstance(error, PermissionError):
             message = f"The program {program!r} may not be run: is it marked as executable?"
@@ -161,10 +161,10 @@ class Supervisor:
             self.attempts[-1].update(ended_at=_now(), exit_code=exit_code)
         return make_end("failed", "StartError", message, exit_code, _now())
 
-    def _is_on_no_path(self, program: str) -> bool:
-        """Return whether PATH has no such program, which a folder that is closed to the job hides from it."""
-        folders = os.get_exec_path(self.spec.env)
-        return "/" not in program and not any(os.path.exists(os.path.join(each, program)) for each in folders)
+    def _is_script(self, program: str) -> bool:
+        """Return whether the program is a file of the job's own code: elsewhere we, as root, see too much."""
+        path = os.path.realpath(os.path.join(self.folder.code, program))
+        return path.startswith(os.path.join(self.folder.code, "")) and os.path.isfile(path)
 
     def _run_attempt(self) -> int:
         """Run the command once and return its exit code: 128 and the signal's number if a signal ended it."""

@@ -328,6 +328,32 @@ def test_bad_input_is_refused_by_name_and_leaves_nothing_behind(alice, installat
     assert after == before
 
 
+def test_odd_input_is_the_users_mistake_and_not_ours(alice):
+    deep = [1]
+    for _ in range(600):
+        deep = [deep]
+    job = {"name": "x", "command": ["true"]}
+    for method, path, kwargs in [
+        ("POST", "api/v1/jobs", {"json": job | {"mem_limit": "9" * 400 + "T"}}),
+        ("POST", "jobs/", {"json": {"job": {"spec": deep}}}),
+        ("GET", "api/v1/jobs", {"params": {"since": "0001-01-01T00:00:00+14:00"}}),
+        ("GET", "api/v1/jobs", {"params": {"tag": ["a"] * 200}}),
+    ]:
+        alice.call(method, path, status=400, **kwargs)
+    alice.call("GET", "api/v1/jobs", params={"status": ["queued"] * 600})
+
+
+def test_a_token_that_may_not_read_is_told_no_secrets(installation, alice):
+    job = alice.submit("sleep 600", env={"PASSWORD": "hunter2"})
+    scopes = ["access:services!service=kbatch", "custom:kbatch:jobs:cancel"]
+    client = API(installation.hub.kbatch_url, installation.hub.make_token("alice", scopes))
+    cancelled = client.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+    assert cancelled["env"] == {"PASSWORD": None}
+    error = client.call("GET", f"api/v1/jobs/{job['id']}", status=403)
+    assert error["details"] == {"scope": "custom:kbatch:jobs:read"}
+    client.http.close()
+
+
 def test_a_pod_spec_cannot_be_smuggled_in(alice):
     for path, change in [
         ("job.spec.template.spec.hostNetwork", {"hostNetwork": True}),
