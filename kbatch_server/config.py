@@ -167,7 +167,7 @@ class JobConfig(Configurable):
         min=60,
         help="""Seconds after its end until Kubernetes removes a job's Job and Pods. Its record stays.
 
-        Not too short: the service must have seen the end before, also after an outage of its own.
+        The time begins when the service has recorded the end: an outage of its own loses nothing.
         """,
         config=True,
     )

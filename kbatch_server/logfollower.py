@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from .errors import Unavailable
 from .launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
 from .models import Job
 from .store import JobStore
@@ -22,6 +23,7 @@ class LogFollower:
     """
 
     def __init__(self, store: JobStore, launcher: JobLauncher, job: Job) -> None:
+        self._log = launcher.log
         self._store = store
         self._launcher = launcher
         self._job = job
@@ -34,16 +36,23 @@ class LogFollower:
             if name is None:
                 return
             seen.add(name)
+            begun = False
             log = self._launcher.logs(self._job, follow=True, tail=tail, pod=name)
             try:
                 async with aclosing(log):  # type: ignore[type-var]
                     async for piece in log:
+                        begun = True
                         yield piece
-            except (LogNotFound, LauncherUnavailable):
+            except LogNotFound:
+                self._log.debug("job %s: pod %s has no log", self._job.id, name)
+            except LauncherUnavailable as error:
+                if begun:  # from its beginning again would be twice
+                    raise Unavailable("The log was cut off, as what runs the job does not answer.") from error
                 await asyncio.sleep(POLL_SECONDS[1])
                 seen.discard(name)
                 if not await self._reload() or self._job.is_over:
                     return
+                continue
             if pod:
                 return
 

@@ -122,6 +122,22 @@ class JobStatus(BaseModel):
     blocked_since: datetime | None = None
     blocked_on: str = ""
 
+    def get_limit_seconds(self, spec: JobSpec) -> int:
+        """Return how long a job may be held up by what holds it up now; 0 means for ever."""
+        return spec.schedule_timeout_seconds if self.blocked_on == "schedule" else spec.start_timeout_seconds
+
+    def get_left_seconds(self, spec: JobSpec) -> float | None:
+        """Return the seconds until a job was held up for too long, or None where there is no limit."""
+        limit = self.get_limit_seconds(spec)
+        if self.blocked_since is None or not limit:
+            return None
+        return limit - (utcnow() - self.blocked_since).total_seconds()
+
+    def is_overdue(self, spec: JobSpec) -> bool:
+        """Whether a job has been held up for longer than it may be."""
+        left = self.get_left_seconds(spec)
+        return left is not None and left <= 0
+
 
 class JobEvent(BaseModel):
     """Something that happened to a job, as a Kubernetes Event tells it."""

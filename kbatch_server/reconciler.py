@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 from traitlets import Float, Instance, Integer
@@ -22,6 +21,9 @@ VERDICT = "_verdict"
 
 SETTLE_SECONDS = 0.1
 """How long the changes of a job are gathered before it is looked at."""
+
+TERMINATING_SECONDS = 2
+"""How often a job that was asked to end is looked at, beside what the launcher notices."""
 
 MESSAGE_LENGTH = 2000
 """Characters of a message that are kept: a scheduler's word on a thousand nodes is longer."""
@@ -65,13 +67,15 @@ class Reconciler(LoggingConfigurable):
         while True:
             try:
                 for job_id in await self.store.list_active_ids():
-                    self.queue.put(job_id)
+                    self.queue.ensure(job_id)
             except Exception:
                 self.log.exception("the jobs that are not over could not be listed; trying again")
             await asyncio.sleep(self.resync_seconds)
 
     async def _work(self) -> None:
-        while True:
+        task = asyncio.current_task()
+        # not for ever: code that is cancelled may end in an error of its own, which is caught here
+        while task is not None and not task.cancelling():
             job_id = await self.queue.get()
             try:
                 await self.reconcile(job_id)
@@ -109,7 +113,7 @@ class Reconciler(LoggingConfigurable):
             await self.store.remove_job(job.id)
             self.log.info("job %s: removed", job.id)
         else:
-            self.queue.put_after(job.id, 1)
+            self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _clean(self, job: Job) -> None:
         if job.cleaned_at is None:
@@ -117,6 +121,10 @@ class Reconciler(LoggingConfigurable):
             await self.store.update_job(job.id, cleaned_at=utcnow())
 
     async def _launch(self, job: Job) -> None:
+        wait = self.launcher.get_wait_seconds(job)
+        if wait > 0:
+            self.queue.put_after(job.id, wait)
+            return
         if not await self.store.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
             return
@@ -131,6 +139,10 @@ class Reconciler(LoggingConfigurable):
         except (LauncherUnavailable, StorageError) as error:
             await self.store.update_job(job.id, reason="LauncherUnavailable", message=_waiting(error))
             raise LauncherUnavailable(str(error)) from error
+        except Exception:
+            message = "The service failed to start it, and tries again; its log says why."
+            await self.store.update_job(job.id, reason="LaunchFailed", message=message)
+            raise
         else:
             pending = Status.PENDING
             await self.store.update_job(
@@ -153,10 +165,11 @@ class Reconciler(LoggingConfigurable):
         elif VERDICT in job.state:
             await self._terminate(job, seen, Status.FAILED, *job.state[VERDICT])
         elif seen is None:
-            message = "Its Job was deleted by someone or something other than this service."
+            message = "What was made for it was removed by someone or something other than this service."
             await self._end(job, JobStatus(status=Status.FAILED, reason="Lost", message=message))
-        elif wait := self._find_overdue(job, seen):
-            verdict = [seen.reason, f"{seen.message} It was given up after {wait} seconds."]
+        elif seen.is_overdue(job.spec):
+            limit = seen.get_limit_seconds(job.spec)
+            verdict = [seen.reason, f"{seen.message} It was given up after {limit} seconds."]
             await self.store.update_job(job.id, state=job.state | {VERDICT: verdict})
             self.queue.put(job.id)
         else:
@@ -172,27 +185,18 @@ class Reconciler(LoggingConfigurable):
             end.status, end.reason, end.message, end.ended_at = status, reason, message, utcnow()
             await self._end(job, end)
             return
-        await self.store.update_job(
-            job.id, reason="Terminating", message="It was asked to end and is ending."
-        )
-        self.queue.put_after(job.id, 1)
+        if job.reason != "Terminating":
+            await self.store.update_job(job.id, reason="Terminating", message="It was asked to end.")
+        self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _record(self, job: Job, seen: JobStatus) -> None:
         """Write down what changed, and look again when a limit on waiting is reached."""
         changes = _changes(job, seen)
         if changes:
             await self.store.update_job(job.id, **changes)
-        limit = _start_limit_seconds(job, seen)
-        if limit and seen.blocked_since is not None:
-            left = seen.blocked_since + timedelta(seconds=limit) - utcnow()
-            self.queue.put_after(job.id, max(0.1, left.total_seconds()))
-
-    def _find_overdue(self, job: Job, seen: JobStatus) -> int | None:
-        """Return the seconds that the job was allowed to wait for its start, if it has waited longer."""
-        limit = _start_limit_seconds(job, seen)
-        if not limit or seen.blocked_since is None:
-            return None
-        return limit if utcnow() - seen.blocked_since >= timedelta(seconds=limit) else None
+        left = seen.get_left_seconds(job.spec)
+        if left is not None:
+            self.queue.put_after(job.id, max(0.1, left))
 
     async def _end(self, job: Job, seen: JobStatus) -> None:
         ended_at = seen.ended_at or utcnow()
@@ -201,22 +205,18 @@ class Reconciler(LoggingConfigurable):
         self.queue.put(job.id)
 
 
-def _start_limit_seconds(job: Job, seen: JobStatus) -> int:
-    if seen.blocked_on == "schedule":
-        return job.spec.schedule_timeout_seconds
-    return job.spec.start_timeout_seconds
-
-
 def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:
     """Return the columns of the record that what is seen changes."""
+    # pods that were seen once stay on record
+    pods = list({pod.name: pod for pod in [*job.pods, *seen.pods]}.values())
     wanted = {
         "status": seen.status,
         "reason": seen.reason,
         "message": seen.message[:MESSAGE_LENGTH],
         "exit_code": seen.exit_code,
         "started_at": seen.started_at or job.started_at,
-        "pods": seen.pods or job.pods,
-        "attempts": max(len(seen.pods), job.attempts),
+        "pods": pods,
+        "attempts": max(len(pods), job.attempts),
     }
     return {name: value for name, value in wanted.items() if getattr(job, name) != value}
 

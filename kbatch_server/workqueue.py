@@ -40,6 +40,11 @@ class WorkQueue:
             self._ready.append(key)
             self._changed.set()
 
+    def ensure(self, key: str) -> None:
+        """Work on ``key`` some time, unless it comes up anyway: a delay or a backoff of it stays."""
+        if key not in self._due and key not in self._active:
+            self.put(key)
+
     def put_after(self, key: str, delay_seconds: float) -> None:
         """Work on ``key`` after a delay, or earlier if it was to come up earlier anyway."""
         if key in self._waiting or key in self._again:
@@ -48,6 +53,9 @@ class WorkQueue:
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._later, (due, key))
+            if len(self._later) > 2 * len(self._due) + 64:  # keys that came up earlier left theirs behind
+                self._later = [(due, key) for key, due in self._due.items()]
+                heapq.heapify(self._later)
             self._changed.set()
 
     def put_backoff(self, key: str) -> float:

@@ -15,7 +15,7 @@ class ScriptedLauncher(JobLauncher):
         super().__init__(**kwargs)
         self.seen: dict[str, JobStatus | None] = {}
         self.launched: list[tuple[str, Launch]] = []
-        self.logs_of: dict[str, list[bytes]] = {}
+        self.logs_of: dict[str, list[bytes | Exception]] = {}
         self.fails: Exception | None = None
         self.ends_slowly = False
 
@@ -39,7 +39,10 @@ class ScriptedLauncher(JobLauncher):
         return not self.ends_slowly
 
     async def logs(self, job: Job, *, follow=False, tail=None, pod=None) -> AsyncIterator[bytes]:
-        if job.id not in self.logs_of:
+        pieces = self.logs_of.get(pod or job.id, self.logs_of.get(job.id))
+        if pieces is None:
             raise LogNotFound
-        for piece in self.logs_of[job.id]:
+        for piece in pieces:
+            if isinstance(piece, Exception):
+                raise piece
             yield piece

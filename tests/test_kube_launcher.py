@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from kbatch_server.kube.clients import KubeRefused, KubeUnavailable
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchers.kube import KubeJobLauncher
 from kbatch_server.launchers.kubeerrors import launch_errors
+from kbatch_server.launchers.pace import Pace
 
 
 @pytest.mark.parametrize("namespace", ["jobs", "kbatch-{username}", "{username}-jobs"])
@@ -48,11 +47,18 @@ async def test_no_kubernetes_is_said_in_one_line(tmp_path: Path) -> None:
     await launcher.stop()
 
 
-async def test_launches_are_paced() -> None:
-    launcher = KubeJobLauncher(max_launches_per_second=50)
-    began = time.monotonic()
-    await asyncio.gather(*(launcher._wait_for_turn() for _ in range(11)))
-    assert time.monotonic() - began >= 0.19
+def test_launches_are_paced_and_each_job_keeps_its_turn() -> None:
+    pace = Pace()
+    waits = [pace.get_wait_seconds(f"job-{i}", 10) for i in range(5)]
+    assert waits == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.05)
+    assert pace.get_wait_seconds("job-4", 10) == pytest.approx(0.4, abs=0.05)
+    assert pace.get_wait_seconds("any", 0) == 0
+
+
+def test_a_turn_that_has_come_is_used_up() -> None:
+    pace = Pace()
+    assert pace.get_wait_seconds("first", 10) == 0
+    assert pace.get_wait_seconds("first", 10) > 0
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_smallest_job() -> None:
             "parallelism": 1,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "ttlSecondsAfterFinished": 3600,
+            "ttlSecondsAfterFinished": 30 * 86400,
             "template": {
                 "metadata": {"labels": LABELS, "annotations": ANNOTATIONS},
                 "spec": {
@@ -128,7 +128,7 @@ def test_job_with_everything() -> None:
         "backoffLimit": 3,
         "activeDeadlineSeconds": 100,
     }
-    assert manifest["spec"]["ttlSecondsAfterFinished"] == 60
+    assert manifest["spec"]["ttlSecondsAfterFinished"] == 30 * 86400  # until its end is on record
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     assert pod_of(manifest) == {
         "restartPolicy": "Never",

@@ -12,7 +12,7 @@ from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
 from traitlets.config import Config
 
-from kbatch_server.errors import Conflict, NotFound
+from kbatch_server.errors import Conflict, NotFound, Unavailable
 from kbatch_server.jobrequest import JobRequest
 from kbatch_server.jobs import Jobs
 from kbatch_server.keyring import Keyring
@@ -275,6 +275,82 @@ async def test_a_follower_waits_for_the_start_and_ends_with_the_job(world):
     see(world, job, Status.SUCCEEDED, exit_code=0, pods=[pod])
     await step(world, job)
     assert [piece async for piece in pieces] == [b"one\n", b"two\n"]
+
+
+async def test_a_follower_goes_on_to_the_next_attempt_when_one_left_no_log(world):
+    job = await submit(world)
+    pieces = await world.jobs.logs(ALICE, job.id, follow=True)
+    await step(world, job)
+    pods = [Pod(name=name, phase="Failed", created_at=utcnow()) for name in ("first", "second")]
+    world.launcher.logs_of = {"second": [b"from the second\n"]}
+    see(world, job, Status.SUCCEEDED, exit_code=0, pods=pods)
+    await step(world, job)
+    assert [piece async for piece in pieces] == [b"from the second\n"]
+
+
+async def test_a_log_that_is_cut_off_is_not_told_twice(world):
+    job = await submit(world)
+    pieces = await world.jobs.logs(ALICE, job.id, follow=True)
+    await step(world, job)
+    see(world, job, Status.RUNNING, pods=[Pod(name="p", phase="Running", created_at=utcnow())])
+    await step(world, job)
+    world.launcher.logs_of = {"p": [b"one\n", LauncherUnavailable("the node is away")]}
+    assert await anext(pieces) == b"one\n"
+    with pytest.raises(Unavailable):
+        await anext(pieces)
+
+
+async def test_pods_that_were_seen_once_stay_on_record(world):
+    job = await submit(world)
+    await step(world, job)
+    see(world, job, Status.RUNNING, pods=[Pod(name="first", phase="Failed", created_at=utcnow())])
+    await step(world, job)
+    see(world, job, Status.RUNNING, pods=[Pod(name="second", phase="Running", created_at=utcnow())])
+    job = await step(world, job)
+    assert ([pod.name for pod in job.pods], job.attempts) == (["first", "second"], 2)
+
+
+async def test_an_error_at_the_launch_is_told_and_the_launch_tried_again(world):
+    job = await submit(world)
+    world.launcher.fails = ZeroDivisionError("in the admin's hook")
+    with pytest.raises(ZeroDivisionError):
+        await step(world, job)
+    job = await world.store.find_job(job.id)
+    assert (job.status, job.reason) == ("queued", "LaunchFailed")
+    assert "hook" not in job.message
+    world.launcher.fails = None
+    assert (await step(world, job)).status == "pending"
+
+
+async def test_stopping_ends_a_worker_that_meets_an_error_while_it_is_cancelled(world):
+    begun = asyncio.Event()
+
+    async def launch(job, launch):
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise OSError("the folder is not empty")
+
+    world.launcher.launch = launch
+    await world.reconciler.start()
+    await submit(world)
+    await begun.wait()
+    async with asyncio.timeout(5):
+        await world.reconciler.stop()
+
+
+async def test_jobs_that_wait_for_their_turn_hold_up_nobody(world):
+    world.launcher.get_wait_seconds = lambda job: 60 if job.name == "crowd" else 0
+    await world.reconciler.start()
+    try:
+        for _ in range(30):
+            await submit(world, name="crowd")
+        job = await submit(world)
+        await _until(lambda: world.store.find_job(job.id), lambda found: found.status == "pending")
+    finally:
+        await world.reconciler.stop()
+    assert [job_id for job_id, _ in world.launcher.launched] == [job.id]
 
 
 async def test_the_workers_bring_a_job_to_its_end_by_themselves_and_stop(world):

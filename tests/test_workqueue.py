@@ -75,3 +75,22 @@ async def test_the_delay_of_a_failing_key_doubles_up_to_the_limit_and_success_re
         assert ceiling / 2 <= delay <= ceiling
     queue.forget("a")
     assert queue.put_backoff("a") <= 1
+
+
+async def test_ensure_leaves_a_delay_as_it_is_and_wakes_a_key_that_nobody_put():
+    queue = WorkQueue()
+    queue.put_after("late", 60)
+    queue.ensure("late")
+    queue.ensure("now")
+    assert await _get(queue) == "now"
+    queue.done("now")
+    assert len(queue) == 1
+
+
+async def test_keys_that_come_up_early_again_and_again_leave_nothing_behind():
+    queue = WorkQueue()
+    for _ in range(1000):
+        queue.put_after("a", 3600)
+        queue.put("a")
+        queue.done(await _get(queue))
+    assert len(queue._later) < 100

@@ -146,16 +146,15 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         await self.begin()
 
     def _needs(self) -> Needs:
-        needs_of = {
-            name: getattr(getattr(self, name.lower()), "needs", None) for name in self.SUPPORTED_METHODS
-        }
-        declared = {name: needs for name, needs in needs_of.items() if needs is not None}
-        method = str(self.request.method)
-        if method not in declared:
-            self._allowed = ", ".join(declared)
+        method = str(self.request.method)  # one of SUPPORTED_METHODS: Tornado saw to it
+        needs = self._declared_by(method)
+        if needs is None:
+            self._allowed = ", ".join(name for name in self.SUPPORTED_METHODS if self._declared_by(name))
             raise HTTPError(405, "%s is not a method of this URL, which has: %s", method, self._allowed)
-        needs: Needs = declared[method]
         return needs
+
+    def _declared_by(self, method: str) -> Needs | None:
+        return getattr(getattr(self, method.lower()), "needs", None)
 
     async def _identify(self, needs: Needs) -> None:
         if not needs.user and not self.hub_auth.get_token(self, in_cookie=False):
@@ -270,7 +269,6 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     def get_current_user(self) -> None:
         """Nobody, unless ``prepare`` found somebody: JupyterHub's own version blocks the event loop."""
-        return
 
     def check_xsrf_cookie(self) -> None:
         """Check the XSRF token of a request that shows a cookie; HubOAuth calls this."""
@@ -287,9 +285,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         """The id of this request in answer and log: the proxy's, if it sent a sane one, or our own."""
         if not hasattr(self, "_request_id"):
             given = self.request.headers.get("X-Request-ID", "")
-            self._request_id = (
-                given if re.fullmatch(r"[\w.-]{8,64}", given, re.ASCII) else secrets.token_hex(8)
-            )
+            is_sane = re.fullmatch(r"[\w.-]{8,64}", given, re.ASCII)
+            self._request_id = given if is_sane else secrets.token_hex(8)
         return self._request_id
 
     def set_default_headers(self) -> None:

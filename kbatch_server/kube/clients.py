@@ -11,6 +11,8 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
@@ -65,20 +67,32 @@ async def load_configuration(kubeconfig: str = "", context: str = "") -> Configu
     # type.__call__: the class answers a plain call with a copy of the process-wide default
     found: Configuration = type.__call__(Configuration)
     found.connection_pool_maxsize = 0  # no limit: a hundred followed logs must not hold up a poll
-    if not kubeconfig and not context:
-        try:
-            config.load_incluster_config(client_configuration=found)
-        except config.ConfigException:
-            pass  # we are not in a pod
-        else:
-            return found
-    await config.load_kube_config(
-        config_file=kubeconfig or None,
-        context=context or None,
-        client_configuration=found,
-        persist_config=False,
-    )
+    if kubeconfig or context or not _load_incluster(found):
+        await config.load_kube_config(
+            config_file=kubeconfig or None,
+            context=context or None,
+            client_configuration=found,
+            persist_config=False,
+        )
+    # aiohttp would look for a proxy, and into ~/.netrc in a thread, for each request: half of its time
+    found.client_session_kwargs = {"trust_env": False}
+    found.proxy = found.proxy or find_proxy(found.host)
     return found
+
+
+def _load_incluster(found: Configuration) -> bool:
+    """Load the configuration of the pod that we run in; return whether we are in one."""
+    try:
+        config.load_incluster_config(client_configuration=found)
+    except config.ConfigException:
+        return False
+    return True
+
+
+def find_proxy(url: str) -> str | None:
+    """Return the proxy that the environment (``HTTPS_PROXY``, ``NO_PROXY``) names for a URL, or None."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 class KubeClient:

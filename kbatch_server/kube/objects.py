@@ -30,6 +30,10 @@ CODE_VOLUME = "kbatch-code"
 CODE_URL_KEY = "code-url"
 ENV_KEY_PREFIX = "env."
 
+LEFTOVER_TTL_SECONDS = 30 * 86400
+"""How long a Job stays after its end when no service comes to see it. One that does sets the admin's time:
+a Job that is gone before its end is on record would count as lost, or be made again."""
+
 FETCH_EXIT_CODE, CHECKSUM_EXIT_CODE, UNZIP_EXIT_CODE = 81, 82, 83
 
 FETCH_SECONDS = 900
@@ -83,7 +87,7 @@ def make_job(
         "backoffLimit": spec.retries,
         # Never two pods of one job at once, not even while the first one is shutting down.
         "podReplacementPolicy": "Failed",
-        "ttlSecondsAfterFinished": spec.ttl_seconds_after_finished,
+        "ttlSecondsAfterFinished": LEFTOVER_TTL_SECONDS,
         "template": {
             "metadata": {"labels": labels, "annotations": annotations},
             "spec": make_pod_spec(job, env_names=env_names, init_image=init_image),
@@ -146,6 +150,19 @@ def make_launch_patch(uid: str) -> Manifest:
     return {
         "metadata": {"uid": uid, "annotations": {LAUNCHED_ANNOTATION: "true"}},
         "spec": {"suspend": False},
+    }
+
+
+def is_launched(job: Manifest) -> bool:
+    """Whether a Job was let go by us."""
+    return LAUNCHED_ANNOTATION in (job["metadata"].get("annotations") or {})
+
+
+def make_ttl_patch(job: Job, uid: str) -> Manifest:
+    """Return the patch that lets the Job with this uid be removed when its time is up."""
+    return {
+        "metadata": {"uid": uid},
+        "spec": {"ttlSecondsAfterFinished": job.spec.ttl_seconds_after_finished},
     }
 
 

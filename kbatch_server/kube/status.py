@@ -200,6 +200,9 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
         refusal = max(refusals, key=lambda event: event.last)
         on = "schedule" if sentences.is_quota_used_up(refusal.message) else "start"
         return _make_blocked(_Blocked("FailedCreate", sentences.refused(refusal.message), since, on))
+    if last is None and not job["status"].get("startTime"):
+        # let go just now, maybe long after it was made: no time to count from
+        return JobStatus(status=Status.PENDING, reason="NoPod", message="Kubernetes has not taken it up yet.")
     if last is None:
         return _make_blocked(_Blocked("NoPod", "Kubernetes has not made a pod for it yet.", since))
     reason, message = explain_failure(last)

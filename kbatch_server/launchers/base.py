@@ -75,6 +75,13 @@ class JobLauncher(LoggingConfigurable):
         """
         raise NotImplementedError
 
+    def get_wait_seconds(self, job: Job) -> float:
+        """Return how long the launch of a job should wait yet, for a launcher that paces itself; 0 is now.
+
+        It is asked before each ``launch``, and again after that time.
+        """
+        return 0
+
     async def clean(self, job: Job) -> None:
         """Free what a job that is over needs no more; its log stays. Nothing, where that goes by itself."""
 

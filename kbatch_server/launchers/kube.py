@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import re
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,13 @@ from ..kube import objects
 from ..kube.clients import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from ..kube.logs import follow_log, read_log
 from ..kube.pods import START_PROBLEMS, find_condition, find_state, is_over, sort_pods
-from ..kube.reflector import Reflector, Seen, trim_event, trim_job, trim_pod
-from ..kube.status import Event, make_status
+from ..kube.reflector import Reflector, Seen
+from ..kube.status import make_status
+from ..kube.view import Place, View
 from ..models import Job, JobEvent, JobStatus
 from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound
 from .kubeerrors import launch_errors, read_errors
+from .pace import Pace
 
 Manifest = dict[str, Any]
 
@@ -33,19 +32,6 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 _LOOK_AGAIN_SECONDS = 5
 """How long a reader of a log that has not begun waits for news before it looks by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a job's Job is, and which: as remembered in its state, or as launch() would name it."""
-
-    namespace: str
-    name: str
-    uid: str | None
-
-    @property
-    def path(self) -> str:
-        return make_path("jobs", self.namespace, self.name)
 
 
 class KubeJobLauncher(JobLauncher):
@@ -173,7 +159,11 @@ class KubeJobLauncher(JobLauncher):
 
     client: KubeClient
     reflector: Reflector
-    _next_launch = 0.0
+    view: View
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._pace = Pace()
 
     async def start(self, on_change: Callable[[str], None]) -> None:
         """Connect and begin to watch. An API server that is away is waited for; a wrong setting is raised."""
@@ -192,6 +182,12 @@ class KubeJobLauncher(JobLauncher):
             on_change=on_change,
             log=self.log,
         )
+        self.view = View(
+            self.client,
+            self.reflector,
+            instance=self.instance,
+            load_seconds=self.request_timeout_seconds,
+        )
         await self.reflector.start()
 
     async def stop(self) -> None:
@@ -203,6 +199,8 @@ class KubeJobLauncher(JobLauncher):
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the Job suspended, then its Secret, then let it go; do what is missing of it."""
         place = self._find_place(job)
+        if job.launch_begun_at is not None and (made := await self._find_launched(place)):
+            return Place(place.namespace, place.name, made["metadata"]["uid"]).state
         manifest = objects.make_job(
             job,
             env_names=launch.env.keys(),
@@ -211,42 +209,64 @@ class KubeJobLauncher(JobLauncher):
             init_image=self.init_image,
         )
         await self._modify_pod(manifest, job)
-        await self._wait_for_turn()
         with launch_errors():
             if self.create_namespace:
                 await self._ensure_namespace(place.namespace, job.user)
             made, _ = await self.client.ensure_created(
                 make_path("jobs", place.namespace),
                 manifest,
-                is_ours=lambda found: self._is_ours(found, place),
+                is_ours=lambda found: self.view.is_ours(found, place),
             )
-            uid: str = made["metadata"]["uid"]
-            place = _Place(place.namespace, place.name, uid)
-            if objects.LAUNCHED_ANNOTATION not in (made["metadata"].get("annotations") or {}):
+            place = Place(place.namespace, place.name, made["metadata"]["uid"])
+            if not objects.is_launched(made):
                 await self._check_is_same(made, manifest, place)
                 await self._ensure_secret(job, launch, place)
-                await self.client.patch(place.path, objects.make_launch_patch(uid))
-        return {"namespace": place.namespace, "name": place.name, "uid": uid}
+                await self.client.patch(place.path, objects.make_launch_patch(str(place.uid)))
+        return place.state
+
+    def get_wait_seconds(self, job: Job) -> float:
+        """Return how long the launch of a job waits for its turn."""
+        return self._pace.get_wait_seconds(job.id, self.max_launches_per_second)
 
     async def poll(self, job: Job) -> JobStatus | None:
         """Return what the watches have seen of the job; that it is gone only when the API says so too."""
-        seen = await self._look(self._find_place(job))
+        place = self._find_place(job)
+        seen = await self._look(place)
         if seen is None:
             return None
-        return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()))
+        status = _make_status(seen)
+        if status.is_overdue(job.spec) or _is_behind(seen):
+            # before a verdict, and where a Job's end was seen before that of its Pod
+            with read_errors():
+                seen = await self.view.ask(place)
+            status = _make_status(seen) if seen is not None else status
+        return status
 
     async def terminate(self, job: Job) -> bool:
         """Delete the Job, and with it its Secret and Pods; return whether the API has none of them left."""
         place = self._find_place(job)
         with read_errors():
-            found = await self.client.find(place.path)
-            if found is not None and self._is_ours(found, place):
+            found = await self.view.find_job(place)
+            if found is not None:
                 await self.client.ensure_deleted(place.path, uid=found["metadata"]["uid"])
                 return False
-            left = await self.client.get(
-                make_path("pods", place.namespace), self._selector(place) | {"limit": 1}
-            )
-        return not left.get("items")
+            return not await self.view.has_pods(place)
+
+    async def clean(self, job: Job) -> None:
+        """Let Kubernetes remove the Job some time after its end, or at once one that was never let go.
+
+        Not earlier than now: that a Job is gone must mean that its end is on record.
+        """
+        place = self._find_place(job)
+        with read_errors():
+            found = await self.view.find_job(place)
+            if found is None:
+                return
+            uid = found["metadata"]["uid"]
+            if objects.is_launched(found):
+                await self.client.patch(place.path, objects.make_ttl_patch(job, uid))
+            else:
+                await self.client.ensure_deleted(place.path, uid=uid)
 
     async def logs(
         self, job: Job, *, follow: bool = False, tail: int | None = None, pod: str | None = None
@@ -272,25 +292,16 @@ class KubeJobLauncher(JobLauncher):
         events = sorted(seen.events.values(), key=lambda event: event.last) if seen else []
         return [event.to_job_event() for event in events]
 
-    def _find_place(self, job: Job) -> _Place:
+    def _find_place(self, job: Job) -> Place:
         if "uid" in job.state:
-            return _Place(*(str(job.state[key]) for key in ("namespace", "name", "uid")))
-        return _Place(objects.make_namespace_name(self.namespace, job.user), job.id, None)
+            return Place(*(str(job.state[key]) for key in ("namespace", "name", "uid")))
+        return Place(objects.make_namespace_name(self.namespace, job.user), job.id, None)
 
-    def _is_ours(self, manifest: Manifest, place: _Place) -> bool:
-        """Whether it is the very object of this job: another of the same name is none of our business."""
-        same = place.uid in (None, manifest["metadata"]["uid"])
-        return same and objects.is_of(manifest, instance=self.instance, value=place.name)
-
-    def _selector(self, place: _Place) -> dict[str, Any]:
-        labels = f"{objects.INSTANCE_LABEL}={self.instance},{objects.JOB_ID_LABEL}={place.name}"
-        return {"labelSelector": labels}
-
-    async def _wait_for_turn(self) -> None:
-        if self.max_launches_per_second:
-            turn = max(time.monotonic(), self._next_launch)
-            self._next_launch = turn + 1 / self.max_launches_per_second
-            await asyncio.sleep(turn - time.monotonic())
+    async def _find_launched(self, place: Place) -> Manifest | None:
+        """Return the Job that an earlier launch, which was cut short, had let go already."""
+        with read_errors():
+            found = await self.view.find_job(place)
+        return found if found is not None and objects.is_launched(found) else None
 
     async def _modify_pod(self, manifest: Manifest, job: Job) -> None:
         if not self.modify_pod_hook:
@@ -312,7 +323,7 @@ class KubeJobLauncher(JobLauncher):
             ),
         )
 
-    async def _check_is_same(self, made: Manifest, manifest: Manifest, place: _Place) -> None:
+    async def _check_is_same(self, made: Manifest, manifest: Manifest, place: Place) -> None:
         """See that a Job left by a launch that was cut short asks for what its Secret will have."""
         if made["metadata"].get("deletionTimestamp"):
             raise KubeUnavailable(f"an older {place.path} is just being deleted")
@@ -320,7 +331,7 @@ class KubeJobLauncher(JobLauncher):
             await self.client.ensure_deleted(place.path, uid=place.uid)
             raise KubeUnavailable(f"{place.path} was made with other settings, and is made anew")
 
-    async def _ensure_secret(self, job: Job, launch: Launch, place: _Place) -> None:
+    async def _ensure_secret(self, job: Job, launch: Launch, place: Place) -> None:
         assert place.uid is not None  # noqa: S101 - for the type checker
         secret = objects.make_secret(
             job,
@@ -343,28 +354,11 @@ class KubeJobLauncher(JobLauncher):
         # left by a launch that was cut short: its URL and tokens may have expired
         await self.client.replace(f"{path}/{place.name}", secret)
 
-    async def _look(self, place: _Place) -> Seen | None:
-        """Return what is known of a job: from the watches, else from the API itself."""
-        await self.reflector.wait_loaded(self.request_timeout_seconds)
-        if self.reflector.is_healthy:
-            seen = self.reflector.find(place.namespace, place.name)
-            if seen is not None and self._is_ours(seen.job, place):
-                return seen
+    async def _look(self, place: Place) -> Seen | None:
         with read_errors():
-            found = await self.client.find(place.path)
-            if found is None or not self._is_ours(found, place):
-                return None
-            pods = await self.client.get(make_path("pods", place.namespace), self._selector(place))
-            events = await self.client.get(
-                make_path("events", place.namespace), {"fieldSelector": f"involvedObject.name={place.name}"}
-            )
-        seen = Seen(trim_job(found))
-        seen.pods = {pod["metadata"]["name"]: trim_pod(pod) for pod in pods.get("items") or []}
-        for event in events.get("items") or []:
-            seen.events[event["metadata"]["name"]] = Event.from_manifest(trim_event(event))
-        return seen
+            return await self.view.look(place)
 
-    async def _find_logging_pod(self, place: _Place, name: str | None, *, wait: bool) -> str:
+    async def _find_logging_pod(self, place: Place, name: str | None, *, wait: bool) -> str:
         """Return the pod, the newest if none is named, whose container has a log; perhaps wait for it."""
         while True:
             seen = await self._look(place)
@@ -386,3 +380,13 @@ class KubeJobLauncher(JobLauncher):
             if not wait or find_condition(seen.job, "Complete", "Failed", "FailureTarget"):
                 raise LogNotFound("Its command has not been started.")
             await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)
+
+
+def _make_status(seen: Seen) -> JobStatus:
+    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()))
+
+
+def _is_behind(seen: Seen) -> bool:
+    """Whether a Job has ended and none of its Pods: the watches of the two are apart."""
+    ended = find_condition(seen.job, "SuccessCriteriaMet", "Complete", "FailureTarget", "Failed")
+    return ended is not None and not any(is_over(pod) for pod in seen.pods.values())

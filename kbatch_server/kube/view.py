@@ -1,0 +1,92 @@
+"""Looks at one job's objects: in the cache of the watches while it can be trusted, else in the API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from . import objects
+from .clients import KubeClient, make_path
+from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
+from .status import Event
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job's Job is, and which: as remembered in its state, or as launch() would name it."""
+
+    namespace: str
+    name: str
+    uid: str | None
+
+    @property
+    def path(self) -> str:
+        """The Job's path in the API."""
+        return make_path("jobs", self.namespace, self.name)
+
+    @property
+    def state(self) -> dict[str, object]:
+        """What is kept with a job to find its place again."""
+        return {"namespace": self.namespace, "name": self.name, "uid": self.uid}
+
+
+class View:
+    """What there is of a job. Each method may raise KubeError: then nothing is known."""
+
+    def __init__(
+        self, client: KubeClient, reflector: Reflector, *, instance: str, load_seconds: float
+    ) -> None:
+        self._client = client
+        self._reflector = reflector
+        self._instance = instance
+        self._load_seconds = load_seconds
+
+    def is_ours(self, manifest: Manifest, place: Place) -> bool:
+        """Whether it is the very object of this job: another of the same name is none of our business."""
+        same = place.uid in (None, manifest["metadata"]["uid"])
+        return same and objects.is_of(manifest, instance=self._instance, value=place.name)
+
+    async def find_job(self, place: Place) -> Manifest | None:
+        """Return the Job as the API has it now, or None when it has none of ours."""
+        found = await self._client.find(place.path)
+        return found if found is not None and self.is_ours(found, place) else None
+
+    async def has_pods(self, place: Place) -> bool:
+        """Return whether the API has a Pod of the job."""
+        pods = await self._client.get(
+            make_path("pods", place.namespace), self._selector(place) | {"limit": 1}
+        )
+        return bool(pods.get("items"))
+
+    async def look(self, place: Place) -> Seen | None:
+        """Return what the watches have seen of the job, or what the API says where they cannot be trusted."""
+        await self._reflector.wait_loaded(self._load_seconds)
+        seen = self._find_seen(place) if self._reflector.is_healthy else None
+        return await self.ask(place) if seen is None else seen
+
+    async def ask(self, place: Place) -> Seen | None:
+        """Return what the API says of the job now, with those Pods that are gone and were seen before."""
+        found = await self.find_job(place)
+        if found is None:
+            return None
+        pods = await self._client.get(make_path("pods", place.namespace), self._selector(place))
+        events = await self._client.get(
+            make_path("events", place.namespace), {"fieldSelector": f"involvedObject.name={place.name}"}
+        )
+        seen, known = Seen(trim_job(found)), self._find_seen(place)
+        if known is not None:
+            seen.pods = {name: pod for name, pod in known.pods.items() if pod.get("isGone")}
+        seen.pods |= {pod["metadata"]["name"]: trim_pod(pod) for pod in pods.get("items") or []}
+        for event in events.get("items") or []:
+            seen.events[event["metadata"]["name"]] = Event.from_manifest(trim_event(event))
+        return seen
+
+    def _find_seen(self, place: Place) -> Seen | None:
+        seen = self._reflector.find(place.namespace, place.name)
+        return seen if seen is not None and self.is_ours(seen.job, place) else None
+
+    def _selector(self, place: Place) -> dict[str, Any]:
+        labels = f"{objects.INSTANCE_LABEL}={self._instance},{objects.JOB_ID_LABEL}={place.name}"
+        return {"labelSelector": labels}
