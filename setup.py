@@ -20,7 +20,6 @@ setup(
     packages=find_packages(include=["kbatch_server", "kbatch_server.*"]),
     include_package_data=True,
     install_requires=[
-        "aiosqlite>=0.20",
         "alembic>=1.13",
         "cryptography>=42",
         "itsdangerous>=2.2",
@@ -30,7 +29,7 @@ setup(
         "pydantic>=2.10",
         "python-dotenv>=1.0",
         "python-multipart>=0.0.18",
-        "sqlalchemy[asyncio]>=2.0.43",
+        "sqlalchemy>=2.0.43",
         "tornado>=6.5",
         "traitlets>=5.14",
     ],

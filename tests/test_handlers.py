@@ -10,12 +10,13 @@ import re
 
 import httpx
 import pytest
-from web_doubles import ACCESS, make_job, make_zip
+from web_doubles import ACCESS, PREFIX, make_job, make_zip
 
 from kbatch_server import handlers
 from kbatch_server.auth import DEFAULT_SCOPES
 from kbatch_server.handlers import base, kbatch, logs
-from kbatch_server.handlers.base import BaseHandler, needs_scope
+from kbatch_server.handlers.base import BaseHandler
+from kbatch_server.handlers.needs import needs_scope
 from kbatch_server.log import scrub_url
 from kbatch_server.models import JobSpec, Status
 
@@ -609,3 +610,32 @@ async def test_a_job_page_without_a_log_says_why(web):
 
 def test_every_limit_of_the_kbatch_wire_leaves_the_client_time():
     assert kbatch.KEEP_ALIVE_SECONDS < 60  # the client's default read timeout
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [("nothing", "", 404), ("api/v1/jobs", "", 401), ("api/v1/jobs?x=y", "alice-token", 400)],
+)
+async def test_a_connection_is_kept_after_a_request_that_was_refused(web, path, token, status):
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    credentials = f"Authorization: token {token}\r\n" if token else ""
+    with contextlib.closing(writer):
+        for each, expected in [(path, status), ("api/v1/health", 200)] * 2:
+            writer.write(f"GET {PREFIX}{each} HTTP/1.1\r\nHost: x\r\n{credentials}\r\n".encode())
+            async with asyncio.timeout(5):
+                answer = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", answer)[1]))
+            assert answer.startswith(f"HTTP/1.1 {expected} ".encode())
+    await writer.wait_closed()
+
+
+async def test_nobody_sends_a_body_without_saying_who_they_are(web):
+    async with web.client(token="") as client:
+        assert (await client.request("GET", "api/v1/health", content=b"x" * 5000)).status_code == 413
+        assert (await client.post("oauth_callback", content=b"x" * 5000)).status_code == 405
+
+
+async def test_an_odd_content_length_is_the_clients_mistake(web):
+    head = f"POST {PREFIX}api/v1/jobs HTTP/1.1\nHost: x\nAuthorization: token alice-token\n"
+    answer = await raw_request(web, f"{head}Connection: close\nContent-Length: 5, 5\n\n", b"hello")
+    assert answer.startswith("HTTP/1.1 400 ")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
@@ -43,6 +47,32 @@ def make_upload(upload_id="u1", user="alice", sha256="ab", expires_in_seconds=60
 
 async def add(store: JobStore, **fields) -> Job:
     return (await store.add_job(make_job(**fields)))[0]
+
+
+@asynccontextmanager
+async def writing(store: JobStore):
+    """Keep the database's writer busy, so that what is written in the block waits."""
+    begun, free = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold(connection):
+        loop.call_soon_threadsafe(begun.set)
+        free.wait(10)
+
+    held = asyncio.create_task(store._database.write(hold))
+    await begun.wait()
+    try:
+        yield
+    finally:
+        free.set()
+        await held
+
+
+async def begin(*calls) -> list[asyncio.Task]:
+    """Return the calls as tasks, each of which waits for the writer."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    await asyncio.sleep(0)
+    return tasks
 
 
 async def names(store: JobStore, **query) -> list[str]:
@@ -157,7 +187,7 @@ async def test_a_job_with_code_that_is_not_there_is_refused_and_the_others_are_n
 
 
 async def test_a_caller_that_gave_up_leaves_the_others_alone(store):
-    async with store._database.write():  # so that the first batch waits
+    async with writing(store):  # so that the first batch waits
         given_up = asyncio.create_task(store.add_job(make_job("given-up")))
         other = asyncio.create_task(store.add_job(make_job("other")))
         await asyncio.sleep(0)
@@ -167,7 +197,7 @@ async def test_a_caller_that_gave_up_leaves_the_others_alone(store):
 
 
 async def test_closing_fails_what_waits_and_what_comes_later(store):
-    async with store._database.write():
+    async with writing(store):
         waiting = [asyncio.create_task(store.add_job(make_job())) for _ in range(150)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -384,6 +414,129 @@ async def test_active_is_what_is_not_over_or_not_cleaned(store):
     assert await store.list_active_ids() == [queued, running, dirty]
 
 
+# --- writing at the same time
+
+
+async def test_what_is_written_at_the_same_time_shares_a_commit(store):
+    ids = [(await add(store)).id for _ in range(50)]
+    commits = []
+    event.listen(store._database._writer, "commit", commits.append)
+    async with writing(store):
+        tasks = await begin(*[store.update_job(job_id, message=job_id) for job_id in ids])
+        tasks += await begin(store.begin_launch(ids[0]), store.add_job(make_job("new")))
+    *updated, is_begun, (new, _) = await asyncio.gather(*tasks)
+    assert [job.message for job in updated] == ids
+    assert is_begun
+    assert len(commits) == 2  # of what kept the writer busy, and of all the others
+    assert (await store.get_job(new.id, user="alice")).seq == new.seq
+
+
+async def test_a_commit_has_a_limited_number_of_writes(store, monkeypatch):
+    monkeypatch.setattr("kbatch_server.store.groupcommit.GROUP", 10)
+    job, commits = await add(store), []
+    event.listen(store._database._writer, "commit", commits.append)
+    async with writing(store):
+        tasks = await begin(*[store.update_job(job.id, message=str(i)) for i in range(25)])
+    await asyncio.gather(*tasks)
+    assert len(commits) == 4
+    assert (await store.find_job(job.id)).message == "24"  # in the order in which they came
+
+
+async def test_nothing_returns_before_it_is_durable(store):
+    jobs = [await add(store) for _ in range(3)]
+    committing, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @event.listens_for(store._database._writer, "commit")
+    def hold(connection):
+        loop.call_soon_threadsafe(committing.set)
+        go_on.wait(10)
+
+    tasks = await begin(*[store.update_job(job.id, message="m") for job in jobs], store.add_job(make_job()))
+    await committing.wait()
+    assert not any(task.done() for task in tasks)
+    assert [await store.find_job(job.id) for job in jobs] == jobs  # and reading does not wait
+    go_on.set()
+    await asyncio.gather(*tasks)
+    assert [(await store.find_job(job.id)).message for job in jobs] == ["m"] * 3
+
+
+async def test_a_write_that_fails_leaves_nothing_behind_and_the_others_alone(store):
+    a, b, c = [await add(store) for _ in range(3)]
+
+    def write_and_fail(connection):
+        connection.exec_driver_sql("UPDATE jobs SET message = 'half'")
+        raise LookupError("a defect")
+
+    async with writing(store):
+        tasks = await begin(
+            store.update_job(a.id, status=Status.RUNNING),
+            store._database.write(write_and_fail),
+            store.update_job(b.id, ended_at=datetime(2026, 1, 1)),
+            store.update_job(c.id, status=Status.RUNNING),
+        )
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(done[1], LookupError)
+    assert "no time zone" in str(done[2])
+    found = [await store.find_job(job.id) for job in (a, b, c)]
+    assert found == [done[0], b, done[3]]
+    assert [job.status for job in found] == [Status.RUNNING, Status.QUEUED, Status.RUNNING]
+    assert [job.message for job in found] == [""] * 3
+
+
+async def test_a_commit_that_fails_fails_all_that_share_it_and_no_later_one(store):
+    jobs, failing = [await add(store) for _ in range(3)], [True]
+
+    @event.listens_for(store._database._writer, "commit")
+    def fail(connection):
+        if failing:
+            raise OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
+
+    tasks = await begin(*[store.update_job(job.id, message="m") for job in jobs])
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(error, Unavailable)
+    assert [await store.find_job(job.id) for job in jobs] == jobs
+    failing.clear()
+    assert (await store.update_job(jobs[0].id, message="m")).message == "m"
+
+
+async def test_a_caller_that_is_cancelled_takes_nothing_from_the_others(store):
+    jobs = [await add(store) for _ in range(3)]
+    async with writing(store):
+        tasks = await begin(*[store.update_job(job.id, message="m") for job in jobs])
+        tasks[1].cancel()  # while it waits
+    await asyncio.wait(tasks)
+    assert tasks[1].cancelled()
+    assert [(await store.find_job(job.id)).message for job in jobs] == ["m", "", "m"]
+
+    began, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @event.listens_for(store._database._writer, "commit")
+    def hold(connection):
+        loop.call_soon_threadsafe(began.set)
+        go_on.wait(10)
+
+    tasks = await begin(*[store.update_job(job.id, message="n") for job in jobs])
+    await began.wait()
+    tasks[0].cancel()  # while it is committed
+    await asyncio.wait(tasks[:1])
+    go_on.set()
+    await asyncio.wait(tasks)
+    assert tasks[0].cancelled()
+    assert [task.result().message for task in tasks[1:]] == ["n", "n"]
+
+
+async def test_closing_finishes_what_is_being_written(store):
+    job = await add(store)
+    async with writing(store):
+        [update] = await begin(store.update_job(job.id, message="m"))
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+    await asyncio.wait_for(closing, 5)
+    assert (await update).message == "m"
+
+
 # --- speed: not how fast, but that an index is used, however many jobs there are
 
 INDEXES = [
@@ -395,6 +548,13 @@ INDEXES = [
 ]
 
 
+async def explain(store: JobStore, sql) -> str:
+    def read(connection):
+        return connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").all()
+
+    return "\n".join(row[3] for row in await store._database.read(read))
+
+
 @pytest.mark.parametrize(("query", "index"), INDEXES, ids=lambda value: str(value)[:40])
 async def test_a_page_is_read_along_an_index(store, query, index):
     from sqlalchemy.dialects import sqlite
@@ -403,8 +563,7 @@ async def test_a_page_is_read_along_an_index(store, query, index):
 
     statement, values = make_page_statement(JobQuery("alice", cursor=make_cursor(9), **query))
     sql = statement.params(values).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
-    async with store._database.read() as connection:
-        plan = "\n".join(row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}"))
+    plan = await explain(store, sql)
     assert index in plan
     if len(query.get("statuses", ())) < 2:
         assert "TEMP B-TREE" not in plan
@@ -413,11 +572,7 @@ async def test_a_page_is_read_along_an_index(store, query, index):
 async def test_the_active_jobs_are_read_along_an_index(store):
     from kbatch_server.store.jobstore import _SELECT_ACTIVE
 
-    async with store._database.read() as connection:
-        plan = "\n".join(
-            row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {_SELECT_ACTIVE}")
-        )
-    assert "ix_jobs_active" in plan
+    assert "ix_jobs_active" in await explain(store, _SELECT_ACTIVE)
 
 
 # --- uploads

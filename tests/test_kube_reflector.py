@@ -433,7 +433,16 @@ async def test_what_the_client_raises(api: FakeApi, client: KubeClient) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         return await answers[request.path.rpartition("/")[2]](request)
 
-    answers: dict[str, Answer] = {"html": html, "gateway": gateway_timeout, "refused": refused_watch}
+    async def missing(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=404, text="<h1>404: no such page</h1>", content_type="text/html")
+
+    # a page of a proxy in between says nothing of what Kubernetes has
+    answers: dict[str, Answer] = {
+        "missing": missing,
+        "html": html,
+        "gateway": gateway_timeout,
+        "refused": refused_watch,
+    }
     api_app = web.Application()
     api_app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(api_app, access_log=None)
@@ -444,6 +453,7 @@ async def test_what_the_client_raises(api: FakeApi, client: KubeClient) -> None:
     try:
         for name, error in (
             ("html", KubeUnavailable),
+            ("missing", KubeUnavailable),
             ("gateway", KubeUnavailable),
             ("refused", KubeRefused),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +73,12 @@ MODULES = find_modules()
 
 
 def parse(name: str) -> ast.Module:
-    return ast.parse(MODULES[name].read_text())
+    # Python 3.11.7 may fail here when the collector runs meanwhile: https://github.com/python/cpython/issues/106905
+    gc.disable()
+    try:
+        return ast.parse(MODULES[name].read_text())
+    finally:
+        gc.enable()
 
 
 def find_imports(name: str) -> Iterator[tuple[str, int]]:

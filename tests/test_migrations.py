@@ -54,13 +54,15 @@ async def test_the_migrations_make_the_tables_that_the_code_uses(path):
 async def test_the_database_waits_for_the_disk_and_lets_readers_read(path):
     store = make_store(path)
     await store.open()
-    for enter in (store._database.read, store._database.write):
-        async with enter() as connection:
-            pragmas = [
-                (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
-                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-            ]
-        assert pragmas == ["wal", 2, 1, 10000]
+
+    def read_pragmas(connection):
+        return [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        ]
+
+    for run in (store._database.read, store._database.write):
+        assert await run(read_pragmas) == ["wal", 2, 1, 10000]
     await store.close()
 
 

@@ -212,9 +212,9 @@ async def expire(store: JobStore, *upload_ids: str) -> None:
 
     from kbatch_server.store.orm import uploads
 
-    async with store._database.write() as connection:
-        statement = update(uploads).where(uploads.c.id.in_(upload_ids))
-        await connection.execute(statement.values(expires_at=utcnow() - timedelta(seconds=1)))
+    statement = update(uploads).where(uploads.c.id.in_(upload_ids))
+    statement = statement.values(expires_at=utcnow() - timedelta(seconds=1))
+    await store._database.write(lambda connection: connection.execute(statement))
 
 
 # --- what a good ZIP is

@@ -21,6 +21,7 @@ from ..auth import HubAuthenticator
 from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, NotFound, TooLarge
 from ..log import scrub_url
 from ..models import User
+from .needs import Needs
 
 if TYPE_CHECKING:
     from ..jobs import Jobs
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 UNLIMITED = 2**62
 """Tornado's own limits end a connection without a word; ours answer."""
 
+ANONYMOUS_BODY_BYTES = 1024
+"""How large a body may be where nobody has to say who they are: none of those methods reads it."""
+
 BODY_TIMEOUT_SECONDS = 300
 """How long a body that is collected (not an upload, which is streamed) may take to arrive."""
 
@@ -40,7 +44,6 @@ the client, still busy sending, would never read the answer."""
 
 NOTHING_HERE = "There is nothing at this URL."
 
-Method = TypeVar("Method", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
 
@@ -58,44 +61,6 @@ class Services:
     """How large a JSON body may be; one with code in it (the kbatch client's) three times as large."""
     checks: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     """What must work for the service to be of use, by name: each raises when it does not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a handler's method asks of the request, declared by one of the decorators below.
-
-    A method that declares nothing cannot be called at all (405), so nothing is left open by mistake.
-    """
-
-    action: str | None = None
-    """``submit``, ``read``, ``cancel`` or ``admin``: a scope (see HubAuthenticator.scopes)."""
-    user: bool = True
-    """Whether a user is needed."""
-    query: tuple[str, ...] = ()
-    """The names of query parameters that it knows."""
-
-
-def needs_scope(action: str, *, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
-    """Declare that a method needs the scope of an action."""
-    return _declare(Needs(action=action, query=query))
-
-
-def needs_user(*, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
-    """Declare that a method needs a user with access to the service, whatever else the token may."""
-    return _declare(Needs(query=query))
-
-
-def needs_nothing(*, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
-    """Declare that anybody may call a method; whoever shows a token must show a good one."""
-    return _declare(Needs(user=False, query=query))
-
-
-def _declare(needs: Needs) -> Callable[[Method], Method]:
-    def mark(method: Method) -> Method:
-        method.needs = needs  # type: ignore[attr-defined]
-        return method
-
-    return mark
 
 
 @stream_request_body
@@ -130,9 +95,9 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         try:
             await self._admit()
         except Exception as error:
-            if self._finished or not self._is_body_coming():
+            if self._finished:
                 raise
-            await self.refuse(error)
+            await self.decline(error)
 
     async def _admit(self) -> None:
         needs = self._needs()
@@ -140,10 +105,16 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         if needs.action is not None:
             self.services.auth.check_action(self.user, needs.action)
         self._check_query(needs)
-        size = int(self.request.headers.get("Content-Length", "0"))
-        if size > self.body_limit:
-            raise too_large(size, self.body_limit)
+        size, limit = self._read_length(), self.body_limit if needs.user else ANONYMOUS_BODY_BYTES
+        if size > limit:
+            raise too_large(size, limit)
         await self.begin()
+
+    def _read_length(self) -> int:
+        text = self.request.headers.get("Content-Length", "0")
+        if not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise InvalidRequest.of_field("Content-Length", "must be one number of bytes")
+        return int(text)
 
     def _needs(self) -> Needs:
         method = str(self.request.method)  # one of SUPPORTED_METHODS: Tornado saw to it
@@ -205,9 +176,26 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     async def receive(self, chunk: bytes) -> None:
         """Collect a piece of the body; it may raise, which refuses the request."""
-        if len(self._body) + len(chunk) > self.body_limit:
-            raise too_large(None, self.body_limit)
+        limit = ANONYMOUS_BODY_BYTES if self.current_user is None else self.body_limit
+        if len(self._body) + len(chunk) > limit:
+            raise too_large(None, limit)
         self._body += chunk
+
+    async def decline(self, error: Exception) -> None:
+        """Answer a request with an error instead of calling its method."""
+        if self._is_body_coming():
+            await self.refuse(error)
+        elif self._has_body():
+            raise error  # the client waits for our word to send it: Tornado closes the connection, as it must
+        else:
+            # later: here, Tornado would close the connection that a client keeps for its next request
+            self._replace_method(error)
+
+    def _replace_method(self, error: Exception) -> None:
+        async def fail(*path: str) -> None:
+            raise error
+
+        setattr(self, str(self.request.method).lower(), fail)
 
     async def refuse(self, error: Exception) -> None:
         """Answer with an error now, while the client is still sending, and drop what is yet to come."""
@@ -357,9 +345,7 @@ class NotFoundHandler(BaseHandler):
 
     async def prepare(self) -> None:
         """Refuse, whatever the method."""
-        if not self._is_body_coming():
-            raise NotFound(NOTHING_HERE)
-        await self.refuse(NotFound(NOTHING_HERE))
+        await self.decline(NotFound(NOTHING_HERE))
 
 
 def too_large(size: int | None, limit: int) -> TooLarge:

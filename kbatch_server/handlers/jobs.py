@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..errors import InvalidRequest
 from ..jobrequest import JobRequest
 from ..models import Job, JobQuery
-from .base import BaseHandler, needs_scope
+from .base import BaseHandler
+from .needs import needs_scope
 from .query import read_int, read_statuses, read_tags, read_time
 
 MAX_PAGE = 500

@@ -12,7 +12,8 @@ from typing import Any
 from ..compat import flat, kbatch, manifests
 from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
 from ..models import Job, JobPage, JobQuery
-from .base import BaseHandler, needs_nothing, needs_scope, needs_user
+from .base import BaseHandler
+from .needs import needs_nothing, needs_scope, needs_user
 from .query import read_flag
 from .streams import LineChunker, with_ticks
 from .uploads import ReceivingHandler

@@ -6,7 +6,8 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from .base import BaseHandler, needs_scope
+from .base import BaseHandler
+from .needs import needs_scope
 from .query import read_flag, read_int
 from .streams import EventEncoder, with_ticks
 

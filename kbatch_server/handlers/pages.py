@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 import jinja2
 from jupyterhub.services.auth import HubOAuthCallbackHandler
-from tornado.web import Finish
+from tornado.web import Finish, HTTPError
 
 from ..errors import KBatchError, NotFound
 from ..models import Job, JobQuery, utcnow
-from .base import BaseHandler, needs_nothing, needs_scope, public_error
+from .base import BaseHandler, public_error
+from .needs import needs_nothing, needs_scope
 
 HERE = Path(__file__).parent.parent
 
@@ -157,6 +158,8 @@ class OAuthCallbackHandler(PageHandler, HubOAuthCallbackHandler):
     """``oauth_callback``: the end of a login through the hub."""
 
     async def _admit(self) -> None:
+        if self.request.method != "GET" or self._has_body():
+            raise HTTPError(405)
         # whether somebody is logged in already: JupyterHub's handler asks, and would block
         self.current_user = await self.hub_auth.get_user(self, sync=False)
 

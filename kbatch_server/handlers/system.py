@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from tornado.log import app_log
 
-from .base import BaseHandler, needs_nothing
+from .base import BaseHandler
+from .needs import needs_nothing
 from .openapi import make_openapi
 
 CHECK_SECONDS = 5.0

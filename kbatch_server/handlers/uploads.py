@@ -10,8 +10,9 @@ from contextlib import aclosing
 from ..errors import InvalidRequest, Unavailable
 from ..models import Upload
 from ..storage.base import StorageError
-from .base import BaseHandler, needs_nothing, needs_scope, too_large
+from .base import BaseHandler, too_large
 from .multipart import FilePart
+from .needs import needs_nothing, needs_scope
 
 IDLE_SECONDS = 60
 """How long a client may send nothing in the middle of an upload."""

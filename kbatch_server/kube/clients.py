@@ -233,9 +233,11 @@ def _make_error(path: str, status: int, body: bytes) -> KubeError:
     """Return the error that an answer means: a Kubernetes Status, or whatever a proxy on the way says."""
     try:
         said = json.loads(body)
+        is_status = said.get("kind") == "Status"
         reason, message = str(said.get("reason") or ""), str(said.get("message") or "")
     except (ValueError, AttributeError):
-        reason, message = "", ""
-    if status >= 500 or status in _BUSY:
+        is_status, reason, message = False, "", ""
+    # what does not come from Kubernetes says nothing of what is there: a proxy's 404 ends no job
+    if status >= 500 or status in _BUSY or not is_status:
         return KubeUnavailable(f"{path}: {status} {message or reason}".rstrip())
     return KubeRefused(status, reason or f"HTTP{status}", message or f"{path}: {status}")

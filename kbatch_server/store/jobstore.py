@@ -6,8 +6,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, update
 
 from ..errors import Conflict, NotFound
 from ..keyring import Keyring
@@ -25,6 +24,8 @@ _IS_NOT_DELETED = jobs.c.delete_requested_at.is_(None)
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
 _SELECT_ACTIVE = select(jobs.c.id).where(text(ACTIVE)).order_by(jobs.c.seq)
+_UPDATE = update(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
+_UPDATE_UNLESS_OVER = _UPDATE.where(_IS_NOT_OVER)
 _BEGIN_LAUNCH = (
     update(jobs)
     .where(
@@ -95,14 +96,12 @@ class JobStore(UploadStore):
 
     async def find_job(self, job_id: str) -> Job | None:
         """Return a job, also one whose deletion was asked for."""
-        async with self._database.read() as connection:
-            return await self._find(connection, job_id)
+        return await self._database.read(lambda connection: self._find(connection, job_id))
 
     async def list_jobs(self, query: JobQuery) -> JobPage:
         """Return a page of jobs, newest first; raises InvalidRequest for a cursor that is none of ours."""
         statement, values = make_page_statement(query)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(statement, values)).all()
+        rows = await self._database.read(lambda connection: connection.execute(statement, values).all())
         page = [make_job(row, self._keyring) for row in rows[: query.limit]]
         return JobPage(page, make_cursor(page[-1].seq) if len(rows) > query.limit else None)
 
@@ -114,8 +113,8 @@ class JobStore(UploadStore):
             .where(jobs.c.user == user, jobs.c.status.in_(wanted), _IS_NOT_DELETED)
             .group_by(jobs.c.status)
         )
-        async with self._database.read() as connection:
-            found = {Status(status): count for status, count in await connection.execute(statement)}
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        found = {Status(status): count for status, count in rows}
         return {status: found.get(status, 0) for status in wanted}
 
     async def list_active_ids(self) -> list[str]:
@@ -124,8 +123,7 @@ class JobStore(UploadStore):
         Those that are not over, those to be deleted, and those that were handed to the launcher and not
         cleaned up after (``cleaned_at``).
         """
-        async with self._database.read() as connection:
-            return list((await connection.execute(_SELECT_ACTIVE)).scalars())
+        return await self._database.read(lambda connection: list(connection.scalars(_SELECT_ACTIVE)))
 
     async def begin_launch(self, job_id: str) -> bool:
         """Return whether the job may be handed to the launcher now; from then on cancelling it takes time.
@@ -133,9 +131,10 @@ class JobStore(UploadStore):
         This and ``request_cancel`` are each one statement, so one of them comes first: a job whose cancel
         was answered with ``cancelled`` is never launched.
         """
-        async with self._database.write() as connection:
-            result = await connection.execute(_BEGIN_LAUNCH, {"job_id": job_id, "now": utcnow()})
-            return result.rowcount > 0
+        values = {"job_id": job_id, "now": utcnow()}
+        return await self._database.write(
+            lambda connection: connection.execute(_BEGIN_LAUNCH, values).rowcount > 0
+        )
 
     async def update_job(self, job_id: str, **columns: Any) -> Job | None:
         """Change what is seen of a job and return it as it is now, or None when nothing was changed.
@@ -143,11 +142,9 @@ class JobStore(UploadStore):
         That is when there is no such job, or when it is over and its ``status`` was to be changed. What the
         user asks for (cancel, delete) is none of the columns.
         """
-        statement = update(jobs).where(jobs.c.id == job_id).values(make_changes(columns)).returning(*COLUMNS)
-        if "status" in columns:
-            statement = statement.where(_IS_NOT_OVER)
-        async with self._database.write() as connection:
-            row = (await connection.execute(statement)).first()
+        statement = _UPDATE_UNLESS_OVER if "status" in columns else _UPDATE
+        values = make_changes(columns) | {"job_id": job_id}
+        row = await self._database.write(lambda connection: connection.execute(statement, values).first())
         return None if row is None else make_job(row, self._keyring)
 
     async def request_cancel(self, job_id: str, *, user: str | None) -> Job:
@@ -164,12 +161,15 @@ class JobStore(UploadStore):
             "cancel_requested_at": now,
         }
         mine = jobs.c.id == job_id, _IS_NOT_OVER, _IS_NOT_DELETED, *_of(user)
-        async with self._database.write() as connection:
-            waiting = update(jobs).where(*mine, jobs.c.launch_begun_at.is_(None))
-            await connection.execute(waiting.values(at_once))
-            begun = update(jobs).where(*mine, jobs.c.cancel_requested_at.is_(None))
-            await connection.execute(begun.values(cancel_requested_at=now))
-            job = await self._find(connection, job_id)
+        waiting = update(jobs).where(*mine, jobs.c.launch_begun_at.is_(None)).values(at_once)
+        begun = update(jobs).where(*mine, jobs.c.cancel_requested_at.is_(None))
+
+        def cancel(connection: Connection) -> Job | None:
+            connection.execute(waiting)
+            connection.execute(begun.values(cancel_requested_at=now))
+            return self._find(connection, job_id)
+
+        job = await self._database.write(cancel)
         if job is None or _is_hidden(job, user):
             raise _no_such_job(job_id)
         if job.is_over and job.status != Status.CANCELLED:
@@ -183,17 +183,16 @@ class JobStore(UploadStore):
             .where(jobs.c.id == job_id, _IS_NOT_DELETED, *_of(user))
             .values(delete_requested_at=utcnow())
         )
-        async with self._database.write() as connection:
-            if (await connection.execute(statement)).rowcount == 0:
-                raise _no_such_job(job_id)
+        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+            raise _no_such_job(job_id)
 
     async def remove_job(self, job_id: str) -> None:
         """Forget a job; nothing happens when there is none."""
-        async with self._database.write() as connection:
-            await connection.execute(delete(jobs).where(jobs.c.id == job_id))
+        statement = delete(jobs).where(jobs.c.id == job_id)
+        await self._database.write(lambda connection: connection.execute(statement))
 
-    async def _find(self, connection: AsyncConnection, job_id: str) -> Job | None:
-        row = (await connection.execute(_SELECT_JOB, {"job_id": job_id})).first()
+    def _find(self, connection: Connection, job_id: str) -> Job | None:
+        row = connection.execute(_SELECT_JOB, {"job_id": job_id}).first()
         return None if row is None else make_job(row, self._keyring)
 
 

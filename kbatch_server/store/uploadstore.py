@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, or_, select, update
 
 from ..errors import NotFound
 from ..models import Upload, utcnow
@@ -32,8 +32,7 @@ class UploadStore:
     async def add_upload(self, upload: Upload) -> None:
         """Record an upload whose object is there."""
         values = {column.name: getattr(upload, column.name) for column in _COLUMNS}
-        async with self._database.write() as connection:
-            await connection.execute(insert(uploads), values)
+        await self._database.write(lambda connection: connection.execute(insert(uploads), values))
 
     async def get_upload(self, upload_id: str, *, user: str) -> Upload:
         """Return an upload of the user's, or raise NotFound: also when it is another's or being deleted."""
@@ -48,15 +47,17 @@ class UploadStore:
 
     async def extend_upload(self, upload_id: str, *, expires_at: datetime) -> Upload | None:
         """Keep an upload until then at least, and return it; None when it is not there any more."""
-        async with self._database.write() as connection:
-            await connection.execute(
+
+        def extend(connection: Connection) -> Upload | None:
+            connection.execute(
                 update(uploads)
                 .where(uploads.c.id == upload_id, _IS_KEPT, uploads.c.expires_at < expires_at)
                 .values(expires_at=expires_at)
             )
-            statement = select(*_COLUMNS).where(uploads.c.id == upload_id, _IS_KEPT)
-            row = (await connection.execute(statement)).first()
-        return None if row is None else _make_upload(row)
+            row = connection.execute(select(*_COLUMNS).where(uploads.c.id == upload_id, _IS_KEPT)).first()
+            return None if row is None else _make_upload(row)
+
+        return await self._database.write(extend)
 
     async def list_expired_uploads(self, now: datetime, *, limit: int = 100) -> list[Upload]:
         """Return uploads that have expired and that no job names, and those whose deletion was begun."""
@@ -66,8 +67,8 @@ class UploadStore:
             .order_by(uploads.c.expires_at)
             .limit(limit)
         )
-        async with self._database.read() as connection:
-            return [_make_upload(row) for row in await connection.execute(statement)]
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return [_make_upload(row) for row in rows]
 
     async def begin_delete_upload(self, upload_id: str, *, now: datetime) -> bool:
         """Return whether the upload's object may be deleted: it has expired and no job names it.
@@ -75,23 +76,21 @@ class UploadStore:
         From then on no job can name it, so that one that is accepted has its code. ``delete_upload``
         follows when the object is gone.
         """
-        async with self._database.write() as connection:
-            result = await connection.execute(
-                update(uploads)
-                .where(uploads.c.id == upload_id, or_(~_IS_KEPT, uploads.c.expires_at < now), ~_IS_NAMED)
-                .values(delete_requested_at=utcnow())
-            )
-            return result.rowcount > 0
+        statement = (
+            update(uploads)
+            .where(uploads.c.id == upload_id, or_(~_IS_KEPT, uploads.c.expires_at < now), ~_IS_NAMED)
+            .values(delete_requested_at=utcnow())
+        )
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount > 0)
 
     async def delete_upload(self, upload_id: str) -> None:
         """Forget an upload whose object is gone."""
-        async with self._database.write() as connection:
-            await connection.execute(delete(uploads).where(uploads.c.id == upload_id))
+        statement = delete(uploads).where(uploads.c.id == upload_id)
+        await self._database.write(lambda connection: connection.execute(statement))
 
     async def _find_upload(self, *conditions: ColumnElement[bool]) -> Upload | None:
         statement = select(*_COLUMNS).where(*conditions, _IS_KEPT).order_by(uploads.c.created_at).limit(1)
-        async with self._database.read() as connection:
-            row = (await connection.execute(statement)).first()
+        row = await self._database.read(lambda connection: connection.execute(statement).first())
         return None if row is None else _make_upload(row)
 
 

@@ -8,9 +8,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..errors import Conflict, KBatchError, NotFound, Unavailable
 from ..keyring import Keyring
@@ -130,15 +129,13 @@ class JobWriter:
             request for request in batch if not request.outcome.done()
         ]  # nobody waits for a cancelled one
         try:
-            async with self._database.write() as connection:
-                outcomes = await self._insert(connection, batch)
+            outcomes = await self._database.write(lambda connection: self._insert(connection, batch))
         except KBatchError as error:  # the database does not answer: it would not for each of them either
             for request in batch:
                 request.fail(error)
         except Exception as error:
             if len(batch) > 1:
-                for request in batch:
-                    await self._add([request])
+                await asyncio.gather(*[self._add([request]) for request in batch])
             elif isinstance(error, IntegrityError):
                 message = f"There is already a job with the id {batch[0].job.id!r}."
                 batch[0].fail(Conflict(message, reason="AlreadyExists"))
@@ -151,12 +148,10 @@ class JobWriter:
                 else:
                     request.succeed(*outcome)
 
-    async def _insert(
-        self, connection: AsyncConnection, batch: list[_Request]
-    ) -> list[tuple[Job, bool] | KBatchError]:
+    def _insert(self, connection: Connection, batch: list[_Request]) -> list[tuple[Job, bool] | KBatchError]:
         """Return the outcome of each of the batch, which holds once the transaction is committed."""
-        known_uploads = await _find_uploads(connection, batch)
-        by_key = await self._find_same_keys(connection, batch)
+        known_uploads = _find_uploads(connection, batch)
+        by_key = self._find_same_keys(connection, batch)
         outcomes: list[tuple[Job, bool] | KBatchError] = []
         new: list[_Request] = []
         for request in batch:
@@ -171,11 +166,11 @@ class JobWriter:
                 if request.key is not None:
                     by_key[request.key] = (request.job, request.row["request_hash"])
         if new:
-            await _insert_rows(connection, new)
+            _insert_rows(connection, new)
         return outcomes
 
-    async def _find_same_keys(
-        self, connection: AsyncConnection, batch: list[_Request]
+    def _find_same_keys(
+        self, connection: Connection, batch: list[_Request]
     ) -> dict[tuple[str, str], tuple[Job, str | None]]:
         """Return the jobs that were made with the idempotency keys of the batch, and of which requests."""
         keys = [request.key for request in batch if request.key is not None]
@@ -183,25 +178,25 @@ class JobWriter:
             return {}
         users, words = (list(set(each)) for each in zip(*keys, strict=True))
         found = {}
-        rows = await connection.execute(_SELECT_KEYS, {"users": users, "keys": words})
+        rows = connection.execute(_SELECT_KEYS, {"users": users, "keys": words})
         for *columns, key, request_hash in rows:
             job = make_job(columns, self._keyring)
             found[job.user, key] = (job, request_hash)
         return found
 
 
-async def _find_uploads(connection: AsyncConnection, batch: list[_Request]) -> set[tuple[str, str]]:
+def _find_uploads(connection: Connection, batch: list[_Request]) -> set[tuple[str, str]]:
     """Return id and user of those uploads that the batch names and that are (still) there."""
     ids = {request.row["upload"] for request in batch} - {None}
     if not ids:
         return set()
-    rows = await connection.execute(_SELECT_UPLOADS, {"ids": list(ids)})
+    rows = connection.execute(_SELECT_UPLOADS, {"ids": list(ids)})
     return {(upload, user) for upload, user in rows}
 
 
-async def _insert_rows(connection: AsyncConnection, new: list[_Request]) -> None:
+def _insert_rows(connection: Connection, new: list[_Request]) -> None:
     by_id = {request.job.id: request.job for request in new}
-    for job_id, seq in await connection.execute(_INSERT, [request.row for request in new]):
+    for job_id, seq in connection.execute(_INSERT, [request.row for request in new]):
         by_id[job_id].seq = seq
     tags = [
         {"job_seq": job.seq, "user": job.user, "key": key, "value": value}
@@ -209,7 +204,7 @@ async def _insert_rows(connection: AsyncConnection, new: list[_Request]) -> None
         for key, value in job.tags.items()
     ]
     if tags:
-        await connection.execute(_INSERT_TAGS, tags)
+        connection.execute(_INSERT_TAGS, tags)
 
 
 def _repeated(request: _Request, job: Job, request_hash: str | None) -> tuple[Job, bool] | KBatchError:
