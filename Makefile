@@ -18,7 +18,7 @@ test: test-install lint test-hub5 ## Run everything, on a real Kubernetes that i
 	@KBATCH_TEST_CLUSTER=required $(BIN)/pytest
 
 test-unit: $(VENV)/.test lint ## Run what needs no Kubernetes
-	@$(BIN)/pytest --ignore tests/kubernetes
+	@$(BIN)/pytest --ignore tests/kubernetes --numprocesses 2 --dist loadfile
 
 test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
 	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
