@@ -9,7 +9,7 @@ from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, NotFound
 from .keyring import Keyring
-from .launchers.base import Launch
+from .launchers.base import Launch, LaunchRefused
 from .models import Job, Upload, User
 from .profiles import Profiles
 from .storage.base import Storage
@@ -51,7 +51,13 @@ class Launchpad(LoggingConfigurable):
     store = Instance(JobStore)
 
     async def make_launch(self, job: Job) -> Launch:
-        """Return what the launcher hands to the job; raises StorageError when the storage does not answer."""
+        """Return what the launcher hands to the job.
+
+        Raises StorageError when the storage does not answer, LaunchRefused when the environment is lost.
+        """
+        if job.is_env_lost:
+            message = "Its environment was sealed with a key that this service does not have any more."
+            raise LaunchRefused("EnvironmentLost", message)
         user = User(name=job.user, groups=tuple(job.groups))
         environment = await self.profiles.get_environment(user, job.spec.profile) | job.env
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}

@@ -211,6 +211,8 @@ class Job:
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict, repr=False)
+    is_env_lost: bool = False
+    """Whether the environment cannot be read, as it was sealed with a key that was removed."""
     groups: list[str] = field(default_factory=list)
     attempts: int = 0
     launch_begun_at: datetime | None = None

@@ -353,6 +353,16 @@ async def test_jobs_that_wait_for_their_turn_hold_up_nobody(world):
     assert [job_id for job_id, _ in world.launcher.launched] == [job.id]
 
 
+async def test_a_job_whose_key_was_removed_fails_with_the_reason_and_hides_no_other(world):
+    lost, other = await submit(world, env={"A": "1"}), await submit(world)
+    world.store._keyring = Keyring(["another key of thirty-two characters"])
+    listed = (await world.jobs.list(ALICE, JobQuery(user="alice"))).jobs
+    assert {job.id for job in listed} == {lost.id, other.id}
+    lost = await step(world, lost)
+    assert (lost.status, lost.reason) == ("failed", "EnvironmentLost")
+    assert world.launcher.launched == []
+
+
 async def test_the_workers_bring_a_job_to_its_end_by_themselves_and_stop(world):
     world.launcher.seen = _AlwaysDone()
     await world.reconciler.start()

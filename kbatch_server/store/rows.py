@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Column
 
-from ..keyring import Keyring
+from ..keyring import BadKey, Keyring
 from ..models import Job, JobSpec, Pod, Status
 from .orm import jobs
 
@@ -76,13 +76,15 @@ def make_job(row: Sequence[Any], keyring: Keyring) -> Job:
     """Return the job of a row of ``COLUMNS``."""
     seq, status, spec, tags, env, groups, pods, state, *same = row
     # an empty one is what most of them are: not parsed, fifty times a page
+    opened = {} if env is None else _open_env(env, keyring)
     return Job(
         **dict(zip(_SAME, same, strict=True)),
         seq=seq,
         status=Status(status),
         spec=JobSpec.model_validate_json(spec),
         tags={} if tags == "{}" else json.loads(tags),
-        env={} if env is None else keyring.unseal(env),
+        env=opened or {},
+        is_env_lost=opened is None,
         groups=[] if groups == "[]" else json.loads(groups),
         pods=[] if pods == "[]" else _PODS.validate_json(pods),
         state={} if state == "{}" else json.loads(state),
@@ -106,3 +108,12 @@ def make_changes(columns: dict[str, Any]) -> dict[str, Any]:
 
 def _dump_pods(pods: list[Pod]) -> str:
     return _PODS.dump_json(pods).decode() if pods else "[]"
+
+
+def _open_env(sealed: bytes, keyring: Keyring) -> dict[str, str] | None:
+    """Return an environment, or None where its key was removed: one such job must not hide the others."""
+    try:
+        env: dict[str, str] = keyring.unseal(sealed)
+    except BadKey:
+        return None
+    return env
