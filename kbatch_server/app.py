@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -52,7 +53,6 @@ class KBatchServer(Application):
     kbatch-server --generate-config          # write a commented kbatch_server_config.py
     kbatch-server --config kbatch_server_config.py
     kbatch-server --launcher=local --db=sqlite:///jobs.sqlite
-    kbatch-server upgrade-db
     """
     aliases: dict[Any, Any] = ALIASES
     flags: dict[Any, Any] = FLAGS
@@ -312,10 +312,9 @@ class KBatchServer(Application):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         async with AsyncExitStack() as running:
             await self.start_parts(running)
-            self.log.info("kbatch-server %s listens at %s%s", __version__, self.bind_url, self.service_prefix)
-            self.log.info("jobs fetch their code from %s", self.launchpad.url_for_jobs)
+            gc.freeze()  # what is there now stays: the collector need not look at it again and again
+            self.log.info("listens at %s, for jobs at %s", self.bind_url, self.launchpad.url_for_jobs)
             await stopped.wait()
-            self.log.info("stopping")
 
     async def start_parts(self, running: AsyncExitStack) -> None:
         """Start every part; ``running`` stops them. The port comes first: a taken one then costs nothing."""
@@ -358,6 +357,7 @@ class KBatchServer(Application):
 
     async def stop_listening(self, server: HTTPServer) -> None:
         """Take no more requests, and close the connections that are open."""
+        self.log.info("stopping")
         server.stop()
         try:
             async with asyncio.timeout(self.shutdown_seconds):

@@ -60,7 +60,9 @@ class Jobs(LoggingConfigurable):
             env=dict(request.env),
             groups=list(user.groups),
         )
-        request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        request_hash = None
+        if idempotency_key is not None:
+            request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
         job, is_new = await self.store.add_job(
             job, idempotency_key=idempotency_key, request_hash=request_hash
         )

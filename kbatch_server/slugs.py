@@ -54,4 +54,5 @@ def _stem(text: str) -> str:
 
 
 def _random() -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
+    bits = secrets.randbits(5 * _RANDOM_LENGTH)
+    return "".join(_ALPHABET[bits >> shift & 31] for shift in range(0, 5 * _RANDOM_LENGTH, 5))
