@@ -313,7 +313,7 @@ class KBatchServer(Application):
         async with AsyncExitStack() as running:
             await self.start_parts(running)
             gc.freeze()  # what is there now stays: the collector need not look at it again and again
-            self.log.info("listens at %s, for jobs at %s", self.bind_url, self.launchpad.url_for_jobs)
+            self.log.info("kbatch-server %s listens at %s%s", __version__, self.bind_url, self.service_prefix)
             await stopped.wait()
 
     async def start_parts(self, running: AsyncExitStack) -> None:
