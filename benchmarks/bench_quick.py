@@ -21,12 +21,12 @@ import aiohttp
 import kubernetes
 
 from tests.cluster import ensure_cluster
+from tests.hub import find_ports
 from tests.service import Service
 
 from .hub import FakeHub
 from .load import Request, Result, run_load
 from .peer import PeerServer
-from .ports import find_port
 
 ROUNDS = 3
 JOBS = 1000
@@ -110,7 +110,7 @@ async def measure(kubeconfig: Path) -> list[Row]:
     users = {TOKEN: {"name": "alice", "scopes": SCOPES}}
     async with FakeHub(users) as hub:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            port = find_port()
+            port, peer_port = find_ports(2)
             environment = {
                 "JUPYTERHUB_API_TOKEN": "a-token-of-the-service",
                 "JUPYTERHUB_API_URL": hub.api_url,
@@ -122,7 +122,7 @@ async def measure(kubeconfig: Path) -> list[Row]:
             )
             await asyncio.to_thread(service.start)
             try:
-                peer = PeerServer(kubeconfig, hub.api_url, "a-token-of-the-peer", find_port())
+                peer = PeerServer(kubeconfig, hub.api_url, "a-token-of-the-peer", peer_port)
                 await asyncio.to_thread(peer.__enter__)
                 try:
                     return await compare(f"http://127.0.0.1:{port}{PREFIX}api/v1/jobs", f"{peer.url}/jobs/")

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-import venv
 from pathlib import Path
 from types import TracebackType
 
-from tests.cluster.build import cache_dir
+from tests.clients import ensure_environment
 
 REQUIREMENTS = Path(__file__).with_name("peer-requirements.txt")
 SECONDS_TO_START = 30
-
-
-def ensure_venv() -> Path:
-    """Return the virtualenv with the pinned requirements, making it where it is not there."""
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
-    folder = cache_dir() / f"peer-{digest[:12]}"
-    complete = folder / "complete"  # a virtualenv cannot be renamed into place once it is whole
-    if not complete.exists():
-        venv.create(folder, clear=True, with_pip=True)
-        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "--no-deps", "--requirement", str(REQUIREMENTS)], check=True)
-        complete.touch()
-    return folder
 
 
 class PeerServer:
@@ -56,7 +40,12 @@ class PeerServer:
         return self._process.pid
 
     def __enter__(self) -> PeerServer:
-        uvicorn = [str(ensure_venv() / "bin/python"), "-m", "uvicorn", "kbatch_proxy.main:app"]
+        uvicorn = [
+            str(ensure_environment("peer", REQUIREMENTS) / "bin/python"),
+            "-m",
+            "uvicorn",
+            "kbatch_proxy.main:app",
+        ]
         options = ["--host=127.0.0.1", f"--port={self.port}", "--workers=1", "--no-access-log"]
         environ = os.environ | {
             "KUBECONFIG": str(self.kubeconfig),

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.cluster.build import cache_dir
+
 VERSION = "3.35.0"
 ACCOUNT = "devstoreaccount1"
 # the same in every Azurite: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
@@ -21,8 +23,7 @@ START_TIMEOUT_SECONDS = 30
 
 def find_azurite() -> Path | None:
     """Return the program, installed when it is not there yet, or None where there is no npm."""
-    cache = Path(os.environ.get("KBATCH_TEST_CACHE") or "~/.cache/kbatch-server").expanduser()
-    folder = cache / f"azurite-{VERSION}"
+    folder = cache_dir() / f"azurite-{VERSION}"
     program = folder / "node_modules/.bin/azurite-blob"
     if not program.exists():
         npm = shutil.which("npm")

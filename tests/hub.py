@@ -19,6 +19,8 @@ from urllib.parse import quote
 
 import httpx
 
+from tests.cluster.build import cache_dir
+
 ROOT = Path(__file__).resolve().parent.parent
 USERS = ("alice", "Alice", "a.b", "a_b", "bob", "kube-system", "ünïcode", "x" * 300)
 START_SECONDS = 60
@@ -60,7 +62,7 @@ def find_proxy() -> str:
     found = shutil.which("configurable-http-proxy")
     if found:
         return found
-    cache = Path(os.environ.get("KBATCH_TEST_CACHE") or Path.home() / ".cache/kbatch-server") / "node"
+    cache = cache_dir() / "node"
     command = cache / "node_modules/.bin/configurable-http-proxy"
     if not command.exists():
         npm = shutil.which("npm")

@@ -82,6 +82,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self.services = services
         self.hub_auth = services.auth.hub_auth
         self._body = bytearray()
+        self._body_limit = ANONYMOUS_BODY_BYTES
         self._refused = False
         self._allowed = ""
         self._work: asyncio.Task[Any] | None = None
@@ -105,9 +106,11 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         if needs.action is not None:
             self.services.auth.check_action(self.user, needs.action)
         self._check_query(needs)
-        size, limit = self._read_length(), self.body_limit if needs.user else ANONYMOUS_BODY_BYTES
-        if size > limit:
-            raise too_large(size, limit)
+        if needs.user:
+            self._body_limit = self.body_limit
+        size = self._read_length()
+        if size > self._body_limit:
+            raise too_large(size, self._body_limit)
         await self.begin()
 
     def _read_length(self) -> int:
@@ -176,9 +179,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     async def receive(self, chunk: bytes) -> None:
         """Collect a piece of the body; it may raise, which refuses the request."""
-        limit = ANONYMOUS_BODY_BYTES if self.current_user is None else self.body_limit
-        if len(self._body) + len(chunk) > limit:
-            raise too_large(None, limit)
+        if len(self._body) + len(chunk) > self._body_limit:
+            raise too_large(None, self._body_limit)
         self._body += chunk
 
     async def decline(self, error: Exception) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.cluster.build import cache_dir
 
 HERE = Path(__file__).parent
 VERSIONS = ("0.4.2", "0.5.0b1")
@@ -16,9 +17,8 @@ COMMAND_SECONDS = 90
 
 def ensure_environment(name: str, requirements: Path) -> Path:
     """Return the folder of a virtual environment with what a pinned list names, kept in the cache."""
-    cache = Path(os.environ.get("KBATCH_TEST_CACHE") or Path.home() / ".cache/kbatch-server")
     pins = requirements.read_bytes() + sys.version.encode()
-    folder = cache / f"{name}-{hashlib.sha256(pins).hexdigest()[:12]}"
+    folder = cache_dir() / f"{name}-{hashlib.sha256(pins).hexdigest()[:12]}"
     done = folder / "done"
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
