@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -139,6 +139,17 @@ class JobStatus(BaseModel):
         return left is not None and left <= 0
 
 
+class JobOutputs(BaseModel):
+    """What became of the files that a job wrote under ``$KBATCH_OUTPUT_DIR``, in short."""
+
+    state: Literal["kept", "failed"]
+    """``failed``: there may have been some, and they could not be kept; ``message`` says why."""
+    files: int = 0
+    size: int = 0
+    """Bytes of all files."""
+    message: str = ""
+
+
 class JobEvent(BaseModel):
     """Something that happened to a job, as a Kubernetes Event tells it."""
 
@@ -224,6 +235,8 @@ class Job:
     delete_requested_at: datetime | None = None
     pods: list[Pod] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
+    outputs: JobOutputs | None = None
+    """None as long as nothing is known of them."""
 
     @property
     def is_over(self) -> bool:
@@ -257,6 +270,7 @@ class Job:
             "mem_limit": spec.mem_limit,
             "retries": spec.retries,
             "active_deadline_seconds": spec.active_deadline_seconds,
+            "outputs": None if self.outputs is None else self.outputs.model_dump(),
         }
 
 

@@ -6,12 +6,14 @@ import logging
 import sqlite3
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from kbatch_server.keyring import Keyring
 from kbatch_server.store import JobStore, StoreError
+from kbatch_server.store.dbutil import make_alembic_config
 from kbatch_server.store.orm import metadata
 
 
@@ -70,15 +72,15 @@ async def test_an_older_database_is_upgraded_only_when_that_was_asked_for(path, 
     # the database of this version is an older one to a version that has one migration more
     migrations = path.parent / "migrations"
     copy_migrations(migrations)
-    (migrations / "versions/0002_test.py").write_text(
-        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "0002"\ndown_revision = "0001"\n\n\n'
+    (migrations / "versions/9999_test.py").write_text(
+        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "9999"\ndown_revision = "0002"\n\n\n'
         'def upgrade():\n    op.add_column("jobs", sa.Column("new", sa.Text()))\n'
     )
     monkeypatch.setattr("kbatch_server.store.dbutil._MIGRATIONS", migrations)
     with pytest.raises(StoreError, match="run kbatch-server upgrade-db"):
         await make_store(path).open()
     await make_store(path).upgrade()
-    assert execute(path, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert execute(path, "SELECT version_num FROM alembic_version") == [("9999",)]
     assert execute(path, "SELECT new FROM jobs") == []
     store = make_store(path)
     await store.open()
@@ -88,15 +90,33 @@ async def test_an_older_database_is_upgraded_only_when_that_was_asked_for(path, 
 async def test_a_migration_that_fails_changes_nothing(path, monkeypatch):
     migrations = path.parent / "migrations"
     copy_migrations(migrations)
-    (migrations / "versions/0002_test.py").write_text(
-        'from alembic import op\n\nrevision = "0002"\ndown_revision = "0001"\n\n\n'
+    (migrations / "versions/9999_test.py").write_text(
+        'from alembic import op\n\nrevision = "9999"\ndown_revision = "0002"\n\n\n'
         'def upgrade():\n    op.execute("CREATE TABLE half (a)")\n    op.execute("NONSENSE")\n'
     )
     monkeypatch.setattr("kbatch_server.store.dbutil._MIGRATIONS", migrations)
     with pytest.raises(StoreError, match="syntax error"):
         await make_store(path, auto_upgrade=True).open()
     assert execute(path, "SELECT name FROM sqlite_master WHERE name = 'half'") == []
-    assert execute(path, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert execute(path, "SELECT version_num FROM alembic_version") == [("0002",)]
+
+
+async def test_a_job_of_the_first_release_is_there_after_the_upgrade(tmp_path):
+    path = tmp_path / "jobs.sqlite"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        command.upgrade(make_alembic_config(connection), "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (id, user, name, status, reason, message, spec, description, tags, groups,"
+            " attempts, created_at, pods, state) VALUES ('train-1', 'alice', 'train', 'running', '', '',"
+            """ '{"image": "python:3"}', '', '{}', '[]', 1, '2026-11-01 10:00:00.000000', '[]', '{}')"""
+        )
+    engine.dispose()
+    store = make_store(path, auto_upgrade=True)
+    await store.open()
+    job = await store.get_job("train-1", user="alice")
+    assert (job.spec.image, job.outputs, job.status) == ("python:3", None, "running")
+    await store.close()
 
 
 async def test_a_newer_database_and_a_foreign_one_are_refused(path, tmp_path):

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..jobrequest import JobRequest
-from ..models import JobEvent, Profile, Status
+from ..models import JobEvent, JobOutputs, Profile, Status
 
 Json = dict[str, Any]
 
@@ -142,7 +142,7 @@ def _json_of(name: str) -> Json:
 
 
 def _make_schemas() -> Json:
-    models: list[type[BaseModel]] = [JobRequest, Profile, JobEvent]
+    models: list[type[BaseModel]] = [JobRequest, Profile, JobEvent, JobOutputs]
     _, made = models_json_schema(
         [(model, "validation") for model in models], ref_template=SCHEMAS + "{model}"
     )
@@ -166,6 +166,7 @@ def _make_schemas() -> Json:
         "ended_at": moment,
         "attempts": {"type": "integer"},
         "env": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+        "outputs": {"anyOf": [{"$ref": SCHEMAS + "JobOutputs"}, {"type": "null"}]},
         **asked,
     }
     integer, texts = {"type": "integer"}, {"type": "array", "items": text}

@@ -11,10 +11,12 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -96,6 +98,7 @@ jobs = Table(
     Column("delete_requested_at", Moment),
     Column("pods", Text, nullable=False),
     Column("state", Text, nullable=False),
+    Column("outputs", Text),
     Column("upload", String(64), index=True),
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
@@ -105,6 +108,7 @@ jobs = Table(
     Index("ix_jobs_page", "user", "seq", "created_at"),
     Index("ix_jobs_status", "user", "status", "seq", "delete_requested_at"),
     Index("ix_jobs_name", "user", "name", "seq"),
+    Index("ix_jobs_ended_at", "ended_at"),
     Index("ix_jobs_active", "seq", sqlite_where=text(ACTIVE), postgresql_where=text(ACTIVE)),
     sqlite_autoincrement=True,  # the number of a removed job is not given to another
 )
@@ -118,6 +122,50 @@ job_tags = Table(
     Column("value", String(256), nullable=False),
     Column("user", Text, nullable=False),
     Index("ix_job_tags_find", "user", "key", "value", "job_seq"),
+)
+
+# the log of each attempt: how far it was read, and whether that is all of it
+job_logs = Table(
+    "job_logs",
+    metadata,
+    Column("job_id", String(63), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("pod", String(253), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    # the launcher's own, to go on from; opaque to others
+    Column("position", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("is_complete", Boolean, nullable=False),
+    # why it is not all that the attempt wrote, as a sentence; empty when it is
+    Column("problem", Text, nullable=False),
+)
+
+# the pieces that a log is kept in, each an object of the storage; offsets and lines count what was written,
+# so that a gap between two segments is what was cut out
+log_segments = Table(
+    "log_segments",
+    metadata,
+    Column("job_id", String(63), primary_key=True),
+    Column("pod", String(253), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("start", BigInteger, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("first_line", BigInteger, nullable=False),
+    Column("lines", Integer, nullable=False),
+    # JSON: [[offset in the segment, seconds since 1970], ...], one where the second changes
+    Column("times", Text, nullable=False),
+    ForeignKeyConstraint(["job_id", "pod"], ["job_logs.job_id", "job_logs.pod"], ondelete="CASCADE"),
+)
+
+# what a job wrote under $KBATCH_OUTPUT_DIR: one tar in the storage, and where in it each file is
+job_outputs = Table(
+    "job_outputs",
+    metadata,
+    Column("job_id", String(63), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    # JSON, compressed by zlib: [[path, offset, size, seconds since 1970], ...]
+    Column("files", LargeBinary, nullable=False),
 )
 
 uploads = Table(

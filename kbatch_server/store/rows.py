@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Column
 
 from ..keyring import BadKey, Keyring
-from ..models import Job, JobSpec, Pod, Status
+from ..models import Job, JobOutputs, JobSpec, Pod, Status
 from .orm import jobs
 
 _PODS = TypeAdapter(list[Pod])
@@ -36,7 +36,8 @@ _SAME = (
 """The columns that hold what the field of a job of the same name holds."""
 
 COLUMNS: tuple[Column[Any], ...] = tuple(
-    jobs.c[name] for name in ("seq", "status", "spec", "tags", "env", "groups", "pods", "state", *_SAME)
+    jobs.c[name]
+    for name in ("seq", "status", "spec", "tags", "env", "groups", "pods", "state", "outputs", *_SAME)
 )
 """What is read of a job, in the order that ``make_job`` expects."""
 
@@ -53,6 +54,7 @@ UPDATABLE = frozenset(
         "cleaned_at",
         "pods",
         "state",
+        "outputs",
     }
 )
 """What the reconciler may change of a job."""
@@ -68,13 +70,14 @@ def make_row(job: Job, keyring: Keyring) -> dict[str, Any]:
     row["groups"] = json.dumps(job.groups) if job.groups else "[]"
     row["pods"] = _dump_pods(job.pods)
     row["state"] = json.dumps(job.state) if job.state else "{}"
+    row["outputs"] = None if job.outputs is None else job.outputs.model_dump_json()
     row["upload"] = job.spec.upload
     return row
 
 
 def make_job(row: Sequence[Any], keyring: Keyring) -> Job:
     """Return the job of a row of ``COLUMNS``."""
-    seq, status, spec, tags, env, groups, pods, state, *same = row
+    seq, status, spec, tags, env, groups, pods, state, outputs, *same = row
     # an empty one is what most of them are: not parsed, fifty times a page
     opened = {} if env is None else _open_env(env, keyring)
     return Job(
@@ -88,6 +91,7 @@ def make_job(row: Sequence[Any], keyring: Keyring) -> Job:
         groups=[] if groups == "[]" else json.loads(groups),
         pods=[] if pods == "[]" else _PODS.validate_json(pods),
         state={} if state == "{}" else json.loads(state),
+        outputs=None if outputs is None else JobOutputs.model_validate_json(outputs),
     )
 
 
@@ -103,6 +107,8 @@ def make_changes(columns: dict[str, Any]) -> dict[str, Any]:
         changes["pods"] = _dump_pods(changes["pods"])
     if "state" in changes:
         changes["state"] = json.dumps(changes["state"])
+    if changes.get("outputs") is not None:
+        changes["outputs"] = changes["outputs"].model_dump_json()
     return changes
 
 
