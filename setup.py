@@ -32,6 +32,7 @@ setup(
         "sqlalchemy>=2.0.43",
         "tornado>=6.5",
         "traitlets>=5.14",
+        "uvloop>=0.21",
     ],
     extras_require={"azure": ["azure-storage-blob>=12.24", "aiohttp>=3.10"]},
     entry_points={

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import uvloop
 from jupyterhub.services.auth import HubOAuth
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -264,6 +265,7 @@ class KBatchServer(Application):
             launcher=self.launcher,
             profiles=self.profiles,
             store=self.store,
+            on_submit=self.reconciler.accept,
             on_change=self.reconciler.queue.put,
         )
         self.janitor = Janitor(parent=self, uploads=self.uploads)
@@ -372,7 +374,8 @@ class KBatchServer(Application):
         elif self.generate_config:
             self.write_config_file()
         else:
-            asyncio.run(self.serve())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self.serve())
 
     def write_config_file(self) -> None:
         """Write a configuration file that says each trait and its default, unless there is a file."""

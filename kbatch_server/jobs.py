@@ -32,8 +32,11 @@ class Jobs(LoggingConfigurable):
     profiles = Instance(Profiles)
     store = Instance(JobStore)
 
+    on_submit: Callable[[Job], None] = traitlets.Callable()  # type: ignore[assignment]
+    """Called with a job that was just accepted."""
+
     on_change: Callable[[str], None] = traitlets.Callable()  # type: ignore[assignment]
-    """Called with a job's id when there is something to do about it."""
+    """Called with a job's id when there is something else to do about it."""
 
     async def submit(
         self, user: User, request: JobRequest, *, idempotency_key: str | None = None
@@ -68,7 +71,7 @@ class Jobs(LoggingConfigurable):
         )
         if is_new:
             self.log.info("job %s: accepted from %s", job.id, job.user)
-            self.on_change(job.id)
+            self.on_submit(job)
         return job, is_new
 
     async def get(self, user: User, job_id: str) -> Job:

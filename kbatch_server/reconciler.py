@@ -90,6 +90,10 @@ class Reconciler(LoggingConfigurable):
             finally:
                 self.queue.done(job_id)
 
+    def accept(self, job: Job) -> None:
+        """Launch a new job when its turn comes: until then it need not even be read."""
+        self.queue.put_after(job.id, self.launcher.get_wait_seconds(job))
+
     def notice(self, job_id: str) -> None:
         """Look at a job soon: changes come in bursts (a Job, its Pod, Events), and one look sees all."""
         self.queue.put_after(job_id, SETTLE_SECONDS)

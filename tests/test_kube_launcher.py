@@ -55,10 +55,14 @@ def test_launches_are_paced_and_each_job_keeps_its_turn() -> None:
     assert pace.get_wait_seconds("any", 0) == 0
 
 
-def test_a_turn_that_has_come_is_used_up() -> None:
+def test_a_turn_that_has_come_is_good_for_a_moment_and_then_used_up(monkeypatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("kbatch_server.launchers.pace.time.monotonic", lambda: now)
     pace = Pace()
-    assert pace.get_wait_seconds("first", 10) == 0
-    assert pace.get_wait_seconds("first", 10) > 0
+    assert [pace.get_wait_seconds(f"job-{i}", 0.1) for i in range(2)] == [0, 10]
+    assert pace.get_wait_seconds("job-0", 0.1) == 0
+    now += 5
+    assert pace.get_wait_seconds("job-0", 0.1) == 15
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,13 @@ async def world(tmp_path):
     profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))
     launchpad = Launchpad(keyring=keyring, profiles=profiles, storage=MemoryStorage(), store=store)
     reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store)
-    jobs = Jobs(launcher=launcher, profiles=profiles, store=store, on_change=reconciler.queue.put)
+    jobs = Jobs(
+        launcher=launcher,
+        profiles=profiles,
+        store=store,
+        on_submit=reconciler.accept,
+        on_change=reconciler.queue.put,
+    )
     yield SimpleNamespace(
         jobs=jobs, launcher=launcher, reconciler=reconciler, store=store, launchpad=launchpad
     )
@@ -351,6 +357,20 @@ async def test_jobs_that_wait_for_their_turn_hold_up_nobody(world):
     finally:
         await world.reconciler.stop()
     assert [job_id for job_id, _ in world.launcher.launched] == [job.id]
+
+
+async def test_a_new_job_is_not_even_read_before_its_turn(world):
+    world.launcher.get_wait_seconds = lambda job: 60 if job.name == "crowd" else 0
+    read, find_job = [], world.store.find_job
+    world.store.find_job = lambda job_id: read.append(job_id) or find_job(job_id)
+    await world.reconciler.start()
+    try:
+        crowd, job = await submit(world, name="crowd"), await submit(world)
+        await _until(lambda: find_job(job.id), lambda found: found.status == "pending")
+    finally:
+        await world.reconciler.stop()
+    assert job.id in read
+    assert crowd.id not in read
 
 
 async def test_a_job_whose_key_was_removed_fails_with_the_reason_and_hides_no_other(world):

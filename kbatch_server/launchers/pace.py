@@ -8,6 +8,10 @@ MAX_KEPT = 10_000
 """Turns that are remembered before those that nobody came for are forgotten."""
 
 
+TURN_SECONDS = 1.0
+"""How long a turn is good for once it has come: who asks again later than that gets another."""
+
+
 class Pace:
     """Gives turns, evenly apart, to keys; a key keeps its turn however often it asks."""
 
@@ -16,19 +20,16 @@ class Pace:
         self._turns: dict[str, float] = {}
 
     def get_wait_seconds(self, key: str, per_second: float) -> float:
-        """Return the seconds until the turn of ``key``; at 0 it has come, and is used up."""
+        """Return the seconds until the turn of ``key``; 0 when it has come, and for a moment after that."""
         if not per_second:
             return 0
         now = time.monotonic()
-        if key not in self._turns:
+        if self._turns.get(key, 0.0) <= now - TURN_SECONDS:
             turn = max(now, self._next)
             self._next = turn + 1 / per_second
             self._forget(now)
             self._turns[key] = turn
-        wait = self._turns[key] - now
-        if wait <= 0:
-            del self._turns[key]
-        return max(0.0, wait)
+        return max(0.0, self._turns[key] - now)
 
     def _forget(self, now: float) -> None:
         if len(self._turns) >= MAX_KEPT:
