@@ -12,12 +12,9 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import uvloop
 from jupyterhub.services.auth import HubOAuth
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application as WebApplication
 from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, default, observe, validate
 from traitlets.config import Application, Configurable
@@ -42,6 +39,7 @@ from .settings import SettingsNotFound, get_storage_name, load_settings
 from .storage.base import ObjectNotFound, Storage, StorageError
 from .store import JobStore, StoreError
 from .uploads import Uploads
+from .webserver import WebServer
 
 
 class KBatchServer(Application):
@@ -321,7 +319,7 @@ class KBatchServer(Application):
     async def start_parts(self, running: AsyncExitStack) -> None:
         """Start every part; ``running`` stops them. The port comes first: a taken one then costs nothing."""
         server = self.listen()
-        running.callback(self.close_sockets)
+        running.callback(server.close)
         running.push_async_callback(self.auth.close)
         await self.storage.open()
         running.push_async_callback(self.storage.close)
@@ -332,40 +330,28 @@ class KBatchServer(Application):
         for part in (self.reconciler, self.janitor):
             await part.start()
             running.push_async_callback(part.stop)
-        server.add_sockets(self.sockets)
-        running.push_async_callback(self.stop_listening, server)
+        server.start()
+        running.push_async_callback(server.stop)
 
-    def listen(self) -> HTTPServer:
+    def listen(self) -> WebServer:
         """Take the port; requests wait in its backlog until the parts are started."""
-        url = urlparse(self.bind_url)
+        server = WebServer(
+            self.web_app,
+            # every handler looks at the length of its body itself, and says what is too long in JSON
+            max_body_bytes=self.uploads.max_upload_bytes + 2**20,
+            shutdown_seconds=self.shutdown_seconds,
+            log=self.log,
+        )
         try:
-            self.sockets = bind_sockets(url.port or 0, url.hostname)
+            self.bind_url = server.bind(self.bind_url)
         except OSError as error:
             raise WrongSetting(
                 f"KBatchServer.bind_url: cannot listen at {self.bind_url}: {error.strerror}; "
                 "stop what does, or set another port"
             ) from error
-        port = self.sockets[0].getsockname()[1]
         if not self.launchpad.url_for_jobs:
-            self.launchpad.url_for_jobs = f"http://{url.hostname}:{port}{self.service_prefix}"
-        self.bind_url = f"http://{url.hostname}:{port}"
-        # every handler looks at the length of its body itself, and says what is too long in JSON
-        return HTTPServer(self.web_app, xheaders=True, max_body_size=self.uploads.max_upload_bytes + 2**20)
-
-    def close_sockets(self) -> None:
-        """Let go of the port, also when a part did not start and nothing listens yet."""
-        for sock in self.sockets:
-            sock.close()
-
-    async def stop_listening(self, server: HTTPServer) -> None:
-        """Take no more requests, and close the connections that are open."""
-        self.log.info("stopping")
-        server.stop()
-        try:
-            async with asyncio.timeout(self.shutdown_seconds):
-                await server.close_all_connections()
-        except TimeoutError:
-            self.log.warning("some connections did not close within %d s", self.shutdown_seconds)
+            self.launchpad.url_for_jobs = self.bind_url + self.service_prefix
+        return server
 
     def start(self) -> None:
         """Do what the command line asks for; returns when it is done."""

@@ -23,7 +23,7 @@ LAYERS = [
     ["kube"],
     ["storage", "store"],
     ["archive", "auth", "commandline", "plugins", "profiles", "settings"],
-    ["config", "configcheck"],
+    ["config", "configcheck", "webserver"],
     ["jobrequest"],
     ["keyring", "log", "models", "slugs", "validation", "workqueue"],
     ["errors"],
