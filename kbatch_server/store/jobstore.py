@@ -14,6 +14,7 @@ from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from .dbutil import Database
 from .orm import ACTIVE, jobs
 from .paging import make_cursor, make_page_statement
+from .retentionstore import RetentionStore
 from .rows import COLUMNS, make_changes, make_job
 from .uploadstore import UploadStore
 from .writer import JobWriter
@@ -40,7 +41,7 @@ _BEGIN_LAUNCH = (
 )
 
 
-class JobStore(UploadStore):
+class JobStore(RetentionStore, UploadStore):
     """Jobs and uploads in one database, for any number of callers in one event loop.
 
     Every method raises Unavailable while the database does not answer. What a method has returned from is

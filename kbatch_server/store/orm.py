@@ -108,7 +108,7 @@ jobs = Table(
     Index("ix_jobs_page", "user", "seq", "created_at"),
     Index("ix_jobs_status", "user", "status", "seq", "delete_requested_at"),
     Index("ix_jobs_name", "user", "name", "seq"),
-    Index("ix_jobs_ended_at", "ended_at"),
+    Index("ix_jobs_ended_at", "user", "ended_at"),
     Index("ix_jobs_active", "seq", sqlite_where=text(ACTIVE), postgresql_where=text(ACTIVE)),
     sqlite_autoincrement=True,  # the number of a removed job is not given to another
 )

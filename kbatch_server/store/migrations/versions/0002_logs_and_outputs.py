@@ -13,7 +13,7 @@ MOMENT = sa.DateTime(timezone=True)
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("outputs", sa.Text()))
-    op.create_index("ix_jobs_ended_at", "jobs", ["ended_at"])
+    op.create_index("ix_jobs_ended_at", "jobs", ["user", "ended_at"])
 
     op.create_table(
         "job_logs",

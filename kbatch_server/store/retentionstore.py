@@ -1,0 +1,80 @@
+"""What has been kept for long: the part of the JobStore that finds jobs by when they ended, and objects' jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import exists, select
+
+from .dbutil import Database
+from .orm import job_logs, job_outputs, jobs, log_segments
+
+Part = Literal["record", "log", "outputs"]
+"""What is kept of a job: all that is known of it, its attempts' logs, or its results."""
+
+_HAS = {
+    "record": jobs.c.delete_requested_at.is_(None),
+    "log": exists().where(job_logs.c.job_id == jobs.c.id),
+    "outputs": exists().where(job_outputs.c.job_id == jobs.c.id),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """A job that is over, as much of it as it takes to remove what is kept of it."""
+
+    id: str
+    user: str
+    ended_at: datetime
+
+
+class RetentionStore:
+    """What JobStore does for those who remove what was kept long enough."""
+
+    _database: Database
+
+    async def list_job_users(self) -> list[str]:
+        """Return who has jobs on record."""
+        statement = select(jobs.c.user).distinct().order_by(jobs.c.user)
+        return await self._database.read(lambda connection: list(connection.scalars(statement)))
+
+    async def list_ended_jobs(
+        self, user: str, part: Part, *, before: datetime, after: datetime | None = None, limit: int = 500
+    ) -> list[EndedJob]:
+        """Return a user's jobs that ended before a time and still have that part, the oldest first.
+
+        A job is listed only when it was cleaned up after: until then the launcher may need what is kept.
+        ``after`` is the end of the last job of the page before.
+        """
+        statement = (
+            select(jobs.c.id, jobs.c.user, jobs.c.ended_at)
+            .where(jobs.c.user == user, jobs.c.ended_at < before, _HAS[part])
+            .where(jobs.c.cleaned_at.is_not(None) | jobs.c.launch_begun_at.is_(None))
+            .order_by(jobs.c.ended_at)
+            .limit(limit)
+        )
+        if after is not None:
+            statement = statement.where(jobs.c.ended_at > after)
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return [EndedJob(*row) for row in rows]
+
+    async def find_log_numbers(self, job_ids: Collection[str]) -> set[tuple[str, int, int]]:
+        """Return job's id, attempt and number of every piece of a log that is kept of these jobs."""
+        statement = (
+            select(log_segments.c.job_id, job_logs.c.attempt, log_segments.c.number)
+            .join(
+                job_logs,
+                (job_logs.c.job_id == log_segments.c.job_id) & (job_logs.c.pod == log_segments.c.pod),
+            )
+            .where(log_segments.c.job_id.in_(job_ids))
+        )
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return {(job_id, attempt, number) for job_id, attempt, number in rows}
+
+    async def find_output_keys(self, job_ids: Collection[str]) -> set[str]:
+        """Return the keys of the results that are kept of these jobs."""
+        statement = select(job_outputs.c.key).where(job_outputs.c.job_id.in_(job_ids))
+        return await self._database.read(lambda connection: set(connection.scalars(statement)))
