@@ -143,8 +143,8 @@ class JobOutputs(BaseModel):
     """What became of the files that a job wrote under ``$KBATCH_OUTPUT_DIR``, in short."""
 
     state: Literal["kept", "failed", "removed"]
-    """``failed``: there may have been some, and they could not be kept; ``removed``: they were kept for as long
-    as the admin says. ``message`` says why."""
+    """``failed``: there may have been some, and they could not be kept; ``removed``: they were, as long as
+    the admin says. ``message`` says why."""
     files: int = 0
     size: int = 0
     """Bytes of all files."""

@@ -1,4 +1,4 @@
-"""What has been kept for long: the part of the JobStore that finds jobs by when they ended, and objects' jobs."""
+"""What was kept for long: the part of the JobStore that finds jobs by when they ended."""
 
 from __future__ import annotations
 
@@ -42,22 +42,25 @@ class RetentionStore:
         return await self._database.read(lambda connection: list(connection.scalars(statement)))
 
     async def list_ended_jobs(
-        self, user: str, part: Part, *, before: datetime, after: datetime | None = None, limit: int = 500
+        self, user: str, part: Part, *, before: datetime, after: EndedJob | None = None, limit: int = 500
     ) -> list[EndedJob]:
         """Return a user's jobs that ended before a time and still have that part, the oldest first.
 
         A job is listed only when it was cleaned up after: until then the launcher may need what is kept.
-        ``after`` is the end of the last job of the page before.
+        ``after`` is the last job of the page before.
         """
         statement = (
             select(jobs.c.id, jobs.c.user, jobs.c.ended_at)
             .where(jobs.c.user == user, jobs.c.ended_at < before, _HAS[part])
             .where(jobs.c.cleaned_at.is_not(None) | jobs.c.launch_begun_at.is_(None))
-            .order_by(jobs.c.ended_at)
+            .order_by(jobs.c.ended_at, jobs.c.id)
             .limit(limit)
         )
         if after is not None:
-            statement = statement.where(jobs.c.ended_at > after)
+            end = jobs.c.ended_at
+            statement = statement.where(
+                (end > after.ended_at) | ((end == after.ended_at) & (jobs.c.id > after.id))
+            )
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [EndedJob(*row) for row in rows]
 
