@@ -33,7 +33,11 @@ setup(
         "tornado>=6.5",
         "traitlets>=5.14",
     ],
-    extras_require={"azure": ["azure-storage-blob>=12.24", "aiohttp>=3.10"]},
+    extras_require={
+        "azure": ["azure-storage-blob>=12.24", "azure-identity>=1.17", "aiohttp>=3.10"],
+        "gcs": ["obstore>=0.9"],
+        "s3": ["obstore>=0.9"],
+    },
     entry_points={
         "console_scripts": ["kbatch-server = kbatch_server.app:main"],
         "kbatch_server.launchers": [
@@ -43,6 +47,8 @@ setup(
         "kbatch_server.storages": [
             "file = kbatch_server.storage.local:FileStorage",
             "azure = kbatch_server.storage.azure:AzureBlobStorage",
+            "s3 = kbatch_server.storage.objectstore:S3Storage",
+            "gcs = kbatch_server.storage.objectstore:GCSStorage",
         ],
     },
     classifiers=[
