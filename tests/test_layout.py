@@ -23,9 +23,9 @@ LAYERS = [
     ["kube"],
     ["storage", "store"],
     ["archive", "auth", "commandline", "plugins", "profiles", "settings"],
-    ["config", "configcheck"],
-    ["jobrequest"],
-    ["keyring", "log", "models", "slugs", "validation", "workqueue"],
+    ["config", "configcheck", "zipcontent"],
+    ["jobrequest", "zipdirectory"],
+    ["keyring", "log", "models", "places", "slugs", "validation", "workqueue"],
     ["errors"],
     ["__init__"],
 ]
@@ -46,6 +46,8 @@ PURE = {
     "kube.pods",
     "kube.sentences",
     "kube.status",
+    "zipcontent",
+    "zipdirectory",
 }
 """Values in, values out: no files, no network, no clock to wait for."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
 
 from traitlets.config import LoggingConfigurable
 
@@ -17,6 +19,15 @@ class StorageFull(StorageError):
 
 class ObjectNotFound(StorageError):
     """There is no object with that key."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as ``list`` tells of it: its key, its size in bytes, when it was written."""
+
+    key: str
+    size: int
+    modified_at: datetime
 
 
 class Storage(LoggingConfigurable):
@@ -55,6 +66,10 @@ class Storage(LoggingConfigurable):
 
     async def delete(self, key: str) -> None:
         """See to it that there is no object with that key: also when there was none."""
+        raise NotImplementedError
+
+    def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        """Yield the objects whose keys begin with ``prefix``, a folder's name and a slash, in any order."""
         raise NotImplementedError
 
     async def make_url(self, key: str, *, expires_in_seconds: int) -> str | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
+import contextlib
 import errno
 import os
 import secrets
 import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from traitlets import Unicode
 
-from .base import ObjectNotFound, Storage, StorageError, StorageFull
+from .base import ObjectNotFound, Storage, StorageError, StorageFull, StoredObject
 from .pieces import check_key, regroup
 
 PIECE_BYTES = 2**20
@@ -103,6 +106,21 @@ class FileStorage(Storage):
                 _sync_folder(path.parent)
 
         await _in_thread(unlink)
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        """Yield the objects whose keys begin with ``prefix``: a folder's name and a slash."""
+        for found in await _in_thread(self._list, prefix):
+            yield found
+
+    def _list(self, prefix: str) -> builtins.list[StoredObject]:
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._path(prefix.rstrip("/"))) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    status = entry.stat()
+                    moment = datetime.fromtimestamp(status.st_mtime, UTC)
+                    found.append(StoredObject(prefix + entry.name, status.st_size, moment))
+        return found
 
     def _path(self, key: str) -> Path:
         return Path(self.root, check_key(key))
