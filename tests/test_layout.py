@@ -23,9 +23,9 @@ LAYERS = [
     ["kube"],
     ["storage", "store"],
     ["archive", "auth", "commandline", "plugins", "profiles", "settings"],
-    ["config", "configcheck", "webserver"],
-    ["jobrequest"],
-    ["keyring", "log", "models", "slugs", "validation", "workqueue"],
+    ["config", "configcheck", "webserver", "zipcontent"],
+    ["jobrequest", "zipdirectory"],
+    ["keyring", "log", "models", "places", "slugs", "validation", "workqueue"],
     ["errors"],
     ["__init__"],
 ]
