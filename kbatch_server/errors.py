@@ -9,6 +9,7 @@
      ├── NotFound              404  it does not exist, or is somebody else's
      ├── Conflict              409  it is not in a state that allows this
      ├── TooLarge              413  a body over its limit
+     ├── RangeNotSatisfiable   416  none of the bytes that are asked for are there
      ├── TooManyRequests       429  a limit on the number of things
      ├── NotSupported          501  the service cannot do this (yet)
      └── Unavailable           503  the hub, the storage or the cluster does not answer
@@ -100,6 +101,17 @@ class TooLarge(KBatchError):
             return cls(message, details={"size": size, "limit": limit})
         message = f"The body is more than {limit} bytes, which is the limit: {received} had come."
         return cls(message, details={"size": None, "received": received, "limit": limit})
+
+
+class RangeNotSatisfiable(KBatchError):
+    """None of the bytes that a Range header names are there; ``size`` is how many there are."""
+
+    status = 416
+    reason = "RangeNotSatisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"It has {size} bytes, and none in that range.")
+        self.size = size
 
 
 class TooManyRequests(KBatchError):

@@ -18,7 +18,15 @@ from tornado.log import app_log
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from ..auth import HubAuthenticator
-from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, NotFound, TooLarge
+from ..errors import (
+    Forbidden,
+    InvalidRequest,
+    KBatchError,
+    NotAuthenticated,
+    NotFound,
+    RangeNotSatisfiable,
+    TooLarge,
+)
 from ..log import scrub_url
 from ..models import User
 from .needs import Needs
@@ -26,6 +34,7 @@ from .needs import Needs
 if TYPE_CHECKING:
     from ..jobs import Jobs
     from ..launchpad import Launchpad
+    from ..outputs import Outputs
     from ..profiles import Profiles
     from ..uploads import Uploads
 
@@ -54,6 +63,7 @@ class Services:
     auth: HubAuthenticator
     jobs: Jobs
     uploads: Uploads
+    outputs: Outputs
     profiles: Profiles
     launchpad: Launchpad
     version: str
@@ -108,10 +118,12 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self._check_query(needs)
         if needs.user:
             self._body_limit = self.body_limit
-        size = self._read_length()
+        self._check_length(self._read_length())
+        await self.begin()
+
+    def _check_length(self, size: int) -> None:
         if size > self._body_limit:
             raise TooLarge.of_body(self._body_limit, size=size)
-        await self.begin()
 
     def _read_length(self) -> int:
         text = self.request.headers.get("Content-Length", "0")
@@ -321,6 +333,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
             self.set_header("WWW-Authenticate", 'Bearer realm="JupyterHub"')
         if told.status == 405 and self._allowed:
             self.set_header("Allow", self._allowed)
+        if isinstance(told, RangeNotSatisfiable):
+            self.set_header("Content-Range", f"bytes */{told.size}")
         if told.retry_after_seconds is not None:
             self.set_header("Retry-After", str(told.retry_after_seconds))
         self.send_json(self.make_error_body(told), status=told.status)

@@ -3,93 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Coroutine
 from contextlib import ExitStack, aclosing, suppress
 from typing import Any
 
 from tornado.iostream import StreamClosedError
-from tornado.web import HTTPError
 
 from ..errors import InvalidRequest, TooLarge, Unavailable
 from ..models import Upload
 from ..storage.base import StorageError
 from .base import BaseHandler
+from .inflow import IDLE_SECONDS, Inflow
 from .multipart import FilePart
 from .needs import needs_nothing, needs_scope
-
-IDLE_SECONDS = 60
-"""How long a client may send nothing in the middle of an upload."""
+from .ranges import read_range
 
 MULTIPART_ROOM_BYTES = 64 * 1024
 """What a multipart body may have beside the file: boundaries, headers, small other parts."""
-
-QUEUE_PIECES = 4
-"""How much of a body waits for the storage, at Tornado's 64 KiB a piece: then the client has to wait."""
-
-
-class Inflow:
-    """The body of a request on its way into the storage: a short queue with a task at its other end."""
-
-    def __init__(self, max_seconds: float) -> None:
-        """Take how long the whole body may take to come."""
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_PIECES)
-        self._is_wanted = asyncio.Event()
-        self._max_seconds = max_seconds
-        self._receiving: asyncio.Task[Upload] | None = None
-
-    async def start(self, receiving: asyncio.Task[Upload]) -> None:
-        """Take the task that reads the pieces, and wait until it wants the first; raises what it raised."""
-        self._receiving = receiving
-        # its error is read by whoever sends or finishes; nobody does when the client has gone
-        receiving.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await self._unless_ended(self._is_wanted.wait())
-
-    async def send(self, piece: bytes | None) -> None:
-        """Pass on a piece, or the end (None); waits while the storage is slower than the client.
-
-        Raises what the reader raised, when it does not want more.
-        """
-        await self._unless_ended(self._queue.put(piece))
-
-    async def _unless_ended(self, step: Coroutine[Any, Any, object]) -> None:
-        assert self._receiving is not None  # noqa: S101 - started before the body comes
-        doing = asyncio.ensure_future(step)
-        await asyncio.wait({doing, self._receiving}, return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
-            doing.cancel()
-        if self._receiving.done() and not self._receiving.cancelled():  # that is when the client has gone
-            self._receiving.result()
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the pieces until the end; raises InvalidRequest when the client stops, or is too slow."""
-        self._is_wanted.set()
-        now = asyncio.get_running_loop().time
-        end = now() + self._max_seconds
-        while True:
-            try:
-                async with asyncio.timeout_at(min(end, now() + IDLE_SECONDS)):
-                    piece = await self._queue.get()
-            except TimeoutError:
-                if now() < end:
-                    why = f"nothing came for {IDLE_SECONDS} s"
-                else:
-                    why = f"did not come within {self._max_seconds} s, which is the limit"
-                raise InvalidRequest.of_field("body", why) from None
-            if piece is None:
-                return
-            yield piece
-
-    async def finish(self) -> Upload:
-        """Say that the body is complete and return the upload."""
-        await self.send(None)
-        assert self._receiving is not None  # noqa: S101
-        return await self._receiving
-
-    def cancel(self) -> None:
-        """End the task, if it has not ended: nothing is kept of a half of an upload."""
-        if self._receiving is not None:
-            self._receiving.cancel()
 
 
 class ReceivingHandler(BaseHandler):
@@ -98,7 +27,7 @@ class ReceivingHandler(BaseHandler):
     def initialize(self, services: object) -> None:
         """Take the services."""
         super().initialize(services)  # type: ignore[arg-type]
-        self._inflow = Inflow(self.services.uploads.max_upload_seconds)
+        self._inflow: Inflow[Upload] = Inflow(self.services.uploads.max_upload_seconds)
         self._held = ExitStack()
         self._part: FilePart | None = None
         self._is_complete = False
@@ -207,11 +136,7 @@ class CodeHandler(BaseHandler):
     async def get(self, signed: str) -> None:
         """Send the ZIP, or the one range of it that is asked for."""
         upload = await self.services.launchpad.get_code(signed)
-        start, end = self._find_range(upload)
-        if start >= end:
-            self.set_header("Content-Range", f"bytes */{upload.size}")
-            self.answer_error(HTTPError(416, f"The ZIP has {upload.size} bytes, and none in that range."))
-            return
+        start, end = self._read_range(upload)
         if end - start < upload.size:
             self.set_status(206)
             self.set_header("Content-Range", f"bytes {start}-{end - 1}/{upload.size}")
@@ -224,12 +149,12 @@ class CodeHandler(BaseHandler):
         upload = await self.services.launchpad.get_code(signed)
         self._set_headers(upload, upload.size)
 
-    def _find_range(self, upload: Upload) -> tuple[int, int]:
+    def _read_range(self, upload: Upload) -> tuple[int, int]:
         """Return start and end of what is asked for; the whole, when it is of another version than this."""
         condition = self.request.headers.get("If-Range")
         if condition not in {None, make_etag(upload)}:
             return 0, upload.size
-        return find_range(self.request.headers.get("Range"), upload.size) or (0, upload.size)
+        return read_range(self.request.headers.get("Range"), upload.size) or (0, upload.size)
 
     def _set_headers(self, upload: Upload, length: int) -> None:
         self.set_header("Content-Type", "application/zip")
@@ -251,23 +176,6 @@ class CodeHandler(BaseHandler):
 def make_etag(upload: Upload) -> str:
     """Return what names the content of an upload, as ETag and If-Range have it."""
     return f'"{upload.sha256}"'
-
-
-def find_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return start and end of the one range that a Range header names, or None for the whole.
-
-    Where there are no such bytes, the end is not after the start. A header that is not understood, or that
-    names several ranges, may be passed over (RFC 9110, 14.2).
-    """
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header or "", re.ASCII)
-    if match is None or match[0] == "bytes=-":
-        return None
-    first, last = match[1], match[2]
-    if not first:
-        return max(size - int(last), 0), size
-    if last and int(last) < int(first):
-        return None
-    return int(first), min(int(last) + 1, size) if last else size
 
 
 default_handlers = [
