@@ -9,6 +9,7 @@
      ├── NotFound              404  it does not exist, or is somebody else's
      ├── Conflict              409  it is not in a state that allows this
      ├── TooLarge              413  a body over its limit
+     ├── RangeNotSatisfiable   416  a Range of which there is nothing
      ├── TooManyRequests       429  a limit on the number of things
      ├── NotSupported          501  the service cannot do this (yet)
      └── Unavailable           503  the hub, the storage or the cluster does not answer
@@ -91,6 +92,14 @@ class Conflict(KBatchError):
 class TooLarge(KBatchError):
     status = 413
     reason = "TooLarge"
+
+
+class RangeNotSatisfiable(KBatchError):
+    status = 416
+    reason = "RangeNotSatisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"There is no such range: the whole has {size} bytes.", details={"size": size})
 
 
 class TooManyRequests(KBatchError):

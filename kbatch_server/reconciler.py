@@ -11,6 +11,7 @@ from traitlets.config import LoggingConfigurable
 from .errors import NotFound
 from .launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
 from .launchpad import Launchpad
+from .logrecorder import LogRecorder
 from .models import Job, JobStatus, Status, utcnow
 from .storage.base import StorageError
 from .store import JobStore
@@ -47,6 +48,7 @@ class Reconciler(LoggingConfigurable):
 
     launcher = Instance(JobLauncher)
     launchpad = Instance(Launchpad)
+    recorder = Instance(LogRecorder)
     store = Instance(JobStore)
     queue = Instance(WorkQueue, ())
 
@@ -79,7 +81,7 @@ class Reconciler(LoggingConfigurable):
             job_id = await self.queue.get()
             try:
                 await self.reconcile(job_id)
-            except LauncherUnavailable as error:
+            except (LauncherUnavailable, StorageError) as error:
                 delay = self.queue.put_backoff(job_id)
                 self.log.warning("job %s: %s; trying again in %.1f s", job_id, error, delay)
             except Exception:
@@ -110,13 +112,15 @@ class Reconciler(LoggingConfigurable):
 
     async def _delete(self, job: Job) -> None:
         if await self.launcher.terminate(job):
+            await self.recorder.delete_log(job.id)
             await self.store.remove_job(job.id)
             self.log.info("job %s: removed", job.id)
         else:
             self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _clean(self, job: Job) -> None:
-        if job.cleaned_at is None:
+        # not before the log is kept: what ran the job may take it along
+        if job.cleaned_at is None and self.recorder.settle(job):
             await self.launcher.clean(job)
             await self.store.update_job(job.id, cleaned_at=utcnow())
 
@@ -193,7 +197,8 @@ class Reconciler(LoggingConfigurable):
         """Write down what changed, and look again when a limit on waiting is reached."""
         changes = _changes(job, seen)
         if changes:
-            await self.store.update_job(job.id, **changes)
+            job = await self.store.update_job(job.id, **changes) or job
+        self.recorder.ensure(job)
         left = seen.get_left_seconds(job.spec)
         if left is not None:
             self.queue.put_after(job.id, max(0.1, left))

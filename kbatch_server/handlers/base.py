@@ -18,7 +18,15 @@ from tornado.log import app_log
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from ..auth import HubAuthenticator
-from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, NotFound, TooLarge
+from ..errors import (
+    Forbidden,
+    InvalidRequest,
+    KBatchError,
+    NotAuthenticated,
+    NotFound,
+    RangeNotSatisfiable,
+    TooLarge,
+)
 from ..log import scrub_url
 from ..models import User
 from .needs import Needs
@@ -319,6 +327,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
             self.set_header("Allow", self._allowed)
         if told.retry_after_seconds is not None:
             self.set_header("Retry-After", str(told.retry_after_seconds))
+        if isinstance(told, RangeNotSatisfiable):
+            self.set_header("Content-Range", f"bytes */{told.details['size']}")
         self.send_json(self.make_error_body(told), status=told.status)
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:

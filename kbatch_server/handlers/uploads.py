@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -13,6 +12,7 @@ from ..storage.base import StorageError
 from .base import BaseHandler, too_large
 from .multipart import FilePart
 from .needs import needs_nothing, needs_scope
+from .ranges import find_range
 
 IDLE_SECONDS = 60
 """How long a client may send nothing in the middle of an upload."""
@@ -192,20 +192,6 @@ class CodeHandler(BaseHandler):
                         return
         except StorageError as error:
             raise Unavailable(f"The code cannot be read now: {error}") from error
-
-
-def find_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return start and end of the one range that a Range header names, or None for the whole.
-
-    A header that is not understood, or that names several ranges, may be passed over (RFC 9110, 14.2).
-    """
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header or "")
-    if match is None or match[0] == "bytes=-":
-        return None
-    first, last = match[1], match[2]
-    start = int(first) if first else max(size - int(last), 0)
-    end = min(int(last) + 1, size) if first and last else size
-    return (start, end) if start < end else None
 
 
 default_handlers = [

@@ -12,6 +12,7 @@ from ..errors import Conflict, NotFound
 from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from .dbutil import Database
+from .logstore import LogStore
 from .orm import ACTIVE, jobs
 from .paging import make_cursor, make_page_statement
 from .rows import COLUMNS, make_changes, make_job
@@ -40,8 +41,8 @@ _BEGIN_LAUNCH = (
 )
 
 
-class JobStore(UploadStore):
-    """Jobs and uploads in one database, for any number of callers in one event loop.
+class JobStore(UploadStore, LogStore):
+    """Jobs, uploads and logs in one database, for any number of callers in one event loop.
 
     Every method raises Unavailable while the database does not answer. What a method has returned from is
     durable. A job that has ended keeps its status whatever is written later, and one whose deletion was asked
