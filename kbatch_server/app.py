@@ -32,7 +32,9 @@ from .jobs import Jobs
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
 from .launchpad import Launchpad
-from .log import log_request, make_formatter
+from .log import log_request, set_up_logging
+from .logreader import LogReader
+from .logrecorder import LogRecorder
 from .outputs import Outputs
 from .plugins import PluginClass
 from .profiles import Profiles
@@ -171,6 +173,7 @@ class KBatchServer(Application):
             Uploads,
             Outputs,
             Launchpad,
+            LogRecorder,
             Reconciler,
             Janitor,
             *type(self).launcher_class.load_installed(),
@@ -223,13 +226,7 @@ class KBatchServer(Application):
 
     def init_logging(self) -> None:
         """Log in our format, and what Tornado and our libraries log as well."""
-        for handler in self.log.handlers:
-            handler.setFormatter(make_formatter())
-        self.log.propagate = False
-        for name in ("tornado.access", "tornado.application", "tornado.general", "kbatch_server"):
-            logger = logging.getLogger(name)
-            logger.handlers, logger.propagate = self.log.handlers, False
-            logger.setLevel(self.log.level)
+        set_up_logging(self.log)
 
     def init_keyring(self) -> None:
         """Read the keys from the environment or from their file."""
@@ -250,29 +247,31 @@ class KBatchServer(Application):
         self.outputs = Outputs(parent=self, storage=self.storage, store=self.store)
 
     def init_jobs(self) -> None:
-        """Make what jobs are described, launched, watched and asked about with."""
+        """Make what jobs are described, launched, watched, recorded and asked about with."""
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
-        self.profiles = Profiles(parent=self)
-        self.launcher = self.launcher_class(parent=self)
-        if self.launcher.has_trait("storage"):
-            self.launcher.storage = self.storage
+        storage, store = self.storage, self.store
+        self.profiles = profiles = Profiles(parent=self)
+        self.launcher = launcher = self.launcher_class(parent=self)
+        if launcher.has_trait("storage"):
+            launcher.storage = storage
         self.launchpad = Launchpad(
-            parent=self, keyring=self.keyring, profiles=self.profiles, storage=self.storage, store=self.store
+            parent=self, keyring=self.keyring, profiles=profiles, storage=storage, store=store
         )
+        self.recorder = LogRecorder(parent=self, launcher=launcher, storage=storage, store=store)
+        self.harvest = Harvest(launcher=launcher, outputs=self.outputs, recorder=self.recorder, store=store)
         self.reconciler = Reconciler(
-            parent=self,
-            launcher=self.launcher,
-            launchpad=self.launchpad,
-            store=self.store,
-            harvest=Harvest(launcher=self.launcher, outputs=self.outputs, store=self.store),
+            parent=self, launcher=launcher, launchpad=self.launchpad, harvest=self.harvest, store=store
         )
+        on_change = self.recorder.on_complete = self.reconciler.queue.put
+        reader = LogReader(parent=self, recorder=self.recorder, storage=storage, store=store)
         self.jobs = Jobs(
             parent=self,
-            launcher=self.launcher,
-            profiles=self.profiles,
-            store=self.store,
+            launcher=launcher,
+            profiles=profiles,
+            reader=reader,
+            store=store,
             on_submit=self.reconciler.accept,
-            on_change=self.reconciler.queue.put,
+            on_change=on_change,
         )
         self.janitor = Janitor(parent=self, uploads=self.uploads)
 
@@ -336,6 +335,7 @@ class KBatchServer(Application):
         running.push_async_callback(self.store.close)
         await self.launcher.start(self.reconciler.notice)
         running.push_async_callback(self.launcher.stop)
+        running.push_async_callback(self.recorder.stop)
         for part in (self.reconciler, self.janitor):
             await part.start()
             running.push_async_callback(part.stop)

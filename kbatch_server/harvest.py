@@ -1,4 +1,4 @@
-"""Sees to it that the results of a job that is over are kept, or that its record says why they are not."""
+"""Keeps what a job leaves, its log and its results, before what ran it lets go of them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,46 @@ from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, InvalidRequest, TooLarge
 from .launchers.base import JobLauncher
+from .logrecorder import LogRecorder
 from .models import Job
 from .outputs import Outputs
 from .store import JobStore
 
 
 class Harvest(LoggingConfigurable):
-    """Asks the launcher for what a job wrote, or why it was not sent. Each step can be repeated."""
+    """Sees that logs are recorded, and asks the launcher for results or why they were not sent.
+
+    Each step can be repeated.
+    """
 
     launcher = Instance(JobLauncher)
     outputs = Instance(Outputs)
+    recorder = Instance(LogRecorder)
     store = Instance(JobStore)
 
+    def begin(self, job: Job) -> None:
+        """See that the log of each attempt is recorded from now on."""
+        self.recorder.ensure(job)
+
     async def settle(self, job: Job) -> bool:
-        """Return whether all is done that can be done about a job's results; False: look again soon.
+        """Return whether all that can be kept of a job that is over is kept; False: look again soon.
 
         Raises LauncherUnavailable and Unavailable (the storage, the database): then nothing is lost yet.
         """
         if await self.launcher.is_ending(job):
             return False
-        if not job.spec.keep_outputs:
-            return True
-        found = await self.store.find_job(job.id)  # it may have come since the job was read
-        if found is not None:
-            await self._settle(found)
-        return True
+        if job.spec.keep_outputs:
+            found = await self.store.find_job(job.id)  # they may have come since the job was read
+            if found is not None:
+                await self._settle_outputs(found)
+        return self.recorder.settle(job)
 
-    async def _settle(self, job: Job) -> None:
+    async def delete(self, job: Job) -> None:
+        """Delete all that is kept of a job beside its record. Raises StorageError and Unavailable."""
+        await self.recorder.delete_log(job.id)
+        await self.outputs.delete(job.id)
+
+    async def _settle_outputs(self, job: Job) -> None:
         ended = [pod.name for pod in job.pods if pod.exit_code is not None]
         if job.outputs is None:
             if not await self._read(job) and job.started_at is not None:

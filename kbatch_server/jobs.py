@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import traitlets
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
-from .errors import Forbidden, NotFound, Unavailable
+from .errors import Forbidden, Unavailable
 from .jobrequest import JobRequest
-from .launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
+from .launchers.base import JobLauncher, LauncherUnavailable
 from .logfollower import LogFollower
+from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
+from .logtext import LogText
 from .models import Job, JobEvent, JobPage, JobQuery, User, utcnow
 from .profiles import Profiles
 from .slugs import make_job_id
@@ -30,6 +31,7 @@ class Jobs(LoggingConfigurable):
 
     launcher = Instance(JobLauncher)
     profiles = Instance(Profiles)
+    reader = Instance(LogReader)
     store = Instance(JobStore)
 
     on_submit: Callable[[Job], None] = traitlets.Callable()  # type: ignore[assignment]
@@ -106,26 +108,26 @@ class Jobs(LoggingConfigurable):
         self,
         user: User,
         job_id: str,
+        selection: LogSelection = ALL,
         *,
         follow: bool = False,
-        tail: int | None = None,
-        pod: str | None = None,
-    ) -> AsyncGenerator[bytes]:
-        """Return an iterator over the log's bytes, which the caller closes.
+        after: LogPlace | None = None,
+    ) -> AsyncGenerator[ShownPiece]:
+        """Return an iterator over the log, which the caller closes.
 
-        Raises NotFound before the first byte when there is no log (reason ``LogNotFound``, the message says
-        why). With ``follow`` it waits for the job to start and ends when the job is over.
+        Raises NotFound before the first piece when there is no log (reason ``LogNotFound``, the message says
+        why). With ``follow`` it waits for the job to start and ends when the job is over; ``after`` is where
+        an earlier following ended.
         """
         job = await self.get(user, job_id)
-        if follow and not job.is_over:
-            return LogFollower(self.store, self.launcher, job).pieces(tail=tail, pod=pod)
-        try:
-            return await _begun(self.launcher.logs(job, tail=tail, pod=pod))
-        except LogNotFound:
-            why = job.message or "It is not there any more."
-            raise NotFound(f"There is no log of job {job.id!r}. {why}", reason="LogNotFound") from None
-        except LauncherUnavailable as error:
-            raise Unavailable(f"The log cannot be read now: {error}") from error
+        if after is not None or (follow and not job.is_over):
+            find_attempt(job, LogSelection(pod=selection.pod))  # one that there is not is said now
+            return LogFollower(self.reader, job).pieces(selection, after=after)
+        return await self.reader.read(job, selection)
+
+    async def open_log(self, user: User, job_id: str, selection: LogSelection = ALL) -> LogText:
+        """Return the log as it is now, to read a part of it or to search it; raises as ``logs``."""
+        return await self.reader.open(await self.get(user, job_id), selection)
 
     async def events(self, user: User, job_id: str) -> Sequence[JobEvent]:
         """Return what happened to a job, oldest first."""
@@ -158,16 +160,3 @@ def make_request(job: Job) -> JobRequest:
         retries=spec.retries,
         active_deadline_seconds=spec.active_deadline_seconds,
     )
-
-
-async def _begun(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """Return an iterator over the same pieces, after the first was read: so that an error comes now."""
-    first = await anext(pieces, b"")
-
-    async def all_pieces() -> AsyncGenerator[bytes]:
-        async with aclosing(pieces):  # type: ignore[type-var]
-            yield first
-            async for piece in pieces:
-                yield piece
-
-    return all_pieces()

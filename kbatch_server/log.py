@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 from tornado.log import access_log
 from tornado.web import RequestHandler
@@ -25,6 +26,18 @@ def make_formatter() -> logging.Formatter:
     return logging.Formatter(
         "%(levelname).1s %(asctime)s.%(msecs)03d %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
+
+
+def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    """Give the lines of the program's log our form, and let Tornado and our modules log there as well."""
+    ours = log.logger if isinstance(log, logging.LoggerAdapter) else log
+    for handler in ours.handlers:
+        handler.setFormatter(make_formatter())
+    ours.propagate = False
+    for name in ("tornado.access", "tornado.application", "tornado.general", "kbatch_server"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = ours.handlers, False
+        logger.setLevel(ours.level)
 
 
 def log_request(handler: RequestHandler) -> None:

@@ -3,66 +3,76 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from .errors import Unavailable
-from .launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
+from .logreader import (
+    ALL,
+    COMPLETE_SECONDS,
+    NOT_YET,
+    POLL_SECONDS,
+    Attempt,
+    LogPlace,
+    LogReader,
+    LogSelection,
+    ShownPiece,
+    find_begin,
+    reading_errors,
+    show,
+)
+from .logrecorder import find_attempts
+from .logtext import LogText
 from .models import Job
-from .store import JobStore
 
-POLL_SECONDS = (0.1, 2.0)
-"""How often the record is read while nothing is there to follow: at first, and at last."""
+NEWS_SECONDS = 10
+"""How long news of a log that this process records is waited for before the record is read."""
+
+PIECE_BYTES = 64 * 1024
 
 
 class LogFollower:
-    """Yields a job's log as it is written.
+    """Yields a job's log as it is written, until the job is over and its logs are complete.
 
-    The end of a stream says nothing about the job (a connection may break, a pod be followed by the next
-    attempt's), so what ends the following is the record: the job is over and its last log was read out.
+    What is new comes from the memory of this process's recorder; where another process records, the record is
+    read again and again.
     """
 
-    def __init__(self, store: JobStore, launcher: JobLauncher, job: Job) -> None:
-        self._log = launcher.log
-        self._store = store
-        self._launcher = launcher
+    def __init__(self, reader: LogReader, job: Job) -> None:
+        self._reader = reader
         self._job = job
+        self._over_since: float | None = None
 
-    async def pieces(self, *, tail: int | None = None, pod: str | None = None) -> AsyncGenerator[bytes]:
-        """Yield the log's bytes until the job is over; ``pod`` follows that one alone."""
-        seen: set[str] = set()
-        while True:
-            name = pod or await self._wait_for_pod(seen)
-            if name is None:
-                return
-            seen.add(name)
-            begun = False
-            log = self._launcher.logs(self._job, follow=True, tail=tail, pod=name)
-            try:
-                async with aclosing(log):  # type: ignore[type-var]
-                    async for piece in log:
-                        begun = True
-                        yield piece
-            except LogNotFound:
-                self._log.debug("job %s: pod %s has no log", self._job.id, name)
-            except LauncherUnavailable as error:
-                if begun:  # from its beginning again would be twice
-                    raise Unavailable("The log was cut off, as what runs the job does not answer.") from error
-                await asyncio.sleep(POLL_SECONDS[1])
-                seen.discard(name)
-                if not await self._reload() or self._job.is_over:
-                    return
-                continue
-            if pod:
+    async def pieces(
+        self, selection: LogSelection = ALL, *, after: LogPlace | None = None
+    ) -> AsyncGenerator[ShownPiece]:
+        """Yield the log of all attempts, or of the one that is selected.
+
+        ``tail`` and ``since`` are for what there is at the beginning; ``after`` is where an earlier reading
+        ended, and to go on from. Raises Unavailable when the end of the log does not come.
+        """
+        at_first = set(find_attempts(self._job))
+        done = after.attempt - 1 if after else 0
+        while attempt := await self._wait_for_attempt(selection, done):
+            done = attempt.number
+            begin: LogSelection | int = selection if attempt.pod in at_first else ALL
+            if after is not None:
+                begin = after.offset if after.attempt == attempt.number else 0
+            async with aclosing(self._follow(attempt, begin)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            if selection.pod is not None or selection.attempt is not None or not await self._reload():
                 return
 
-    async def _wait_for_pod(self, seen: set[str]) -> str | None:
-        """Return the name of the first pod that was not followed yet, or None when there will be none."""
+    async def _wait_for_attempt(self, selection: LogSelection, done: int) -> Attempt | None:
+        """Return the next attempt that is wanted, or None when there will be none."""
         delay, limit = POLL_SECONDS
         while True:
-            fresh = [pod.name for pod in self._job.pods if pod.name not in seen]
-            if fresh:
-                return fresh[0]
+            for number, pod in enumerate(find_attempts(self._job), 1):
+                is_wanted = selection.pod in (None, pod) and selection.attempt in (None, number)
+                if number > done and is_wanted:
+                    return Attempt(number, pod)
             if self._job.is_over:
                 return None
             await asyncio.sleep(delay)
@@ -70,8 +80,73 @@ class LogFollower:
             if not await self._reload():
                 return None
 
+    async def _follow(self, attempt: Attempt, begin: LogSelection | int) -> AsyncGenerator[ShownPiece]:
+        """Yield the log of one attempt to its end; ``begin`` says from where on, or from which offset."""
+        at = begin if isinstance(begin, int) else 0
+        selection = None if isinstance(begin, int) else begin
+        delay, limit = POLL_SECONDS
+        while True:
+            text, start = await self._find_text(attempt, at, selection)
+            selection = None
+            if text is not None:
+                async for piece in show(text, attempt, start):
+                    yield piece
+                if text.is_complete:
+                    return
+                if text.end > at:
+                    at, delay = text.end, POLL_SECONDS[0]
+                    self._over_since = None
+            async for piece in self._follow_live(attempt, at):
+                at, delay = piece.place.offset, 0
+                yield piece
+            await asyncio.sleep(delay)
+            delay = min(max(delay, POLL_SECONDS[0]) * 1.5, limit)
+            if not await self._goes_on():
+                return
+
+    async def _find_text(
+        self, attempt: Attempt, at: int, selection: LogSelection | None
+    ) -> tuple[LogText | None, int]:
+        """Return what is kept beyond an offset, and where to begin in it."""
+        with reading_errors():
+            times = selection is not None and selection.since is not None
+            text = await self._reader.make_text(self._job, attempt, after=at, times=times)
+            if text is None:
+                return None, 0
+            return text, text.find_offset(at) if selection is None else await find_begin(text, selection)
+
+    async def _follow_live(self, attempt: Attempt, at: int) -> AsyncGenerator[ShownPiece]:
+        """Yield what comes after an offset, for as long as the recorder of this process has it in memory."""
+        while True:
+            writer = self._reader.recorder.find_writer(self._job.id, attempt.pod)
+            if writer is None or writer.is_complete or not writer.start <= at <= writer.end:
+                return
+            news = writer.news  # before we look
+            if data := writer.read(at, PIECE_BYTES):
+                at += len(data)
+                self._over_since = None
+                yield ShownPiece(data, LogPlace(attempt.number, at))
+                continue
+            try:
+                async with asyncio.timeout(NEWS_SECONDS):
+                    await news.wait()
+            except TimeoutError:
+                if not await self._goes_on():
+                    return
+
+    async def _goes_on(self) -> bool:
+        """Return whether there may be more; raises Unavailable when that is overdue."""
+        if not await self._reload():
+            return False
+        if self._job.is_over:
+            self._over_since = self._over_since or time.monotonic()
+            if time.monotonic() - self._over_since > COMPLETE_SECONDS:
+                raise Unavailable(f"The log is cut off: {NOT_YET}.")
+        return True
+
     async def _reload(self) -> bool:
-        job = await self._store.find_job(self._job.id)
+        """Read the job again; return False when it is (to be) deleted."""
+        job = await self._reader.store.find_job(self._job.id)
         if job is None or job.delete_requested_at is not None:
             return False
         self._job = job

@@ -116,7 +116,7 @@ class Reconciler(LoggingConfigurable):
 
     async def _delete(self, job: Job) -> None:
         if await self.launcher.terminate(job):
-            await self.harvest.outputs.delete(job.id)
+            await self.harvest.delete(job)
             await self.store.remove_job(job.id)
             self.log.info("job %s: removed", job.id)
         else:
@@ -203,7 +203,8 @@ class Reconciler(LoggingConfigurable):
         """Write down what changed, and look again when a limit on waiting is reached."""
         changes = _changes(job, seen)
         if changes:
-            await self.store.update_job(job.id, **changes)
+            job = await self.store.update_job(job.id, **changes) or job
+        self.harvest.begin(job)
         left = seen.get_left_seconds(job.spec)
         if left is not None:
             self.queue.put_after(job.id, max(0.1, left))

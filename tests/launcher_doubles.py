@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
+from datetime import datetime
 
-from kbatch_server.launchers.base import JobLauncher, Launch, LogNotFound
+from kbatch_server.launchers.base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from kbatch_server.models import Job, JobStatus, Status
 
 
@@ -15,7 +18,8 @@ class ScriptedLauncher(JobLauncher):
         super().__init__(**kwargs)
         self.seen: dict[str, JobStatus | None] = {}
         self.launched: list[tuple[str, Launch]] = []
-        self.logs_of: dict[str, list[bytes | Exception]] = {}
+        self.logs: defaultdict[str, ScriptedLog] = defaultdict(ScriptedLog)
+        self.open_logs = 0
         self.fails: Exception | None = None
         self.ends_slowly = False
 
@@ -38,11 +42,62 @@ class ScriptedLauncher(JobLauncher):
             self.seen.pop(job.id, None)
         return not self.ends_slowly
 
-    async def logs(self, job: Job, *, follow=False, tail=None, pod=None) -> AsyncIterator[bytes]:
-        pieces = self.logs_of.get(pod or job.id, self.logs_of.get(job.id))
-        if pieces is None:
-            raise LogNotFound
-        for piece in pieces:
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
+    async def read_log(self, job: Job, pod: str, position) -> AsyncIterator[LogPiece]:
+        if pod not in self.logs:
+            raise LogNotFound("Nothing was written.")
+        log = self.logs[pod]
+        at = position["at"] if position else 0
+        log.begun_at.append(at)
+        self.open_logs += 1
+        try:
+            while True:
+                changed = log.changed
+                if log.fails:
+                    raise log.fails.pop(0)
+                while at < len(log.data):
+                    end = min(at + log.piece_bytes, len(log.data))
+                    if log.breaks_at and at < log.breaks_at[0] <= end:
+                        end = log.breaks_at[0]
+                    piece = bytes(log.data[at:end])
+                    at = end
+                    yield LogPiece(piece, {"at": at}, log.find_time(at - len(piece)))
+                    if log.breaks_at and at == log.breaks_at[0]:
+                        log.breaks_at.pop(0)
+                        raise log.error
+                if log.is_over:
+                    return
+                await changed.wait()
+        finally:
+            self.open_logs -= 1
+
+
+class ScriptedLog:
+    """What a pod writes, as a test says it, and where the reading of it breaks."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.times: list[tuple[int, datetime]] = []
+        self.is_over = False
+        self.piece_bytes = 100
+        self.breaks_at: list[int] = []
+        self.error: Exception = LauncherUnavailable("the node is away")
+        self.fails: list[Exception] = []
+        self.begun_at: list[int] = []
+        self.changed = asyncio.Event()
+
+    def write(self, data: bytes, *, time: datetime | None = None) -> None:
+        if time is not None:
+            self.times.append((len(self.data), time))
+        self.data += data
+        self.tell()
+
+    def end(self) -> None:
+        self.is_over = True
+        self.tell()
+
+    def tell(self) -> None:
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    def find_time(self, offset: int) -> datetime | None:
+        return next((time for at, time in reversed(self.times) if at <= offset), None)

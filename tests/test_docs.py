@@ -179,7 +179,7 @@ def test_the_examples_of_extensions_import_and_define_what_must_be_defined(name,
         made = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, base)]
         for cls in set(made) - {base}:
             needed = (
-                {"launch", "poll", "terminate", "logs"}
+                {"launch", "poll", "terminate", "read_log"}
                 if base is JobLauncher
                 else {"write", "read", "get_size", "delete", "list"}
             )

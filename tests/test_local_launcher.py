@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -14,13 +15,14 @@ import sys
 import tempfile
 import textwrap
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from traitlets import TraitError
 
 from kbatch_server.launchers import accounts
-from kbatch_server.launchers.base import JobLauncher, Launch, LaunchRefused, LogNotFound
+from kbatch_server.launchers.base import JobLauncher, Launch, LaunchRefused, LogNotFound, LogPiece
 from kbatch_server.launchers.codezip import BadCode, remove_tree, unpack
 from kbatch_server.launchers.jobfolder import JobFolder
 from kbatch_server.launchers.local import LocalProcessJobLauncher
@@ -117,8 +119,20 @@ async def run(launcher, changes, job, **launch):
     return await launcher.poll(job)
 
 
-async def read(launcher, job, **options):
-    return b"".join([piece async for piece in launcher.logs(job, **options)]).decode()
+def newest_log(launcher, job):
+    """Return the file of the newest attempt's log."""
+    return max(Path(launcher.root, job.id).glob("log.*"), key=lambda path: int(path.suffix[1:]))
+
+
+async def read(launcher, job, *, pod=None):
+    """Return the log of an attempt, the newest if none is named, once that has ended."""
+    pod = pod or f"{job.id}-{newest_log(launcher, job).suffix[1:]}"
+    return b"".join([piece.data async for piece in launcher.read_log(job, pod, None)]).decode()
+
+
+def read_now(launcher, job):
+    """Return what the newest attempt has written up to now."""
+    return newest_log(launcher, job).read_text()
 
 
 async def until(condition):
@@ -132,8 +146,8 @@ async def until(condition):
 async def until_logged(launcher, job, text):
     async def is_logged():
         try:
-            return text in await read(launcher, job)
-        except LogNotFound:
+            return text in read_now(launcher, job)
+        except ValueError:  # there is none yet
             return False
 
     await until(is_logged)
@@ -390,7 +404,7 @@ async def test_a_job_whose_supervisor_was_killed_is_lost(launcher, changes):
     await changes.next()
     status = await launcher.poll(job)
     assert (status.status, status.reason) == (Status.FAILED, "Lost")
-    pid = (await read(launcher, job)).strip()
+    pid = read_now(launcher, job).strip()
 
     async def is_gone():
         return not is_alive(pid)
@@ -413,7 +427,7 @@ async def test_cancel_ends_the_whole_tree(launcher, changes):
 
     async def has_three():
         with contextlib.suppress(LogNotFound):
-            return len((await read(launcher, job)).splitlines()) == 3
+            return len(read_now(launcher, job).splitlines()) == 3
 
     await until(has_three)
     assert await launcher.terminate(job) is False
@@ -509,7 +523,7 @@ async def test_a_machine_that_shuts_down_is_no_cancel(launcher, changes):
     assert (status.status, status.reason) == (Status.FAILED, "Terminated")
 
 
-async def test_clean_keeps_log_and_output_and_delete_keeps_nothing(launcher, changes, tmp_path):
+async def test_clean_keeps_the_output_and_delete_keeps_nothing(launcher, changes, tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").touch()
@@ -521,7 +535,9 @@ async def test_clean_keeps_log_and_output_and_delete_keeps_nothing(launcher, cha
     await launcher.clean(job)
     assert not (folder / "code").exists()
     assert (folder / "output/link").is_symlink()
-    assert await read(launcher, job) == "x\n"
+    job.status = Status.SUCCEEDED
+    with pytest.raises(LogNotFound):  # it is kept elsewhere by now
+        await read(launcher, job, pod="job-1-1")
     assert await launcher.terminate(job)
     assert folder.exists()
     job.delete_requested_at = utcnow()
@@ -549,24 +565,39 @@ def test_a_tree_of_any_depth_is_removed(tmp_path):
 # The log
 
 
-async def test_the_end_of_a_long_log(launcher, changes):
+async def test_a_log_is_read_on_from_every_place(launcher, changes):
     job = make_script("seq 1 100000; printf unfinished")
     await run(launcher, changes, job)
-    whole = await read(launcher, job)
-    assert whole == "".join(f"{n}\n" for n in range(1, 100001)) + "unfinished"
-    for count in (1, 2, 20000):
-        assert await read(launcher, job, tail=count) == "".join(whole.splitlines(keepends=True)[-count:])
-    assert await read(launcher, job, tail=0) == ""
-    assert await read(launcher, job, tail=10**9) == whole
+    pieces = [piece async for piece in launcher.read_log(job, "job-1-1", None)]
+    whole = b"".join(piece.data for piece in pieces)
+    assert whole.decode() == "".join(f"{n}\n" for n in range(1, 100001)) + "unfinished"
+    assert len(pieces) > 3
+    for number, piece in enumerate(pieces):
+        position = json.loads(json.dumps(piece.position))
+        rest = [each.data async for each in launcher.read_log(job, "job-1-1", position)]
+        assert b"".join(rest) == b"".join(each.data for each in pieces[number + 1 :])
+
+
+async def test_a_log_knows_when_what_was_written(launcher, changes):
+    job = make_script("echo one; sleep 2.1; echo two; sleep 1.1; echo three")
+    began = utcnow() - timedelta(seconds=1)
+    await run(launcher, changes, job)
+    pieces = [piece async for piece in launcher.read_log(job, "job-1-1", None)]
+    assert [piece.data for piece in pieces] == [b"one\n", b"two\n", b"three\n"]
+    times = [piece.time for piece in pieces]
+    assert began < times[0] < times[1] < times[2] <= utcnow()
+    assert timedelta(seconds=1) < times[1] - times[0] < timedelta(seconds=20)
+    [last] = [each async for each in launcher.read_log(job, "job-1-1", pieces[1].position)]
+    assert last == pieces[2]
 
 
 async def test_a_log_is_followed_to_its_end(launcher, changes):
     job = make_script("echo one; while [ ! -e go ]; do sleep 0.05; done; echo two")
     await launcher.launch(job, Launch())
-    log = launcher.logs(job, follow=True)
-    assert await anext(log) == b"one\n"
+    log = launcher.read_log(job, "job-1-1", None)
+    assert (await anext(log)).data == b"one\n"
     (Path(launcher.root) / job.id / "code/go").touch()
-    assert [piece async for piece in log] == [b"two\n"]
+    assert b"".join([piece.data async for piece in log]) == b"two\n"
     await changes.next()
 
 
@@ -574,10 +605,12 @@ async def test_a_dropped_follower_leaves_nothing_behind(launcher, changes):
     job = make_script("echo one; sleep 300")
     await launcher.launch(job, Launch())
     await until_logged(launcher, job, "one")
+    assert await launcher.poll(job)  # the launcher watches the job by now, with a descriptor
+    await asyncio.sleep(0.1)
     before = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
     for _ in range(20):
-        log = launcher.logs(job, follow=True)
-        assert await anext(log) == b"one\n"
+        log = launcher.read_log(job, "job-1-1", None)
+        assert (await anext(log)).data == b"one\n"
         await log.aclose()
     assert (len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())) == before
     await cancel(launcher, job)
@@ -585,11 +618,12 @@ async def test_a_dropped_follower_leaves_nothing_behind(launcher, changes):
 
 async def test_no_log_is_said_and_waited_for(launcher, changes):
     job = make_script("echo one")
-    with pytest.raises(LogNotFound):
-        await read(launcher, job)
-    follower = asyncio.create_task(read(launcher, job, follow=True))
+    follower = asyncio.create_task(read(launcher, job, pod="job-1-1"))
     await run(launcher, changes, job)
     assert await asyncio.wait_for(follower, LIMIT_SECONDS) == "one\n"
+    job.status = Status.SUCCEEDED
+    with pytest.raises(LogNotFound):
+        await read(launcher, job, pod="job-1-2")
 
 
 async def test_a_log_is_cut_at_its_limit(launcher, changes):
@@ -722,10 +756,14 @@ async def test_the_launcher_in_the_docs_works(tmp_path, monkeypatch):
     job = make_script('echo "$WORD"; exit 3')
     assert await launcher.poll(job) is None
     with pytest.raises(LogNotFound):
-        await read(launcher, job)
+        await read(launcher, job, pod=job.id)
     await launcher.launch(job, Launch(env={"WORD": "hello"}))
     assert (await launcher.poll(job)).message == "The command ended with exit code 3."
-    assert await read(launcher, job, follow=True, tail=1) == "hello\n"
+    [piece] = [piece async for piece in launcher.read_log(job, job.id, None)]
+    assert piece.data == b"hello\n"
+    assert [piece async for piece in launcher.read_log(job, job.id, piece.position)] == []
+    [rest] = [piece async for piece in launcher.read_log(job, job.id, {"bytes": 2})]
+    assert rest == LogPiece(b"llo\n", {"bytes": 6})
     job.delete_requested_at = utcnow()
     assert await launcher.terminate(job)
     assert await launcher.poll(job) is None

@@ -12,13 +12,15 @@ from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
 from traitlets.config import Config
 
-from kbatch_server.errors import Conflict, NotFound, Unavailable
+from kbatch_server.errors import Conflict, NotFound
 from kbatch_server.harvest import Harvest
 from kbatch_server.jobrequest import JobRequest
 from kbatch_server.jobs import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchpad import Launchpad
+from kbatch_server.logreader import LogReader
+from kbatch_server.logrecorder import LogRecorder
 from kbatch_server.models import JobQuery, JobStatus, Pod, Status, User, utcnow
 from kbatch_server.outputs import Outputs
 from kbatch_server.profiles import Profiles
@@ -39,13 +41,18 @@ async def world(tmp_path):
     await store.open()
     launcher = ScriptedLauncher()
     profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))
-    launchpad = Launchpad(keyring=keyring, profiles=profiles, storage=MemoryStorage(), store=store)
-    outputs = Outputs(storage=launchpad.storage, store=store, max_output_bytes=1000)
-    harvest = Harvest(launcher=launcher, outputs=outputs, store=store)
+    storage = MemoryStorage()
+    launchpad = Launchpad(keyring=keyring, profiles=profiles, storage=storage, store=store)
+    outputs = Outputs(storage=storage, store=store, max_output_bytes=1000)
+    recorder = LogRecorder(launcher=launcher, storage=storage, store=store)
+    harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
     reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store, harvest=harvest)
+    recorder.on_complete = reconciler.queue.put
+    reader = LogReader(recorder=recorder, storage=storage, store=store)
     jobs = Jobs(
         launcher=launcher,
         profiles=profiles,
+        reader=reader,
         store=store,
         on_submit=reconciler.accept,
         on_change=reconciler.queue.put,
@@ -54,11 +61,14 @@ async def world(tmp_path):
         jobs=jobs,
         launcher=launcher,
         reconciler=reconciler,
+        recorder=recorder,
         store=store,
+        storage=storage,
         launchpad=launchpad,
         outputs=outputs,
         harvest=harvest,
     )
+    await recorder.stop()
     await store.close()
 
 
@@ -283,16 +293,21 @@ async def test_the_log_of_a_job_that_has_none_is_not_found_and_says_why(world):
         await world.jobs.logs(ALICE, job.id)
 
 
+async def collect(pieces):
+    return b"".join([piece.data async for piece in pieces])
+
+
 async def test_a_follower_waits_for_the_start_and_ends_with_the_job(world):
     job = await submit(world)
     pieces = await world.jobs.logs(ALICE, job.id, follow=True)
-    world.launcher.logs_of[job.id] = [b"one\n", b"two\n"]
     await step(world, job)
-    now = utcnow()
-    pod = Pod(name=f"{job.id}-x", phase="Succeeded", created_at=now)
+    pod = Pod(name=f"{job.id}-x", phase="Succeeded", created_at=utcnow())
+    world.launcher.logs[pod.name].write(b"one\ntwo\n")
+    world.launcher.logs[pod.name].end()
     see(world, job, Status.SUCCEEDED, exit_code=0, pods=[pod])
     await step(world, job)
-    assert [piece async for piece in pieces] == [b"one\n", b"two\n"]
+    await step(world, job)
+    assert await collect(pieces) == b"one\ntwo\n"
 
 
 async def test_a_follower_goes_on_to_the_next_attempt_when_one_left_no_log(world):
@@ -300,22 +315,70 @@ async def test_a_follower_goes_on_to_the_next_attempt_when_one_left_no_log(world
     pieces = await world.jobs.logs(ALICE, job.id, follow=True)
     await step(world, job)
     pods = [Pod(name=name, phase="Failed", created_at=utcnow()) for name in ("first", "second")]
-    world.launcher.logs_of = {"second": [b"from the second\n"]}
+    world.launcher.logs["second"].write(b"from the second\n")
+    world.launcher.logs["second"].end()
     see(world, job, Status.SUCCEEDED, exit_code=0, pods=pods)
     await step(world, job)
-    assert [piece async for piece in pieces] == [b"from the second\n"]
+    await step(world, job)
+    assert await collect(pieces) == b"from the second\n"
 
 
 async def test_a_log_that_is_cut_off_is_not_told_twice(world):
     job = await submit(world)
     pieces = await world.jobs.logs(ALICE, job.id, follow=True)
     await step(world, job)
+    log = world.launcher.logs["p"]
+    log.write(b"one\ntwo\n")
+    log.breaks_at = [5]
+    log.end()
     see(world, job, Status.RUNNING, pods=[Pod(name="p", phase="Running", created_at=utcnow())])
     await step(world, job)
-    world.launcher.logs_of = {"p": [b"one\n", LauncherUnavailable("the node is away")]}
-    assert await anext(pieces) == b"one\n"
-    with pytest.raises(Unavailable):
-        await anext(pieces)
+    see(world, job, Status.SUCCEEDED)
+    await step(world, job)
+    assert await collect(pieces) == b"one\ntwo\n"
+    assert log.begun_at == [0, 5]
+
+
+async def test_a_job_is_not_let_go_before_its_log_is_kept(world):
+    cleaned = []
+
+    async def clean(job):
+        cleaned.append(job.id)
+
+    world.launcher.clean = clean
+    job = await submit(world)
+    await step(world, job)
+    pod = Pod(name="p", phase="Running", created_at=utcnow())
+    log = world.launcher.logs["p"]
+    log.write(b"begun\n")
+    see(world, job, Status.SUCCEEDED, exit_code=0, pods=[pod])
+    await step(world, job)
+    for _ in range(3):
+        job = await step(world, job)
+        assert (job.status, job.cleaned_at, cleaned) == ("succeeded", None, [])
+    log.write(b"ended\n")
+    log.end()
+    assert await asyncio.wait_for(world.reconciler.queue.get(), 5) == job.id
+    await _until(lambda: step(world, job), lambda found: found.cleaned_at is not None)
+    assert cleaned == [job.id]
+    assert await collect(await world.jobs.logs(ALICE, job.id)) == b"begun\nended\n"
+
+
+async def test_nothing_is_kept_of_the_log_of_a_deleted_job(world):
+    job = await submit(world)
+    await step(world, job)
+    log = world.launcher.logs["p"]
+    log.write(b"secret\n")
+    see(world, job, Status.RUNNING, pods=[Pod(name="p", phase="Running", created_at=utcnow())])
+    await step(world, job)
+    world.recorder.flush_seconds = 0.1
+    await _until(lambda: world.store.find_logs(job.id), bool, seconds=10)
+    assert world.storage.objects
+    await world.jobs.delete(ALICE, job.id)
+    assert await step(world, job) is None
+    assert world.storage.objects == {}
+    assert await world.store.find_logs(job.id) == []
+    assert world.launcher.open_logs == 0
 
 
 async def test_pods_that_were_seen_once_stay_on_record(world):

@@ -19,6 +19,8 @@ from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from kbatch_server.handlers import make_handlers
 from kbatch_server.handlers.base import Services
 from kbatch_server.log import log_request
+from kbatch_server.logreader import ALL, LogPlace, ShownPiece
+from kbatch_server.logtext import LogText, Part
 from kbatch_server.models import Job, JobEvent, JobPage, JobSpec, Profile, Status, Upload, utcnow
 from kbatch_server.places import Places
 from kbatch_server.zipdirectory import refused
@@ -84,6 +86,7 @@ class JobsDouble:
     def __init__(self):
         self.jobs = {}
         self.pieces = {}
+        self.asked = []
         self.hold = asyncio.Event()
         self.closed = asyncio.Event()
         self.requests = []
@@ -140,18 +143,28 @@ class JobsDouble:
         job = await self.get(user, job_id)
         return self.add(replace(job, id=f"{job_id}-again"))
 
-    async def logs(self, user, job_id, *, follow=False, tail=None, pod=None):
+    async def logs(self, user, job_id, selection=ALL, *, follow=False, after=None):
+        self.asked.append((selection, follow, after))
         job = await self.get(user, job_id)
         if job_id not in self.pieces:
             raise NotFound(f"There is no log of job {job_id!r}. {job.message}", reason="LogNotFound")
         return self._iterate(self.pieces[job_id], follow)
 
+    async def open_log(self, user, job_id, selection=ALL):
+        self.asked.append((selection, False, None))
+        await self.get(user, job_id)
+        data = b"".join(self.pieces[job_id])
+        part = Part(len(data), len(data), data.count(b"\n"), data=data, first_line=1)
+        return LogText([part], None, end=len(data), is_complete=True)
+
     async def _iterate(self, pieces, follow):
+        end = 0
         try:
             for piece in pieces:
                 if isinstance(piece, Exception):
                     raise piece
-                yield piece
+                end += len(piece)
+                yield ShownPiece(piece, LogPlace(1, end))
             if follow:
                 await self.hold.wait()
         finally:

@@ -11,11 +11,13 @@ from typing import Any
 
 from ..compat import flat, kbatch, manifests
 from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
+from ..logreader import LogSelection, ShownPiece
 from ..models import Job, JobPage, JobQuery
+from ..ticks import with_ticks
 from .base import BaseHandler, Services
 from .needs import needs_nothing, needs_scope, needs_user
 from .query import read_flag
-from .streams import LineChunker, with_ticks
+from .streams import LineChunker
 from .uploads import ReceivingHandler
 
 MAX_LISTED = 10_000
@@ -229,7 +231,8 @@ class LogHandler(KBatchHandler):
     async def _send(self, name: str, *, follow: bool) -> None:
         job, pod = await self.find_job_of(name)
         try:
-            pieces = await self.services.jobs.logs(self.user, job.id, follow=follow, pod=pod)
+            selection = LogSelection(pod=pod)
+            pieces = await self.services.jobs.logs(self.user, job.id, selection, follow=follow)
         except NotFound as error:
             if job.is_over:
                 raise
@@ -242,13 +245,13 @@ class LogHandler(KBatchHandler):
             else:
                 await self._send_bytes(pieces)
 
-    async def _send_bytes(self, pieces: AsyncGenerator[bytes]) -> None:
+    async def _send_bytes(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         await self.flush()
         async for piece in pieces:
-            self.write(piece)
+            self.write(piece.data)
             await self.flush()
 
-    async def _send_lines(self, pieces: AsyncGenerator[bytes]) -> None:
+    async def _send_lines(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         """Send chunks of whole lines without their last newline: see LineChunker.
 
         Compressed, because an empty block of deflate is no text but is traffic: it keeps the client from
@@ -263,7 +266,7 @@ class LogHandler(KBatchHandler):
         chunker, silent_seconds = LineChunker(), 0.0
         async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
             async for piece in ticking:
-                chunker.add(piece or b"")
+                chunker.add(b"" if piece is None else piece.data)
                 silent_seconds = silent_seconds + GATHER_SECONDS if piece is None else 0.0
                 lines = chunker.take() if piece is None or chunker.is_full else b""
                 if lines:

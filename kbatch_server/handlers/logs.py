@@ -1,61 +1,129 @@
-"""``api/v1/jobs/{id}/logs``: a job's log as text or as server-sent events, whole or followed."""
+"""``api/v1/jobs/{id}/logs``: a job's log, whole, in part, followed or searched, as text or as events."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from ..errors import InvalidRequest
+from ..logreader import LogPlace, LogSelection, ShownPiece, reading_errors
+from ..logtext import LogText
+from ..ticks import with_ticks
 from .base import BaseHandler
 from .needs import needs_scope
-from .query import read_flag, read_int
-from .streams import EventEncoder, with_ticks
+from .query import read_age, read_flag, read_int, read_text
+from .ranges import read_range
+from .streams import EventEncoder
 
 KEEP_ALIVE_SECONDS = 15.0
 """Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
+
+MAX_HITS = 10_000
+
+MAX_WORDS = 1000
+"""Characters to search for."""
+
+MAX_TAIL = 10_000_000
+
+QUERY = ("follow", "tail", "since", "pod", "attempt", "search", "limit", "download")
+
+CONFLICTS = {
+    "search": ("follow", "tail"),
+    "download": ("follow",),
+    "attempt": ("pod",),
+}
+"""Parameters, each with those that it cannot be used with."""
 
 
 class LogHandler(BaseHandler):
     """The log of one job."""
 
-    @needs_scope("read", query=("follow", "tail", "pod"))
+    @needs_scope("read", query=QUERY)
     async def get(self, job_id: str) -> None:
-        """Send the log: the whole, its last lines (``tail``), or as it grows (``follow``)."""
-        as_events = "text/event-stream" in self.request.headers.get("Accept", "")
-        await self.run_while_connected(self._send(job_id, as_events=as_events))
+        """Send the log: the whole, a part of it, the lines that hold some words, or as it grows."""
+        follow, words = read_flag(self, "follow"), read_text(self, "search", maximum=MAX_WORDS)
+        selection = self._read_selection()
+        self._check_combination()
+        self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
+        if read_flag(self, "download"):
+            # an id is made of letters, digits and dashes
+            self.set_header("Content-Disposition", f'attachment; filename="{job_id}.log"')
+        if words is not None:
+            limit = read_int(self, "limit", minimum=1, maximum=MAX_HITS) or 1000
+            await self.run_while_connected(self._search(job_id, selection, words, limit))
+        elif "Range" in self.request.headers and not follow:
+            await self.run_while_connected(self._send_range(job_id, selection))
+        else:
+            await self.run_while_connected(self._send(job_id, selection, follow=follow))
 
-    async def _send(self, job_id: str, *, as_events: bool) -> None:
-        pieces = await self.services.jobs.logs(
-            self.user,
-            job_id,
-            follow=read_flag(self, "follow"),
-            tail=read_int(self, "tail", minimum=0, maximum=10_000_000),
+    def _read_selection(self) -> LogSelection:
+        return LogSelection(
             pod=self.get_query_argument("pod", None),
+            attempt=read_int(self, "attempt", minimum=1, maximum=1_000_000),
+            tail=read_int(self, "tail", minimum=0, maximum=MAX_TAIL),
+            since=read_age(self, "since"),
         )
+
+    def _check_combination(self) -> None:
+        given = {name for name in QUERY if self.get_query_argument(name, None) is not None}
+        given -= {name for name in ("follow", "download") if not read_flag(self, name)}
+        for name, others in CONFLICTS.items():
+            for other in others:
+                if {name, other} <= given:
+                    raise InvalidRequest.of_field(name, f"cannot be used together with {other}")
+        if "limit" in given and "search" not in given:
+            raise InvalidRequest.of_field("limit", "is for search only")
+
+    @property
+    def _wants_events(self) -> bool:
+        return "text/event-stream" in self.request.headers.get("Accept", "")
+
+    async def _send(self, job_id: str, selection: LogSelection, *, follow: bool) -> None:
+        after = self._read_last_event_id() if self._wants_events else None
+        pieces = await self.services.jobs.logs(self.user, job_id, selection, follow=follow, after=after)
         async with aclosing(pieces):
-            self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
-            if as_events:
+            if self._wants_events:
                 await self._send_events(job_id, pieces)
             else:
                 await self._send_text(pieces)
 
-    async def _send_text(self, pieces: AsyncGenerator[bytes]) -> None:
+    def _read_last_event_id(self) -> LogPlace | None:
+        """Return the place that a client which lost its connection had come to."""
+        text = self.request.headers.get("Last-Event-ID")
+        if not text:
+            return None
+        match = re.fullmatch(r"(\d{1,9})-(\d{1,18})", text, re.ASCII)
+        if match is None:
+            raise InvalidRequest.of_field("Last-Event-ID", "is none that was sent here")
+        return LogPlace(int(match[1]), int(match[2]))
+
+    async def _send_text(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("Accept-Ranges", "bytes")
         await self.flush()  # the reader of a job that waits sees that the log is being followed
         async for piece in pieces:
-            self.write(piece)
+            self.write(piece.data)
             await self.flush()
 
-    async def _send_events(self, job_id: str, pieces: AsyncGenerator[bytes]) -> None:
+    async def _send_events(self, job_id: str, pieces: AsyncGenerator[ShownPiece]) -> None:
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         encoder = EventEncoder()
         self.write(encoder.KEEP_ALIVE)  # the hub's proxy sends no headers before the first byte
         await self.flush()
+        place: LogPlace | None = None
         async with aclosing(with_ticks(pieces, KEEP_ALIVE_SECONDS)) as ticking:
             async for piece in ticking:
-                self.write(encoder.KEEP_ALIVE if piece is None else encoder.encode(piece))
+                if piece is None:
+                    self.write(encoder.KEEP_ALIVE)
+                else:
+                    if place is not None and place.attempt != piece.place.attempt:
+                        self.write(encoder.finish(place))
+                    place = piece.place
+                    self.write(encoder.encode(piece.data, place))
                 await self.flush()
-        self.write(encoder.encode(b"", final=True))
+        self.write(encoder.finish(place))
         job = await self.services.jobs.get(self.user, job_id)
         end = {
             "status": job.status.value,
@@ -64,6 +132,59 @@ class LogHandler(BaseHandler):
             "exit_code": job.exit_code,
         }
         self.write(encoder.make_event(json.dumps(end), event="end"))
+
+    async def _send_range(self, job_id: str, selection: LogSelection) -> None:
+        text = await self.services.jobs.open_log(self.user, job_id, selection)
+        size = text.size - text.begin
+        start, end = read_range(self.request.headers["Range"], size) or (0, size)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("Accept-Ranges", "bytes")
+        self.set_header("Content-Length", end - start)
+        if (start, end) != (0, size):
+            self.set_status(206)
+            self.set_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        with reading_errors():
+            async with aclosing(text.read(text.begin + start, text.begin + end)) as pieces:
+                async for data, _ in pieces:
+                    self.write(data)
+                    await self.flush()
+
+    async def _search(self, job_id: str, selection: LogSelection, words: str, limit: int) -> None:
+        text = await self.services.jobs.open_log(self.user, job_id, selection)
+        if "application/json" in self.request.headers.get("Accept", ""):
+            await self._send_hits_as_json(text, words, limit)
+        else:
+            await self._send_hits(text, words, limit)
+
+    async def _send_hits(self, text: LogText, words: str, limit: int) -> None:
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        count = 0
+        with reading_errors():
+            async with aclosing(text.search(words)) as hits:
+                async for hit in hits:
+                    if count == limit:
+                        self.write(f"[... more lines have it: these are the first {limit} ...]\n")
+                        return
+                    count += 1
+                    self.write(f"{hit.line}:{hit.text}\n")
+                    await self.flush()
+
+    async def _send_hits_as_json(self, text: LogText, words: str, limit: int) -> None:
+        """Send the hits as they are found: never all of them in memory."""
+        self.set_header("Content-Type", "application/json")
+        self.write('{"items": [')
+        count, is_truncated = 0, False
+        with reading_errors():
+            async with aclosing(text.search(words)) as hits:
+                async for hit in hits:
+                    if count == limit:
+                        is_truncated = True
+                        break
+                    self.write(", " if count else "")
+                    self.write(json.dumps({"line": hit.line, "text": hit.text}))
+                    count += 1
+                    await self.flush()
+        self.write(f'], "truncated": {json.dumps(is_truncated)}}}\n')
 
 
 default_handlers = [(r"api/v1/jobs/([^/]+)/logs/?", LogHandler)]

@@ -41,8 +41,26 @@ QUERY: dict[str, Json] = {
     },
     "tail": {"type": "integer", "minimum": 0, "description": "Only so many of the last lines."},
     "pod": {"type": "string", "description": "The name of one of the job's pods; else the newest."},
+    "attempt": {"type": "integer", "minimum": 1, "description": "Which attempt's log; else the newest."},
+    "search": {"type": "string", "description": "Only lines that hold this, in whatever case."},
+    "download": {"type": "boolean", "default": False, "description": "As a file to be saved."},
 }
 """The query parameters, by name: the same name means the same everywhere."""
+
+LOG_QUERY: dict[str, Json] = {
+    "since": {
+        "type": "string",
+        "description": "What was written at or after this time, or within so long: 90, 90s, 10m, 2h, 1d.",
+    },
+    "limit": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 10000,
+        "default": 1000,
+        "description": "How many lines to find.",
+    },
+}
+"""What two of them mean for a log."""
 
 LIST_QUERY = ("status", "name", "tag", "since", "cursor", "limit", "user")
 
@@ -66,9 +84,11 @@ OPERATIONS: dict[str, dict[str, Json]] = {
     "jobs/{id}/rerun": {"post": {"summary": "Submit a job like this one", "status": 201, "answer": "Job"}},
     "jobs/{id}/logs": {
         "get": {
-            "summary": "The log, as text or (Accept: text/event-stream) as server-sent events",
-            "types": ("text/plain", "text/event-stream"),
-            "query": ("follow", "tail", "pod"),
+            "summary": "The log, as text (with Range: a part of it) or as server-sent events, by Accept; with"
+            " search the lines that were found, as text or JSON",
+            "types": ("text/plain", "text/event-stream", "application/json"),
+            "query": ("follow", "tail", "since", "attempt", "pod", "search", "limit", "download"),
+            "own": LOG_QUERY,
         }
     },
     "jobs/{id}/events": {"get": {"summary": "What happened to a job", "answer": "JobEventList"}},
@@ -103,7 +123,8 @@ def make_openapi(version: str, base_url: str) -> Json:
 
 
 def _make_operation(path: str, operation: Json) -> Json:
-    parameters = [{"name": name, "in": "query", "schema": QUERY[name]} for name in operation.get("query", ())]
+    known = QUERY | operation.get("own", {})
+    parameters = [{"name": name, "in": "query", "schema": known[name]} for name in operation.get("query", ())]
     if "{id}" in path:
         parameters.insert(0, {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
     if operation.get("body") == "JobRequest":

@@ -13,6 +13,7 @@ from jupyterhub.services.auth import HubOAuthCallbackHandler
 from tornado.web import Finish, HTTPError
 
 from ..errors import KBatchError, NotFound
+from ..logreader import LogSelection
 from ..models import Job, JobQuery, utcnow
 from ..tarindex import OutputFile
 from .base import BaseHandler, public_error
@@ -139,9 +140,10 @@ class JobPageHandler(PageHandler):
         """Return the end of the log, or why there is none: the page is of use without it."""
         log = bytearray()
         try:
-            async with aclosing(await self.services.jobs.logs(self.user, job.id, tail=TAIL_LINES)) as pieces:
+            selection = LogSelection(tail=TAIL_LINES)
+            async with aclosing(await self.services.jobs.logs(self.user, job.id, selection)) as pieces:
                 async for piece in pieces:
-                    log = (log + piece)[-MAX_SHOWN_LOG_BYTES:]
+                    log = (log + piece.data)[-MAX_SHOWN_LOG_BYTES:]
         except KBatchError as error:
             return error.message
         return log.decode("utf-8", "replace")

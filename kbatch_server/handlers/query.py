@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 
 from tornado.web import RequestHandler
 
 from ..errors import InvalidRequest
-from ..models import Status
+from ..models import Status, utcnow
 
 MAX_TAGS = 10
 """Tags to look for at once: each is one more condition for the database."""
@@ -44,6 +45,27 @@ def read_time(handler: RequestHandler, name: str) -> datetime | None:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest.of_field(name, "must be a time in ISO 8601, like 2030-01-31T12:00:00Z") from None
+
+
+def read_age(handler: RequestHandler, name: str) -> datetime | None:
+    """Return a moment that is given as a time, or as how long ago: ``90``, ``90s``, ``10m``, ``2h``."""
+    text = handler.get_query_argument(name, "")
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text, re.ASCII)
+    if match is None:
+        return read_time(handler, name)
+    unit_seconds = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    try:
+        return utcnow() - timedelta(seconds=int(match[1]) * unit_seconds)
+    except OverflowError:
+        raise InvalidRequest.of_field(name, "is too long ago") from None
+
+
+def read_text(handler: RequestHandler, name: str, *, maximum: int) -> str | None:
+    """Return some words of one line, or None when the parameter is absent."""
+    text = handler.get_query_argument(name, None, strip=False)
+    if text is not None and not (0 < len(text) <= maximum and "\n" not in text):
+        raise InvalidRequest.of_field(name, f"must be 1 to {maximum} characters of one line")
+    return text
 
 
 def read_statuses(handler: RequestHandler, name: str = "status") -> tuple[Status, ...]:

@@ -1,36 +1,11 @@
-"""Turns the pieces of a log into what a reader gets: with signs of life, as events, or line by line."""
+"""Turns the pieces of a log into what a reader gets: as events, or line by line."""
 
 from __future__ import annotations
 
-import asyncio
-import codecs
-from collections.abc import AsyncGenerator
+from ..logreader import LogPlace
 
 MAX_LINE_BYTES = 64 * 1024
 """A line that is longer is sent in parts: a log of one endless line must not be kept in memory."""
-
-_END = object()
-
-
-async def with_ticks(pieces: AsyncGenerator[bytes], seconds: float) -> AsyncGenerator[bytes | None]:
-    """Yield the pieces, and None whenever none came for so many seconds; closes ``pieces`` at its end."""
-    upcoming: asyncio.Future[object] | None = None
-    try:
-        while True:
-            upcoming = upcoming or asyncio.ensure_future(anext(pieces, _END))
-            done, _ = await asyncio.wait({upcoming}, timeout=seconds)
-            if not done:
-                yield None
-                continue
-            piece, upcoming = upcoming.result(), None
-            if not isinstance(piece, bytes):
-                return
-            yield piece
-    finally:
-        if upcoming is not None:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
-        await pieces.aclose()
 
 
 class EventEncoder:
@@ -42,27 +17,46 @@ class EventEncoder:
     KEEP_ALIVE = b": keep-alive\n\n"
 
     def __init__(self) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._rest = ""
+        self._rest = b""
 
-    def encode(self, piece: bytes, *, final: bool = False) -> bytes:
-        """Return the event of the lines that are complete with this piece; nothing if there are none."""
-        text = self._rest + self._decode(piece, final)
-        if text.endswith("\r") and not final:
-            self._rest = text  # the newline that belongs to it may come with the next piece
-            return b""
+    def encode(self, piece: bytes, place: LogPlace | None = None) -> bytes:
+        """Return the event of the lines that are complete with this piece; nothing if there are none.
+
+        Its id is the place after those lines, if ``place`` is that after the piece.
+        """
+        self._rest += piece
+        cut = self._find_cut()
+        lines, self._rest = self._rest[:cut], self._rest[cut:]
+        return self._make_lines(lines, place) if lines else b""
+
+    def finish(self, place: LogPlace | None = None) -> bytes:
+        """Return the event of a last line that no newline ended; nothing if there is none."""
+        lines, self._rest = self._rest, b""
+        return self._make_lines(lines, place) if lines else b""
+
+    def _find_cut(self) -> int:
+        rest = self._rest
+        if rest.endswith(b"\r"):
+            return 0  # the newline that belongs to it may come with the next piece
         # a bare carriage return, as progress bars write it, ends a line in this format too
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        self._rest = lines.pop()
-        if self._rest and (final or len(self._rest) > MAX_LINE_BYTES):
-            lines.append(self._rest)
-            self._rest = ""
-        return self.make_event("\n".join(lines)) if lines else b""
+        cut = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
+        if len(rest) - cut > MAX_LINE_BYTES:
+            cut = len(rest)
+            while cut > len(rest) - 4 and rest[cut - 1] & 0xC0 == 0x80:
+                cut -= 1  # not within a character
+            cut -= rest[cut - 1] >= 0xC0
+        return cut
+
+    def _make_lines(self, lines: bytes, place: LogPlace | None) -> bytes:
+        text = lines.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+        event_id = f"{place.attempt}-{place.offset - len(self._rest)}" if place is not None else None
+        return self.make_event(text.removesuffix("\n"), event_id=event_id)
 
     @staticmethod
-    def make_event(data: str, *, event: str | None = None) -> bytes:
+    def make_event(data: str, *, event: str | None = None, event_id: str | None = None) -> bytes:
         """Return one event."""
         head = f"event: {event}\n" if event else ""
+        head += f"id: {event_id}\n" if event_id else ""
         body = "".join(f"data: {line}\n" for line in data.split("\n"))
         return f"{head}{body}\n".encode()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 from traitlets.config import LoggingConfigurable
 
@@ -35,7 +37,7 @@ class LaunchRefused(Exception):
 
 
 class LogNotFound(Exception):
-    """There is no log (yet, or any more) to read."""
+    """There is no log, or no more of it, and never will be; says why in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,22 @@ class Launch:
     """The ZIP's key in the storage, for a launcher on the service's own machine."""
 
 
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """Some bytes of a log, of any moderate number, and where to go on after them."""
+
+    data: bytes
+    position: dict[str, Any]
+    """JSON, the launcher's own: to go on from here without a byte lost or doubled."""
+    time: datetime | None = None
+    """When the first line of ``data`` was written, aware; None where that is not known."""
+
+
 class JobLauncher(LoggingConfigurable):
     """Runs jobs somewhere.
 
-    A subclass defines ``launch``, ``poll``, ``terminate`` and ``logs``. The reconciler calls the first three,
-    for one job one call at a time, again and again until the job is over; so each must be harmless to
+    A subclass defines ``launch``, ``poll``, ``terminate`` and ``read_log``. The reconciler calls the first
+    three, for one job one call at a time, again and again until the job is over; so each must be harmless to
     repeat, also after the service was killed in the middle of an earlier call and started again. A job
     whose ``state`` is empty may be there all the same: it is looked for by its id. Each raises
     LauncherUnavailable when it cannot know or cannot act now.
@@ -115,15 +128,19 @@ class JobLauncher(LoggingConfigurable):
         return None
 
     async def clean(self, job: Job) -> None:
-        """Free what a job that is over needs no more; its log stays. Nothing, where that goes by itself."""
+        """Free what a job that is over needs no more; its log is kept elsewhere by now.
 
-    def logs(
-        self, job: Job, *, follow: bool = False, tail: int | None = None, pod: str | None = None
-    ) -> AsyncIterator[bytes]:
-        """Yield the log's bytes: all, or the last ``tail`` lines, of the newest pod or of the one named.
+        Nothing, where that goes by itself.
+        """
 
-        With ``follow`` it goes on until the pod's log ends, which does not mean that the job has ended.
-        Raises LogNotFound before the first piece. Closing the iterator frees all that it held.
+    def read_log(self, job: Job, pod: str, position: dict[str, Any] | None) -> AsyncIterator[LogPiece]:
+        """Yield the log of one pod (attempt) as it grows, until the pod has ended and all was read.
+
+        ``pod`` is the name of one of those that ``poll`` reports, or the job's id where it reports none.
+        It begins after ``position``, which an earlier piece had, perhaps of an earlier process of the
+        service; None is the beginning. Nothing is held while the reader does not ask for the next piece, but
+        what a connection needs. Raises LogNotFound when there is nothing (more) to read and never will be,
+        LauncherUnavailable when that cannot be known now. Closing the iterator frees all that it held.
         """
         raise NotImplementedError
 

@@ -9,7 +9,7 @@
         started            made once, by whoever decides about the job's only start
         cancel             made when the job was asked to end
         status             JSON: the attempts so far and, in the end, how it ended
-        log.1, log.2, …    what each attempt wrote
+        log.1, log.2, …    what each attempt wrote; times.1, …: when (see ``logfile``)
         supervisor.log     what went wrong in the supervisor itself; empty
 
 The lock says whether a supervisor lives and what its process id is. It is the kernel that knows both, so

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 
 from ..kube import objects
 from ..kube.clients import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
-from ..kube.logs import follow_log, read_log
-from ..kube.pods import START_PROBLEMS, find_condition, find_state, is_ending, is_over, sort_pods
+from ..kube.logs import follow_log
+from ..kube.pods import START_PROBLEMS, find_state, is_ending, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen
 from ..kube.sidecar import explain_unsent
 from ..kube.view import Place, View, is_behind, make_seen_status
 from ..models import Job, JobEvent, JobStatus
-from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound
+from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from .kubeending import end_overdue
 from .kubeerrors import launch_errors, read_errors
 from .kubesecret import ensure_secret
@@ -34,6 +35,8 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 _LOOK_AGAIN_SECONDS = 5
 """How long a reader of a log that has not begun waits for news before it looks by itself."""
+
+_GONE = "Its pod was removed before all of its log was read."
 
 
 class KubeJobLauncher(JobLauncher):
@@ -291,23 +294,21 @@ class KubeJobLauncher(JobLauncher):
             else:
                 await self.client.ensure_deleted(place.path, uid=uid)
 
-    async def logs(
-        self, job: Job, *, follow: bool = False, tail: int | None = None, pod: str | None = None
-    ) -> AsyncIterator[bytes]:
-        """Yield the log of the user's container; with ``follow``, wait for its start and read to its end."""
+    async def read_log(self, job: Job, pod: str, position: dict[str, Any] | None) -> AsyncIterator[LogPiece]:
+        """Yield the log of the user's container in a pod, from its start, which it waits for, to its end."""
         place = self._find_place(job)
-        name = await self._find_logging_pod(place, pod, wait=follow)
-        read = follow_log if follow else read_log
+        await self._wait_for_log(place, pod)
         try:
-            async with aclosing(read(self.client, place.namespace, name, tail=tail)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            log = follow_log(self.client, place.namespace, pod, position=position)
+            async with aclosing(log) as pieces:
+                async for each in pieces:
+                    yield LogPiece(each.data, each.position, datetime.fromtimestamp(each.second, UTC))
+        except KubeRefused as error:
+            if error.status == 404:
+                raise LogNotFound(_GONE) from None
+            raise LauncherUnavailable(error.message) from error
         except KubeUnavailable as error:
             raise LauncherUnavailable(str(error)) from error
-        except KubeRefused as error:
-            if error.status in (400, 404):
-                raise LogNotFound(error.message) from None
-            raise LauncherUnavailable(error.message) from error
 
     async def events(self, job: Job) -> list[JobEvent]:
         """Return the newest Events of the Job and its Pods; nothing when they are gone."""
@@ -358,25 +359,17 @@ class KubeJobLauncher(JobLauncher):
         with read_errors():
             return await self.view.look(place)
 
-    async def _find_logging_pod(self, place: Place, name: str | None, *, wait: bool) -> str:
-        """Return the pod, the newest if none is named, whose container has a log; perhaps wait for it."""
+    async def _wait_for_log(self, place: Place, name: str) -> None:
+        """Wait until a pod's container has a log, or raise LogNotFound when it never will."""
         while True:
             seen = await self._look(place)
-            if seen is None:
-                raise LogNotFound("The job's pods are gone.")
-            pods = sort_pods([pod for pod in seen.pods.values() if not pod.get("isGone")])
-            if name is not None:
-                pods = [pod for pod in pods if pod["metadata"]["name"] == name]
-            if pods:
-                state = find_state(pods[-1])
-                ended = state.get("terminated")
-                if "running" in state or (ended and ended.get("reason") not in START_PROBLEMS):
-                    found: str = pods[-1]["metadata"]["name"]
-                    return found
-                if is_over(pods[-1]):
-                    raise LogNotFound("It ended before its command was started.")
-            elif name is not None:
-                raise LogNotFound(f"There is no pod {name} of this job (any more).")
-            if not wait or find_condition(seen.job, "Complete", "Failed", "FailureTarget"):
-                raise LogNotFound("Its command has not been started.")
+            pod = seen.pods.get(name) if seen is not None else None
+            if seen is None or pod is None or pod.get("isGone"):
+                raise LogNotFound(_GONE)
+            state = find_state(pod)
+            ended = state.get("terminated")
+            if "running" in state or (ended and ended.get("reason") not in START_PROBLEMS):
+                return
+            if is_over(pod):
+                raise LogNotFound("Its command was not started.")
             await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)

@@ -24,7 +24,7 @@ from ..models import Job, JobStatus, to_iso, utcnow
 from ..storage.base import ObjectNotFound, Storage, StorageError
 from . import joblog
 from .accounts import Account, find_barrier, find_entry, get_account
-from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNotFound, OutputTar
+from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece, OutputTar
 from .codezip import BadCode, clean_folder, give_tree, remove_tree, unpack
 from .jobfolder import JobFolder, make_end
 from .localstatus import find_status
@@ -96,9 +96,12 @@ class LocalProcessJobLauncher(JobLauncher):
     ).tag(config=True)
 
     max_log_bytes = Integer(
-        1024**3,
+        8 * 1024**3,
         min=0,
-        help="The size in bytes at which the log of one attempt is cut, with a line that says so; 0: never.",
+        help="""
+        The size in bytes at which the file of one attempt's log ends, with a line that says so; 0: never. It
+        keeps the disk from filling up; how much of a log is kept is ``LogRecorder.max_log_bytes``.
+        """,
     ).tag(config=True)
 
     max_file_bytes = Integer(
@@ -180,7 +183,7 @@ class LocalProcessJobLauncher(JobLauncher):
             return await self._do(self._terminate, job, self._get_folder(job))
 
     async def clean(self, job: Job) -> None:
-        """Remove the code of a job that is over, and what it wrote where that is kept; its log stays."""
+        """Remove the code and the log of a job that is over, and what it wrote where that is kept."""
         with _disk_errors():
             names = {"code", "output"} if job.spec.keep_outputs else {"code"}
             await self._do(clean_folder, self._get_folder(job), names)
@@ -190,14 +193,12 @@ class LocalProcessJobLauncher(JobLauncher):
         folder = self._get_folder(job)
         return read_folder(folder.output, self._do) if await self._do(folder.has, "output") else None
 
-    async def logs(
-        self, job: Job, *, follow: bool = False, tail: int | None = None, pod: str | None = None
-    ) -> AsyncIterator[bytes]:
-        """Yield the log of the newest attempt, or of the one that ``pod`` (``<job.id>-<number>``) names."""
+    async def read_log(self, job: Job, pod: str, position: dict[str, Any] | None) -> AsyncIterator[LogPiece]:
+        """Yield the log of the attempt that ``pod`` (``<job.id>-<number>``) names."""
         folder = self._get_folder(job)
         with _disk_errors():
-            number = await self._get_attempt(job, folder, pod, follow=follow)
-            log = joblog.read_log(folder, number, follow=follow, tail=tail)
+            number = await joblog.wait_for_attempt(folder, job, pod, seconds=self.start_timeout_seconds)
+            log = joblog.read_log(folder, number, start=position["offset"] if position else 0)
             async with contextlib.aclosing(log) as pieces:
                 async for piece in pieces:
                     yield piece
@@ -368,17 +369,6 @@ class LocalProcessJobLauncher(JobLauncher):
             send_signal(process, signal.SIGKILL)
         else:
             send_signal(process, signal.SIGTERM)
-
-    async def _get_attempt(self, job: Job, folder: JobFolder, pod: str | None, *, follow: bool) -> int:
-        """Return the number of the attempt whose log is wanted, waiting for its log if it is to come."""
-        give_up_at = time.monotonic() + self.start_timeout_seconds
-        while True:
-            number = await asyncio.to_thread(joblog.find_attempt, folder, job.id, pod)
-            if number is not None:
-                return number
-            if not follow or job.is_over or time.monotonic() >= give_up_at:
-                raise LogNotFound(f"job {job.id} has no log" if pod is None else f"there is no log of {pod}")
-            await asyncio.sleep(joblog.POLL_SECONDS)
 
 
 def _keep(piece: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:

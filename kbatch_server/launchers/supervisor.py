@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .jobfolder import JobFolder, make_end
+from .logfile import PIECE_BYTES, LogFile
 from .processes import kill_below
 
 STARTED, REFUSED, FAILED = 0, 3, 1
@@ -34,7 +35,6 @@ STARTED, REFUSED, FAILED = 0, 3, 1
 
 MAX_RETRY_DELAY_SECONDS = 360
 KILL_TIMEOUT_SECONDS = 30
-PIECE_BYTES = 65536
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
@@ -170,7 +170,11 @@ class Supervisor:
         """Run the command once and return its exit code: 128 and the signal's number if a signal ended it."""
         number = len(self.attempts) + 1
         self.attempts.append({"number": number, "started_at": _now(), "ended_at": None, "exit_code": None})
-        log = _Log(self.folder.get_path(f"log.{number}"), self.spec.max_log_bytes)
+        log = LogFile(
+            self.folder.get_path(f"log.{number}"),
+            self.folder.get_path(f"times.{number}"),
+            self.spec.max_log_bytes,
+        )
         read_end, write_end = os.pipe()
         try:
             try:
@@ -223,7 +227,7 @@ class Supervisor:
         if spec.mem_limit:
             _set_limit(resource.RLIMIT_AS, spec.mem_limit)
 
-    def _see_to_end(self, process: subprocess.Popen[bytes], output: int, log: _Log) -> int:
+    def _see_to_end(self, process: subprocess.Popen[bytes], output: int, log: LogFile) -> int:
         """Copy the output until the command ends, end it if that is due, and leave nothing alive."""
         kill_at = math.inf
         is_open = True
@@ -275,44 +279,6 @@ class Supervisor:
                     return None
             time.sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, 60)
-
-
-class _Log:
-    """A file that output is copied to, up to a limit."""
-
-    def __init__(self, path: str, max_bytes: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o600)
-        self._room: float = max_bytes or math.inf
-        self._max_bytes = max_bytes
-
-    def copy_from(self, output: int, *, only_if_ready: bool = False) -> bool:
-        """Copy one piece; return whether there may be more: False at the end of the output."""
-        try:
-            piece = os.read(output, PIECE_BYTES)
-        except BlockingIOError:
-            return not only_if_ready
-        if self._room and piece:
-            if len(piece) > self._room:
-                piece = piece[: int(self._room)] + self._last_line()
-                self._room = 0
-            else:
-                self._room -= len(piece)
-            self._write(piece)
-        return bool(piece)
-
-    def _last_line(self) -> bytes:
-        return f"\n[the log ends here, at its limit of {self._max_bytes} bytes]\n".encode()
-
-    def _write(self, piece: bytes) -> None:
-        try:
-            while piece:
-                piece = piece[os.write(self._fd, piece) :]
-        except OSError as error:  # no space: the job may still make it, and goes on without this piece
-            print(f"{_now()} the log cannot be written: {error}", file=sys.stderr)
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 def main(path: str) -> int:

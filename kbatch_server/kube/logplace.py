@@ -1,0 +1,172 @@
+"""Where in a container's log a reader is: takes lines with timestamps, gives what is new without; pure."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+OVERLAP_SECONDS = 1
+"""How much older than the newest line one that comes after it may be: stdout and stderr are stamped apart."""
+
+GAP = b"[... lines may be missing here: the node had put them away before they were read ...]\n"
+"""Stands where the kubelet has rotated a log and has no more of what was not read."""
+
+_RUN = re.compile(rb"([^ \n]{19})([^ \n]*) [^\n]*\n(?:\1[^ \n]* [^\n]*\n)*+")
+"""Whole lines of one second."""
+_STAMP = re.compile(rb"\n[^ \n]+ ")
+_IS_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+_MAX_STAMP = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """Some bytes of a log, the second since 1970 that their first line is of, and the place after them."""
+
+    data: bytes
+    second: int
+    position: dict[str, Any]
+
+
+class LogPlace:
+    """Takes what connections yield, one after the other, and gives each byte of the log once.
+
+    A new connection is asked for the log since a whole second and so repeats some of it. How many lines of
+    that second and later were begun is counted, and how many bytes of the last one were given: a connection
+    may break in its middle. (Not by the timestamps alone: stdout and stderr are stamped apart, not always in
+    order.)
+    """
+
+    def __init__(self, position: dict[str, Any] | None = None) -> None:
+        self._counts: dict[int, int] = {}
+        self._given = 0
+        if position:
+            self._counts = {int(second): count for second, count in position["counts"]}
+            self._given = position["given"]
+        self._newest = max(self._counts, default=0)
+        self._known = ("", 0)
+        self.complaint = ""
+        """What came instead of a log: the kubelet's word that it has none."""
+        self.rewind()
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether no line was begun yet."""
+        return not self._counts
+
+    @property
+    def since(self) -> str:
+        """The second to ask for the log from."""
+        return datetime.fromtimestamp(self._newest - OVERLAP_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def rewind(self) -> None:
+        """Get ready for another connection."""
+        self._head: bytearray | None = bytearray()
+        self._skip = 0
+        self._second = 0
+        self._is_first = True
+        self._lines_to_skip = sum(self._counts.values())
+
+    def take(self, chunk: bytes) -> Iterator[Stamped]:
+        """Yield what is new in the next bytes of the connection."""
+        if not self._is_at_line or self._lines_to_skip or self._is_first:
+            # line by line, until all that is known was passed over
+            while chunk:
+                fresh, chunk = self._take_one(chunk)
+                if fresh:
+                    yield self._make(fresh)
+                if self._is_at_line and not self._lines_to_skip:
+                    break
+        end = chunk.rfind(b"\n") + 1
+        at = 0
+        while at < end and (run := _RUN.match(chunk, at, end)):
+            stamp = (run[1] + run[2]).decode("ascii", "replace")
+            if not _IS_STAMP.fullmatch(stamp):
+                break
+            at, self._second = run.end(), self._to_second(stamp)
+            yield self._take_run(run[0])
+        rest = chunk[at:]
+        while rest:
+            fresh, rest = self._take_one(rest)
+            if fresh:
+                yield self._make(fresh)
+
+    @property
+    def _is_at_line(self) -> bool:
+        return self._head is not None and not self._head
+
+    def _make(self, data: bytes) -> Stamped:
+        counts = [[second, count] for second, count in self._counts.items()]
+        return Stamped(data, self._second, {"counts": counts, "given": self._given})
+
+    def _take_run(self, run: bytes) -> Stamped:
+        """Return whole lines of one second without their timestamps, all at once: line by line is slow."""
+        self._count(self._second, run.count(b"\n"))
+        data = _STAMP.sub(b"\n", b"\n" + run)[1:]
+        self._given = len(data) - (data.rfind(b"\n", 0, -1) + 1)
+        self._note_age()
+        return self._make(data)
+
+    def _take_one(self, chunk: bytes) -> tuple[bytes, bytes]:
+        """Take the rest of a line, or what is there of it; return what is new of it, and what follows."""
+        lead = b""
+        if self._head is not None:
+            stamp, space, rest = chunk.partition(b" ")
+            if b"\n" in stamp or len(self._head) + len(stamp) > _MAX_STAMP:
+                stamp, space, rest = b"", b" ", chunk  # no timestamp at all
+            self._head += stamp
+            if not space:
+                return b"", b""
+            lead = self._begin_line(self._head.decode("ascii", "replace"))
+            self._head, chunk = None, rest
+        body, newline, chunk = chunk.partition(b"\n")
+        fresh = (body + newline)[self._skip :]
+        self._skip -= len(body + newline) - len(fresh)
+        self._given = min(self._given + len(fresh), sys.maxsize)
+        if newline:
+            self._head = bytearray()
+        return lead + fresh, chunk
+
+    def _begin_line(self, stamp: str) -> bytes:
+        """Decide what is new of a line; return what is to be said before it."""
+        is_first, self._is_first = self._is_first, False
+        if not _IS_STAMP.fullmatch(stamp):
+            # the end of a long line from before ``since``, or the kubelet's own words: neither is counted
+            self._skip = sys.maxsize
+            if is_first and self.is_at_start:
+                self.complaint = "The node has no log of it (any more)."
+            return b""
+        second = self._to_second(stamp)
+        if self._lines_to_skip and second <= self._newest:
+            self._lines_to_skip -= 1
+            self._skip = sys.maxsize if self._lines_to_skip else self._given
+            return b""
+        lead = GAP if self._lines_to_skip else b""
+        self._lines_to_skip = 0
+        self._second = second
+        self._skip = self._given = 0
+        self._count(second, 1)
+        self._note_age()
+        return lead
+
+    def _count(self, second: int, lines: int) -> None:
+        self._counts[second] = self._counts.get(second, 0) + lines
+        if second > self._newest:
+            self._newest = second
+            oldest = second - OVERLAP_SECONDS
+            self._counts = {each: n for each, n in self._counts.items() if each >= oldest}
+
+    def _note_age(self) -> None:
+        """Forget a line that is too old to be repeated; of the last one that is repeated nothing is new."""
+        if self._second < self._newest - OVERLAP_SECONDS:
+            self._counts.pop(self._second, None)
+            self._given = sys.maxsize
+
+    def _to_second(self, stamp: str) -> int:
+        head, zone = stamp[:19], stamp[19:].lstrip(".0123456789")
+        if self._known[0] != head + zone:
+            self._known = (head + zone, int(datetime.fromisoformat(head + zone).timestamp()))
+        return self._known[1]

@@ -1,0 +1,94 @@
+"""Find the lines of a long text that hold some words, a piece of the text at a time; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAX_SHOWN_BYTES = 8192
+"""A longer line is shown in part."""
+
+MAX_LINE_BYTES = 256 * 1024
+"""A longer line is searched in parts: a log of one endless line must not be kept in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A line that holds the words."""
+
+    line: int
+    """Its number, from 1."""
+    text: str
+
+
+class LineSearch:
+    """Takes the pieces of a text in their order. It blocks for a moment for each megabyte: use a thread."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words.lower()
+        self._overlap = 4 * len(self._words)
+        self._rest = b""
+        self._next_line = 0
+        self._found = 0
+
+    def add(self, piece: bytes, first_line: int, skip: int = 0) -> list[Hit]:
+        """Return the hits in the lines that are complete with this piece.
+
+        ``first_line`` is the number of the line that its first byte belongs to; ``skip`` bytes of it are not
+        searched.
+        """
+        if skip:
+            first_line += piece.count(b"\n", 0, skip)
+            piece = piece[skip:]
+        hits: list[Hit] = []
+        if first_line != self._next_line:  # there is a gap before it
+            hits += self.finish()
+            self._next_line = first_line
+        text = self._rest + piece
+        end = text.rfind(b"\n") + 1
+        hits += self._search(text[:end])
+        self._next_line += text.count(b"\n", 0, end)
+        self._rest = text[end:]
+        if len(self._rest) > MAX_LINE_BYTES:
+            hits += self._search(self._rest)
+            self._rest = self._rest[-self._overlap :]
+        return hits
+
+    def finish(self) -> list[Hit]:
+        """Return the hit in the last line, which no newline ended."""
+        hits = self._search(self._rest)
+        self._rest = b""
+        return hits
+
+    def _search(self, text: bytes) -> list[Hit]:
+        hits = []
+        for index, line in _find(text, self._words):
+            number = self._next_line + index
+            if number != self._found:  # a long line may be found in two of its parts
+                self._found = number
+                hits.append(Hit(number, _show(line)))
+        return hits
+
+
+def _find(text: bytes, words: str) -> Iterator[tuple[int, bytes]]:
+    """Yield index and bytes of each line that holds the words, which are in lower case."""
+    if words.isascii():
+        # without a look at each line: bytes are searched at the speed of memory
+        lower, needle = text.lower(), words.encode()
+        index = counted = at = 0
+        while (at := lower.find(needle, at)) >= 0:
+            start, end = lower.rfind(b"\n", 0, at) + 1, lower.find(b"\n", at)
+            end = len(lower) if end < 0 else end
+            index += lower.count(b"\n", counted, start)
+            counted = start
+            yield index, text[start:end]
+            at = end + 1
+    elif words in text.decode("utf-8", "replace").lower():
+        for index, line in enumerate(text.split(b"\n")):
+            if words in line.decode("utf-8", "replace").lower():
+                yield index, line
+
+
+def _show(line: bytes) -> str:
+    text = line[:MAX_SHOWN_BYTES].decode("utf-8", "replace").removesuffix("\r")
+    return text + " …" if len(line) > MAX_SHOWN_BYTES else text
