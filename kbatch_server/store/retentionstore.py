@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, func, literal, select, true
 
 from .dbutil import Database
 from .orm import job_logs, job_outputs, jobs, log_segments
@@ -16,9 +16,18 @@ Part = Literal["record", "log", "outputs"]
 """What is kept of a job: all that is known of it, its attempts' logs, or its results."""
 
 _HAS = {
-    "record": jobs.c.delete_requested_at.is_(None),
+    "record": true(),
     "log": exists().where(job_logs.c.job_id == jobs.c.id),
     "outputs": exists().where(job_outputs.c.job_id == jobs.c.id),
+}
+
+
+_SIZE = {
+    "record": literal(0),
+    "log": select(func.coalesce(func.sum(log_segments.c.size), 0))
+    .where(log_segments.c.job_id == jobs.c.id)
+    .scalar_subquery(),
+    "outputs": select(job_outputs.c.size).where(job_outputs.c.job_id == jobs.c.id).scalar_subquery(),
 }
 
 
@@ -29,6 +38,8 @@ class EndedJob:
     id: str
     user: str
     ended_at: datetime
+    size: int
+    """Bytes in the storage that the part takes."""
 
 
 class RetentionStore:
@@ -42,20 +53,30 @@ class RetentionStore:
         return await self._database.read(lambda connection: list(connection.scalars(statement)))
 
     async def list_ended_jobs(
-        self, user: str, part: Part, *, before: datetime, after: EndedJob | None = None, limit: int = 500
+        self,
+        user: str,
+        part: Part,
+        *,
+        before: datetime,
+        since: datetime | None = None,
+        after: EndedJob | None = None,
+        limit: int = 500,
     ) -> list[EndedJob]:
         """Return a user's jobs that ended before a time and still have that part, the oldest first.
 
         A job is listed only when it was cleaned up after: until then the launcher may need what is kept.
-        ``after`` is the last job of the page before.
+        ``since`` leaves out those that ended before; ``after`` is the last job of the page before.
         """
         statement = (
-            select(jobs.c.id, jobs.c.user, jobs.c.ended_at)
+            select(jobs.c.id, jobs.c.user, jobs.c.ended_at, _SIZE[part])
             .where(jobs.c.user == user, jobs.c.ended_at < before, _HAS[part])
+            .where(jobs.c.delete_requested_at.is_(None))
             .where(jobs.c.cleaned_at.is_not(None) | jobs.c.launch_begun_at.is_(None))
             .order_by(jobs.c.ended_at, jobs.c.id)
             .limit(limit)
         )
+        if since is not None:
+            statement = statement.where(jobs.c.ended_at >= since)
         if after is not None:
             end = jobs.c.ended_at
             statement = statement.where(
