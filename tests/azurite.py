@@ -8,13 +8,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.cluster.build import cache_dir
 
-VERSION = "3.35.0"
+VERSION = "3.37.0"  # the first that knows how azure-storage-blob 12.31 signs URLs for an identity
 ACCOUNT = "devstoreaccount1"
 # the same in every Azurite: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -29,9 +30,14 @@ def find_azurite() -> Path | None:
         npm = shutil.which("npm")
         if npm is None:
             return None
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--prefix", folder, "--no-audit", "--no-fund", f"azurite@{VERSION}"]
-        subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="installing-") as scratch:
+            command = [npm, "install", "--prefix", f"{scratch}/new", "--no-audit", "--no-fund"]
+            subprocess.run(
+                [*command, f"azurite@{VERSION}"], check=True, timeout=600, stdout=subprocess.DEVNULL
+            )
+            with contextlib.suppress(OSError):  # another process was first
+                os.rename(f"{scratch}/new", folder)
     return program
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from azurite import find_azurite, running_azurite
 from hub import Hub, find_ports
+from s3server import S3Server, find_s3server, running_s3server
+from storages import make_certificate, make_container
 from web_doubles import Web, running_web
 
 
@@ -42,3 +45,36 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an Azurite's account, which has an empty container."""
+    with running_azurite(_need(find_azurite(), "npm"), tmp_path_factory.mktemp("azurite")) as endpoint:
+        make_container(endpoint)
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def azurite_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The same with HTTPS, which also takes tokens of identities; and the file with its certificate."""
+    folder = tmp_path_factory.mktemp("azurite-tls")
+    tls = make_certificate(folder)
+    with running_azurite(_need(find_azurite(), "npm"), folder, tls=tls) as endpoint:
+        make_container(endpoint, connection_verify=str(tls[0]))
+        yield endpoint, tls[0]
+
+
+@pytest.fixture(scope="session")
+def s3server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server with an empty bucket."""
+    with running_s3server(_need(find_s3server(), "Go"), tmp_path_factory.mktemp("s3server")) as server:
+        yield server
+
+
+def _need(program: Path | None, tool: str) -> Path:
+    if program is None and os.environ.get("CI"):
+        pytest.fail(f"{tool} is needed, to install a storage server")
+    if program is None:
+        pytest.skip(f"{tool} is needed, to install a storage server")
+    return program

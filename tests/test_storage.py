@@ -1,115 +1,80 @@
-"""The contract of a Storage, held against each one that there is; and what each promises besides."""
+"""The contract of a Storage, held against each one that there is."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import sys
-import threading
-import urllib.error
-import urllib.request
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from azurite import ACCOUNT, KEY, find_azurite, running_azurite
+from azurite import ACCOUNT, KEY
 from doubles import MemoryStorage
-from s3server import S3Server, find_s3server, running_s3server
+from storages import CONTAINER, StaticCredential, chunked, is_recent, list_keys, make_sas_token, read
 from traitlets.config import Config
 
 from kbatch_server.storage.azure import AzureBlobStorage
-from kbatch_server.storage.base import ObjectNotFound, Storage, StorageError, StorageFull
+from kbatch_server.storage.base import ObjectNotFound, Storage, StorageError, StoredObject
 from kbatch_server.storage.local import FileStorage
 from kbatch_server.storage.objectstore import S3Storage
 
 MIB = 2**20
 
 
-@pytest.fixture(scope="module")
-def azurite(tmp_path_factory):
-    """The URL of an Azurite's account, which has a container ``code``."""
-    program = find_azurite()
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("npm is needed, to install Azurite")
-        pytest.skip("npm is needed, to install Azurite")
-    with running_azurite(program, tmp_path_factory.mktemp("azurite")) as endpoint:
-        from azure.storage.blob import BlobServiceClient
-
-        with BlobServiceClient(endpoint, {"account_name": ACCOUNT, "account_key": KEY}) as client:
-            client.create_container("code")
-        yield endpoint
+def make_memory(request, folder: Path) -> Storage:
+    return MemoryStorage()
 
 
-@pytest.fixture(scope="module")
-def s3server(tmp_path_factory) -> S3Server:
-    """An S3 server with an empty bucket."""
-    program = find_s3server()
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("Go is needed, to build the S3 server")
-        pytest.skip("Go is needed, to build the S3 server")
-    with running_s3server(program, tmp_path_factory.mktemp("s3server")) as server:
-        yield server
+def make_files(request, folder: Path) -> Storage:
+    return FileStorage(root=str(folder / "storage"), max_bytes=2**30)
 
 
-def make_sas_token(permission: str = "rcwdl") -> str:
-    from datetime import timedelta
-
-    from azure.storage.blob import generate_container_sas
-
-    from kbatch_server.models import utcnow
-
-    return generate_container_sas(
-        ACCOUNT,
-        "code",
-        account_key=KEY,
-        permission=permission,
-        expiry=utcnow() + timedelta(hours=1),
-    )
-
-
-@pytest.fixture(params=["memory", "file", "docs", "azure-key", "azure-sas", "s3"])
-async def storage(request, tmp_path):
-    if request.param == "memory":
-        storage = MemoryStorage()
-    elif request.param == "file":
-        storage = FileStorage(root=str(tmp_path / "storage"))
-    elif request.param == "docs":
-        storage = load_documented_class()(path=str(tmp_path / "objects.sqlite"))
-    elif request.param == "s3":
-        storage = S3Storage(**request.getfixturevalue("s3server").settings())
-    else:
-        credential = {"account_key": KEY} if request.param == "azure-key" else {"sas_token": make_sas_token()}
-        endpoint = request.getfixturevalue("azurite")
-        storage = AzureBlobStorage(account_name=ACCOUNT, container="code", endpoint=endpoint, **credential)
-    await storage.open()
-    yield storage
-    await storage.close()
-
-
-def load_documented_class() -> type[Storage]:
+def make_documented(request, folder: Path) -> Storage:
     """Return the storage that docs/storage.md has as its example, made of that very text."""
     page = (Path(__file__).parent.parent / "docs/storage.md").read_text()
     [example] = [block for block in page.split("```python\n")[1:] if "(Storage):" in block]
     namespace = {"__name__": "example", "c": Config()}
     exec(example.partition("```")[0], namespace)
-    return namespace["SQLiteStorage"]
+    return namespace["SQLiteStorage"](path=str(folder / "objects.sqlite"))
 
 
-async def chunked(*chunks: bytes, then: BaseException | None = None) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-    if then is not None:
-        raise then
+def make_azure(request, **credential: str) -> Storage:
+    endpoint = request.getfixturevalue("azurite")
+    return AzureBlobStorage(account_name=ACCOUNT, container=CONTAINER, endpoint=endpoint, **credential)
 
 
-async def read(storage, key: str, **kwargs) -> bytes:
-    return b"".join([piece async for piece in storage.read(key, **kwargs)])
+def make_azure_with_identity(request, folder: Path) -> Storage:
+    endpoint, ca_file = request.getfixturevalue("azurite_tls")
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setattr("azure.identity.aio.DefaultAzureCredential", StaticCredential)
+    return AzureBlobStorage(
+        account_name=ACCOUNT, container=CONTAINER, endpoint=endpoint, ca_file=str(ca_file), use_identity=True
+    )
 
 
-# --- the contract
+def make_s3(request, folder: Path, **settings: str) -> Storage:
+    return S3Storage(**request.getfixturevalue("s3server").settings(), **settings)
+
+
+STORAGES = {
+    "memory": make_memory,
+    "file": make_files,
+    "docs": make_documented,
+    "azure-key": lambda request, _: make_azure(request, account_key=KEY),
+    "azure-sas": lambda request, _: make_azure(request, sas_token=make_sas_token()),
+    "azure-identity": make_azure_with_identity,
+    "s3": make_s3,
+    "s3-prefix": lambda request, folder: make_s3(request, folder, prefix="a/folder"),
+}
+
+
+@pytest.fixture(params=STORAGES)
+async def storage(request, tmp_path) -> AsyncIterator[Storage]:
+    storage = STORAGES[request.param](request, tmp_path)
+    await storage.open()
+    yield storage
+    await storage.close()
 
 
 async def test_what_was_written_is_read(storage):
@@ -196,193 +161,126 @@ async def test_a_reader_that_stops_early_leaves_nothing_open(storage):
     await pieces.aclose()
 
 
-# --- files
+async def test_a_reader_meanwhile_gets_the_old_object_or_the_new_one(storage):
+    """As when a log is written again, with more at its end."""
+    old = os.urandom(6 * MIB)
+    new = old + os.urandom(MIB)
+    await storage.write("grows", chunked(old))
+    pieces = storage.read("grows")
+    found = await anext(pieces)
+    await storage.write("grows", chunked(new))
+    async for piece in pieces:
+        found += piece
+    assert found in (old, new)
+    assert await read(storage, "grows") == new
 
 
-@pytest.fixture
-async def files(tmp_path):
-    storage = FileStorage(root=str(tmp_path / "a/storage"))
-    await storage.open()
-    return storage
+async def test_readers_while_an_object_grows_get_no_mixture(storage):
+    content = os.urandom(2 * MIB)
+    ends = range(64 * 1024, len(content), 256 * 1024)
+    await storage.write("grows-often", chunked(content[: ends[0]]))
+    is_over = asyncio.Event()
+
+    async def keep_reading() -> int:
+        count = 0
+        while not is_over.is_set():
+            found = await read(storage, "grows-often")
+            assert len(found) in ends
+            assert found == content[: len(found)]
+            count += 1
+            await asyncio.sleep(0)
+        return count
+
+    reading = asyncio.gather(keep_reading(), keep_reading())
+    for end in ends:
+        await storage.write("grows-often", chunked(content[:end]))
+        await asyncio.sleep(0)
+    is_over.set()
+    assert min(await reading) > 0
 
 
-def find_files(storage: FileStorage) -> list[str]:
-    return sorted(name for _, _, names in os.walk(storage.root) for name in names)
+async def test_two_that_write_one_key_leave_one_of_both_whole(storage):
+    one, other = os.urandom(6 * MIB), os.urandom(6 * MIB)
+    written = await asyncio.gather(
+        storage.write("contested", chunked(one)),
+        storage.write("contested", chunked(other)),
+        return_exceptions=True,
+    )
+    # the first to finish takes the other's unfinished blocks away, in Azure
+    assert len(one) in written
+    assert all(isinstance(each, (int, StorageError)) for each in written)
+    assert await read(storage, "contested") in (one, other)
 
 
-async def test_a_write_that_fails_leaves_no_file(files):
-    with pytest.raises(ValueError, match="stop"):
-        await files.write("uploads/x", chunked(b"x" * 3 * MIB, then=ValueError("stop")))
-    assert find_files(files) == []
+@pytest.mark.parametrize("size", [3, 6 * MIB])
+async def test_an_older_object_outlives_a_writer_that_is_cancelled(storage, size):
+    await storage.write("kept", chunked(b"old"))
+    begun = asyncio.Event()
 
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x" * size
+        begun.set()
+        await asyncio.Event().wait()
 
-async def test_a_write_that_is_cancelled_while_a_thread_is_at_it_leaves_no_file(files, monkeypatch):
-    begun, go_on = asyncio.Event(), threading.Event()
-    loop, write = asyncio.get_running_loop(), os.write
-
-    def slow_write(descriptor: int, data: bytes) -> int:
-        loop.call_soon_threadsafe(begun.set)
-        go_on.wait(10)
-        return write(descriptor, data)
-
-    monkeypatch.setattr("kbatch_server.storage.local.os.write", slow_write)
-    writing = asyncio.create_task(files.write("uploads/x", chunked(b"x")))
+    writing = asyncio.create_task(storage.write("kept", endless()))
     await asyncio.wait_for(begun.wait(), 10)
     writing.cancel()
-    loop.call_later(0.01, go_on.set)
     with pytest.raises(asyncio.CancelledError):
         await writing
-    assert find_files(files) == []
+    assert await read(storage, "kept") == b"old"
 
 
-@pytest.mark.parametrize(
-    "key", ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".incoming/x", "A", "a b", "ü"]
-)
-async def test_a_key_that_is_no_key_reaches_no_file(files, key):
-    for call in (
-        files.write(key, chunked(b"x")),
-        files.get_size(key),
-        files.delete(key),
-        anext(files.read(key)),
-    ):
-        with pytest.raises(StorageError, match="cannot be the key"):
-            await call
-    assert find_files(files) == []
+@pytest.mark.parametrize("size", [3, 6 * MIB])
+async def test_a_writer_that_is_cancelled_at_the_very_end_leaves_the_old_object_or_the_new(storage, size):
+    new = os.urandom(size)
+    await storage.write("last", chunked(b"old"))
+
+    async def cancel_at_the_end() -> AsyncIterator[bytes]:
+        yield new
+        writing.cancel()
+
+    writing = asyncio.create_task(storage.write("last", cancel_at_the_end()))
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    found = await read(storage, "last")
+    assert found in (b"old", new)
+    await storage.delete("last")
+    with pytest.raises(ObjectNotFound):  # nothing comes after it was said to have ended
+        await storage.get_size("last")
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-async def test_a_full_disk_is_said_plainly_and_nothing_stays(files, monkeypatch, code):
-    def full(descriptor: int, data: bytes) -> int:
-        raise OSError(code, os.strerror(code))
+async def test_a_folder_lists_what_is_in_it(storage):
+    folder = f"list-{secrets.token_hex(4)}"
+    assert await list_keys(storage, f"{folder}/") == []
+    for key in ("a", "b/c/d", "b/c.txt"):
+        await storage.write(f"{folder}/{key}", chunked(key.encode()))
+    await storage.write(f"{folder}-2/e", chunked(b"in another folder"))
+    found = {each.key: each async for each in storage.list(f"{folder}/")}
+    assert set(found) == {f"{folder}/a", f"{folder}/b/c/d", f"{folder}/b/c.txt"}
+    each = found[f"{folder}/b/c/d"]
+    assert each == StoredObject(each.key, 5, each.modified_at)
+    assert all(is_recent(each.modified_at) for each in found.values())
+    assert {*found, f"{folder}-2/e"} <= set(await list_keys(storage, ""))
 
-    monkeypatch.setattr("kbatch_server.storage.local.os.write", full)
-    with pytest.raises(StorageFull, match="the storage is full"):
-        await files.write("uploads/x", chunked(b"x"))
-    assert find_files(files) == []
-
-
-async def test_another_failure_of_the_disk_is_a_storage_error(files, monkeypatch):
-    def broken(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr("kbatch_server.storage.local.os.fsync", broken)
-    with pytest.raises(StorageError, match="Input/output error"):
-        await files.write("uploads/x", chunked(b"x"))
-    assert find_files(files) == []
+    await storage.delete(f"{folder}/b/c/d")
+    assert await list_keys(storage, f"{folder}/b/") == [f"{folder}/b/c.txt"]
 
 
-async def test_what_a_killed_process_left_is_cleared_away_and_what_is_being_written_is_not(files):
-    incoming = Path(files.root, ".incoming")
-    for name in ("old", "new"):
-        (incoming / name).touch()
-    os.utime(incoming / "old", (0, 0))
-    await FileStorage(root=files.root).open()
-    assert find_files(files) == ["new"]
+async def test_a_list_of_many_pages_has_each_object_once(storage, monkeypatch):
+    for module in ("local", "bucket", "azure"):
+        monkeypatch.setattr(f"kbatch_server.storage.{module}.PAGE_OBJECTS", 3)
+    folder = f"many-{secrets.token_hex(4)}"
+    count = 8 if hasattr(storage, "root") or hasattr(storage, "endpoint") else 101
+    keys = [f"{folder}/{number:03}" for number in range(count)]
+    for key in keys:
+        await storage.write(key, chunked(b"x"))
+    assert await list_keys(storage, f"{folder}/") == keys
 
 
-async def test_the_folder_is_private(files):
-    await files.write("uploads/x", chunked(b"x"))
-    for path in (files.root, f"{files.root}/uploads", f"{files.root}/uploads/x"):
-        assert os.stat(path).st_mode & 0o077 == 0
-
-
-# --- Azure
-
-
-def fetch(url: str, method: str = "GET") -> bytes:
-    data = b"changed" if method == "PUT" else None
-    request = urllib.request.Request(url, data=data, method=method, headers={"x-ms-blob-type": "BlockBlob"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        return reply.read()
-
-
-@pytest.fixture
-async def azure(azurite):
-    storage = AzureBlobStorage(account_name=ACCOUNT, container="code", endpoint=azurite, account_key=KEY)
-    await storage.open()
-    yield storage
-    await storage.close()
-
-
-async def test_a_url_reads_one_object_and_no_other_and_changes_nothing_and_expires(azure):
-    await azure.write("uploads/mine", chunked(b"code"))
-    await azure.write("uploads/other", chunked(b"other"))
-    url = await azure.make_url("uploads/mine", expires_in_seconds=60)
-    assert await asyncio.to_thread(fetch, url) == b"code"
-    expired = await azure.make_url("uploads/mine", expires_in_seconds=-60)
-    for wrong, method in (
-        (url.replace("uploads/mine", "uploads/other"), "GET"),
-        (url, "PUT"),
-        (url, "DELETE"),
-        (expired, "GET"),
-    ):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            await asyncio.to_thread(fetch, wrong, method)
-        assert refused.value.code == 403
-        refused.value.close()
-    assert await read(azure, "uploads/mine") == b"code"
-
-
-async def test_the_sas_token_of_the_account_is_never_handed_out(azurite):
-    storage = AzureBlobStorage(
-        account_name=ACCOUNT, container="code", endpoint=azurite, sas_token=make_sas_token()
-    )
-    await storage.open()
-    await storage.write("x", chunked(b"x"))
-    assert await storage.make_url("x", expires_in_seconds=60) is None
-    await storage.close()
-
-
-async def test_an_error_says_what_is_wrong_and_no_secret(azurite):
-    wrong = make_sas_token().replace("sig=", "sig=AAAA")
-    wrong_key = "A" * 84 + "bb=="
-    for setting, secret in ({"sas_token": wrong}, wrong), ({"account_key": wrong_key}, wrong_key):
-        storage = AzureBlobStorage(account_name=ACCOUNT, container="code", endpoint=azurite, **setting)
-        await storage.open()
-        for call in (storage.write("x", chunked(b"x")), anext(storage.read("x")), storage.delete("x")):
-            with pytest.raises(StorageError, match="Azure Blob Storage answered 403") as refused:
-                await call
-            assert not isinstance(refused.value, ObjectNotFound)
-            assert secret not in str(refused.value)
-            assert refused.value.__cause__ is None
-        await storage.close()
-
-
-async def test_a_container_that_is_not_there_is_not_an_object_that_is_not_there(azurite):
-    storage = AzureBlobStorage(account_name=ACCOUNT, container="none", endpoint=azurite, account_key=KEY)
-    await storage.open()
-    with pytest.raises(StorageError, match="ContainerNotFound") as refused:
-        await anext(storage.read("x"))
-    assert not isinstance(refused.value, ObjectNotFound)
-    await storage.close()
-
-
-async def test_an_azure_that_does_not_answer_is_a_storage_error(unused_tcp_port):
-    endpoint = f"http://127.0.0.1:{unused_tcp_port}/{ACCOUNT}"
-    storage = AzureBlobStorage(account_name=ACCOUNT, container="code", endpoint=endpoint, account_key=KEY)
-    await storage.open()
-    storage._client._config.retry_policy.total_retries = 0
-    with pytest.raises(StorageError, match="does not answer"):
-        await storage.get_size("x")
-    await storage.close()
-
-
-async def test_the_settings_come_from_the_environment_and_a_missing_one_is_named(monkeypatch):
-    for name, value in (("ACCOUNT_NAME", "acc"), ("CONTAINER", "cont"), ("SAS_TOKEN", "?sv=1&sig=x")):
-        monkeypatch.setenv(f"AZURE_{name}", value)
-    storage = AzureBlobStorage()
-    assert storage.endpoint == "https://acc.blob.core.windows.net"
-    await storage.open()
-    await storage.close()
-    monkeypatch.delenv("AZURE_SAS_TOKEN")
-    with pytest.raises(StorageError, match="AZURE_SAS_TOKEN"):
-        await AzureBlobStorage().open()
-    monkeypatch.delenv("AZURE_CONTAINER")
-    with pytest.raises(StorageError, match=r"AzureBlobStorage.container \(or AZURE_CONTAINER"):
-        await AzureBlobStorage().open()
-
-
-async def test_a_missing_package_is_named_with_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "azure.storage.blob.aio", None)
-    with pytest.raises(StorageError, match=r"pip install kbatch-server\[azure\]"):
-        await AzureBlobStorage().open()
+async def test_what_is_written_while_it_is_listed_is_not_held_up(storage):
+    folder = f"busy-{secrets.token_hex(4)}"
+    for number in range(4):
+        await storage.write(f"{folder}/{number}", chunked(b"x"))
+    async for each in storage.list(f"{folder}/"):
+        await storage.delete(each.key)
+    assert await list_keys(storage, f"{folder}/") == []

@@ -23,6 +23,8 @@ from .remote import ServiceRefused, finish, make_error
 PIECE_BYTES = 4 * 2**20
 """One block: a blob has at most 50,000 of them, 195 GiB with this size."""
 
+PAGE_OBJECTS = 1000
+
 MISSING_PACKAGES = "AzureBlobStorage needs more packages: pip install kbatch-server[azure]"
 
 MAX_URL_SECONDS = 7 * 86400
@@ -185,7 +187,7 @@ class AzureBlobStorage(Storage):
             "connection_timeout": min(10, self.timeout_seconds),
             # half of it, so that there is time for a second try
             "read_timeout": self.timeout_seconds / 2,
-            "retry_total": 3,
+            "retry_total": 2,
             "initial_backoff": 1,
             "increment_base": 2,
             "random_jitter_range": 1,
@@ -216,7 +218,7 @@ class AzureBlobStorage(Storage):
         async for piece in regroup(chunks, PIECE_BYTES):
             block = base64.b64encode(f"{draft}{len(blocks):08}".encode()).decode()
             # a file, which aiohttp sends bit by bit: bytes it would send in one go
-            await self._ask(blob.stage_block(block, io.BytesIO(piece), length=len(piece)))
+            await finish(self._ask(blob.stage_block(block, io.BytesIO(piece), length=len(piece))))
             blocks.append(block)
             size += len(piece)
         await finish(self._ask(blob.commit_block_list(blocks)))
@@ -259,7 +261,9 @@ class AzureBlobStorage(Storage):
 
     async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
         """Yield the objects in a folder like ``uploads/``, or all of them (``""``), in any order."""
-        blobs = self._client.list_blobs(name_starts_with=check_prefix(prefix) or None)
+        blobs = self._client.list_blobs(
+            name_starts_with=check_prefix(prefix) or None, results_per_page=PAGE_OBJECTS
+        )
         try:
             while (blob := await self._ask(anext(blobs, None))) is not None:
                 if is_key(blob.name):
@@ -333,6 +337,7 @@ def _mapped_errors() -> Iterator[None]:
                 "Azure gives no token: AzureBlobStorage.account_key and sas_token are not set, and there is "
                 f"no identity that may be used ({type(error).__name__})"
             ) from None
-        raise make_error("Azure Blob Storage", error.status_code, str(code or "")) from None
+        code = getattr(code, "value", code) or ""  # some are of an enumeration
+        raise make_error("Azure Blob Storage", error.status_code, code) from None
     except AzureError as error:
         raise StorageError(f"Azure Blob Storage does not answer ({type(error).__name__})") from None

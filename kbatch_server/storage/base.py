@@ -50,8 +50,9 @@ class Storage(LoggingConfigurable):
 
         The object appears whole when this returns, replacing an older one, or not at all: also when
         ``chunks`` raises (that error is passed on) or the task is cancelled; one that was there before is
-        as it was then. When it is cancelled after the last chunk, the new one may be there, whole. Never
-        holds more than a few chunks in memory.
+        as it was then. When it is cancelled after the last chunk, the new one may be there, whole. Of
+        two that write the same key at the same time, one may get StorageError. Never holds more than a few
+        chunks in memory.
         """
         raise NotImplementedError
 

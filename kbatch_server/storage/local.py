@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
@@ -240,6 +241,8 @@ def _find_objects(folder: Path, prefix: str) -> Iterator[StoredObject]:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 said = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(said.st_mode):
+                    continue
                 yield StoredObject(key, said.st_size, datetime.fromtimestamp(said.st_mtime, UTC))
 
 

@@ -12,7 +12,6 @@ from .base import StorageError, StorageFull
 Result = TypeVar("Result")
 
 _FULL_CODES = {
-    "AccountQuotaExceeded",
     "InsufficientStorage",
     "QuotaExceeded",
     "XMinioAdminBucketQuotaExceeded",
