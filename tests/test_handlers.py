@@ -217,6 +217,16 @@ async def test_who_goes_on_sending_after_a_refusal_is_cut_off(web, monkeypatch):
     assert answer.startswith("HTTP/1.1 401 ")
 
 
+async def test_who_goes_on_sending_after_a_refusal_in_the_middle_is_cut_off_too(web, monkeypatch):
+    monkeypatch.setattr(base, "LINGER_SECONDS", 0.2)
+    head = (
+        "POST /services/kbatch/api/v1/jobs HTTP/1.1\nHost: x\nAuthorization: token alice-token\n"
+        "Transfer-Encoding: chunked\n\n"
+    )
+    answer = await raw_request(web, head, b"200000\r\n" + b" " * 0x200000 + b"\r\n1\r\n")
+    assert answer.startswith("HTTP/1.1 413 ")
+
+
 # jobs
 
 
@@ -389,24 +399,6 @@ async def test_a_client_is_slowed_down_to_the_pace_of_the_storage(web):
     answer = await asyncio.wait_for(reader.read(), 10)
     assert answer.startswith(b"HTTP/1.1 201")
     writer.close()
-
-
-async def test_code_is_handed_out_for_a_good_link_only(web, api):
-    archive = make_zip()
-    await api.post("api/v1/uploads", content=archive, headers={"Content-Type": "application/zip"})
-    async with web.client(token=None) as client:
-        whole = await client.get("code/good")
-        part = await client.get("code/good", headers={"Range": "bytes=2-5"})
-        end = await client.get("code/good", headers={"Range": "bytes=-60"})
-        odd = await client.get("code/good", headers={"Range": "bytes=9-2, 3-4"})
-        head = await client.head("code/good")
-        bad = await client.get("code/forged")
-    assert (whole.content, odd.content) == (archive, archive)
-    assert whole.headers["Content-Length"] == head.headers["Content-Length"] == str(len(archive))
-    assert (part.status_code, part.content) == (206, archive[2:6])
-    assert part.headers["Content-Range"] == f"bytes 2-5/{len(archive)}"
-    assert end.content == archive[-60:]
-    assert (bad.status_code, bad.json()["reason"]) == (403, "BadLink")
 
 
 # logs

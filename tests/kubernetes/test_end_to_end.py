@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import threading
 import time
@@ -93,15 +94,34 @@ def test_no_secret_stands_in_the_pod_the_answers_or_the_database(alice, installa
     pods = kube.list_namespaced_pod(
         installation.namespace, label_selector=f"kbatch.jupyter.org/job-id={job['id']}"
     )
-    spec = str(pods.to_dict())
+    jobs = kubernetes.client.BatchV1Api(kube.api_client).read_namespaced_job(
+        job["id"], installation.namespace
+    )
+    spec = str(pods.to_dict()) + str(jobs.to_dict())
     assert "hunter2-for-tests" not in spec
     assert "/code/" not in spec.replace("/code/.", "")
+    secret = kube.read_namespaced_secret(job["id"], installation.namespace)
+    code_url = base64.b64decode(secret.data["code-url"]).decode()
+    payload, _, signature = code_url.rpartition("/")[2].split(".")
+    answers = "".join(
+        str(alice.call("GET", path))
+        for path in (
+            f"api/v1/jobs/{job['id']}",
+            f"api/v1/jobs/{job['id']}/events",
+            f"jobs/{job['id']}",
+            "jobs",
+        )
+    )
     kept = b"".join(path.read_bytes() for path in installation.service.folder.glob("*.sqlite*"))
     assert job["id"].encode() in kept
     assert b"hunter2-for-tests" not in kept
     log = installation.service.log.read_text()
     assert "hunter2-for-tests" not in log
     assert installation.token("alice") not in log
+    assert "GET /services/kbatch/code/[secret]" in log
+    for part in (payload, signature):
+        assert part not in spec + answers + log
+        assert part.encode() not in kept
     alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
 
 
