@@ -127,7 +127,7 @@ class LogReader(LoggingConfigurable):
         writer = self.recorder.find_writer(job.id, attempt.pod)
         live = None if writer is None or writer.is_complete else _look(writer)
         log = await self.store.find_log(job.id, attempt.pod)
-        if log is None and live is None and job.status != Status.RUNNING:
+        if log is None and (live is None or not live.size) and job.status != Status.RUNNING:
             return None
         segments = await self.store.list_segments(job.id, attempt.pod, after=after, times=times)
         parts = []
@@ -153,9 +153,10 @@ class LogReader(LoggingConfigurable):
             joined.append(part)
             end = part.end
         is_complete = log is not None and log.is_complete and end >= log.size
-        problem = log.problem if log is not None and is_complete else "" if is_complete else NOT_YET
-        if problem and end and (is_complete or is_last):
-            joined.append(say(problem, end=end, on_new_line=await self._ends_line(joined)))
+        problem = log.problem if log is not None and is_complete else ""
+        words = NOT_YET if is_last and not is_complete else problem
+        if words and end:
+            joined.append(say(words, end=end, on_new_line=await self._ends_line(joined)))
         return LogText(joined, self.storage, end=end, is_complete=is_complete, problem=problem)
 
     async def _ends_line(self, parts: list[Part]) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ from .store.logstore import LogRecord, LogSegment
 
 MAX_TIMES = 2000
 """Changes of the second in one segment: they are written with its row, each time."""
+
+MARKS = 64
+"""Pieces of which it is remembered how to go on after them: a segment can end in those only."""
 
 RETRY_SECONDS = (0.5, 60.0)
 """The wait for a storage or a database that is away: at first, and at last."""
@@ -83,10 +87,11 @@ class LogWriter:
         self._times: list[list[int]] = []
         self._kept = 0  # bytes of the buffer that are kept already
         self._dirty_since = 0.0
+        self._is_head = log.size < limits.head_bytes
         self._skip = int(log.position.get("skip", 0))
-        # where the launcher goes on from, and the offset that this is at
-        self._mark = (log.position.get("from"), log.size - self._skip)
-        self._position = self._mark[0]
+        self._position: dict[str, Any] | None = log.position.get("from")
+        # where the last pieces began: the launcher's position, and the offset that this is at
+        self._marks: deque[tuple[dict[str, Any] | None, int]] = deque(maxlen=MARKS)
         self.start = log.size
         """The offset in the whole log of what is in memory; what is before it is in the storage."""
         self.news = asyncio.Event()
@@ -119,7 +124,7 @@ class LogWriter:
 
     async def add(self, piece: LogPiece) -> None:
         """Take the next piece, and keep what is a full segment."""
-        self._mark = (self._position, self.end - self._skip)
+        self._marks.append((self._position, self.end - self._skip))
         data = piece.data[self._skip :]
         self._skip -= len(piece.data) - len(data)
         self._position = piece.position
@@ -155,15 +160,16 @@ class LogWriter:
     def _find_cut(self) -> int:
         """Return how much of the buffer is a full segment, or 0: whole lines of it, where that can be.
 
-        Never before the last piece: only where that begins and ends is it known how to go on.
+        Never before the last pieces: only where those begin is it known how to go on.
         """
         size, head = len(self._buffer), self._limits.head_bytes - self.start
-        is_head = 0 < head <= size
+        is_head = self._is_head and 0 < head <= size
         if size < self._limits.segment_bytes and len(self._times) < MAX_TIMES and not is_head:
             return 0
         limit = min(size, self._limits.segment_bytes, head if is_head else size)
-        last_piece = max(self._mark[1] - self.start, 0)
-        return self._buffer.rfind(b"\n", last_piece, limit) + 1 or limit
+        self._is_head = self._is_head and not is_head
+        first_mark = max(self._marks[0][1] - self.start, 0)
+        return self._buffer.rfind(b"\n", first_mark, limit) + 1 or limit
 
     def _close_segment(self, size: int) -> None:
         """Let go of the first bytes in memory, which are kept."""
@@ -191,7 +197,7 @@ class LogWriter:
         """Return where to go on from when all before an offset is kept."""
         if end == self.end:
             return {"from": self._position, "skip": self._skip}
-        before, offset = self._mark
+        before, offset = next(mark for mark in reversed(self._marks) if mark[1] <= end)
         return {"from": before, "skip": end - offset}
 
     def _find_dropped(self, size: int) -> list[int]:
@@ -201,7 +207,7 @@ class LogWriter:
         for number, start, length in self._segments:
             if over <= 0:
                 break
-            if start >= self._limits.head_bytes:
+            if start + length > self._limits.head_bytes:
                 dropped.append(number)
                 over -= length
         return dropped
