@@ -21,7 +21,7 @@ from traitlets.config import Application, Configurable
 
 from . import __version__
 from .auth import HubAuthenticator
-from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader
+from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
 from .config import JobConfig
 from .configcheck import WrongSetting, check_config, check_url, describe_error
 from .handlers import make_handlers
@@ -39,6 +39,7 @@ from .outputs import Outputs
 from .plugins import PluginClass
 from .profiles import Profiles
 from .reconciler import Reconciler
+from .retention import Retention
 from .settings import SettingsNotFound, get_storage_name, load_settings
 from .storage.base import ObjectNotFound, Storage, StorageError
 from .store import JobStore, StoreError
@@ -175,6 +176,7 @@ class KBatchServer(Application):
             Launchpad,
             LogRecorder,
             Reconciler,
+            Retention,
             Janitor,
             *type(self).launcher_class.load_installed(),
             *type(self).storage_class.load_installed(),
@@ -199,7 +201,9 @@ class KBatchServer(Application):
         if self.generate_config or isinstance(self.subapp, Application):
             return
         if self.extra_args:
-            raise WrongSetting(f"{self.extra_args[0]}: there is no such command; there is: upgrade-db")
+            raise WrongSetting(
+                f"{self.extra_args[0]}: there is no such command; there is: {', '.join(SUBCOMMANDS)}"
+            )
         self.init_config_file()
         self.init_logging()
         self.init_keyring()
@@ -273,7 +277,15 @@ class KBatchServer(Application):
             on_submit=self.reconciler.accept,
             on_change=on_change,
         )
-        self.janitor = Janitor(parent=self, uploads=self.uploads)
+        self.retention = Retention(
+            parent=self,
+            storage=storage,
+            store=store,
+            uploads=self.uploads,
+            logs=self.recorder,
+            outputs=self.outputs,
+        )
+        self.janitor = Janitor(parent=self, retention=self.retention, uploads=self.uploads)
 
     def init_auth(self) -> None:
         """Make what asks the hub who a request is from."""
@@ -367,22 +379,10 @@ class KBatchServer(Application):
         if self.subapp is not None:
             self.subapp.start()
         elif self.generate_config:
-            self.write_config_file()
+            write_config_file(self.config_file, self.generate_config_file())
         else:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self.serve())
-
-    def write_config_file(self) -> None:
-        """Write a configuration file that says each trait and its default, unless there is a file."""
-        path = Path(self.config_file)
-        try:
-            with path.open("x") as file:
-                file.write(self.generate_config_file())
-        except FileExistsError:
-            raise WrongSetting(
-                f"KBatchServer.config_file: {path} is there already, it is left alone"
-            ) from None
-        print(f"Wrote {path}.")
 
 
 def main(argv: list[str] | None = None) -> None:

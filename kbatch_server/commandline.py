@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, NoReturn
 
 from traitlets.config.loader import KVArgParseConfigLoader
@@ -32,7 +33,11 @@ SUBCOMMANDS: dict[str, Any] = {
     "upgrade-db": (
         "kbatch_server.upgradedb.UpgradeDB",
         "Bring the database up to this version's schema.",
-    )
+    ),
+    "gc": (
+        "kbatch_server.gccommand.CollectGarbage",
+        "Remove what was kept for long enough; --dry-run prints what would go.",
+    ),
 }
 
 
@@ -49,3 +54,14 @@ class StrictLoader(KVArgParseConfigLoader):
     @staticmethod
     def _refuse(message: str) -> NoReturn:
         raise WrongSetting(message)
+
+
+def write_config_file(name: str, content: str) -> None:
+    """Write the configuration file that says each trait and its default, unless there is a file."""
+    path = Path(name)
+    try:
+        with path.open("x") as file:
+            file.write(content)
+    except FileExistsError:
+        raise WrongSetting(f"KBatchServer.config_file: {path} is there already, it is left alone") from None
+    print(f"Wrote {path}.")

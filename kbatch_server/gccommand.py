@@ -15,6 +15,9 @@ from .commandline import ALIASES, StrictLoader
 from .retention import Removal, Retention
 
 _ALIASES: dict[Any, Any] = {name: ALIASES[name] for name in ("config", "db", "storage", "log-level")}
+_FLAGS: dict[Any, Any] = {
+    "dry-run": ({"CollectGarbage": {"dry_run": True}}, "Print what would go, and remove nothing.")
+}
 
 
 class CollectGarbage(Application):
@@ -27,9 +30,7 @@ class CollectGarbage(Application):
     version = __version__
     description = __doc__
     aliases: dict[Any, Any] = _ALIASES
-    flags: dict[Any, Any] = {
-        "dry-run": ({"CollectGarbage": {"dry_run": True}}, "Print what would go, and remove nothing.")
-    }
+    flags: dict[Any, Any] = _FLAGS
     classes: Any = List([KBatchServer, Retention])
 
     dry_run = Bool(False, help="""Print what would go, and remove nothing.""", config=True)
@@ -56,8 +57,7 @@ class CollectGarbage(Application):
             await server.store.open()
             running.push_async_callback(server.store.close)
             count = size = 0
-            removals = server.retention.find(with_orphans=True)
-            async with aclosing(removals):  # type: ignore[type-var]
+            async with aclosing(server.retention.find(with_orphans=True)) as removals:
                 async for removal in removals:
                     if self.dry_run or await server.retention.remove(removal):
                         print(format_removal(removal))

@@ -8,22 +8,24 @@ import time
 from traitlets import Float, Instance
 from traitlets.config import LoggingConfigurable
 
+from .retention import Retention
 from .uploads import Uploads
 
 
 class Janitor(LoggingConfigurable):
-    """Collects the uploads that have expired, and the objects of those that were never accepted."""
+    """Removes what was kept for long enough, in rounds."""
 
     interval_seconds = Float(600, min=1, help="""Seconds between two rounds.""", config=True)
 
     orphans_interval_seconds = Float(
         6 * 3600,
         min=1,
-        help="""Seconds between two looks at all objects of the storage that are uploads, for those that a
-        killed service left behind: they are deleted when they are older than a day.""",
+        help="""Seconds between two looks at all objects of the storage, for those that a killed service left
+        behind: they are deleted when they are older than a day.""",
         config=True,
     )
 
+    retention = Instance(Retention)
     uploads = Instance(Uploads)
 
     _task: asyncio.Task[None]
@@ -42,10 +44,11 @@ class Janitor(LoggingConfigurable):
         orphans_at = 0.0
         while True:
             await asyncio.sleep(self.interval_seconds)
+            with_orphans = time.monotonic() >= orphans_at
             try:
-                await self.uploads.collect()
-                if time.monotonic() >= orphans_at:
-                    await self.uploads.collect_orphans()
-                    orphans_at = time.monotonic() + self.orphans_interval_seconds
+                await self.retention.sweep(with_orphans=with_orphans)
             except Exception:
-                self.log.exception("the uploads could not be collected; trying again later")
+                self.log.exception("what was kept for long enough could not be removed; trying again later")
+            else:
+                if with_orphans:
+                    orphans_at = time.monotonic() + self.orphans_interval_seconds

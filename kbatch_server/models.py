@@ -178,6 +178,11 @@ class User:
     """Whether the scope for all users' jobs is held."""
 
 
+def make_upload_key(upload_id: str) -> str:
+    """Return where the storage keeps an upload."""
+    return f"uploads/{upload_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """A ZIP of code that a user sent, kept in the storage under ``key``."""
@@ -192,7 +197,7 @@ class Upload:
     @property
     def key(self) -> str:
         """Where the storage keeps it."""
-        return f"uploads/{self.id}"
+        return make_upload_key(self.id)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of ``api/v1/uploads``."""

@@ -1,10 +1,10 @@
-"""Removes what was kept for as long as it is to be: uploads, logs, results, records; and what nothing names."""
+"""Removes what was kept for long enough: uploads, logs, results, records; and what no record names."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from traitlets.config import LoggingConfigurable
 from .errors import NotFound, Unavailable
 from .logrecorder import LogRecorder
 from .logwriter import make_key
-from .models import utcnow
+from .models import make_upload_key, utcnow
 from .outputs import Outputs
 from .storage.base import Storage, StorageError, StoredObject
 from .store import JobStore
@@ -32,8 +32,10 @@ ORPHAN_SECONDS = DAY_SECONDS
 AT_ONCE = 500
 """Jobs, uploads or objects that are looked up in the database at a time."""
 
-_LOG_KEY = re.compile(r"logs/([^/]+)/(\d+)-(\d+)")
-_OUTPUT_KEY = re.compile(r"outputs/([^/]+)/[^/]+")
+_OURS = re.compile(
+    r"uploads/(?P<upload>[0-9a-f]{40})|logs/(?P<log>[^/]+)/\d+-\d{6,}|outputs/(?P<outputs>[^/]+)/[0-9a-f]{32}"
+)
+"""The keys of objects that this service makes: what else is in the storage is left alone."""
 
 Kind = Literal["upload", "job", "results", "log", "object"]
 
@@ -76,8 +78,8 @@ class Ttls:
 class Retention(LoggingConfigurable):
     """Knows what has been kept for long enough, and removes it.
 
-    What is to go is found anew each time from the records and the list of objects, so that a removal which was
-    cut short is done by the next.
+    What is to go is found anew each time, in the records and the list of objects: a removal that was cut
+    short is done by the next.
     """
 
     job_ttl_seconds = Integer(
@@ -130,7 +132,7 @@ class Retention(LoggingConfigurable):
     logs = Instance(LogRecorder)
     outputs = Instance(Outputs)
 
-    async def find(self, *, with_orphans: bool) -> AsyncIterator[Removal]:
+    async def find(self, *, with_orphans: bool) -> AsyncGenerator[Removal]:
         """Yield what is to go now; ``with_orphans`` looks through all objects of the storage, too.
 
         Raises Unavailable and StorageError.
@@ -150,7 +152,8 @@ class Retention(LoggingConfigurable):
         """Remove one thing and return whether it went: it does not when it is needed again, or cannot now."""
         try:
             if removal.kind == "upload":
-                return await self.uploads.delete_expired(removal.name)
+                is_gone: bool = await self.uploads.delete_expired(removal.name)
+                return is_gone
             if removal.kind == "job":
                 await self.store.request_delete(removal.name, user=None)
             elif removal.kind == "results":
@@ -169,7 +172,7 @@ class Retention(LoggingConfigurable):
     async def sweep(self, *, with_orphans: bool) -> int:
         """Remove all that is to go, and return how many things went."""
         count = 0
-        async with aclosing(self.find(with_orphans=with_orphans)) as removals:  # type: ignore[type-var]
+        async with aclosing(self.find(with_orphans=with_orphans)) as removals:
             async for removal in removals:
                 if await self.remove(removal):
                     self.log.info("%s %s: removed, %s", removal.kind, removal.name, removal.why)
@@ -232,7 +235,7 @@ class Retention(LoggingConfigurable):
         page: list[StoredObject] = []
         async with aclosing(self.storage.list(prefix)) as objects:  # type: ignore[type-var]
             async for each in objects:
-                if each.modified_at < before:
+                if each.modified_at < before and _OURS.fullmatch(each.key):
                     page.append(each)
                 if len(page) == AT_ONCE:
                     yield page
@@ -242,17 +245,12 @@ class Retention(LoggingConfigurable):
 
     async def _find_named(self, keys: Collection[str]) -> set[str]:
         """Return those of the keys that a record names."""
-        uploads = {key.removeprefix("uploads/") for key in keys if key.startswith("uploads/")}
-        logs = {match[1] for key in keys if (match := _LOG_KEY.fullmatch(key))}
-        outputs = {match[1] for key in keys if (match := _OUTPUT_KEY.fullmatch(key))}
-        named = (
-            {f"uploads/{each}" for each in await self.store.find_upload_ids(uploads)} if uploads else set()
-        )
-        if logs:
-            named |= {make_key(*place) for place in await self.store.find_log_numbers(logs)}
-        if outputs:
-            named |= await self.store.find_output_keys(outputs)
-        return named
+        ids: dict[str, set[str]] = {"upload": set(), "log": set(), "outputs": set()}
+        for match in filter(None, map(_OURS.fullmatch, keys)):
+            ids[str(match.lastgroup)].add(match[str(match.lastgroup)])
+        named = {make_upload_key(each) for each in await self.store.find_upload_ids(ids["upload"])}
+        named |= {make_key(*place) for place in await self.store.find_log_numbers(ids["log"])}
+        return named | await self.store.find_output_keys(ids["outputs"])
 
 
 def _check_times(user: str, times: Mapping[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -15,9 +15,9 @@ from traitlets.config import LoggingConfigurable
 
 from .archive import check_archive
 from .errors import TooLarge, Unavailable
-from .models import Upload, User, utcnow
+from .models import Upload, User, make_upload_key, utcnow
 from .places import Places
-from .slugs import is_upload_id, make_upload_id
+from .slugs import make_upload_id
 from .storage.base import ObjectNotFound, Storage, StorageError, StorageFull
 from .store import JobStore
 
@@ -30,16 +30,8 @@ CHECK_SECONDS = 600
 DECODINGS = 2
 """How many large bodies of JSON with code in it are in memory at a time as more than they came."""
 
-ORPHAN_SECONDS = 24 * 3600
-"""How old an object without a record must be: nothing that is under way takes so long."""
-
-ORPHANS_AT_ONCE = 500
-"""How many objects are looked up at a time."""
-
 SETTLE_SECONDS = 10
 """How long to wait at the end for what was broken off to be cleared away."""
-
-_PREFIX = "uploads/"
 
 
 class Uploads(LoggingConfigurable):
@@ -148,50 +140,16 @@ class Uploads(LoggingConfigurable):
         """Yield the ZIP's bytes from ``start``, ``length`` of them or all; raises StorageError."""
         return self.storage.read(upload.key, start=start, length=length)
 
-    async def collect(self) -> int:
-        """Delete the uploads that have expired and that no job needs, and return how many."""
-        now = utcnow()
-        count = failed = 0
-        while expired := await self.store.list_expired_uploads(now, offset=failed):
-            for upload in expired:
-                if not await self.store.begin_delete_upload(upload.id, now=now):
-                    continue  # sent again, or named by a job, in the meantime
-                try:
-                    await self.storage.delete(upload.key)
-                except StorageError as error:
-                    self.log.warning("upload %s: not deleted, trying again later: %s", upload.id, error)
-                    failed += 1
-                    continue
-                await self.store.delete_upload(upload.id)
-                count += 1
-        if count:
-            self.log.info("%d expired uploads deleted", count)
-        return count
+    async def delete_expired(self, upload_id: str) -> bool:
+        """Delete an upload that has expired and return True; False when a job names it, or it was sent again.
 
-    async def collect_orphans(self) -> int:
-        """Delete the objects that a killed service left and that are no upload, and return how many."""
-        before = utcnow() - timedelta(seconds=ORPHAN_SECONDS)
-        count = 0
-        found: list[str] = []
-        async with aclosing(self.storage.list(_PREFIX)) as objects:  # type: ignore[type-var]
-            async for each in objects:
-                upload_id = each.key.removeprefix(_PREFIX)
-                if each.modified_at < before and is_upload_id(upload_id):
-                    found.append(upload_id)
-                if len(found) == ORPHANS_AT_ONCE:
-                    count += await self._delete_orphans(found)
-                    found = []
-        count += await self._delete_orphans(found)
-        if count:
-            self.log.warning("%d objects deleted that were parts of no upload", count)
-        return count
-
-    async def _delete_orphans(self, upload_ids: Sequence[str]) -> int:
-        known = await self.store.find_upload_ids(upload_ids)
-        orphans = [upload_id for upload_id in upload_ids if upload_id not in known]
-        for upload_id in orphans:
-            await self.storage.delete(_PREFIX + upload_id)
-        return len(orphans)
+        Raises StorageError; the upload can be used no more then, and this is to be called again.
+        """
+        if not await self.store.begin_delete_upload(upload_id, now=utcnow()):
+            return False
+        await self.storage.delete(make_upload_key(upload_id))
+        await self.store.delete_upload(upload_id)
+        return True
 
     def _make_upload(self, user: User, upload_id: str, counted: _Counted) -> Upload:
         now = utcnow()

@@ -47,7 +47,7 @@ WAIT_SECONDS = 90
 class Installation:
     """One hub, one kbatch-server beside it, and the clients of the hub's users."""
 
-    def __init__(self, folder: Path, cluster: ClusterLike, *, namespace: str) -> None:
+    def __init__(self, folder: Path, cluster: ClusterLike, *, namespace: str, config: str = "") -> None:
         (port,) = find_ports(1)
         self.cluster = cluster
         self.namespace = namespace
@@ -56,7 +56,9 @@ class Installation:
         (folder / "service").mkdir()
         self.hub = Hub(folder / "hub", service_url=f"http://127.0.0.1:{port}")
         self.hub.start()
-        config = CONFIG.format(port=port, host=cluster.host_address, namespace=namespace, image=cluster.image)
+        config = config + CONFIG.format(
+            port=port, host=cluster.host_address, namespace=namespace, image=cluster.image
+        )
         environment = self.hub.service_environment | {"KUBECONFIG": str(cluster.kubeconfig)}
         self.service = Service(folder / "service", port=port, config=config, environment=environment)
         self.service.start()

@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).parents[1] / "kbatch_server"
 
 LAYERS = [
     ["__main__"],
-    ["upgradedb"],
+    ["gccommand", "upgradedb"],
     ["app"],
     ["handlers"],
     ["compat"],
     ["janitor", "jobs", "reconciler"],
+    ["retention"],
     ["logfollower"],
     ["harvest", "logreader"],
     ["launchpad", "logrecorder", "outputs", "uploads"],

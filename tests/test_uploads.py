@@ -17,8 +17,11 @@ from doubles import MemoryStorage
 
 from kbatch_server.errors import InvalidRequest, NotFound, TooLarge, TooManyRequests, Unavailable
 from kbatch_server.keyring import Keyring
+from kbatch_server.logrecorder import LogRecorder
 from kbatch_server.models import Job, JobSpec, User, utcnow
+from kbatch_server.outputs import Outputs
 from kbatch_server.places import Places
+from kbatch_server.retention import Retention
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.storage.local import FileStorage
 from kbatch_server.store import JobStore
@@ -280,9 +283,9 @@ async def test_what_cannot_be_cleared_away_at_once_is_collected_when_it_is_a_day
         with pytest.raises(InvalidRequest, match="must be a ZIP archive"):
             await uploads.receive(ALICE, chunked(b"print('no zip')"))
     [key] = uploads.storage.objects
-    assert await uploads.collect_orphans() == 0
+    assert await collect(uploads, with_orphans=True) == 0
     uploads.storage.modified_at[key] -= timedelta(days=1)
-    assert await uploads.collect_orphans() == 1
+    assert await collect(uploads, with_orphans=True) == 1
     assert await nothing_is_left(uploads)
 
 
@@ -328,21 +331,34 @@ def test_a_user_has_some_places_and_everybody_together_has_more():
 # --- collecting
 
 
+async def collect(uploads: Uploads, *, with_orphans: bool = False) -> int:
+    """Remove what the service would in one of its rounds, and return how many things went."""
+    storage, store = uploads.storage, uploads.store
+    retention = Retention(
+        storage=storage,
+        store=store,
+        uploads=uploads,
+        logs=LogRecorder(storage=storage, store=store),
+        outputs=Outputs(storage=storage, store=store),
+    )
+    return await retention.sweep(with_orphans=with_orphans)
+
+
 async def test_what_has_expired_is_deleted_unless_a_job_names_it(uploads, store):
     named = await uploads.receive(ALICE, chunked(make_zip(("a", b"1"))))
     gone = await uploads.receive(ALICE, chunked(make_zip(("b", b"2"))))
     spec = JobSpec(image="i", upload=named.id)
     await store.add_job(Job(id="j", user="alice", name="j", spec=spec, created_at=utcnow()))
-    assert await uploads.collect() == 0
+    assert await collect(uploads) == 0
     uploads.upload_ttl_seconds = 60
     await expire(store, named.id, gone.id)
     fresh = await uploads.receive(ALICE, chunked(GOOD))
-    assert await uploads.collect() == 1
+    assert await collect(uploads) == 1
     assert sorted(uploads.storage.objects) == sorted([named.key, fresh.key])
     with pytest.raises(NotFound):
         await uploads.get(ALICE, gone.id)
     await store.remove_job("j")
-    assert await uploads.collect() == 1
+    assert await collect(uploads) == 1
 
 
 async def test_a_deletion_that_failed_is_done_the_next_time(uploads, store, monkeypatch):
@@ -354,10 +370,10 @@ async def test_a_deletion_that_failed_is_done_the_next_time(uploads, store, monk
             raise StorageError("away")
 
         patched.setattr(uploads.storage, "delete", failing)
-        assert await uploads.collect() == 0
+        assert await collect(uploads) == 0
     with pytest.raises(NotFound):
         await uploads.get(ALICE, upload.id)
-    assert await uploads.collect() == 1
+    assert await collect(uploads) == 1
     assert await nothing_is_left(uploads)
 
 
@@ -377,7 +393,6 @@ async def test_more_than_a_page_is_collected_and_one_that_cannot_be_deleted_hold
     kept = [await uploads.receive(ALICE, chunked(make_zip((f"{i}", b"")))) for i in range(5)]
     await expire(store, *[upload.id for upload in kept])
     stuck, delete = kept[0].key, uploads.storage.delete
-    list_expired = store.list_expired_uploads
 
     async def failing(key):
         if key == stuck:
@@ -385,10 +400,8 @@ async def test_more_than_a_page_is_collected_and_one_that_cannot_be_deleted_hold
         await delete(key)
 
     monkeypatch.setattr(uploads.storage, "delete", failing)
-    monkeypatch.setattr(
-        store, "list_expired_uploads", lambda now, offset: list_expired(now, limit=2, offset=offset)
-    )
-    assert await uploads.collect() == 4
+    monkeypatch.setattr("kbatch_server.retention.AT_ONCE", 2)
+    assert await collect(uploads) == 4
     assert list(uploads.storage.objects) == [stuck]
 
 
@@ -408,7 +421,7 @@ async def test_a_job_that_is_submitted_while_its_upload_is_collected_has_its_cod
                 await asyncio.sleep(0)
             await store.add_job(job)
 
-        outcome, _ = await asyncio.gather(submit(), uploads.collect(), return_exceptions=True)
+        outcome, _ = await asyncio.gather(submit(), collect(uploads), return_exceptions=True)
         if outcome is None:
             accepted += 1
             assert upload.key in uploads.storage.objects
@@ -425,7 +438,7 @@ async def test_the_same_content_sent_while_it_is_collected_is_there(uploads, sto
         content = make_zip((f"{i}", b""))
         first = await uploads.receive(ALICE, chunked(content))
         await expire(store, first.id)
-        again, _ = await asyncio.gather(uploads.receive(ALICE, chunked(content)), uploads.collect())
+        again, _ = await asyncio.gather(uploads.receive(ALICE, chunked(content)), collect(uploads))
         assert uploads.storage.objects[again.key] == content
         assert await uploads.get(ALICE, again.id)
 
@@ -433,7 +446,7 @@ async def test_the_same_content_sent_while_it_is_collected_is_there(uploads, sto
 async def test_orphans_are_collected_and_uploads_and_what_is_not_ours_are_not(uploads, tmp_path):
     storage = uploads.storage = FileStorage(root=str(tmp_path / "storage"))
     await storage.open()
-    assert await uploads.collect_orphans() == 0  # there is not even a folder
+    assert await collect(uploads, with_orphans=True) == 0  # there is not even a folder
     kept = await uploads.receive(ALICE, chunked(GOOD))
     orphan, fresh, other = (f"uploads/{name}" for name in ("a" * 40, "b" * 40, "notes.txt"))
     for key in (orphan, fresh, other):
@@ -443,6 +456,6 @@ async def test_orphans_are_collected_and_uploads_and_what_is_not_ours_are_not(up
     assert sorted([found.key async for found in storage.list("uploads/")]) == sorted(
         [kept.key, orphan, fresh, other]
     )
-    assert await uploads.collect_orphans() == 1
+    assert await collect(uploads, with_orphans=True) == 1
     assert sorted([found.key async for found in storage.list("uploads/")]) == sorted([kept.key, fresh, other])
-    assert await uploads.collect_orphans() == 0
+    assert await collect(uploads, with_orphans=True) == 0

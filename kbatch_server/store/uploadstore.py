@@ -85,15 +85,23 @@ class UploadStore:
         statement = select(uploads.c.id).where(uploads.c.id.in_(upload_ids))
         return await self._database.read(lambda connection: set(connection.scalars(statement)))
 
-    async def list_expired_uploads(self, now: datetime, *, limit: int = 100, offset: int = 0) -> list[Upload]:
-        """Return uploads that have expired and that no job names, and those whose deletion was begun."""
+    async def list_expired_uploads(
+        self, now: datetime, *, after: Upload | None = None, limit: int = 100
+    ) -> list[Upload]:
+        """Return uploads that have expired and that no job names, and those whose deletion was begun.
+
+        ``after`` is the last upload of the page before.
+        """
         statement = (
             select(*_COLUMNS)
             .where(or_(~_IS_KEPT, uploads.c.expires_at < now), ~_IS_NAMED)
             .order_by(uploads.c.expires_at, uploads.c.id)
             .limit(limit)
-            .offset(offset)
         )
+        if after is not None:
+            end = uploads.c.expires_at
+            is_later = (end > after.expires_at) | ((end == after.expires_at) & (uploads.c.id > after.id))
+            statement = statement.where(is_later)
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [_make_upload(row) for row in rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import signal
@@ -131,10 +132,12 @@ def test_code_log_and_results_are_there_after_pod_job_and_namespace_are_gone(pla
     with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as api_client:
         core = kubernetes.client.CoreV1Api(api_client)
         core.delete_namespace(place.installation.namespace)
-        gone = lambda: place.installation.namespace not in {  # noqa: E731
-            each.metadata.name for each in core.list_namespace().items
-        }
-        wait_for(gone, "the namespace is gone")
+
+        def is_gone() -> bool:
+            names = {each.metadata.name for each in core.list_namespace().items}
+            return place.installation.namespace not in names
+
+        wait_for(is_gone, "the namespace is gone")
         core.create_namespace({"metadata": {"name": place.installation.namespace}})
     url = f"api/v1/jobs/{job['id']}"
     log = alice.logs(job["id"]).splitlines()
@@ -148,10 +151,8 @@ def test_code_log_and_results_are_there_after_pod_job_and_namespace_are_gone(pla
     }
     assert alice.http.get(f"{url}/outputs/tables/data.csv").text == "a,b\n1,2\n"
     noise = alice.http.get(f"{url}/outputs/noise.bin").content
-    import hashlib
-
     assert hashlib.sha256(noise).hexdigest() == log[1].split()[0]
-    fetched = f"/services/kbatch/code/" in place.installation.service.log.read_text()
+    fetched = "/services/kbatch/code/" in place.installation.service.log.read_text()
     assert fetched == (place.kind == "file")  # the others hand it out themselves
 
 
