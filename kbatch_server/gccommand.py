@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from traitlets import Bool, List
-from traitlets.config import Application
+from traitlets.config import Application, Config
 
 from . import __version__
 from .app import KBatchServer
@@ -40,8 +40,10 @@ class CollectGarbage(Application):
 
     def start(self) -> None:
         """Work on the database and the storage that the service's configuration names."""
-        server = KBatchServer(config=self.config)
-        server.cli_config = self.cli_config  # which wins over the file, here as there
+        own = type(self).__name__
+        server = KBatchServer(config=Config({key: self.config[key] for key in self.config if key != own}))
+        # which wins over the file, here as there
+        server.cli_config = Config({key: self.cli_config[key] for key in self.cli_config if key != own})
         server.init_config_file()
         server.init_logging()
         server.init_keyring()

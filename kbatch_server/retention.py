@@ -65,13 +65,17 @@ class Ttls:
     log_ttl_seconds: int
     output_ttl_seconds: int
 
-    def get_cutoff(self, part: Part, now: datetime) -> datetime | None:
-        """Return the time before which a job must have ended for that part of it to go, or None."""
-        seconds = {
+    def get_seconds(self, part: Part) -> int:
+        """Return for how long that part of a job is kept."""
+        return {
             "record": self.job_ttl_seconds,
             "log": self.log_ttl_seconds,
             "outputs": self.output_ttl_seconds,
         }[part]
+
+    def get_cutoff(self, part: Part, now: datetime) -> datetime | None:
+        """Return the time before which a job must have ended for that part of it to go, or None."""
+        seconds = self.get_seconds(part)
         return now - timedelta(seconds=seconds) if seconds else None
 
 
@@ -208,7 +212,7 @@ class Retention(LoggingConfigurable):
             if before is None:
                 continue
             async for job in self._list_ended(user, part, before, since):
-                why = f"removed some time after the job's end, {job.ended_at:%Y-%m-%d}"
+                why = f"removed {in_words(ttls.get_seconds(part))} after the job's end"
                 yield Removal(kind, job.id, user, job.size, why)
 
     async def _list_ended(
@@ -251,6 +255,15 @@ class Retention(LoggingConfigurable):
         named = {make_upload_key(each) for each in await self.store.find_upload_ids(ids["upload"])}
         named |= {make_key(*place) for place in await self.store.find_log_numbers(ids["log"])}
         return named | await self.store.find_output_keys(ids["outputs"])
+
+
+def in_words(seconds: int) -> str:
+    """Return a time like ``90 days``, or in hours or seconds where it is no number of days."""
+    for unit, length in (("day", DAY_SECONDS), ("hour", 3600), ("second", 1)):
+        count, rest = divmod(seconds, length)
+        if not rest:
+            return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+    raise ValueError(f"{seconds} is no number of seconds")
 
 
 def _check_times(user: str, times: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from service import Service
 
 from kbatch_server.app import KBatchServer, main
+from kbatch_server.gccommand import CollectGarbage
 from kbatch_server.settings import KEYS
 from kbatch_server.upgradedb import UpgradeDB
 
@@ -35,7 +36,10 @@ def environment(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", TOKEN)
-    loggers = [logging.getLogger(name) for name in ("KBatchServer", "UpgradeDB", "kbatch_server", *TORNADO)]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("KBatchServer", "UpgradeDB", "CollectGarbage", "kbatch_server", *TORNADO)
+    ]
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield monkeypatch
     for logger, handlers, propagate, level in before:
@@ -65,6 +69,7 @@ def run(environment, capsys):
         finally:
             KBatchServer.clear_instance()
             UpgradeDB.clear_instance()
+            CollectGarbage.clear_instance()
         said = capsys.readouterr()
         if isinstance(code, str):  # what the interpreter prints at its end
             return Done(1, said.out, f"{said.err}{code}\n")
@@ -291,6 +296,25 @@ def test_upgrade_db_takes_the_database_of_its_command_line_before_that_of_the_fi
 )
 def test_upgrade_db_refuses_what_the_service_refuses(run, argument, word):
     assert_one_line(run("upgrade-db", argument), word)
+
+
+def test_gc_shows_what_would_go_and_then_removes_it(run, tmp_path):
+    config(tmp_path, "c.FileStorage.root = 'kept'")
+    assert run("gc").stdout == "0 removed, 0 B\n"  # makes the database and the folder
+    orphan, fresh = (tmp_path / f"kept/uploads/{digit * 40}" for digit in "01")
+    orphan.parent.mkdir()
+    for path in (orphan, fresh):
+        path.write_bytes(b"PK")
+    os.utime(orphan, (0, 0))
+    for command, words in ((("gc", "--dry-run"), "1 would be removed, 2 B"), (("gc",), "1 removed, 2 B")):
+        done = run(*command)
+        assert done.stderr == ""
+        first, last = done.stdout.splitlines()
+        assert first.split()[:2] == ["object", f"uploads/{'0' * 40}"]
+        assert (done.returncode, last) == (0, words)
+        assert orphan.exists() == ("--dry-run" in command)
+    assert fresh.exists()
+    assert_one_line(run("gc", "--dry"), "--dry")
 
 
 def test_a_wrong_setting_ends_the_process_with_that_line_alone(tmp_path):
