@@ -45,7 +45,7 @@ class Janitor(LoggingConfigurable):
             try:
                 await self.uploads.collect()
                 if time.monotonic() >= orphans_at:
-                    await self.uploads.collect_orphans()
                     orphans_at = time.monotonic() + self.orphans_interval_seconds
+                    await self.uploads.collect_orphans()
             except Exception:
                 self.log.exception("the uploads could not be collected; trying again later")
