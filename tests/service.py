@@ -39,9 +39,17 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_until_it_answers(self) -> None:
         prefix = self.environment["JUPYTERHUB_SERVICE_PREFIX"]
         deadline = time.monotonic() + START_SECONDS
         while True:
+            assert self.process is not None, "not started"
             assert self.process.poll() is None, f"the service ended at its start:\n{self.tail()}"
             assert time.monotonic() < deadline, f"the service does not answer:\n{self.tail()}"
             try:

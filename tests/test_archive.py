@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import os
@@ -10,6 +9,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import time
 import tracemalloc
 import warnings
 import zipfile
@@ -372,8 +372,9 @@ async def test_as_many_entries_as_may_be_are_looked_at_in_seconds():
     with zipfile.ZipFile(file, "w") as made:
         for i in range(zipdirectory.MAX_ENTRIES):
             made.writestr(f"folder/{i}", b"x")
-    async with asyncio.timeout(30):
-        await check(file.getvalue(), MIB)
+    start = time.process_time()
+    await check(file.getvalue(), MIB)
+    assert time.process_time() - start < 15
 
 
 async def test_a_bomb_is_refused_by_its_ratio():

@@ -222,12 +222,12 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self.set_header("Connection", "close")
         self.answer_error(error)
         self.set_header("Content-Length", sum(map(len, self._write_buffer)))
-        await self.flush()  # the whole answer; only the end of the exchange is put off
+        # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
+        setattr(self, (self.request.method or "").lower(), lambda *_: self.finish())
         connection: Any = self.request.connection
         # a timeout of the body that is set now would hold for the next one only
         asyncio.get_running_loop().call_later(LINGER_SECONDS, connection.stream.close)
-        # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
-        setattr(self, (self.request.method or "").lower(), lambda *_: self.finish())
+        await self.flush()  # the whole answer; only the end of the exchange is put off
 
     def _has_body(self) -> bool:
         headers = self.request.headers
