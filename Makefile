@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 # the newest of the older major version; constraints.txt has the newest of all
 HUB5 := 5.3.0
 
-.PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick dist clean
+.PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick bench-logs dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,9 @@ format: $(VENV)/.test ## Put the code into the project's form
 
 bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
 	@$(BIN)/python -m benchmarks.bench_quick
+
+bench-logs: $(VENV)/.test ## Record, read and search a log of a GiB, and see that nothing else waits
+	@$(BIN)/python -m benchmarks.bench_logs
 
 dist: $(VENV)/.test ## Build the sdist and the wheel
 	@$(BIN)/python -m build --outdir dist .
