@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 # the newest of the older major version; constraints.txt has the newest of all
 HUB5 := 5.3.0
 
-.PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick bench-uploads dist clean
+.PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick bench-uploads bench-logs dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,6 +41,9 @@ bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
 
 bench-uploads: $(VENV)/.test ## Measure four uploads of a gigabyte at the same time
 	@$(BIN)/python -m benchmarks.bench_uploads
+
+bench-logs: $(VENV)/.test ## Record, read and search a log of a GiB, and see that nothing else waits
+	@$(BIN)/python -m benchmarks.bench_logs
 
 dist: $(VENV)/.test ## Build the sdist and the wheel
 	@$(BIN)/python -m build --outdir dist .

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import re
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -18,7 +19,8 @@ from kbatch_server.handlers import base, kbatch, logs
 from kbatch_server.handlers.base import BaseHandler
 from kbatch_server.handlers.needs import needs_scope
 from kbatch_server.log import scrub_url
-from kbatch_server.models import JobSpec, Status
+from kbatch_server.logreader import LogPlace, LogSelection
+from kbatch_server.models import JobSpec, Status, utcnow
 
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
 WORK = {"name": "train", "command": ["python", "main.py"]}
@@ -469,6 +471,137 @@ async def test_events_of_a_log(web, api, monkeypatch):
     assert data[:-1] == ["one", "two", "progress", "last €"]
     assert text.rstrip().splitlines()[-2] == "event: end"
     assert json.loads(data[-1]) == {"status": "succeeded", "reason": "", "message": "Done.", "exit_code": 0}
+
+
+async def test_each_event_of_a_log_says_where_to_go_on(web, api):
+    web.jobs.add(make_job(status=Status.SUCCEEDED))
+    web.jobs.pieces["train-1"] = [b"one\ntw", b"o\nthree\n", b"caf\xc3\xa9\nno end"]
+    url, headers = "api/v1/jobs/train-1/logs", {"Accept": "text/event-stream"}
+    events = (await api.get(url, headers=headers)).text.split("\n\n")
+    assert events[1:5] == [
+        "id: 1-4\ndata: one",
+        "id: 1-14\ndata: two\ndata: three",
+        "id: 1-20\ndata: café",
+        "id: 1-26\ndata: no end",
+    ]
+    web.jobs.hold.set()
+    await api.get(f"{url}?follow=true", headers=headers | {"Last-Event-ID": "2-14"})
+    assert web.jobs.asked[-1] == (LogSelection(), True, LogPlace(2, 14))
+    await api.get(url, headers={"Last-Event-ID": "2-14"})  # of events only
+    assert web.jobs.asked[-1] == (LogSelection(), False, None)
+    bad = await api.get(url, headers=headers | {"Last-Event-ID": "x"})
+    assert (bad.status_code, bad.json()["details"][0]["field"]) == (400, "Last-Event-ID")
+
+
+async def test_a_long_line_is_sent_in_parts_and_no_character_is_torn(web, api):
+    web.jobs.add(make_job(status=Status.SUCCEEDED))
+    line = "é" * 100_000
+    data = b"x" + line.encode()
+    web.jobs.pieces["train-1"] = [data[at : at + 50_001] for at in range(0, len(data), 50_001)]
+    answer = await api.get("api/v1/jobs/train-1/logs", headers={"Accept": "text/event-stream"})
+    parts = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert "".join(parts[:-1]) == "x" + line
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "start", "end"),
+    [
+        ("bytes=2-5", 206, 2, 6),
+        ("bytes=5-", 206, 5, 12),
+        ("bytes=-3", 206, 9, 12),
+        ("bytes=2-99", 206, 2, 12),
+        ("bytes=5-2", 200, 0, 12),
+        ("lines=1-2", 200, 0, 12),
+        ("bytes=0-1,4-5", 200, 0, 12),
+    ],
+)
+async def test_a_part_of_a_log(web, api, header, status, start, end):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"one\ntwo\nend\n"]
+    answer = await api.get("api/v1/jobs/train-1/logs", headers={"Range": header})
+    assert (answer.status_code, answer.content) == (status, b"one\ntwo\nend\n"[start:end])
+    said = f"bytes {start}-{end - 1}/12" if status == 206 else None
+    assert answer.headers.get("Content-Range") == said
+    assert answer.headers["Content-Length"] == str(end - start)
+
+
+@pytest.mark.parametrize("header", ["bytes=12-", "bytes=99-100", "bytes=-0"])
+async def test_a_part_that_there_is_not(web, api, header):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"one\ntwo\nend\n"]
+    answer = await api.get("api/v1/jobs/train-1/logs", headers={"Range": header})
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */12")
+    assert answer.json()["reason"] == "RangeNotSatisfiable"
+
+
+async def test_a_log_is_searched(web, api):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"an error\nfine\nError 2\nerror <3>\n"]
+    url = "api/v1/jobs/train-1/logs?search=ERROR"
+    assert (await api.get(url)).text == "1:an error\n3:Error 2\n4:error <3>\n"
+    assert (await api.get(f"{url}&limit=2")).text.splitlines()[-1].startswith("[... more lines")
+    as_json = {"Accept": "application/json"}
+    found = (await api.get(f"{url}&limit=2", headers=as_json)).json()
+    assert found == {
+        "items": [{"line": 1, "text": "an error"}, {"line": 3, "text": "Error 2"}],
+        "truncated": True,
+    }
+    assert (await api.get(f"{url}&limit=3", headers=as_json)).json()["truncated"] is False
+    nothing = await api.get("api/v1/jobs/train-1/logs?search=none", headers=as_json)
+    assert nothing.json() == {"items": [], "truncated": False}
+
+
+async def test_a_log_is_downloaded(web, api):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"<script>\n"]
+    answer = await api.get("api/v1/jobs/train-1/logs?download=true")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="train-1.log"'
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.text == "<script>\n"
+
+
+async def test_which_log_and_how_much_of_it(web, api):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = []
+    url = "api/v1/jobs/train-1/logs"
+    for query, selection in [
+        ("attempt=2&tail=5", LogSelection(attempt=2, tail=5)),
+        ("pod=train-1-x", LogSelection(pod="train-1-x")),
+        ("since=2030-01-01T12:00:00Z", LogSelection(since=datetime(2030, 1, 1, 12, tzinfo=UTC))),
+    ]:
+        assert (await api.get(f"{url}?{query}")).status_code == 200
+        assert web.jobs.asked[-1] == (selection, False, None)
+    for age, seconds in [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400)]:
+        await api.get(f"{url}?since={age}")
+        ago = utcnow() - web.jobs.asked[-1][0].since
+        assert 0 <= ago.total_seconds() - seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("search=x&follow=true", "search"),
+        ("search=x&tail=5", "search"),
+        ("search=", "search"),
+        ("search=" + "x" * 1001, "search"),
+        ("search=a%0Ab", "search"),
+        ("limit=5", "limit"),
+        ("search=x&limit=0", "limit"),
+        ("search=x&limit=10001", "limit"),
+        ("download=true&follow=true", "download"),
+        ("attempt=1&pod=x", "attempt"),
+        ("attempt=0", "attempt"),
+        ("since=yesterday", "since"),
+        ("since=999999999d", "since"),
+        ("tail=-1", "tail"),
+        ("tails=1", "tails"),
+    ],
+)
+async def test_what_does_not_go_together_is_said(web, api, query, field):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"one\n"]
+    answer = await api.get(f"api/v1/jobs/train-1/logs?{query}")
+    assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, field)
 
 
 # about the service

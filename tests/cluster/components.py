@@ -145,6 +145,10 @@ def make_kubelet_config(cgroup: str) -> dict[str, object]:
         # would time out; and with none at all, each pod gets a warning as an event.
         "clusterDNS": ["127.0.0.1"],
         "resolvConf": "",
+        # So that a test can see a log being rotated; 3 s is the least that there may be.
+        "containerLogMaxSize": "256Ki",
+        "containerLogMaxFiles": 3,
+        "containerLogMonitorInterval": "3s",
         # A full disk of the developer's is no reason to evict the tests' pods.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%"},

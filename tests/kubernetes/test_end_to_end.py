@@ -426,6 +426,47 @@ def test_a_job_that_ends_while_the_service_is_down_is_seen_to_have_ended(alice, 
     assert (done["status"], done["exit_code"], bell.rings[job]) == ("failed", 4, 1)
 
 
+def test_the_log_is_there_when_the_pod_and_its_job_are_gone(alice, installation, kube):
+    job = alice.submit("for i in $(seq 2000); do echo line $i; done; sleep 600")
+    lines = [f"line {i}\n" for i in range(1, 2001)]
+    alice.wait(job["id"], "running")
+    _wait_until(lambda: alice.logs(job["id"]) == "".join(lines))
+    selector = f"kbatch.jupyter.org/job-id={job['id']}"
+    [pod] = kube.list_namespaced_pod(installation.namespace, label_selector=selector).items
+    kube.delete_namespaced_pod(pod.metadata.name, installation.namespace)
+    assert alice.wait(job["id"])["status"] == "failed"
+    batch = kubernetes.client.BatchV1Api(kube.api_client)
+    batch.delete_namespaced_job(job["id"], installation.namespace, propagation_policy="Background")
+    _wait_until(lambda: not kube.list_namespaced_pod(installation.namespace, label_selector=selector).items)
+    assert alice.logs(job["id"]) == alice.logs(job["id"], follow="true") == "".join(lines)
+    assert alice.logs(job["id"], tail=3) == "".join(lines[-3:])
+    assert alice.logs(job["id"], search="LINE 1999") == "1999:line 1999\n"
+    part = alice.http.get(f"api/v1/jobs/{job['id']}/logs", headers={"Range": "bytes=7-13"})
+    assert (part.status_code, part.text) == (206, "line 2\n")
+    assert alice.http.get(f"pods/logs/{pod.metadata.name}/").text == "".join(lines)
+
+
+def test_each_attempt_has_its_log(alice, bell):
+    script = f"n=$(wget -q -O - {bell.url}/$KBATCH_JOB_ID); echo attempt $n; [ $n -gt 2 ]"
+    job = alice.submit(script, retries=2)
+    followed = alice.logs(job["id"], follow="true")
+    assert (alice.wait(job["id"])["status"], alice.get(job["id"])["attempts"]) == ("succeeded", 3)
+    assert followed == "attempt 1\nattempt 2\nattempt 3\n"
+    assert [alice.logs(job["id"], attempt=n) for n in (1, 2, 3)] == [f"attempt {n}\n" for n in (1, 2, 3)]
+    assert alice.logs(job["id"]) == "attempt 3\n"
+
+
+def test_a_service_killed_in_the_middle_of_a_chatty_job_keeps_each_line_once(alice, installation):
+    job = alice.submit("for i in $(seq 6000); do echo line $i; [ $((i % 30)) != 0 ] || sleep 0.06; done")
+    alice.wait(job["id"], "running")
+    for pause in (0.3, 1, 2.3):
+        time.sleep(pause)
+        installation.service.kill()
+        installation.service.start()
+    assert alice.wait(job["id"])["status"] == "succeeded"
+    assert alice.logs(job["id"]) == "".join(f"line {i}\n" for i in range(1, 6001))
+
+
 def test_an_api_server_that_is_away_delays_jobs_and_loses_none(alice, installation, bell):
     if not installation.cluster.is_ours:
         pytest.skip("the API server of a cluster that is not ours is not stopped")

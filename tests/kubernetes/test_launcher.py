@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import http.server
 import io
+import json
 import secrets
 import threading
 import zipfile
@@ -118,8 +119,17 @@ async def wait_blocked(launcher: KubeJobLauncher, job: Job, reason: str) -> JobS
     return seen
 
 
-async def read(launcher: KubeJobLauncher, job: Job, **options: Any) -> str:
-    return b"".join([piece async for piece in launcher.logs(job, **options)]).decode()
+async def find_pod(launcher: KubeJobLauncher, job: Job) -> str:
+    """Return the name of the job's newest pod, once it has one."""
+    return (await wait_until(launcher, job, lambda seen: bool(seen.pods))).pods[-1].name
+
+
+async def read(
+    launcher: KubeJobLauncher, job: Job, pod: str = "", position: dict[str, Any] | None = None
+) -> str:
+    """Return the log of a pod, the newest if none is named, to its end."""
+    pod = pod or await find_pod(launcher, job)
+    return b"".join([piece.data async for piece in launcher.read_log(job, pod, position)]).decode()
 
 
 async def test_job_succeeds_with_env_and_no_secret_of_ours(
@@ -459,20 +469,44 @@ async def test_terminate(
 
     await wait_for(secret_is_gone)
     with pytest.raises(LogNotFound):
-        await read(launcher, job)
+        await read(launcher, job, pod=f"{job.id}-0-abcde")
 
 
-async def test_logs_tail_and_follow(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
-    job = make_job("for i in 1 2 3 4 5; do echo line $i; sleep 0.2; done; printf 'no newline at the end'")
+async def test_log_is_followed_from_before_its_start_and_read_on_from_any_place(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job]
+) -> None:
+    job = make_job("for i in 1 2 3 4 5; do echo line $i; sleep 0.3; done; printf 'no newline at the end'")
     await launch(launcher, job)
+    pod = await find_pod(launcher, job)
+    pieces = [piece async for piece in launcher.read_log(job, pod, None)]
     whole = "".join(f"line {i}\n" for i in range(1, 6)) + "no newline at the end"
-    assert await read(launcher, job, follow=True) == whole  # begun before there was a pod
-    await wait_until(launcher, job, lambda seen: seen.status.is_end)
-    assert await read(launcher, job) == whole
-    assert await read(launcher, job, tail=2) == "line 5\nno newline at the end"
-    assert await read(launcher, job, follow=True, tail=2) == "line 5\nno newline at the end"
+    assert b"".join(piece.data for piece in pieces).decode() == whole
+    times = [piece.time for piece in pieces if piece.time is not None]
+    assert times == sorted(times)
+    assert abs((utcnow() - times[0]).total_seconds()) < SECONDS
+    done = 0
+    for piece in pieces:
+        done += len(piece.data)
+        position = json.loads(json.dumps(piece.position))
+        assert await read(launcher, job, pod, position) == whole[done:]
     with pytest.raises(LogNotFound):
         await read(launcher, job, pod="another")
+
+
+async def test_log_that_the_kubelet_rotates_is_followed_whole(
+    cluster: ClusterLike, launcher: KubeJobLauncher, make_job: Callable[..., Job]
+) -> None:
+    if not cluster.is_ours:
+        pytest.skip("the kubelet of KUBECONFIG's cluster rotates at a size of its own")
+    # each time 50 KB, which are rotated at 256 KiB
+    job = make_job(
+        "for j in $(seq 80); do for i in $(seq 1000); do echo $j line $i of the log ................; done;"
+        "sleep 0.2; done"
+    )
+    await launch(launcher, job)
+    lines = (await read(launcher, job)).splitlines()
+    expected = [f"{j} line {i} of the log ................" for j in range(1, 81) for i in range(1, 1001)]
+    assert lines == expected
 
 
 async def test_followed_log_survives_the_api_server(
@@ -483,8 +517,9 @@ async def test_followed_log_survives_the_api_server(
     job = make_job("for i in $(seq 1 60); do echo line $i; sleep 0.1; done")
     await launch(launcher, job)
     await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
-    following = asyncio.create_task(read(launcher, job, follow=True))
-    async with aclosing(launcher.logs(job, follow=True)) as pieces:  # type: ignore[type-var]
+    pod = await find_pod(launcher, job)
+    following = asyncio.create_task(read(launcher, job, pod))
+    async with aclosing(launcher.read_log(job, pod, None)) as pieces:  # type: ignore[type-var]
         await anext(pieces)
     await asyncio.to_thread(cluster.stop_apiserver)
     seen = await poll_or_none(launcher, job)
@@ -509,7 +544,8 @@ async def test_dropped_streams_leave_nothing(launcher: KubeJobLauncher, make_job
     await launch(launcher, job)
     await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
     before = len(asyncio.all_tasks()), count_connections(launcher)
-    streams = [launcher.logs(job, follow=True) for _ in range(60)]
+    pod = await find_pod(launcher, job)
+    streams = [launcher.read_log(job, pod, None) for _ in range(60)]
     await asyncio.gather(*(anext(stream) for stream in streams))
     waiting = [asyncio.ensure_future(anext(stream)) for stream in streams[:30]]
     await asyncio.sleep(0)
