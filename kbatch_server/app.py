@@ -26,12 +26,14 @@ from .config import JobConfig
 from .configcheck import WrongSetting, check_config, check_url, describe_error
 from .handlers import make_handlers
 from .handlers.base import Services
+from .harvest import Harvest
 from .janitor import Janitor
 from .jobs import Jobs
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
 from .launchpad import Launchpad
 from .log import log_request, make_formatter
+from .outputs import Outputs
 from .plugins import PluginClass
 from .profiles import Profiles
 from .reconciler import Reconciler
@@ -167,6 +169,7 @@ class KBatchServer(Application):
             JobConfig,
             Profiles,
             Uploads,
+            Outputs,
             Launchpad,
             Reconciler,
             Janitor,
@@ -244,6 +247,7 @@ class KBatchServer(Application):
         """Make the store of jobs and uploads."""
         self.store = JobStore(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
         self.uploads = Uploads(parent=self, storage=self.storage, store=self.store)
+        self.outputs = Outputs(parent=self, storage=self.storage, store=self.store)
 
     def init_jobs(self) -> None:
         """Make what jobs are described, launched, watched and asked about with."""
@@ -256,7 +260,11 @@ class KBatchServer(Application):
             parent=self, keyring=self.keyring, profiles=self.profiles, storage=self.storage, store=self.store
         )
         self.reconciler = Reconciler(
-            parent=self, launcher=self.launcher, launchpad=self.launchpad, store=self.store
+            parent=self,
+            launcher=self.launcher,
+            launchpad=self.launchpad,
+            store=self.store,
+            harvest=Harvest(launcher=self.launcher, outputs=self.outputs, store=self.store),
         )
         self.jobs = Jobs(
             parent=self,
@@ -283,6 +291,7 @@ class KBatchServer(Application):
             auth=self.auth,
             jobs=self.jobs,
             uploads=self.uploads,
+            outputs=self.outputs,
             profiles=self.profiles,
             launchpad=self.launchpad,
             version=__version__,

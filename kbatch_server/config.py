@@ -162,6 +162,24 @@ class JobConfig(Configurable):
         config=True,
     )
 
+    keep_outputs = Bool(
+        True,
+        help="""Whether what a job writes under ``$KBATCH_OUTPUT_DIR`` is kept. On Kubernetes a sidecar sends
+        it, which needs 1.29 or later.""",
+        config=True,
+    )
+
+    output_timeout_seconds = Integer(
+        300,
+        min=5,
+        help="""Seconds after the end of a job's command until its results must have been sent.
+
+        On Kubernetes, where they come on top of ``termination_grace_period_seconds``. It must cover an outage
+        of the service, too: what was not sent by then is lost.
+        """,
+        config=True,
+    )
+
     ttl_seconds_after_finished = Integer(
         3600,
         min=60,
@@ -290,6 +308,8 @@ _COPIED = (
     "start_timeout_seconds",
     "schedule_timeout_seconds",
     "termination_grace_period_seconds",
+    "keep_outputs",
+    "output_timeout_seconds",
     "ttl_seconds_after_finished",
     "node_selector",
     "tolerations",

@@ -1,4 +1,4 @@
-"""Puts together what a job needs at its start: its environment and a way to its code."""
+"""Puts together what a job needs at its start: its environment, a way to its code and one for its results."""
 
 from __future__ import annotations
 
@@ -45,6 +45,17 @@ class Launchpad(LoggingConfigurable):
         config=True,
     )
 
+    outputs_url_expires_in_seconds = Integer(
+        90 * 86400,
+        min=60,
+        help="""Seconds for which the URL that a job's results are sent to is good, from the job's launch.
+
+        It must cover the time that a job may wait and run. It is good for nothing as soon as its job is over
+        and cleaned up after.
+        """,
+        config=True,
+    )
+
     keyring = Instance(Keyring)
     profiles = Instance(Profiles)
     storage = Instance(Storage)
@@ -61,14 +72,29 @@ class Launchpad(LoggingConfigurable):
         user = User(name=job.user, groups=tuple(job.groups))
         environment = await self.profiles.get_environment(user, job.spec.profile) | job.env
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
+        outputs_url = self._make_outputs_url(job) if job.spec.keep_outputs else None
         if job.spec.upload is None:
-            return Launch(env=environment)
+            return Launch(env=environment, outputs_url=outputs_url)
         upload = await self.store.get_upload(job.spec.upload, user=job.user)
         url = await self.storage.make_url(upload.key, expires_in_seconds=self.code_url_expires_in_seconds)
         if url is None:
             signed = self.keyring.sign({"job": job.id, "upload": upload.id}, purpose="code")
             url = f"{self.url_for_jobs}code/{signed}"
-        return Launch(env=environment, code_url=url, code_key=upload.key)
+        return Launch(env=environment, code_url=url, outputs_url=outputs_url, code_key=upload.key)
+
+    def _make_outputs_url(self, job: Job) -> str:
+        return f"{self.url_for_jobs}outputs/{self.keyring.sign({'job': job.id}, purpose='outputs')}"
+
+    async def get_sending_job(self, signed: str) -> Job:
+        """Return the job that a results' URL is for, or raise Forbidden: it is forged, expired, or of a job
+        that is cleaned up after."""
+        max_age_seconds = self.outputs_url_expires_in_seconds
+        said = self.keyring.verify(signed, purpose="outputs", max_age_seconds=max_age_seconds)
+        if said is not None:
+            job = await self.store.find_job(said["job"])
+            if job is not None and job.cleaned_at is None and job.delete_requested_at is None:
+                return job
+        raise Forbidden("This link has expired or was never good.", reason="BadLink")
 
     async def get_code(self, signed: str) -> Upload:
         """Return the upload that a code URL is for, or raise Forbidden: it is forged, expired, or of a job

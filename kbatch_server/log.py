@@ -9,11 +9,12 @@ from tornado.log import access_log
 from tornado.web import RequestHandler
 
 _SECRET_PARAMETER = re.compile(r"([^=&]*(?:token|auth|key|code|state|xsrf|sig)[^=&]*=)[^&]*", re.IGNORECASE)
-_SIGNED_PATH = re.compile(r"(/code/)[^/]+")
+# not the names of files below api/v1/jobs/…/outputs/
+_SIGNED_PATH = re.compile(r"^((?:(?!/api/v1/).)*?/(?:code|outputs)/)[^/]+")
 
 
 def scrub_url(url: str) -> str:
-    """Return a URL without its secrets: the signed part of a code URL, tokens and the like in the query."""
+    """Return a URL without its secrets: the signed part of a job's URL, tokens and the like in the query."""
     # by hand: urlsplit raises for what a client may well send, like "//["
     path, mark, query = url.partition("?")
     return _SIGNED_PATH.sub(r"\1[secret]", path) + mark + _SECRET_PARAMETER.sub(r"\1[secret]", query)

@@ -88,6 +88,8 @@ class JobSpec(BaseModel):
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     termination_grace_period_seconds: int = 30
+    keep_outputs: bool = False
+    output_timeout_seconds: int = 300
     ttl_seconds_after_finished: int = 3600
     retries: int = 0
     active_deadline_seconds: int | None = None
@@ -149,6 +151,8 @@ class JobOutputs(BaseModel):
     size: int = 0
     """Bytes of all files."""
     message: str = ""
+    pod: str = ""
+    """The run of the job that wrote them: a later one replaces what an earlier one left."""
 
 
 class JobEvent(BaseModel):
@@ -244,6 +248,16 @@ class Job:
         """Whether it has ended, in whatever way."""
         return self.status.is_end
 
+    @property
+    def full_message(self) -> str:
+        """What a user reads: ``message``, and why its results are not kept where that is so.
+
+        Put together here and not in the record: what is kept may change after the end is written.
+        """
+        if self.outputs is None or self.outputs.state != "failed":
+            return self.message
+        return f"{self.message} Its results could not be kept: {self.outputs.message}".lstrip()
+
     def to_dict(self, *, with_env: bool = True) -> dict[str, Any]:
         """Return the JSON form of ``api/v1/jobs``; an admin who reads another's job gets no values of env."""
         spec = self.spec
@@ -253,7 +267,7 @@ class Job:
             "name": self.name,
             "status": self.status.value,
             "reason": self.reason,
-            "message": self.message,
+            "message": self.full_message,
             "exit_code": self.exit_code,
             "created_at": to_iso(self.created_at),
             "started_at": to_iso(self.started_at),

@@ -8,7 +8,8 @@ from typing import Any
 from traitlets import Float, Instance, Integer
 from traitlets.config import LoggingConfigurable
 
-from .errors import NotFound
+from .errors import NotFound, Unavailable
+from .harvest import Harvest
 from .launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
 from .launchpad import Launchpad
 from .models import Job, JobStatus, Status, utcnow
@@ -45,6 +46,7 @@ class Reconciler(LoggingConfigurable):
         config=True,
     )
 
+    harvest = Instance(Harvest)
     launcher = Instance(JobLauncher)
     launchpad = Instance(Launchpad)
     store = Instance(JobStore)
@@ -79,7 +81,7 @@ class Reconciler(LoggingConfigurable):
             job_id = await self.queue.get()
             try:
                 await self.reconcile(job_id)
-            except LauncherUnavailable as error:
+            except (LauncherUnavailable, StorageError, Unavailable) as error:
                 delay = self.queue.put_backoff(job_id)
                 self.log.warning("job %s: %s; trying again in %.1f s", job_id, error, delay)
             except Exception:
@@ -114,6 +116,7 @@ class Reconciler(LoggingConfigurable):
 
     async def _delete(self, job: Job) -> None:
         if await self.launcher.terminate(job):
+            await self.harvest.outputs.delete(job.id)
             await self.store.remove_job(job.id)
             self.log.info("job %s: removed", job.id)
         else:
@@ -121,6 +124,9 @@ class Reconciler(LoggingConfigurable):
 
     async def _clean(self, job: Job) -> None:
         if job.cleaned_at is None:
+            if not await self.harvest.settle(job):
+                self.queue.put_after(job.id, TERMINATING_SECONDS)
+                return
             await self.launcher.clean(job)
             await self.store.update_job(job.id, cleaned_at=utcnow())
 

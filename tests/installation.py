@@ -25,6 +25,7 @@ c.JobConfig.allowed_images = ["{image}", "localhost/nope:1"]
 c.JobConfig.image = "{image}"
 c.JobConfig.max_cpu_limit = 2000
 c.JobConfig.termination_grace_period_seconds = 2
+c.Outputs.max_output_files = 50
 c.Profiles.profile_list = [
     {{
         "display_name": "Small",

@@ -196,6 +196,7 @@ def test_secret_is_owned_by_its_job() -> None:
         make_record(),
         env={"A": "1", "dotted.name": "2"},
         code_url="http://example.org/code?signature=x",
+        outputs_url="http://example.org/outputs/signed",
         namespace="jobs",
         instance="hub",
         owner_uid="uid-1",
@@ -215,9 +216,10 @@ def test_secret_is_owned_by_its_job() -> None:
             "env.A": "1",
             "env.dotted.name": "2",
             "code-url": "http://example.org/code?signature=x",
+            "outputs-url": "http://example.org/outputs/signed",
         },
     }
-    job = make(env_names=["A", "dotted.name"], upload="u1")
+    job = make(env_names=["A", "dotted.name"], upload="u1", keep_outputs=True)
     assert objects.secret_keys(job) == set(secret["stringData"])
 
 

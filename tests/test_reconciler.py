@@ -13,12 +13,14 @@ from launcher_doubles import ScriptedLauncher
 from traitlets.config import Config
 
 from kbatch_server.errors import Conflict, NotFound, Unavailable
+from kbatch_server.harvest import Harvest
 from kbatch_server.jobrequest import JobRequest
 from kbatch_server.jobs import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchpad import Launchpad
 from kbatch_server.models import JobQuery, JobStatus, Pod, Status, User, utcnow
+from kbatch_server.outputs import Outputs
 from kbatch_server.profiles import Profiles
 from kbatch_server.reconciler import Reconciler
 from kbatch_server.store import JobStore
@@ -38,7 +40,9 @@ async def world(tmp_path):
     launcher = ScriptedLauncher()
     profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))
     launchpad = Launchpad(keyring=keyring, profiles=profiles, storage=MemoryStorage(), store=store)
-    reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store)
+    outputs = Outputs(storage=launchpad.storage, store=store, max_output_bytes=1000)
+    harvest = Harvest(launcher=launcher, outputs=outputs, store=store)
+    reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store, harvest=harvest)
     jobs = Jobs(
         launcher=launcher,
         profiles=profiles,
@@ -47,7 +51,13 @@ async def world(tmp_path):
         on_change=reconciler.queue.put,
     )
     yield SimpleNamespace(
-        jobs=jobs, launcher=launcher, reconciler=reconciler, store=store, launchpad=launchpad
+        jobs=jobs,
+        launcher=launcher,
+        reconciler=reconciler,
+        store=store,
+        launchpad=launchpad,
+        outputs=outputs,
+        harvest=harvest,
     )
     await store.close()
 
@@ -59,7 +69,9 @@ async def submit(world, user=ALICE, **fields):
 
 async def step(world, job):
     """Reconcile once, as a service would that was just started: it remembers nothing."""
-    fresh = Reconciler(launcher=world.launcher, launchpad=world.launchpad, store=world.store)
+    fresh = Reconciler(
+        launcher=world.launcher, launchpad=world.launchpad, store=world.store, harvest=world.harvest
+    )
     await fresh.reconcile(job.id)
     return await world.store.find_job(job.id)
 

@@ -25,7 +25,7 @@ def make_job(job: Job, *, with_env: bool = True) -> dict[str, Any]:
                 "kbatch.jupyter.org/user": job.user,
                 "kbatch.jupyter.org/status": job.status.value,
                 "kbatch.jupyter.org/reason": job.reason,
-                "kbatch.jupyter.org/message": job.message,
+                "kbatch.jupyter.org/message": job.full_message,
             },
         },
         "spec": {
@@ -117,7 +117,7 @@ def _make_condition(job: Job, kind: str, when: str) -> dict[str, Any]:
         "type": kind,
         "status": "True",
         "reason": job.reason,
-        "message": job.message,
+        "message": job.full_message,
         "last_probe_time": when,
         "last_transition_time": when,
     }

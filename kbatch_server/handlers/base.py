@@ -26,6 +26,7 @@ from .needs import Needs
 if TYPE_CHECKING:
     from ..jobs import Jobs
     from ..launchpad import Launchpad
+    from ..outputs import Outputs
     from ..profiles import Profiles
     from ..uploads import Uploads
 
@@ -54,6 +55,7 @@ class Services:
     auth: HubAuthenticator
     jobs: Jobs
     uploads: Uploads
+    outputs: Outputs
     profiles: Profiles
     launchpad: Launchpad
     version: str
@@ -108,10 +110,12 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self._check_query(needs)
         if needs.user:
             self._body_limit = self.body_limit
-        size = self._read_length()
+        self._check_length(self._read_length())
+        await self.begin()
+
+    def _check_length(self, size: int) -> None:
         if size > self._body_limit:
             raise too_large(size, self._body_limit)
-        await self.begin()
 
     def _read_length(self) -> int:
         text = self.request.headers.get("Content-Length", "0")

@@ -60,7 +60,7 @@ class LogHandler(BaseHandler):
         end = {
             "status": job.status.value,
             "reason": job.reason,
-            "message": job.message,
+            "message": job.full_message,
             "exit_code": job.exit_code,
         }
         self.write(encoder.make_event(json.dumps(end), event="end"))

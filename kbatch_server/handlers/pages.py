@@ -14,6 +14,7 @@ from tornado.web import Finish, HTTPError
 
 from ..errors import KBatchError, NotFound
 from ..models import Job, JobQuery, utcnow
+from ..tarindex import OutputFile
 from .base import BaseHandler, public_error
 from .needs import needs_nothing, needs_scope
 
@@ -22,6 +23,8 @@ HERE = Path(__file__).parent.parent
 TAIL_LINES = 200
 
 MAX_SHOWN_LOG_BYTES = 256 * 1024
+
+MAX_SHOWN_OUTPUTS = 500
 
 
 def make_environment() -> jinja2.Environment:
@@ -126,6 +129,7 @@ class JobPageHandler(PageHandler):
             job=job,
             shown=job.to_dict(with_env=False),
             run_seconds=run_seconds,
+            outputs=await self._read_outputs(job),
             log=await self._read_log(job),
             events=await self._read_events(job),
             tail_lines=TAIL_LINES,
@@ -141,6 +145,13 @@ class JobPageHandler(PageHandler):
         except KBatchError as error:
             return error.message
         return log.decode("utf-8", "replace")
+
+    async def _read_outputs(self, job: Job) -> list[OutputFile]:
+        """Return the first of the results, by path; nothing when there are none (yet)."""
+        try:
+            return (await self.services.outputs.list(job))[:MAX_SHOWN_OUTPUTS]
+        except KBatchError:
+            return []
 
     async def _read_events(self, job: Job) -> list[Any]:
         try:

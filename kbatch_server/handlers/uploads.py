@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Generic, TypeVar
 
 from ..errors import InvalidRequest, Unavailable
 from ..models import Upload
@@ -24,14 +25,17 @@ QUEUE_PIECES = 16
 """How much of a body waits for the storage, at Tornado's 64 KiB a piece: then the client has to wait."""
 
 
-class Inflow:
+Kept = TypeVar("Kept")
+
+
+class Inflow(Generic[Kept]):
     """The body of a request on its way into the storage: a short queue with a task at its other end."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_PIECES)
-        self._receiving: asyncio.Task[Upload] | None = None
+        self._receiving: asyncio.Task[Kept] | None = None
 
-    def start(self, receiving: asyncio.Task[Upload]) -> None:
+    def start(self, receiving: asyncio.Task[Kept]) -> None:
         """Take the task that reads the pieces."""
         self._receiving = receiving
         # its error is read by whoever sends or finishes; nobody does when the client has gone
@@ -62,8 +66,8 @@ class Inflow:
                 return
             yield piece
 
-    async def finish(self) -> Upload:
-        """Say that the body is complete and return the upload."""
+    async def finish(self) -> Kept:
+        """Say that the body is complete and return what was made of it."""
         await self.send(None)
         assert self._receiving is not None  # noqa: S101
         return await self._receiving
@@ -80,7 +84,7 @@ class ReceivingHandler(BaseHandler):
     def initialize(self, services: object) -> None:
         """Take the services."""
         super().initialize(services)  # type: ignore[arg-type]
-        self._inflow = Inflow()
+        self._inflow: Inflow[Upload] = Inflow()
         self._part: FilePart | None = None
 
     @property

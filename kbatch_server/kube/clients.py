@@ -142,14 +142,19 @@ class KubeClient:
             raise KubeRefused(409, "AlreadyExists", f"{path}/{name} exists and was not made by this service")
         return found, False
 
-    async def ensure_deleted(self, path: str, *, uid: str | None = None) -> None:
+    async def ensure_deleted(
+        self, path: str, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
         """Ask for an object's deletion, and its dependents'. That it is gone already (404) is well.
 
-        With ``uid`` only that very object is deleted: another of the same name is left alone.
+        With ``uid`` only that very object is deleted: another of the same name is left alone. With
+        ``grace_seconds`` a pod gets so long to end, also one that was deleted before with more.
         """
         options: Manifest = {"propagationPolicy": "Background"}
         if uid:
             options["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         try:
             await self._request("DELETE", path, body=options)
         except KubeRefused as error:

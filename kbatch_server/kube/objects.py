@@ -11,6 +11,7 @@ from typing import Any
 
 from ..models import Job, JobSpec
 from ..slugs import MAX_LABEL, make_slug
+from .sidecar import OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUT_VOLUME, OUTPUTS_URL_KEY, make_sidecar
 
 Manifest = dict[str, Any]
 
@@ -121,14 +122,20 @@ def make_secret(
     *,
     env: Mapping[str, str],
     code_url: str | None,
+    outputs_url: str | None,
     namespace: str,
     instance: str,
     owner_uid: str,
 ) -> Manifest:
-    """Return the Secret with a job's environment and the URL of its code; it goes when its Job goes."""
+    """Return the Secret with a job's environment and the URLs for its code and its results.
+
+    It goes when its Job goes.
+    """
     data = {ENV_KEY_PREFIX + name: value for name, value in env.items()}
     if code_url is not None:
         data[CODE_URL_KEY] = code_url
+    if outputs_url is not None:
+        data[OUTPUTS_URL_KEY] = outputs_url
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.id, "uid": owner_uid}
     return {
         "apiVersion": "v1",
@@ -223,11 +230,11 @@ def is_of(manifest: Manifest, *, instance: str, label: str = JOB_ID_LABEL, value
 
 
 def make_pod_spec(job: Job, *, env_names: Collection[str], init_image: str) -> Manifest:
-    """Return the spec of a job's pod: the user's container, and before it the one that fetches the code."""
+    """Return the spec of a job's pod: the user's container, and those that serve it."""
     spec = job.spec
     pod: Manifest = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": spec.termination_grace_period_seconds,
+        "terminationGracePeriodSeconds": _get_grace_seconds(spec),
         "automountServiceAccountToken": spec.service_account is not None,
         # Else the pod gets a variable for each Service of the namespace, and tells what runs there.
         "enableServiceLinks": False,
@@ -235,8 +242,10 @@ def make_pod_spec(job: Job, *, env_names: Collection[str], init_image: str) -> M
         "containers": [_make_main_container(job, env_names)],
         "volumes": [{"name": CODE_VOLUME, "emptyDir": {}}, *expand(spec.volumes, job.user)],
     }
-    if spec.upload is not None:
-        pod["initContainers"] = [_make_fetch_container(job, init_image)]
+    if init_containers := _make_init_containers(job, init_image):
+        pod["initContainers"] = init_containers
+    if spec.keep_outputs:
+        pod["volumes"].append({"name": OUTPUT_VOLUME, "emptyDir": {}})
     optional = {
         "nodeSelector": expand(spec.node_selector, job.user),
         "tolerations": spec.tolerations,
@@ -247,19 +256,43 @@ def make_pod_spec(job: Job, *, env_names: Collection[str], init_image: str) -> M
     return pod | {key: value for key, value in optional.items() if value}
 
 
+def _get_grace_seconds(spec: JobSpec) -> int:
+    """Return the pod's grace period: the command's own, and then the time for its results to be sent."""
+    extra = spec.output_timeout_seconds if spec.keep_outputs else 0
+    return spec.termination_grace_period_seconds + extra
+
+
+def _make_init_containers(job: Job, image: str) -> list[Manifest]:
+    """Return what starts before the user's container: a job whose code cannot be fetched has no results."""
+    containers = [_make_fetch_container(job, image)] if job.spec.upload is not None else []
+    if job.spec.keep_outputs:
+        sidecar = make_sidecar(
+            image=image,
+            url=_make_secret_env("KBATCH_OUTPUTS_URL", job.id, OUTPUTS_URL_KEY),
+            main_resources=_make_resources(job.spec),
+            security_context=_make_security_context(job.spec),
+        )
+        containers.append(sidecar)
+    return containers
+
+
 def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     spec = job.spec
+    env = [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)]
+    mounts = [{"name": CODE_VOLUME, "mountPath": CODE_DIR}]
+    if spec.keep_outputs:
+        # ours wins: anywhere else, nothing would be found
+        env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
+        env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
+        mounts.append({"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR})
     container: Manifest = {
         "name": MAIN_CONTAINER,
         "image": spec.image,
         "workingDir": CODE_DIR,
-        "env": [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)],
+        "env": env,
         "resources": _make_resources(spec),
         "securityContext": _make_security_context(spec),
-        "volumeMounts": [
-            {"name": CODE_VOLUME, "mountPath": CODE_DIR},
-            *expand(spec.volume_mounts, job.user),
-        ],
+        "volumeMounts": [*mounts, *expand(spec.volume_mounts, job.user)],
     }
     optional = {
         # `$(NAME)` in a command is Kubernetes's own syntax; users mean what they write

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import sentences
 from .objects import FETCH_CONTAINER, MAIN_CONTAINER
+from .sidecar import KEEP_CONTAINER
 
 Manifest = dict[str, Any]
 
@@ -55,6 +56,29 @@ def find_state(pod: Manifest, name: str = MAIN_CONTAINER) -> Manifest:
 def is_over(pod: Manifest) -> bool:
     """Whether nothing of the pod's main container will run any more."""
     return pod["status"].get("phase") in ("Succeeded", "Failed") or "terminated" in find_state(pod)
+
+
+def is_ending(pod: Manifest) -> bool:
+    """Whether a pod, of a job that is over, still has a container that runs."""
+    return not pod.get("isGone") and pod["status"].get("phase") not in ("Succeeded", "Failed")
+
+
+def is_keeping(pod: Manifest) -> bool:
+    """Whether the user's command has ended and its results are being sent."""
+    return "terminated" in find_state(pod) and "running" in find_state(pod, KEEP_CONTAINER)
+
+
+def is_past_grace(pod: Manifest, grace_seconds: int, now: datetime) -> bool:
+    """Whether the command was told to end, and goes on for longer than its own part of the pod's grace.
+
+    The other part is there for its results. What was shortened before is not shortened again.
+    """
+    moment = pod["metadata"].get("deletionTimestamp")
+    whole = pod["metadata"].get("deletionGracePeriodSeconds") or 0
+    if not moment or whole <= grace_seconds or "running" not in find_state(pod):
+        return False
+    told = parse_time(moment) - timedelta(seconds=whole)
+    return now >= told + timedelta(seconds=grace_seconds)
 
 
 def parse_time(text: str) -> datetime:
@@ -127,7 +151,9 @@ def explain_failure(pod: Manifest) -> tuple[str, str]:
         return word, sentences.disruption(reason, target.get("message", ""))
     for each in status.get("initContainerStatuses") or []:
         ended = (each.get("state") or {}).get("terminated")
-        if ended and ended["exitCode"]:
+        # how a sidecar ends says nothing about the job
+        is_sidecar = find_container(pod, each["name"]).get("restartPolicy") == "Always"
+        if ended and ended["exitCode"] and not is_sidecar:
             return _explain_init_failure(pod, each["name"], ended)
     ended = find_state(pod).get("terminated")
     if _was_deleted(pod, ended):

@@ -321,7 +321,7 @@ def trim_event(manifest: Manifest) -> Manifest:
 
 def _trim_container(container: Manifest) -> Manifest:
     """Keep the program of a command, not its arguments: they may be long."""
-    kept = _pick(container, "name", "image", "resources")
+    kept = _pick(container, "name", "image", "resources", "restartPolicy")
     for words in ("command", "args"):
         if container.get(words):
             kept[words] = [container[words][0][:256]]

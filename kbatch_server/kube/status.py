@@ -25,11 +25,13 @@ from .pods import (
     find_container,
     find_state,
     has_failed,
+    is_keeping,
     is_over,
     parse_time,
     program_of,
     sort_pods,
 )
+from .sidecar import KEEP_CONTAINER
 
 Manifest = dict[str, Any]
 
@@ -172,6 +174,9 @@ def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event
     if "running" in find_state(newest) or is_over(newest):
         if newest["metadata"].get("deletionTimestamp"):
             return JobStatus(status=Status.RUNNING, reason="Terminating", message="It is being stopped.")
+        if is_keeping(newest):
+            message = "Its command has ended, and its results are being kept."
+            return JobStatus(status=Status.RUNNING, reason="KeepingOutputs", message=message)
         return JobStatus(status=Status.RUNNING, reason="Running", message="It is running.")
     own = [event for event in events if event.kind == "Pod" and event.name == name]
     blocked = _find_block(newest, own)
@@ -268,6 +273,8 @@ def _find_trouble(pod: Manifest, events: Sequence[Event]) -> Event | None:
 
 def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str:
     """Return a sentence for a container that cannot start as things are; empty if it is on its way."""
+    if name == KEEP_CONTAINER:
+        return _explain_sidecar(find_container(pod, name), reason, message)
     container = find_container(pod, name)
     image = container.get("image", "")
     if reason in IMAGE_PROBLEMS:
@@ -279,6 +286,16 @@ def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str
     if reason in ("", "ContainerCreating", "PodInitializing"):
         return ""
     return f"Its container waits ({reason}): {sentences.cut(message)}"
+
+
+def _explain_sidecar(container: Manifest, reason: str, message: str) -> str:
+    """Return a sentence for a sidecar that cannot start; that is not for the user to mend."""
+    if reason in ("", "ContainerCreating", "PodInitializing"):
+        return ""
+    why = sentences.cut(message) or reason
+    if reason in IMAGE_PROBLEMS:
+        why = sentences.image_problem(reason, container.get("image", ""), message)
+    return f"What keeps its results cannot be started, which an administrator has to settle: {why}"
 
 
 def _first_warning(pod: Manifest, events: Sequence[Event], since: datetime) -> datetime:

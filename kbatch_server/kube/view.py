@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..models import JobStatus
 from . import objects
 from .clients import KubeClient, make_path
+from .pods import find_condition, is_over
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
-from .status import Event
+from .status import Event, make_status
 
 Manifest = dict[str, Any]
 
@@ -53,12 +55,10 @@ class View:
         found = await self._client.find(place.path)
         return found if found is not None and self.is_ours(found, place) else None
 
-    async def has_pods(self, place: Place) -> bool:
-        """Return whether the API has a Pod of the job."""
-        pods = await self._client.get(
-            make_path("pods", place.namespace), self._selector(place) | {"limit": 1}
-        )
-        return bool(pods.get("items"))
+    async def list_pods(self, place: Place) -> list[Manifest]:
+        """Return the Pods of the job that the API has."""
+        pods = await self._client.get(make_path("pods", place.namespace), self._selector(place))
+        return [trim_pod(pod) for pod in pods.get("items") or []]
 
     async def look(self, place: Place) -> Seen | None:
         """Return what the watches have seen of the job, or what the API says where they cannot be trusted."""
@@ -71,14 +71,14 @@ class View:
         found = await self.find_job(place)
         if found is None:
             return None
-        pods = await self._client.get(make_path("pods", place.namespace), self._selector(place))
+        pods = await self.list_pods(place)
         events = await self._client.get(
             make_path("events", place.namespace), {"fieldSelector": f"involvedObject.name={place.name}"}
         )
         seen, known = Seen(trim_job(found)), self._find_seen(place)
         if known is not None:
             seen.pods = {name: pod for name, pod in known.pods.items() if pod.get("isGone")}
-        seen.pods |= {pod["metadata"]["name"]: trim_pod(pod) for pod in pods.get("items") or []}
+        seen.pods |= {pod["metadata"]["name"]: pod for pod in pods}
         for event in events.get("items") or []:
             seen.events[event["metadata"]["name"]] = Event.from_manifest(trim_event(event))
         return seen
@@ -90,3 +90,14 @@ class View:
     def _selector(self, place: Place) -> dict[str, Any]:
         labels = f"{objects.INSTANCE_LABEL}={self._instance},{objects.JOB_ID_LABEL}={place.name}"
         return {"labelSelector": labels}
+
+
+def make_seen_status(seen: Seen) -> JobStatus:
+    """Return what is to be said of a job of which this was seen."""
+    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()))
+
+
+def is_behind(seen: Seen) -> bool:
+    """Whether a Job has ended and none of its Pods: the watches of the two are apart."""
+    ended = find_condition(seen.job, "SuccessCriteriaMet", "Complete", "FailureTarget", "Failed")
+    return ended is not None and not any(is_over(pod) for pod in seen.pods.values())

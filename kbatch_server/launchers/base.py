@@ -10,6 +10,17 @@ from traitlets.config import LoggingConfigurable
 from ..models import Job, JobEvent, JobStatus
 
 
+@dataclass(slots=True)
+class OutputTar:
+    """What a job wrote, as a tar that is made or received while it is read."""
+
+    chunks: AsyncIterator[bytes]
+    left_out: int = 0
+    """Entries that could not be packed; whoever packs counts on while ``chunks`` are read."""
+    pod: str = ""
+    """The name of the run that wrote it."""
+
+
 class LauncherUnavailable(Exception):
     """What runs the jobs cannot be asked now. It says nothing about the job: ask again later."""
 
@@ -35,6 +46,8 @@ class Launch:
     """The whole environment: the admin's, the user's and the service's own."""
     code_url: str | None = field(default=None, repr=False)
     """Where the ZIP of code is fetched from; it expires, and is good for this one object."""
+    outputs_url: str | None = field(default=None, repr=False)
+    """Where a tar of what the job wrote is sent to; good for this job, until it is cleaned up."""
     code_key: str | None = None
     """The ZIP's key in the storage, for a launcher on the service's own machine."""
 
@@ -81,6 +94,25 @@ class JobLauncher(LoggingConfigurable):
         It is asked before each ``launch``, and again after that time.
         """
         return 0
+
+    async def is_ending(self, job: Job) -> bool:
+        """Return whether something of a job that is over still runs, as what sends its results may."""
+        return False
+
+    async def read_outputs(self, job: Job) -> OutputTar | None:
+        """Return what a job that is over wrote under ``$KBATCH_OUTPUT_DIR``.
+
+        None, the default, where it is sent by what runs the job, to ``Launch.outputs_url``, or not at all.
+        It is read once and before ``clean``, and again after a failure. Only regular files are kept.
+        """
+        return None
+
+    async def find_outputs_problem(self, job: Job) -> str | None:
+        """Return in a sentence why what a job wrote was not sent, or None where nothing was to be sent.
+
+        It is asked of a job that is over, whose command ran and of which nothing came.
+        """
+        return None
 
     async def clean(self, job: Job) -> None:
         """Free what a job that is over needs no more; its log stays. Nothing, where that goes by itself."""

@@ -10,8 +10,10 @@ import secrets
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from .jobfolder import JobFolder
 
 PIECE_BYTES = 256 * 1024
 
@@ -91,6 +93,18 @@ def give_tree(path: Path, uid: int, gid: int) -> None:
         for name in (*folders, *files):
             os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)
     os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def clean_folder(folder: JobFolder, names: Collection[str]) -> None:
+    """Remove what a job that is over needs no more: these of its folders, and what is left of unpacking."""
+    if not folder.has(""):
+        return
+    folder.mark("started")  # for a job that was refused: no supervisor is to begin with it any more
+    if folder.find_supervisor() is not None and not folder.read_status().get("end"):
+        return
+    for name in os.listdir(folder.path):
+        if name in names or name.startswith("unpack-"):
+            remove_tree(Path(folder.get_path(name)))
 
 
 def remove_tree(path: Path) -> None:

@@ -17,13 +17,15 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 from ..kube import objects
 from ..kube.clients import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from ..kube.logs import follow_log, read_log
-from ..kube.pods import START_PROBLEMS, find_condition, find_state, is_over, sort_pods
+from ..kube.pods import START_PROBLEMS, find_condition, find_state, is_ending, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen
-from ..kube.status import make_status
-from ..kube.view import Place, View
+from ..kube.sidecar import explain_unsent
+from ..kube.view import Place, View, is_behind, make_seen_status
 from ..models import Job, JobEvent, JobStatus
 from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound
+from .kubeending import end_overdue
 from .kubeerrors import launch_errors, read_errors
+from .kubesecret import ensure_secret
 from .pace import Pace
 
 Manifest = dict[str, Any]
@@ -75,9 +77,10 @@ class KubeJobLauncher(JobLauncher):
     init_image = Unicode(
         "busybox:1.36",
         help="""
-        The image of the container that fetches a job's code. It needs ``sh``, ``wget``, ``timeout``,
-        ``sha256sum``, ``sed``, ``tee`` and ``unzip``, as busybox has them. Default: ``busybox:1.36``;
-        example: ``registry.example.org/busybox:1.36``.
+        The image of the containers that fetch a job's code and send its results. It needs ``sh``, ``wget``,
+        ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc`` and, where
+        ``Launchpad.url_for_jobs`` is ``https``, ``ssl_client``, as busybox has them. Default:
+        ``busybox:1.36``; example: ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )
@@ -220,7 +223,7 @@ class KubeJobLauncher(JobLauncher):
             place = Place(place.namespace, place.name, made["metadata"]["uid"])
             if not objects.is_launched(made):
                 await self._check_is_same(made, manifest, place)
-                await self._ensure_secret(job, launch, place)
+                await ensure_secret(self.client, job, launch, place, instance=self.instance)
                 await self.client.patch(place.path, objects.make_launch_patch(str(place.uid)))
         return place.state
 
@@ -234,23 +237,43 @@ class KubeJobLauncher(JobLauncher):
         seen = await self._look(place)
         if seen is None:
             return None
-        status = _make_status(seen)
-        if status.is_overdue(job.spec) or _is_behind(seen):
+        status = make_seen_status(seen)
+        if status.is_overdue(job.spec) or is_behind(seen):
             # before a verdict, and where a Job's end was seen before that of its Pod
             with read_errors():
                 seen = await self.view.ask(place)
-            status = _make_status(seen) if seen is not None else status
+            status = make_seen_status(seen) if seen is not None else status
         return status
 
     async def terminate(self, job: Job) -> bool:
-        """Delete the Job, and with it its Secret and Pods; return whether the API has none of them left."""
+        """Delete the Job, and with it its Secret and Pods; return whether the API has none of them left.
+
+        What the command wrote is still sent, once it has ended.
+        """
         place = self._find_place(job)
         with read_errors():
             found = await self.view.find_job(place)
             if found is not None:
                 await self.client.ensure_deleted(place.path, uid=found["metadata"]["uid"])
                 return False
-            return not await self.view.has_pods(place)
+            pods = await self.view.list_pods(place)
+            await end_overdue(self.client, pods, job.spec, log=self.log)
+            return not pods
+
+    async def is_ending(self, job: Job) -> bool:
+        """Return whether a pod still runs, as one that sends results does; end one that takes too long."""
+        place = self._find_place(job)
+        seen = await self._look(place)
+        with read_errors():
+            pods = list(seen.pods.values()) if seen is not None else await self.view.list_pods(place)
+            ending = [pod for pod in pods if is_ending(pod)]
+            await end_overdue(self.client, ending, job.spec, log=self.log)
+        return bool(ending)
+
+    async def find_outputs_problem(self, job: Job) -> str | None:
+        """Return why the sidecar did not send what the job wrote."""
+        seen = await self._look(self._find_place(job))
+        return explain_unsent(sort_pods(list(seen.pods.values())) if seen is not None else [])
 
     async def clean(self, job: Job) -> None:
         """Let Kubernetes remove the Job some time after its end, or at once one that was never let go.
@@ -331,29 +354,6 @@ class KubeJobLauncher(JobLauncher):
             await self.client.ensure_deleted(place.path, uid=place.uid)
             raise KubeUnavailable(f"{place.path} was made with other settings, and is made anew")
 
-    async def _ensure_secret(self, job: Job, launch: Launch, place: Place) -> None:
-        assert place.uid is not None  # noqa: S101 - for the type checker
-        secret = objects.make_secret(
-            job,
-            env=launch.env,
-            code_url=launch.code_url,
-            namespace=place.namespace,
-            instance=self.instance,
-            owner_uid=place.uid,
-        )
-        path = make_path("secrets", place.namespace)
-        found, is_new = await self.client.ensure_created(
-            path,
-            secret,
-            is_ours=lambda found: objects.is_of(found, instance=self.instance, value=place.name),
-        )
-        if is_new:
-            return
-        if found["metadata"].get("ownerReferences", [{}])[0].get("uid") != place.uid:
-            raise KubeUnavailable(f"an older {path}/{place.name} is just being deleted")
-        # left by a launch that was cut short: its URL and tokens may have expired
-        await self.client.replace(f"{path}/{place.name}", secret)
-
     async def _look(self, place: Place) -> Seen | None:
         with read_errors():
             return await self.view.look(place)
@@ -380,13 +380,3 @@ class KubeJobLauncher(JobLauncher):
             if not wait or find_condition(seen.job, "Complete", "Failed", "FailureTarget"):
                 raise LogNotFound("Its command has not been started.")
             await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)
-
-
-def _make_status(seen: Seen) -> JobStatus:
-    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()))
-
-
-def _is_behind(seen: Seen) -> bool:
-    """Whether a Job has ended and none of its Pods: the watches of the two are apart."""
-    ended = find_condition(seen.job, "SuccessCriteriaMet", "Complete", "FailureTarget", "Failed")
-    return ended is not None and not any(is_over(pod) for pod in seen.pods.values())

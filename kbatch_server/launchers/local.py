@@ -24,10 +24,11 @@ from ..models import Job, JobStatus, to_iso, utcnow
 from ..storage.base import ObjectNotFound, Storage, StorageError
 from . import joblog
 from .accounts import Account, find_barrier, find_entry, get_account
-from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNotFound
-from .codezip import BadCode, give_tree, remove_tree, unpack
+from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNotFound, OutputTar
+from .codezip import BadCode, clean_folder, give_tree, remove_tree, unpack
 from .jobfolder import JobFolder, make_end
 from .localstatus import find_status
+from .outputtar import read_folder
 from .processes import find_process, kill_below, send_signal
 from .supervisor import REFUSED, STARTED, Spec
 from .watcher import Watcher
@@ -179,9 +180,15 @@ class LocalProcessJobLauncher(JobLauncher):
             return await self._do(self._terminate, job, self._get_folder(job))
 
     async def clean(self, job: Job) -> None:
-        """Remove the code of a job that is over; its output and its log stay."""
+        """Remove the code of a job that is over, and what it wrote where that is kept; its log stays."""
         with _disk_errors():
-            await self._do(_clean, self._get_folder(job))
+            names = {"code", "output"} if job.spec.keep_outputs else {"code"}
+            await self._do(clean_folder, self._get_folder(job), names)
+
+    async def read_outputs(self, job: Job) -> OutputTar | None:
+        """Return what the job left in its output folder, packed while it is read."""
+        folder = self._get_folder(job)
+        return read_folder(folder.output, self._do) if await self._do(folder.has, "output") else None
 
     async def logs(
         self, job: Job, *, follow: bool = False, tail: int | None = None, pod: str | None = None
@@ -315,11 +322,11 @@ class LocalProcessJobLauncher(JobLauncher):
             "USER": account.name,
             "LOGNAME": account.name,
             "SHELL": "/bin/sh",
-            "KBATCH_OUTPUT_DIR": folder.output,
         }
         return Spec(
             command=[*(spec.command or []), *spec.args],
-            env=defaults | launch.env,
+            # the last is ours to say: anywhere else, nothing would be found
+            env=defaults | launch.env | {"KBATCH_OUTPUT_DIR": folder.output},
             uid=account.uid if os.geteuid() == 0 else None,
             gid=account.gid,
             groups=list(account.groups),
@@ -377,17 +384,6 @@ class LocalProcessJobLauncher(JobLauncher):
 def _keep(piece: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:
     file.write(piece)
     digest.update(piece)
-
-
-def _clean(folder: JobFolder) -> None:
-    if not folder.has(""):
-        return
-    folder.mark("started")  # for a job that was refused: no supervisor is to begin with it any more
-    if folder.find_supervisor() is not None and not folder.read_status().get("end"):
-        return
-    for name in os.listdir(folder.path):
-        if name == "code" or name.startswith("unpack-"):
-            remove_tree(Path(folder.get_path(name)))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from .dbutil import Database
 from .orm import ACTIVE, jobs
+from .outputstore import OutputStore
 from .paging import make_cursor, make_page_statement
 from .retentionstore import RetentionStore
 from .rows import COLUMNS, make_changes, make_job
@@ -41,8 +42,8 @@ _BEGIN_LAUNCH = (
 )
 
 
-class JobStore(RetentionStore, UploadStore):
-    """Jobs and uploads in one database, for any number of callers in one event loop.
+class JobStore(RetentionStore, OutputStore, UploadStore):
+    """Jobs, their results and uploads in one database, for any number of callers in one event loop.
 
     Every method raises Unavailable while the database does not answer. What a method has returned from is
     durable. A job that has ended keeps its status whatever is written later, and one whose deletion was asked

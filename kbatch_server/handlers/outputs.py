@@ -1,0 +1,236 @@
+"""``api/v1/jobs/{id}/outputs``: results, read by a job's user; the job itself sends them to ``outputs/…``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import InvalidRequest, KBatchError, Unavailable
+from ..launchers.base import OutputTar
+from ..models import Job, JobOutputs, to_iso
+from ..tarindex import OutputFile
+from .base import BaseHandler
+from .needs import Needs, needs_nothing, needs_scope
+from .ranges import OutOfRange, read_range
+from .uploads import Inflow
+
+TEXT = "text/plain; charset=utf-8"
+
+SHOWN_TYPES = {
+    **dict.fromkeys((".txt", ".log", ".md", ".csv", ".tsv"), TEXT),
+    ".json": "application/json",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+"""What a browser may show: nothing in which a script could be. The rest it is told to save."""
+
+SEND_SECONDS = 300
+"""How long a reader may take for one piece: one that takes longer has gone."""
+
+MAX_UNREADABLE = 10**9
+
+
+class OutputsHandler(BaseHandler):
+    """The list of a job's results."""
+
+    @needs_scope("read")
+    async def get(self, job_id: str) -> None:
+        """List the files, by path."""
+        job = await self.services.jobs.get(self.user, job_id)
+        files = await self.services.outputs.list(job)
+        self.set_header("Content-Type", "application/json")
+        # in a thread: ten thousand of them take a while
+        self.write(await asyncio.to_thread(make_listing, files, job.outputs))
+
+
+class SandboxedHandler(BaseHandler):
+    """A handler that sends what a job wrote, which nobody may trust."""
+
+    content_security_policy = "sandbox; default-src 'none'; frame-ancestors 'none'"
+    cache_control = "private, no-cache"
+
+    def offer(self, name: str, content_type: str | None) -> None:
+        """Set the headers of a file: shown where its type is one of the safe ones, else to be saved."""
+        self.set_header("Content-Type", content_type or "application/octet-stream")
+        way = "inline" if content_type in SHOWN_TYPES.values() else "attachment"
+        self.set_header("Content-Disposition", make_disposition(way, name))
+
+    async def send(self, pieces: AsyncGenerator[bytes]) -> None:
+        """Send the pieces, as fast as the reader takes them."""
+        async with aclosing(pieces):
+            async for piece in pieces:
+                self.write(piece)
+                try:
+                    async with asyncio.timeout(SEND_SECONDS):
+                        await self.flush()
+                except TimeoutError:
+                    connection: Any = self.request.connection
+                    connection.stream.close()
+                    return
+
+
+class OutputsZipHandler(SandboxedHandler):
+    """All results of a job."""
+
+    @needs_scope("read")
+    async def get(self, job_id: str) -> None:
+        """Send them as a ZIP, made while it is sent."""
+        job = await self.services.jobs.get(self.user, job_id)
+        pieces = await self.services.outputs.zip(job)
+        self.offer(f"{job.id}.zip", "application/zip")
+        await self.run_while_connected(self.send(pieces))
+
+
+class OutputHandler(SandboxedHandler):
+    """One file of a job's results."""
+
+    @needs_scope("read")
+    async def get(self, job_id: str, path: str) -> None:
+        """Send the file, or the one range of it that is asked for."""
+        job = await self.services.jobs.get(self.user, job_id)
+        key, file = await self.services.outputs.find(job, path)
+        self.offer(PurePosixPath(path).name, SHOWN_TYPES.get(PurePosixPath(path).suffix.lower()))
+        self.set_header("Accept-Ranges", "bytes")
+        self.set_header("Last-Modified", datetime.fromtimestamp(file.modified_at, UTC))
+        # what a key names never changes
+        self.set_header("Etag", f'"{key.rpartition("/")[2][:16]}-{file.offset}"')
+        if self.check_etag_header():
+            self.set_status(304)
+            return
+        try:
+            start, end = self._read_range(file.size)
+        except OutOfRange:
+            self.set_header("Content-Range", f"bytes */{file.size}")
+            self.answer_error(_out_of_range(file.size))
+            return
+        self.set_header("Content-Length", end - start)
+        if self.request.method == "GET":
+            pieces = self.services.outputs.read(key, file.offset + start, end - start)
+            await self.run_while_connected(self.send(pieces))
+
+    @needs_scope("read")
+    async def head(self, job_id: str, path: str) -> None:
+        """Send the headers only."""
+        await self.get(job_id, path)
+
+    def _read_range(self, size: int) -> tuple[int, int]:
+        header = self.request.headers.get("Range")
+        condition = self.request.headers.get("If-Range")
+        if condition is not None and condition != self._headers["Etag"]:
+            header = None
+        found = read_range(header, size)
+        if found is None:
+            return 0, size
+        start, end = found
+        self.set_status(206)
+        self.set_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        return start, end
+
+
+class SentOutputsHandler(BaseHandler):
+    """Where a job's results come to, from whoever holds the signed URL: the job's sidecar."""
+
+    _job: Job
+    _inflow: Inflow[JobOutputs] | None = None
+
+    async def _identify(self, needs: Needs) -> None:
+        # it is the link that says who sends, and that there may be a body
+        self._job = await self.services.launchpad.get_sending_job(self.path_args[0])
+        self._body_limit = self.services.outputs.max_tar_bytes + 1
+
+    def _check_length(self, size: int) -> None:
+        """Let ``begin`` say what is too large: it has to be on the job's record."""
+
+    async def begin(self) -> None:
+        """Start to receive."""
+        await self.services.outputs.check_size(self._job, self._read_length())
+        self._inflow = Inflow()
+        tar = OutputTar(
+            _retried(self._inflow.pieces()),
+            left_out=self._read_unreadable(),
+            pod=self.request.headers.get("X-Kbatch-Pod", "")[:253],
+        )
+        receiving = self.services.outputs.receive(self._job, tar)
+        self._inflow.start(asyncio.create_task(receiving, name=f"outputs {self._job.id}"))
+
+    def _read_unreadable(self) -> int:
+        text = self.request.headers.get("X-Kbatch-Unreadable", "0")
+        if not (text.isascii() and text.isdigit() and int(text[:20]) < MAX_UNREADABLE):
+            raise InvalidRequest.of_field("X-Kbatch-Unreadable", "must be a number")
+        return int(text)
+
+    async def receive(self, chunk: bytes) -> None:
+        """Pass a piece of the body on."""
+        if self._inflow is not None:
+            await self._inflow.send(chunk)
+
+    @needs_nothing()
+    async def post(self, signed: str) -> None:
+        """Keep a tar of what the job wrote."""
+        assert self._inflow is not None  # noqa: S101 - admitted, so begun
+        self.send_json((await self._inflow.finish()).model_dump())
+
+    def on_connection_close(self) -> None:
+        """Give up what was received so far."""
+        self._cancel()
+        super().on_connection_close()
+
+    def on_finish(self) -> None:
+        """Give up what was received so far, unless it is complete."""
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._inflow is not None:
+            self._inflow.cancel()
+
+
+async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces; a sidecar whose connection hangs is no mistake of its own, and is to try again."""
+    try:
+        async for piece in pieces:
+            yield piece
+    except InvalidRequest as error:
+        raise Unavailable(error.message) from error
+
+
+def make_listing(files: Sequence[OutputFile], summary: JobOutputs | None) -> str:
+    """Return the JSON of a list of results."""
+    items = [{"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))} for file in files]
+    known: dict[str, Any] = {} if summary is None else summary.model_dump()
+    return json.dumps({"items": items, **known}) + "\n"
+
+
+def _moment(file: OutputFile) -> datetime:
+    return datetime.fromtimestamp(file.modified_at, UTC)
+
+
+def make_disposition(way: str, name: str) -> str:
+    """Return a Content-Disposition with a name of any characters (RFC 6266)."""
+    plain = re.sub(r"[^ !#-$&-\[\]-~]", "_", name)  # printable ASCII but for quote, percent and backslash
+    encoded = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
+    return f'{way}; filename="{plain}"{encoded}'
+
+
+def _out_of_range(size: int) -> KBatchError:
+    message = f"The file has {size} bytes, none of them in that range."
+    error = KBatchError(message, reason="RangeNotSatisfiable")
+    error.status = 416
+    return error
+
+
+default_handlers = [
+    (r"api/v1/jobs/([^/]+)/outputs/?", OutputsHandler),
+    (r"api/v1/jobs/([^/]+)/outputs\.zip", OutputsZipHandler),
+    (r"api/v1/jobs/([^/]+)/outputs/(.+)", OutputHandler),
+    (r"outputs/([^/]+)", SentOutputsHandler),
+]

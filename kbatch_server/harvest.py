@@ -1,0 +1,62 @@
+"""Sees to it that the results of a job that is over are kept, or that its record says why they are not."""
+
+from __future__ import annotations
+
+import contextlib
+
+from traitlets import Instance
+from traitlets.config import LoggingConfigurable
+
+from .errors import Forbidden, InvalidRequest, TooLarge
+from .launchers.base import JobLauncher
+from .models import Job
+from .outputs import Outputs
+from .store import JobStore
+
+
+class Harvest(LoggingConfigurable):
+    """Asks the launcher for what a job wrote, or why it was not sent. Each step can be repeated."""
+
+    launcher = Instance(JobLauncher)
+    outputs = Instance(Outputs)
+    store = Instance(JobStore)
+
+    async def settle(self, job: Job) -> bool:
+        """Return whether all is done that can be done about a job's results; False: look again soon.
+
+        Raises LauncherUnavailable and Unavailable (the storage, the database): then nothing is lost yet.
+        """
+        if await self.launcher.is_ending(job):
+            return False
+        if not job.spec.keep_outputs:
+            return True
+        found = await self.store.find_job(job.id)  # it may have come since the job was read
+        if found is not None:
+            await self._settle(found)
+        return True
+
+    async def _settle(self, job: Job) -> None:
+        ended = [pod.name for pod in job.pods if pod.exit_code is not None]
+        if job.outputs is None:
+            if not await self._read(job) and job.started_at is not None:
+                await self._say_unsent(job)
+        elif job.outputs.pod and ended and ended[-1] != job.outputs.pod:
+            message = "These are of an earlier attempt: those of the last one were not sent."
+            await self.store.update_job(
+                job.id, outputs=job.outputs.model_copy(update={"message": message, "pod": ended[-1]})
+            )
+
+    async def _read(self, job: Job) -> bool:
+        """Keep what the launcher has of a job's results; return whether it has any."""
+        tar = await self.launcher.read_outputs(job)
+        if tar is None:
+            return False
+        # what is too large is on record; a job that takes none is to be deleted
+        with contextlib.suppress(TooLarge, InvalidRequest, Forbidden):
+            await self.outputs.receive(job, tar)
+        return True
+
+    async def _say_unsent(self, job: Job) -> None:
+        problem = await self.launcher.find_outputs_problem(job)
+        if problem is not None:
+            await self.outputs.fail(job, problem)

@@ -1,0 +1,35 @@
+"""See to the Secret of a job's Job: what the job needs and nobody may see."""
+
+from __future__ import annotations
+
+from ..kube import objects
+from ..kube.clients import KubeClient, KubeUnavailable, make_path
+from ..kube.view import Place
+from ..models import Job
+from .base import Launch
+
+
+async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Place, *, instance: str) -> None:
+    """Make the Secret, owned by the Job at ``place``, or put it in the place of one that is left of it."""
+    assert place.uid is not None  # noqa: S101 - for the type checker
+    secret = objects.make_secret(
+        job,
+        env=launch.env,
+        code_url=launch.code_url,
+        outputs_url=launch.outputs_url,
+        namespace=place.namespace,
+        instance=instance,
+        owner_uid=place.uid,
+    )
+    path = make_path("secrets", place.namespace)
+    found, is_new = await client.ensure_created(
+        path,
+        secret,
+        is_ours=lambda found: objects.is_of(found, instance=instance, value=place.name),
+    )
+    if is_new:
+        return
+    if found["metadata"].get("ownerReferences", [{}])[0].get("uid") != place.uid:
+        raise KubeUnavailable(f"an older {path}/{place.name} is just being deleted")
+    # left by a launch that was cut short: its URL and tokens may have expired
+    await client.replace(f"{path}/{place.name}", secret)

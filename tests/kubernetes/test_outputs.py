@@ -1,0 +1,159 @@
+"""What jobs write under ``$KBATCH_OUTPUT_DIR`` on a real Kubernetes: kept, however they end, and read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Iterator
+
+import kubernetes
+import pytest
+from installation import API, Installation
+
+
+@pytest.fixture
+def alice(installation: Installation) -> API:
+    return installation.client("alice")
+
+
+@pytest.fixture(scope="module")
+def kube(installation: Installation) -> Iterator[kubernetes.client.CoreV1Api]:
+    """An administrator's client, for what happens behind the service's back."""
+    with kubernetes.config.new_client_from_config(str(installation.cluster.kubeconfig)) as api_client:
+        yield kubernetes.client.CoreV1Api(api_client)
+
+
+def find_pods(installation, kube, job):
+    selector = f"kbatch.jupyter.org/job-id={job['id']}"
+    return kube.list_namespaced_pod(installation.namespace, label_selector=selector).items
+
+
+def read(alice, job, path):
+    answer = alice.http.get(f"api/v1/jobs/{job['id']}/outputs/{path}")
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def wait_until(is_true, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := is_true()):
+        assert time.monotonic() < deadline, f"not in {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+WRITE = "mkdir -p $KBATCH_OUTPUT_DIR/sub; echo result > $KBATCH_OUTPUT_DIR/sub/out.txt"
+
+
+def test_results_are_read_after_the_pod_is_deleted(alice, installation, kube):
+    job = alice.submit(f"{WRITE}; ln -s /etc/passwd $KBATCH_OUTPUT_DIR/link; mkfifo $KBATCH_OUTPUT_DIR/fifo")
+    done = alice.wait(job["id"])
+    print(done["message"], done["outputs"])
+    assert (done["status"], done["outputs"]["state"], done["outputs"]["files"]) == ("succeeded", "kept", 1)
+    assert "2 entries were left out" in done["outputs"]["message"]
+    [pod] = find_pods(installation, kube, job)
+    kube.delete_namespaced_pod(pod.metadata.name, installation.namespace)
+    wait_until(lambda: not find_pods(installation, kube, job))
+    listing = alice.call("GET", f"api/v1/jobs/{job['id']}/outputs")
+    assert [(item["path"], item["size"]) for item in listing["items"]] == [("sub/out.txt", 7)]
+    assert read(alice, job, "sub/out.txt") == b"result\n"
+    answer = alice.http.get(f"api/v1/jobs/{job['id']}/outputs.zip")
+    assert zipfile.ZipFile(io.BytesIO(answer.content)).read("sub/out.txt") == b"result\n"
+
+
+def test_a_large_binary_file_arrives_as_it_was_written(alice):
+    script = "head -c 50000000 /dev/urandom > $KBATCH_OUTPUT_DIR/x.bin; sha256sum < $KBATCH_OUTPUT_DIR/x.bin"
+    job = alice.submit(script)
+    begun = time.monotonic()
+    done = alice.wait(job["id"])
+    print(f"{time.monotonic() - begun:.1f} s", done["outputs"])
+    assert done["status"] == "succeeded"
+    digest = alice.logs(job["id"]).split()[0]
+    assert hashlib.sha256(read(alice, job, "x.bin")).hexdigest() == digest
+
+
+def test_the_results_of_a_failed_job_are_kept_and_of_its_last_attempt(alice):
+    script = f"{WRITE}; echo $HOSTNAME > $KBATCH_OUTPUT_DIR/who.txt; exit 3"
+    done = alice.wait(alice.submit(script, retries=1)["id"])
+    print(done["message"], done["outputs"])
+    assert (done["status"], done["reason"], done["exit_code"], done["attempts"]) == ("failed", "Error", 3, 2)
+    assert "could not be kept" not in done["message"]
+    assert read(alice, done, "who.txt").decode().strip() == done["outputs"]["pod"]
+
+
+def test_the_results_of_a_cancelled_job_that_ends_within_its_grace_are_kept(alice):
+    script = f"trap '{WRITE}; exit 0' TERM; echo ready; sleep 600 & wait"
+    job = alice.submit(script)
+    wait_until(lambda: "ready" in alice.http.get(f"api/v1/jobs/{job['id']}/logs").text)
+    alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+    done = alice.wait(job["id"])
+    assert done["status"] == "cancelled"
+    assert read(alice, done, "sub/out.txt") == b"result\n"
+
+
+def test_a_cancelled_job_that_ignores_term_is_killed_after_its_own_grace(alice, installation, kube):
+    job = alice.submit(f"{WRITE}; trap '' TERM; while :; do sleep 1; done")
+    alice.wait(job["id"], "running")
+    begun = time.monotonic()
+    alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+    done = alice.wait(job["id"])
+    seconds = time.monotonic() - begun
+    print(f"{seconds:.1f} s", done["message"], done["outputs"])
+    assert done["status"] == "cancelled"
+    assert seconds < 25  # of the pod's 302
+    assert find_pods(installation, kube, job) == []
+    assert read(alice, done, "sub/out.txt") == b"result\n"
+
+
+def test_the_results_of_a_job_past_its_deadline_are_kept(alice):
+    script = f"trap 'sleep 1; {WRITE}; exit 1' TERM; sleep 600 & wait"
+    done = alice.wait(alice.submit(script, active_deadline_seconds=3)["id"])
+    assert (done["status"], done["reason"]) == ("failed", "DeadlineExceeded")
+    done = wait_until(lambda: (job := alice.get(done["id"]))["outputs"] and job)
+    print(done["message"], done["outputs"])
+    assert read(alice, done, "sub/out.txt") == b"result\n"
+
+
+def test_a_job_past_its_deadline_that_ignores_term_is_killed_after_its_own_grace(alice, installation, kube):
+    job = alice.submit(f"{WRITE}; trap '' TERM; while :; do sleep 1; done", active_deadline_seconds=3)
+    alice.wait(job["id"])
+    begun = time.monotonic()
+    wait_until(lambda: all(pod.status.phase == "Failed" for pod in find_pods(installation, kube, job)), 30)
+    print(f"{time.monotonic() - begun:.1f} s")
+    done = wait_until(lambda: (job_now := alice.get(job["id"]))["outputs"] and job_now)
+    assert read(alice, done, "sub/out.txt") == b"result\n"
+
+
+def test_results_arrive_when_the_service_was_away_at_the_jobs_end(alice, installation):
+    job = alice.submit(f"echo ready; sleep 3; {WRITE}")
+    alice.wait(job["id"], "running")
+    installation.service.kill()
+    time.sleep(20)
+    installation.service.start()
+    done = alice.wait(job["id"])
+    assert (done["status"], done["outputs"]["state"]) == ("succeeded", "kept")
+    assert read(alice, done, "sub/out.txt") == b"result\n"
+
+
+def test_results_that_are_too_many_are_not_kept_and_the_message_says_so(alice):
+    script = "cd $KBATCH_OUTPUT_DIR; for i in $(seq 60); do echo > $i; done"
+    done = alice.wait(alice.submit(script)["id"])
+    print(done["message"])
+    assert (done["status"], done["outputs"]["state"]) == ("succeeded", "failed")
+    assert "Its results could not be kept" in done["message"]
+    assert "50 files" in done["message"]
+    error = alice.call("GET", f"api/v1/jobs/{done['id']}/outputs.zip", status=404)
+    assert "50 files" in error["message"]
+
+
+def test_the_url_that_results_are_sent_to_is_in_no_pod_log_or_answer(alice, installation, kube):
+    job = alice.submit(WRITE)
+    done = alice.wait(job["id"])
+    [pod] = find_pods(installation, kube, job)
+    secret = kube.read_namespaced_secret(job["id"], installation.namespace)
+    assert "outputs-url" in secret.data
+    shown = str(pod.to_dict()) + str(done) + installation.service.log.read_text()
+    assert "/outputs/ey" not in shown
+    assert "POST /services/kbatch/outputs/[secret]" in shown
