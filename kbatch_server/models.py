@@ -123,6 +123,9 @@ class JobStatus(BaseModel):
     pods: list[Pod] = Field(default_factory=list)
     blocked_since: datetime | None = None
     blocked_on: str = ""
+    deadline_at: datetime | None = None
+    """When the service is to end it, where the launcher leaves that to the service."""
+    deadline_message: str = ""
 
     def get_limit_seconds(self, spec: JobSpec) -> int:
         """Return how long a job may be held up by what holds it up now; 0 means for ever."""
@@ -134,6 +137,15 @@ class JobStatus(BaseModel):
         if self.blocked_since is None or not limit:
             return None
         return limit - (utcnow() - self.blocked_since).total_seconds()
+
+    def get_seconds_to_deadline(self) -> float | None:
+        """Return the seconds until the service is to end it, or None where it is not."""
+        return None if self.deadline_at is None else (self.deadline_at - utcnow()).total_seconds()
+
+    def is_past_deadline(self) -> bool:
+        """Whether the service is to end it now."""
+        left = self.get_seconds_to_deadline()
+        return left is not None and left <= 0
 
     def is_overdue(self, spec: JobSpec) -> bool:
         """Whether a job has been held up for longer than it may be."""

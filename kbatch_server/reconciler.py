@@ -179,11 +179,15 @@ class Reconciler(LoggingConfigurable):
             await self._end(job, JobStatus(status=Status.FAILED, reason="Lost", message=message))
         elif seen.is_overdue(job.spec):
             limit = seen.get_limit_seconds(job.spec)
-            verdict = [seen.reason, f"{seen.message} It was given up after {limit} seconds."]
-            await self.store.update_job(job.id, state=job.state | {VERDICT: verdict})
-            self.queue.put(job.id)
+            await self._give_up(job, seen.reason, f"{seen.message} It was given up after {limit} seconds.")
+        elif seen.is_past_deadline():
+            await self._give_up(job, "DeadlineExceeded", seen.deadline_message)
         else:
             await self._record(job, seen)
+
+    async def _give_up(self, job: Job, reason: str, message: str) -> None:
+        await self.store.update_job(job.id, state=job.state | {VERDICT: [reason, message]})
+        self.queue.put(job.id)
 
     async def _terminate(
         self, job: Job, seen: JobStatus | None, status: Status, reason: str, message: str
@@ -205,9 +209,9 @@ class Reconciler(LoggingConfigurable):
         if changes:
             job = await self.store.update_job(job.id, **changes) or job
         self.harvest.begin(job)
-        left = seen.get_left_seconds(job.spec)
-        if left is not None:
-            self.queue.put_after(job.id, max(0.1, left))
+        for left in (seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline()):
+            if left is not None:
+                self.queue.put_after(job.id, max(0.1, left))
 
     async def _end(self, job: Job, seen: JobStatus) -> None:
         ended_at = seen.ended_at or utcnow()

@@ -146,7 +146,8 @@ class TarIndex:
         if info.isdir() or info.type == tarfile.XGLTYPE:
             return
         path = clean_path(said.get("path", info.name))
-        moment = min(max(_read_int(said.get("mtime", str(int(info.mtime)))), 0), MAX_TIME)
+        moment = _read_int(said["mtime"]) if "mtime" in said else int(info.mtime)
+        moment = min(max(moment, 0), MAX_TIME)
         is_sparse = any(name.startswith("GNU.sparse") for name in said)
         target = None
         if info.type == tarfile.LNKTYPE:

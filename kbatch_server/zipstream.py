@@ -33,8 +33,9 @@ async def make_zip(files: Sequence[OutputFile], read: Read) -> AsyncGenerator[by
             async with aclosing(read(start, end - start)) as pieces:
                 source = _Source(pieces, start)
                 for file in run:
-                    async for made in _add(archive, sink, file, source.read(file)):
-                        yield made
+                    async with aclosing(_add(archive, sink, file, source.read(file))) as entry:
+                        async for made in entry:
+                            yield made
     finally:
         await asyncio.to_thread(archive.close)
     yield sink.take()
@@ -52,7 +53,7 @@ def _make_runs(files: Sequence[OutputFile]) -> list[list[OutputFile]]:
 
 async def _add(
     archive: zipfile.ZipFile, sink: _Sink, file: OutputFile, content: AsyncGenerator[bytes]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     entry = archive.open(_make_info(file), "w")
     try:
         async with aclosing(content):

@@ -7,7 +7,16 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from kbatch_server.launchers.base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
+from tars import as_sent
+
+from kbatch_server.launchers.base import (
+    JobLauncher,
+    Launch,
+    LauncherUnavailable,
+    LogNotFound,
+    LogPiece,
+    OutputTar,
+)
 from kbatch_server.models import Job, JobStatus, Status
 
 
@@ -22,6 +31,9 @@ class ScriptedLauncher(JobLauncher):
         self.open_logs = 0
         self.fails: Exception | None = None
         self.ends_slowly = False
+        self.is_slow = False
+        self.outputs_of: dict[str, list[bytes | AsyncIterator[bytes]]] = {}
+        self.problem: str | None = None
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         if self.fails:
@@ -41,6 +53,18 @@ class ScriptedLauncher(JobLauncher):
         if not self.ends_slowly:
             self.seen.pop(job.id, None)
         return not self.ends_slowly
+
+    async def is_ending(self, job: Job) -> bool:
+        return self.is_slow
+
+    async def read_outputs(self, job: Job) -> OutputTar | None:
+        if not self.outputs_of.get(job.id):
+            return None
+        made = self.outputs_of[job.id].pop(0)
+        return as_sent(made) if isinstance(made, bytes) else OutputTar(made)
+
+    async def find_outputs_problem(self, job: Job) -> str | None:
+        return self.problem
 
     async def read_log(self, job: Job, pod: str, position) -> AsyncIterator[LogPiece]:
         if pod not in self.logs:

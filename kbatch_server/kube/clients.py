@@ -148,7 +148,7 @@ class KubeClient:
         """Ask for an object's deletion, and its dependents'. That it is gone already (404) is well.
 
         With ``uid`` only that very object is deleted: another of the same name is left alone. With
-        ``grace_seconds`` a pod gets so long to end, also one that was deleted before with more.
+        ``grace_seconds`` a pod gets so long to end.
         """
         options: Manifest = {"propagationPolicy": "Background"}
         if uid:

@@ -103,7 +103,10 @@ def make_job(
             ]
         }
     if spec.active_deadline_seconds is not None:
-        job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
+        # The service ends it in time. Kubernetes, which would give a command that ignores TERM all the time
+        # that is meant for its results, comes later, in case that the service is away.
+        slack_seconds = spec.output_timeout_seconds if spec.keep_outputs else 0
+        job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds + slack_seconds
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -68,19 +68,6 @@ def is_keeping(pod: Manifest) -> bool:
     return "terminated" in find_state(pod) and "running" in find_state(pod, KEEP_CONTAINER)
 
 
-def is_past_grace(pod: Manifest, grace_seconds: int, now: datetime) -> bool:
-    """Whether the command was told to end, and goes on for longer than its own part of the pod's grace.
-
-    The other part is there for its results. What was shortened before is not shortened again.
-    """
-    moment = pod["metadata"].get("deletionTimestamp")
-    whole = pod["metadata"].get("deletionGracePeriodSeconds") or 0
-    if not moment or whole <= grace_seconds or "running" not in find_state(pod):
-        return False
-    told = parse_time(moment) - timedelta(seconds=whole)
-    return now >= told + timedelta(seconds=grace_seconds)
-
-
 def parse_time(text: str) -> datetime:
     """Return an aware datetime of RFC 3339, which may have nanoseconds (and then loses them)."""
     if "." in text:

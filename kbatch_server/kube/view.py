@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from ..models import JobStatus
-from . import objects
+from ..models import JobSpec, JobStatus
+from . import objects, sentences
 from .clients import KubeClient, make_path
-from .pods import find_condition, is_over
+from .pods import find_condition, is_keeping, is_over, parse_time
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
 from .status import Event, make_status
 
@@ -95,6 +96,21 @@ class View:
 def make_seen_status(seen: Seen) -> JobStatus:
     """Return what is to be said of a job of which this was seen."""
     return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()))
+
+
+def set_deadline(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
+    """Say in a status when the job is to be ended, and with the job's own number why it was.
+
+    Kubernetes counts from the same time. A command that has ended was in time: only its results are sent.
+    """
+    message = sentences.deadline(spec.active_deadline_seconds)
+    if status.reason == "DeadlineExceeded":
+        status.message = message
+    started = seen.job.get("status", {}).get("startTime")
+    is_sending = any(is_keeping(pod) for pod in seen.pods.values())
+    if spec.keep_outputs and started and not is_sending and spec.active_deadline_seconds is not None:
+        status.deadline_at = parse_time(started) + timedelta(seconds=spec.active_deadline_seconds)
+        status.deadline_message = message
 
 
 def is_behind(seen: Seen) -> bool:

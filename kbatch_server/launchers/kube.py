@@ -21,10 +21,10 @@ from ..kube.logs import follow_log
 from ..kube.pods import START_PROBLEMS, find_state, is_ending, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen
 from ..kube.sidecar import explain_unsent
-from ..kube.view import Place, View, is_behind, make_seen_status
+from ..kube.view import Place, View, is_behind, make_seen_status, set_deadline
 from ..models import Job, JobEvent, JobStatus
 from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
-from .kubeending import end_overdue
+from .kubeending import end_pods
 from .kubeerrors import launch_errors, read_errors
 from .kubesecret import ensure_secret
 from .pace import Pace
@@ -246,32 +246,33 @@ class KubeJobLauncher(JobLauncher):
             with read_errors():
                 seen = await self.view.ask(place)
             status = make_seen_status(seen) if seen is not None else status
+        if seen is not None and job.spec.active_deadline_seconds is not None:
+            set_deadline(status, seen, job.spec)
         return status
 
     async def terminate(self, job: Job) -> bool:
-        """Delete the Job, and with it its Secret and Pods; return whether the API has none of them left.
+        """Delete the Pods and the Job, and with it its Secret; return whether the API has none of them left.
 
         What the command wrote is still sent, once it has ended.
         """
         place = self._find_place(job)
         with read_errors():
             found = await self.view.find_job(place)
+            pods = await self.view.list_pods(place)
+            await end_pods(self.client, pods, job.spec, log=self.log)
             if found is not None:
                 await self.client.ensure_deleted(place.path, uid=found["metadata"]["uid"])
-                return False
-            pods = await self.view.list_pods(place)
-            await end_overdue(self.client, pods, job.spec, log=self.log)
-            return not pods
+            return found is None and not pods
 
     async def is_ending(self, job: Job) -> bool:
-        """Return whether a pod still runs, as one that sends results does; end one that takes too long."""
+        """Return whether a pod still runs, as one that sends results does; one without a Job is ended."""
         place = self._find_place(job)
         seen = await self._look(place)
         with read_errors():
             pods = list(seen.pods.values()) if seen is not None else await self.view.list_pods(place)
-            ending = [pod for pod in pods if is_ending(pod)]
-            await end_overdue(self.client, ending, job.spec, log=self.log)
-        return bool(ending)
+            if seen is None:
+                await end_pods(self.client, pods, job.spec, log=self.log)
+        return any(is_ending(pod) for pod in pods)
 
     async def find_outputs_problem(self, job: Job) -> str | None:
         """Return why the sidecar did not send what the job wrote."""

@@ -1,4 +1,4 @@
-"""End pods whose command does not end in its own time: Kubernetes would let it use that for results."""
+"""End a job's pods with a grace period of their own: theirs also has the time for results in it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..kube.clients import KubeClient, KubeRefused, make_path
-from ..kube.pods import is_past_grace
-from ..models import JobSpec, utcnow
+from ..kube.pods import is_ending
+from ..models import JobSpec
 
-KILL_SECONDS = 2
-"""The grace that is left to such a pod; what sends its results gets as much, which is Kubernetes's least."""
+MIN_GRACE_SECONDS = 5
+"""What a pod gets at least, of which its sidecar has what the command leaves: to send what was written."""
 
 
-async def end_overdue(
+async def end_pods(
     client: KubeClient,
     pods: Sequence[dict[str, Any]],
     spec: JobSpec,
     *,
     log: logging.Logger | logging.LoggerAdapter[Any],
 ) -> None:
-    """Kill the command of each pod that was told to end and has used up its grace; raises KubeUnavailable."""
+    """Tell each pod to end that was not told yet; raises KubeUnavailable.
+
+    A command that ignores TERM, as most do that are a container's first process, is killed when its own
+    grace period is over. It has to be said at once: with a sidecar in the pod, kubelet (1.35) does not take
+    notice of a grace period that is shortened later.
+    """
+    grace_seconds = max(spec.termination_grace_period_seconds, MIN_GRACE_SECONDS)
     for pod in pods:
-        if not is_past_grace(pod, spec.termination_grace_period_seconds, utcnow()):
-            continue
         metadata = pod["metadata"]
+        if not is_ending(pod) or metadata.get("deletionTimestamp"):
+            continue
         path = f"{make_path('pods', metadata['namespace'])}/{metadata['name']}"
         try:
-            await client.ensure_deleted(path, uid=metadata["uid"], grace_seconds=KILL_SECONDS)
+            await client.ensure_deleted(path, uid=metadata["uid"], grace_seconds=grace_seconds)
         except KubeRefused as error:
-            # without the right to delete pods it ends all the same, later
-            log.warning("%s goes on after its grace period and cannot be ended: %s", path, error.message)
+            # without the right to delete pods, deleting the Job ends it all the same, but later
+            log.warning("%s cannot be ended in its own time: %s", path, error.message)

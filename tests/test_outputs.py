@@ -1,0 +1,448 @@
+"""Results are kept whole or not at all, with the reason on record; read file by file, in ranges, as a ZIP."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import resource
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+from doubles import MemoryStorage
+from launcher_doubles import ScriptedLauncher
+from tars import as_sent, make_tar
+
+from kbatch_server.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unavailable
+from kbatch_server.harvest import Harvest
+from kbatch_server.keyring import Keyring
+from kbatch_server.launchers.base import LauncherUnavailable, OutputTar
+from kbatch_server.logrecorder import LogRecorder
+from kbatch_server.models import Job, JobOutputs, JobSpec, Pod, Status, utcnow
+from kbatch_server.outputs import Outputs
+from kbatch_server.storage.base import StorageError, StorageFull
+from kbatch_server.store import JobStore
+from kbatch_server.tarindex import OutputFile
+from kbatch_server.zipstream import make_zip
+
+FILES = {"a.txt": b"hello\n", "sub/b.bin": bytes(range(256)) * 400, "empty": b"", "ünï.txt": b"u"}
+
+
+class FaultyStorage(MemoryStorage):
+    """Raises ``fails`` at the named operation, where a test sets it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.fails: dict[str, Exception] = {}
+
+    async def write(self, key, chunks):
+        size = await super().write(key, chunks)
+        if "write" in self.fails:
+            del self.objects[key]
+            raise self.fails["write"]
+        return size
+
+    async def read(self, key, *, start=0, length=None):
+        async for piece in super().read(key, start=start, length=length):
+            for at in range(0, len(piece), 5000):
+                yield piece[at : at + 5000]
+                if "read" in self.fails:
+                    raise self.fails["read"]
+
+    async def delete(self, key):
+        if "delete" in self.fails:
+            raise self.fails["delete"]
+        await super().delete(key)
+
+
+@pytest.fixture
+async def world(tmp_path):
+    """The real Outputs and store; a storage and a launcher that do what a test says."""
+    store = JobStore(
+        f"sqlite:///{tmp_path}/jobs.sqlite",
+        Keyring(["k" * 32]),
+        log=logging.getLogger("test"),
+        auto_upgrade=True,
+    )
+    await store.open()
+    storage, launcher = FaultyStorage(), ScriptedLauncher()
+    outputs = Outputs(storage=storage, store=store, max_output_bytes=200_000, max_output_files=20)
+    recorder = LogRecorder(launcher=launcher, storage=storage, store=store)
+    harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
+    spec = JobSpec(image="busybox", keep_outputs=True)
+    job = Job(id="train-1", user="alice", name="train", spec=spec, created_at=utcnow())
+    job, _ = await store.add_job(job)
+    await store.begin_launch(job.id)
+    yield SimpleNamespace(store=store, storage=storage, launcher=launcher, outputs=outputs, harvest=harvest)
+    await recorder.stop()
+    await store.close()
+
+
+async def find_job(world) -> Job:
+    job = await world.store.find_job("train-1")
+    assert job is not None
+    return job
+
+
+async def receive(world, data, **fields):
+    return await world.outputs.receive(await find_job(world), as_sent(data, **fields))
+
+
+async def read_file(world, path, start=0, length=None):
+    key, file = await world.outputs.find(await find_job(world), path)
+    length = file.size if length is None else length
+    return b"".join([piece async for piece in world.outputs.read(key, file.offset + start, length)])
+
+
+async def test_what_was_sent_is_listed_and_read_file_by_file(world):
+    summary = await receive(world, make_tar(FILES), pod="train-1-x")
+    job = await find_job(world)
+    assert job.outputs == summary
+    assert summary.model_dump() == {
+        "state": "kept",
+        "files": 4,
+        "size": sum(map(len, FILES.values())),
+        "message": "",
+        "pod": "train-1-x",
+    }
+    assert [(file.path, file.size) for file in await world.outputs.list(job)] == sorted(
+        (path, len(content)) for path, content in FILES.items()
+    )
+    for path, content in FILES.items():
+        assert await read_file(world, path) == content
+    assert await read_file(world, "sub/b.bin", 1000, 20) == FILES["sub/b.bin"][1000:1020]
+    assert len(world.storage.objects) == 1
+    with pytest.raises(NotFound, match="no file 'nope'"):
+        await world.outputs.find(job, "nope")
+
+
+async def test_a_job_that_wrote_nothing_costs_the_storage_nothing(world):
+    world.storage.fails["write"] = StorageError("nobody is to ask it")
+    assert (await receive(world, make_tar({}))).files == 0
+    with pytest.raises(NotFound, match="wrote no files"):
+        await world.outputs.zip(await find_job(world))
+
+
+async def test_what_a_later_attempt_wrote_replaces_what_an_earlier_one_did(world):
+    await receive(world, make_tar({"old": b"1"}))
+    await receive(world, make_tar({"new": b"2"}))
+    assert [file.path for file in await world.outputs.list(await find_job(world))] == ["new"]
+    assert len(world.storage.objects) == 1
+    await receive(world, make_tar({}))
+    assert world.storage.objects == {}
+
+
+async def test_entries_that_were_left_out_are_counted_where_a_user_reads_it(world):
+    tar = make_tar({"a": b"1"}, others={"link": (b"2", "/etc/passwd"), "fifo": (b"6", "")})
+    summary = await receive(world, tar, left_out=3)
+    assert summary.message == "5 entries were left out: only plain files that can be read are kept."
+    assert "could not be kept" not in (await find_job(world)).full_message
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a": bytes(150_000), "b": bytes(60_000)}, ["210000 bytes", "200000 bytes", "write less"]),
+        ({str(number): b"" for number in range(21)}, ["more than 20 files", "into one"]),
+    ],
+)
+async def test_over_a_limit_nothing_is_kept_and_the_jobs_message_says_what_to_do(world, files, words):
+    await receive(world, make_tar({"earlier": b"1"}))
+    with pytest.raises(TooLarge):
+        await receive(world, make_tar(files))
+    job = await find_job(world)
+    assert (job.outputs.state, world.storage.objects) == ("failed", {})
+    message = job.to_dict()["message"]
+    assert "Its results could not be kept: They" in message
+    assert all(word in message for word in words)
+    with pytest.raises(NotFound, match="could not be kept"):
+        await world.outputs.find(job, "earlier")
+
+
+async def test_a_size_that_is_said_before_is_refused_before_a_byte_of_it_comes(world):
+    job = await find_job(world)
+    await world.outputs.check_size(job, 200_000)
+    with pytest.raises(TooLarge):
+        await world.outputs.check_size(job, 10**9)
+    assert "1000000000 bytes" in (await find_job(world)).full_message
+
+
+async def test_a_file_that_says_it_is_too_large_is_not_waited_for(world):
+    header = bytearray(make_tar({"x": b""})[:512])
+    header[124:136] = b"00077777777\0"
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
+
+    async def pieces():
+        yield bytes(header)
+        pytest.fail("it was read on")
+
+    with pytest.raises(TooLarge):
+        await world.outputs.receive(await find_job(world), OutputTar(pieces()))
+
+
+@pytest.mark.parametrize("data", [b"no tar" * 200, make_tar(FILES)[:60_000]], ids=["noise", "truncated"])
+async def test_what_is_no_whole_tar_leaves_nothing_and_the_record_says_so(world, data):
+    with pytest.raises(InvalidRequest):
+        await receive(world, data)
+    assert world.storage.objects == {}
+    assert "not a tar" in (await find_job(world)).full_message
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(StorageError("timed out"), "timed out"), (StorageFull("full"), "full")]
+)
+async def test_a_storage_that_fails_records_nothing_and_it_may_come_again(world, error, words):
+    world.storage.fails["write"] = error
+    with pytest.raises(Unavailable, match=words):
+        await receive(world, make_tar(FILES))
+    assert ((await find_job(world)).outputs, world.storage.objects) == (None, {})
+    world.storage.fails.clear()
+    assert (await receive(world, make_tar(FILES))).files == 4
+
+
+async def test_a_database_that_fails_leaves_no_object(world, monkeypatch):
+    async def fail(*args):
+        raise Unavailable("The database does not answer now.")
+
+    monkeypatch.setattr(world.store, "put_outputs", fail)
+    with pytest.raises(Unavailable):
+        await receive(world, make_tar(FILES))
+    assert world.storage.objects == {}
+
+
+async def test_a_sender_that_goes_away_leaves_nothing(world):
+    came = asyncio.Event()
+
+    async def pieces():
+        yield make_tar(FILES)[:50_000]
+        came.set()
+        await asyncio.Event().wait()
+
+    receiving = asyncio.create_task(world.outputs.receive(await find_job(world), OutputTar(pieces())))
+    await came.wait()
+    receiving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    assert ((await find_job(world)).outputs, world.storage.objects) == (None, {})
+
+
+async def test_a_sender_that_goes_away_at_the_very_end_leaves_object_and_record_or_neither(world):
+    put = world.store.put_outputs
+    at_it, go_on, recorded = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(*args):
+        at_it.set()
+        await go_on.wait()
+        try:
+            return await put(*args)
+        finally:
+            recorded.set()
+
+    world.store.put_outputs = slow
+    receiving = asyncio.create_task(receive(world, make_tar(FILES)))
+    await at_it.wait()
+    receiving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    go_on.set()
+    await recorded.wait()
+    assert await read_file(world, "a.txt") == FILES["a.txt"]
+
+
+async def test_a_job_that_is_cleaned_up_takes_no_more(world):
+    await world.store.update_job("train-1", cleaned_at=utcnow())
+    with pytest.raises(Forbidden):
+        await receive(world, make_tar(FILES))
+    assert world.storage.objects == {}
+
+
+async def test_reading_says_that_the_storage_fails_or_has_lost_something(world):
+    await receive(world, make_tar(FILES))
+    world.storage.fails["read"] = StorageError("away")
+    with pytest.raises(Unavailable, match="away"):
+        await read_file(world, "sub/b.bin")
+    world.storage.fails.clear()
+    [key] = world.storage.objects
+    world.storage.objects[key] = world.storage.objects[key][:20_000]
+    with pytest.raises(Unavailable, match="lost"):
+        await read_file(world, "sub/b.bin")
+
+
+async def test_deleting_takes_object_and_record_and_says_why_they_are_gone(world):
+    await receive(world, make_tar(FILES))
+    world.storage.fails["delete"] = StorageError("away")
+    with pytest.raises(StorageError):
+        await world.outputs.delete("train-1")
+    assert await read_file(world, "a.txt") == FILES["a.txt"]
+    world.storage.fails.clear()
+    await world.outputs.delete("train-1", why="They were kept for a week.")
+    await world.outputs.delete("train-1")
+    assert world.storage.objects == {}
+    with pytest.raises(NotFound, match="not there any more: They were kept for a week"):
+        await world.outputs.find(await find_job(world), "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({}, "is not over"),
+        ({"status": Status.SUCCEEDED}, "just being kept"),
+        ({"status": Status.SUCCEEDED, "cleaned_at": utcnow()}, "its command did not run"),
+    ],
+)
+async def test_a_job_without_results_says_why_there_are_none(world, columns, words):
+    if columns:
+        await world.store.update_job("train-1", **columns)
+    job = await find_job(world)
+    for read in (world.outputs.list(job), world.outputs.zip(job), world.outputs.find(job, "x")):
+        with pytest.raises(NotFound, match=words) as told:
+            await read
+        assert told.value.reason == "OutputsNotFound"
+
+
+# As a ZIP
+
+
+async def zip_of(world):
+    pieces = await world.outputs.zip(await find_job(world))
+    return zipfile.ZipFile(io.BytesIO(b"".join([piece async for piece in pieces])))
+
+
+async def test_all_results_come_as_one_zip(world):
+    world.outputs.max_output_bytes = 300_000  # a link counts as much as what it leads to
+    others = {"hard": (b"1", "sub/b.bin")}
+    await receive(world, make_tar(FILES, others=others))
+    archive = await zip_of(world)
+    assert archive.testzip() is None
+    read = {name: archive.read(name) for name in archive.namelist()}
+    assert read == FILES | {"hard": FILES["sub/b.bin"]}
+    assert archive.getinfo("a.txt").date_time[0] == 2023
+
+
+async def test_a_zip_whose_source_fails_is_cut_off_and_lets_go(world):
+    await receive(world, make_tar(FILES))
+    world.storage.fails["read"] = StorageError("away")
+    with pytest.raises(Unavailable):
+        await zip_of(world)
+
+
+async def test_a_reader_of_a_zip_may_go_away(world):
+    await receive(world, make_tar({"x": os.urandom(150_000)}))
+    pieces = await world.outputs.zip(await find_job(world))
+    await anext(pieces)
+    await pieces.aclose()
+
+
+async def test_a_large_zip_takes_little_memory():
+    size = 100 * 2**20
+
+    async def read(start, length):
+        piece = bytes(2**20)
+        for _ in range(length // 2**20):
+            yield piece
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    count = 0
+    async for made in make_zip([OutputFile("big", 512, size, 0)], read):
+        count += len(made)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert count < size / 50
+    assert grown < 32 * 2**20
+
+
+# At the end of a job
+
+
+async def end(world, **columns):
+    values = {"status": Status.SUCCEEDED, "message": "It has ended well."}
+    await world.store.update_job("train-1", **(values | columns))
+    return await find_job(world)
+
+
+def pods(*names):
+    return [Pod(name=name, phase="Failed", created_at=utcnow(), exit_code=1) for name in names]
+
+
+async def test_what_the_launcher_has_is_kept_and_asked_for_once(world):
+    world.launcher.outputs_of["train-1"] = [make_tar(FILES)]
+    assert await world.harvest.settle(await end(world))
+    assert await world.harvest.settle(await find_job(world))
+    assert await read_file(world, "a.txt") == FILES["a.txt"]
+
+
+async def test_as_long_as_something_runs_nothing_is_settled(world):
+    world.launcher.is_slow = True
+    assert not await world.harvest.settle(await end(world))
+    assert (await find_job(world)).outputs is None
+
+
+async def test_a_storage_that_fails_is_tried_again_and_the_end_stays(world):
+    world.launcher.outputs_of["train-1"] = [make_tar(FILES), make_tar(FILES)]
+    world.storage.fails["write"] = StorageError("away")
+    with pytest.raises(Unavailable):
+        await world.harvest.settle(await end(world))
+    job = await find_job(world)
+    assert (job.status, job.outputs, job.full_message) == ("succeeded", None, "It has ended well.")
+    world.storage.fails.clear()
+    assert await world.harvest.settle(job)
+    assert (await find_job(world)).outputs.files == 4
+
+
+async def test_a_folder_that_cannot_be_read_is_tried_again(world):
+    async def broken():
+        yield make_tar(FILES)[:40_000]
+        raise LauncherUnavailable("a disk fails")
+
+    world.launcher.outputs_of["train-1"] = [broken(), make_tar(FILES)]
+    with pytest.raises(LauncherUnavailable):
+        await world.harvest.settle(await end(world))
+    assert world.storage.objects == {}
+    assert await world.harvest.settle(await find_job(world))
+
+
+async def test_results_that_are_too_large_settle_it(world):
+    world.launcher.outputs_of["train-1"] = [make_tar({"x": bytes(300_000)})]
+    assert await world.harvest.settle(await end(world))
+    assert "the limit is 200000 bytes" in (await find_job(world)).full_message
+
+
+async def test_results_that_were_not_sent_are_on_the_record_with_the_reason(world):
+    world.launcher.problem = "They were not sent before its pod ended: the service answered 503."
+    assert await world.harvest.settle(await end(world, started_at=utcnow()))
+    assert (await find_job(world)).full_message == (
+        "It has ended well. Its results could not be kept: "
+        "They were not sent before its pod ended: the service answered 503."
+    )
+
+
+async def test_a_job_whose_command_never_ran_has_none_to_miss(world):
+    world.launcher.problem = "They were not sent."
+    assert await world.harvest.settle(await end(world, status=Status.FAILED))
+    assert (await find_job(world)).outputs is None
+
+
+async def test_results_of_an_earlier_attempt_are_called_so(world):
+    await receive(world, make_tar(FILES), pod="first")
+    job = await end(world, started_at=utcnow(), pods=pods("first", "second"))
+    assert await world.harvest.settle(job)
+    assert await world.harvest.settle(await find_job(world))
+    outputs = (await find_job(world)).outputs
+    assert outputs.message == "These are of an earlier attempt: those of the last one were not sent."
+    assert (outputs.state, outputs.files) == ("kept", 4)
+
+
+async def test_jobs_that_were_launched_without_are_not_asked_for_results(world):
+    job = await end(world, started_at=utcnow())
+    job.spec = JobSpec(image="busybox")
+    world.launcher.problem = "They were not sent."
+    assert await world.harvest.settle(job)
+    assert (await find_job(world)).outputs is None
+
+
+def test_only_a_failure_is_added_to_the_message():
+    job = Job(id="x", user="u", name="n", spec=JobSpec(image="i"), created_at=utcnow(), message="Done.")
+    for state in ("kept", "removed"):
+        job.outputs = JobOutputs(state=state, message="Something.")
+        assert job.full_message == "Done."

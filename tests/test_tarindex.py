@@ -1,0 +1,147 @@
+"""What is found in a tar as it streams by, and what is no tar."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+
+import pytest
+from tars import MODIFIED_AT, make_tar
+
+from kbatch_server.tarindex import BadTar, OutputFile, TarIndex, TooManyEntries, clean_path
+
+FILES = {
+    "./a.txt": b"hello",
+    "empty": b"",
+    "x/" * 90 + "long.bin": bytes(3000),
+    "ü/ñ-" + "é" * 120: b"1" * 512,
+}
+OTHERS = {
+    "folder": (tarfile.DIRTYPE, ""),
+    "link": (tarfile.SYMTYPE, "y" * 300),
+    "hard": (tarfile.LNKTYPE, "./a.txt"),
+    "hard-to-nothing": (tarfile.LNKTYPE, "nothing"),
+    "fifo": (tarfile.FIFOTYPE, ""),
+    "device": (tarfile.CHRTYPE, ""),
+}
+
+
+def index(data, size=None, **options):
+    found = TarIndex(**({"max_entries": 10_000} | options))
+    for start in range(0, len(data), size or len(data) or 1):
+        found.feed(data[start : start + (size or len(data))])
+    found.finish()
+    return found
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("size", [1, 7, 512, 10_240, None])
+def test_the_files_are_found_where_the_standard_library_finds_them(format, size):
+    data = make_tar(FILES, format=format, others=OTHERS)
+    found = index(data, size)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        expected = {
+            clean_path(member.name): OutputFile(
+                clean_path(member.name), member.offset_data, member.size, MODIFIED_AT
+            )
+            for member in archive
+            if member.type == tarfile.REGTYPE
+        }
+    hard = found.files.pop("hard")
+    assert found.files == expected
+    assert (hard.offset, hard.size) == (expected["a.txt"].offset, 5)
+    assert found.left_out == 4
+    assert found.size == sum(map(len, FILES.values())) + 5
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../up", "a/../../up", "x" * 1001, "./"], ids=["abs", "up", "in", "long", "empty"]
+)
+def test_paths_that_lead_outside_are_left_out(name):
+    found = index(make_tar({name: b"x"}))
+    assert (found.files, found.left_out) == ({}, 1)
+
+
+@pytest.mark.parametrize("format", ["gnu", "posix"])
+def test_sparse_files_are_left_out_and_those_behind_them_found(tmp_path, format):
+    if not shutil.which("tar"):
+        pytest.fail("GNU tar is needed")
+    with (tmp_path / "sparse").open("wb") as file:
+        for hole in range(40):  # more than the four pieces that fit into a header
+            file.seek(hole * 2**20)
+            file.write(b"x" * 4096)
+    (tmp_path / "z.txt").write_bytes(b"behind")
+    command = ["tar", "-S", f"--format={format}", "-cf", "-", "-C", tmp_path, "sparse", "z.txt"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout
+    assert len(data) < 2**20
+    found = index(data, 1000)
+    assert found.left_out == 1
+    [file] = found.files.values()
+    assert data[file.offset :][: file.size] == b"behind"
+
+
+def test_a_later_file_of_the_same_path_counts_and_both_count_for_the_limit():
+    found = index(make_tar({"a": b"1"})[:1024] + make_tar({"./a": b"22"}))
+    assert [file.size for file in found.files.values()] == [2]
+    assert (found.count, found.size) == (2, 3)
+
+
+def test_names_that_are_no_utf_8_stay_apart():
+    data = make_tar({"b\udcfe": b"1"})[:1024] + make_tar({"b\udcff": b"2"})
+    assert sorted(index(data).files) == ["b\\xfe", "b\\xff"]
+
+
+@pytest.mark.parametrize("time", [2**60, -5])
+def test_a_time_that_no_calendar_has_is_cut(time):
+    info = tarfile.TarInfo("a")
+    info.mtime = time
+    data = info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    assert 0 <= index(data).files["a"].modified_at <= 253402300799
+
+
+WHOLE = make_tar(FILES)
+
+
+@pytest.mark.parametrize("length", [0, 1, 511, 512, 515, 5000])
+def test_what_ends_in_the_middle_is_no_tar(length):
+    with pytest.raises(BadTar, match="middle"):
+        index(WHOLE[:length])
+
+
+def make_header(**fields):
+    info = tarfile.TarInfo("a")
+    for name, value in fields.items():
+        setattr(info, name, value)
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PK" + b"x" * 600,
+        b"\x00" * 511 + b"x",
+        WHOLE[:148] + b"0000000" + WHOLE[155:],
+        make_header(type=tarfile.GNUTYPE_LONGNAME, size=2**30),
+        make_header(type=tarfile.GNUTYPE_LONGNAME, size=0),
+        make_header(size=-1),
+        make_header(type=tarfile.XHDTYPE, size=10) + b"999 path=x".ljust(512, b"\0"),
+        make_header(type=tarfile.XHDTYPE, size=5) + b"nope\n".ljust(512, b"\0"),
+        make_header(type=tarfile.XHDTYPE, size=12) + b"12 size=abc\n".ljust(512, b"\0") + make_header(),
+    ],
+    ids=["zip", "noise", "checksum", "name of 1 GiB", "no name", "negative", "record", "words", "size"],
+)
+def test_what_is_no_tar_is_refused_and_nothing_is_held(data):
+    found = TarIndex(max_entries=10)
+    with pytest.raises(BadTar):
+        found.feed(data)
+
+
+def test_endless_entries_are_refused():
+    with pytest.raises(TooManyEntries):
+        index(make_tar({str(number): b"" for number in range(11)}), max_entries=10)
+
+
+def test_what_follows_the_end_is_padding():
+    assert sorted(index(WHOLE + b"x" * 5000).files) == sorted(clean_path(name) for name in FILES)
