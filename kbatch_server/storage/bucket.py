@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from .remote import ServiceRefused, finish, make_error
 PART_BYTES = 5 * 2**20
 """One part of an upload: no service takes smaller ones, nor more than 10,000, so 48 GiB is the limit."""
 
-FED_BYTES = 2**20
+FED_BYTES = 256 * 1024
 """What obstore is handed at a time, to make parts of."""
 
 READ_BYTES = 4 * 2**20
@@ -154,24 +155,24 @@ class BucketStorage(Storage):
         """Keep what ``chunks`` yields under ``key`` and return its size in bytes."""
         check_key(key)
         pieces = regroup(chunks, FED_BYTES)
-        first = bytearray()
+        first: deque[bytes] = deque()
         async for piece in pieces:
-            first += piece
-            if len(first) > PART_BYTES:
-                return await self._write_parts(key, bytes(first), pieces)
+            first.append(piece)
+            if len(first) * FED_BYTES > PART_BYTES:
+                return await self._write_parts(key, _chain(first, pieces))
+        content = b"".join(first)
         with self._mapped_errors():
-            await finish(self._obstore.put_async(self._store, key, bytes(first), use_multipart=False))
-        return len(first)
+            await finish(self._obstore.put_async(self._store, key, content, use_multipart=False))
+        return len(content)
 
-    async def _write_parts(self, key: str, first: bytes, pieces: AsyncIterator[bytes]) -> int:
+    async def _write_parts(self, key: str, pieces: AsyncIterator[bytes]) -> int:
         feed = PartFeed()
         putting = asyncio.ensure_future(
             # one part at a time: see PartFeed
             self._obstore.put_async(self._store, key, feed, chunk_size=PART_BYTES, max_concurrency=1)
         )
-        size = len(first)
+        size = 0
         try:
-            await feed.send(first, putting)
             async for piece in pieces:
                 await feed.send(piece, putting)
                 if putting.done():
@@ -270,3 +271,11 @@ class BucketStorage(Storage):
         if status:
             return make_error(service, int(status), code)
         return StorageError(f"{service} does not answer ({type(error).__name__})")
+
+
+async def _chain(first: deque[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces that were held, which are let go of, and then the rest."""
+    while first:
+        yield first.popleft()
+    async for piece in rest:
+        yield piece
