@@ -15,7 +15,7 @@ from .base import LogNotFound, LogPiece
 from .jobfolder import JobFolder
 from .logfile import NOTE
 
-PIECE_BYTES = 64 * 1024
+PIECE_BYTES = 256 * 1024
 POLL_SECONDS = 0.2
 """How often a log that is followed is looked at."""
 
