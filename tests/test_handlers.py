@@ -59,6 +59,9 @@ async def test_without_a_token_the_answer_is_401_in_the_one_form(web):
         ("read", "GET", "api/v1/jobs/train-1"),
         ("read", "GET", "api/v1/jobs/train-1/logs"),
         ("read", "GET", "api/v1/jobs/train-1/events"),
+        ("read", "GET", "api/v1/jobs/train-1/outputs"),
+        ("read", "GET", "api/v1/jobs/train-1/outputs.zip"),
+        ("read", "GET", "api/v1/jobs/train-1/outputs/a.txt"),
         ("cancel", "POST", "api/v1/jobs/train-1/cancel"),
         ("cancel", "DELETE", "api/v1/jobs/train-1"),
         ("submit", "POST", "jobs/"),
@@ -637,11 +640,12 @@ async def test_openapi_has_every_route_with_its_methods_and_parameters(api):
                     pattern.removeprefix("api/v1")
                     .removesuffix("/?")
                     .replace("([^/]+)", "{id}")
+                    .replace("(.+)", "{path}")
                     .replace("\\", "")
                 )
                 routes[path] = {
                     method: set(getattr(handler, method).needs.query)
-                    for method in ("get", "post", "put", "delete")
+                    for method in ("get", "head", "post", "put", "delete")
                     if hasattr(getattr(handler, method), "needs")
                 }
     assert {

@@ -15,14 +15,15 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from kbatch_server.auth import HubAuthenticator
-from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge
 from kbatch_server.handlers import make_handlers
 from kbatch_server.handlers.base import Services
 from kbatch_server.log import log_request
 from kbatch_server.logreader import ALL, LogPlace, ShownPiece
 from kbatch_server.logtext import LogText, Part
-from kbatch_server.models import Job, JobEvent, JobPage, JobSpec, Profile, Status, Upload, utcnow
+from kbatch_server.models import Job, JobEvent, JobOutputs, JobPage, JobSpec, Profile, Status, Upload, utcnow
 from kbatch_server.places import Places
+from kbatch_server.tarindex import OutputFile
 from kbatch_server.zipdirectory import refused
 
 PREFIX = "/services/kbatch/"
@@ -222,6 +223,65 @@ class UploadsDouble:
             yield data[start : start + 50]
 
 
+class OutputsDouble:
+    """Keeps the results of jobs in memory: content by path, by job's id."""
+
+    max_tar_bytes = 2**20
+
+    def __init__(self):
+        self.files = {}
+        self.sent = {}
+        self.fails = None
+        self.receiving = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    def _find(self, job):
+        if job.id not in self.files:
+            raise NotFound("It is not over.", reason="OutputsNotFound")
+        return self.files[job.id]
+
+    async def list(self, job):
+        return [OutputFile(path, 512, len(data), 1_700_000_000) for path, data in self._find(job).items()]
+
+    async def find(self, job, path):
+        files = self._find(job)
+        if path not in files:
+            raise NotFound(f"There is no file {path!r}.")
+        start = sum(len(data) for each, data in files.items() if each < path)
+        return f"outputs/{job.id}/0123456789abcdef", OutputFile(path, start, len(files[path]), 1_700_000_000)
+
+    async def read(self, key, start, length):
+        data = b"".join(data for _, data in sorted(self.files[key.split("/")[1]].items()))
+        for at in range(start, start + length, 50):
+            yield data[at : min(at + 50, start + length)]
+
+    async def zip(self, job):
+        files = self._find(job)
+
+        async def pieces():
+            yield make_zip(files)
+
+        return pieces()
+
+    async def check_size(self, job, size):
+        if size > self.max_tar_bytes:
+            raise TooLarge("They are too large.")
+
+    async def receive(self, job, tar):
+        data = bytearray()
+        try:
+            async for piece in tar.chunks:
+                data += piece
+                self.receiving.set()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if self.fails:
+            raise self.fails
+        self.sent[job.id] = bytes(data), tar.left_out, tar.pod
+        return JobOutputs(state="kept", pod=tar.pod)
+
+
 class ProfilesDouble:
     """Two profiles, one of which is for users only."""
 
@@ -247,6 +307,11 @@ class LaunchpadDouble:
             raise Forbidden("This link has expired or was never good.", reason="BadLink")
         return self.uploads.owners["u0"]
 
+    async def get_sending_job(self, signed):
+        if signed != "good":
+            raise Forbidden("This link has expired or was never good.", reason="BadLink")
+        return make_job()
+
 
 class Web:
     """A running service with doubles behind its handlers."""
@@ -258,11 +323,13 @@ class Web:
         self.auth.hub_auth.api_token = "the-service-token"
         self.jobs = JobsDouble()
         self.uploads = UploadsDouble()
+        self.outputs = OutputsDouble()
         self.profiles = ProfilesDouble()
         self.services = Services(
             auth=self.auth,
             jobs=self.jobs,
             uploads=self.uploads,
+            outputs=self.outputs,
             profiles=self.profiles,
             launchpad=LaunchpadDouble(self.uploads),
             version="1.2.3",

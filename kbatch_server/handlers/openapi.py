@@ -91,6 +91,19 @@ OPERATIONS: dict[str, dict[str, Json]] = {
             "own": LOG_QUERY,
         }
     },
+    "jobs/{id}/outputs": {
+        "get": {"summary": "The files that a job wrote, by path", "answer": "OutputList"},
+    },
+    "jobs/{id}/outputs.zip": {
+        "get": {"summary": "All files that a job wrote", "types": ("application/zip",)},
+    },
+    "jobs/{id}/outputs/{path}": {
+        "get": {
+            "summary": "A file that a job wrote, or the range of it that is asked for",
+            "types": ("application/octet-stream",),
+        },
+        "head": {"summary": "How large a file is that a job wrote"},
+    },
     "jobs/{id}/events": {"get": {"summary": "What happened to a job", "answer": "JobEventList"}},
     "profiles": {"get": {"summary": "The profiles to choose from", "answer": "ProfileList"}},
     "user": {"get": {"summary": "Who the token belongs to, what it is good for, limits", "answer": "User"}},
@@ -125,8 +138,9 @@ def make_openapi(version: str, base_url: str) -> Json:
 def _make_operation(path: str, operation: Json) -> Json:
     known = QUERY | operation.get("own", {})
     parameters = [{"name": name, "in": "query", "schema": known[name]} for name in operation.get("query", ())]
-    if "{id}" in path:
-        parameters.insert(0, {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    for name in ("path", "id"):
+        if f"{{{name}}}" in path:
+            parameters.insert(0, {"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
     if operation.get("body") == "JobRequest":
         schema = {"type": "string", "maxLength": 255}
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": schema})
@@ -196,6 +210,8 @@ def _make_schemas() -> Json:
     return schemas | {
         "Job": _object(job),
         "JobPage": _object({"items": _list_of("Job"), "next_cursor": {"type": ["string", "null"]}}),
+        "OutputFile": _object({"path": text, "size": integer, "modified_at": moment}),
+        "OutputList": _object({"items": _list_of("OutputFile"), **schemas["JobOutputs"]["properties"]}),
         "JobEventList": _object({"items": _list_of("JobEvent")}),
         "ProfileList": _object({"items": _list_of("Profile")}),
         "Upload": _object(upload),
