@@ -605,8 +605,9 @@ async def test_a_dropped_follower_leaves_nothing_behind(launcher, changes):
     job = make_script("echo one; sleep 300")
     await launcher.launch(job, Launch())
     await until_logged(launcher, job, "one")
-    assert await launcher.poll(job)  # the launcher watches the job by now, with a descriptor
-    await asyncio.sleep(0.1)
+    # once before it is counted: the launcher watches the job by then, with a descriptor
+    async with contextlib.aclosing(launcher.read_log(job, "job-1-1", None)) as log:
+        await anext(log)
     before = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
     for _ in range(20):
         log = launcher.read_log(job, "job-1-1", None)
