@@ -571,7 +571,7 @@ async def test_a_log_is_read_on_from_every_place(launcher, changes):
     pieces = [piece async for piece in launcher.read_log(job, "job-1-1", None)]
     whole = b"".join(piece.data for piece in pieces)
     assert whole.decode() == "".join(f"{n}\n" for n in range(1, 100001)) + "unfinished"
-    assert len(pieces) > 3
+    assert len(pieces) > 2
     for number, piece in enumerate(pieces):
         position = json.loads(json.dumps(piece.position))
         rest = [each.data async for each in launcher.read_log(job, "job-1-1", position)]
