@@ -10,7 +10,6 @@ from contextlib import aclosing
 from .errors import Unavailable
 from .logreader import (
     ALL,
-    COMPLETE_SECONDS,
     NOT_YET,
     POLL_SECONDS,
     Attempt,
@@ -25,6 +24,9 @@ from .logreader import (
 from .logrecorder import find_attempts
 from .logtext import LogText
 from .models import Job
+
+COMPLETE_SECONDS = 30
+"""How long the end of the log of a job that is over is waited for."""
 
 NEWS_SECONDS = 10
 """How long news of a log that this process records is waited for before the record is read."""
@@ -89,16 +91,18 @@ class LogFollower:
             text, start = await self._find_text(attempt, at, selection)
             selection = None
             if text is not None:
-                async for piece in show(text, attempt, start):
-                    yield piece
+                async with aclosing(show(text, attempt, start)) as pieces:
+                    async for piece in pieces:
+                        yield piece
                 if text.is_complete:
                     return
                 if text.end > at:
                     at, delay = text.end, POLL_SECONDS[0]
                     self._over_since = None
-            async for piece in self._follow_live(attempt, at):
-                at, delay = piece.place.offset, 0
-                yield piece
+            async with aclosing(self._follow_live(attempt, at)) as pieces:
+                async for piece in pieces:
+                    at, delay = piece.place.offset, 0
+                    yield piece
             await asyncio.sleep(delay)
             delay = min(max(delay, POLL_SECONDS[0]) * 1.5, limit)
             if not await self._goes_on():

@@ -25,9 +25,6 @@ from .store.logstore import LogRecord, LogSegment
 POLL_SECONDS = (0.1, 2.0)
 """How often the record is read while something is waited for: at first, and at last."""
 
-COMPLETE_SECONDS = 30
-"""How long a reader of a job that is over waits for the log to be complete."""
-
 NOT_YET = "the rest of the log is not here yet: what ran the job, or the storage, does not answer"
 
 
@@ -42,6 +39,8 @@ class LogSelection:
     """Only so many of the last lines."""
     since: datetime | None = None
     """Only what was written from then on."""
+    patience_seconds: float = 30
+    """How long the log of a job that is over is waited for, until it is complete."""
 
 
 ALL = LogSelection()
@@ -96,7 +95,7 @@ class LogReader(LoggingConfigurable):
         if attempt is None:
             raise _no_log(job)
         if job.is_over and job.cleaned_at is None:
-            await self._wait_until_complete(job, attempt)
+            await self._wait_until_complete(job, attempt, selection.patience_seconds)
         with reading_errors():
             times = selection.since is not None
             text = await self.make_text(job, attempt, times=times, is_last=job.is_over)
@@ -105,8 +104,8 @@ class LogReader(LoggingConfigurable):
             text.begin = await find_begin(text, selection)
         return text, attempt
 
-    async def _wait_until_complete(self, job: Job, attempt: Attempt) -> None:
-        give_up_at = time.monotonic() + COMPLETE_SECONDS
+    async def _wait_until_complete(self, job: Job, attempt: Attempt, seconds: float) -> None:
+        give_up_at = time.monotonic() + seconds
         delay, limit = POLL_SECONDS
         while time.monotonic() < give_up_at:
             log = await self.store.find_log(job.id, attempt.pod)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from traitlets import Float, Instance, Integer
@@ -12,7 +13,7 @@ from .errors import NotFound, Unavailable
 from .harvest import Harvest
 from .launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
 from .launchpad import Launchpad
-from .models import Job, JobStatus, Status, utcnow
+from .models import Job, JobStatus, Pod, Status, utcnow
 from .storage.base import StorageError
 from .store import JobStore
 from .workqueue import WorkQueue
@@ -168,6 +169,8 @@ class Reconciler(LoggingConfigurable):
 
     async def _observe(self, job: Job) -> None:
         seen = await self.launcher.poll(job)
+        if seen is not None:
+            self.harvest.begin(replace(job, status=seen.status, pods=_merge_pods(job, seen)))
         if seen is not None and seen.status.is_end:
             await self._end(job, seen)
         elif job.cancel_requested_at is not None:
@@ -207,8 +210,7 @@ class Reconciler(LoggingConfigurable):
         """Write down what changed, and look again when a limit on waiting is reached."""
         changes = _changes(job, seen)
         if changes:
-            job = await self.store.update_job(job.id, **changes) or job
-        self.harvest.begin(job)
+            await self.store.update_job(job.id, **changes)
         for left in (seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline()):
             if left is not None:
                 self.queue.put_after(job.id, max(0.1, left))
@@ -222,8 +224,7 @@ class Reconciler(LoggingConfigurable):
 
 def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:
     """Return the columns of the record that what is seen changes."""
-    # pods that were seen once stay on record
-    pods = list({pod.name: pod for pod in [*job.pods, *seen.pods]}.values())
+    pods = _merge_pods(job, seen)
     wanted = {
         "status": seen.status,
         "reason": seen.reason,
@@ -234,6 +235,11 @@ def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:
         "attempts": max(len(pods), job.attempts),
     }
     return {name: value for name, value in wanted.items() if getattr(job, name) != value}
+
+
+def _merge_pods(job: Job, seen: JobStatus) -> list[Pod]:
+    """Return all pods, in the order in which they were seen: one that was seen once stays on record."""
+    return list({pod.name: pod for pod in [*job.pods, *seen.pods]}.values())
 
 
 def _waiting(error: Exception) -> str:

@@ -496,6 +496,20 @@ async def test_each_event_of_a_log_says_where_to_go_on(web, api):
     assert (bad.status_code, bad.json()["details"][0]["field"]) == (400, "Last-Event-ID")
 
 
+async def test_a_progress_bar_is_seen_as_it_goes(web, api):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"10%\r", b"20%\r", b"30%\r", b"\n"]
+    url, headers = "api/v1/jobs/train-1/logs?follow=true", {"Accept": "text/event-stream"}
+    received = b""
+    async with api.stream("GET", url, headers=headers) as answer:
+        async for piece in answer.aiter_raw():
+            received += piece
+            if b"data: 30%\n" in received:
+                break
+    lines = [line for line in received.decode().splitlines() if line.startswith("data: ")]
+    assert lines == ["data: 10%", "data: 20%", "data: 30%"]
+
+
 async def test_a_long_line_is_sent_in_parts_and_no_character_is_torn(web, api):
     web.jobs.add(make_job(status=Status.SUCCEEDED))
     line = "é" * 100_000

@@ -571,7 +571,7 @@ async def test_a_log_is_read_on_from_every_place(launcher, changes):
     pieces = [piece async for piece in launcher.read_log(job, "job-1-1", None)]
     whole = b"".join(piece.data for piece in pieces)
     assert whole.decode() == "".join(f"{n}\n" for n in range(1, 100001)) + "unfinished"
-    assert len(pieces) > 3
+    assert len(pieces) > 2
     for number, piece in enumerate(pieces):
         position = json.loads(json.dumps(piece.position))
         rest = [each.data async for each in launcher.read_log(job, "job-1-1", position)]
@@ -605,8 +605,9 @@ async def test_a_dropped_follower_leaves_nothing_behind(launcher, changes):
     job = make_script("echo one; sleep 300")
     await launcher.launch(job, Launch())
     await until_logged(launcher, job, "one")
-    assert await launcher.poll(job)  # the launcher watches the job by now, with a descriptor
-    await asyncio.sleep(0.1)
+    # once before it is counted: the launcher watches the job by then, with a descriptor
+    async with contextlib.aclosing(launcher.read_log(job, "job-1-1", None)) as log:
+        await anext(log)
     before = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
     for _ in range(20):
         log = launcher.read_log(job, "job-1-1", None)

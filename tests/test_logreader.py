@@ -167,11 +167,13 @@ async def test_a_reader_of_a_job_that_has_just_ended_gets_all_of_it(world):
     assert await asyncio.wait_for(reading, 5) == b"begun\nended\n"
 
 
-async def test_a_reader_does_not_wait_for_ever_and_says_what_is_missing(world, monkeypatch):
-    monkeypatch.setattr(logreader, "COMPLETE_SECONDS", 0.05)
+async def test_a_reader_does_not_wait_for_ever_and_says_what_is_missing(world):
     await begin(world, b"begun")
     await world.update(status=Status.SUCCEEDED)
-    assert await world.read() == f"begun\n[... {logreader.NOT_YET} ...]\n".encode()
+    assert (
+        await world.read(LogSelection(patience_seconds=0.05))
+        == f"begun\n[... {logreader.NOT_YET} ...]\n".encode()
+    )
 
 
 async def test_a_storage_that_does_not_answer_is_said(world):

@@ -9,10 +9,10 @@ import zipfile
 import pytest
 from web_doubles import PREFIX, make_job
 
-from kbatch_server.errors import Unavailable
+from kbatch_server.errors import RangeNotSatisfiable, Unavailable
 from kbatch_server.handlers import uploads
 from kbatch_server.handlers.outputs import make_disposition
-from kbatch_server.handlers.ranges import OutOfRange, read_range
+from kbatch_server.handlers.ranges import read_range
 from kbatch_server.log import scrub_url
 from kbatch_server.models import JobOutputs, Status
 
@@ -144,7 +144,7 @@ def test_ranges_are_read_as_the_rfc_says(header, found):
 
 @pytest.mark.parametrize(("header", "size"), [("bytes=100-", 100), ("bytes=-0", 100), ("bytes=0-", 0)])
 def test_what_lies_outside_is_no_range(header, size):
-    with pytest.raises(OutOfRange):
+    with pytest.raises(RangeNotSatisfiable):
         read_range(header, size)
 
 

@@ -12,7 +12,7 @@ from web_doubles import UploadsDouble, make_zip
 
 from kbatch_server.compat.flat import NOT_A_ZIP
 from kbatch_server.handlers import kbatch, uploads
-from kbatch_server.handlers.uploads import find_range
+from kbatch_server.handlers.ranges import read_range
 
 LIMIT = UploadsDouble.max_upload_bytes
 FORM_ROOM = uploads.MULTIPART_ROOM_BYTES
@@ -348,7 +348,7 @@ async def test_a_range_of_another_version_or_several_is_the_whole(web, code):
     "header", [None, "", "bytes=-", "bytes=a-b", "bytes=1-2,4-5", "bytes=٣-٤", "bytes=5-4"]
 )
 def test_a_range_that_is_not_understood_is_none(header):
-    assert find_range(header, 10) is None
+    assert read_range(header, 10) is None
 
 
 async def test_a_storage_that_breaks_in_the_middle_does_not_make_a_half_look_whole(web, code):

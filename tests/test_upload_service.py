@@ -119,7 +119,9 @@ def make_zip(**files: str) -> bytes:
 
 
 def find_stored(service: Service) -> list[Path]:
-    return [path for path in (service.folder / "kbatch-storage").rglob("*") if path.is_file()]
+    """Return the files of uploads, finished or not: the logs of jobs are no concern of these tests."""
+    root = service.folder / "kbatch-storage"
+    return [path for path in root.rglob("*") if path.is_file() and not path.is_relative_to(root / "logs")]
 
 
 async def wait_until(is_true) -> None:

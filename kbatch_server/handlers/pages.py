@@ -23,6 +23,9 @@ HERE = Path(__file__).parent.parent
 
 TAIL_LINES = 200
 
+PATIENCE_SECONDS = 3
+"""How long a page waits for the end of a log: it is of use without it."""
+
 MAX_SHOWN_LOG_BYTES = 256 * 1024
 
 MAX_SHOWN_OUTPUTS = 500
@@ -140,7 +143,7 @@ class JobPageHandler(PageHandler):
         """Return the end of the log, or why there is none: the page is of use without it."""
         log = bytearray()
         try:
-            selection = LogSelection(tail=TAIL_LINES)
+            selection = LogSelection(tail=TAIL_LINES, patience_seconds=PATIENCE_SECONDS)
             async with aclosing(await self.services.jobs.logs(self.user, job.id, selection)) as pieces:
                 async for piece in pieces:
                     log = (log + piece.data)[-MAX_SHOWN_LOG_BYTES:]

@@ -36,10 +36,9 @@ class EventEncoder:
 
     def _find_cut(self) -> int:
         rest = self._rest
-        if rest.endswith(b"\r"):
-            return 0  # the newline that belongs to it may come with the next piece
-        # a bare carriage return, as progress bars write it, ends a line in this format too
-        cut = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
+        # a bare carriage return, as progress bars write it, ends a line in this format too; not the last one,
+        # as the newline that belongs to it may come with the next piece
+        cut = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, len(rest) - 1)) + 1
         if len(rest) - cut > MAX_LINE_BYTES:
             cut = len(rest)
             while cut > len(rest) - 4 and rest[cut - 1] & 0xC0 == 0x80:

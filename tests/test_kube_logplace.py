@@ -1,0 +1,121 @@
+"""Where in a container's log a reader is, through broken connections: each byte once, and fast."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from kbatch_server.kube.logplace import GAP, LogPlace
+
+START = 1_900_000_000
+
+
+def stamp(moment: float) -> bytes:
+    text = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return f"{text}000Z ".encode()
+
+
+def take_all(place: LogPlace, chunks: list[bytes]) -> bytes:
+    return b"".join(piece.data for chunk in chunks for piece in place.take(chunk))
+
+
+class Kubelet:
+    """Answers as the kubelet does: the lines from a second on, each with its timestamp."""
+
+    def __init__(self, lines: list[tuple[float, bytes]]) -> None:
+        self.lines = lines
+
+    def answer(self, place: LogPlace) -> bytes:
+        since = 0.0 if place.is_at_start else datetime.fromisoformat(place.since).timestamp()
+        return b"".join(stamp(moment) + line for moment, line in self.lines if moment >= since)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_each_byte_is_given_once_wherever_it_breaks_and_whoever_goes_on(seed: int) -> None:
+    rnd = random.Random(seed)
+    moment, lines = float(START), []
+    for number in range(rnd.randrange(1, 60)):
+        moment += rnd.choice([0, 0, 0.001, 0.1, 0.7, 2.5])
+        # stdout and stderr are stamped apart: some lines are a little late
+        late = rnd.choice([0, 0, 0, 0.3])
+        lines.append((round(moment - late, 3), b"%d " % number + b"x" * rnd.randrange(0, 30) + b"\n"))
+    if rnd.random() < 0.5:
+        lines[-1] = (lines[-1][0], lines[-1][1].rstrip(b"\n") or b"x")
+    kubelet, place, got = Kubelet(lines), LogPlace(), b""
+    for breaks in range(12):
+        place.rewind()
+        answer = kubelet.answer(place)
+        end = len(answer) if breaks == 11 else rnd.randrange(len(answer) + 1)
+        at = 0
+        while at < end:
+            until = min(at + rnd.choice([1, 5, 40, 1000]), end)
+            for piece in place.take(answer[at:until]):
+                got += piece.data
+                position = json.dumps(piece.position)
+            at = until
+        if got and rnd.random() < 0.5:  # a service that was killed goes on from a place on record
+            place = LogPlace(json.loads(position))
+    assert got == b"".join(line for _, line in lines)
+
+
+def test_every_position_of_a_piece_is_one_to_go_on_from() -> None:
+    lines = [(START + n / 3, b"line %d\n" % n) for n in range(30)]
+    kubelet, first = Kubelet(lines), LogPlace()
+    whole = kubelet.answer(first)
+    pieces = [piece for at in range(0, len(whole), 17) for piece in first.take(whole[at : at + 17])]
+    text = b"".join(line for _, line in lines)
+    done = 0
+    for piece in pieces:
+        done += len(piece.data)
+        place = LogPlace(json.loads(json.dumps(piece.position)))
+        assert take_all(place, [kubelet.answer(place)]) == text[done:]
+
+
+def test_pieces_know_their_second() -> None:
+    lines = [(START + n // 10, b"line\n") for n in range(50)]
+    place = LogPlace()
+    pieces = list(place.take(Kubelet(lines).answer(place)))
+    assert {piece.second for piece in pieces} == {START + n for n in range(5)}
+    assert len(pieces) <= 6
+    zone = stamp(START + 3600)[:-2] + b"+01:00 "
+    [piece] = LogPlace().take(zone + b"x\n")
+    assert piece.second == START
+
+
+def test_the_rest_of_a_long_line_from_before_is_passed_over() -> None:
+    place = LogPlace()
+    assert take_all(place, [stamp(START) + b"one\n"]) == b"one\n"
+    place.rewind()
+    again = b"the end of a long line\n" + stamp(START) + b"one\n" + stamp(START + 1) + b"two\n"
+    assert take_all(place, [again]) == b"two\n"
+
+
+def test_lines_that_the_kubelet_has_no_more_are_said_to_be_missing() -> None:
+    place = LogPlace()
+    take_all(place, [stamp(START) + b"one\n", stamp(START) + b"two\n"])
+    place.rewind()
+    assert take_all(place, [stamp(START + 60) + b"much later\n"]) == GAP + b"much later\n"
+
+
+def test_the_word_of_a_kubelet_that_has_no_log_is_no_log() -> None:
+    place = LogPlace()
+    assert take_all(place, [b"unable to retrieve container logs for containerd://1\n"]) == b""
+    assert place.is_at_start
+    assert place.complaint
+
+
+def test_a_megabyte_of_lines_takes_no_time() -> None:
+    line = stamp(START) + b"x" * 99 + b"\n"
+    chunk = line * (2**16 // len(line))
+    place = LogPlace()
+    began = time.process_time()
+    count = 160  # 10 MiB
+    size = sum(len(piece.data) for _ in range(count) for piece in place.take(chunk))
+    seconds = time.process_time() - began
+    assert size == count * (2**16 // len(line)) * 100
+    print(f"{size / seconds / 1e6:.0f} MB/s")
+    assert seconds < 2  # it is a tenth of a second; line by line it is five
