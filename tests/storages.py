@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from azurite import ACCOUNT, KEY
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from kbatch_server.models import utcnow
@@ -97,6 +98,15 @@ def make_certificate(folder: Path, host: str = "127.0.0.1") -> tuple[Path, Path]
         )
     )
     return files
+
+
+def make_service_account() -> str:
+    """Return a key for Google Cloud Storage that nobody knows, as JSON; what it signs needs no network."""
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    said = {"private_key": key.decode(), "client_email": "kbatch@example.org", "private_key_id": "1"}
+    return json.dumps(said | {"type": "service_account", "client_id": "2"})
 
 
 class StaticCredential:

@@ -211,9 +211,10 @@ def test_another_settings_file_is_read_instead_of_env(make_server, tmp_path, mon
     assert "SOMETHING_ELSE" not in os.environ
 
 
-def test_the_keys_of_the_first_releases_settings_are_understood(make_server, tmp_path):
+@pytest.mark.parametrize("package", ["storage", "storages"])
+def test_the_keys_of_the_first_releases_settings_are_understood(make_server, tmp_path, package):
     (tmp_path / ".env").write_text(
-        "DEFAULT_FILE_STORAGE=storages.backends.azure_storage.AzureStorage\n"
+        f"DEFAULT_FILE_STORAGE={package}.backends.azure_storage.AzureStorage\n"
         "AZURE_ACCOUNT_NAME=account\nAZURE_CONTAINER=code\nAZURE_SAS_TOKEN=sig=x\n"
     )
     storage = make_server().storage

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import urllib.parse
 from collections.abc import AsyncIterator
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from storages import chunked, list_keys
+from storages import chunked, list_keys, make_service_account
 
 from kbatch_server.storage.base import ObjectNotFound, StorageError
 from kbatch_server.storage.objectstore import GCSStorage, S3Storage
@@ -211,14 +208,6 @@ async def test_urls_are_not_signed_with_what_ends_before_them_or_where_jobs_cann
         GCSStorage(bucket="b"),
     ):
         assert await storage.make_url("x", expires_in_seconds=60) is None
-
-
-def make_service_account() -> str:
-    key = rsa.generate_private_key(65537, 2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    said = {"private_key": key.decode(), "client_email": "kbatch@example.org", "private_key_id": "1"}
-    return json.dumps(said | {"type": "service_account", "client_id": "2"})
 
 
 async def test_the_url_of_an_object_in_google_cloud_storage(tmp_path):
