@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from kbatch_server.kube import sentences
+from kbatch_server.kube.reflector import Seen
 from kbatch_server.kube.status import Event, make_status, parse_time
-from kbatch_server.models import Status
+from kbatch_server.kube.view import make_seen_status, set_deadline
+from kbatch_server.models import JobSpec, Status
 
 Manifest = dict[str, Any]
 
@@ -621,3 +623,78 @@ def test_amounts(resource: str, quantity: str, words: str) -> None:
 
 def test_long_messages_are_cut() -> None:
     assert len(sentences.cut("x " * 1000)) == sentences.MAX_LENGTH
+
+
+# With the sidecar that sends results
+
+
+def with_sidecar(pod: Manifest, state: Manifest) -> Manifest:
+    sidecar = {"name": "keep-outputs", "image": "busybox:1.36", "restartPolicy": "Always"}
+    pod["spec"]["initContainers"].append(sidecar)
+    pod["status"].setdefault("initContainerStatuses", []).append({"name": "keep-outputs", "state": state})
+    return pod
+
+
+def test_a_job_whose_results_are_being_sent_says_so() -> None:
+    seen = make_status(job(), [with_sidecar(pod("Running", terminated(0, "Completed")), RUNNING)], [])
+    assert (seen.status, seen.reason) == (Status.RUNNING, "KeepingOutputs")
+    assert seen.message == "Its command has ended, and its results are being kept."
+
+
+@pytest.mark.parametrize("code", [1, 137])
+def test_how_the_sidecar_ended_says_nothing_about_the_job(code: int) -> None:
+    seen = failed(with_sidecar(pod("Failed", terminated(3)), terminated(code)))
+    assert (seen.reason, seen.exit_code, seen.message) == ("Error", 3, "It ended with exit code 3.")
+    seen = failed(with_sidecar(pod("Failed", terminated(137, "OOMKilled")), terminated(code)))
+    assert seen.reason == "OOMKilled"
+    fetching = pod("Failed", init=terminated(81, message="the service answered 403"))
+    assert failed(with_sidecar(fetching, waiting("PodInitializing"))).reason == "CodeFetchFailed"
+
+
+def test_a_command_that_failed_is_not_over_while_its_results_are_sent() -> None:
+    seen = make_status(job(), [with_sidecar(pod("Running", terminated(3)), RUNNING)], [])
+    assert (seen.status, seen.message) == (Status.RUNNING, "It ended with exit code 3.")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (waiting("ImagePullBackOff", 'pull "busybox:1.36": not found'), "there is no such image"),
+        (waiting("CrashLoopBackOff", "back-off 10s restarting"), "back-off 10s restarting"),
+        (waiting("PodInitializing"), None),
+    ],
+)
+def test_a_sidecar_that_cannot_start_is_for_an_admin_to_settle(state: Manifest, words: str | None) -> None:
+    scheduled = pod("Pending", waiting("PodInitializing"), SCHEDULED)
+    seen = make_status(job(), [with_sidecar(scheduled, state)], [])
+    assert seen.status == Status.PENDING
+    assert (seen.blocked_since is not None) == bool(words)
+    if words:
+        assert seen.message.startswith("What keeps its results cannot be started, which an administrator")
+        assert words in seen.message
+
+
+def deadline_of(*pods: Manifest, spec: JobSpec | None = None, **seen: Any) -> Any:
+    spec = spec or JobSpec(image=IMAGE, keep_outputs=True, active_deadline_seconds=60)
+    known = Seen(job(**seen), {each["metadata"]["name"]: each for each in pods})
+    status = make_seen_status(known)
+    set_deadline(status, known, spec)
+    return status
+
+
+def test_the_deadline_counts_from_the_jobs_start_until_its_command_has_ended() -> None:
+    status = deadline_of(pod("Running", RUNNING))
+    assert status.deadline_at == moment(1, 1)
+    assert "its limit of 60 seconds" in status.deadline_message
+    assert status.is_past_deadline()
+    assert deadline_of(with_sidecar(pod("Running", terminated(0)), RUNNING)).deadline_at is None
+    without = JobSpec(image=IMAGE, active_deadline_seconds=60)
+    assert deadline_of(pod("Running", RUNNING), spec=without).deadline_at is None
+
+
+def test_kubernetes_own_deadline_is_told_with_the_jobs_own_number() -> None:
+    known = Seen(job(condition("FailureTarget", "DeadlineExceeded"), activeDeadlineSeconds=360))
+    status = make_seen_status(known)
+    set_deadline(status, known, JobSpec(image=IMAGE, keep_outputs=True, active_deadline_seconds=60))
+    assert (status.status, status.reason) == (Status.FAILED, "DeadlineExceeded")
+    assert "its limit of 60 seconds" in status.message

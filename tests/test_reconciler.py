@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
+from tars import make_tar
 from traitlets.config import Config
 
-from kbatch_server.errors import Conflict, NotFound
+from kbatch_server.errors import Conflict, Forbidden, NotFound, Unavailable
 from kbatch_server.harvest import Harvest
 from kbatch_server.jobrequest import JobRequest
 from kbatch_server.jobs import Jobs
@@ -25,6 +26,7 @@ from kbatch_server.models import JobQuery, JobStatus, Pod, Status, User, utcnow
 from kbatch_server.outputs import Outputs
 from kbatch_server.profiles import Profiles
 from kbatch_server.reconciler import Reconciler
+from kbatch_server.storage.base import StorageFull
 from kbatch_server.store import JobStore
 
 ALICE, BOB = User(name="alice"), User(name="bob")
@@ -477,3 +479,79 @@ async def _until(read, is_true, *, seconds=5):
     async with asyncio.timeout(seconds):
         while not is_true(await read()):  # noqa: ASYNC110 - it is read from the database
             await asyncio.sleep(0.01)
+
+
+async def test_a_job_past_the_deadline_that_its_launcher_leaves_to_us_is_ended_with_its_reason(world):
+    job = await submit(world)
+    await step(world, job)
+    late = {"deadline_at": utcnow() + timedelta(seconds=60), "deadline_message": "It took too long."}
+    see(world, job, Status.RUNNING, **late)
+    assert (await step(world, job)).status == "running"
+    see(world, job, Status.RUNNING, **late | {"deadline_at": utcnow() - timedelta(seconds=1)})
+    await step(world, job)
+    world.launcher.ends_slowly = True
+    assert (await step(world, job)).reason == "Terminating"
+    world.launcher.ends_slowly = False
+    job = await step(world, job)
+    assert (job.status, job.reason, job.message) == ("failed", "DeadlineExceeded", "It took too long.")
+
+
+async def end_with_outputs(world, *tars):
+    job = await submit(world)
+    await step(world, job)
+    world.launcher.outputs_of[job.id] = list(tars)
+    see(world, job, Status.SUCCEEDED, exit_code=0)
+    return await step(world, job)
+
+
+async def test_a_job_is_cleaned_up_after_when_its_results_are_kept_and_not_before(world):
+    job = await end_with_outputs(world, make_tar({"a": b"1"}))
+    world.launcher.is_slow = True
+    assert (await step(world, job)).cleaned_at is None
+    world.launcher.is_slow = False
+    job = await step(world, job)
+    assert job.cleaned_at is not None
+    assert (job.outputs.state, job.outputs.files) == ("kept", 1)
+
+
+async def test_a_storage_that_fails_delays_the_cleaning_up_and_no_status(world):
+    job = await end_with_outputs(world, make_tar({"a": bytes(500)}), make_tar({"a": bytes(500)}))
+    write, world.outputs.storage.write = world.outputs.storage.write, _full
+    with pytest.raises(Unavailable, match="full"):
+        await step(world, job)
+    world.outputs.storage.write = write
+    job = await world.store.find_job(job.id)
+    assert (job.status, job.cleaned_at, job.outputs) == ("succeeded", None, None)
+    assert (await step(world, job)).outputs.files == 1
+
+
+async def _full(key, chunks):
+    async for _ in chunks:
+        pass
+    raise StorageFull("the storage is full")
+
+
+async def test_a_deleted_job_takes_its_results_along(world):
+    job = await step(world, await end_with_outputs(world, make_tar({"a": b"1"})))
+    assert world.outputs.storage.objects
+    await world.jobs.delete(ALICE, job.id)
+    assert await step(world, job) is None
+    assert world.outputs.storage.objects == {}
+
+
+async def test_what_is_handed_over_has_a_url_for_results_that_is_good_until_the_end(world):
+    world.launchpad.url_for_jobs = "http://kbatch/"
+    job = await submit(world)
+    await step(world, job)
+    [(_, launch)] = world.launcher.launched
+    assert launch.outputs_url.startswith("http://kbatch/outputs/")
+    assert "outputs/" not in repr(launch)
+    signed = launch.outputs_url.rpartition("/")[2]
+    assert (await world.launchpad.get_sending_job(signed)).id == job.id
+    see(world, job, Status.SUCCEEDED)
+    await step(world, job)
+    assert (await world.launchpad.get_sending_job(signed)).id == job.id  # it comes when the command has ended
+    await step(world, job)
+    for url in (signed, "forged", launch.outputs_url):
+        with pytest.raises(Forbidden):
+            await world.launchpad.get_sending_job(url)
