@@ -118,7 +118,7 @@ async def test_with_a_good_expectation_the_body_is_asked_for_and_kept(web):
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_client_that_sends_nothing_more_is_refused_and_cut_off(web, monkeypatch, path):
-    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("kbatch_server.handlers.inflow.IDLE_SECONDS", 0.2)
     monkeypatch.setattr("kbatch_server.handlers.base.LINGER_SECONDS", 0.2)
     reader, writer = await begin(web, path=path)
     status, headers, error = await read_answer(reader)
