@@ -180,6 +180,10 @@ def test_a_job_that_the_namespace_refuses_fails_after_its_limit_with_the_words_o
     assert {"quota": "quota", "admission": "security"}[refusal] in job["message"].lower()
 
 
+ENDS_ON_TERM = "trap 'exit 143' TERM;"
+"""What others than the service end has, if it ignores TERM, the time for its results as well: minutes."""
+
+
 def evict(alice, installation, kube, job) -> None:
     alice.wait(job["id"], "running")
     selector = f"kbatch.jupyter.org/job-id={job['id']}"
@@ -189,7 +193,7 @@ def evict(alice, installation, kube, job) -> None:
 
 
 def test_an_evicted_job_fails_and_says_so(alice, installation, kube):
-    job = alice.submit("sleep 600")
+    job = alice.submit(f"{ENDS_ON_TERM} sleep 600 & wait")
     evict(alice, installation, kube, job)
     job = alice.wait(job["id"])
     print(job["reason"], "|", job["message"])
@@ -198,7 +202,8 @@ def test_an_evicted_job_fails_and_says_so(alice, installation, kube):
 
 
 def test_an_evicted_job_that_may_be_tried_again_is(alice, installation, kube, bell):
-    job = alice.submit(f"n=$(wget -q -O - {bell.url}/$KBATCH_JOB_ID); [ $n -gt 1 ] || sleep 600", retries=1)
+    again = f"n=$(wget -q -O - {bell.url}/$KBATCH_JOB_ID); [ $n -gt 1 ] && exit"
+    job = alice.submit(f"{ENDS_ON_TERM} {again}; sleep 600 & wait", retries=1)
     evict(alice, installation, kube, job)
     job = alice.wait(job["id"])
     assert (job["status"], job["attempts"]) == ("succeeded", 2)
