@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -32,6 +31,7 @@ from .jobs import Jobs
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
 from .launchpad import Launchpad
+from .leader import Leader
 from .log import log_request, set_up_logging
 from .logreader import LogReader
 from .logrecorder import LogRecorder
@@ -41,7 +41,7 @@ from .profiles import Profiles
 from .reconciler import Reconciler
 from .retention import Retention
 from .settings import SettingsNotFound, get_storage_name, load_settings
-from .storage.base import ObjectNotFound, Storage, StorageError
+from .storage.base import Storage, StorageError
 from .store import JobStore, StoreError
 from .uploads import Uploads
 from .webserver import WebServer
@@ -127,10 +127,18 @@ class KBatchServer(Application):
         return get_storage_name()
 
     db_url = Unicode(
-        "sqlite:///kbatch-server.sqlite",
-        help="""The database of jobs, as an SQLAlchemy URL: ``sqlite:///PATH`` (four slashes: absolute).""",
+        help="""The database of jobs: ``sqlite:///PATH`` (four slashes: absolute), of one process alone, or
+        ``postgresql://USER@HOST/DATABASE``, which several replicas may share.
+
+        A password is best not in it but in PGPASSWORD, or in the file that PGPASSFILE names. Default:
+        KBATCH_DB_URL in the environment, else ``sqlite:///kbatch-server.sqlite``.
+        """,
         config=True,
     )
+
+    @default("db_url")
+    def _default_db_url(self) -> str:
+        return os.environ.get("KBATCH_DB_URL") or "sqlite:///kbatch-server.sqlite"
 
     upgrade_db_on_start = Bool(
         True,
@@ -177,6 +185,7 @@ class KBatchServer(Application):
             LogRecorder,
             Reconciler,
             Retention,
+            Leader,
             Janitor,
             *type(self).launcher_class.load_installed(),
             *type(self).storage_class.load_installed(),
@@ -266,17 +275,7 @@ class KBatchServer(Application):
         self.reconciler = Reconciler(
             parent=self, launcher=launcher, launchpad=self.launchpad, harvest=self.harvest, store=store
         )
-        on_change = self.recorder.on_complete = self.reconciler.queue.put
-        reader = LogReader(parent=self, recorder=self.recorder, storage=storage, store=store)
-        self.jobs = Jobs(
-            parent=self,
-            launcher=launcher,
-            profiles=profiles,
-            reader=reader,
-            store=store,
-            on_submit=self.reconciler.accept,
-            on_change=on_change,
-        )
+        self.recorder.on_complete = self.reconciler.queue.put
         self.retention = Retention(
             parent=self,
             storage=storage,
@@ -285,7 +284,23 @@ class KBatchServer(Application):
             logs=self.recorder,
             outputs=self.outputs,
         )
-        self.janitor = Janitor(parent=self, retention=self.retention, uploads=self.uploads)
+        self.leader = Leader(
+            parent=self,
+            launcher=launcher,
+            parts=[Janitor(parent=self, retention=self.retention, uploads=self.uploads)],
+            reconciler=self.reconciler,
+            recorder=self.recorder,
+            store=store,
+        )
+        self.jobs = Jobs(
+            parent=self,
+            launcher=launcher,
+            profiles=profiles,
+            reader=LogReader(parent=self, recorder=self.recorder, storage=storage, store=store),
+            store=store,
+            on_submit=self.leader.accept,
+            on_change=self.leader.look,
+        )
 
     def init_auth(self) -> None:
         """Make what asks the hub who a request is from."""
@@ -307,7 +322,8 @@ class KBatchServer(Application):
             launchpad=self.launchpad,
             version=__version__,
             max_body_bytes=self.max_body_bytes,
-            checks={"database": self.check_database, "storage": self.check_storage},
+            checks={"database": self.store.check, "storage": self.storage.check},
+            is_leading=lambda: self.leader.is_leading,
         )
         self.web_app = WebApplication(
             **make_handlers(self.service_prefix, services),
@@ -315,15 +331,6 @@ class KBatchServer(Application):
             cookie_secret=self.keyring.make_secret("cookie"),
             **self.tornado_settings,
         )
-
-    async def check_database(self) -> None:
-        """Raise Unavailable unless the database answers."""
-        await self.store.find_job("")
-
-    async def check_storage(self) -> None:
-        """Raise StorageError unless the storage answers."""
-        with contextlib.suppress(ObjectNotFound):
-            await self.storage.get_size("uploads/none")
 
     async def serve(self) -> None:
         """Run until SIGTERM or SIGINT; every part that was started is stopped, in reverse."""
@@ -345,12 +352,10 @@ class KBatchServer(Application):
         running.push_async_callback(self.storage.close)
         await self.store.open()
         running.push_async_callback(self.store.close)
-        await self.launcher.start(self.reconciler.notice)
-        running.push_async_callback(self.launcher.stop)
-        running.push_async_callback(self.recorder.stop)
-        for part in (self.reconciler, self.janitor):
-            await part.start()
-            running.push_async_callback(part.stop)
+        await self.launcher.open()
+        running.push_async_callback(self.launcher.close)
+        await self.leader.start()
+        running.push_async_callback(self.leader.stop)
         server.start()
         running.push_async_callback(server.stop)
 

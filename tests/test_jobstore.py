@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
+import psycopg
 import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -18,19 +19,21 @@ from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.models import Job, JobQuery, JobSpec, Pod, Status, Upload, utcnow
 from kbatch_server.slugs import make_job_id
-from kbatch_server.store import JobStore
+from kbatch_server.store import JobStore, postgresql
 
 LOG = logging.getLogger("test")
 KEYRING = Keyring(["k" * 32])
 
+only_sqlite = pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 
-def make_store(path) -> JobStore:
-    return JobStore(f"sqlite:///{path}", KEYRING, log=LOG)
+
+def make_store(url) -> JobStore:
+    return JobStore(url, KEYRING, log=LOG)
 
 
 @pytest.fixture
-async def store(tmp_path):
-    store = make_store(tmp_path / "jobs.sqlite")
+async def store(db_url):
+    store = make_store(db_url)
     await store.open()
     yield store
     await store.close()
@@ -84,9 +87,7 @@ async def names(store: JobStore, **query) -> list[str]:
 # --- what is kept
 
 
-async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(tmp_path):
-    store = make_store(tmp_path / "jobs.sqlite")
-    await store.open()
+async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(store, db_url):
     job = make_job(
         user="Ünïcode " + "u" * 300,
         description="d",
@@ -102,12 +103,13 @@ async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(tmp_path):
     assert added.seq > 0
     await store.close()
 
-    again = make_store(tmp_path / "jobs.sqlite")
+    again = make_store(db_url)
     await again.open()
     assert await again.get_job(job.id, user=job.user) == added
     await again.close()
 
 
+@only_sqlite
 async def test_the_environment_is_sealed_and_the_file_is_private(store, tmp_path):
     await add(store, env={"PASSWORD": "s3cret"})
     await store.close()
@@ -213,14 +215,21 @@ async def test_closing_fails_what_waits_and_what_comes_later(store):
 
 
 async def test_a_database_that_another_process_holds_is_an_answer_in_a_limited_time(
-    tmp_path, monkeypatch, caplog
+    db_url, monkeypatch, caplog
 ):
-    monkeypatch.setattr("kbatch_server.store.dbutil.BUSY_TIMEOUT_SECONDS", 0.1)
-    store = make_store(tmp_path / "jobs.sqlite")
+    monkeypatch.setattr("kbatch_server.store.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
+    limits = postgresql.SET_LIMITS.replace("'lock_timeout', '5s'", "'lock_timeout', '100ms'")
+    monkeypatch.setattr("kbatch_server.store.postgresql.SET_LIMITS", limits)
+    store = make_store(db_url)
     await store.open()
     job = await add(store)
-    other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    if store._database.is_shared:
+        other = psycopg.connect(db_url, autocommit=True)
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE jobs IN SHARE ROW EXCLUSIVE MODE")
+    else:
+        other = sqlite3.connect(store._database.url.database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable):
         await asyncio.wait_for(store.add_job(make_job()), 5)
     with pytest.raises(Unavailable):
@@ -232,8 +241,8 @@ async def test_a_database_that_another_process_holds_is_an_answer_in_a_limited_t
     await store.close()
 
 
-async def test_two_processes_on_one_database_both_get_their_jobs_written(store, tmp_path):
-    other = make_store(tmp_path / "jobs.sqlite")
+async def test_two_processes_on_one_database_both_get_their_jobs_written(store, db_url):
+    other = make_store(db_url)
     await other.open()
 
     async def submit(one: JobStore, name: str) -> None:
@@ -556,6 +565,7 @@ async def explain(store: JobStore, sql) -> str:
     return "\n".join(row[3] for row in await store._database.read(read))
 
 
+@only_sqlite
 @pytest.mark.parametrize(("query", "index"), INDEXES, ids=lambda value: str(value)[:40])
 async def test_a_page_is_read_along_an_index(store, query, index):
     from sqlalchemy.dialects import sqlite
@@ -570,6 +580,7 @@ async def test_a_page_is_read_along_an_index(store, query, index):
         assert "TEMP B-TREE" not in plan
 
 
+@only_sqlite
 async def test_the_active_jobs_are_read_along_an_index(store):
     from kbatch_server.store.jobstore import _SELECT_ACTIVE
 

@@ -35,9 +35,11 @@ async def launcher(cluster: ClusterLike, namespace: str) -> AsyncIterator[KubeJo
         init_image=cluster.image,
         instance=namespace,
     )
+    await launcher.open()
     await launcher.start(lambda job_id: None)
     yield launcher
     await launcher.stop()
+    await launcher.close()
 
 
 @pytest.fixture
@@ -427,6 +429,7 @@ async def test_a_namespace_for_each_user(
         instance=namespace,
         init_image=cluster.image,
     )
+    await launcher.open()
     await launcher.start(lambda job_id: None)
     job = make_job()
     try:
@@ -440,6 +443,7 @@ async def test_a_namespace_for_each_user(
         assert await read(launcher, job) == "hello\n"
     finally:
         await launcher.stop()
+        await launcher.close()
         await core_api.delete_namespace(str(job.state["namespace"]))
 
 
