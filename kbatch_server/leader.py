@@ -161,7 +161,8 @@ class Leader(LoggingConfigurable):
         self.log.info("this process leads")
         await self.launcher.start(self.reconciler.notice)
         self._running.push_async_callback(self._stop, self.launcher)
-        for part in (self.recorder, self.reconciler, *self.parts):
+        parts: list[Part] = [self.recorder, self.reconciler, *self.parts]
+        for part in parts:
             await part.start()
             self._running.push_async_callback(self._stop, part)
         self.is_leading = True

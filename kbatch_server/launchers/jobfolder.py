@@ -77,7 +77,7 @@ class JobFolder:
 
         None when one of them is just doing it.
         """
-        file = open(os.open(self.get_path("launch"), os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600), "r+b")
+        file = open(os.open(self.get_path("launch"), os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600), "r+b")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
