@@ -256,6 +256,153 @@ async def test_two_processes_on_one_database_both_get_their_jobs_written(store, 
     await other.close()
 
 
+# --- several processes: each store stands for one, with connections of its own
+
+
+@pytest.fixture
+async def stores(postgresql_url):
+    stores = [make_store(postgresql_url) for _ in range(2)]
+    for store in stores:
+        await store.open()
+    yield stores
+    for store in stores:
+        await store.close()
+
+
+async def test_the_same_key_is_one_job_also_in_two_processes_at_the_same_moment(stores):
+    one, two = stores
+    calls = [
+        store.add_job(make_job(), idempotency_key=f"k{i}", request_hash="h")
+        for i in range(100)
+        for store in ((one, two) if i % 2 else (two, one))
+    ]
+    outcomes = await asyncio.gather(*calls)
+    assert sum(is_new for _, is_new in outcomes) == 100
+    assert len({job.id for job, _ in outcomes}) == 100
+    for (left, _), (right, _) in zip(outcomes[::2], outcomes[1::2], strict=True):
+        assert left.id == right.id
+    assert (await one.count_jobs("alice"))[Status.QUEUED] == 100
+
+
+async def test_the_same_key_for_another_request_is_refused_also_by_another_process(stores):
+    one, two = stores
+    outcomes = await asyncio.gather(
+        one.add_job(make_job(), idempotency_key="k", request_hash="a"),
+        two.add_job(make_job(), idempotency_key="k", request_hash="b"),
+        return_exceptions=True,
+    )
+    [error] = [each for each in outcomes if isinstance(each, Exception)]
+    assert isinstance(error, Conflict)
+    assert error.reason == "IdempotencyKeyReused"
+
+
+async def test_an_upload_is_named_by_a_job_or_given_up_whichever_process_does_it(stores):
+    one, two = stores
+    for i in range(30):
+        upload = make_upload(f"u{i}", sha256=f"{i}", expires_in_seconds=-1)
+        await one.add_upload(upload)
+        added, given_up, withdrawn = await asyncio.gather(
+            one.add_job(make_job(upload=upload.id)),
+            two.begin_delete_upload(upload.id, now=utcnow()),
+            two.withdraw_upload(upload) if i % 2 else asyncio.sleep(0),
+            return_exceptions=True,
+        )
+        assert isinstance(added, NotFound) == bool(given_up or withdrawn), (added, given_up, withdrawn)
+
+
+async def test_the_same_content_is_one_upload_also_in_two_processes_at_the_same_moment(stores):
+    for i in range(20):
+        added = await asyncio.gather(
+            *[store.add_upload(make_upload(f"u{i}-{n}", sha256=f"{i}")) for n, store in enumerate(stores)]
+        )
+        assert added[0].id == added[1].id
+
+
+async def test_cancel_and_launch_at_the_same_moment_agree_also_in_two_processes(stores):
+    one, two = stores
+    for _ in range(30):
+        job = await add(one)
+        begun, cancelled = await asyncio.gather(
+            one.begin_launch(job.id), two.request_cancel(job.id, user="alice")
+        )
+        assert begun != (cancelled.status == Status.CANCELLED)
+
+
+async def test_two_processes_that_block_each_other_both_get_it_done(stores):
+    a, b = await add(stores[0]), await add(stores[0])
+    both_have_one = threading.Barrier(2)
+
+    def write(first, second):
+        tries = []
+
+        def operation(connection):
+            tries.append(1)
+            connection.exec_driver_sql("UPDATE jobs SET attempts = attempts + 1 WHERE id = %s", (first,))
+            if len(tries) == 1:
+                both_have_one.wait(10)
+            connection.exec_driver_sql("UPDATE jobs SET attempts = attempts + 1 WHERE id = %s", (second,))
+
+        return operation
+
+    await asyncio.gather(
+        stores[0]._database.write(write(a.id, b.id)), stores[1]._database.write(write(b.id, a.id))
+    )
+    assert [(await stores[0].find_job(job.id)).attempts for job in (a, b)] == [2, 2]
+
+
+async def test_a_database_that_is_restarted_keeps_what_was_accepted_and_is_used_again(postgresql, stores):
+    one, _ = stores
+    jobs = [await add(one) for _ in range(3)]
+    await asyncio.gather(*[one.find_job(job.id) for job in jobs * 4])  # every reader has a connection
+    postgresql.stop("immediate")
+    try:
+        for call in (add(one), one.find_job(jobs[0].id), one.update_job(jobs[0].id, message="m")):
+            with pytest.raises(Unavailable):
+                await call
+    finally:
+        postgresql.start()
+    found = await asyncio.gather(*[one.find_job(job.id) for job in jobs * 4])
+    assert found == jobs * 4
+    assert (await one.update_job(jobs[0].id, message="m")).message == "m"
+    assert (await one.add_job(make_job()))[1]
+
+
+async def test_a_statement_that_takes_too_long_is_ended_and_no_other(stores, monkeypatch):
+    limits = postgresql.SET_LIMITS.replace("'statement_timeout', '10s'", "'statement_timeout', '100ms'")
+    monkeypatch.setattr("kbatch_server.store.postgresql.SET_LIMITS", limits)
+    store = make_store(str(stores[0]._database.url.render_as_string(hide_password=False)))
+    await store.open()
+    job = await add(store)
+    results = await asyncio.gather(
+        store._database.read(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(20)")),
+        store._database.write(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(20)")),
+        store.update_job(job.id, message="m"),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in results] == [Unavailable, Unavailable, Job]
+    await store.close()
+
+
+async def test_text_that_postgresql_cannot_have_is_no_error(stores):
+    job = await add(stores[0], description="a\0b", tags={"k": "\0"})
+    assert (await stores[0].find_job(job.id)).description == "a\ufffdb"
+    assert await stores[0].find_job("no\0job") is None
+    assert await names(stores[0], name="no\0name") == []
+
+
+async def test_moments_are_in_utc_whatever_the_time_zone_of_the_server_is(postgresql, postgresql_url):
+    postgresql.execute(
+        f"ALTER DATABASE \"{postgresql_url.rpartition('/')[2]}\" SET timezone = 'Asia/Kolkata'"
+    )
+    store = make_store(postgresql_url)
+    await store.open()
+    job = await add(store)
+    found = await store.find_job(job.id)
+    assert found.created_at == job.created_at
+    assert found.created_at.utcoffset() == timedelta(0)
+    await store.close()
+
+
 # --- reading and listing
 
 

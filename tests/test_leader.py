@@ -36,9 +36,11 @@ class Part:
     def __init__(self):
         self.is_running = False
         self.fails = None
+        self.has_failed = False
 
     async def start(self):
         if self.fails:
+            self.has_failed = True
             raise self.fails
         self.is_running = True
 
@@ -169,7 +171,7 @@ async def test_who_cannot_start_its_parts_leaves_the_lead_to_another(postgresql_
         broken.part.fails = OSError("no such folder")
         await good.leader.stop()
         await first.leader.stop()
-        await asyncio.sleep(0)
+        await until(lambda: broken.part.has_failed)
         await good.leader.start()
         await until(lambda: good.leader.is_leading)
         assert good.part.is_running
