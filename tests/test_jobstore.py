@@ -282,6 +282,11 @@ async def test_the_same_key_is_one_job_also_in_two_processes_at_the_same_moment(
     for (left, _), (right, _) in zip(outcomes[::2], outcomes[1::2], strict=True):
         assert left.id == right.id
     assert (await one.count_jobs("alice"))[Status.QUEUED] == 100
+    for i in range(30):  # and each in a transaction of its own
+        job = {"idempotency_key": f"single-{i}", "request_hash": "h"}
+        outcomes = await asyncio.gather(*[store.add_job(make_job(), **job) for store in stores])
+        assert sorted(is_new for _, is_new in outcomes) == [False, True]
+        assert outcomes[0][0].id == outcomes[1][0].id
 
 
 async def test_the_same_key_for_another_request_is_refused_also_by_another_process(stores):

@@ -513,6 +513,32 @@ async def test_log_that_the_kubelet_rotates_is_followed_whole(
     assert lines == expected
 
 
+async def test_a_replica_that_does_not_lead_shows_events_and_may_lead_later(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job]
+) -> None:
+    job = make_job("echo hello; exec sleep 60")
+    await launch(launcher, job)
+    await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+    known = {(event.reason, event.message) for event in await launcher.events(job)}
+    other = KubeJobLauncher(
+        kubeconfig=launcher.kubeconfig, namespace=launcher.namespace, instance=launcher.instance
+    )
+    await other.open()
+    async with asyncio.timeout(10):  # the watches, which it has none of, are not waited for
+        shown = await other.events(job)
+    assert known
+    assert {(event.reason, event.message) for event in shown} >= known
+    for _ in range(2):  # the lead may come and go
+        await launcher.stop()
+        await other.start(lambda job_id: None)
+        assert (await wait_until(other, job, lambda seen: seen.status == Status.RUNNING)).pods
+        assert other.reflector.is_healthy
+        await other.stop()
+        await launcher.start(lambda job_id: None)
+        assert (await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)).pods
+    await other.close()
+
+
 async def test_followed_log_survives_the_api_server(
     cluster: ClusterLike, launcher: KubeJobLauncher, make_job: Callable[..., Job]
 ) -> None:
