@@ -151,7 +151,8 @@ class KBatchServer(Application):
         "kbatch-server.keys",
         help="""The file with the keys that secrets are sealed with, one a line, the newest first.
 
-        It is made if it is not there. KBATCH_KEYS in the environment (keys with spaces between) is used
+        It is made if it is not there, unless the database is PostgreSQL, which several replicas with the
+        same keys may share. KBATCH_KEYS in the environment (keys with spaces between) is used
         instead where it is set. Without the keys, the environments of the jobs cannot be read again.
         """,
         config=True,
@@ -244,8 +245,9 @@ class KBatchServer(Application):
     def init_keyring(self) -> None:
         """Read the keys from the environment or from their file."""
         keys = os.environ.get("KBATCH_KEYS", "").split()
+        path, may_make = Path(self.key_file), not self.db_url.startswith("postgres")
         try:
-            self.keyring = Keyring(keys) if keys else Keyring.from_file(Path(self.key_file))
+            self.keyring = Keyring(keys) if keys else Keyring.from_file(path, may_make=may_make)
         except (BadKey, OSError) as error:
             raise WrongSetting(f"KBATCH_KEYS or KBatchServer.key_file: {error}") from error
 
@@ -262,7 +264,7 @@ class KBatchServer(Application):
     def init_jobs(self) -> None:
         """Make what jobs are described, launched, watched, recorded and asked about with."""
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
-        storage, store = self.storage, self.store
+        storage, store, uploads, outputs = self.storage, self.store, self.uploads, self.outputs
         self.profiles = profiles = Profiles(parent=self)
         self.launcher = launcher = self.launcher_class(parent=self)
         if launcher.has_trait("storage"):
@@ -270,33 +272,28 @@ class KBatchServer(Application):
         self.launchpad = Launchpad(
             parent=self, keyring=self.keyring, profiles=profiles, storage=storage, store=store
         )
-        self.recorder = LogRecorder(parent=self, launcher=launcher, storage=storage, store=store)
-        self.harvest = Harvest(launcher=launcher, outputs=self.outputs, recorder=self.recorder, store=store)
+        self.recorder = recorder = LogRecorder(parent=self, launcher=launcher, storage=storage, store=store)
+        self.harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
         self.reconciler = Reconciler(
             parent=self, launcher=launcher, launchpad=self.launchpad, harvest=self.harvest, store=store
         )
-        self.recorder.on_complete = self.reconciler.queue.put
+        recorder.on_complete = self.reconciler.queue.put
         self.retention = Retention(
-            parent=self,
-            storage=storage,
-            store=store,
-            uploads=self.uploads,
-            logs=self.recorder,
-            outputs=self.outputs,
+            parent=self, storage=storage, store=store, uploads=uploads, logs=recorder, outputs=outputs
         )
         self.leader = Leader(
             parent=self,
             launcher=launcher,
-            parts=[Janitor(parent=self, retention=self.retention, uploads=self.uploads)],
+            parts=[Janitor(parent=self, retention=self.retention, uploads=uploads)],
             reconciler=self.reconciler,
-            recorder=self.recorder,
+            recorder=recorder,
             store=store,
         )
         self.jobs = Jobs(
             parent=self,
             launcher=launcher,
             profiles=profiles,
-            reader=LogReader(parent=self, recorder=self.recorder, storage=storage, store=store),
+            reader=LogReader(parent=self, recorder=recorder, storage=storage, store=store),
             store=store,
             on_submit=self.leader.accept,
             on_change=self.leader.look,
