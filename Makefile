@@ -15,7 +15,7 @@ demo: $(VENV)/.demo ## Start a hub with kbatch-server here and run a job on it (
 	@$(BIN)/python -m demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
 
 test: test-install lint test-hub5 ## Run everything, on a real Kubernetes that is built and started for it
-	@KBATCH_TEST_CLUSTER=required $(BIN)/pytest
+	@KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required $(BIN)/pytest
 
 test-unit: $(VENV)/.test lint ## Run what needs no Kubernetes
 	@$(BIN)/pytest --ignore tests/kubernetes --numprocesses 2 --dist loadfile

@@ -38,6 +38,7 @@ setup(
         "azure": ["azure-storage-blob>=12.24", "azure-identity>=1.17", "aiohttp>=3.10"],
         "gcs": ["obstore>=0.9"],
         "s3": ["obstore>=0.9"],
+        "postgresql": ["psycopg[binary]>=3.2"],
     },
     entry_points={
         "console_scripts": ["kbatch-server = kbatch_server.app:main"],

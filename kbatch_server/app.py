@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -32,6 +31,7 @@ from .jobs import Jobs
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
 from .launchpad import Launchpad
+from .leader import Leader
 from .log import log_request, set_up_logging
 from .logreader import LogReader
 from .logrecorder import LogRecorder
@@ -41,7 +41,7 @@ from .profiles import Profiles
 from .reconciler import Reconciler
 from .retention import Retention
 from .settings import SettingsNotFound, get_storage_name, load_settings
-from .storage.base import ObjectNotFound, Storage, StorageError
+from .storage.base import Storage, StorageError
 from .store import JobStore, StoreError
 from .uploads import Uploads
 from .webserver import WebServer
@@ -127,10 +127,18 @@ class KBatchServer(Application):
         return get_storage_name()
 
     db_url = Unicode(
-        "sqlite:///kbatch-server.sqlite",
-        help="""The database of jobs, as an SQLAlchemy URL: ``sqlite:///PATH`` (four slashes: absolute).""",
+        help="""The database of jobs: ``sqlite:///PATH`` (four slashes: absolute), of one process alone, or
+        ``postgresql://USER@HOST/DATABASE``, which several replicas may share.
+
+        A password is best not in it but in PGPASSWORD, or in the file that PGPASSFILE names. Default:
+        KBATCH_DB_URL in the environment, else ``sqlite:///kbatch-server.sqlite``.
+        """,
         config=True,
     )
+
+    @default("db_url")
+    def _default_db_url(self) -> str:
+        return os.environ.get("KBATCH_DB_URL") or "sqlite:///kbatch-server.sqlite"
 
     upgrade_db_on_start = Bool(
         True,
@@ -143,7 +151,8 @@ class KBatchServer(Application):
         "kbatch-server.keys",
         help="""The file with the keys that secrets are sealed with, one a line, the newest first.
 
-        It is made if it is not there. KBATCH_KEYS in the environment (keys with spaces between) is used
+        It is made if it is not there, unless the database is PostgreSQL, which several replicas with the
+        same keys may share. KBATCH_KEYS in the environment (keys with spaces between) is used
         instead where it is set. Without the keys, the environments of the jobs cannot be read again.
         """,
         config=True,
@@ -177,6 +186,7 @@ class KBatchServer(Application):
             LogRecorder,
             Reconciler,
             Retention,
+            Leader,
             Janitor,
             *type(self).launcher_class.load_installed(),
             *type(self).storage_class.load_installed(),
@@ -235,8 +245,9 @@ class KBatchServer(Application):
     def init_keyring(self) -> None:
         """Read the keys from the environment or from their file."""
         keys = os.environ.get("KBATCH_KEYS", "").split()
+        path, may_make = Path(self.key_file), not self.db_url.startswith("postgres")
         try:
-            self.keyring = Keyring(keys) if keys else Keyring.from_file(Path(self.key_file))
+            self.keyring = Keyring(keys) if keys else Keyring.from_file(path, may_make=may_make)
         except (BadKey, OSError) as error:
             raise WrongSetting(f"KBATCH_KEYS or KBatchServer.key_file: {error}") from error
 
@@ -253,7 +264,7 @@ class KBatchServer(Application):
     def init_jobs(self) -> None:
         """Make what jobs are described, launched, watched, recorded and asked about with."""
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
-        storage, store = self.storage, self.store
+        storage, store, uploads, outputs = self.storage, self.store, self.uploads, self.outputs
         self.profiles = profiles = Profiles(parent=self)
         self.launcher = launcher = self.launcher_class(parent=self)
         if launcher.has_trait("storage"):
@@ -261,31 +272,32 @@ class KBatchServer(Application):
         self.launchpad = Launchpad(
             parent=self, keyring=self.keyring, profiles=profiles, storage=storage, store=store
         )
-        self.recorder = LogRecorder(parent=self, launcher=launcher, storage=storage, store=store)
-        self.harvest = Harvest(launcher=launcher, outputs=self.outputs, recorder=self.recorder, store=store)
+        self.recorder = recorder = LogRecorder(parent=self, launcher=launcher, storage=storage, store=store)
+        self.harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
         self.reconciler = Reconciler(
             parent=self, launcher=launcher, launchpad=self.launchpad, harvest=self.harvest, store=store
         )
-        on_change = self.recorder.on_complete = self.reconciler.queue.put
-        reader = LogReader(parent=self, recorder=self.recorder, storage=storage, store=store)
+        recorder.on_complete = self.reconciler.queue.put
+        self.retention = Retention(
+            parent=self, storage=storage, store=store, uploads=uploads, logs=recorder, outputs=outputs
+        )
+        self.leader = Leader(
+            parent=self,
+            launcher=launcher,
+            parts=[Janitor(parent=self, retention=self.retention, uploads=uploads)],
+            reconciler=self.reconciler,
+            recorder=recorder,
+            store=store,
+        )
         self.jobs = Jobs(
             parent=self,
             launcher=launcher,
             profiles=profiles,
-            reader=reader,
+            reader=LogReader(parent=self, recorder=recorder, storage=storage, store=store),
             store=store,
-            on_submit=self.reconciler.accept,
-            on_change=on_change,
+            on_submit=self.leader.accept,
+            on_change=self.leader.look,
         )
-        self.retention = Retention(
-            parent=self,
-            storage=storage,
-            store=store,
-            uploads=self.uploads,
-            logs=self.recorder,
-            outputs=self.outputs,
-        )
-        self.janitor = Janitor(parent=self, retention=self.retention, uploads=self.uploads)
 
     def init_auth(self) -> None:
         """Make what asks the hub who a request is from."""
@@ -307,7 +319,8 @@ class KBatchServer(Application):
             launchpad=self.launchpad,
             version=__version__,
             max_body_bytes=self.max_body_bytes,
-            checks={"database": self.check_database, "storage": self.check_storage},
+            checks={"database": self.store.check, "storage": self.storage.check},
+            is_leading=lambda: self.leader.is_leading,
         )
         self.web_app = WebApplication(
             **make_handlers(self.service_prefix, services),
@@ -315,15 +328,6 @@ class KBatchServer(Application):
             cookie_secret=self.keyring.make_secret("cookie"),
             **self.tornado_settings,
         )
-
-    async def check_database(self) -> None:
-        """Raise Unavailable unless the database answers."""
-        await self.store.find_job("")
-
-    async def check_storage(self) -> None:
-        """Raise StorageError unless the storage answers."""
-        with contextlib.suppress(ObjectNotFound):
-            await self.storage.get_size("uploads/none")
 
     async def serve(self) -> None:
         """Run until SIGTERM or SIGINT; every part that was started is stopped, in reverse."""
@@ -345,12 +349,10 @@ class KBatchServer(Application):
         running.push_async_callback(self.storage.close)
         await self.store.open()
         running.push_async_callback(self.store.close)
-        await self.launcher.start(self.reconciler.notice)
-        running.push_async_callback(self.launcher.stop)
-        running.push_async_callback(self.recorder.stop)
-        for part in (self.reconciler, self.janitor):
-            await part.start()
-            running.push_async_callback(part.stop)
+        await self.launcher.open()
+        running.push_async_callback(self.launcher.close)
+        await self.leader.start()
+        running.push_async_callback(self.leader.stop)
         server.start()
         running.push_async_callback(server.stop)
 

@@ -29,8 +29,16 @@ class Keyring:
         self._fernet = MultiFernet([Fernet(_derived(key, "seal")) for key in keys])
 
     @classmethod
-    def from_file(cls, path: Path) -> Keyring:
-        """Return the keyring of the keys in a file, one a line; a missing file is made, mode 0600."""
+    def from_file(cls, path: Path, *, may_make: bool = True) -> Keyring:
+        """Return the keyring of the keys in a file, one a line; a missing file is made, mode 0600.
+
+        Without ``may_make`` a missing file is BadKey: of several replicas each would have keys of its own.
+        """
+        if not may_make and not path.exists():
+            raise BadKey(
+                "the keys must be given, the same to every replica that uses this database; "
+                "make one with: openssl rand -hex 32"
+            )
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:

@@ -100,8 +100,19 @@ class LogRecorder(LoggingConfigurable):
         self._recordings: dict[str, dict[str, _Recording]] = {}
         self._is_stopping = False
 
+    async def start(self) -> None:
+        """Begin: from now on this process, and no other, records."""
+        self._is_stopping = False
+
+    def drop(self) -> None:
+        """Keep nothing more of what is in memory: another process may record now, and reads it again."""
+        self._is_stopping = True
+        for by_pod in self._recordings.values():
+            for each in by_pod.values():
+                each.is_discarded = True
+
     async def stop(self) -> None:
-        """Keep what is in memory, within a limit, and end all tasks."""
+        """Keep what is in memory, within a limit, and end all tasks. It may be started again."""
         self._is_stopping = True
         everything = [each for by_pod in self._recordings.values() for each in by_pod.values()]
         await _end([each.task for each in everything if each.task is not None])

@@ -61,10 +61,11 @@ class Reconciler(LoggingConfigurable):
         self._tasks += [asyncio.create_task(self._work(), name=f"worker-{i}") for i in range(self.workers)]
 
     async def stop(self) -> None:
-        """End the workers where they stand: the record is true at every moment."""
+        """End the workers where they stand: the record is true at every moment. It may be started again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.queue.clear()
 
     async def _resync(self) -> None:
         while True:

@@ -30,6 +30,11 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._ready) + len(self._active) + len(self._due)
 
+    def clear(self) -> None:
+        """Forget every key but those that are in somebody's hands."""
+        for each in (self._ready, self._waiting, self._again, self._later, self._due, self._failures):
+            each.clear()
+
     def put(self, key: str) -> None:
         """Work on ``key`` as soon as may be; a delay that it was put with is over."""
         self._due.pop(key, None)

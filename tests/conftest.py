@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from azurite import find_azurite, running_azurite
 from hub import Hub, find_ports
+from postgresql import PostgreSQL, find_programs
 from s3server import S3Server, find_s3server, running_s3server
 from storages import make_certificate, make_container
 from web_doubles import Web, running_web
@@ -34,6 +35,42 @@ async def api(web: Web) -> AsyncIterator[httpx.AsyncClient]:
     """Alice's client."""
     async with web.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL of our own.
+
+    Where the machine has none the test is skipped, or fails if it must not be
+    (``KBATCH_TEST_POSTGRESQL=required``, or ``CI=true``).
+    """
+    if find_programs() is None:
+        required = os.environ.get("KBATCH_TEST_POSTGRESQL") == "required" or os.environ.get("CI") == "true"
+        give_up = pytest.fail if required else pytest.skip
+        give_up("PostgreSQL is not installed: tests/install_system_packages.sh")
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> Iterator[str]:
+    """A new, empty database of PostgreSQL."""
+    url = postgresql.make_database()
+    yield url
+    postgresql.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.sqlite"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
 
 
 @pytest.fixture(scope="session")

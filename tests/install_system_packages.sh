@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the Debian (or Ubuntu) packages that the test cluster needs; does nothing when all is there.
+# Install the Debian (or Ubuntu) packages that the test cluster and the tests on PostgreSQL need; does nothing when
+# all is there.
 set -eu
 
 # Each package, and a program (or file) that says it is there.
@@ -13,6 +14,7 @@ wanted="
   procps:sysctl
   openssl:openssl
   busybox-static:/bin/busybox
+  postgresql:pg_ctlcluster
 "
 
 PATH=$PATH:/usr/sbin:/sbin # not on every user's PATH, and iptables is there

@@ -130,10 +130,10 @@ class LogWorld:
 
 
 @asynccontextmanager
-async def running_logs(tmp_path, **settings):
+async def running_logs(db_url, **settings):
     """Yield a LogWorld; ``settings`` are the recorder's."""
     store = JobStore(
-        f"sqlite:///{tmp_path}/jobs.sqlite",
+        db_url,
         Keyring(["k" * 32]),
         log=logging.getLogger("test"),
         auto_upgrade=True,

@@ -18,6 +18,7 @@ import pytest
 from service import Service
 
 from kbatch_server.app import KBatchServer, main
+from kbatch_server.configcheck import WrongSetting
 from kbatch_server.gccommand import CollectGarbage
 from kbatch_server.settings import KEYS
 from kbatch_server.upgradedb import UpgradeDB
@@ -32,7 +33,7 @@ def environment(tmp_path, monkeypatch):
     """A folder of the test's own, nothing of this machine's settings, and the loggers as they were before."""
     monkeypatch.chdir(tmp_path)
     # what a .env file sets is taken back at the end: each key is known to monkeypatch
-    for name in (*KEYS, "JUPYTERHUB_SERVICE_URL", "KBATCH_SETTINGS_PATH", "KBATCH_KEYS"):
+    for name in (*KEYS, "JUPYTERHUB_SERVICE_URL", "KBATCH_SETTINGS_PATH", "KBATCH_KEYS", "KBATCH_DB_URL"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", TOKEN)
@@ -252,6 +253,22 @@ def test_the_keys_are_made_once_for_the_service_alone(make_server, tmp_path):
     assert make_server().keyring.unseal(sealed) == "x"
 
 
+def test_the_database_may_be_said_in_the_environment_and_a_setting_wins(make_server, monkeypatch):
+    monkeypatch.setenv("KBATCH_DB_URL", "sqlite:///from-environment.sqlite")
+    assert make_server().store._database.url.database == "from-environment.sqlite"
+    assert make_server("--db=sqlite:///mine.sqlite").store._database.url.database == "mine.sqlite"
+
+
+def test_replicas_must_be_given_their_keys(make_server, monkeypatch, tmp_path):
+    monkeypatch.setenv("KBATCH_DB_URL", "postgresql://kbatch:s3cret@database/kbatch")
+    with pytest.raises(WrongSetting, match="the same to every replica") as refused:
+        make_server()
+    assert "s3cret" not in str(refused.value)
+    assert not (tmp_path / "kbatch-server.keys").exists()
+    monkeypatch.setenv("KBATCH_KEYS", "k" * 32)
+    make_server()
+
+
 # Commands
 
 
@@ -268,7 +285,7 @@ def test_it_answers_and_ends_when_it_is_told_to(tmp_path):
     service.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/services/kbatch/api/v1/") as client:
-            assert client.get("ready").json() == {"status": "ok", "failed": []}
+            assert client.get("ready").json() == {"status": "ok", "failed": [], "leads": True}
             service.process.send_signal(signal.SIGTERM)  # while a connection is open
             assert service.process.wait(10) == 0
     finally:

@@ -641,7 +641,8 @@ async def test_ready_names_what_is_not(web, api):
 
     object.__setattr__(web.services, "checks", {"storage": bad})
     answer = await api.get("api/v1/ready")
-    assert (answer.status_code, answer.json()) == (503, {"status": "unavailable", "failed": ["storage"]})
+    said = {"status": "unavailable", "failed": ["storage"], "leads": True}
+    assert (answer.status_code, answer.json()) == (503, said)
 
 
 async def test_openapi_has_every_route_with_its_methods_and_parameters(api):

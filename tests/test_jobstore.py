@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
+import psycopg
 import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -18,19 +19,21 @@ from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.models import Job, JobQuery, JobSpec, Pod, Status, Upload, utcnow
 from kbatch_server.slugs import make_job_id
-from kbatch_server.store import JobStore
+from kbatch_server.store import JobStore, postgresql
 
 LOG = logging.getLogger("test")
 KEYRING = Keyring(["k" * 32])
 
+only_sqlite = pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 
-def make_store(path) -> JobStore:
-    return JobStore(f"sqlite:///{path}", KEYRING, log=LOG)
+
+def make_store(url) -> JobStore:
+    return JobStore(url, KEYRING, log=LOG)
 
 
 @pytest.fixture
-async def store(tmp_path):
-    store = make_store(tmp_path / "jobs.sqlite")
+async def store(db_url):
+    store = make_store(db_url)
     await store.open()
     yield store
     await store.close()
@@ -84,9 +87,7 @@ async def names(store: JobStore, **query) -> list[str]:
 # --- what is kept
 
 
-async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(tmp_path):
-    store = make_store(tmp_path / "jobs.sqlite")
-    await store.open()
+async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(store, db_url):
     job = make_job(
         user="Ünïcode " + "u" * 300,
         description="d",
@@ -102,12 +103,13 @@ async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(tmp_path):
     assert added.seq > 0
     await store.close()
 
-    again = make_store(tmp_path / "jobs.sqlite")
+    again = make_store(db_url)
     await again.open()
     assert await again.get_job(job.id, user=job.user) == added
     await again.close()
 
 
+@only_sqlite
 async def test_the_environment_is_sealed_and_the_file_is_private(store, tmp_path):
     await add(store, env={"PASSWORD": "s3cret"})
     await store.close()
@@ -213,14 +215,21 @@ async def test_closing_fails_what_waits_and_what_comes_later(store):
 
 
 async def test_a_database_that_another_process_holds_is_an_answer_in_a_limited_time(
-    tmp_path, monkeypatch, caplog
+    db_url, monkeypatch, caplog
 ):
-    monkeypatch.setattr("kbatch_server.store.dbutil.BUSY_TIMEOUT_SECONDS", 0.1)
-    store = make_store(tmp_path / "jobs.sqlite")
+    monkeypatch.setattr("kbatch_server.store.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
+    limits = postgresql.SET_LIMITS.replace("'lock_timeout', '5s'", "'lock_timeout', '100ms'")
+    monkeypatch.setattr("kbatch_server.store.postgresql.SET_LIMITS", limits)
+    store = make_store(db_url)
     await store.open()
     job = await add(store)
-    other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    if store._database.is_shared:
+        other = psycopg.connect(db_url, autocommit=True)
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE jobs IN SHARE ROW EXCLUSIVE MODE")
+    else:
+        other = sqlite3.connect(store._database.url.database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable):
         await asyncio.wait_for(store.add_job(make_job()), 5)
     with pytest.raises(Unavailable):
@@ -232,8 +241,8 @@ async def test_a_database_that_another_process_holds_is_an_answer_in_a_limited_t
     await store.close()
 
 
-async def test_two_processes_on_one_database_both_get_their_jobs_written(store, tmp_path):
-    other = make_store(tmp_path / "jobs.sqlite")
+async def test_two_processes_on_one_database_both_get_their_jobs_written(store, db_url):
+    other = make_store(db_url)
     await other.open()
 
     async def submit(one: JobStore, name: str) -> None:
@@ -245,6 +254,158 @@ async def test_two_processes_on_one_database_both_get_their_jobs_written(store, 
     await asyncio.gather(submit(store, "a"), submit(other, "b"))
     assert (await store.count_jobs("alice"))[Status.QUEUED] == 60
     await other.close()
+
+
+# --- several processes: each store stands for one, with connections of its own
+
+
+@pytest.fixture
+async def stores(postgresql_url):
+    stores = [make_store(postgresql_url) for _ in range(2)]
+    for store in stores:
+        await store.open()
+    yield stores
+    for store in stores:
+        await store.close()
+
+
+async def test_the_same_key_is_one_job_also_in_two_processes_at_the_same_moment(stores):
+    one, two = stores
+    calls = [
+        store.add_job(make_job(), idempotency_key=f"k{i}", request_hash="h")
+        for i in range(100)
+        for store in ((one, two) if i % 2 else (two, one))
+    ]
+    outcomes = await asyncio.gather(*calls)
+    assert sum(is_new for _, is_new in outcomes) == 100
+    assert len({job.id for job, _ in outcomes}) == 100
+    for (left, _), (right, _) in zip(outcomes[::2], outcomes[1::2], strict=True):
+        assert left.id == right.id
+    assert (await one.count_jobs("alice"))[Status.QUEUED] == 100
+    for i in range(30):  # and each in a transaction of its own
+        job = {"idempotency_key": f"single-{i}", "request_hash": "h"}
+        outcomes = await asyncio.gather(*[store.add_job(make_job(), **job) for store in stores])
+        assert sorted(is_new for _, is_new in outcomes) == [False, True]
+        assert outcomes[0][0].id == outcomes[1][0].id
+
+
+async def test_the_same_key_for_another_request_is_refused_also_by_another_process(stores):
+    one, two = stores
+    outcomes = await asyncio.gather(
+        one.add_job(make_job(), idempotency_key="k", request_hash="a"),
+        two.add_job(make_job(), idempotency_key="k", request_hash="b"),
+        return_exceptions=True,
+    )
+    [error] = [each for each in outcomes if isinstance(each, Exception)]
+    assert isinstance(error, Conflict)
+    assert error.reason == "IdempotencyKeyReused"
+
+
+async def test_an_upload_is_named_by_a_job_or_given_up_whichever_process_does_it(stores):
+    one, two = stores
+    for i in range(30):
+        upload = make_upload(f"u{i}", sha256=f"{i}", expires_in_seconds=-1)
+        await one.add_upload(upload)
+        added, given_up, withdrawn = await asyncio.gather(
+            one.add_job(make_job(upload=upload.id)),
+            two.begin_delete_upload(upload.id, now=utcnow()),
+            two.withdraw_upload(upload) if i % 2 else asyncio.sleep(0),
+            return_exceptions=True,
+        )
+        assert isinstance(added, NotFound) == bool(given_up or withdrawn), (added, given_up, withdrawn)
+
+
+async def test_the_same_content_is_one_upload_also_in_two_processes_at_the_same_moment(stores):
+    for i in range(20):
+        added = await asyncio.gather(
+            *[store.add_upload(make_upload(f"u{i}-{n}", sha256=f"{i}")) for n, store in enumerate(stores)]
+        )
+        assert added[0].id == added[1].id
+
+
+async def test_cancel_and_launch_at_the_same_moment_agree_also_in_two_processes(stores):
+    one, two = stores
+    for _ in range(30):
+        job = await add(one)
+        begun, cancelled = await asyncio.gather(
+            one.begin_launch(job.id), two.request_cancel(job.id, user="alice")
+        )
+        assert begun != (cancelled.status == Status.CANCELLED)
+
+
+async def test_two_processes_that_block_each_other_both_get_it_done(stores):
+    a, b = await add(stores[0]), await add(stores[0])
+    both_have_one = threading.Barrier(2)
+
+    def write(first, second):
+        tries = []
+
+        def operation(connection):
+            tries.append(1)
+            connection.exec_driver_sql("UPDATE jobs SET attempts = attempts + 1 WHERE id = %s", (first,))
+            if len(tries) == 1:
+                both_have_one.wait(10)
+            connection.exec_driver_sql("UPDATE jobs SET attempts = attempts + 1 WHERE id = %s", (second,))
+
+        return operation
+
+    await asyncio.gather(
+        stores[0]._database.write(write(a.id, b.id)), stores[1]._database.write(write(b.id, a.id))
+    )
+    assert [(await stores[0].find_job(job.id)).attempts for job in (a, b)] == [2, 2]
+
+
+async def test_a_database_that_is_restarted_keeps_what_was_accepted_and_is_used_again(postgresql, stores):
+    one, _ = stores
+    jobs = [await add(one) for _ in range(3)]
+    await asyncio.gather(*[one.find_job(job.id) for job in jobs * 4])  # every reader has a connection
+    postgresql.stop("immediate")
+    try:
+        for call in (add(one), one.find_job(jobs[0].id), one.update_job(jobs[0].id, message="m")):
+            with pytest.raises(Unavailable):
+                await call
+    finally:
+        postgresql.start()
+    found = await asyncio.gather(*[one.find_job(job.id) for job in jobs * 4])
+    assert found == jobs * 4
+    assert (await one.update_job(jobs[0].id, message="m")).message == "m"
+    assert (await one.add_job(make_job()))[1]
+
+
+async def test_a_statement_that_takes_too_long_is_ended_and_no_other(stores, monkeypatch):
+    limits = postgresql.SET_LIMITS.replace("'statement_timeout', '10s'", "'statement_timeout', '100ms'")
+    monkeypatch.setattr("kbatch_server.store.postgresql.SET_LIMITS", limits)
+    store = make_store(str(stores[0]._database.url.render_as_string(hide_password=False)))
+    await store.open()
+    job = await add(store)
+    results = await asyncio.gather(
+        store._database.read(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(20)")),
+        store._database.write(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(20)")),
+        store.update_job(job.id, message="m"),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in results] == [Unavailable, Unavailable, Job]
+    await store.close()
+
+
+async def test_text_that_postgresql_cannot_have_is_no_error(stores):
+    job = await add(stores[0], description="a\0b", tags={"k": "\0"})
+    assert (await stores[0].find_job(job.id)).description == "a\ufffdb"
+    assert await stores[0].find_job("no\0job") is None
+    assert await names(stores[0], name="no\0name") == []
+
+
+async def test_moments_are_in_utc_whatever_the_time_zone_of_the_server_is(postgresql, postgresql_url):
+    postgresql.execute(
+        f"ALTER DATABASE \"{postgresql_url.rpartition('/')[2]}\" SET timezone = 'Asia/Kolkata'"
+    )
+    store = make_store(postgresql_url)
+    await store.open()
+    job = await add(store)
+    found = await store.find_job(job.id)
+    assert found.created_at == job.created_at
+    assert found.created_at.utcoffset() == timedelta(0)
+    await store.close()
 
 
 # --- reading and listing
@@ -556,6 +717,7 @@ async def explain(store: JobStore, sql) -> str:
     return "\n".join(row[3] for row in await store._database.read(read))
 
 
+@only_sqlite
 @pytest.mark.parametrize(("query", "index"), INDEXES, ids=lambda value: str(value)[:40])
 async def test_a_page_is_read_along_an_index(store, query, index):
     from sqlalchemy.dialects import sqlite
@@ -570,6 +732,7 @@ async def test_a_page_is_read_along_an_index(store, query, index):
         assert "TEMP B-TREE" not in plan
 
 
+@only_sqlite
 async def test_the_active_jobs_are_read_along_an_index(store):
     from kbatch_server.store.jobstore import _SELECT_ACTIVE
 

@@ -42,9 +42,9 @@ def test_instance_that_is_refused() -> None:
 async def test_no_kubernetes_is_said_in_one_line(tmp_path: Path) -> None:
     launcher = KubeJobLauncher(kubeconfig=str(tmp_path / "none"))
     with pytest.raises(TraitError, match=r"KubeJobLauncher\.kubeconfig must name") as error:
-        await launcher.start(lambda job_id: None)
+        await launcher.open()
     assert "\n" not in str(error.value)
-    await launcher.stop()
+    await launcher.close()
 
 
 def test_launches_are_paced_and_each_job_keeps_its_turn() -> None:

@@ -84,9 +84,11 @@ async def changes():
 @pytest.fixture
 async def launcher(jobs_root, changes):
     launcher = LocalProcessJobLauncher(root=str(jobs_root), retry_delay_seconds=0.05, storage=DictStorage())
+    await launcher.open()
     await launcher.start(changes)
     yield launcher
     await launcher.stop()
+    await launcher.close()
 
 
 def make_job(*command, id="job-1", user="ada", **spec):
@@ -366,6 +368,7 @@ async def test_a_service_that_is_killed_finds_its_jobs_again(jobs_root, changes)
         from test_local_launcher import *
         async def main():
             launcher = LocalProcessJobLauncher(root={str(jobs_root)!r})
+            await launcher.open()
             await launcher.start(print)
             job = make_script("echo x >>$KBATCH_OUTPUT_DIR/runs; sleep 1.5; exit 7")
             await launcher.launch(job, Launch())
@@ -386,6 +389,7 @@ async def test_a_service_that_is_killed_finds_its_jobs_again(jobs_root, changes)
         service.wait()
         service.stdout.close()
     launcher = LocalProcessJobLauncher(root=str(jobs_root))
+    await launcher.open()
     await launcher.start(changes)
     job = make_job("never again")
     assert (await launcher.poll(job)).status == Status.RUNNING
@@ -394,6 +398,7 @@ async def test_a_service_that_is_killed_finds_its_jobs_again(jobs_root, changes)
     assert (await launcher.poll(job)).exit_code == 7
     assert (jobs_root / "job-1/output/runs").read_text() == "x\n"
     await launcher.stop()
+    await launcher.close()
 
 
 async def test_a_job_whose_supervisor_was_killed_is_lost(launcher, changes):
@@ -685,10 +690,12 @@ async def test_root_runs_jobs_as_nobody_and_keeps_them_out_of_its_files(launcher
 async def test_a_folder_that_the_account_cannot_reach_is_said(changes, tmp_path):
     tmp_path.chmod(0o700)
     launcher = LocalProcessJobLauncher(root=str(tmp_path / "jobs"))
+    await launcher.open()
     await launcher.start(changes)
     with pytest.raises(LaunchRefused, match=r"set LocalProcessJobLauncher\.root"):
         await launcher.launch(make_job("true"), Launch())
     await launcher.stop()
+    await launcher.close()
 
 
 async def test_a_root_folder_that_others_can_write_to_is_not_taken(jobs_root, changes):
@@ -696,8 +703,8 @@ async def test_a_root_folder_that_others_can_write_to_is_not_taken(jobs_root, ch
     jobs_root.chmod(0o777)
     launcher = LocalProcessJobLauncher(root=str(jobs_root))
     with pytest.raises(TraitError, match=r"LocalProcessJobLauncher\.root"):
-        await launcher.start(changes)
-    await launcher.stop()
+        await launcher.open()
+    await launcher.close()
 
 
 @as_root

@@ -29,8 +29,8 @@ def no_long_waits(monkeypatch):
 
 
 @pytest.fixture
-async def world(tmp_path):
-    async with running_logs(tmp_path, segment_bytes=4096) as running:
+async def world(db_url):
+    async with running_logs(db_url, segment_bytes=4096) as running:
         yield running
 
 
@@ -92,8 +92,8 @@ async def test_any_part_of_the_text(world, is_running):
         assert b"".join([data async for data, _ in text.read(start, end)]) == LINES[start:end]
 
 
-async def test_parts_of_a_text_with_a_gap(tmp_path):
-    async with running_logs(tmp_path, max_log_bytes=2**16, segment_bytes=4096) as world:
+async def test_parts_of_a_text_with_a_gap(db_url):
+    async with running_logs(db_url, max_log_bytes=2**16, segment_bytes=4096) as world:
         await world.record(data=numbered(10_000))
         text = await world.reader.open(world.job)
         whole = await world.read()
@@ -185,8 +185,8 @@ async def test_a_storage_that_does_not_answer_is_said(world):
         await world.read(LogSelection(tail=2000))
 
 
-async def test_what_is_cut_out_while_it_is_read_is_said(tmp_path):
-    async with running_logs(tmp_path, max_log_bytes=2**16, segment_bytes=4096) as world:
+async def test_what_is_cut_out_while_it_is_read_is_said(db_url):
+    async with running_logs(db_url, max_log_bytes=2**16, segment_bytes=4096) as world:
         log = await begin(world, numbered(1500))  # nearly full
         pieces = await world.reader.read(world.job)
         await anext(pieces)
@@ -226,8 +226,8 @@ async def test_a_log_is_followed_as_it_grows_through_memory_and_storage(world):
     assert log.begun_at == [0]
 
 
-async def test_a_follower_in_another_process_reads_the_rows(tmp_path):
-    async with running_logs(tmp_path, segment_bytes=4096, flush_seconds=0.1) as world:
+async def test_a_follower_in_another_process_reads_the_rows(db_url):
+    async with running_logs(db_url, segment_bytes=4096, flush_seconds=0.1) as world:
         recorder = world.recorder
         log = await begin(world, LINES[:20_000])
         world.start()  # a reader beside a recorder that knows nothing

@@ -24,8 +24,8 @@ def no_long_waits(monkeypatch):
 
 
 @pytest.fixture
-async def world(tmp_path):
-    async with running_logs(tmp_path, segment_bytes=4096) as running:
+async def world(db_url):
+    async with running_logs(db_url, segment_bytes=4096) as running:
         yield running
 
 
@@ -55,8 +55,8 @@ async def test_lines_longer_than_a_segment_and_bytes_that_are_no_text(world):
     assert await world.read_kept() == data
 
 
-async def test_a_little_is_kept_soon_and_the_same_object_grows(tmp_path):
-    async with running_logs(tmp_path, flush_seconds=0.1) as world:
+async def test_a_little_is_kept_soon_and_the_same_object_grows(db_url):
+    async with running_logs(db_url, flush_seconds=0.1) as world:
         log = world.launcher.logs["p"]
         await world.add_pods("p")
         world.recorder.ensure(world.job)
@@ -236,8 +236,8 @@ async def test_a_job_of_a_launcher_without_pods_has_one_log(world):
     assert await world.read() == b"hello\n"
 
 
-async def test_of_a_long_log_the_middle_is_cut_out_and_the_rest_is_kept(tmp_path):
-    async with running_logs(tmp_path, max_log_bytes=2**16, segment_bytes=4096) as world:
+async def test_of_a_long_log_the_middle_is_cut_out_and_the_rest_is_kept(db_url):
+    async with running_logs(db_url, max_log_bytes=2**16, segment_bytes=4096) as world:
         data = numbered(10_000)  # 400,000 bytes
         await world.record(data=data)
         segments = await world.store.list_segments("job-1", "p")
@@ -251,8 +251,8 @@ async def test_of_a_long_log_the_middle_is_cut_out_and_the_rest_is_kept(tmp_path
         assert 2**15 - 40 <= head[-1].end <= 2**15
 
 
-async def test_a_log_that_is_cut_while_storage_and_service_fail_is_what_the_rows_say(tmp_path):
-    async with running_logs(tmp_path, max_log_bytes=2**16, segment_bytes=4096) as world:
+async def test_a_log_that_is_cut_while_storage_and_service_fail_is_what_the_rows_say(db_url):
+    async with running_logs(db_url, max_log_bytes=2**16, segment_bytes=4096) as world:
         data = numbered(10_000)
         log = world.launcher.logs["p"]
         log.breaks_at = [70_001, 250_000]

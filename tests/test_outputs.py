@@ -58,10 +58,10 @@ class FaultyStorage(MemoryStorage):
 
 
 @pytest.fixture
-async def world(tmp_path):
+async def world(db_url):
     """The real Outputs and store; a storage and a launcher that do what a test says."""
     store = JobStore(
-        f"sqlite:///{tmp_path}/jobs.sqlite",
+        db_url,
         Keyring(["k" * 32]),
         log=logging.getLogger("test"),
         auto_upgrade=True,

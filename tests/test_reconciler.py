@@ -34,12 +34,10 @@ ADMIN = User(name="root", admin=True)
 
 
 @pytest.fixture
-async def world(tmp_path):
+async def world(db_url):
     """The parts between the handlers and the launcher, real but for the launcher."""
     keyring = Keyring(["k" * 32])
-    store = JobStore(
-        f"sqlite:///{tmp_path}/jobs.sqlite", keyring, log=logging.getLogger("test"), auto_upgrade=True
-    )
+    store = JobStore(db_url, keyring, log=logging.getLogger("test"), auto_upgrade=True)
     await store.open()
     launcher = ScriptedLauncher()
     profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))

@@ -32,9 +32,9 @@ DAY = 86400
 
 
 @pytest.fixture
-async def world(tmp_path):
+async def world(db_url):
     """A store and a storage with all that is kept in them, and what removes it."""
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite", Keyring(["k" * 32]), log=logging.getLogger("test"))
+    store = JobStore(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
     await store.open()
     storage = MemoryStorage()
     parts = {"storage": storage, "store": store}

@@ -31,8 +31,8 @@ ALICE, BOB = User("alice"), User("bob")
 
 
 @pytest.fixture
-async def store(tmp_path):
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite", Keyring(["k" * 32]), log=logging.getLogger("test"))
+async def store(db_url):
+    store = JobStore(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
     await store.open()
     yield store
     await store.close()

@@ -71,6 +71,8 @@ class Services:
     """How large a JSON body may be; one with code in it (the kbatch client's) three times as large."""
     checks: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     """What must work for the service to be of use, by name: each raises when it does not."""
+    is_leading: Callable[[], bool] = lambda: True
+    """Whether this process is the one, of all replicas, that drives the jobs."""
 
 
 @stream_request_body

@@ -108,7 +108,7 @@ OPERATIONS: dict[str, dict[str, Json]] = {
     "profiles": {"get": {"summary": "The profiles to choose from", "answer": "ProfileList"}},
     "user": {"get": {"summary": "Who the token belongs to, what it is good for, limits", "answer": "User"}},
     "health": {"get": {"summary": "Whether the process answers", "answer": "Health", "open": True}},
-    "ready": {"get": {"summary": "Whether all that is needed works", "answer": "Health", "open": True}},
+    "ready": {"get": {"summary": "Whether all that is needed works", "answer": "Ready", "open": True}},
     "version": {"get": {"summary": "The version", "answer": "Version", "open": True}},
     "openapi.json": {"get": {"summary": "This description", "answer": "Object", "open": True}},
 }
@@ -217,6 +217,7 @@ def _make_schemas() -> Json:
         "Upload": _object(upload),
         "User": _object({**user, "scopes": texts, "limits": {"type": "object"}}),
         "Health": _object({"status": text}),
+        "Ready": _object({"status": text, "failed": texts, "leads": {"type": "boolean"}}),
         "Version": _object({"version": text}),
         "Object": {"type": "object"},
         "Error": _object({"status": integer, "reason": text, "message": text, "details": {}}),

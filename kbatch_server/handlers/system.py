@@ -36,7 +36,11 @@ class ReadyHandler(BaseHandler):
         checks = self.services.checks
         results = await asyncio.gather(*(_is_good(name, check) for name, check in checks.items()))
         failed = [name for name, good in zip(checks, results, strict=True) if not good]
-        status = {"status": "unavailable" if failed else "ok", "failed": failed}
+        status = {
+            "status": "unavailable" if failed else "ok",
+            "failed": failed,
+            "leads": self.services.is_leading(),
+        }
         self.send_json(status, status=503 if failed else 200)
 
 

@@ -93,11 +93,18 @@ class Reflector:
         self._tasks = []
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not stopped since."""
+        return bool(self._tasks)
+
+    @property
     def is_healthy(self) -> bool:
         """Whether the copy of Jobs and Pods is whole and of a moment ago."""
-        return all(
-            self._loaded[kind].is_set() and self.watches[kind].is_fresh for kind in ("jobs", "pods")
-        ) and all(not task.done() for task in self._tasks)
+        return (
+            self.is_running
+            and all(self._loaded[kind].is_set() and self.watches[kind].is_fresh for kind in ("jobs", "pods"))
+            and all(not task.done() for task in self._tasks)
+        )
 
     @property
     def last_contact(self) -> float | None:
@@ -106,7 +113,9 @@ class Reflector:
         return None if None in times else min(moment for moment in times if moment is not None)
 
     async def wait_loaded(self, timeout_seconds: float) -> bool:
-        """Wait until all Jobs and Pods were listed once; return whether they were."""
+        """Wait until all Jobs and Pods were listed once; return whether they were, and still change."""
+        if not self.is_running:
+            return False
         try:
             async with asyncio.timeout(timeout_seconds):
                 for kind in ("jobs", "pods"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 from ..models import JobSpec, JobStatus
 from . import objects, sentences
 from .clients import KubeClient, make_path
-from .pods import find_condition, is_keeping, is_over, parse_time
+from .pods import find_condition, is_keeping, is_over, parse_time, sort_pods
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
 from .status import Event, make_status
 
 Manifest = dict[str, Any]
+
+MAX_PODS = 5
+"""The newest pods of a job whose events are asked for: each takes a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +78,22 @@ class View:
         if found is None:
             return None
         pods = await self.list_pods(place)
-        events = await self._client.get(
-            make_path("events", place.namespace), {"fieldSelector": f"involvedObject.name={place.name}"}
+        newest = [pod["metadata"]["name"] for pod in sort_pods(pods)[-MAX_PODS:]]
+        events = await asyncio.gather(
+            *(self._list_events(place.namespace, name) for name in (place.name, *newest))
         )
         seen, known = Seen(trim_job(found)), self._find_seen(place)
         if known is not None:
             seen.pods = {name: pod for name, pod in known.pods.items() if pod.get("isGone")}
         seen.pods |= {pod["metadata"]["name"]: pod for pod in pods}
-        for event in events.get("items") or []:
+        for event in itertools.chain(*events):
             seen.events[event["metadata"]["name"]] = Event.from_manifest(trim_event(event))
         return seen
+
+    async def _list_events(self, namespace: str, name: str) -> list[Manifest]:
+        path, selector = make_path("events", namespace), {"fieldSelector": f"involvedObject.name={name}"}
+        found: list[Manifest] = (await self._client.get(path, selector)).get("items") or []
+        return found
 
     def _find_seen(self, place: Place) -> Seen | None:
         seen = self._reflector.find(place.namespace, place.name)

@@ -75,11 +75,21 @@ class JobLauncher(LoggingConfigurable):
     LauncherUnavailable when it cannot know or cannot act now.
     """
 
+    async def open(self) -> None:
+        """Get ready, once, for what any replica of the service may ask: ``logs`` and ``events``."""
+
+    async def close(self) -> None:
+        """End every connection of the launcher, once. The jobs go on."""
+
     async def start(self, on_change: Callable[[str], None]) -> None:
-        """Get ready, once. Call ``on_change(job_id)`` from then on when a job may look different."""
+        """Begin to lead: from now on ``launch``, ``poll``, ``terminate`` and ``clean`` may be called.
+
+        Of several replicas one leads at a time. Call ``on_change(job_id)`` from now on when a job may look
+        different.
+        """
 
     async def stop(self) -> None:
-        """End every task and connection of the launcher, once. The jobs go on."""
+        """End what ``start`` began: another replica may lead from now on, and this one again later."""
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the job, unless it is made already, and return the state to be kept with it.

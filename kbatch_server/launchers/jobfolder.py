@@ -7,6 +7,7 @@
         output/            the job's own: $KBATCH_OUTPUT_DIR
         lock               locked by the supervisor for as long as it lives
         started            made once, by whoever decides about the job's only start
+        launch             locked by the process of the service that is just launching the job
         cancel             made when the job was asked to end
         status             JSON: the attempts so far and, in the end, how it ended
         log.1, log.2, …    what each attempt wrote; times.1, …: when (see ``logfile``)
@@ -24,7 +25,7 @@ import fcntl
 import json
 import os
 import struct
-from typing import Any
+from typing import Any, BinaryIO
 
 _FLOCK = "hhqqi"  # struct flock of fcntl(2): type, whence, start, length, pid
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -70,6 +71,19 @@ class JobFolder:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+    def begin_launch(self) -> BinaryIO | None:
+        """Return a file that keeps other processes of the service from launching the job until it is closed.
+
+        None when one of them is just doing it.
+        """
+        file = open(os.open(self.get_path("launch"), os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600), "r+b")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
 
     def find_supervisor(self) -> int | None:
         """Return the id of the process that holds the lock, or None."""

@@ -171,8 +171,8 @@ class KubeJobLauncher(JobLauncher):
         super().__init__(**kwargs)
         self._pace = Pace()
 
-    async def start(self, on_change: Callable[[str], None]) -> None:
-        """Connect and begin to watch. An API server that is away is waited for; a wrong setting is raised."""
+    async def open(self) -> None:
+        """Connect. An API server that is away is waited for; a wrong setting is raised."""
         try:
             configuration = await load_configuration(self.kubeconfig, self.context)
         except (ConfigException, OSError) as error:
@@ -181,6 +181,25 @@ class KubeJobLauncher(JobLauncher):
                 f"KUBECONFIG names one: {error}"
             ) from None
         self.client = KubeClient(configuration, request_timeout_seconds=self.request_timeout_seconds)
+        self._make_view(lambda job_id: None)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if hasattr(self, "client"):
+            await self.client.close()
+
+    async def start(self, on_change: Callable[[str], None]) -> None:
+        """Begin to watch."""
+        self._make_view(on_change)
+        await self.reflector.start()
+
+    async def stop(self) -> None:
+        """End the watches, and forget what they saw."""
+        reflector = self.reflector
+        self._make_view(lambda job_id: None)
+        await reflector.stop()
+
+    def _make_view(self, on_change: Callable[[str], None]) -> None:
         self.reflector = Reflector(
             self.client,
             namespace="" if "{username}" in self.namespace else self.namespace,
@@ -194,13 +213,6 @@ class KubeJobLauncher(JobLauncher):
             instance=self.instance,
             load_seconds=self.request_timeout_seconds,
         )
-        await self.reflector.start()
-
-    async def stop(self) -> None:
-        """End the watches and close every connection."""
-        if hasattr(self, "reflector"):
-            await self.reflector.stop()
-            await self.client.close()
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the Job suspended, then its Secret, then let it go; do what is missing of it."""

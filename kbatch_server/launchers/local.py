@@ -139,17 +139,23 @@ class LocalProcessJobLauncher(JobLauncher):
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="kbatch-local")
         self._watcher: Watcher | None = None
 
-    async def start(self, on_change: Callable[[str], None]) -> None:
+    async def open(self) -> None:
         """Make the folder of jobs. Raises TraitError when it is no safe place for them."""
         await self._do(self._ensure_root)
+
+    async def close(self) -> None:
+        """Let go of the threads. The jobs go on."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def start(self, on_change: Callable[[str], None]) -> None:
+        """Watch the jobs' supervisors."""
         self._watcher = Watcher(on_change, self.log)
 
     async def stop(self) -> None:
-        """Stop watching. The jobs go on."""
+        """Watch them no more."""
         if self._watcher:
             watcher, self._watcher = self._watcher, None
             await watcher.stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Put the code in place and start the job's supervisor, unless the job was started before."""
@@ -162,8 +168,12 @@ class LocalProcessJobLauncher(JobLauncher):
                 )
             with _disk_errors():
                 account = await self._do(self._prepare, job, folder)
-                await self._ensure_code(job, launch, folder, account)
-                await self._do(self._start_supervisor, job, launch, folder, account)
+                launching = await self._do(folder.begin_launch)
+                if launching is None:
+                    raise LauncherUnavailable("another process of the service is just starting it")
+                with launching:
+                    await self._ensure_code(job, launch, folder, account)
+                    await self._do(self._start_supervisor, job, launch, folder, account)
         if self._watcher:
             self._watcher.watch(job.id, folder)
         return {"folder": folder.path}

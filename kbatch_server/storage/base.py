@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,6 +81,11 @@ class Storage(LoggingConfigurable):
         Never holds more than a page of them in memory.
         """
         raise NotImplementedError
+
+    async def check(self) -> None:
+        """Raise StorageError unless the storage answers."""
+        with contextlib.suppress(ObjectNotFound):
+            await self.get_size("uploads/none")
 
     async def make_url(self, key: str, *, expires_in_seconds: int) -> str | None:
         """Return a URL that a job may GET this one object from until it expires, or None.

@@ -11,11 +11,16 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from .errors import is_defeated
+
 GROUP = 100
 """Operations in one transaction: past this the disk's share of each is small, and the first waits long."""
 
 CLOSE_TIMEOUT_SECONDS = 30
 """How long to wait for what is being written when the database is closed."""
+
+TRIES = 5
+"""How often an operation is done that other processes' writes get into the way of."""
 
 Result = TypeVar("Result")
 
@@ -26,6 +31,7 @@ class _Request:
 
     operation: Callable[[Connection], Any]
     outcome: asyncio.Future[Any]
+    tries: int = 0
 
     def settle(self, result: Any, error: Exception | None) -> None:
         if self.outcome.done():  # the caller gave up meanwhile
@@ -40,8 +46,9 @@ class GroupCommit:
     """Does operations one after the other, as they come, on one connection of an engine, in its own thread.
 
     Those that come while others are written wait together and then share a transaction. Each is in a
-    savepoint of its own, so that one that raises leaves nothing behind and the others alone. None of them
-    returns before the COMMIT has; when that fails, all of them do.
+    savepoint of its own, so that one that raises leaves nothing behind and the others alone; one that the
+    database stopped for another process's sake is done again. None of them returns before the COMMIT has;
+    when that fails, all of them do.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -93,7 +100,11 @@ class GroupCommit:
         except Exception as error:  # whatever it is belongs to those who wait: this task has nobody to tell
             outcomes = [(None, error)] * len(group)
         for request, outcome in zip(group, outcomes, strict=True):
-            request.settle(*outcome)
+            request.tries += 1
+            if is_defeated(outcome[1]) and request.tries < TRIES:
+                self._waiting.append(request)
+            else:
+                request.settle(*outcome)
 
 
 def _write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, update
@@ -11,7 +11,9 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, selec
 from ..errors import Conflict, NotFound
 from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
+from . import postgresql
 from .dbutil import Database
+from .leadlock import LeadLock, SharedLock, SoleLock
 from .logstore import LogStore
 from .orm import ACTIVE, jobs
 from .outputstore import OutputStore
@@ -44,7 +46,9 @@ _BEGIN_LAUNCH = (
 
 
 class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
-    """Jobs, their logs, results and uploads in one database, for any number of callers in one event loop.
+    """Jobs, their logs, results and uploads in one database, for all callers of one event loop.
+
+    Other processes may use the same database, where it is one that several can.
 
     Every method raises Unavailable while the database does not answer. What a method has returned from is
     durable. A job that has ended keeps its status whatever is written later, and one whose deletion was asked
@@ -74,10 +78,23 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
         await self._writer.stop()
         await self._database.close()
 
+    async def check(self) -> None:
+        """Raise Unavailable unless the database answers."""
+        await self.find_job("")
+
     async def upgrade(self) -> None:
         """Bring the tables up to date, without opening the store; raises StoreError."""
         await self._database.open(upgrade=True)
         await self._database.close()
+
+    def make_lead_lock(self) -> LeadLock:
+        """Return what this process has to hold to lead those that share the database."""
+        return SharedLock(self._database.url) if self._database.is_shared else SoleLock()
+
+    async def announce(self, job_ids: Sequence[str]) -> None:
+        """Tell the process that leads of at most 100 jobs that there is something to do about them."""
+        if self._database.is_shared:
+            await self._database.write(lambda connection: postgresql.announce(connection, job_ids))
 
     async def add_job(
         self, job: Job, *, idempotency_key: str | None = None, request_hash: str | None = None
@@ -102,7 +119,11 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
         return await self._database.read(lambda connection: self._find(connection, job_id))
 
     async def list_jobs(self, query: JobQuery) -> JobPage:
-        """Return a page of jobs, newest first; raises InvalidRequest for a cursor that is none of ours."""
+        """Return a page of jobs, newest first; raises InvalidRequest for a cursor that is none of ours.
+
+        Of two processes one may commit a job later than the other one with a higher number. It is on none of
+        the pages that were read on from before, as no newer job is: it was not accepted yet.
+        """
         statement, values = make_page_statement(query)
         rows = await self._database.read(lambda connection: connection.execute(statement, values).all())
         page = [make_job(row, self._keyring) for row in rows[: query.limit]]

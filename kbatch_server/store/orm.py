@@ -54,10 +54,10 @@ class Moment(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Return the moment, aware."""
-        if value is None or value.tzinfo is not None:
-            return value  # type: ignore[no-any-return]
-        return value.replace(tzinfo=UTC)  # type: ignore[no-any-return]
+        """Return the moment, aware and in UTC: PostgreSQL has it in the time zone of its server."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)  # type: ignore[no-any-return]
 
 
 # SQLite counts up by itself only in a column that is exactly INTEGER

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, insert, or_, s
 
 from ..errors import NotFound
 from ..models import Upload, utcnow
+from . import postgresql
 from .dbutil import Database
 from .orm import jobs, uploads
 
@@ -40,7 +41,9 @@ class UploadStore:
         same = uploads.c.user == upload.user, uploads.c.sha256 == upload.sha256, _IS_KEPT
 
         def add(connection: Connection) -> Upload:
-            row = connection.execute(select(*_COLUMNS).where(*same).limit(1)).first()
+            if self._database.is_shared:
+                postgresql.lock_word(connection, f"{upload.user} {upload.sha256}")
+            row = connection.execute(select(*_COLUMNS).where(*same).limit(1).with_for_update()).first()
             if row is None:
                 connection.execute(
                     insert(uploads), {each.name: getattr(upload, each.name) for each in _COLUMNS}
@@ -63,6 +66,7 @@ class UploadStore:
         mine = uploads.c.id == upload.id
 
         def withdraw(connection: Connection) -> bool:
+            connection.execute(select(uploads.c.id).where(mine).with_for_update())
             unused = mine, uploads.c.expires_at == upload.expires_at, ~_IS_NAMED
             connection.execute(delete(uploads).where(*unused))
             return connection.execute(select(uploads.c.id).where(mine)).first() is None
@@ -111,12 +115,19 @@ class UploadStore:
         From then on no job can name it, so that one that is accepted has its code. ``delete_upload``
         follows when the object is gone.
         """
+        lock = select(uploads.c.id).where(uploads.c.id == upload_id).with_for_update()
         statement = (
             update(uploads)
             .where(uploads.c.id == upload_id, or_(~_IS_KEPT, uploads.c.expires_at < now), ~_IS_NAMED)
             .values(delete_requested_at=utcnow())
         )
-        return await self._database.write(lambda connection: connection.execute(statement).rowcount > 0)
+
+        def begin(connection: Connection) -> bool:
+            # where several processes write: what is begun now sees every job that was accepted before it
+            connection.execute(lock)
+            return connection.execute(statement).rowcount > 0
+
+        return await self._database.write(begin)
 
     async def delete_upload(self, upload_id: str) -> None:
         """Forget an upload whose object is gone."""

@@ -34,8 +34,12 @@ _SELECT_KEYS = select(*COLUMNS, jobs.c.idempotency_key, jobs.c.request_hash).whe
     jobs.c.user.in_(bindparam("users", expanding=True)),
     jobs.c.idempotency_key.in_(bindparam("keys", expanding=True)),
 )
-_SELECT_UPLOADS = select(uploads.c.id, uploads.c.user).where(
-    uploads.c.id.in_(bindparam("ids", expanding=True)), uploads.c.delete_requested_at.is_(None)
+# locked, where several processes write: until the jobs that name them are committed, none is given up
+_SELECT_UPLOADS = (
+    select(uploads.c.id, uploads.c.user)
+    .where(uploads.c.id.in_(bindparam("ids", expanding=True)), uploads.c.delete_requested_at.is_(None))
+    .order_by(uploads.c.id)
+    .with_for_update(read=True)
 )
 
 
@@ -46,6 +50,7 @@ class _Request:
     job: Job
     row: dict[str, Any]
     outcome: asyncio.Future[tuple[Job, bool]]
+    is_second_try: bool = False
 
     @property
     def key(self) -> tuple[str, str] | None:
@@ -136,6 +141,10 @@ class JobWriter:
         except Exception as error:
             if len(batch) > 1:
                 await asyncio.gather(*[self._add([request]) for request in batch])
+            elif isinstance(error, IntegrityError) and batch[0].key and not batch[0].is_second_try:
+                # another process has just used the same key: now its job is there to be found
+                batch[0].is_second_try = True
+                await self._add(batch)
             elif isinstance(error, IntegrityError):
                 message = f"There is already a job with the id {batch[0].job.id!r}."
                 batch[0].fail(Conflict(message, reason="AlreadyExists"))

@@ -220,12 +220,14 @@ async def test_a_job_runs_with_the_rights_of_the_chart_alone(
     launcher = KubeJobLauncher(
         kubeconfig=str(kubeconfig), namespace=namespace, init_image=cluster.image, instance=namespace
     )
+    await launcher.open()
     await launcher.start(lambda job_id: None)
     try:
         assert await launcher.reflector.wait_loaded(SECONDS)
         await run_job(launcher, cluster)
     finally:
         await launcher.stop()
+        await launcher.close()
 
 
 async def make_account(

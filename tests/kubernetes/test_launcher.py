@@ -35,9 +35,11 @@ async def launcher(cluster: ClusterLike, namespace: str) -> AsyncIterator[KubeJo
         init_image=cluster.image,
         instance=namespace,
     )
+    await launcher.open()
     await launcher.start(lambda job_id: None)
     yield launcher
     await launcher.stop()
+    await launcher.close()
 
 
 @pytest.fixture
@@ -427,6 +429,7 @@ async def test_a_namespace_for_each_user(
         instance=namespace,
         init_image=cluster.image,
     )
+    await launcher.open()
     await launcher.start(lambda job_id: None)
     job = make_job()
     try:
@@ -440,6 +443,7 @@ async def test_a_namespace_for_each_user(
         assert await read(launcher, job) == "hello\n"
     finally:
         await launcher.stop()
+        await launcher.close()
         await core_api.delete_namespace(str(job.state["namespace"]))
 
 
@@ -507,6 +511,32 @@ async def test_log_that_the_kubelet_rotates_is_followed_whole(
     lines = (await read(launcher, job)).splitlines()
     expected = [f"{j} line {i} of the log ................" for j in range(1, 81) for i in range(1, 1001)]
     assert lines == expected
+
+
+async def test_a_replica_that_does_not_lead_shows_events_and_may_lead_later(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job]
+) -> None:
+    job = make_job("echo hello; exec sleep 60")
+    await launch(launcher, job)
+    await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+    known = {(event.reason, event.message) for event in await launcher.events(job)}
+    other = KubeJobLauncher(
+        kubeconfig=launcher.kubeconfig, namespace=launcher.namespace, instance=launcher.instance
+    )
+    await other.open()
+    async with asyncio.timeout(10):  # the watches, which it has none of, are not waited for
+        shown = await other.events(job)
+    assert known
+    assert {(event.reason, event.message) for event in shown} >= known
+    for _ in range(2):  # the lead may come and go
+        await launcher.stop()
+        await other.start(lambda job_id: None)
+        assert (await wait_until(other, job, lambda seen: seen.status == Status.RUNNING)).pods
+        assert other.reflector.is_healthy
+        await other.stop()
+        await launcher.start(lambda job_id: None)
+        assert (await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)).pods
+    await other.close()
 
 
 async def test_followed_log_survives_the_api_server(

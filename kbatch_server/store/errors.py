@@ -1,0 +1,23 @@
+"""What goes wrong with the database, and which of it may be tried again."""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError
+
+_DEFEATED = {"40001", "40P01"}
+"""What PostgreSQL says (as SQLSTATE) to the one of two writers that it chose to stop: a deadlock, mostly."""
+
+
+class StoreError(Exception):
+    """The database cannot be used as it is: one line for the admin who starts the service."""
+
+
+def is_defeated(error: BaseException | None) -> bool:
+    """Return whether a statement was stopped for another writer's sake: the same again may well work."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _DEFEATED
+
+
+def first_line(error: BaseException) -> str:
+    """Return what the database's driver says, without the statement and its values."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__

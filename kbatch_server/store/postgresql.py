@@ -1,0 +1,145 @@
+"""How PostgreSQL is spoken to: limits on every wait, and what of Python's text it does not know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
+
+from .errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONNECT_SECONDS = 5
+"""How long a connection may take to be made, to each of the addresses that the host's name has."""
+
+DEAD_SECONDS = 10
+"""How long a connection may be without a sign of life of the other end's machine."""
+
+STATEMENT_SECONDS = 10
+"""How long one statement may take."""
+
+LOCK_SECONDS = 5
+"""How long one statement may wait for another process that writes to the same rows."""
+
+IDLE_SECONDS = 30
+"""How long a transaction may stand still before the server ends it: that of a process that was suspended."""
+
+UPGRADE_SECONDS = 600
+"""How long the tables may take to be brought up to date, and another process waits for that at its start."""
+
+MIGRATION_LOCK = 0x6B62617463680001
+"""Who has this advisory lock changes the tables."""
+
+LEAD_LOCK = 0x6B62617463680002
+"""Who has this advisory lock leads."""
+
+CHANNEL = "kbatch_jobs"
+"""Where the ids of jobs are called out that there is something to do about."""
+
+_LIMITS = {
+    "statement_timeout": f"{STATEMENT_SECONDS}s",
+    "lock_timeout": f"{LOCK_SECONDS}s",
+    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+    # of the server's end: a replica whose machine is gone must not keep its locks
+    "tcp_keepalives_idle": f"{DEAD_SECONDS // 2}s",
+    "tcp_keepalives_interval": "2s",
+    "tcp_keepalives_count": "2",
+}
+
+SET_LIMITS = "SELECT " + ", ".join(
+    f"set_config('{name}', '{value}', false)" for name, value in _LIMITS.items()
+)
+"""What each session begins with."""
+
+_ADDRESS = "postgresql://USER@HOST/DATABASE"
+
+
+def check_url(url: URL) -> URL:
+    """Return the address with the driver that we use, or raise StoreError."""
+    if not url.database:
+        raise StoreError(f"the database's URL must name a database, like {_ADDRESS}")
+    try:
+        import psycopg  # noqa: F401  # an extra: asked for here, where an admin is told
+    except ImportError:
+        raise StoreError("PostgreSQL needs psycopg: pip install kbatch-server[postgresql]") from None
+    return url.set(drivername="postgresql+psycopg")
+
+
+def make_connect_args(url: URL) -> dict[str, Any]:
+    """Return what psycopg connects with: the address, and our limits where its query sets none."""
+    limits: dict[str, Any] = {
+        "application_name": "kbatch-server",
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalives_idle": DEAD_SECONDS // 2,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        "tcp_user_timeout": DEAD_SECONDS * 1000,
+    }
+    address: dict[str, Any] = url.translate_connect_args(database="dbname", username="user")
+    return limits | address | dict(url.query)
+
+
+def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
+    """Return the engine for reading, of so many connections, and the one for writing, of one."""
+    options: dict[str, Any] = {
+        "connect_args": make_connect_args(url),
+        "max_overflow": 0,
+        "use_native_hstore": False,
+        "hide_parameters": True,
+    }
+    plain = URL.create(url.drivername)  # all of the address is in connect_args
+    reader = create_engine(
+        plain,
+        pool_size=readers,
+        pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+        **options,
+    )
+    writer = create_engine(
+        plain, pool_size=1, pool_pre_ping=True, isolation_level="READ COMMITTED", **options
+    )
+    for engine in (reader, writer):
+        event.listen(engine, "connect", _prepare)
+    return reader, writer
+
+
+def lock_migrations(connection: Connection) -> None:
+    """Wait until no other process changes the tables; none does until the end of this transaction."""
+    for name in ("statement_timeout", "lock_timeout"):
+        connection.execute(select(func.set_config(name, f"{UPGRADE_SECONDS}s", True)))
+    connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+
+
+def lock_word(connection: Connection, word: str) -> None:
+    """Wait until no other process has locked the same word, and lock it until the end of the transaction."""
+    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(word, 0))))
+
+
+def announce(connection: Connection, words: Sequence[str]) -> None:
+    """Call words without spaces out to who listens, once the transaction is committed; 8000 bytes at most."""
+    connection.execute(select(func.pg_notify(CHANNEL, " ".join(words))))
+
+
+def _prepare(connection: Any, record: Any) -> None:
+    """Set what holds for all of a session, before its first transaction."""
+    was = connection.autocommit
+    connection.autocommit = True
+    connection.execute(SET_LIMITS)
+    connection.autocommit = was
+    connection.adapters.register_dumper(str, _make_text_dumper())
+
+
+def _make_text_dumper() -> type[Any]:
+    from psycopg.types.string import StrDumper
+
+    class TextDumper(StrDumper):
+        """Sends text, with U+FFFD for NUL, which PostgreSQL's text cannot have and JSON and URLs can."""
+
+        def dump(self, obj: str) -> Any:
+            """Return the bytes to send."""
+            return super().dump(obj.replace("\0", "\ufffd"))
+
+    return TextDumper
