@@ -104,15 +104,17 @@ async def make_account(
     api_client: client.ApiClient,
     role: Manifest,
     folder: Path,
+    *,
+    name: str = "kbatch",
 ) -> Path:
     """Return a kubeconfig of an account that has the rights of this (Cluster)Role and no others."""
     rbac_api = client.RbacAuthorizationV1Api(api_client)
-    await core_api.create_namespaced_service_account(namespace, {"metadata": {"name": "kbatch"}})
+    await core_api.create_namespaced_service_account(namespace, {"metadata": {"name": name}})
     body = {"metadata": {"name": namespace}, "rules": role["rules"]}
     binding = {
         "metadata": {"name": namespace},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role["kind"], "name": namespace},
-        "subjects": [{"kind": "ServiceAccount", "name": "kbatch", "namespace": namespace}],
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
     }
     if role["kind"] == "Role":
         await rbac_api.create_namespaced_role(namespace, body)
@@ -121,7 +123,7 @@ async def make_account(
         await rbac_api.create_cluster_role(body)
         await rbac_api.create_cluster_role_binding(binding)
     request = {"spec": {"audiences": [], "expirationSeconds": 3600}}
-    answer = await core_api.create_namespaced_service_account_token("kbatch", namespace, request)
+    answer = await core_api.create_namespaced_service_account_token(name, namespace, request)
     config = yaml.safe_load(cluster.kubeconfig.read_text())
     config["users"] = [
         {"name": each["name"], "user": {"token": answer.status.token}} for each in config["users"]

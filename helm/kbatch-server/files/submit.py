@@ -15,7 +15,8 @@ def call(url, body=None):
     """Return the JSON of an answer; what the service refuses ends the test with its words."""
     headers = {"Authorization": "Bearer " + os.environ["TOKEN"], "Content-Type": "application/json"}
     try:
-        with urlopen(Request(url, body and body.encode(), headers), timeout=30) as answer:
+        request = Request(url, body and body.encode(), headers)  # noqa: S310 - the chart's own http:// URL
+        with urlopen(request, timeout=30) as answer:  # noqa: S310
             return json.load(answer)
     except HTTPError as error:
         sys.exit(f"{error.code} {url}: {error.read(2000).decode(errors='replace')}")
