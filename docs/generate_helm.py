@@ -1,4 +1,4 @@
-"""Write the table of docs/helm.md from the comments of the chart's values.yaml: ``python docs/generate_helm.py``."""
+"""Write the table of docs/helm.md from the chart's values.yaml: ``python docs/generate_helm.py``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ def make_table() -> str:
     """Return one row for each value: its name, its default, what is said of it."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     comments = dict(read_comments())
-    rows = [
-        f"| `{name}` | {format_default(find_value(values, name))} | {comments[name]} |" for name in find_values()
-    ]
+    rows = []
+    for name in find_values():
+        # what is switched on is said above the switch
+        said = comments[name.removesuffix(".enabled") if comments[name] == "Make it." else name]
+        rows.append(f"| `{name}` | {format_default(find_value(values, name))} | {said} |")
     return "\n".join(["| value | default | what it is |", "|---|---|---|", *rows, ""])
 
 
