@@ -47,7 +47,16 @@ WAIT_SECONDS = 90
 class Installation:
     """One hub, one kbatch-server beside it, and the clients of the hub's users."""
 
-    def __init__(self, folder: Path, cluster: ClusterLike, *, namespace: str, config: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cluster: ClusterLike,
+        *,
+        namespace: str,
+        config: str = "",
+        kubeconfig: Path | None = None,
+    ) -> None:
+        """``config`` is read before the rest of it; ``kubeconfig`` has the service's rights, else all."""
         (port,) = find_ports(1)
         self.cluster = cluster
         self.namespace = namespace
@@ -59,7 +68,7 @@ class Installation:
         config = config + CONFIG.format(
             port=port, host=cluster.host_address, namespace=namespace, image=cluster.image
         )
-        environment = self.hub.service_environment | {"KUBECONFIG": str(cluster.kubeconfig)}
+        environment = self.hub.service_environment | {"KUBECONFIG": str(kubeconfig or cluster.kubeconfig)}
         self.service = Service(folder / "service", port=port, config=config, environment=environment)
         self.service.start()
         self._tokens: dict[str, str] = {}

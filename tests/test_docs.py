@@ -16,6 +16,8 @@ from traitlets.config import Config
 
 from kbatch_server import handlers
 from kbatch_server.handlers.openapi import OPERATIONS, QUERY
+from kbatch_server.kube.pods import START_PROBLEMS
+from kbatch_server.kube.status import IMAGE_PROBLEMS, SETUP_EVENTS
 from kbatch_server.launchers.base import JobLauncher
 from kbatch_server.settings import KEYS
 from kbatch_server.storage.base import Storage
@@ -53,6 +55,28 @@ def test_the_page_of_settings_is_what_the_code_says(tmp_path):
         check=True,
     )
     assert made.stdout == (DOCS / "configuration.md").read_text(), "run: python docs/generate.py"
+
+
+def load_generate_helm():
+    spec = importlib.util.spec_from_file_location("generate_helm", DOCS / "generate_helm.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_values_of_the_chart_are_what_its_page_says():
+    made = load_generate_helm().make_page()
+    assert made == (DOCS / "helm.md").read_text(), "run: python docs/generate_helm.py"
+
+
+def test_each_value_of_the_chart_has_a_comment_and_is_used():
+    module = load_generate_helm()
+    comments = dict(module.read_comments())
+    templates = "\n".join(path.read_text() for path in module.CHART.glob("templates/**/*") if path.is_file())
+    for name in module.find_values():
+        assert len(comments[name]) > 5, f"values.yaml says nothing of {name}"
+        last = name.rpartition(".")[2]
+        assert f".Values.{name}" in templates or re.search(rf"\s\.{last}\b", templates), name
 
 
 def find_routes() -> list[tuple[str, type]]:
@@ -119,6 +143,20 @@ def test_each_entry_point_is_named(group):
     for entry in found:
         assert re.search(rf'[`"]{entry.name}[`"]', text), entry.name
         assert entry.load().__name__ in text
+
+
+def find_reasons() -> set[str]:
+    """Return the reasons of jobs that cannot start or have failed, as far as they are words of ours."""
+    sources = [ROOT / "kbatch_server" / name for name in ("reconciler.py", "launchpad.py", "kube/pods.py")]
+    text = "\n".join(path.read_text() for path in sources)
+    found = re.findall(r'(?:reason=|LaunchRefused\(|return )"([A-Z]\w+)"', text)
+    well = {"Launched", "Terminating", "Cancelled", "Complete"}
+    return {*found, *IMAGE_PROBLEMS, *SETUP_EVENTS, *START_PROBLEMS} - well
+
+
+@pytest.mark.parametrize("reason", sorted(find_reasons()))
+def test_each_reason_of_a_failure_is_explained(reason):
+    assert f"`{reason}`" in (DOCS / "troubleshooting.md").read_text()
 
 
 def find_variables() -> set[str]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes
@@ -13,7 +14,8 @@ import pytest
 from installation import Installation
 from kubernetes.aio import client, config
 
-from tests.cluster import ClusterLike, ensure_cluster, missing_tools
+from helm import Helm, find_helm
+from tests.cluster import ClusterLike, build, ensure_cluster, missing_tools
 
 Report = Iterator[str]
 
@@ -33,6 +35,17 @@ def cluster() -> Iterator[ClusterLike]:
     cluster = ensure_cluster()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture
+def helm(tmp_path: Path) -> Helm:
+    """Helm, which needs no cluster to show what the chart makes."""
+    program = find_helm()
+    if program is None:
+        if os.environ.get("KBATCH_TEST_CLUSTER") != "required":
+            pytest.skip("helm is not installed, and the test cluster is not built")
+        program = build.ensure_binaries() / "helm"
+    return Helm(program, tmp_path)
 
 
 @pytest.fixture(scope="session")

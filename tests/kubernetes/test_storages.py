@@ -156,9 +156,8 @@ def test_code_log_and_results_are_there_after_pod_job_and_namespace_are_gone(pla
     assert fetched == (place.kind == "file")  # the others hand it out themselves
 
 
+@pytest.mark.parametrize("place", ["azure", "s3"], indirect=True)
 def test_a_storage_that_hangs_for_a_while_costs_neither_log_nor_results(place):
-    if place.kind == "file":
-        pytest.skip("a folder cannot be stopped")
     alice = place.alice
     script = 'for i in $(seq 40); do echo "line $i"; sleep 0.1; done; echo done > $KBATCH_OUTPUT_DIR/result'
     job = alice.submit(script)

@@ -12,5 +12,6 @@ for section, traits in json.loads((HERE / "values.json").read_text()).items():
     for name, value in traits.items():
         setattr(c[section], name, value)
 
-extra = HERE / "extra_config.py"
-exec(compile(extra.read_text(), extra, "exec"))  # noqa: S102
+# extraConfig: in the order of the names
+for path in sorted(HERE.glob("extra-*.py")):
+    exec(compile(path.read_text(), path, "exec"))  # noqa: S102

@@ -5,9 +5,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- end }}
 
+{{/* What is the same in every version: labels of everything that is made. */}}
 {{- define "kbatch.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{/* The labels of the service's pods alone. */}}
+{{- define "kbatch.podSelector" -}}
+{{ include "kbatch.selector" . }}
+app.kubernetes.io/component: service
 {{- end }}
 
 {{/* One name for all that is made: the release's, with the chart's in it once. */}}
@@ -24,22 +31,147 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- end }}
 
+{{- define "kbatch.image" -}}
+{{- if .Values.image.digest }}{{ .Values.image.name }}@{{ .Values.image.digest }}
+{{- else }}{{ .Values.image.name }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
 {{- define "kbatch.jobsNamespace" -}}
-{{- required "jobs.namespace: must name the namespace where jobs run" .Values.jobs.namespace }}
+{{- .Values.app.job_namespace | default .Values.jobs.namespace | required "jobs.namespace: must name the namespace where jobs run" }}
 {{- end }}
 
+{{/* Not empty where each user has a namespace. */}}
+{{- define "kbatch.perUser" -}}
+{{- if contains "{username}" (include "kbatch.jobsNamespace" .) }}true{{ end }}
+{{- end }}
+
+{{- define "kbatch.hubToken" -}}
+{{- .Values.app.jupyterhub_api_token | default .Values.hub.apiToken }}
+{{- end }}
+
+{{- define "kbatch.hubApiUrl" -}}
+{{- .Values.app.jupyterhub_api_url | default .Values.hub.apiUrl | trimSuffix "/" }}
+{{- end }}
+
+{{- define "kbatch.hubNamespace" -}}
+{{- .Values.hub.namespace | default .Release.Namespace }}
+{{- end }}
+
+{{/* With a slash at both ends. */}}
 {{- define "kbatch.prefix" -}}
-{{ trimSuffix "/" .Values.hub.baseUrl }}/services/{{ .Values.hub.serviceName }}/
+{{- $new := printf "%s/services/%s" (trimSuffix "/" .Values.hub.baseUrl) .Values.hub.serviceName }}
+{{- .Values.app.service_prefix | default $new | trimSuffix "/" }}/
 {{- end }}
 
-{{/* What the chart itself sets; a value of the same name in `config` wins. */}}
+{{- define "kbatch.serviceName" -}}
+{{- include "kbatch.prefix" . | trimSuffix "/" | base }}
+{{- end }}
+
+{{/* With a slash at both ends: what is before services/NAME/ in the prefix. */}}
+{{- define "kbatch.baseUrl" -}}
+{{- regexReplaceAll "services/[^/]+/$" (include "kbatch.prefix" .) "" }}
+{{- end }}
+
+{{- define "kbatch.serviceType" -}}
+{{- .Values.app.service.type | default .Values.service.type }}
+{{- end }}
+
+{{/* The service as pods reach it, without the prefix. */}}
+{{- define "kbatch.address" -}}
+http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.service.port }}
+{{- end }}
+
+{{/* Not empty where the storage is the folder of the pod's volume. */}}
+{{- define "kbatch.storesFiles" -}}
+{{- $env := "" }}
+{{- range include "kbatch.extraEnv" . | fromYamlArray }}
+{{- if eq .name "DEFAULT_FILE_STORAGE" }}{{ $env = .value | default "unknown" }}{{ end }}
+{{- end }}
+{{- $storage := dig "KBatchServer" "storage_class" ($env | default "file") .Values.config }}
+{{- if or (eq $storage "file") (contains "FileStorage" $storage) }}true{{ end }}
+{{- end }}
+
+{{/* Not empty where the volume, or the database in it, is for one pod at a time. */}}
+{{- define "kbatch.alone" -}}
+{{- if eq .Values.db.type "sqlite" }}SQLite is for one process: db.type must be postgresql
+{{- else if and (include "kbatch.storesFiles" .) (not .Values.persistence.enabled) }}each replica would keep uploads for itself: persistence.enabled must be true, or config.KBatchServer.storage_class another storage than file
+{{- else if and .Values.persistence.enabled (not (has "ReadWriteMany" .Values.persistence.accessModes)) }}the volume is for one node: persistence.accessModes must have ReadWriteMany, or persistence.enabled be false with another storage than file
+{{- end }}
+{{- end }}
+
+{{/* extraEnv as a list, be it one or a map. */}}
+{{- define "kbatch.extraEnv" -}}
+{{- if kindIs "slice" .Values.extraEnv }}{{ toYaml .Values.extraEnv }}
+{{- else }}
+{{- $list := list }}
+{{- range $name, $value := .Values.extraEnv }}
+{{- $list = append $list (merge (dict "name" $name) (kindIs "string" $value | ternary (dict "value" $value) $value)) }}
+{{- end }}
+{{- toYaml $list }}
+{{- end }}
+{{- end }}
+
+{{/* Refuse what would be rendered well and then not work; the schema refuses the rest. */}}
+{{- define "kbatch.check" -}}
+{{- $alone := include "kbatch.alone" . }}
+{{- if and (gt (int .Values.replicas) 1) $alone }}{{ fail (printf "replicas: %d, but %s" (int .Values.replicas) $alone) }}{{ end }}
+{{- if and (eq .Values.db.type "postgresql") (not .Values.db.existingSecret) }}{{ fail "db.existingSecret: must name the Secret with the URL of the PostgreSQL database" }}{{ end }}
+{{- if and (eq .Values.db.type "sqlite") .Values.db.existingSecret }}{{ fail "db.existingSecret: is for db.type postgresql" }}{{ end }}
+{{- if not (or (include "kbatch.hubToken" .) .Values.hub.existingSecret) }}{{ fail "hub.apiToken or hub.existingSecret: one of them must be set" }}{{ end }}
+{{- if and (include "kbatch.hubToken" .) .Values.hub.existingSecret }}{{ fail "hub.apiToken and hub.existingSecret: only one of them can be set" }}{{ end }}
+{{- if and .Values.keys.value .Values.keys.existingSecret }}{{ fail "keys.value and keys.existingSecret: only one of them can be set" }}{{ end }}
+{{- if and .Values.jobs.createNamespaces (not (include "kbatch.perUser" .)) }}{{ fail "jobs.createNamespaces: is for a jobs.namespace with {username}" }}{{ end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs: must name a gateway" }}{{ end }}
+{{- range $trait, $value := dict "KBatchServer.db_url" "db" "KBatchServer.bind_url" "service.port" "KBatchServer.service_prefix" "hub.baseUrl and hub.serviceName" "KubeJobLauncher.namespace" "jobs.namespace" "KubeJobLauncher.create_namespace" "jobs.createNamespaces" }}
+{{- $words := splitList "." $trait }}
+{{- if hasKey (get $.Values.config (first $words) | default dict) (last $words) }}{{ fail (printf "config.%s: is set by %s" $trait $value) }}{{ end }}
+{{- end }}
+{{- range include "kbatch.extraEnv" . | fromYamlArray }}
+{{- if has .name (list "JUPYTERHUB_API_TOKEN" "JUPYTERHUB_API_URL" "JUPYTERHUB_BASE_URL" "JUPYTERHUB_SERVICE_PREFIX" "JUPYTERHUB_SERVICE_URL" "KBATCH_KEYS" "KBATCH_DB_URL") }}{{ fail (printf "extraEnv.%s: is set by the values hub, keys and db" .name) }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* What the chart itself sets; a trait of the same name in `config` wins. */}}
 {{- define "kbatch.config" -}}
-{{- $address := printf "%s.%s.svc:%d" (include "kbatch.name" .) .Release.Namespace (int .Values.service.port) }}
-{{- $own := dict
-  "KBatchServer" (dict "launcher_class" "kubernetes" "db_url" "sqlite:////srv/kbatch/jobs.sqlite")
-  "KubeJobLauncher" (dict "namespace" (include "kbatch.jobsNamespace" .) "instance" .Release.Name)
+{{- $config := dict
+  "KBatchServer" (dict "launcher_class" "kubernetes")
+  "KubeJobLauncher" (dict
+    "namespace" (include "kbatch.jobsNamespace" .)
+    "create_namespace" .Values.jobs.createNamespaces
+    "instance" .Release.Name)
   "FileStorage" (dict "root" "/srv/kbatch/storage")
-  "Launchpad" (dict "url_for_jobs" (printf "http://%s%s" $address (include "kbatch.prefix" .)))
+  "Launchpad" (dict "url_for_jobs" (printf "%s%s" (include "kbatch.address" .) (include "kbatch.prefix" .)))
+  "JobConfig" dict
 }}
-{{- mergeOverwrite $own (deepCopy .Values.config) | toPrettyJson }}
+{{- if eq .Values.db.type "sqlite" }}
+{{- $_ := set $config.KBatchServer "db_url" "sqlite:////srv/kbatch/jobs.sqlite" }}
+{{- end }}
+{{- with .Values.jobs }}
+{{- if .restricted }}
+{{- $_ := set $config.JobConfig "pod_security_context" (dict "runAsNonRoot" true "runAsUser" (int .runAsUser) "runAsGroup" (int .runAsGroup) "fsGroup" (int .fsGroup)) }}
+{{- $_ := set $config.JobConfig "container_security_context" (dict "capabilities" (dict "drop" (list "ALL"))) }}
+{{- end }}
+{{- end }}
+{{- range $class, $traits := .Values.config }}
+{{- $all := get $config $class | default dict }}
+{{- range $name, $value := $traits }}
+{{- $_ := set $all $name $value }}
+{{- end }}
+{{- $_ := set $config $class $all }}
+{{- end }}
+{{- if .Values.networkPolicy.jobs.allowHub }}
+{{- $labels := merge (dict "hub.jupyter.org/network-access-hub" "true") ($config.JobConfig.labels | default dict) }}
+{{- $_ := set $config.JobConfig "labels" $labels }}
+{{- end }}
+{{- $config | toPrettyJson }}
+{{- end }}
+
+{{/* The files of /etc/kbatch, by name, as the data of a Secret: what is not there any more is gone then. */}}
+{{- define "kbatch.configFiles" -}}
+kbatch_server_config.py: {{ .Files.Get "files/kbatch_server_config.py" | b64enc }}
+values.json: {{ include "kbatch.config" . | b64enc }}
+{{- range $name, $text := .Values.extraConfig }}
+extra-{{ $name }}.py: {{ $text | b64enc | quote }}
+{{- end }}
 {{- end }}

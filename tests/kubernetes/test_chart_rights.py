@@ -1,0 +1,184 @@
+"""The rights that the chart gives are what the service needs, and no more: a real job is run with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes.aio import client
+
+from helm import Helm, Manifest
+from kbatch_server.kube.clients import KubeClient, KubeUnavailable
+from kbatch_server.launchers.base import Launch, LauncherUnavailable
+from kbatch_server.launchers.kube import KubeJobLauncher
+from kbatch_server.models import Job, JobSpec, Status, utcnow
+from kbatch_server.slugs import make_job_id
+from tests.cluster import ClusterLike
+
+SECONDS = 60
+HUB = {"apiToken": "sesame-open-this-token"}
+
+Right = tuple[str, str]
+"""A resource and a verb."""
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> set[Right]:
+    """What is asked of Kubernetes from now on."""
+    found: set[Right] = set()
+    send = KubeClient._send
+
+    async def record(self: KubeClient, method: str, path: str, query: Any, *rest: Any) -> Any:
+        found.add(find_right(method, path, query or {}))
+        return await send(self, method, path, query, *rest)
+
+    monkeypatch.setattr(KubeClient, "_send", record)
+    return found
+
+
+def find_right(method: str, path: str, query: Mapping[str, Any]) -> Right:
+    """Return the right that a request takes."""
+    words = path.removeprefix("/api/v1/").removeprefix("/apis/batch/v1/").split("/")
+    if words[0] == "namespaces" and len(words) > 2:
+        words = words[2:]
+    resource = "/".join([words[0], *words[2:]])
+    verbs = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+    if method != "GET":
+        return resource, verbs[method]
+    if query.get("watch"):
+        return resource, "watch"
+    return resource, "get" if len(words) > 1 else "list"
+
+
+def list_rights(role: Manifest) -> set[Right]:
+    return {
+        (resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]
+    }
+
+
+async def test_a_job_runs_with_the_rights_of_the_role_and_uses_each(
+    cluster: ClusterLike,
+    namespace: str,
+    core_api: client.CoreV1Api,
+    api_client: client.ApiClient,
+    helm: Helm,
+    tmp_path: Path,
+    used: set[Right],
+) -> None:
+    made = helm.render({"hub": HUB, "jobs": {"namespace": namespace}}, namespace=namespace)
+    role = made.get("Role")
+    kubeconfig = await make_account(cluster, namespace, core_api, api_client, role, tmp_path)
+    await run_job(cluster, kubeconfig, namespace=namespace, instance=namespace)
+    assert used == list_rights(role)
+
+
+async def test_with_a_namespace_for_each_user_it_uses_the_cluster_role(
+    cluster: ClusterLike,
+    namespace: str,
+    core_api: client.CoreV1Api,
+    api_client: client.ApiClient,
+    helm: Helm,
+    tmp_path: Path,
+    used: set[Right],
+) -> None:
+    jobs = {"namespace": f"{namespace}-{{username}}", "createNamespaces": True}
+    made = helm.render({"hub": HUB, "jobs": jobs}, namespace=namespace)
+    [role] = [each for each in made.all if each["kind"] == "ClusterRole"]
+    kubeconfig = await make_account(cluster, namespace, core_api, api_client, role, tmp_path)
+    await run_job(cluster, kubeconfig, namespace=jobs["namespace"], instance=namespace, create_namespace=True)
+    assert used == list_rights(role)
+    await core_api.delete_namespace(f"{namespace}-alice")
+    rbac_api = client.RbacAuthorizationV1Api(api_client)
+    await rbac_api.delete_cluster_role(namespace)
+    await rbac_api.delete_cluster_role_binding(namespace)
+
+
+async def make_account(
+    cluster: ClusterLike,
+    namespace: str,
+    core_api: client.CoreV1Api,
+    api_client: client.ApiClient,
+    role: Manifest,
+    folder: Path,
+    *,
+    name: str = "kbatch",
+) -> Path:
+    """Return a kubeconfig of an account that has the rights of this (Cluster)Role and no others."""
+    rbac_api = client.RbacAuthorizationV1Api(api_client)
+    await core_api.create_namespaced_service_account(namespace, {"metadata": {"name": name}})
+    body = {"metadata": {"name": namespace}, "rules": role["rules"]}
+    binding = {
+        "metadata": {"name": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role["kind"], "name": namespace},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+    }
+    if role["kind"] == "Role":
+        await rbac_api.create_namespaced_role(namespace, body)
+        await rbac_api.create_namespaced_role_binding(namespace, binding)
+    else:
+        await rbac_api.create_cluster_role(body)
+        await rbac_api.create_cluster_role_binding(binding)
+    request = {"spec": {"audiences": [], "expirationSeconds": 3600}}
+    answer = await core_api.create_namespaced_service_account_token(name, namespace, request)
+    config = yaml.safe_load(cluster.kubeconfig.read_text())
+    config["users"] = [
+        {"name": each["name"], "user": {"token": answer.status.token}} for each in config["users"]
+    ]
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+async def run_job(cluster: ClusterLike, kubeconfig: Path, **traits: Any) -> None:
+    """Do all that the service does with a job, and again what a crash would have it do again."""
+    launcher = KubeJobLauncher(kubeconfig=str(kubeconfig), init_image=cluster.image, **traits)
+    await launcher.start(lambda job_id: None)
+    try:
+        assert await launcher.reflector.wait_loaded(SECONDS)
+        await run_to_end(launcher, make_job(cluster))
+        await delete_while_it_runs(launcher, make_job(cluster, "sleep 600"))
+    finally:
+        await launcher.stop()
+
+
+def make_job(cluster: ClusterLike, script: str = "echo $GREETING") -> Job:
+    spec = JobSpec(image=cluster.image, command=["sh", "-c", script], termination_grace_period_seconds=1)
+    return Job(id=make_job_id("rights"), user="alice", name="rights", spec=spec, created_at=utcnow())
+
+
+async def run_to_end(launcher: KubeJobLauncher, job: Job) -> None:
+    launch = Launch(env={"GREETING": "hello"})
+    patch = launcher.client.patch
+
+    async def crash(*_: object) -> dict[str, Any]:
+        raise KubeUnavailable("cut short between Secret and start")
+
+    launcher.client.patch = crash  # type: ignore[method-assign]
+    with pytest.raises(LauncherUnavailable):
+        await launcher.launch(job, launch)
+    launcher.client.patch = patch  # type: ignore[method-assign]
+    for _ in range(2):
+        job.state = await launcher.launch(job, launch)
+    async with asyncio.timeout(SECONDS):
+        while (seen := await launcher.poll(job)) is None or not seen.status.is_end:
+            await launcher.reflector.wait_change(str(job.state["namespace"]), job.id, 1)
+        assert seen.status is Status.SUCCEEDED, seen.message
+        log = launcher.read_log(job, seen.pods[0].name, None)
+        assert b"".join([piece.data async for piece in log]) == b"hello\n"
+        assert {event.reason for event in await launcher.events(job)} >= {"SuccessfulCreate"}
+        await launcher.clean(job)
+
+
+async def delete_while_it_runs(launcher: KubeJobLauncher, job: Job) -> None:
+    job.state = await launcher.launch(job, Launch(env={}))
+    namespace = str(job.state["namespace"])
+    async with asyncio.timeout(SECONDS):
+        while (seen := await launcher.poll(job)) is None or seen.status is not Status.RUNNING:
+            await launcher.reflector.wait_change(namespace, job.id, 1)
+        job.delete_requested_at = utcnow()
+        while not await launcher.terminate(job):
+            await launcher.reflector.wait_change(namespace, job.id, 0.5)
