@@ -327,17 +327,6 @@ def test_each_version_says_itself() -> None:
     assert chart["version"].replace("-", "").replace("dev.", "dev") == re.sub(
         r"\.dev", "dev", KBatchServer.version
     )
-<<<<<<< HEAD
-    await launcher.open()
-    await launcher.start(lambda job_id: None)
-    try:
-        assert await launcher.reflector.wait_loaded(SECONDS)
-        await run_job(launcher, cluster)
-    finally:
-        await launcher.stop()
-        await launcher.close()
-=======
->>>>>>> chart
 
 
 def test_a_failing_test_needs_no_cluster_to_be_seen(helm: Helm, tmp_path: Path, unused_tcp_port: int) -> None:

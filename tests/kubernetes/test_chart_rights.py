@@ -136,6 +136,7 @@ async def make_account(
 async def run_job(cluster: ClusterLike, kubeconfig: Path, **traits: Any) -> None:
     """Do all that the service does with a job, and again what a crash would have it do again."""
     launcher = KubeJobLauncher(kubeconfig=str(kubeconfig), init_image=cluster.image, **traits)
+    await launcher.open()
     await launcher.start(lambda job_id: None)
     try:
         assert await launcher.reflector.wait_loaded(SECONDS)
@@ -143,6 +144,7 @@ async def run_job(cluster: ClusterLike, kubeconfig: Path, **traits: Any) -> None
         await delete_while_it_runs(launcher, make_job(cluster, "sleep 600"))
     finally:
         await launcher.stop()
+        await launcher.close()
 
 
 def make_job(cluster: ClusterLike, script: str = "echo $GREETING") -> Job:
