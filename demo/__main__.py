@@ -63,6 +63,7 @@ def run(hub: Hub, *, once: bool) -> int:
     follow(hub.kbatch_url, token, job["id"])
     job = wait(hub.kbatch_url, token, job["id"])
     print(f"\nJob {job['id']} {job['status']}{': ' + job['message'] if job['message'] else ''}.\n")
+    print(f"Its results: {find_results(hub.kbatch_url, token, job['id'])}\n")
     print(f"Look at it at {hub.kbatch_url}\n\nOr, in another shell:\n")
     print(f"export KBATCH_URL={hub.kbatch_url}\nexport JUPYTERHUB_API_TOKEN={token}")
     print("KBATCH_URL=" + hub.kbatch_url)
@@ -114,6 +115,19 @@ def wait(kbatch_url: str, token: str, job_id: str) -> dict[str, Any]:
         if time.monotonic() > deadline:
             raise DemoFailed(f"Job {job_id} is still {job['status']} after {JOB_SECONDS} s: {job['message']}")
         time.sleep(0.2)
+
+
+def find_results(kbatch_url: str, token: str, job_id: str) -> str:
+    """Return the files that the job left, with their sizes, when they are kept."""
+    headers = {"Authorization": f"token {token}"}
+    url = f"{kbatch_url}api/v1/jobs/{job_id}"
+    deadline = time.monotonic() + JOB_SECONDS
+    while call(url, headers=headers)["outputs"] is None:
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"The results of job {job_id} were not kept after {JOB_SECONDS} s")
+        time.sleep(0.2)
+    items = call(f"{url}/outputs", headers=headers)["items"]
+    return ", ".join(f"{item['path']} ({item['size']} bytes)" for item in items) or "none"
 
 
 def make_zip(folder: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""A small job: it says what it was given, works for a moment, and reports."""
+"""A small job: it says what it was given, works for a moment, leaves a result, and reports."""
 
 import os
 import sys
@@ -11,4 +11,6 @@ for step in range(1, 6):
     total += sum(n * n for n in range(step * 10_000))
     print(f"step {step} of 5: the sum so far is {total}", flush=True)
     time.sleep(0.3)
+with open(os.path.join(os.environ["KBATCH_OUTPUT_DIR"], "sums.csv"), "w") as file:
+    file.write(f"steps,sum\n5,{total}\n")
 print(f"{os.environ.get('GREETING', 'Goodbye')}, with Python {sys.version.split()[0]}")
