@@ -23,6 +23,24 @@ def pytest_configure() -> None:
         os.environ["KBATCH_SETTINGS_PATH"] = str(Path(os.environ["KBATCH_SETTINGS_PATH"]).resolve())
 
 
+SERVERS = {"azurite", "azurite_tls", "postgresql", "s3server"}
+"""The fixtures that are servers, which take seconds to start and a processor to run."""
+
+SERVER_MODULES = {"test_leader", "test_remote_storage", "test_replicas", "test_upload_service"}
+"""Where the service itself, or a storage's server, is started and stopped by nearly every test."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need servers: the quick half is run without them."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        callspec = getattr(item, "callspec", None)
+        chosen = [str(value) for value in callspec.params.values()] if callspec else []
+        is_served = any(value.startswith(("azure-", "s3", "postgresql")) for value in chosen)
+        if is_served or SERVERS & set(item.fixturenames) or item.module.__name__ in SERVER_MODULES:
+            item.add_marker("servers")
+
+
 @pytest_asyncio.fixture
 async def web() -> AsyncIterator[Web]:
     """The handlers, served for real, with doubles behind them."""
