@@ -359,11 +359,11 @@ async def test_launch_repairs_one_that_was_cut_short(
 ) -> None:
     job = make_job("echo $TOKEN")
 
-    async def cut_short(*args: object) -> None:
+    async def cut_short(*args: object, **kwargs: object) -> None:
         raise LauncherUnavailable("killed here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(launcher, "_ensure_secret", cut_short)
+        patch.setattr("kbatch_server.launchers.kube.ensure_secret", cut_short)
         with pytest.raises(LauncherUnavailable):
             await launcher.launch(job, Launch(env={"TOKEN": "old"}))
     with monkeypatch.context() as patch:
