@@ -34,7 +34,11 @@ setup(
         "traitlets>=5.14",
         "uvloop>=0.21",
     ],
-    extras_require={"azure": ["azure-storage-blob>=12.24", "aiohttp>=3.10"]},
+    extras_require={
+        "azure": ["azure-storage-blob>=12.24", "azure-identity>=1.17", "aiohttp>=3.10"],
+        "gcs": ["obstore>=0.9"],
+        "s3": ["obstore>=0.9"],
+    },
     entry_points={
         "console_scripts": ["kbatch-server = kbatch_server.app:main"],
         "kbatch_server.launchers": [
@@ -44,6 +48,8 @@ setup(
         "kbatch_server.storages": [
             "file = kbatch_server.storage.local:FileStorage",
             "azure = kbatch_server.storage.azure:AzureBlobStorage",
+            "s3 = kbatch_server.storage.objectstore:S3Storage",
+            "gcs = kbatch_server.storage.objectstore:GCSStorage",
         ],
     },
     classifiers=[

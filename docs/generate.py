@@ -75,8 +75,18 @@ def make_section(cls: type[Configurable]) -> str:
     """Return the part of the page about one class."""
     _, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n")
     parts = [f"## {cls.__name__}\n", summary(cls) + "\n", to_markdown(rest) if rest.strip() else ""]
-    parts += [make_entry(cls, trait) for _, trait in sorted(cls.class_own_traits(config=True).items())]
+    parts += [make_entry(cls, trait) for _, trait in sorted(find_traits(cls).items())]
     return "\n".join(part for part in parts if part)
+
+
+def find_traits(cls: type[Configurable]) -> dict[str, TraitType[Any, Any]]:
+    """Return a class's own traits, and those of its bases in this package that have no section of theirs."""
+    listed = set(find_classes()) - {cls}
+    return {
+        name: trait
+        for name, trait in cls.class_traits(config=True).items()
+        if trait.this_class not in listed and str(trait.this_class.__module__).startswith("kbatch_server.")
+    }
 
 
 def make_entry(cls: type[Configurable], trait: TraitType[Any, Any]) -> str:

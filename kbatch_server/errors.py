@@ -92,6 +92,15 @@ class TooLarge(KBatchError):
     status = 413
     reason = "TooLarge"
 
+    @classmethod
+    def of_body(cls, limit: int, *, size: int | None = None, received: int = 0) -> TooLarge:
+        """Return the error of a body whose size is known, or only how many bytes of it had come."""
+        if size is not None:
+            message = f"The body is {size} bytes, the limit is {limit} bytes."
+            return cls(message, details={"size": size, "limit": limit})
+        message = f"The body is more than {limit} bytes, which is the limit: {received} had come."
+        return cls(message, details={"size": None, "received": received, "limit": limit})
+
 
 class TooManyRequests(KBatchError):
     status = 429

@@ -48,6 +48,11 @@ def make_upload_id() -> str:
     return secrets.token_hex(20)
 
 
+def is_upload_id(text: str) -> bool:
+    """Whether a text is an id that ``make_upload_id`` could have returned."""
+    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
+
+
 def _stem(text: str) -> str:
     stem = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return stem if not stem or stem[0].isalpha() else f"x-{stem}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, aclosing
 from datetime import timedelta
+from typing import Any
 
 from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
@@ -14,9 +16,30 @@ from traitlets.config import LoggingConfigurable
 from .archive import check_archive
 from .errors import TooLarge, Unavailable
 from .models import Upload, User, utcnow
-from .slugs import make_upload_id
+from .places import Places
+from .slugs import is_upload_id, make_upload_id
 from .storage.base import ObjectNotFound, Storage, StorageError, StorageFull
 from .store import JobStore
+
+CHECKS = 2
+"""How many ZIPs are looked at at a time: each inflates, which takes a processor."""
+
+CHECK_SECONDS = 600
+"""How long it may take to look at one: ten times what 10 GiB need."""
+
+DECODINGS = 2
+"""How many large bodies of JSON with code in it are in memory at a time as more than they came."""
+
+ORPHAN_SECONDS = 24 * 3600
+"""How old an object without a record must be: nothing that is under way takes so long."""
+
+ORPHANS_AT_ONCE = 500
+"""How many objects are looked up at a time."""
+
+SETTLE_SECONDS = 10
+"""How long to wait at the end for what was broken off to be cleared away."""
+
+_PREFIX = "uploads/"
 
 
 class Uploads(LoggingConfigurable):
@@ -36,8 +59,50 @@ class Uploads(LoggingConfigurable):
         config=True,
     )
 
+    max_upload_seconds = Integer(
+        3600,
+        min=1,
+        help="""Seconds that one ZIP may take to arrive: a client that is slower is refused.""",
+        config=True,
+    )
+
+    concurrent_uploads_per_user = Integer(
+        4,
+        min=1,
+        help="""How many ZIPs a user may send at the same time; one more is answered with 429.
+
+        A job's JSON of more than a megabyte, with code in it, counts as well.
+        """,
+        config=True,
+    )
+
+    concurrent_uploads = Integer(
+        32,
+        min=1,
+        help="""How many ZIPs all users together may send at the same time; one more is answered with 503.
+
+        Each needs a few megabytes of memory while it comes, up to 16 with some storages.
+        """,
+        config=True,
+    )
+
     storage = Instance(Storage)
     store = Instance(JobStore)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._places = Places(per_user=self.concurrent_uploads_per_user, total=self.concurrent_uploads)
+        self._checks = asyncio.Semaphore(CHECKS)
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self.decoding = asyncio.Semaphore(DECODINGS)
+        """Held by who has a job's JSON with code in it in memory, in more than one form."""
+
+    def place(self, user: User) -> AbstractContextManager[None]:
+        """Hold one of the user's places, for an upload that comes from outside.
+
+        Raises TooManyRequests, and Unavailable when all places of everybody are taken.
+        """
+        return self._places.take(user.name)
 
     async def receive(
         self, user: User, chunks: AsyncIterable[bytes], *, declared_size: int | None = None
@@ -48,31 +113,32 @@ class Uploads(LoggingConfigurable):
         Raises TooLarge, InvalidRequest (what is wrong with the ZIP) and Unavailable (the storage). Whatever
         is raised, and when this is cancelled, nothing is left of it.
         """
-        if declared_size is not None:
-            self._check_size(declared_size)
-        now = utcnow()
-        expires_at = now + timedelta(seconds=self.upload_ttl_seconds)
-        counted = _Counted(chunks, self._check_size)
-        upload_id = make_upload_id()
-        upload = Upload(upload_id, user.name, 0, "", now, expires_at)
+        if declared_size is not None and declared_size > self.max_upload_bytes:
+            raise TooLarge.of_body(self.max_upload_bytes, size=declared_size)
+        counted = _Counted(chunks, self.max_upload_bytes)
+        upload = self._make_upload(user, make_upload_id(), counted)
+        task = asyncio.current_task()
+        if task is not None:
+            self._under_way.add(task)
         try:
             with _unavailable():
                 await self.storage.write(upload.key, counted)
-                await check_archive(
-                    counted.size,
-                    lambda start, length: self.storage.read(upload.key, start=start, length=length),
-                )
-                upload = Upload(upload_id, user.name, counted.size, counted.sha256, now, expires_at)
-                earlier = await self._find_same(upload)
-                if earlier is not None:
-                    await self.storage.delete(upload.key)
-                    return earlier
-                await self.store.add_upload(upload)
+                upload = self._make_upload(user, upload.id, counted)
+                await self._check(upload)
+                kept = await self._keep(upload)
         except BaseException:
-            await asyncio.shield(self._discard(upload))
+            await self._discard(upload)
             raise
-        self.log.info("upload %s: %d bytes from %s", upload.id, upload.size, upload.user)
-        return upload
+        finally:
+            if task is not None:
+                self._under_way.discard(task)
+        self.log.info("upload %s: %d bytes from %s", kept.id, kept.size, kept.user)
+        return kept
+
+    async def settle(self) -> None:
+        """Wait until what was broken off is cleared away: at the end, when nothing more comes in."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=SETTLE_SECONDS)
 
     async def get(self, user: User, upload_id: str) -> Upload:
         """Return an upload of the user's, or raise NotFound."""
@@ -85,54 +151,109 @@ class Uploads(LoggingConfigurable):
     async def collect(self) -> int:
         """Delete the uploads that have expired and that no job needs, and return how many."""
         now = utcnow()
-        count = 0
-        for upload in await self.store.list_expired_uploads(now):
-            if not await self.store.begin_delete_upload(upload.id, now=now):
-                continue  # sent again, or named by a job, in the meantime
-            try:
-                await self.storage.delete(upload.key)
-            except StorageError as error:
-                self.log.warning("upload %s: not deleted, trying again later: %s", upload.id, error)
-                continue
-            await self.store.delete_upload(upload.id)
-            count += 1
+        count = failed = 0
+        while expired := await self.store.list_expired_uploads(now, offset=failed):
+            for upload in expired:
+                if not await self.store.begin_delete_upload(upload.id, now=now):
+                    continue  # sent again, or named by a job, in the meantime
+                try:
+                    await self.storage.delete(upload.key)
+                except StorageError as error:
+                    self.log.warning("upload %s: not deleted, trying again later: %s", upload.id, error)
+                    failed += 1
+                    continue
+                await self.store.delete_upload(upload.id)
+                count += 1
         if count:
             self.log.info("%d expired uploads deleted", count)
         return count
 
-    def _check_size(self, size: int) -> None:
-        if size > self.max_upload_bytes:
-            raise TooLarge(
-                f"The upload has more than {self.max_upload_bytes} bytes, which is the limit.",
-                details={"limit": self.max_upload_bytes, "size": size},
-            )
+    async def collect_orphans(self) -> int:
+        """Delete the objects that a killed service left and that are no upload, and return how many."""
+        before = utcnow() - timedelta(seconds=ORPHAN_SECONDS)
+        count = 0
+        found: list[str] = []
+        async with aclosing(self.storage.list(_PREFIX)) as objects:  # type: ignore[type-var]
+            async for each in objects:
+                upload_id = each.key.removeprefix(_PREFIX)
+                if each.modified_at < before and is_upload_id(upload_id):
+                    found.append(upload_id)
+                if len(found) == ORPHANS_AT_ONCE:
+                    count += await self._delete_orphans(found)
+                    found = []
+        count += await self._delete_orphans(found)
+        if count:
+            self.log.warning("%d objects deleted that were parts of no upload", count)
+        return count
 
-    async def _find_same(self, upload: Upload) -> Upload | None:
-        """Return the user's earlier upload of the same content, kept as long as the new one would be."""
-        earlier = await self.store.find_upload_by_sha256(upload.user, upload.sha256)
-        if earlier is None:
-            return None
+    async def _delete_orphans(self, upload_ids: Sequence[str]) -> int:
+        known = await self.store.find_upload_ids(upload_ids)
+        orphans = [upload_id for upload_id in upload_ids if upload_id not in known]
+        for upload_id in orphans:
+            await self.storage.delete(_PREFIX + upload_id)
+        return len(orphans)
+
+    def _make_upload(self, user: User, upload_id: str, counted: _Counted) -> Upload:
+        now = utcnow()
+        expires_at = now + timedelta(seconds=self.upload_ttl_seconds)
+        return Upload(upload_id, user.name, counted.size, counted.sha256, now, expires_at)
+
+    async def _check(self, upload: Upload) -> None:
+        """Raise InvalidRequest unless it is a good ZIP: one that the user sent before was."""
+        if await self.store.find_upload_by_sha256(upload.user, upload.sha256) is not None:
+            return
         try:
-            await self.storage.get_size(earlier.key)
-        except ObjectNotFound:  # the storage was changed or emptied
-            return None
-        return await self.store.extend_upload(earlier.id, expires_at=upload.expires_at)
+            async with self._checks, asyncio.timeout(CHECK_SECONDS):
+                await check_archive(
+                    upload.size, lambda start, length: self.read(upload, start=start, length=length)
+                )
+        except TimeoutError:
+            raise Unavailable(f"The ZIP could not be looked at within {CHECK_SECONDS} seconds.") from None
+
+    async def _keep(self, upload: Upload) -> Upload:
+        """Record an upload and return it, or the earlier one of the same content, whose object is there."""
+        kept = await self.store.add_upload(upload)
+        if kept.id != upload.id:
+            if not await self._is_whole(kept):  # the storage was changed or emptied
+                self.log.warning("upload %s: its object was lost, and is there again", kept.id)
+                await self.storage.write(kept.key, self.read(upload))
+            await self._delete(upload)
+        return kept
+
+    async def _is_whole(self, upload: Upload) -> bool:
+        try:
+            return await self.storage.get_size(upload.key) == upload.size
+        except ObjectNotFound:
+            return False
 
     async def _discard(self, upload: Upload) -> None:
-        """Leave nothing of an upload that was not accepted."""
+        """Leave nothing of an upload that was not accepted, also when this is cancelled once more."""
+        task = asyncio.create_task(self._withdraw(upload), name=f"discard-{upload.id}")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.shield(task)
+
+    async def _withdraw(self, upload: Upload) -> None:
         try:
-            await self.store.delete_upload(upload.id)
+            if await self.store.withdraw_upload(upload):
+                await self._delete(upload)
+        except Unavailable as error:  # its row, if there is one, expires; its object, if not, is an orphan
+            self.log.warning("upload %s: not accepted, and not forgotten: %s", upload.id, error)
+
+    async def _delete(self, upload: Upload) -> None:
+        """Delete an object that has no row; one that cannot be deleted is collected later."""
+        try:
             await self.storage.delete(upload.key)
-        except (StorageError, Unavailable):
-            self.log.warning("upload %s: not accepted, and not deleted either", upload.id, exc_info=True)
+        except StorageError as error:
+            self.log.warning("upload %s: not accepted, and not deleted yet: %s", upload.id, error)
 
 
 class _Counted:
     """The chunks as they pass, their size and their SHA-256."""
 
-    def __init__(self, chunks: AsyncIterable[bytes], check_size: Callable[[int], None]) -> None:
+    def __init__(self, chunks: AsyncIterable[bytes], limit: int) -> None:
         self._chunks = chunks
-        self._check_size = check_size
+        self._limit = limit
         self._hash = hashlib.sha256()
         self.size = 0
 
@@ -143,7 +264,8 @@ class _Counted:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._chunks:
             self.size += len(chunk)
-            self._check_size(self.size)
+            if self.size > self._limit:
+                raise TooLarge.of_body(self._limit, received=self.size)
             self._hash.update(chunk)
             yield chunk
 

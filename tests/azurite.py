@@ -36,17 +36,26 @@ def find_azurite() -> Path | None:
 
 
 @contextlib.contextmanager
-def running_azurite(program: Path, folder: Path) -> Iterator[str]:
-    """Run Azurite with nothing in it, and yield the URL of its account's blobs."""
+def running_azurite(
+    program: Path, folder: Path, *, host: str = "127.0.0.1", tls: tuple[Path, Path] | None = None
+) -> Iterator[str]:
+    """Run Azurite with nothing in it, and yield the URL of its account's blobs.
+
+    It listens at that address of this machine. With ``tls``, the files of a certificate and its key, it
+    speaks HTTPS and takes OAuth tokens, too, whatever their signature.
+    """
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((host, 0))
         port = free.getsockname()[1]
     log = folder / "azurite.log"
     command = [program, "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+    command += ["--blobHost", host, "--blobPort", str(port)]
+    if tls is not None:
+        command += ["--cert", tls[0], "--key", tls[1], "--oauth", "basic"]
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [*command, "--blobPort", str(port)],
+            command,
             cwd=folder,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -54,18 +63,18 @@ def running_azurite(program: Path, folder: Path) -> Iterator[str]:
         ) as process,
     ):
         try:
-            _wait_until_it_listens(process, port, log)
-            yield f"http://127.0.0.1:{port}/{ACCOUNT}"
+            _wait_until_it_listens(process, (host, port), log)
+            yield f"http{'' if tls is None else 's'}://{host}:{port}/{ACCOUNT}"
         finally:
             # the group: node may be a wrapper around the real one, which would go on
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(10)
 
 
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_it_listens(process: subprocess.Popen[bytes], address: tuple[str, int], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection(address, 1):
             return
         time.sleep(0.05)
     raise RuntimeError(f"Azurite did not start: {log.read_text()}")

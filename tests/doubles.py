@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
+from datetime import datetime
 
-from kbatch_server.storage.base import ObjectNotFound, Storage
+from kbatch_server.models import utcnow
+from kbatch_server.storage.base import ObjectNotFound, Storage, StoredObject
+from kbatch_server.storage.pieces import check_prefix
 
 
 class MemoryStorage(Storage):
@@ -13,10 +16,12 @@ class MemoryStorage(Storage):
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.objects: dict[str, bytes] = {}
+        self.modified_at: dict[str, datetime] = {}
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         content = b"".join([chunk async for chunk in chunks])
         self.objects[key] = content
+        self.modified_at[key] = utcnow()
         return len(content)
 
     async def read(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
@@ -28,6 +33,12 @@ class MemoryStorage(Storage):
 
     async def delete(self, key: str) -> None:
         self.objects.pop(key, None)
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        check_prefix(prefix)
+        for key, content in tuple(self.objects.items()):
+            if key.startswith(prefix):
+                yield StoredObject(key, len(content), self.modified_at[key])
 
     def _find(self, key: str) -> bytes:
         if key not in self.objects:

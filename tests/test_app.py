@@ -84,7 +84,7 @@ WRONG_ON_THE_COMMAND_LINE = {
     "class": (["--JobConfg.cpu_limit=2"], "c.JobConfg", "JobConfig?"),
     "value": (["--JobConfig.cpu_limit=many"], "cpu_limit", "float"),
     "config_file": (["--config=nothere.py"], "KBatchServer.config_file", "nothere.py"),
-    "storage": (["--storage=nonsense"], "KBatchServer.storage_class", "azure, file"),
+    "storage": (["--storage=nonsense"], "KBatchServer.storage_class", "azure, file, gcs, s3"),
     "launcher": (["--KBatchServer.launcher_class=x"], "KBatchServer.launcher_class", "kubernetes, local"),
     "database": (["--db=oracle://x"], "KBatchServer.db_url", "sqlite:///"),
     "option": (["--databse=x"], "--databse", "--help-all"),
@@ -136,7 +136,7 @@ WRONG_IN_THE_ENVIRONMENT = {
     "KBATCH_SETTINGS_PATH": ("/nothere/.env", "/nothere/.env"),
     "JUPYTERHUB_API_TOKEN": ("", "token"),
     "KBATCH_KEYS": ("short", "32 characters"),
-    "DEFAULT_FILE_STORAGE": ("ftp", "azure, file"),
+    "DEFAULT_FILE_STORAGE": ("ftp", "azure, file, gcs, s3"),
     "JUPYTERHUB_SERVICE_URL": ("8050", "http://HOST:PORT"),
 }
 

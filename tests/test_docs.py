@@ -181,7 +181,7 @@ def test_the_examples_of_extensions_import_and_define_what_must_be_defined(name,
             needed = (
                 {"launch", "poll", "terminate", "logs"}
                 if base is JobLauncher
-                else {"write", "read", "get_size", "delete"}
+                else {"write", "read", "get_size", "delete", "list"}
             )
             assert needed <= set(vars(cls)), f"{cls.__name__} lacks {needed - set(vars(cls))}"
             cls()

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -589,18 +590,34 @@ async def test_an_upload_is_its_users_only(store):
             await store.get_upload(upload_id, user=user)
 
 
-async def test_an_upload_is_kept_longer_and_never_shorter(store):
-    upload = make_upload()
-    await store.add_upload(upload)
-    later = upload.expires_at + timedelta(seconds=60)
-    assert (await store.extend_upload("u1", expires_at=later)).expires_at == later
-    assert (await store.extend_upload("u1", expires_at=upload.expires_at)).expires_at == later
-    assert await store.extend_upload("u2", expires_at=later) is None
+async def test_the_same_content_of_a_user_is_one_upload_kept_longer_and_never_shorter(store):
+    first = make_upload()
+    assert await store.add_upload(first) == first
+    kept = await store.add_upload(make_upload("u2", expires_in_seconds=120))
+    assert (kept.id, kept.created_at) == ("u1", first.created_at)
+    assert kept.expires_at > first.expires_at + timedelta(seconds=50)
+    again = await store.add_upload(make_upload("u3", expires_in_seconds=60))
+    assert (again.id, again.expires_at > kept.expires_at) == ("u1", True)
+    assert await store.find_upload_ids(["u1", "u2", "u3"]) == {"u1"}
+    assert await store.get_upload("u1", user="alice") == again
+
+
+async def test_an_upload_is_withdrawn_unless_somebody_relies_on_it(store):
+    for upload_id in ("withdrawn", "sent-again", "named"):
+        await store.add_upload(make_upload(upload_id, sha256=upload_id))
+    sent_again = await store.get_upload("sent-again", user="alice")
+    await store.add_upload(replace(sent_again, id="another"))
+    await add(store, upload="named")
+    assert await store.withdraw_upload(await store.get_upload("withdrawn", user="alice"))
+    assert not await store.withdraw_upload(sent_again)
+    assert not await store.withdraw_upload(await store.get_upload("named", user="alice"))
+    assert await store.withdraw_upload(make_upload("never-added"))
+    assert await store.find_upload_ids(["withdrawn", "sent-again", "named"]) == {"sent-again", "named"}
 
 
 async def test_only_an_expired_upload_that_no_job_names_is_deleted_and_then_no_job_can_name_it(store):
     for upload_id, seconds in (("expired", -1), ("named", -1), ("fresh", 60)):
-        await store.add_upload(make_upload(upload_id, expires_in_seconds=seconds))
+        await store.add_upload(make_upload(upload_id, expires_in_seconds=seconds, sha256=upload_id))
     job = await add(store, upload="named")
     now = utcnow()
     assert [upload.id for upload in await store.list_expired_uploads(now)] == ["expired"]

@@ -24,9 +24,9 @@ LAYERS = [
     ["kube"],
     ["storage", "store"],
     ["archive", "auth", "commandline", "plugins", "profiles", "settings", "zipstream"],
-    ["config", "configcheck", "webserver"],
-    ["jobrequest"],
-    ["keyring", "log", "models", "slugs", "tarindex", "validation", "workqueue"],
+    ["config", "configcheck", "webserver", "zipcontent"],
+    ["jobrequest", "zipdirectory"],
+    ["keyring", "log", "models", "places", "slugs", "tarindex", "validation", "workqueue"],
     ["errors"],
     ["__init__"],
 ]

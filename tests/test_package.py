@@ -143,4 +143,6 @@ def test_the_entry_points_load(run):
         "local LocalProcessJobLauncher",
         "file FileStorage",
         "azure AzureBlobStorage",
+        "s3 S3Storage",
+        "gcs GCSStorage",
     }

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 from azurite import ACCOUNT, KEY, find_azurite, running_azurite
 from doubles import MemoryStorage
+from s3server import S3Server, find_s3server, running_s3server
 from traitlets.config import Config
 
 from kbatch_server.storage.azure import AzureBlobStorage
 from kbatch_server.storage.base import ObjectNotFound, Storage, StorageError, StorageFull
 from kbatch_server.storage.local import FileStorage
+from kbatch_server.storage.objectstore import S3Storage
 
 MIB = 2**20
 
@@ -40,10 +42,22 @@ def azurite(tmp_path_factory):
         yield endpoint
 
 
-def make_sas_token() -> str:
+@pytest.fixture(scope="module")
+def s3server(tmp_path_factory) -> S3Server:
+    """An S3 server with an empty bucket."""
+    program = find_s3server()
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("Go is needed, to build the S3 server")
+        pytest.skip("Go is needed, to build the S3 server")
+    with running_s3server(program, tmp_path_factory.mktemp("s3server")) as server:
+        yield server
+
+
+def make_sas_token(permission: str = "rcwdl") -> str:
     from datetime import timedelta
 
-    from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+    from azure.storage.blob import generate_container_sas
 
     from kbatch_server.models import utcnow
 
@@ -51,12 +65,12 @@ def make_sas_token() -> str:
         ACCOUNT,
         "code",
         account_key=KEY,
-        permission=ContainerSasPermissions(read=True, create=True, write=True, delete=True),
+        permission=permission,
         expiry=utcnow() + timedelta(hours=1),
     )
 
 
-@pytest.fixture(params=["memory", "file", "docs", "azure-key", "azure-sas"])
+@pytest.fixture(params=["memory", "file", "docs", "azure-key", "azure-sas", "s3"])
 async def storage(request, tmp_path):
     if request.param == "memory":
         storage = MemoryStorage()
@@ -64,6 +78,8 @@ async def storage(request, tmp_path):
         storage = FileStorage(root=str(tmp_path / "storage"))
     elif request.param == "docs":
         storage = load_documented_class()(path=str(tmp_path / "objects.sqlite"))
+    elif request.param == "s3":
+        storage = S3Storage(**request.getfixturevalue("s3server").settings())
     else:
         credential = {"account_key": KEY} if request.param == "azure-key" else {"sas_token": make_sas_token()}
         endpoint = request.getfixturevalue("azurite")

@@ -20,7 +20,9 @@ from kbatch_server.handlers import make_handlers
 from kbatch_server.handlers.base import Services
 from kbatch_server.log import log_request
 from kbatch_server.models import Job, JobEvent, JobOutputs, JobPage, JobSpec, Profile, Status, Upload, utcnow
+from kbatch_server.places import Places
 from kbatch_server.tarindex import OutputFile
+from kbatch_server.zipdirectory import refused
 
 PREFIX = "/services/kbatch/"
 ACCESS = "access:services!service=kbatch"
@@ -165,12 +167,18 @@ class UploadsDouble:
     """Keeps what it receives in memory, and takes nothing that does not begin as a ZIP does."""
 
     max_upload_bytes = 4 * 1024**2
+    max_upload_seconds = 60
 
     def __init__(self):
+        self.places = Places(per_user=2, total=3)
+        self.decoding = asyncio.Semaphore(1)
         self.kept = {}
         self.owners = {}
         self.receiving = asyncio.Event()
         self.cancelled = asyncio.Event()
+
+    def place(self, user):
+        return self.places.take(user.name)
 
     async def receive(self, user, chunks, *, declared_size):
         data = bytearray()
@@ -179,12 +187,12 @@ class UploadsDouble:
                 self.receiving.set()
                 data += chunk
                 if not data.startswith(b"PK"):
-                    raise InvalidRequest.of_field("file", "is not a ZIP archive")
+                    raise refused("The submitted file must be a ZIP archive.")
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
         if not data.startswith(b"PK"):
-            raise InvalidRequest.of_field("file", "is not a ZIP archive")
+            raise refused("The submitted file must be a ZIP archive.")
         now = utcnow()
         upload = Upload(f"u{len(self.kept)}", user.name, len(data), "0" * 64, now, now + timedelta(days=1))
         self.kept[upload.id] = bytes(data)
@@ -196,8 +204,8 @@ class UploadsDouble:
             raise NotFound("There is no such upload.")
         return self.owners[upload_id]
 
-    async def read(self, upload):
-        data = self.kept[upload.id]
+    async def read(self, upload, *, start=0, length=None):
+        data = self.kept[upload.id][start:][:length]
         for start in range(0, len(data), 50):
             yield data[start : start + 50]
 

@@ -115,7 +115,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     def _check_length(self, size: int) -> None:
         if size > self._body_limit:
-            raise too_large(size, self._body_limit)
+            raise TooLarge.of_body(self._body_limit, size=size)
 
     def _read_length(self) -> int:
         text = self.request.headers.get("Content-Length", "0")
@@ -183,8 +183,9 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     async def receive(self, chunk: bytes) -> None:
         """Collect a piece of the body; it may raise, which refuses the request."""
-        if len(self._body) + len(chunk) > self._body_limit:
-            raise too_large(None, self._body_limit)
+        received = len(self._body) + len(chunk)
+        if received > self._body_limit:
+            raise TooLarge.of_body(self._body_limit, received=received)
         self._body += chunk
 
     async def decline(self, error: Exception) -> None:
@@ -205,6 +206,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     async def refuse(self, error: Exception) -> None:
         """Answer with an error now, while the client is still sending, and drop what is yet to come."""
+        if self._refused:
+            return
         self._refused = True
         self.log_exception(type(error), error, error.__traceback__)
         self.clear()
@@ -213,7 +216,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self.set_header("Content-Length", sum(map(len, self._write_buffer)))
         await self.flush()  # the whole answer; only the end of the exchange is put off
         connection: Any = self.request.connection
-        connection.set_body_timeout(LINGER_SECONDS)
+        # a timeout of the body that is set now would hold for the next one only
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, connection.stream.close)
         # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
         setattr(self, (self.request.method or "").lower(), lambda *_: self.finish())
 
@@ -227,7 +231,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     def get_json(self) -> Any:
         """Return the parsed body, or raise InvalidRequest of ``body``."""
-        return parse_json(bytes(self._body))
+        return parse_json(self._body)
 
     # The client
 
@@ -354,15 +358,7 @@ class NotFoundHandler(BaseHandler):
         await self.decline(NotFound(NOTHING_HERE))
 
 
-def too_large(size: int | None, limit: int) -> TooLarge:
-    """Return the error of a body that is over its limit; ``size`` None when it is only known to be larger."""
-    said = "larger" if size is None else f"{size} bytes"
-    return TooLarge(
-        f"The body is {said}, the limit is {limit} bytes.", details={"size": size, "limit": limit}
-    )
-
-
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes | bytearray) -> Any:
     """Return parsed JSON, or raise InvalidRequest of ``body``: also for NaN, which is not JSON."""
     try:
         return json.loads(body.decode(), parse_constant=_refuse_constant)

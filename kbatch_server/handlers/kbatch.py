@@ -6,13 +6,13 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Any
 
 from ..compat import flat, kbatch, manifests
 from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
 from ..models import Job, JobPage, JobQuery
-from .base import BaseHandler
+from .base import BaseHandler, Services
 from .needs import needs_nothing, needs_scope, needs_user
 from .query import read_flag
 from .streams import LineChunker, with_ticks
@@ -22,6 +22,9 @@ MAX_LISTED = 10_000
 """How many jobs, the newest, are listed: this client knows no pages."""
 
 PAGE = 500
+
+LARGE_BODY_BYTES = 2**20
+"""The size from which on a job's JSON is one of few that are read at a time, and read in a thread."""
 
 GATHER_SECONDS = 0.2
 """For how long lines are gathered into one chunk for the client that prints chunk by chunk."""
@@ -87,6 +90,20 @@ class JobsHandler(KBatchHandler):
 
     _is_flat = False
 
+    def initialize(self, services: Services) -> None:
+        """Take the services."""
+        super().initialize(services)
+        self._held = ExitStack()
+
+    def on_finish(self) -> None:
+        """Let go of the place of a large body."""
+        self._held.close()
+
+    def on_connection_close(self) -> None:
+        """Let go of it, when the client goes away."""
+        super().on_connection_close()
+        self._held.close()
+
     @property
     def body_limit(self) -> int:
         """How many bytes the body may have: there may be code in it."""
@@ -101,10 +118,22 @@ class JobsHandler(KBatchHandler):
         async for jobs in self.pages():
             yield [manifests.make_job(job) for job in jobs]
 
+    async def begin(self) -> None:
+        """Get ready for the body; one that is large, because of the code in it, is an upload as well."""
+        await super().begin()
+        if self._read_length() > LARGE_BODY_BYTES or "Transfer-Encoding" in self.request.headers:
+            self._held.enter_context(self.services.uploads.place(self.user))
+
     @needs_scope("submit")
     async def post(self) -> None:
         """Submit a job."""
-        data = self.get_json()
+        if len(self._body) <= LARGE_BODY_BYTES:
+            await self._submit(self.get_json())
+            return
+        async with self.services.uploads.decoding:
+            await self._submit(await asyncio.to_thread(self.get_json))
+
+    async def _submit(self, data: Any) -> None:
         self._body.clear()
         self._is_flat = not (isinstance(data, dict) and "job" in data)
         await (self._post_flat(data) if self._is_flat else self._post_kbatch(data))
@@ -272,13 +301,14 @@ class UploadsHandler(ReceivingHandler, KBatchHandler):
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()
+        if upload is None:
+            return
         self.send_json({**upload.to_dict(), "url": f"{self.root}uploads/{upload.id}/"}, status=201)
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:
-        """Return the error; for what is no ZIP the one sentence, alone, that this client knows."""
+        """Return the error; of a wrong file the message alone, as this client knows it."""
         if isinstance(error, InvalidRequest) and error.details and error.details[0]["field"] == "file":
-            message = error.details[0]["message"]
-            return {"file": [message if error.reason == "NoFile" else flat.NOT_A_ZIP]}
+            return {"file": [error.details[0]["message"]]}
         return {**flat.make_error_fields(error), **super().make_error_body(error)}
 
 

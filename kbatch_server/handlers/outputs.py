@@ -37,6 +37,9 @@ SHOWN_TYPES = {
 SEND_SECONDS = 300
 """How long a reader may take for one piece: one that takes longer has gone."""
 
+RECEIVE_SECONDS = 3600
+"""How long all results of a job may take to come; the job's own limit is usually earlier."""
+
 MAX_UNREADABLE = 10**9
 
 
@@ -154,14 +157,14 @@ class SentOutputsHandler(BaseHandler):
     async def begin(self) -> None:
         """Start to receive."""
         await self.services.outputs.check_size(self._job, self._read_length())
-        self._inflow = Inflow()
+        self._inflow = Inflow(RECEIVE_SECONDS)
         tar = OutputTar(
             _retried(self._inflow.pieces()),
             left_out=self._read_unreadable(),
             pod=self.request.headers.get("X-Kbatch-Pod", "")[:253],
         )
         receiving = self.services.outputs.receive(self._job, tar)
-        self._inflow.start(asyncio.create_task(receiving, name=f"outputs {self._job.id}"))
+        await self._inflow.start(asyncio.create_task(receiving, name=f"outputs {self._job.id}"))
 
     def _read_unreadable(self) -> int:
         text = self.request.headers.get("X-Kbatch-Unreadable", "0")

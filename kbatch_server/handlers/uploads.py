@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import ExitStack, aclosing, suppress
+from typing import Any, Generic, TypeVar
 
-from ..errors import InvalidRequest, Unavailable
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError
+
+from ..errors import InvalidRequest, TooLarge, Unavailable
 from ..models import Upload
 from ..storage.base import StorageError
-from .base import BaseHandler, too_large
+from .base import BaseHandler
 from .multipart import FilePart
 from .needs import needs_nothing, needs_scope
 
@@ -21,7 +24,7 @@ IDLE_SECONDS = 60
 MULTIPART_ROOM_BYTES = 64 * 1024
 """What a multipart body may have beside the file: boundaries, headers, small other parts."""
 
-QUEUE_PIECES = 16
+QUEUE_PIECES = 4
 """How much of a body waits for the storage, at Tornado's 64 KiB a piece: then the client has to wait."""
 
 
@@ -31,37 +34,51 @@ Kept = TypeVar("Kept")
 class Inflow(Generic[Kept]):
     """The body of a request on its way into the storage: a short queue with a task at its other end."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_seconds: float) -> None:
+        """Take how long the whole body may take to come."""
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_PIECES)
+        self._is_wanted = asyncio.Event()
+        self._max_seconds = max_seconds
         self._receiving: asyncio.Task[Kept] | None = None
 
-    def start(self, receiving: asyncio.Task[Kept]) -> None:
-        """Take the task that reads the pieces."""
+    async def start(self, receiving: asyncio.Task[Kept]) -> None:
+        """Take the task that reads the pieces, and wait until it wants the first; raises what it raised."""
         self._receiving = receiving
         # its error is read by whoever sends or finishes; nobody does when the client has gone
         receiving.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await self._unless_ended(self._is_wanted.wait())
 
     async def send(self, piece: bytes | None) -> None:
         """Pass on a piece, or the end (None); waits while the storage is slower than the client.
 
         Raises what the reader raised, when it does not want more.
         """
+        await self._unless_ended(self._queue.put(piece))
+
+    async def _unless_ended(self, step: Coroutine[Any, Any, object]) -> None:
         assert self._receiving is not None  # noqa: S101 - started before the body comes
-        put = asyncio.ensure_future(self._queue.put(piece))
-        await asyncio.wait({put, self._receiving}, return_when=asyncio.FIRST_COMPLETED)
-        if not put.done():
-            put.cancel()
-        if self._receiving.done():
+        doing = asyncio.ensure_future(step)
+        await asyncio.wait({doing, self._receiving}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            doing.cancel()
+        if self._receiving.done() and not self._receiving.cancelled():  # that is when the client has gone
             self._receiving.result()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the pieces until the end; raises InvalidRequest when the client stops in the middle."""
+        """Yield the pieces until the end; raises InvalidRequest when the client stops, or is too slow."""
+        self._is_wanted.set()
+        now = asyncio.get_running_loop().time
+        end = now() + self._max_seconds
         while True:
             try:
-                async with asyncio.timeout(IDLE_SECONDS):
+                async with asyncio.timeout_at(min(end, now() + IDLE_SECONDS)):
                     piece = await self._queue.get()
             except TimeoutError:
-                raise InvalidRequest.of_field("body", f"nothing came for {IDLE_SECONDS} s") from None
+                if now() < end:
+                    why = f"nothing came for {IDLE_SECONDS} s"
+                else:
+                    why = f"did not come within {self._max_seconds} s, which is the limit"
+                raise InvalidRequest.of_field("body", why) from None
             if piece is None:
                 return
             yield piece
@@ -84,8 +101,11 @@ class ReceivingHandler(BaseHandler):
     def initialize(self, services: object) -> None:
         """Take the services."""
         super().initialize(services)  # type: ignore[arg-type]
-        self._inflow: Inflow[Upload] = Inflow()
+        self._inflow: Inflow[Upload] = Inflow(self.services.uploads.max_upload_seconds)
+        self._held = ExitStack()
         self._part: FilePart | None = None
+        self._is_complete = False
+        self._refusal: asyncio.Task[None] | None = None
 
     @property
     def body_limit(self) -> int:
@@ -107,35 +127,58 @@ class ReceivingHandler(BaseHandler):
             "application/octet-stream",
         }:
             raise InvalidRequest.of_field("Content-Type", "must be application/zip or multipart/form-data")
+        uploads = self.services.uploads
+        self._held.enter_context(uploads.place(self.user))
+        connection: Any = self.request.connection
+        connection.set_body_timeout(uploads.max_upload_seconds + IDLE_SECONDS)  # were the storage to hang
         self._size = 0
         size = self.request.headers.get("Content-Length")
         declared = int(size) if size is not None and self._part is None else None
-        receiving = self.services.uploads.receive(self.user, self._inflow.pieces(), declared_size=declared)
-        self._inflow.start(asyncio.create_task(receiving))
+        receiving = asyncio.create_task(
+            uploads.receive(self.user, self._inflow.pieces(), declared_size=declared)
+        )
+        await self._inflow.start(receiving)
+        receiving.add_done_callback(self._refuse_unasked)
+
+    def _refuse_unasked(self, receiving: asyncio.Task[Upload]) -> None:
+        """Answer with an error that came while the client sends nothing: for that, nobody waits."""
+        if not (receiving.cancelled() or self._is_complete or self._client_gone):
+            error = receiving.exception()
+            if isinstance(error, Exception):
+                self._refusal = asyncio.create_task(self._refuse_now(error))
+
+    async def _refuse_now(self, error: Exception) -> None:
+        with suppress(StreamClosedError):
+            await self.refuse(error)
 
     async def receive(self, chunk: bytes) -> None:
         """Pass a piece of the body on."""
         self._size += len(chunk)
         if self._size > self.body_limit:
-            raise too_large(None, self.body_limit)
+            raise TooLarge.of_body(self.body_limit, received=self._size)
         piece = self._part.feed(chunk) if self._part is not None else chunk
         if piece:
             await self._inflow.send(piece)
 
-    async def finish_upload(self) -> Upload:
-        """Return the upload: the body is complete."""
+    async def finish_upload(self) -> Upload | None:
+        """Return the upload, or None when the client has gone: the body is complete."""
+        self._is_complete = True
         if self._part is not None:
             self._part.finish()
-        return await self._inflow.finish()
+        return await self.run_while_connected(self._inflow.finish())
 
     def on_connection_close(self) -> None:
         """Give up what was received so far."""
-        self._inflow.cancel()
         super().on_connection_close()
+        self._let_go()
 
     def on_finish(self) -> None:
         """Give up what was received so far, unless it is complete."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._inflow.cancel()
+        self._held.close()
 
 
 class UploadsHandler(ReceivingHandler):
@@ -145,6 +188,8 @@ class UploadsHandler(ReceivingHandler):
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()
+        if upload is None:
+            return
         self.set_header("Location", f"{self.services.auth.base_url}api/v1/uploads/{upload.id}")
         self.send_json(upload.to_dict(), status=201)
 
@@ -165,51 +210,67 @@ class CodeHandler(BaseHandler):
     async def get(self, signed: str) -> None:
         """Send the ZIP, or the one range of it that is asked for."""
         upload = await self.services.launchpad.get_code(signed)
-        start, length = self._prepare_headers(upload.size)
-        if self.request.method == "GET":
-            await self.run_while_connected(self._send(upload, start, length))
+        start, end = self._find_range(upload)
+        if start >= end:
+            self.set_header("Content-Range", f"bytes */{upload.size}")
+            self.answer_error(HTTPError(416, f"The ZIP has {upload.size} bytes, and none in that range."))
+            return
+        if end - start < upload.size:
+            self.set_status(206)
+            self.set_header("Content-Range", f"bytes {start}-{end - 1}/{upload.size}")
+        self._set_headers(upload, end - start)
+        await self.run_while_connected(self._send(upload, start, end - start))
 
     @needs_nothing()
     async def head(self, signed: str) -> None:
-        """Send the headers only."""
-        await self.get(signed)
+        """Send the headers only: for them a range has no meaning."""
+        upload = await self.services.launchpad.get_code(signed)
+        self._set_headers(upload, upload.size)
 
-    def _prepare_headers(self, size: int) -> tuple[int, int]:
+    def _find_range(self, upload: Upload) -> tuple[int, int]:
+        """Return start and end of what is asked for; the whole, when it is of another version than this."""
+        condition = self.request.headers.get("If-Range")
+        if condition not in {None, make_etag(upload)}:
+            return 0, upload.size
+        return find_range(self.request.headers.get("Range"), upload.size) or (0, upload.size)
+
+    def _set_headers(self, upload: Upload, length: int) -> None:
         self.set_header("Content-Type", "application/zip")
         self.set_header("Accept-Ranges", "bytes")
-        start, end = find_range(self.request.headers.get("Range"), size) or (0, size)
-        if (start, end) != (0, size):
-            self.set_status(206)
-            self.set_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
-        self.set_header("Content-Length", end - start)
-        return start, end - start
+        self.set_header("ETag", make_etag(upload))
+        self.set_header("Content-Length", length)
 
     async def _send(self, upload: Upload, start: int, length: int) -> None:
         try:
-            async with aclosing(self.services.uploads.read(upload)) as pieces:  # type: ignore[type-var]
+            read = self.services.uploads.read(upload, start=start, length=length)
+            async with aclosing(read) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
-                    part = piece[start : start + length]
-                    start, length = max(start - len(piece), 0), length - len(part)
-                    self.write(part)
+                    self.write(piece)
                     await self.flush()
-                    if not length:
-                        return
         except StorageError as error:
             raise Unavailable(f"The code cannot be read now: {error}") from error
+
+
+def make_etag(upload: Upload) -> str:
+    """Return what names the content of an upload, as ETag and If-Range have it."""
+    return f'"{upload.sha256}"'
 
 
 def find_range(header: str | None, size: int) -> tuple[int, int] | None:
     """Return start and end of the one range that a Range header names, or None for the whole.
 
-    A header that is not understood, or that names several ranges, may be passed over (RFC 9110, 14.2).
+    Where there are no such bytes, the end is not after the start. A header that is not understood, or that
+    names several ranges, may be passed over (RFC 9110, 14.2).
     """
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header or "")
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header or "", re.ASCII)
     if match is None or match[0] == "bytes=-":
         return None
     first, last = match[1], match[2]
-    start = int(first) if first else max(size - int(last), 0)
-    end = min(int(last) + 1, size) if first and last else size
-    return (start, end) if start < end else None
+    if not first:
+        return max(size - int(last), 0), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(int(last) + 1, size) if last else size
 
 
 default_handlers = [

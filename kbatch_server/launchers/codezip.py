@@ -13,18 +13,14 @@ import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from ..zipdirectory import MAX_DEPTH, MAX_ENTRIES
 from .jobfolder import JobFolder
 
 PIECE_BYTES = 256 * 1024
 
-MAX_ENTRIES = 200_000
-"""How many files and folders a ZIP may have: each costs an inode."""
-
-MAX_DEPTH = 100
-"""How deep its folders may be inside each other."""
-
 # What zipfile raises for a ZIP that is broken, encrypted, or packed in a way that it does not know.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError)
+_IS_UTF8 = 0x800  # flag_bits
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRONG_NAMES = {
     errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ENOENT, errno.EILSEQ,
@@ -60,13 +56,14 @@ def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
 
 def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, room: int) -> int:
     """Unpack one file or folder and return its size."""
-    parts = [part for part in entry.filename.split("/") if part not in ("", ".")]
+    name = _get_name(entry)
+    parts = [part for part in name.split("/") if part not in ("", ".")]
     mode = entry.external_attr >> 16
-    if entry.filename.startswith("/") or ".." in parts:
-        raise BadCode(f"The ZIP of code has a path that leads outside: {entry.filename[:100]!r}.")
+    if name.startswith("/") or ".." in parts:
+        raise BadCode(f"The ZIP of code has a path that leads outside: {name[:100]!r}.")
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise BadCode(f"The ZIP of code has a link or a device: {entry.filename[:100]!r}.")
-    if len(parts) > MAX_DEPTH:
+        raise BadCode(f"The ZIP of code has a link or a device: {name[:100]!r}.")
+    if len(parts) - (not entry.is_dir()) > MAX_DEPTH:
         raise BadCode(f"The ZIP of code has folders more than {MAX_DEPTH} deep.")
     path = target.joinpath(*parts)
     if entry.is_dir():
@@ -85,6 +82,13 @@ def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, r
                 raise BadCode("The ZIP of code is too large when unpacked.")
             copy.write(piece)
     return size
+
+
+def _get_name(entry: zipfile.ZipInfo) -> str:
+    """Return the name as it is in the ZIP: zipfile takes one that is not marked as UTF-8 for cp437."""
+    if entry.flag_bits & _IS_UTF8:
+        return entry.filename
+    return entry.filename.encode("cp437").decode("utf-8", "surrogateescape")
 
 
 def give_tree(path: Path, uid: int, gid: int) -> None:

@@ -7,29 +7,38 @@ import base64
 import contextlib
 import io
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
-from datetime import timedelta
-from typing import Any
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
-from traitlets import Unicode, default
+from traitlets import Bool, Integer, Unicode, default
 
 from ..models import utcnow
-from .base import ObjectNotFound, Storage, StorageError
-from .pieces import check_key, regroup
+from .base import ObjectNotFound, Storage, StorageError, StoredObject
+from .pieces import check_key, check_prefix, is_key, regroup
+from .remote import ServiceRefused, finish, make_error
 
 PIECE_BYTES = 4 * 2**20
 """One block: a blob has at most 50,000 of them, 195 GiB with this size."""
 
-TIMEOUT_SECONDS = 60
-"""The longest wait for the service's next byte."""
+MISSING_PACKAGES = "AzureBlobStorage needs more packages: pip install kbatch-server[azure]"
+
+MAX_URL_SECONDS = 7 * 86400
+"""A key that an identity gets for signing URLs is good for a week at most, and so are they."""
+
+CLOCK_SKEW = timedelta(minutes=5)
+
+Result = TypeVar("Result")
 
 
 class AzureBlobStorage(Storage):
     """A container of blobs, named by their keys.
 
-    It is used with the account's key, or with a SAS token that may read, create, write and delete in the
-    container. Only with the key can it sign URLs, so that jobs fetch their code from Azure itself: the
-    account's SAS token is never handed out.
+    It is used with the account's key, with a SAS token that may read, create, write, delete and list in the
+    container, or with an identity that Azure gave to the service. With the key or the identity it can sign
+    URLs, so that jobs fetch their code from Azure itself: a SAS token is never handed out.
     """
 
     account_name = Unicode(
@@ -52,7 +61,7 @@ class AzureBlobStorage(Storage):
     sas_token = Unicode(
         help="""A SAS token for the container. Default: the environment's AZURE_SAS_TOKEN.
 
-        It needs the permissions read, create, write and delete (``rcwd``). Not used when there is an
+        It needs the permissions read, create, write, delete and list (``rcwdl``). Not used when there is an
         ``account_key``.
         """,
         config=True,
@@ -79,46 +88,121 @@ class AzureBlobStorage(Storage):
     def _default_endpoint(self) -> str:
         return f"https://{self.account_name}.blob.core.windows.net"
 
+    use_identity = Bool(
+        help="""Sign in with the identity that Azure gave to the service, without a key or a SAS token.
+
+        That is what azure-identity finds: a workload identity, a service principal in the environment, or
+        the machine's managed identity. It needs the role Storage Blob Data Contributor, and to sign URLs
+        Storage Blob Delegator. Default: on where the environment has AZURE_CLIENT_ID. Not used when there
+        is an ``account_key`` or a ``sas_token``.
+        """,
+        config=True,
+    )
+
+    @default("use_identity")
+    def _default_use_identity(self) -> bool:
+        return "AZURE_CLIENT_ID" in os.environ
+
+    endpoint_for_jobs = Unicode(
+        help="""The URL of the account's blobs as jobs reach it, for signed URLs. Default: ``endpoint``.""",
+        config=True,
+    )
+
+    sign_urls = Bool(
+        True,
+        help="""Let jobs fetch their code from Azure itself, by a URL that reads this one blob.
+
+        Switch it off where jobs cannot reach the account: then the service hands the code out, as it does
+        with a SAS token.
+        """,
+        config=True,
+    )
+
+    ca_file = Unicode(
+        help="""A PEM file with the authorities that signed the endpoint's certificate, not the usual.""",
+        config=True,
+    )
+
+    timeout_seconds = Integer(
+        60,
+        min=1,
+        help="""Seconds that Azure may take for a request, with its repetitions.""",
+        config=True,
+    )
+
+    _service: Any = None
     _client: Any = None
+    _credential: Any = None
+    _delegation_key: Any = None
+    _delegation_ends_at = datetime.min.replace(tzinfo=UTC)
 
     async def open(self) -> None:
         """Make the client; raises StorageError for a missing setting, or the missing package."""
         try:
-            from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
-            from azure.storage.blob.aio import ContainerClient
+            from azure.storage.blob.aio import BlobServiceClient
         except ImportError as error:
-            raise StorageError(
-                "AzureBlobStorage needs more packages: pip install kbatch-server[azure]"
-            ) from error
+            raise StorageError(MISSING_PACKAGES) from error
 
         for name, variable in (("account_name", "AZURE_ACCOUNT_NAME"), ("container", "AZURE_CONTAINER")):
             if not getattr(self, name):
                 raise StorageError(f"AzureBlobStorage.{name} (or {variable} in the environment) must be set")
-        credential: Any
-        if self.account_key:
-            credential = AzureNamedKeyCredential(self.account_name, self.account_key)
-        elif self.sas_token:
-            credential = AzureSasCredential(self.sas_token.removeprefix("?"))
-        else:
-            raise StorageError(
-                "AzureBlobStorage.account_key or sas_token (or AZURE_SAS_TOKEN in the environment) is missing"
-            )
-        self._client = ContainerClient(
-            self.endpoint,
-            self.container,
-            credential=credential,
-            connection_timeout=TIMEOUT_SECONDS,
-            read_timeout=TIMEOUT_SECONDS,
-            retry_total=3,
-            # never a larger piece in memory than this
-            max_single_get_size=PIECE_BYTES,
-            max_chunk_get_size=PIECE_BYTES,
+        if self.ca_file and not await asyncio.to_thread(Path(self.ca_file).is_file):
+            raise StorageError(f"AzureBlobStorage.ca_file: there is no file {self.ca_file!r}")
+        self._credential = self._make_credential()
+        self._delegation_lock = asyncio.Lock()
+        self._service = BlobServiceClient(
+            self.endpoint, credential=self._credential, **self._make_client_options()
         )
+        self._client = self._service.get_container_client(self.container)
+
+    def _make_credential(self) -> Any:
+        from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+
+        if self.account_key:
+            return AzureNamedKeyCredential(self.account_name, self.account_key)
+        if self.sas_token:
+            return AzureSasCredential(self.sas_token.removeprefix("?"))
+        if not self.use_identity:
+            raise StorageError(
+                "AzureBlobStorage.account_key, sas_token (or AZURE_SAS_TOKEN in the environment) "
+                "or use_identity must be set"
+            )
+        try:
+            from azure.identity.aio import DefaultAzureCredential
+        except ImportError as error:
+            raise StorageError(MISSING_PACKAGES) from error
+        # nobody is signed in on a server with a tool of a developer's
+        return DefaultAzureCredential(
+            exclude_cli_credential=True,
+            exclude_developer_cli_credential=True,
+            exclude_powershell_credential=True,
+            exclude_shared_token_cache_credential=True,
+            exclude_visual_studio_code_credential=True,
+        )
+
+    def _make_client_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "connection_timeout": min(10, self.timeout_seconds),
+            # half of it, so that there is time for a second try
+            "read_timeout": self.timeout_seconds / 2,
+            "retry_total": 3,
+            "initial_backoff": 1,
+            "increment_base": 2,
+            "random_jitter_range": 1,
+            # never a larger piece in memory than this
+            "max_single_get_size": PIECE_BYTES,
+            "max_chunk_get_size": PIECE_BYTES,
+        }
+        if self.ca_file:
+            options["connection_verify"] = self.ca_file
+        return options
 
     async def close(self) -> None:
         """Close the client's connections."""
-        if self._client is not None:
-            await self._client.close()
+        if self._service is not None:
+            await self._service.close()
+        if hasattr(self._credential, "close"):
+            await self._credential.close()
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """Keep what ``chunks`` yields under ``key`` and return its size in bytes.
@@ -128,19 +212,14 @@ class AzureBlobStorage(Storage):
         blob = self._blob(key)
         blocks: list[str] = []
         size = 0
+        draft = secrets.token_hex(8)
         async for piece in regroup(chunks, PIECE_BYTES):
-            block = base64.b64encode(b"%08d" % len(blocks)).decode()
-            with _mapped_errors():
-                # a file, which aiohttp sends bit by bit: bytes it would send in one go
-                await blob.stage_block(block, io.BytesIO(piece), length=len(piece))
+            block = base64.b64encode(f"{draft}{len(blocks):08}".encode()).decode()
+            # a file, which aiohttp sends bit by bit: bytes it would send in one go
+            await self._ask(blob.stage_block(block, io.BytesIO(piece), length=len(piece)))
             blocks.append(block)
             size += len(piece)
-        try:
-            with _mapped_errors():
-                await blob.commit_block_list(blocks)
-        except asyncio.CancelledError:  # it may have been made, and nobody was told
-            await asyncio.shield(self.delete(key))
-            raise
+        await finish(self._ask(blob.commit_block_list(blocks)))
         return size
 
     async def read(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
@@ -148,44 +227,98 @@ class AzureBlobStorage(Storage):
         if length == 0:
             await self.get_size(key)
             return
-        with _mapped_errors(past_end_is_empty=True):
-            stream = await self._blob(key).download_blob(offset=start, length=length)
-            async for piece in stream.chunks():
-                yield piece
+        at = start
+        end = None if length is None else start + length
+        while end is None or at < end:
+            try:
+                async for piece in self._read_once(key, at, None if end is None else end - at):
+                    yield piece
+                    at += len(piece)
+                return
+            except ServiceRefused as error:
+                if error.status == 416:  # nothing is there from here on
+                    return
+                if error.status != 412:
+                    raise
+                # it was replaced between two requests: on with the new one
+
+    async def _read_once(self, key: str, start: int, length: int | None) -> AsyncIterator[bytes]:
+        stream = await self._ask(self._blob(key).download_blob(offset=start, length=length))
+        pieces = stream.chunks()
+        while piece := await self._ask(anext(pieces, b"")):
+            yield piece
 
     async def get_size(self, key: str) -> int:
         """Return the object's size in bytes, or raise ObjectNotFound."""
-        with _mapped_errors():
-            return int((await self._blob(key).get_blob_properties()).size)
+        return int((await self._ask(self._blob(key).get_blob_properties())).size)
 
     async def delete(self, key: str) -> None:
         """See to it that there is no object with that key."""
-        with contextlib.suppress(ObjectNotFound), _mapped_errors():
-            await self._blob(key).delete_blob()
+        with contextlib.suppress(ObjectNotFound):
+            await self._ask(self._blob(key).delete_blob())
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        """Yield the objects in a folder like ``uploads/``, or all of them (``""``), in any order."""
+        blobs = self._client.list_blobs(name_starts_with=check_prefix(prefix) or None)
+        try:
+            while (blob := await self._ask(anext(blobs, None))) is not None:
+                if is_key(blob.name):
+                    yield StoredObject(blob.name, blob.size, blob.last_modified)
+        except ServiceRefused as error:
+            if error.status == 403 and self.sas_token and not self.account_key:
+                raise StorageError(
+                    f"{error}: AzureBlobStorage.sas_token must have the permission to list (l)"
+                ) from None
+            raise
 
     async def make_url(self, key: str, *, expires_in_seconds: int) -> str | None:
-        """Return a URL that reads this one blob, or None when there is only the account's SAS token."""
-        if not self.account_key:
+        """Return a URL that reads this one blob, or None when there is only a SAS token, or not to sign."""
+        check_key(key)
+        if not self.sign_urls or (self.sas_token and not self.account_key):
             return None
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
+        expires_at = utcnow() + timedelta(seconds=expires_in_seconds)
+        signer = {"account_key": self.account_key}
+        if not self.account_key:
+            expires_at = min(expires_at, utcnow() + timedelta(seconds=MAX_URL_SECONDS) - CLOCK_SKEW)
+            signer = {"user_delegation_key": await self._get_delegation_key(expires_at)}
+        endpoint = (self.endpoint_for_jobs or self.endpoint).rstrip("/")
         signature = generate_blob_sas(
             self.account_name,
             self.container,
-            check_key(key),
-            account_key=self.account_key,
+            key,
             permission=BlobSasPermissions(read=True),
-            expiry=utcnow() + timedelta(seconds=expires_in_seconds),
-            protocol="https" if self.endpoint.startswith("https:") else None,
+            expiry=expires_at,
+            protocol="https" if endpoint.startswith("https:") else None,
+            **signer,
         )
-        return f"{self._blob(key).url}?{signature}"
+        return f"{endpoint}/{self.container}/{key}?{signature}"
+
+    async def _get_delegation_key(self, until: datetime) -> Any:
+        """Return a key that signs URLs which end then: the last one, or a new one when that ends before."""
+        async with self._delegation_lock:
+            if self._delegation_ends_at < until:
+                ends_at = utcnow() + timedelta(seconds=MAX_URL_SECONDS)
+                asked = self._service.get_user_delegation_key(utcnow() - CLOCK_SKEW, ends_at)
+                self._delegation_key, self._delegation_ends_at = await self._ask(asked), ends_at
+            return self._delegation_key
+
+    async def _ask(self, call: Awaitable[Result]) -> Result:
+        """Return what Azure answers, or raise our error for it, or for none in time."""
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                with _mapped_errors():
+                    return await call
+        except TimeoutError:
+            raise StorageError(f"Azure Blob Storage did not answer within {self.timeout_seconds} s") from None
 
     def _blob(self, key: str) -> Any:
         return self._client.get_blob_client(check_key(key))
 
 
 @contextlib.contextmanager
-def _mapped_errors(*, past_end_is_empty: bool = False) -> Iterator[None]:
+def _mapped_errors() -> Iterator[None]:
     """Turn Azure's errors into ours. Theirs are cut off, as their text may hold a URL with its signature."""
     from azure.core.exceptions import AzureError, HttpResponseError
 
@@ -195,7 +328,11 @@ def _mapped_errors(*, past_end_is_empty: bool = False) -> Iterator[None]:
         code = getattr(error, "error_code", None) or error.reason
         if code == "BlobNotFound":
             raise ObjectNotFound("there is no such object in the storage") from None
-        if not (past_end_is_empty and error.status_code == 416):
-            raise StorageError(f"Azure Blob Storage answered {error.status_code} {code}") from None
+        if error.status_code is None:
+            raise StorageError(
+                "Azure gives no token: AzureBlobStorage.account_key and sas_token are not set, and there is "
+                f"no identity that may be used ({type(error).__name__})"
+            ) from None
+        raise make_error("Azure Blob Storage", error.status_code, str(code or "")) from None
     except AzureError as error:
         raise StorageError(f"Azure Blob Storage does not answer ({type(error).__name__})") from None

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from traitlets import Unicode
+from traitlets import Integer, Unicode
 
-from .base import ObjectNotFound, Storage, StorageError, StorageFull
-from .pieces import check_key, regroup
+from .base import ObjectNotFound, Storage, StorageError, StorageFull, StoredObject
+from .pieces import check_key, check_prefix, is_key, regroup
+from .space import Space
 
 PIECE_BYTES = 2**20
 """What one trip to a thread reads or writes: the trip costs little beside it, and the memory is nothing."""
 
 STALE_SECONDS = 24 * 3600
 """A file that was begun so long ago and not finished is of a process that was killed."""
+
+PAGE_OBJECTS = 1000
+"""How many objects one trip to a thread lists."""
+
+MOVES = 3
+"""How often a finished file is moved to a folder that is removed meanwhile."""
 
 _INCOMING = ".incoming"
 
@@ -45,8 +55,29 @@ class FileStorage(Storage):
         config=True,
     )
 
+    max_bytes = Integer(
+        0,
+        min=0,
+        help="""Bytes that all objects together may have. 0, the default, is no limit.
+
+        They are counted at the start and kept count of. Several replicas each count what they write, so
+        they may go over it a little.
+        """,
+        config=True,
+    )
+
+    min_free_bytes = Integer(
+        64 * 2**20,
+        min=0,
+        help="""Bytes that stay free on the disk, at least: what would leave less is refused.
+
+        The database is often on the same disk, and has to go on.
+        """,
+        config=True,
+    )
+
     async def open(self) -> None:
-        """Make the folder, and clear away what a killed process left unfinished."""
+        """Make the folder, clear away what a killed process left unfinished, count what is there."""
         await _in_thread(self._prepare)
 
     def _prepare(self) -> None:
@@ -56,10 +87,11 @@ class FileStorage(Storage):
         for path in incoming.iterdir():
             if path.stat().st_mtime < time.time() - STALE_SECONDS:
                 path.unlink(missing_ok=True)
+        self._space = Space(Path(self.root), max_bytes=self.max_bytes, min_free_bytes=self.min_free_bytes)
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """Keep what ``chunks`` yields under ``key`` and return its size in bytes."""
-        file = _NewFile(Path(self.root), self._path(key))
+        file = _NewFile(Path(self.root), self._path(key), self._space)
         size = 0
         try:
             await _in_thread(file.open)
@@ -98,11 +130,21 @@ class FileStorage(Storage):
         path = self._path(key)
 
         def unlink() -> None:
-            if path.exists():
-                path.unlink(missing_ok=True)
-                _sync_folder(path.parent)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._space.lock:
+                size = path.stat().st_size
+                path.unlink()
+                self._space.release(size)
+                _sync_folder(_remove_empty_folders(path.parent, Path(self.root)))
 
         await _in_thread(unlink)
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        """Yield the objects in a folder like ``uploads/``, or all of them (``""``), in any order."""
+        check_prefix(prefix)
+        found = _find_objects(Path(self.root, prefix), prefix)
+        while page := await _in_thread(lambda: tuple(islice(found, PAGE_OBJECTS))):
+            for each in page:
+                yield each
 
     def _path(self, key: str) -> Path:
         return Path(self.root, check_key(key))
@@ -111,9 +153,11 @@ class FileStorage(Storage):
 class _NewFile:
     """A file that is being written, by one thread at a time, until it is finished or abandoned."""
 
-    def __init__(self, root: Path, target: Path) -> None:
+    def __init__(self, root: Path, target: Path, space: Space) -> None:
         self._root = root
         self._target = target
+        self._space = space
+        self._reserved = 0
         self._path = root / _INCOMING / secrets.token_hex(16)
         self._lock = threading.Lock()
         self._descriptor: int | None = None
@@ -127,6 +171,9 @@ class _NewFile:
 
     def write(self, piece: bytes) -> None:
         with self._lock:
+            if self._descriptor is not None:
+                self._space.reserve(len(piece))
+                self._reserved += len(piece)
             left = memoryview(piece)
             while left and self._descriptor is not None:
                 left = left[os.write(self._descriptor, left) :]
@@ -137,8 +184,10 @@ class _NewFile:
                 return
             os.fsync(self._descriptor)
             self._close()
-            self._make_folder()
-            self._path.replace(self._target)
+            with self._space.lock:
+                replaced = self._target.stat().st_size if self._target.exists() else 0
+                self._move()
+                self._space.release(replaced)
             self._is_finished = True
             _sync_folder(self._target.parent)
 
@@ -146,9 +195,20 @@ class _NewFile:
         with self._lock:
             self._is_abandoned = True
             self._close()
-            self._path.unlink(missing_ok=True)
-            if self._is_finished:  # cancelled at the very end: nobody was told that it is there
-                self._target.unlink(missing_ok=True)
+            if not self._is_finished:  # else it is whole, and may have replaced an older one
+                self._path.unlink(missing_ok=True)
+                with self._space.lock:
+                    self._space.release(self._reserved)
+
+    def _move(self) -> None:
+        for attempt in range(MOVES):
+            self._make_folder()
+            try:
+                self._path.replace(self._target)
+                return
+            except FileNotFoundError:  # another replica has just removed the folder, as an empty one
+                if attempt == MOVES - 1:
+                    raise
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -162,6 +222,34 @@ class _NewFile:
             while folder != self._root:
                 folder = folder.parent
                 _sync_folder(folder)
+
+
+def _find_objects(folder: Path, prefix: str) -> Iterator[StoredObject]:
+    """Yield the objects in a folder whose keys begin with ``prefix``, which may come and go meanwhile."""
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            key = prefix + entry.name
+            if not is_key(key):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _find_objects(folder / entry.name, key + "/")
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                said = entry.stat(follow_symlinks=False)
+                yield StoredObject(key, said.st_size, datetime.fromtimestamp(said.st_mtime, UTC))
+
+
+def _remove_empty_folders(folder: Path, root: Path) -> Path:
+    """Remove the folder if it is empty, then the one above, and return the first that stays."""
+    with contextlib.suppress(OSError):  # not empty
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent
+    return folder
 
 
 def _sync_folder(path: Path) -> None:

@@ -12,9 +12,21 @@ _KEY = re.compile(r"[a-z0-9-][a-z0-9.-]*(/[a-z0-9-][a-z0-9.-]*)*")
 
 def check_key(key: str) -> str:
     """Return the key, or raise StorageError: one with another character, or a part that begins with a dot."""
-    if not _KEY.fullmatch(key) or len(key) > 512:
+    if not is_key(key):
         raise StorageError(f"{key[:100]!r} cannot be the key of an object")
     return key
+
+
+def is_key(text: str) -> bool:
+    """Return whether an object of ours may be called so: others may keep theirs in the same place."""
+    return len(text) <= 512 and _KEY.fullmatch(text) is not None
+
+
+def check_prefix(prefix: str) -> str:
+    """Return the prefix, or raise StorageError when it is neither empty nor a folder's name and ``/``."""
+    if prefix and not (prefix.endswith("/") and is_key(prefix[:-1])):
+        raise StorageError(f"{prefix[:100]!r} cannot be the prefix of keys, it must be empty or end with '/'")
+    return prefix
 
 
 async def regroup(chunks: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, or_, select, update
@@ -29,10 +31,43 @@ class UploadStore:
 
     _database: Database
 
-    async def add_upload(self, upload: Upload) -> None:
-        """Record an upload whose object is there."""
-        values = {column.name: getattr(upload, column.name) for column in _COLUMNS}
-        await self._database.write(lambda connection: connection.execute(insert(uploads), values))
+    async def add_upload(self, upload: Upload) -> Upload:
+        """Record an upload whose object is there, and return it, or the user's earlier one of this content.
+
+        Of two that come at the same time one is the earlier. That one is then kept as long as the new one
+        would have been, and longer than it was, so that ``withdraw_upload`` knows that somebody relies on it.
+        """
+        same = uploads.c.user == upload.user, uploads.c.sha256 == upload.sha256, _IS_KEPT
+
+        def add(connection: Connection) -> Upload:
+            row = connection.execute(select(*_COLUMNS).where(*same).limit(1)).first()
+            if row is None:
+                connection.execute(
+                    insert(uploads), {each.name: getattr(upload, each.name) for each in _COLUMNS}
+                )
+                return upload
+            earlier = _make_upload(row)
+            expires_at = max(upload.expires_at, earlier.expires_at + timedelta(microseconds=1))
+            connection.execute(
+                update(uploads).where(uploads.c.id == earlier.id).values(expires_at=expires_at)
+            )
+            return replace(earlier, expires_at=expires_at)
+
+        return await self._database.write(add)
+
+    async def withdraw_upload(self, upload: Upload) -> bool:
+        """Forget an upload that was just added, or was to be, and return whether its object may be deleted.
+
+        It may not when the same content was sent again meanwhile and that was answered with this upload.
+        """
+        mine = uploads.c.id == upload.id
+
+        def withdraw(connection: Connection) -> bool:
+            unused = mine, uploads.c.expires_at == upload.expires_at, ~_IS_NAMED
+            connection.execute(delete(uploads).where(*unused))
+            return connection.execute(select(uploads.c.id).where(mine)).first() is None
+
+        return await self._database.write(withdraw)
 
     async def get_upload(self, upload_id: str, *, user: str) -> Upload:
         """Return an upload of the user's, or raise NotFound: also when it is another's or being deleted."""
@@ -45,27 +80,19 @@ class UploadStore:
         """Return the user's upload with this content, if there is one."""
         return await self._find_upload(uploads.c.user == user, uploads.c.sha256 == sha256)
 
-    async def extend_upload(self, upload_id: str, *, expires_at: datetime) -> Upload | None:
-        """Keep an upload until then at least, and return it; None when it is not there any more."""
+    async def find_upload_ids(self, upload_ids: Collection[str]) -> set[str]:
+        """Return those of the ids that there is an upload of, also one that is being deleted."""
+        statement = select(uploads.c.id).where(uploads.c.id.in_(upload_ids))
+        return await self._database.read(lambda connection: set(connection.scalars(statement)))
 
-        def extend(connection: Connection) -> Upload | None:
-            connection.execute(
-                update(uploads)
-                .where(uploads.c.id == upload_id, _IS_KEPT, uploads.c.expires_at < expires_at)
-                .values(expires_at=expires_at)
-            )
-            row = connection.execute(select(*_COLUMNS).where(uploads.c.id == upload_id, _IS_KEPT)).first()
-            return None if row is None else _make_upload(row)
-
-        return await self._database.write(extend)
-
-    async def list_expired_uploads(self, now: datetime, *, limit: int = 100) -> list[Upload]:
+    async def list_expired_uploads(self, now: datetime, *, limit: int = 100, offset: int = 0) -> list[Upload]:
         """Return uploads that have expired and that no job names, and those whose deletion was begun."""
         statement = (
             select(*_COLUMNS)
             .where(or_(~_IS_KEPT, uploads.c.expires_at < now), ~_IS_NAMED)
-            .order_by(uploads.c.expires_at)
+            .order_by(uploads.c.expires_at, uploads.c.id)
             .limit(limit)
+            .offset(offset)
         )
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [_make_upload(row) for row in rows]

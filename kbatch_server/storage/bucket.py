@@ -1,0 +1,272 @@
+"""Keeps objects in a bucket behind obstore: what S3 and Google Cloud Storage have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from traitlets import Bool, Integer, Unicode
+
+from .base import ObjectNotFound, Storage, StorageError, StoredObject
+from .partfeed import PartFeed
+from .pieces import check_key, check_prefix, is_key, regroup
+from .remote import ServiceRefused, finish, make_error
+
+PART_BYTES = 5 * 2**20
+"""One part of an upload: no service takes smaller ones, nor more than 10,000, so 48 GiB is the limit."""
+
+FED_BYTES = 2**20
+"""What obstore is handed at a time, to make parts of."""
+
+READ_BYTES = 4 * 2**20
+"""What one request reads: no connection is held while whoever reads is slow."""
+
+PAGE_OBJECTS = 1000
+
+MAX_URL_SECONDS = 7 * 86400
+"""A signed URL is good for a week at most, whatever is asked for."""
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_HOST = re.compile(r"Error performing [A-Z]+ \w+://(?:[^/@ ]*@)?([^/ ]+)")
+
+
+class BucketStorage(Storage):
+    """A bucket of objects, named by their keys.
+
+    A subclass makes obstore's client: see S3Storage and GCSStorage.
+    """
+
+    bucket = Unicode(help="""The bucket's name; it must be there.""", config=True)
+
+    prefix = Unicode(
+        help="""A folder within the bucket to keep everything in, like ``kbatch/prod``. Default: none.""",
+        config=True,
+    )
+
+    endpoint = Unicode(
+        help="""The service's URL, for one that is not the public cloud's: ``https://s3.example.org``.""",
+        config=True,
+    )
+
+    endpoint_for_jobs = Unicode(
+        help="""The service's URL as jobs reach it, for the URLs that are signed. Default: ``endpoint``.""",
+        config=True,
+    )
+
+    allow_http = Bool(
+        False,
+        help="""Let an ``endpoint`` begin with ``http:``, so that code and logs pass unencrypted.""",
+        config=True,
+    )
+
+    ca_file = Unicode(
+        help="""A PEM file with the authorities that signed the endpoint's certificate, besides the usual.""",
+        config=True,
+    )
+
+    sign_urls = Bool(
+        help="""Let jobs fetch their code from the bucket itself, by a URL that reads this one object.
+
+        Switch it off where jobs cannot reach the bucket: then the service hands the code out. Default: on
+        where there is a key that lasts. A URL that is signed with credentials for a while, as a workload
+        identity gets, ends with these, which may be before the job starts.
+        """,
+        config=True,
+    )
+
+    timeout_seconds = Integer(
+        60,
+        min=1,
+        help="""Seconds that the service may take for a request, with its repetitions.""",
+        config=True,
+    )
+
+    service = ""
+    """What the service is called in errors; each subclass has its own."""
+
+    _obstore: Any = None
+    _store: Any = None
+    _store_for_jobs: Any = None
+
+    async def open(self) -> None:
+        """Make the client; raises StorageError for a missing or wrong setting, or the missing package."""
+        name = type(self).__name__
+        try:
+            import obstore
+        except ImportError as error:
+            raise StorageError(f"{name} needs more packages: pip install kbatch-server[s3,gcs]") from error
+        self._obstore = obstore
+        if not self.bucket:
+            raise StorageError(f"{name}.bucket must be set")
+        for trait in ("endpoint", "endpoint_for_jobs"):
+            url = getattr(self, trait)
+            if url and not url.startswith(("https://", "http://") if self.allow_http else "https://"):
+                raise StorageError(f"{name}.{trait} must begin with https:// (or allow_http must be set)")
+        self._store = await self._make_store(self.endpoint)
+        self._store_for_jobs = self._store
+        if self.endpoint_for_jobs:
+            self._store_for_jobs = await self._make_store(self.endpoint_for_jobs)
+
+    async def _make_store(self, endpoint: str) -> Any:
+        try:
+            client_options = await asyncio.to_thread(self._make_client_options)
+            return self._make_client(
+                endpoint.rstrip("/"),
+                prefix=self.prefix.strip("/") or None,
+                client_options=client_options,
+                retry_config={
+                    "max_retries": 3,
+                    "retry_timeout": timedelta(seconds=self.timeout_seconds),
+                    "backoff": {
+                        "init_backoff": timedelta(seconds=0.2),
+                        "max_backoff": timedelta(seconds=5),
+                        "base": 2,
+                    },
+                },
+            )
+        except OSError as error:
+            raise StorageError(f"{type(self).__name__}.ca_file: {error.strerror}") from error
+        except (self._obstore.exceptions.BaseError, ValueError):
+            # what was wrong may be quoted in its text, and be a key
+            raise StorageError(f"{type(self).__name__}: its settings are not understood") from None
+
+    def _make_client(self, endpoint: str, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def _make_client_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "allow_http": self.allow_http,
+            "connect_timeout": timedelta(seconds=min(10, self.timeout_seconds)),
+            # half of it, so that there is time for a second try
+            "timeout": timedelta(seconds=self.timeout_seconds / 2),
+        }
+        if self.ca_file:
+            options["root_certificate"] = Path(self.ca_file).read_bytes()
+        return options
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        """Keep what ``chunks`` yields under ``key`` and return its size in bytes."""
+        check_key(key)
+        pieces = regroup(chunks, FED_BYTES)
+        first = bytearray()
+        async for piece in pieces:
+            first += piece
+            if len(first) > PART_BYTES:
+                return await self._write_parts(key, bytes(first), pieces)
+        with self._mapped_errors():
+            await finish(self._obstore.put_async(self._store, key, bytes(first), use_multipart=False))
+        return len(first)
+
+    async def _write_parts(self, key: str, first: bytes, pieces: AsyncIterator[bytes]) -> int:
+        feed = PartFeed()
+        putting = asyncio.ensure_future(
+            # one part at a time: see PartFeed
+            self._obstore.put_async(self._store, key, feed, chunk_size=PART_BYTES, max_concurrency=1)
+        )
+        size = len(first)
+        try:
+            await feed.send(first, putting)
+            async for piece in pieces:
+                await feed.send(piece, putting)
+                if putting.done():
+                    break
+                size += len(piece)
+            await feed.send(None, putting)
+        except BaseException:
+            feed.abandon()
+            with contextlib.suppress(Exception):  # what began it is raised
+                await finish(putting)
+            raise
+        with self._mapped_errors():
+            await finish(putting)
+        return size
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the object's bytes, or raise ObjectNotFound."""
+        check_key(key)
+        if length == 0:
+            await self.get_size(key)
+            return
+        at = start
+        end = None if length is None else start + length
+        while end is None or at < end:
+            piece, size = await self._get(
+                key, at, at + READ_BYTES if end is None else min(at + READ_BYTES, end)
+            )
+            if piece:
+                yield piece
+            at += len(piece)
+            if at >= size or not piece:
+                break
+
+    async def _get(self, key: str, start: int, end: int) -> tuple[bytes, int]:
+        """Return the bytes from start to end, as many as there are, and the object's size."""
+        try:
+            with self._mapped_errors():
+                found = await self._obstore.get_async(self._store, key, options={"range": (start, end)})
+                return (await found.bytes_async()).to_bytes(), found.meta["size"]
+        except ServiceRefused as error:
+            if error.status != 416:
+                raise
+            return b"", 0  # nothing is there from start on
+
+    async def get_size(self, key: str) -> int:
+        """Return the object's size in bytes, or raise ObjectNotFound."""
+        check_key(key)
+        try:
+            with self._mapped_errors():
+                return int((await self._obstore.head_async(self._store, key))["size"])
+        except ObjectNotFound:
+            # the answer to HEAD has no body that says what is not there: the object, or the bucket
+            return (await self._get(key, 0, 1))[1]
+
+    async def delete(self, key: str) -> None:
+        """See to it that there is no object with that key."""
+        with contextlib.suppress(ObjectNotFound), self._mapped_errors():
+            await self._obstore.delete_async(self._store, check_key(key))
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        """Yield the objects in a folder like ``uploads/``, or all of them (``""``), in any order."""
+        folder = check_prefix(prefix) or None
+        with self._mapped_errors():
+            pages = self._obstore.list(self._store, prefix=folder, chunk_size=PAGE_OBJECTS)
+            async for page in pages:
+                for found in page:
+                    if is_key(found["path"]):
+                        yield StoredObject(found["path"], found["size"], found["last_modified"])
+
+    async def make_url(self, key: str, *, expires_in_seconds: int) -> str | None:
+        """Return a URL that reads this one object, for a week at most, or None unless ``sign_urls``."""
+        check_key(key)
+        if not self.sign_urls:
+            return None
+        expires_in = timedelta(seconds=min(expires_in_seconds, MAX_URL_SECONDS))
+        with self._mapped_errors():
+            url: str = await self._obstore.sign_async(self._store_for_jobs, "GET", key, expires_in)
+        return url
+
+    @contextlib.contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        """Turn obstore's errors into ours. Theirs are cut off: their text has what was signed, and more."""
+        try:
+            yield
+        except (self._obstore.exceptions.BaseError, OSError, ValueError) as error:
+            raise self._make_error(error) from None
+
+    def _make_error(self, error: Exception) -> StorageError:
+        text = str(error)
+        status, code, host = (
+            found[1] if (found := pattern.search(text)) else "" for pattern in (_STATUS, _CODE, _HOST)
+        )
+        if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
+            return ObjectNotFound("there is no such object in the storage")
+        service = f"{self.service} at {host}" if host else self.service
+        if status:
+            return make_error(service, int(status), code)
+        return StorageError(f"{service} does not answer ({type(error).__name__})")

@@ -1,0 +1,68 @@
+"""How much room there is for files: a quota for those of a folder, and what its disk has to keep free."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .base import StorageFull
+
+RECOUNT_SECONDS = 60
+"""How often a folder that seems to be full is counted again: another replica may have deleted something."""
+
+
+class Space:
+    """The bytes in a folder, counted when it is made and kept up by what is told; all of it for threads."""
+
+    def __init__(self, folder: Path, *, max_bytes: int, min_free_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._min_free_bytes = min_free_bytes
+        self.lock = threading.Lock()
+        self._used = 0
+        self._count()
+
+    def reserve(self, size: int) -> None:
+        """Count bytes that are about to be written, or raise StorageFull, which says limit and use."""
+        self._check_disk(size)
+        with self.lock:
+            if self._is_over(size) and time.monotonic() > self._counted_at + RECOUNT_SECONDS:
+                self._count()
+            if self._is_over(size):
+                raise StorageFull(
+                    f"the storage is full: {self._used} bytes are used of the {self._max_bytes} that "
+                    f"FileStorage.max_bytes allows, and {size} more do not fit"
+                )
+            self._used += size
+
+    def release(self, size: int) -> None:
+        """Count bytes that are gone. The lock must be held, from before they went."""
+        self._used = max(0, self._used - size)
+
+    def _is_over(self, size: int) -> bool:
+        return bool(self._max_bytes) and self._used + size > self._max_bytes
+
+    def _check_disk(self, size: int) -> None:
+        disk = os.statvfs(self._folder)
+        free = disk.f_bavail * disk.f_frsize
+        if free - size < self._min_free_bytes:
+            raise StorageFull(
+                f"the storage is full: its disk has {free} bytes free, of which "
+                f"FileStorage.min_free_bytes keeps {self._min_free_bytes}"
+            )
+
+    def _count(self) -> None:
+        if self._max_bytes:
+            self._used = sum(_find_sizes(self._folder))
+        self._counted_at = time.monotonic()
+
+
+def _find_sizes(folder: Path) -> Iterator[int]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(parent, name)).st_size

@@ -1,0 +1,97 @@
+"""S3 on this machine: versitygw, from a Go module, over a folder, kept in a cache outside of the project."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.build import cache_dir
+
+VERSION = "v1.8.0"
+PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
+BUCKET = "code"
+START_TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server: its URL, its bucket, the key of its owner, and the folder where it keeps files."""
+
+    endpoint: str
+    bucket: str
+    access_key_id: str
+    secret_access_key: str
+    folder: Path
+
+    def settings(self) -> dict[str, object]:
+        """Return what S3Storage must be told."""
+        return {
+            "endpoint": self.endpoint,
+            "bucket": self.bucket,
+            "access_key_id": self.access_key_id,
+            "secret_access_key": self.secret_access_key,
+            "allow_http": True,
+        }
+
+    def find_files(self) -> list[Path]:
+        """Return every file of the bucket, those of unfinished uploads, too."""
+        return sorted(path for path in (self.folder / self.bucket).rglob("*") if path.is_file())
+
+
+def find_s3server() -> Path | None:
+    """Return the program, built when it is not there yet (two minutes), or None where there is no Go."""
+    program = cache_dir() / f"versitygw-{VERSION}" / "versitygw"
+    if not program.exists():
+        if shutil.which("go") is None:
+            return None
+        program.parent.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=program.parent.parent, prefix="building-") as scratch:
+            environment = os.environ | {"GOBIN": scratch, "CGO_ENABLED": "0"}
+            command = ["go", "install", f"{PACKAGE}@{VERSION}"]
+            subprocess.run(command, check=True, timeout=900, env=environment, capture_output=True)
+            program.parent.mkdir(exist_ok=True)
+            (Path(scratch) / "versitygw").replace(program)
+    return program
+
+
+@contextlib.contextmanager
+def running_s3server(program: Path, folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """Run a server with one empty bucket that keeps its files in the folder; it listens at that address."""
+    with socket.socket() as free:
+        free.bind((host, 0))
+        port = free.getsockname()[1]
+    key, secret = secrets.token_hex(10), secrets.token_hex(20)
+    root, log = folder / "root", folder / "s3server.log"
+    (root / BUCKET).mkdir(parents=True)
+    environment = {"ROOT_ACCESS_KEY": key, "ROOT_SECRET_KEY": secret, "PATH": os.environ["PATH"]}
+    command = [program, "--port", f"{host}:{port}", "--keep-alive", "--quiet", "posix", root]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            _wait_until_it_listens(process, (host, port), log)
+            yield S3Server(f"http://{host}:{port}", BUCKET, key, secret, root)
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_until_it_listens(process: subprocess.Popen[bytes], address: tuple[str, int], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(address, 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the S3 server did not start: {log.read_text()}")

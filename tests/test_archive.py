@@ -1,0 +1,492 @@
+"""What a good ZIP is, and that all unpackers agree on it; each bad one is refused by its entry's name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import tracemalloc
+import warnings
+import zipfile
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kbatch_server import archive, zipcontent, zipdirectory
+from kbatch_server.errors import InvalidRequest, KBatchError
+from kbatch_server.launchers.codezip import unpack
+
+MIB = 2**20
+LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
+
+
+def make_zip(
+    *entries: tuple[str | zipfile.ZipInfo, bytes], compress_type: int = zipfile.ZIP_DEFLATED
+) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, content in entries:
+            made.writestr(name, content, compress_type=compress_type)
+    return file.getvalue()
+
+
+GOOD = make_zip(("main.py", b"print('hello')\n"), ("data/x.csv", b"1,2\n"))
+
+
+def entry(name: str, *, mode: int = 0) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.create_system = 3
+    info.external_attr = mode << 16
+    return info
+
+
+def patched(content: bytes, *, number: int = 0, **fields: int) -> bytes:
+    """Return a ZIP one of whose entries says something else about itself in the directory."""
+    offsets = {
+        "flag_bits": (8, "<H"),
+        "method": (10, "<H"),
+        "crc": (16, "<L"),
+        "compress_size": (20, "<L"),
+        "file_size": (24, "<L"),
+        "place": (42, "<L"),
+    }
+    changed = bytearray(content)
+    at = -1
+    for _ in range(number + 1):
+        at = changed.index(CENTRAL, at + 1)
+    for field, value in fields.items():
+        offset, form = offsets[field]
+        struct.pack_into(form, changed, at + offset, value)
+    return bytes(changed)
+
+
+def renamed(content: bytes, old: str, new: bytes, *, everywhere: bool = True) -> bytes:
+    """Return a ZIP with the bytes of a name replaced by as many others; else in the directory alone."""
+    assert len(old.encode()) == len(new)
+    at = 0 if everywhere else content.index(CENTRAL)
+    return content[:at] + content[at:].replace(old.encode(), new)
+
+
+async def check(content: bytes, piece_bytes: int = 1000) -> None:
+    async def read(start: int, length: int) -> AsyncIterator[bytes]:
+        for at in range(start, start + length, piece_bytes):
+            yield content[at : min(at + piece_bytes, start + length)]
+
+    await archive.check_archive(len(content), read)
+
+
+async def refusal(content: bytes, piece_bytes: int = 1000) -> str:
+    with pytest.raises(KBatchError) as refused:
+        await check(content, piece_bytes)
+    assert refused.value.status == 400
+    assert refused.value.details == [{"field": "file", "message": refused.value.message}]
+    return refused.value.message
+
+
+# --- good ones
+
+
+ZIPS = {
+    "plain": GOOD,
+    "folders": make_zip((entry("data/", mode=stat.S_IFDIR | 0o755), b""), ("data/ü x.csv", b"1")),
+    "odd-names": make_zip(
+        ("main..py", b""), ("a/..b/c", b""), (".hidden", b""), ("-rf", b"x"), ("n\nl", b"y")
+    ),
+    "case": make_zip(("README", b"1"), ("readme", b"2")),
+    "dots": make_zip(("./a", b"1"), ("b//c", b"2")),
+    "not-marked-utf8": renamed(make_zip(("aa.txt", b"x")), "aa.txt", "ü.txt".encode()),
+    "latin1": renamed(make_zip(("a.txt", b"x")), "a.txt", b"\xfc.txt"),
+    "deep": make_zip(("d/" * 100 + "f", b"x")),
+    "long": make_zip(("n" * 255, b"x"), ("/".join(["m" * 199] * 10), b"y")),
+    "zeros": make_zip(("zeros", bytes(5 * MIB))),  # compresses well, and is small
+    "stored": make_zip(("data", os.urandom(2 * MIB)), compress_type=zipfile.ZIP_STORED),
+    "nested": make_zip(("inner.zip", GOOD), compress_type=zipfile.ZIP_STORED),
+    "empty-file": make_zip(("a", b""), ("b", b"x")),
+}
+
+
+def streamed() -> bytes:
+    """Return a ZIP as it is made where it cannot go back: sizes stand after the data."""
+    file = io.BytesIO()
+    file.seekable = lambda: False  # type: ignore[method-assign]
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("a", b"x" * 100)
+        made.writestr("b", b"y" * 100)
+    return file.getvalue()
+
+
+def zip64() -> bytes:
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made,
+        made.open("a", "w", force_zip64=True) as one,
+    ):
+        one.write(b"x" * 100)
+    return file.getvalue()
+
+
+def commented(size: int) -> bytes:
+    file = io.BytesIO(GOOD)
+    with zipfile.ZipFile(file, "a") as made:
+        made.comment = b"c" * size
+    return file.getvalue()
+
+
+def program() -> bytes:
+    """Return a zipapp: a first line that names its interpreter, and a ZIP that knows of it."""
+    file = io.BytesIO(b"#!/usr/bin/env python3\n")
+    file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file, "a") as made:
+        made.writestr("__main__.py", b"print()")
+    return file.getvalue()
+
+
+ZIPS |= {"streamed": streamed(), "zip64": zip64(), "comment": commented(15_000), "program": program()}
+
+
+def unpack_by_busybox(content: bytes, folder: Path) -> dict[bytes, bytes] | None:
+    """Return the files, by their paths, as the container that fetches a job's code unpacks them."""
+    busybox = shutil.which("busybox")
+    assert busybox, "busybox is needed: apt-get install busybox-static"
+    (folder / "code.zip").write_bytes(content)
+    (folder / "busybox").mkdir()
+    done = subprocess.run(
+        [busybox, "unzip", "-q", "-o", "../code.zip"],
+        cwd=folder / "busybox",
+        capture_output=True,
+        check=False,
+    )
+    return read_tree(folder / "busybox") if done.returncode == 0 else None
+
+
+def unpack_locally(content: bytes, folder: Path) -> dict[bytes, bytes]:
+    (folder / "code.zip").write_bytes(content)
+    unpack(folder / "code.zip", folder / "local", max_bytes=100 * MIB)
+    return read_tree(folder / "local")
+
+
+def read_tree(folder: Path) -> dict[bytes, bytes]:
+    return {
+        os.fsencode(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ZIPS)
+@pytest.mark.parametrize("piece_bytes", [7, MIB])
+async def test_a_zip_as_people_make_them_is_good_and_each_unpacker_makes_the_same_of_it(
+    tmp_path, name, piece_bytes
+):
+    content = ZIPS[name]
+    await check(content, max(piece_bytes, len(content) // 10_000))
+    unpacked = unpack_locally(content, tmp_path)
+    assert unpacked == unpack_by_busybox(content, tmp_path)
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        assert len(unpacked) == sum(not each.is_dir() for each in file.infolist())
+
+
+async def test_any_change_of_a_byte_is_refused_or_changes_nothing_that_is_unpacked(tmp_path):
+    good, passed = unpack_locally(GOOD, tmp_path), 0
+    for at in range(len(GOOD)):
+        for value in (0x00, 0xFF):
+            changed = GOOD[:at] + bytes([value]) + GOOD[at + 1 :]
+            try:
+                await check(changed)
+            except InvalidRequest:
+                continue
+            passed += 1
+            folder = tmp_path / f"{at}-{value}"
+            folder.mkdir()
+            assert unpack_locally(changed, folder) == unpack_by_busybox(changed, folder) == good, at
+    assert passed < len(GOOD)  # dates, rights and the like
+
+
+# --- what is none
+
+
+async def test_what_is_no_zip_is_refused():
+    for content in (
+        b"",
+        b"PK",
+        b"x" * 100,
+        b"PK\x05\x06",
+        b"Rar!\x1a\x07" + bytes(100),
+        b"\x1f\x8b" + GOOD[:50],
+    ):
+        assert await refusal(content) == "The submitted file must be a ZIP archive."
+
+
+async def test_a_zip_that_was_cut_off_is_refused():
+    for cut in (5, 40, len(GOOD) // 2, len(GOOD) - 30, len(GOOD) - 1):
+        assert await refusal(GOOD[:cut]) == "The ZIP archive is damaged: was it cut off?"
+
+
+async def test_a_zip_that_lacks_its_middle_is_refused():
+    assert await refusal(GOOD[:10] + GOOD[20:]) == "The ZIP archive is damaged: was it cut off?"
+    blank = make_zip(("a", os.urandom(5000)), ("b", os.urandom(5000)))
+    for missing, name in ((2000, "a"), (7000, "b")):  # in place: as many zeros
+        content = blank[:missing] + bytes(1000) + blank[missing + 1000 :]
+        assert f"entry '{name}' is damaged" in await refusal(content)
+
+
+async def test_a_zip_that_something_else_stands_before_is_refused():
+    assert "something else before it" in await refusal(b"MZ junk" + GOOD)
+
+
+async def test_a_comment_that_hides_the_directory_from_busybox_is_refused():
+    assert "has a comment of more than 16,000 bytes" in await refusal(commented(65535))
+
+
+async def test_a_directory_that_hides_an_entry_is_refused():
+    longer = bytearray(GOOD)
+    struct.pack_into("<H", longer, GOOD.index(CENTRAL) + 32, 60)  # a comment, over the next entry
+    assert await refusal(bytes(longer)) == "The ZIP archive is damaged: was it cut off?"
+
+
+async def test_a_zip_without_files_is_refused():
+    for content in (make_zip(), make_zip(("folder/", b""))):
+        assert await refusal(content) == "The ZIP archive has no files."
+
+
+# --- names
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "\\\\host\\x", "C:\\x", "c:x"])
+async def test_an_absolute_path_is_refused(name):
+    message = await refusal(make_zip(("good", b""), (name, b"")))
+    assert message == f"The ZIP archive's entry {name!r} has an absolute path."
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a\\..\\x", "..", "a/.."])
+async def test_a_path_that_leads_out_is_refused(name):
+    assert f"{name!r} has '..' in its path" in await refusal(make_zip((name, b"")))
+
+
+async def test_a_path_that_leads_out_only_where_the_entry_itself_stands_is_refused():
+    content = renamed(make_zip(("good/name", b"x")), "good/name", b"../../bad")
+    hidden = renamed(content, "../../bad", b"good/name", everywhere=False)
+    assert "'good/name' is said to be another at its own place" in await refusal(hidden)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("data\\x.csv", "has a backslash in its path: make the ZIP with '/'"),
+        ("d/" * 101 + "f", "is more than 100 folders deep"),
+        ("d/" * 101, "is more than 100 folders deep"),
+        ("n" * 5000, "has too long a name: 255 bytes is the limit"),
+        ("é" * 128, "has too long a name"),
+        ("/".join(["m" * 200] * 10), "has too long a name"),
+    ],
+)
+async def test_a_name_that_not_every_machine_takes_is_refused(name, problem):
+    shown = name if len(name) <= 200 else name[:200] + "…"
+    message = await refusal(make_zip(("good", b""), (name, b"")))
+    assert message.startswith(f"The ZIP archive's entry {shown!r} {problem}")
+
+
+async def test_a_name_with_nul_is_refused():
+    content = renamed(make_zip(("aXb.py", b"")), "aXb", b"a\0b")
+    assert "'a\\x00b.py' has no name, or one with a NUL" in await refusal(content)
+
+
+async def test_a_name_that_is_not_utf8_but_says_so_is_refused():
+    content = renamed(make_zip(("ü.txt", b"x")), "ü.txt", b"\xff\xfe.txt")
+    assert "entry '\ufffd\ufffd.txt' has a name that is not UTF-8" in await refusal(content)
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("a", "b", "a"), "'a' is there twice"),
+        (("a/b", "./a//b"), "'./a//b' is there twice"),
+        (("a", "a/b"), "'a' is a file, and a folder as well"),
+        (("a/b/c", "a/b"), "'a/b' is a file, and a folder as well"),
+        (("a", "a/"), "'a' is a file, and a folder as well"),
+    ],
+)
+async def test_two_entries_for_one_place_are_refused(names, problem):
+    assert problem in await refusal(make_zip(*[(name, b"") for name in names]))
+
+
+# --- kinds
+
+
+@pytest.mark.parametrize("target", [b"/etc/passwd", b"../../x", b"inside"])
+async def test_a_link_is_refused(target):
+    link = make_zip(("inside", b""), (entry("evil", mode=stat.S_IFLNK | 0o777), target))
+    assert "'evil' is a link" in await refusal(link)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
+async def test_a_device_is_refused(kind):
+    assert "'evil' is neither a file nor a folder" in await refusal(make_zip((entry("evil", mode=kind), b"")))
+
+
+async def test_an_encrypted_entry_is_refused():
+    assert "'main.py' is encrypted" in await refusal(patched(GOOD, flag_bits=0x1))
+    at_its_place = GOOD[:6] + b"\x01" + GOOD[7:]
+    assert "'main.py' is said to be another" in await refusal(at_its_place)
+
+
+async def test_a_compression_that_busybox_does_not_know_is_refused():
+    for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        assert "'x' is compressed in a way" in await refusal(make_zip(("x", b"x"), compress_type=method))
+
+
+# --- how much
+
+
+async def test_a_directory_longer_than_the_first_read_is_read_in_bounds(monkeypatch):
+    content = make_zip(*[(f"{i:05}" + "n" * 100, b"") for i in range(3000)])
+    reads = []
+
+    async def read(start: int, length: int) -> AsyncIterator[bytes]:
+        reads.append((start, length))
+        yield content[start : start + length]
+
+    await archive.check_archive(len(content), read)
+    directory = len(content) - content.index(CENTRAL)
+    assert [length for _, length in reads] == [archive.TAIL_BYTES, directory, len(content) - directory]
+    monkeypatch.setattr(archive, "MAX_DIRECTORY_BYTES", 200_000)
+    assert "too many entries" in await refusal(content)
+
+
+async def test_too_many_entries_are_refused(monkeypatch):
+    monkeypatch.setattr(zipdirectory, "MAX_ENTRIES", 3)
+    await check(make_zip(*[(f"f{i}", b"") for i in range(3)]))
+    assert "more than 3 entries" in await refusal(make_zip(*[(f"f{i}", b"") for i in range(4)]))
+
+
+async def test_as_many_entries_as_may_be_are_looked_at_in_seconds():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        for i in range(zipdirectory.MAX_ENTRIES):
+            made.writestr(f"folder/{i}", b"x")
+    async with asyncio.timeout(30):
+        await check(file.getvalue(), MIB)
+
+
+async def test_a_bomb_is_refused_by_its_ratio():
+    assert "'main.py' is more than 200 times larger" in await refusal(patched(GOOD, file_size=200 * MIB))
+    honest = make_zip(("small", b"x"), ("zeros", bytes(101 * MIB)))
+    assert "'zeros' is more than 200 times larger" in await refusal(honest)
+
+
+async def test_a_bomb_of_many_entries_is_refused_by_the_ratio_of_all_and_by_their_size(monkeypatch):
+    content = make_zip(*[(f"f{i}", b"x") for i in range(110)])
+    for i in range(110):  # each says just less than the size from which on the ratio of one holds
+        content = patched(content, number=i, file_size=100 * MIB - 1)
+    said = "its largest entry, 'f0', has 104857599."
+    assert (await refusal(content)).endswith(f"more than 10737418240 bytes when unpacked; {said}")
+    monkeypatch.setattr(zipdirectory, "MAX_UNPACKED_BYTES", 2**40)
+    assert (await refusal(content)).endswith(f"is more than 200 times larger when unpacked; {said}")
+
+
+async def test_entries_that_share_their_bytes_are_refused():
+    content = make_zip(("a", os.urandom(500)), ("b", os.urandom(500)))
+    assert "'b' overlaps another" in await refusal(patched(content, number=1, place=3))
+    assert "'data/x.csv' overlaps another" in await refusal(patched(GOOD, compress_size=5000))
+    assert "damaged" in await refusal(patched(make_zip(("a", b"x")), compress_size=5000))
+
+
+async def test_entries_that_overlap_by_what_stands_at_their_own_place_are_refused():
+    """The kind with no ratio to see: an entry's extra field reaches over the next, which is in both."""
+    first = bytearray(make_zip(("a", b""), ("b", b"x" * 100), compress_type=zipfile.ZIP_STORED))
+    second_at = first.index(LOCAL, 4)
+    struct.pack_into("<H", first, 28, 40)  # the first's extra field: 40 bytes long, it says
+    assert second_at < 30 + 1 + 40
+    assert "'b' overlaps another" in await refusal(bytes(first))
+
+
+def lying(claimed: int, real: int, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Return a ZIP whose entry says in both places that it has fewer bytes than it inflates to."""
+    content = bytearray(make_zip(("liar", bytes(real)), compress_type=method))
+    struct.pack_into("<L", content, 22, claimed)
+    struct.pack_into("<L", content, 14, zlib.crc32(bytes(claimed)))
+    return patched(bytes(content), file_size=claimed, crc=zlib.crc32(bytes(claimed)))
+
+
+async def test_an_entry_that_has_more_in_it_than_it_says_is_refused_without_inflating_the_rest():
+    content = lying(10, 300 * MIB)
+    tracemalloc.start()
+    try:
+        message = await refusal(content, MIB)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert message == "The ZIP archive's entry 'liar' has more than the 10 bytes that it says."
+    assert peak < 4 * MIB
+
+
+async def test_an_entry_that_has_less_in_it_than_it_says_is_refused():
+    content = bytearray(make_zip(("liar", b"x" * 100)))
+    struct.pack_into("<L", content, 22, 101)
+    assert "'liar' is damaged" in await refusal(patched(bytes(content), file_size=101))
+
+
+@pytest.mark.parametrize("field", ["compress_size", "file_size", "crc", "method"])
+async def test_an_entry_that_is_another_at_its_own_place_is_refused(field):
+    content = make_zip(("first", b"x" * 50), ("liar", b"y" * 50))
+    before = zipfile.ZipFile(io.BytesIO(content)).getinfo("liar")
+    said = {"compress_size": before.compress_size - 1, "file_size": 51, "crc": before.CRC ^ 1, "method": 0}
+    message = await refusal(patched(content, number=1, **{field: said[field]}))
+    assert message.startswith("The ZIP archive's entry 'liar' is said to be another at its own place")
+
+
+async def test_a_wrong_checksum_is_refused():
+    content = bytearray(make_zip(("data", os.urandom(1000)), compress_type=zipfile.ZIP_STORED))
+    content[500] ^= 1
+    assert "'data' is damaged: its size or checksum is wrong" in await refusal(bytes(content))
+
+
+async def test_bytes_after_the_end_of_what_is_compressed_are_refused():
+    deflated = make_zip(("a", b"x" * 100))
+    at = deflated.index(CENTRAL)
+    longer = bytearray(deflated[:at] + b"junk" + deflated[at:])
+    size = zipfile.ZipFile(io.BytesIO(deflated)).getinfo("a").compress_size + 4
+    struct.pack_into("<L", longer, 18, size)
+    struct.pack_into("<L", longer, len(longer) - 6, at + 4)
+    assert "'a' is damaged" in await refusal(patched(bytes(longer), compress_size=size))
+
+
+async def test_a_storage_that_gives_less_than_there_is_is_no_good_zip():
+    reads = []
+
+    async def read(start: int, length: int) -> AsyncIterator[bytes]:
+        reads.append(start)
+        yield GOOD if len(reads) == 1 else GOOD[: min(length, 20)]
+
+    with pytest.raises(KBatchError, match="damaged"):
+        await archive.check_archive(len(GOOD), read)
+
+
+async def test_the_content_is_followed_in_constant_memory():
+    """A megabyte at a time goes in, and never more than some small pieces are held."""
+    content = make_zip(("zeros", bytes(90 * MIB)), ("data", os.urandom(8 * MIB)))
+    directory = zipdirectory.read_directory(content, 0)
+    following = zipcontent.ContentCheck(directory)
+    tracemalloc.start()
+    try:
+        for at in range(0, directory.start, MIB):
+            following.feed(content[at : min(at + MIB, directory.start)])
+        following.finish()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MIB
+
+
+async def test_random_bytes_in_the_place_of_any_part_are_never_a_crash():
+    for at in range(0, len(GOOD), 3):
+        with contextlib.suppress(InvalidRequest):
+            await check(GOOD[:at] + os.urandom(8) + GOOD[at + 8 :])
