@@ -163,7 +163,11 @@ class Outputs(LoggingConfigurable):
 
     async def _watch(self, chunks: AsyncIterator[bytes], index: TarIndex) -> AsyncGenerator[bytes]:
         """Yield the chunks on their way, with the index made of them, until it is over a limit."""
+        size = 0
         async for chunk in chunks:
+            size += len(chunk)
+            if size > self.max_tar_bytes:  # what follows the end of a tar is not looked at
+                raise self._say_too_large(size)
             for start in range(0, len(chunk), SLICE_BYTES):
                 piece = chunk[start : start + SLICE_BYTES]
                 self._feed(index, piece)

@@ -158,6 +158,17 @@ async def test_over_a_limit_nothing_is_kept_and_the_jobs_message_says_what_to_do
         await world.outputs.find(job, "earlier")
 
 
+async def test_what_follows_the_end_of_a_tar_is_limited_too(world):
+    async def pieces():
+        yield make_tar(FILES)
+        while True:
+            yield bytes(500_000)
+
+    with pytest.raises(TooLarge):
+        await world.outputs.receive(await find_job(world), OutputTar(pieces()))
+    assert world.storage.objects == {}
+
+
 async def test_a_size_that_is_said_before_is_refused_before_a_byte_of_it_comes(world):
     job = await find_job(world)
     await world.outputs.check_size(job, 200_000)

@@ -149,10 +149,9 @@ class SentOutputsHandler(BaseHandler):
     async def _identify(self, needs: Needs) -> None:
         # it is the link that says who sends, and that there may be a body
         self._job = await self.services.launchpad.get_sending_job(self.path_args[0])
-        self._body_limit = self.services.outputs.max_tar_bytes + 1
 
     def _check_length(self, size: int) -> None:
-        """Let ``begin`` say what is too large: it has to be on the job's record."""
+        """Let ``begin``, and who receives it, say what is too large: it has to be on the job's record."""
 
     async def begin(self) -> None:
         """Start to receive."""
