@@ -372,6 +372,26 @@ async def test_a_database_that_is_restarted_keeps_what_was_accepted_and_is_used_
     assert (await one.add_job(make_job()))[1]
 
 
+async def test_a_connection_that_breaks_fails_all_that_share_it_and_nothing_of_them_is_kept(stores):
+    store = stores[0]
+    jobs = [await add(store) for _ in range(2)]
+
+    def end_session(connection):
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    async with writing(store):
+        tasks = await begin(
+            store.update_job(jobs[0].id, message="m"),
+            store._database.write(end_session),
+            store.update_job(jobs[1].id, message="m"),
+            store.add_job(make_job()),
+        )
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(error) for error in errors] == [Unavailable] * 4
+    assert [await store.find_job(job.id) for job in jobs] == jobs
+    assert (await store.update_job(jobs[0].id, message="m")).message == "m"
+
+
 async def test_a_statement_that_takes_too_long_is_ended_and_no_other(stores, monkeypatch):
     limits = postgresql.SET_LIMITS.replace("'statement_timeout', '10s'", "'statement_timeout', '100ms'")
     monkeypatch.setattr("kbatch_server.store.postgresql.SET_LIMITS", limits)

@@ -22,7 +22,14 @@ import pytest
 from traitlets import TraitError
 
 from kbatch_server.launchers import accounts
-from kbatch_server.launchers.base import JobLauncher, Launch, LaunchRefused, LogNotFound, LogPiece
+from kbatch_server.launchers.base import (
+    JobLauncher,
+    Launch,
+    LauncherUnavailable,
+    LaunchRefused,
+    LogNotFound,
+    LogPiece,
+)
 from kbatch_server.launchers.codezip import BadCode, remove_tree, unpack
 from kbatch_server.launchers.jobfolder import JobFolder
 from kbatch_server.launchers.local import LocalProcessJobLauncher
@@ -350,6 +357,15 @@ async def test_launched_twice_it_runs_once(launcher, changes):
     await changes.next()
     await launcher.launch(job, Launch())
     assert (Path(launcher.root) / job.id / "output/runs").read_text() == "x\n"
+
+
+async def test_a_launch_that_hangs_in_another_process_is_not_waited_for_without_end(launcher):
+    launcher.start_timeout_seconds = 1
+    folder = JobFolder(str(Path(launcher.root) / "job-1"))
+    os.makedirs(folder.path)
+    with folder.begin_launch(0), pytest.raises(LauncherUnavailable, match="another process"):
+        await asyncio.wait_for(launcher.launch(make_job("true"), Launch()), LIMIT_SECONDS)
+    await launcher.launch(make_job("true"), Launch())
 
 
 async def test_launched_after_a_half_done_launch(launcher, changes):

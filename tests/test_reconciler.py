@@ -549,7 +549,7 @@ async def test_what_is_handed_over_has_a_url_for_results_that_is_good_until_the_
     see(world, job, Status.SUCCEEDED)
     await step(world, job)
     assert (await world.launchpad.get_sending_job(signed)).id == job.id  # it comes when the command has ended
-    await step(world, job)
+    await _until(lambda: step(world, job), lambda found: found.cleaned_at is not None)
     for url in (signed, "forged", launch.outputs_url):
         with pytest.raises(Forbidden):
             await world.launchpad.get_sending_job(url)

@@ -25,9 +25,13 @@ import fcntl
 import json
 import os
 import struct
+import time
 from typing import Any, BinaryIO
 
 _FLOCK = "hhqqi"  # struct flock of fcntl(2): type, whence, start, length, pid
+POLL_SECONDS = 0.05
+"""How often it is looked whether another process has finished launching a job."""
+
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -72,18 +76,23 @@ class JobFolder:
             return False
         return True
 
-    def begin_launch(self) -> BinaryIO | None:
-        """Return a file that keeps other processes of the service from launching the job until it is closed.
+    def begin_launch(self, timeout_seconds: float) -> BinaryIO | None:
+        """Return a file that keeps others from launching the job until it is closed; wait for one that does.
 
-        None when one of them is just doing it.
+        None when that one has not come to an end in time.
         """
         file = open(os.open(self.get_path("launch"), os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600), "r+b")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        return file
+        give_up_at = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up_at:
+                    file.close()
+                    return None
+                time.sleep(POLL_SECONDS)
+            else:
+                return file
 
     def find_supervisor(self) -> int | None:
         """Return the id of the process that holds the lock, or None."""

@@ -168,12 +168,13 @@ class LocalProcessJobLauncher(JobLauncher):
                 )
             with _disk_errors():
                 account = await self._do(self._prepare, job, folder)
-                launching = await self._do(folder.begin_launch)
+                launching = await self._do(folder.begin_launch, self.start_timeout_seconds)
                 if launching is None:
-                    raise LauncherUnavailable("another process of the service is just starting it")
+                    raise LauncherUnavailable("another process of the service does not finish starting it")
                 with launching:
-                    await self._ensure_code(job, launch, folder, account)
-                    await self._do(self._start_supervisor, job, launch, folder, account)
+                    if not await self._do(folder.has, "started"):
+                        await self._ensure_code(job, launch, folder, account)
+                        await self._do(self._start_supervisor, job, launch, folder, account)
         if self._watcher:
             self._watcher.watch(job.id, folder)
         return {"folder": folder.path}

@@ -118,6 +118,8 @@ def _write(
             try:
                 outcomes.append((operation(connection), None))
             except Exception as error:
+                if connection.invalidated:  # it broke, and with it all that was done on it
+                    raise
                 # when the database has ended the whole transaction, this fails, and so do all operations
                 savepoint.rollback()
                 outcomes.append((None, error))
