@@ -131,7 +131,8 @@ async def read(
 ) -> str:
     """Return the log of a pod, the newest if none is named, to its end."""
     pod = pod or await find_pod(launcher, job)
-    return b"".join([piece.data async for piece in launcher.read_log(job, pod, position)]).decode()
+    async with asyncio.timeout(SECONDS):
+        return b"".join([piece.data async for piece in launcher.read_log(job, pod, position)]).decode()
 
 
 async def test_job_succeeds_with_env_and_no_secret_of_ours(
@@ -170,8 +171,13 @@ async def test_image_that_is_not_there(launcher: KubeJobLauncher, make_job: Call
     assert seen.blocked_since is not None
     assert seen.blocked_on == "start"
     assert seen.message.startswith('The image "localhost/nope:1" cannot be pulled: ')
+    # it may yet start: whoever follows its log waits, until it is ended
+    following = asyncio.create_task(read(launcher, job))
+    done, _ = await asyncio.wait([following], timeout=1)
+    assert not done
+    await wait_for(lambda: launcher.terminate(job))
     with pytest.raises(LogNotFound):
-        await read(launcher, job)
+        await following
 
 
 async def test_image_name_that_is_none(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
@@ -194,7 +200,7 @@ async def test_command_that_is_not_there(launcher: KubeJobLauncher, make_job: Ca
     )
     assert seen.started_at is None
     with pytest.raises(LogNotFound):
-        await read(launcher, job, follow=True)
+        await read(launcher, job)
 
 
 async def test_no_node_has_room(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
@@ -343,7 +349,7 @@ async def test_code_fetch_fails(
     assert seen.message == f"The code could not be fetched: {words}."
     assert seen.exit_code is None
     with pytest.raises(LogNotFound):
-        await read(launcher, job, follow=True)
+        await read(launcher, job)
 
 
 async def test_launching_twice_makes_one_job(
