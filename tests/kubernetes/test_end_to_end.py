@@ -438,7 +438,7 @@ def test_the_log_is_there_when_the_pod_and_its_job_are_gone(alice, installation,
     _wait_until(lambda: alice.logs(job["id"]) == "".join(lines))
     selector = f"kbatch.jupyter.org/job-id={job['id']}"
     [pod] = kube.list_namespaced_pod(installation.namespace, label_selector=selector).items
-    # as kubectl delete --grace-period=1: else a command that does not heed TERM keeps the time for its results
+    # as kubectl delete --grace-period=1: else a command that does not heed TERM gets the time for its results
     kube.delete_namespaced_pod(pod.metadata.name, installation.namespace, grace_period_seconds=1)
     assert alice.wait(job["id"])["status"] == "failed"
     batch = kubernetes.client.BatchV1Api(kube.api_client)
