@@ -149,11 +149,7 @@ async def bench() -> int:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             os.chmod(folder, 0o755)  # so that the account of the jobs may pass
             (port,) = find_ports(1)
-            environment = {
-                "JUPYTERHUB_API_TOKEN": "a-token-of-the-service",
-                "JUPYTERHUB_API_URL": hub.api_url,
-                "JUPYTERHUB_SERVICE_PREFIX": PREFIX,
-            }
+            environment = hub.service_environment(PREFIX)
             service = Service(
                 Path(folder), port=port, config=CONFIG.format(port=port), environment=environment
             )

@@ -111,12 +111,7 @@ async def measure(kubeconfig: Path) -> list[Row]:
     async with FakeHub(users) as hub:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             port, peer_port = find_ports(2)
-            environment = {
-                "JUPYTERHUB_API_TOKEN": "a-token-of-the-service",
-                "JUPYTERHUB_API_URL": hub.api_url,
-                "JUPYTERHUB_SERVICE_PREFIX": PREFIX,
-                "KUBECONFIG": str(kubeconfig),
-            }
+            environment = hub.service_environment(PREFIX) | {"KUBECONFIG": str(kubeconfig)}
             service = Service(
                 Path(folder), port=port, config=CONFIG.format(port=port), environment=environment
             )

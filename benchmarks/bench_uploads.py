@@ -152,11 +152,7 @@ async def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-uploads-") as folder:
         async with FakeHub({TOKEN: USER}) as hub:
             (port,) = find_ports(1)
-            environment = {
-                "JUPYTERHUB_API_TOKEN": "a-token-of-the-service",
-                "JUPYTERHUB_API_URL": hub.api_url,
-                "JUPYTERHUB_SERVICE_PREFIX": PREFIX,
-            }
+            environment = hub.service_environment(PREFIX)
             service = Service(
                 Path(folder), port=port, config=CONFIG.format(port=port), environment=environment
             )

@@ -36,6 +36,14 @@ class FakeHub:
         self.port: int = self._sockets[0].getsockname()[1]
         self.api_url = f"http://127.0.0.1:{self.port}{BASE_URL}api"
 
+    def service_environment(self, prefix: str) -> dict[str, str]:
+        """Return what a service under that prefix is told by a hub."""
+        return {
+            "JUPYTERHUB_API_TOKEN": "a-token-of-the-service",
+            "JUPYTERHUB_API_URL": self.api_url,
+            "JUPYTERHUB_SERVICE_PREFIX": prefix,
+        }
+
     async def __aenter__(self) -> FakeHub:
         self._server.add_sockets(self._sockets)
         return self

@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from servers import wait_until_it_listens
 
 from tests.cluster.build import cache_dir
 
@@ -19,7 +20,6 @@ VERSION = "3.37.0"  # the first that knows how azure-storage-blob 12.31 signs UR
 ACCOUNT = "devstoreaccount1"
 # the same in every Azurite: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-START_TIMEOUT_SECONDS = 30
 
 
 def find_azurite() -> Path | None:
@@ -69,18 +69,9 @@ def running_azurite(
         ) as process,
     ):
         try:
-            _wait_until_it_listens(process, (host, port), log)
+            wait_until_it_listens(process, (host, port), log)
             yield f"http{'' if tls is None else 's'}://{host}:{port}/{ACCOUNT}"
         finally:
             # the group: node may be a wrapper around the real one, which would go on
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(10)
-
-
-def _wait_until_it_listens(process: subprocess.Popen[bytes], address: tuple[str, int], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(address, 1):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"Azurite did not start: {log.read_text()}")

@@ -9,17 +9,17 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from servers import wait_until_it_listens
 
 from tests.cluster.build import cache_dir
 
 VERSION = "v1.8.0"
 PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
 BUCKET = "code"
-START_TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,8 @@ def running_s3server(program: Path, folder: Path, host: str = "127.0.0.1") -> It
         ) as process,
     ):
         try:
-            _wait_until_it_listens(process, (host, port), log)
+            wait_until_it_listens(process, (host, port), log)
             yield S3Server(f"http://{host}:{port}", BUCKET, key, secret, root)
         finally:
             process.terminate()
             process.wait(10)
-
-
-def _wait_until_it_listens(process: subprocess.Popen[bytes], address: tuple[str, int], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(address, 1):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"the S3 server did not start: {log.read_text()}")
