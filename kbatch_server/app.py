@@ -23,9 +23,9 @@ from .auth import HubAuthenticator
 from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
 from .config import JobConfig
 from .configcheck import WrongSetting, check_config, check_url, describe_error
+from .engine import Engine
 from .handlers import make_handlers
 from .handlers.base import Services
-from .harvest import Harvest
 from .janitor import Janitor
 from .jobs import Jobs
 from .keyring import BadKey, Keyring
@@ -262,41 +262,30 @@ class KBatchServer(Application):
         self.outputs = Outputs(parent=self, storage=self.storage, store=self.store)
 
     def init_jobs(self) -> None:
-        """Make what jobs are described, launched, watched, recorded and asked about with."""
+        """Make what jobs are described, driven and asked about with."""
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
-        storage, store, uploads, outputs = self.storage, self.store, self.uploads, self.outputs
-        self.profiles = profiles = Profiles(parent=self)
-        self.launcher = launcher = self.launcher_class(parent=self)
-        if launcher.has_trait("storage"):
-            launcher.storage = storage
-        self.launchpad = Launchpad(
-            parent=self, keyring=self.keyring, profiles=profiles, storage=storage, store=store
-        )
-        self.recorder = recorder = LogRecorder(parent=self, launcher=launcher, storage=storage, store=store)
-        self.harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
-        self.reconciler = Reconciler(
-            parent=self, launcher=launcher, launchpad=self.launchpad, harvest=self.harvest, store=store
-        )
-        recorder.on_complete = self.reconciler.queue.put
-        self.retention = Retention(
-            parent=self, storage=storage, store=store, uploads=uploads, logs=recorder, outputs=outputs
-        )
-        self.leader = Leader(
+        self.profiles = Profiles(parent=self)
+        self.launcher = self.launcher_class(parent=self)
+        if self.launcher.has_trait("storage"):
+            self.launcher.storage = self.storage
+        self.engine = engine = Engine(
             parent=self,
-            launcher=launcher,
-            parts=[Janitor(parent=self, retention=self.retention, uploads=uploads)],
-            reconciler=self.reconciler,
-            recorder=recorder,
-            store=store,
+            keyring=self.keyring,
+            launcher=self.launcher,
+            outputs=self.outputs,
+            profiles=self.profiles,
+            storage=self.storage,
+            store=self.store,
+            uploads=self.uploads,
         )
         self.jobs = Jobs(
             parent=self,
-            launcher=launcher,
-            profiles=profiles,
-            reader=LogReader(parent=self, recorder=recorder, storage=storage, store=store),
-            store=store,
-            on_submit=self.leader.accept,
-            on_change=self.leader.look,
+            launcher=self.launcher,
+            profiles=self.profiles,
+            reader=LogReader(parent=self, recorder=engine.recorder, storage=self.storage, store=self.store),
+            store=self.store,
+            on_submit=engine.leader.accept,
+            on_change=engine.leader.look,
         )
 
     def init_auth(self) -> None:
@@ -316,11 +305,11 @@ class KBatchServer(Application):
             uploads=self.uploads,
             outputs=self.outputs,
             profiles=self.profiles,
-            launchpad=self.launchpad,
+            launchpad=self.engine.launchpad,
             version=__version__,
             max_body_bytes=self.max_body_bytes,
             checks={"database": self.store.check, "storage": self.storage.check},
-            is_leading=lambda: self.leader.is_leading,
+            is_leading=lambda: self.engine.leader.is_leading,
         )
         self.web_app = WebApplication(
             **make_handlers(self.service_prefix, services),
@@ -351,8 +340,8 @@ class KBatchServer(Application):
         running.push_async_callback(self.store.close)
         await self.launcher.open()
         running.push_async_callback(self.launcher.close)
-        await self.leader.start()
-        running.push_async_callback(self.leader.stop)
+        await self.engine.leader.start()
+        running.push_async_callback(self.engine.leader.stop)
         server.start()
         running.push_async_callback(server.stop)
 
@@ -372,8 +361,8 @@ class KBatchServer(Application):
                 f"KBatchServer.bind_url: cannot listen at {self.bind_url}: {error.strerror}; "
                 "stop what does, or set another port"
             ) from error
-        if not self.launchpad.url_for_jobs:
-            self.launchpad.url_for_jobs = self.bind_url + self.service_prefix
+        if not self.engine.launchpad.url_for_jobs:
+            self.engine.launchpad.url_for_jobs = self.bind_url + self.service_prefix
         return server
 
     def start(self) -> None:

@@ -59,9 +59,9 @@ class CollectGarbage(Application):
             await server.store.open()
             running.push_async_callback(server.store.close)
             count = size = 0
-            async with aclosing(server.retention.find(with_orphans=True)) as removals:
+            async with aclosing(server.engine.retention.find(with_orphans=True)) as removals:
                 async for removal in removals:
-                    if self.dry_run or await server.retention.remove(removal):
+                    if self.dry_run or await server.engine.retention.remove(removal):
                         print(format_removal(removal))
                         count, size = count + 1, size + removal.size
         done = "would be removed" if self.dry_run else "removed"

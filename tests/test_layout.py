@@ -17,6 +17,7 @@ LAYERS = [
     ["app"],
     ["handlers"],
     ["compat"],
+    ["engine"],
     ["leader"],
     ["janitor", "jobs", "reconciler"],
     ["retention"],

@@ -1,0 +1,82 @@
+"""What drives the jobs, put together: the launcher and all that works for it in the process that leads."""
+
+from __future__ import annotations
+
+from traitlets import Instance
+from traitlets.config import LoggingConfigurable
+
+from .harvest import Harvest
+from .janitor import Janitor
+from .keyring import Keyring
+from .launchers.base import JobLauncher
+from .launchpad import Launchpad
+from .leader import Leader
+from .logrecorder import LogRecorder
+from .outputs import Outputs
+from .profiles import Profiles
+from .reconciler import Reconciler
+from .retention import Retention
+from .storage.base import Storage
+from .store import JobStore
+from .uploads import Uploads
+
+
+class Engine(LoggingConfigurable):
+    """Builds launchpad, recorder, reconciler and the others, each with those that it works with."""
+
+    keyring = Instance(Keyring)
+    launcher = Instance(JobLauncher)
+    outputs = Instance(Outputs)
+    profiles = Instance(Profiles)
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+    uploads = Instance(Uploads)
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.launchpad = self._make_launchpad()
+        self.recorder = LogRecorder(
+            parent=self.parent, launcher=self.launcher, storage=self.storage, store=self.store
+        )
+        self.reconciler = self._make_reconciler()
+        self.recorder.on_complete = self.reconciler.queue.put
+        self.retention = self._make_retention()
+        self.leader = Leader(
+            parent=self.parent,
+            launcher=self.launcher,
+            parts=[Janitor(parent=self.parent, retention=self.retention, uploads=self.uploads)],
+            reconciler=self.reconciler,
+            recorder=self.recorder,
+            store=self.store,
+        )
+
+    def _make_launchpad(self) -> Launchpad:
+        return Launchpad(
+            parent=self.parent,
+            keyring=self.keyring,
+            profiles=self.profiles,
+            storage=self.storage,
+            store=self.store,
+        )
+
+    def _make_reconciler(self) -> Reconciler:
+        harvest = Harvest(
+            launcher=self.launcher, outputs=self.outputs, recorder=self.recorder, store=self.store
+        )
+        return Reconciler(
+            parent=self.parent,
+            launcher=self.launcher,
+            launchpad=self.launchpad,
+            harvest=harvest,
+            store=self.store,
+        )
+
+    def _make_retention(self) -> Retention:
+        return Retention(
+            parent=self.parent,
+            storage=self.storage,
+            store=self.store,
+            uploads=self.uploads,
+            logs=self.recorder,
+            outputs=self.outputs,
+        )
