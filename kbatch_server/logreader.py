@@ -22,7 +22,7 @@ from .storage.base import ObjectNotFound, Storage, StorageError
 from .store import JobStore
 from .store.logstore import LogRecord, LogSegment
 
-POLL_SECONDS = (0.1, 2.0)
+POLL_SECONDS = (0.1, 1.0)
 """How often the record is read while something is waited for: at first, and at last."""
 
 NOT_YET = "the rest of the log is not here yet: what ran the job, or the storage, does not answer"

@@ -36,6 +36,11 @@ def find_attempts(job: Job) -> list[str]:
     return [job.id] if is_begun else []
 
 
+def _find_unbegun(job: Job) -> set[str]:
+    """Return the pods that only wait as yet: a thousand jobs without a node must not be a thousand tasks."""
+    return set() if job.is_over else {pod.name for pod in job.pods if pod.phase == "Pending"}
+
+
 @dataclass(slots=True, eq=False)
 class _Recording:
     """One attempt that is followed, and the task that does it."""
@@ -119,10 +124,16 @@ class LogRecorder(LoggingConfigurable):
         self._recordings.clear()
 
     def ensure(self, job: Job) -> None:
-        """See that the log of each attempt of a job is followed; nothing happens where that is so."""
+        """See that the log of each attempt of a job is followed, once it has begun.
+
+        Nothing happens where that is so.
+        """
         if self._is_stopping:
             return
+        unbegun = _find_unbegun(job)
         for number, pod in enumerate(find_attempts(job), 1):
+            if pod in unbegun:
+                continue
             by_pod = self._recordings.setdefault(job.id, {})
             if pod in by_pod:
                 by_pod[pod].job = job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -76,6 +77,18 @@ async def test_each_attempt_has_its_own_log(world):
     await world.settle()
     assert [(log.pod, log.attempt) for log in await world.store.find_logs("job-1")] == [("p", 1), ("q", 2)]
     assert (await world.read_kept("p"), await world.read_kept("q")) == (b"first\n", b"second\n")
+
+
+async def test_a_pod_that_waits_costs_no_task_and_is_recorded_once_it_runs(world):
+    world.launcher.logs["p"].write(b"it ran\n")
+    world.launcher.logs["p"].end()
+    await world.add_pods("p")
+    [pod] = world.job.pods
+    world.recorder.ensure(replace(world.job, pods=[pod.model_copy(update={"phase": "Pending"})]))
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "log-p"]
+    world.recorder.ensure(world.job)
+    await world.settle()
+    assert await world.read_kept() == b"it ran\n"
 
 
 @pytest.mark.parametrize("breaks_at", [[1], [5, 45, 4100], [39], [40], [4096, 4097, 8000, 119_999]])
