@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the Debian (or Ubuntu) packages that the test cluster and the tests on PostgreSQL need; does nothing when
-# all is there.
+# Install the Debian (or Ubuntu) packages that the test cluster, its images and the tests on PostgreSQL need; does
+# nothing when all is there.
 set -eu
 
 # Each package, and a program (or file) that says it is there.
@@ -14,6 +14,9 @@ wanted="
   procps:sysctl
   openssl:openssl
   busybox-static:/bin/busybox
+  dnsmasq-base:dnsmasq
+  buildah:buildah
+  mmdebstrap:mmdebstrap
   postgresql:pg_ctlcluster
 "
 

@@ -14,6 +14,7 @@ from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupport
 from ..logreader import LogSelection, ShownPiece
 from ..models import Job, JobPage, JobQuery
 from ..ticks import with_ticks
+from ..webserver import mark_endless
 from .base import BaseHandler, Services
 from .needs import needs_nothing, needs_scope, needs_user
 from .query import read_flag
@@ -226,7 +227,10 @@ class LogHandler(KBatchHandler):
     @needs_scope("read")
     async def get(self, name: str) -> None:
         """Send the log: the whole, or with ``stream`` as it grows."""
-        await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
+        follow = read_flag(self, "stream")
+        if follow:
+            mark_endless(self.request)
+        await self.run_while_connected(self._send(name, follow=follow))
 
     async def _send(self, name: str, *, follow: bool) -> None:
         job, pod = await self.find_job_of(name)

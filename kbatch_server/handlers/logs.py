@@ -11,6 +11,7 @@ from ..errors import InvalidRequest
 from ..logreader import LogPlace, LogSelection, ShownPiece, reading_errors
 from ..logtext import LogText
 from ..ticks import with_ticks
+from ..webserver import mark_endless
 from .base import BaseHandler
 from .needs import needs_scope
 from .query import read_age, read_flag, read_int, read_text
@@ -46,6 +47,8 @@ class LogHandler(BaseHandler):
         follow, words = read_flag(self, "follow"), read_text(self, "search", maximum=MAX_WORDS)
         selection = self._read_selection()
         self._check_combination()
+        if follow:
+            mark_endless(self.request)
         self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
         if read_flag(self, "download"):
             # an id is made of letters, digits and dashes

@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +33,7 @@ PROGRAMS = {
     "ip": "iproute2",
     "sysctl": "procps",
     "nsenter": "util-linux",
+    "dnsmasq": "dnsmasq-base",
     "openssl": "openssl",
 }
 
@@ -59,6 +60,7 @@ class ClusterLike(Protocol):
         """Whether tests may load images and stop the API server."""
 
     def load_image(self, archive: Path) -> None: ...
+    def serve_names(self, names: Mapping[str, str]) -> None: ...
     def stop_apiserver(self, signum: int = signal.SIGKILL) -> None: ...
     def start_apiserver(self) -> None: ...
     def stop(self) -> None: ...
@@ -135,6 +137,13 @@ class Cluster:
     def load_image(self, archive: Path) -> None:
         """Give the node an image, as there is no registry to pull it from: a docker-archive."""
         self.node.run("ctr", "--namespace=k8s.io", "images", "import", str(archive.resolve()))
+
+    def serve_names(self, names: Mapping[str, str]) -> None:
+        """Let pods look these names up, each with its address, and no others (package dnsmasq-base)."""
+        (self.run_dir / "hosts").write_text("".join(f"{names[each]} {each}\n" for each in sorted(names)))
+        if "dnsmasq" in self.node.processes:
+            self.node.kill("dnsmasq")
+        self._spawn("dnsmasq")
 
     def stop_apiserver(self, signum: int = signal.SIGKILL) -> None:
         """End the API server: its clients see connections break, and then be refused.
@@ -238,6 +247,9 @@ class UserCluster:
 
     def load_image(self, archive: Path) -> None:
         """Do nothing: the images must be where this cluster pulls from."""
+
+    def serve_names(self, names: Mapping[str, str]) -> None:
+        """Do nothing: this cluster has a name server."""
 
     def stop_apiserver(self, signum: int = signal.SIGKILL) -> None:
         raise ClusterError("the cluster of KUBECONFIG is not ours to stop")

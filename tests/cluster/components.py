@@ -15,10 +15,22 @@ CONTAINERD_SOCKET = "/run/containerd/containerd.sock"  # the node's own /run
 
 
 def make_commands(binaries: Path, run_dir: Path, network: Network) -> dict[str, list[str]]:
-    """The command line of each component, in the order in which they start."""
+    """The command line of each component; those that are always there, in the order in which they start."""
     kubeconfig = f"--kubeconfig={run_dir}/kubeconfig"
     return {
         "containerd": ["containerd", "--config", f"{run_dir}/containerd.toml"],
+        # only for tests that want names: see Cluster.serve_names
+        "dnsmasq": [
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--user=root",
+            "--pid-file",
+            "--no-resolv",
+            "--no-hosts",
+            "--local=/#/",  # what is not in the file does not exist: a resolver goes on to its next suffix
+            f"--addn-hosts={run_dir}/hosts",
+        ],
         "etcd": [
             f"{binaries}/etcd",
             f"--data-dir={run_dir}/etcd",
@@ -75,7 +87,7 @@ def make_files(run_dir: Path, network: Network, cni_plugins: Path) -> dict[str, 
         "tokens.csv": f'{TOKEN},admin,admin,"system:masters"\n',
         "containerd.toml": make_containerd_config(run_dir, cni_plugins),
         "cni/10-bridge.conflist": json.dumps(make_cni_config(network), indent=2),
-        "kubelet.json": json.dumps(make_kubelet_config(run_dir.name), indent=2),
+        "kubelet.json": json.dumps(make_kubelet_config(run_dir.name, network), indent=2),
     }
 
 
@@ -130,7 +142,7 @@ def make_cni_config(network: Network) -> dict[str, object]:
     return {"cniVersion": "1.0.0", "name": "test", "plugins": [bridge, portmap]}
 
 
-def make_kubelet_config(cgroup: str) -> dict[str, object]:
+def make_kubelet_config(cgroup: str, network: Network) -> dict[str, object]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -141,9 +153,10 @@ def make_kubelet_config(cgroup: str) -> dict[str, object]:
         "cgroupRoot": f"/{cgroup}",
         "failCgroupV1": False,
         "failSwapOn": False,
-        # There is no name server. Asking one in the pod itself fails at once, where an absent one
-        # would time out; and with none at all, each pod gets a warning as an event.
-        "clusterDNS": ["127.0.0.1"],
+        # There is no name server, unless a test starts one on the node. To ask an absent one there fails at
+        # once, where elsewhere it would time out; and with none at all, each pod gets a warning as an event.
+        "clusterDNS": [network.node_address],
+        "clusterDomain": "cluster.local",
         "resolvConf": "",
         # So that a test can see a log being rotated; 3 s is the least that there may be.
         "containerLogMaxSize": "256Ki",
