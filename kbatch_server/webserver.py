@@ -12,6 +12,11 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from .traffic import Traffic
+
+CLOSE_SECONDS = 5
+"""How long connections without a request may take to close."""
+
 
 class WebServer:
     """Serves a Tornado application, in the order ``bind``, ``start``, ``stop``, ``close``."""
@@ -22,10 +27,12 @@ class WebServer:
         *,
         max_body_bytes: int,
         shutdown_seconds: int,
+        traffic: Traffic,
         log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         self._server = HTTPServer(application, xheaders=True, max_body_size=max_body_bytes)
         self._shutdown_seconds = shutdown_seconds
+        self._traffic = traffic
         self._log = log
         self._sockets: list[socket.socket] = []
 
@@ -40,14 +47,15 @@ class WebServer:
         self._server.add_sockets(self._sockets)
 
     async def stop(self) -> None:
-        """Take no more requests, and close the connections that are open."""
+        """Take no more connections, let what is under way end, and close what is open then."""
         self._log.info("stopping")
         self._server.stop()
+        await self._traffic.finish(self._shutdown_seconds)
         try:
-            async with asyncio.timeout(self._shutdown_seconds):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self._server.close_all_connections()
         except TimeoutError:
-            self._log.warning("some connections did not close within %d s", self._shutdown_seconds)
+            self._log.warning("some connections did not close within %d s", CLOSE_SECONDS)
 
     def close(self) -> None:
         """Let go of the port, also when nothing was ever served."""
