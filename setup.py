@@ -26,7 +26,9 @@ setup(
         "jinja2>=3.1",
         "jupyterhub>=5",
         "kubernetes>=37",  # the first with kubernetes.aio
+        "prometheus_client>=0.20",
         "pydantic>=2.10",
+        "python-json-logger>=3.2",
         "python-dotenv>=1.0",
         "python-multipart>=0.0.18",
         "sqlalchemy>=2.0.43",

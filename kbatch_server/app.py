@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from jupyterhub.services.auth import HubOAuth
 from tornado.web import Application as WebApplication
 from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, default, observe, validate
 from traitlets.config import Application, Configurable
@@ -23,23 +22,19 @@ from .auth import HubAuthenticator
 from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
 from .config import JobConfig
 from .configcheck import WrongSetting, check_config, check_url, describe_error
+from .configurables import CONFIGURABLES
 from .engine import Engine
 from .handlers import make_handlers
-from .handlers.base import Services
-from .janitor import Janitor
+from .handlers.services import Services
 from .jobs import Jobs
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
-from .launchpad import Launchpad
-from .leader import Leader
 from .log import log_request, set_up_logging
 from .logreader import LogReader
-from .logrecorder import LogRecorder
+from .operations import Operations
 from .outputs import Outputs
 from .plugins import PluginClass
 from .profiles import Profiles
-from .reconciler import Reconciler
-from .retention import Retention
 from .settings import SettingsNotFound, get_storage_name, load_settings
 from .storage.base import Storage, StorageError
 from .store import JobStore, StoreError
@@ -165,6 +160,8 @@ class KBatchServer(Application):
         config=True,
     )
 
+    log_json = Bool(False, help="""Log one JSON object a line: see docs/operations.md.""", config=True)
+
     shutdown_seconds = Integer(
         10, min=0, help="""Seconds that requests get to end when the service is stopped.""", config=True
     )
@@ -176,18 +173,7 @@ class KBatchServer(Application):
     @default("classes")
     def _default_classes(self) -> list[type[Configurable]]:
         return [
-            HubAuthenticator,
-            HubOAuth,
-            JobConfig,
-            Profiles,
-            Uploads,
-            Outputs,
-            Launchpad,
-            LogRecorder,
-            Reconciler,
-            Retention,
-            Leader,
-            Janitor,
+            *CONFIGURABLES,
             *type(self).launcher_class.load_installed(),
             *type(self).storage_class.load_installed(),
         ]
@@ -240,7 +226,7 @@ class KBatchServer(Application):
 
     def init_logging(self) -> None:
         """Log in our format, and what Tornado and our libraries log as well."""
-        set_up_logging(self.log)
+        set_up_logging(self.log, as_json=self.log_json)
 
     def init_keyring(self) -> None:
         """Read the keys from the environment or from their file."""
@@ -298,7 +284,15 @@ class KBatchServer(Application):
             )
 
     def init_web(self) -> None:
-        """Make the Tornado application."""
+        """Make what the service is watched by, and the Tornado application."""
+        self.operations = Operations(
+            parent=self,
+            auth=self.auth,
+            engine=self.engine,
+            storage=self.storage,
+            store=self.store,
+            version=__version__,
+        )
         services = Services(
             auth=self.auth,
             jobs=self.jobs,
@@ -308,7 +302,9 @@ class KBatchServer(Application):
             launchpad=self.engine.launchpad,
             version=__version__,
             max_body_bytes=self.max_body_bytes,
-            checks={"database": self.store.check, "storage": self.storage.check},
+            health=self.operations.health,
+            gauges=self.operations.gauges,
+            traffic=self.operations.traffic,
             is_leading=lambda: self.engine.leader.is_leading,
         )
         self.web_app = WebApplication(
@@ -328,6 +324,7 @@ class KBatchServer(Application):
             gc.freeze()  # what is there now stays: the collector need not look at it again and again
             self.log.info("kbatch-server %s listens at %s%s", __version__, self.bind_url, self.service_prefix)
             await stopped.wait()
+            await self.operations.announce_stop()
 
     async def start_parts(self, running: AsyncExitStack) -> None:
         """Start every part; ``running`` stops them. The port comes first: a taken one then costs nothing."""
@@ -342,6 +339,8 @@ class KBatchServer(Application):
         running.push_async_callback(self.launcher.close)
         await self.engine.leader.start()
         running.push_async_callback(self.engine.leader.stop)
+        await self.operations.start()
+        running.push_async_callback(self.operations.stop)
         server.start()
         running.push_async_callback(server.stop)
 
@@ -352,6 +351,7 @@ class KBatchServer(Application):
             # every handler looks at the length of its body itself, and says what is too long in JSON
             max_body_bytes=self.uploads.max_upload_bytes + 2**20,
             shutdown_seconds=self.shutdown_seconds,
+            traffic=self.operations.traffic,
             log=self.log,
         )
         try:

@@ -17,10 +17,11 @@ from typing import Any
 
 from jupyterhub.services.auth import HubOAuth, check_scopes
 from tornado.web import RequestHandler
-from traitlets import Dict, Float, Instance, Integer, TraitError, Unicode, default, validate
+from traitlets import Bool, Dict, Float, Instance, Integer, TraitError, Unicode, default, validate
 from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, Unavailable
+from .metrics import HUB_FAILURES, HUB_SECONDS
 from .models import User
 
 MAX_CACHED_TOKENS = 10_000
@@ -34,6 +35,7 @@ DEFAULT_SCOPES = {
     "read": "custom:kbatch:jobs:read",
     "cancel": "custom:kbatch:jobs:cancel",
     "admin": "custom:kbatch:admin",
+    "metrics": "read:metrics",
 }
 
 UserModel = dict[str, Any] | None
@@ -91,6 +93,16 @@ class CachingHubOAuth(HubOAuth):
             return
         await JupyterHubHTTPClient.loop_instance().close()
 
+    async def check(self) -> None:
+        """Raise HubUnavailable unless the hub answers, and knows this service's own token."""
+        try:
+            async with asyncio.timeout(self.hub_timeout_seconds):
+                model = await super().user_for_token(self.api_token, use_cache=False, sync=False)
+        except Exception as error:  # whatever it was, the hub did not answer
+            raise HubUnavailable(f"JupyterHub does not answer ({type(error).__name__}).") from error
+        if not model:
+            raise HubUnavailable("JupyterHub does not know this service's token (JUPYTERHUB_API_TOKEN).")
+
     async def _find_model(self, token: str, session_id: str) -> UserModel:
         # The session's id is a part of the key, so that a browser's logout from the hub takes effect at once.
         key = hashlib.sha256(f"{session_id}:{token}".encode("utf-8", "replace")).hexdigest()
@@ -121,9 +133,11 @@ class CachingHubOAuth(HubOAuth):
 
     async def _ask_hub(self, request: Coroutine[Any, Any, Any]) -> Any:
         try:
-            async with asyncio.timeout(self.hub_timeout_seconds):
-                return await request
+            with HUB_SECONDS.time():
+                async with asyncio.timeout(self.hub_timeout_seconds):
+                    return await request
         except Exception as error:
+            HUB_FAILURES.inc()
             # Whatever it was (refused, slow, 5xx, not JSON, our own token refused), the hub did not answer.
             self.log.error(
                 "The hub at %s did not say who asks: %s", self.api_url, error or type(error).__name__
@@ -142,8 +156,9 @@ class HubAuthenticator(LoggingConfigurable):
         default_value=DEFAULT_SCOPES,
         help="""The hub scope that each action needs, beside access to the service.
 
-        The actions are ``submit``, ``read``, ``cancel`` and ``admin`` (everybody's jobs). An empty scope
-        means that access to the service is enough; for ``admin`` it means that nobody is one.
+        The actions are ``submit``, ``read``, ``cancel``, ``admin`` (everybody's jobs) and ``metrics`` (by
+        default JupyterHub's own scope for that). An empty scope means that access to the service is enough;
+        for ``admin`` it means that nobody is one.
         """,
         config=True,
     )
@@ -157,6 +172,14 @@ class HubAuthenticator(LoggingConfigurable):
             )
         # an action that is left out keeps its default: silence must not mean that no scope is needed
         return {**DEFAULT_SCOPES, **proposal["value"]}
+
+    authenticate_prometheus = Bool(
+        True,
+        help="""Whether ``metrics`` needs a token with the scope of that name, as JupyterHub's setting of the
+        same name has it. Otherwise whoever reaches the service may read them, through the hub's proxy too.
+        """,
+        config=True,
+    )
 
     cache_max_age_seconds = Integer(
         60,
@@ -236,6 +259,8 @@ class HubAuthenticator(LoggingConfigurable):
     def check_action(self, user: User, action: str) -> None:
         """Raise Forbidden, naming the scope, unless the user's token is good for the action."""
         scope = self.scopes[action]
+        if action == "admin" and not user.admin:
+            raise _missing(scope or "of an admin, which is switched off")
         if scope and not check_scopes({scope}, set(user.scopes)):
             raise _missing(scope)
 
@@ -247,6 +272,10 @@ class HubAuthenticator(LoggingConfigurable):
             if action != "admin" and (not scope or check_scopes({scope}, set(user.scopes)))
         ]
         return [*allowed, "admin"] if user.admin else allowed
+
+    async def check(self) -> None:
+        """Raise HubUnavailable unless the hub can say who asks."""
+        await self.hub_auth.check()
 
     async def close(self) -> None:
         """End what is under way and close the connections to the hub."""

@@ -23,6 +23,7 @@ ALIASES: dict[Any, Any] = {
 
 FLAGS: dict[Any, Any] = {
     "debug": ({"KBatchServer": {"log_level": logging.DEBUG}}, "Log what happens in detail."),
+    "log-json": ({"KBatchServer": {"log_json": True}}, "Log one JSON object a line."),
     "generate-config": (
         {"KBatchServer": {"generate_config": True}},
         f"Write a commented {CONFIG_FILE} and exit; an existing file is left alone.",

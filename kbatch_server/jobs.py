@@ -15,6 +15,7 @@ from .launchers.base import JobLauncher, LauncherUnavailable
 from .logfollower import LogFollower
 from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from .logtext import LogText
+from .metrics import SUBMITTED
 from .models import Job, JobEvent, JobPage, JobQuery, User, utcnow
 from .profiles import Profiles
 from .slugs import make_job_id
@@ -72,6 +73,7 @@ class Jobs(LoggingConfigurable):
             job, idempotency_key=idempotency_key, request_hash=request_hash
         )
         if is_new:
+            SUBMITTED.inc()
             self.log.info("job %s: accepted from %s", job.id, job.user)
             self.on_submit(job)
         return job, is_new

@@ -1,17 +1,31 @@
-"""The access log: one line for each request, with its id and without secrets."""
+"""The log's lines, as text or JSON, without secrets; the access log has one for each request, with its id."""
 
 from __future__ import annotations
 
 import logging
 import re
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
+from pythonjsonlogger import json
 from tornado.log import access_log
 from tornado.web import RequestHandler
+
+from .metrics import REQUEST_SECONDS, REQUESTS
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request that is being answered: in each line of a JSON log that comes of it."""
+
+JOB_ID: ContextVar[str] = ContextVar("job_id", default="")
+"""The id of the job that is being worked on."""
 
 _SECRET_PARAMETER = re.compile(r"([^=&]*(?:token|auth|key|code|state|xsrf|sig)[^=&]*=)[^&]*", re.IGNORECASE)
 # not the names of files below api/v1/jobs/…/outputs/
 _SIGNED_PATH = re.compile(r"^((?:(?!/api/v1/).)*?/(?:code|outputs)/)[^/]+")
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+|(?<!\w)/[^\s'\"<>]*", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"//[^/@\s]+@")
 
 
 def scrub_url(url: str) -> str:
@@ -21,20 +35,63 @@ def scrub_url(url: str) -> str:
     return _SIGNED_PATH.sub(r"\1[secret]", path) + mark + _SECRET_PARAMETER.sub(r"\1[secret]", query)
 
 
-def make_formatter() -> logging.Formatter:
-    """Return how a line of the log looks: level, time, logger, message."""
+def scrub_text(text: str) -> str:
+    """Return words with the secrets of the URLs in them cut out."""
+    return _URL.sub(lambda match: scrub_url(_CREDENTIALS.sub("//[secret]@", match[0])), text)
+
+
+class JsonFormatter(json.JsonFormatter):
+    """One JSON object a line: time, level, logger, message, and request_id, job_id, exception if any."""
+
+    def __init__(self) -> None:
+        super().__init__(json_ensure_ascii=False)
+
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        """Fill in the object of one line."""
+        extra: dict[str, Any] = {}
+        super().add_fields(extra, record, message_dict)
+        exception = extra.pop("exc_info", None)
+        log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        log_data["level"] = record.levelname.lower()
+        log_data["logger"] = record.name
+        log_data |= extra
+        for name, value in (
+            ("request_id", REQUEST_ID.get()),
+            ("job_id", find_job_id(record) or JOB_ID.get()),
+            ("exception", exception and scrub_text(exception)),
+        ):
+            if value:
+                log_data.setdefault(name, value)
+
+
+def find_job_id(record: logging.LogRecord) -> str | None:
+    """Return the id of the job that a line is about: each such line of ours begins with ``job %s``."""
+    if isinstance(record.msg, str) and record.msg.startswith(("job %s", "Job %s")) and record.args:
+        first = record.args[0] if isinstance(record.args, tuple) else None
+        return str(first) if first else None
+    return None
+
+
+def make_formatter(*, as_json: bool = False) -> logging.Formatter:
+    """Return how a line of the log looks: level, time, logger, message, or one JSON object."""
+    if as_json:
+        return JsonFormatter()
     return logging.Formatter(
         "%(levelname).1s %(asctime)s.%(msecs)03d %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
 
 
-def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any], *, as_json: bool = False) -> None:
     """Give the lines of the program's log our form, and let Tornado and our modules log there as well."""
     ours = log.logger if isinstance(log, logging.LoggerAdapter) else log
     for handler in ours.handlers:
-        handler.setFormatter(make_formatter())
+        handler.setFormatter(make_formatter(as_json=as_json))
     ours.propagate = False
-    for name in ("tornado.access", "tornado.application", "tornado.general", "kbatch_server"):
+    # with JSON whatever is logged has that form, also what comes of a library
+    others = ("asyncio", "py.warnings") if as_json else ()
+    for name in ("tornado.access", "tornado.application", "tornado.general", "kbatch_server", *others):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = ours.handlers, False
         logger.setLevel(ours.level)
@@ -56,17 +113,33 @@ def log_request(handler: RequestHandler) -> None:
         level = logging.DEBUG
     else:
         level = logging.INFO
+    seconds = request.request_time()
+    count_request(handler, status, seconds)
+    fields = {
+        "status": status,
+        "method": request.method,
+        "url": scrub_url(request.uri or ""),
+        "user": _user_name(handler),
+        "ip": request.remote_ip,
+        "milliseconds": round(1000 * seconds, 2),
+        "request_id": getattr(handler, "request_id", "-"),
+    }
     access_log.log(
         level,
-        "%d %s %s (%s@%s) %.2fms request=%s",
-        status,
-        request.method,
-        scrub_url(request.uri or ""),
-        _user_name(handler),
-        request.remote_ip,
-        1000 * request.request_time(),
-        getattr(handler, "request_id", "-"),
+        "%(status)d %(method)s %(url)s (%(user)s@%(ip)s) %(milliseconds).2fms request=%(request_id)s",
+        fields,
+        extra=fields,
     )
+
+
+def count_request(handler: RequestHandler, status: int, seconds: float) -> None:
+    """Count a request that was answered, by its handler; none of the labels is of a client's choice."""
+    cls = type(handler)
+    name = f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
+    method = handler.request.method
+    REQUESTS.labels(name, method if method in handler.SUPPORTED_METHODS else "other", status).inc()
+    if not getattr(handler, "is_stream", False):
+        REQUEST_SECONDS.labels(name).observe(seconds)
 
 
 def _user_name(handler: RequestHandler) -> str:

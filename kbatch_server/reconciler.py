@@ -13,6 +13,16 @@ from .errors import NotFound, Unavailable
 from .harvest import Harvest
 from .launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
 from .launchpad import Launchpad
+from .log import JOB_ID
+from .metrics import (
+    ENDED,
+    LAUNCHES,
+    QUEUE_SECONDS,
+    RECONCILE_FAILURES,
+    RECONCILE_LAG_SECONDS,
+    RECONCILE_SECONDS,
+    START_SECONDS,
+)
 from .models import Job, JobStatus, Pod, Status, utcnow
 from .storage.base import StorageError
 from .store import JobStore
@@ -57,6 +67,7 @@ class Reconciler(LoggingConfigurable):
 
     async def start(self) -> None:
         """Begin to work, with a look at every job that is not over."""
+        self.queue.on_take = RECONCILE_LAG_SECONDS.observe
         self._tasks = [asyncio.create_task(self._resync(), name="resync")]
         self._tasks += [asyncio.create_task(self._work(), name=f"worker-{i}") for i in range(self.workers)]
 
@@ -81,12 +92,16 @@ class Reconciler(LoggingConfigurable):
         # not for ever: code that is cancelled may end in an error of its own, which is caught here
         while task is not None and not task.cancelling():
             job_id = await self.queue.get()
+            JOB_ID.set(job_id)
             try:
-                await self.reconcile(job_id)
+                with RECONCILE_SECONDS.time():
+                    await self.reconcile(job_id)
             except (LauncherUnavailable, StorageError, Unavailable) as error:
+                RECONCILE_FAILURES.labels("unavailable").inc()
                 delay = self.queue.put_backoff(job_id)
                 self.log.warning("job %s: %s; trying again in %.1f s", job_id, error, delay)
             except Exception:
+                RECONCILE_FAILURES.labels("failed").inc()
                 delay = self.queue.put_backoff(job_id)
                 self.log.exception("job %s: no step forward; trying again in %.1f s", job_id, delay)
             else:
@@ -144,18 +159,24 @@ class Reconciler(LoggingConfigurable):
             launch = await self.launchpad.make_launch(job)
             state = await self.launcher.launch(job, launch)
         except LaunchRefused as error:
+            LAUNCHES.labels("refused").inc()
             await self._end(job, JobStatus(status=Status.FAILED, reason=error.reason, message=error.message))
         except NotFound:
+            LAUNCHES.labels("refused").inc()
             message = "The code that was uploaded for it is not there any more."
             await self._end(job, JobStatus(status=Status.FAILED, reason="CodeNotFound", message=message))
         except (LauncherUnavailable, StorageError) as error:
+            LAUNCHES.labels("unavailable").inc()
             await self.store.update_job(job.id, reason="LauncherUnavailable", message=_waiting(error))
             raise LauncherUnavailable(str(error)) from error
         except Exception:
+            LAUNCHES.labels("failed").inc()
             message = "The service failed to start it, and tries again; its log says why."
             await self.store.update_job(job.id, reason="LaunchFailed", message=message)
             raise
         else:
+            LAUNCHES.labels("ok").inc()
+            QUEUE_SECONDS.observe((utcnow() - job.created_at).total_seconds())
             pending = Status.PENDING
             await self.store.update_job(
                 job.id,
@@ -212,13 +233,16 @@ class Reconciler(LoggingConfigurable):
         changes = _changes(job, seen)
         if changes:
             await self.store.update_job(job.id, **changes)
+        _observe_start(job, changes)
         for left in (seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline()):
             if left is not None:
                 self.queue.put_after(job.id, max(0.1, left))
 
     async def _end(self, job: Job, seen: JobStatus) -> None:
-        ended_at = seen.ended_at or utcnow()
-        await self.store.update_job(job.id, **(_changes(job, seen) | {"ended_at": ended_at}))
+        changes = _changes(job, seen) | {"ended_at": seen.ended_at or utcnow()}
+        if await self.store.update_job(job.id, **changes) is not None:
+            ENDED.labels(seen.status.value).inc()
+            _observe_start(job, changes)
         self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
         self.queue.put(job.id)
 
@@ -236,6 +260,12 @@ def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:
         "attempts": max(len(pods), job.attempts),
     }
     return {name: value for name, value in wanted.items() if getattr(job, name) != value}
+
+
+def _observe_start(job: Job, changes: dict[str, Any]) -> None:
+    """Count how long a job waited that has been seen to run for the first time."""
+    if job.started_at is None and changes.get("started_at") is not None:
+        START_SECONDS.observe(max(0.0, (changes["started_at"] - job.created_at).total_seconds()))
 
 
 def _merge_pods(job: Job, seen: JobStatus) -> list[Pod]:

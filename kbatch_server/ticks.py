@@ -1,4 +1,4 @@
-"""Waits for the next thing of a stream, and comes back in between when there is none for a while."""
+"""Waits for the next thing of a stream, and comes back in between, or for good, when there is none."""
 
 from __future__ import annotations
 
@@ -29,4 +29,26 @@ async def with_ticks(items: AsyncIterator[Item], seconds: float) -> AsyncGenerat
         if upcoming is not None:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
+        await items.aclose()  # type: ignore[attr-defined]
+
+
+async def until(items: AsyncIterator[Item], ended: asyncio.Event) -> AsyncGenerator[Item]:
+    """Yield the items until there are no more, or ``ended`` is set; closes ``items`` at its end."""
+    ending = asyncio.ensure_future(ended.wait())
+    upcoming: asyncio.Future[object] | None = None
+    try:
+        while not ended.is_set():
+            upcoming = asyncio.ensure_future(anext(items, _END))
+            await asyncio.wait({upcoming, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not upcoming.done():
+                return
+            item, upcoming = upcoming.result(), None
+            if item is _END:
+                return
+            yield cast(Item, item)
+    finally:
+        ending.cancel()
+        if upcoming is not None:
+            upcoming.cancel()
+        await asyncio.gather(ending, *([] if upcoming is None else [upcoming]), return_exceptions=True)
         await items.aclose()  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from traitlets.config import LoggingConfigurable
 
 from .archive import check_archive
 from .errors import TooLarge, Unavailable
+from .metrics import UPLOADED_BYTES, UPLOADS
 from .models import Upload, User, make_upload_key, utcnow
 from .places import Places
 from .slugs import make_upload_id
@@ -124,6 +125,8 @@ class Uploads(LoggingConfigurable):
         finally:
             if task is not None:
                 self._under_way.discard(task)
+        UPLOADS.inc()
+        UPLOADED_BYTES.inc(kept.size)
         self.log.info("upload %s: %d bytes from %s", kept.id, kept.size, kept.user)
         return kept
 

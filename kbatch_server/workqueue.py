@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import time
 from collections import deque
+from collections.abc import Callable
 
 
 class WorkQueue:
@@ -19,16 +21,26 @@ class WorkQueue:
         self._base = backoff_base_seconds
         self._max = backoff_max_seconds
         self._ready: deque[str] = deque()
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, float] = {}  # since when
         self._active: set[str] = set()
         self._again: set[str] = set()
         self._later: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._changed = asyncio.Event()
+        self.on_take: Callable[[float], None] = lambda seconds: None
+        """Called with how long a key had waited, each time that one is taken."""
 
     def __len__(self) -> int:
         return len(self._ready) + len(self._active) + len(self._due)
+
+    def count(self) -> dict[str, int]:
+        """Return how many keys wait, are in somebody's hands, and are for later."""
+        return {"waiting": len(self._ready), "active": len(self._active), "later": len(self._due)}
+
+    def get_lag_seconds(self) -> float:
+        """Return how long the first of those that wait has waited; 0 when none does."""
+        return time.monotonic() - self._waiting[self._ready[0]] if self._ready else 0.0
 
     def clear(self) -> None:
         """Forget every key but those that are in somebody's hands."""
@@ -41,7 +53,7 @@ class WorkQueue:
         if key in self._active:
             self._again.add(key)
         elif key not in self._waiting:
-            self._waiting.add(key)
+            self._waiting[key] = time.monotonic()
             self._ready.append(key)
             self._changed.set()
 
@@ -82,7 +94,7 @@ class WorkQueue:
             self._move_due()
             if self._ready:
                 key = self._ready.popleft()
-                self._waiting.discard(key)
+                self.on_take(time.monotonic() - self._waiting.pop(key))
                 self._active.add(key)
                 return key
             self._changed.clear()

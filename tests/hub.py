@@ -38,6 +38,14 @@ c.DummyAuthenticator.password = "test"
 c.Authenticator.allow_all = True
 c.JupyterHub.log_level = 10
 c.JupyterHub.services.append({{"name": "tests", "api_token": {admin_token!r}}})
+c.JupyterHub.services.append({{"name": "prometheus", "api_token": {metrics_token!r}}})
+c.JupyterHub.load_roles.append(
+    {{
+        "name": "prometheus",
+        "services": ["prometheus"],
+        "scopes": ["read:metrics", "access:services!service=kbatch"],
+    }}
+)
 c.JupyterHub.load_roles.append(
     {{"name": "tests", "services": ["tests"], "scopes": ["admin:users", "admin:groups", "tokens", "inherit"]}}
 )
@@ -113,6 +121,7 @@ class Hub:
         self.service_url = service_url
         self.log = folder / "hub.log"
         self._admin_token = secrets.token_hex(16)
+        self.metrics_token = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
         self._config = folder / "jupyterhub_config.py"
         self._config.write_text(
@@ -123,6 +132,7 @@ class Hub:
                 proxy_api_url=f"http://127.0.0.1:{proxy_port}",
                 proxy=find_proxy(),
                 admin_token=self._admin_token,
+                metrics_token=self.metrics_token,
                 extra=extra,
             )
         )

@@ -15,9 +15,11 @@ from web_doubles import ACCESS, PREFIX, make_job, make_zip
 
 from kbatch_server import handlers
 from kbatch_server.auth import DEFAULT_SCOPES
+from kbatch_server.errors import Unavailable
 from kbatch_server.handlers import base, kbatch, logs
 from kbatch_server.handlers.base import BaseHandler
 from kbatch_server.handlers.needs import needs_scope
+from kbatch_server.health import Part
 from kbatch_server.log import scrub_url
 from kbatch_server.logreader import LogPlace, LogSelection
 from kbatch_server.models import JobSpec, Status, utcnow
@@ -635,14 +637,32 @@ async def test_health_version_user_and_profiles(web, api):
     assert [each["slug"] for each in (await api.get("api/v1/profiles")).json()["items"]] == ["small", "large"]
 
 
-async def test_ready_names_what_is_not(web, api):
+async def test_ready_says_how_each_part_is(web, api):
+    async def good():
+        pass
+
     async def bad():
         raise OSError("secret detail")
 
-    object.__setattr__(web.services, "checks", {"storage": bad})
+    async def away():
+        raise Unavailable("It is at https://x.example/?sig=secret.")
+
+    health = web.services.health
+    health.parts = [Part("database", good, is_needed=True), Part("storage", bad), Part("hub", away)]
     answer = await api.get("api/v1/ready")
-    said = {"status": "unavailable", "failed": ["storage"], "leads": True}
-    assert (answer.status_code, answer.json()) == (503, said)
+    said = answer.json()
+    assert (answer.status_code, said["status"], said["failed"]) == (200, "degraded", ["storage", "hub"])
+    assert said["parts"]["database"] | {"since": ""} == {
+        "state": "ok", "since": "", "message": "", "needed": True,
+    }  # fmt: skip
+    assert datetime.fromisoformat(said["parts"]["storage"]["since"]) <= utcnow()
+    assert said["parts"]["storage"]["message"] == "It failed: OSError."
+    assert said["parts"]["hub"]["message"] == "It is at https://x.example/?sig=[secret]"
+    assert "secret" not in answer.text.replace("[secret]", "")
+
+    health.parts = [Part("database", bad, is_needed=True)]
+    answer = await api.get("api/v1/ready")
+    assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
 
 
 async def test_openapi_has_every_route_with_its_methods_and_parameters(api):

@@ -17,7 +17,7 @@ from tornado.web import Application, RequestHandler
 from kbatch_server.auth import HubAuthenticator
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge
 from kbatch_server.handlers import make_handlers
-from kbatch_server.handlers.base import Services
+from kbatch_server.handlers.services import Services
 from kbatch_server.log import log_request
 from kbatch_server.logreader import ALL, LogPlace, ShownPiece
 from kbatch_server.logtext import LogText, Part
@@ -313,6 +313,13 @@ class LaunchpadDouble:
         return make_job()
 
 
+class GaugesDouble:
+    """Has one metric."""
+
+    async def make_page(self):
+        return b"kbatch_info 1.0\n"
+
+
 class Web:
     """A running service with doubles behind its handlers."""
 
@@ -332,6 +339,7 @@ class Web:
             outputs=self.outputs,
             profiles=self.profiles,
             launchpad=LaunchpadDouble(self.uploads),
+            gauges=GaugesDouble(),
             version="1.2.3",
             max_body_bytes=1024**2,
         )

@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from . import jobs, kbatch, logs, outputs, pages, profiles, system, uploads
-from .base import NotFoundHandler, Services
+from .base import NotFoundHandler
+from .services import Services
 
 MODULES = (system, uploads, jobs, logs, outputs, profiles, kbatch, pages)
 

@@ -8,16 +8,15 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn, TypeVar
 
 from jupyterhub.services.auth import HubOAuthenticated
 from tornado.iostream import StreamClosedError
 from tornado.log import app_log
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from ..auth import HubAuthenticator
 from ..errors import (
     Forbidden,
     InvalidRequest,
@@ -26,17 +25,12 @@ from ..errors import (
     NotFound,
     RangeNotSatisfiable,
     TooLarge,
+    Unavailable,
 )
-from ..log import scrub_url
+from ..log import REQUEST_ID, scrub_url
 from ..models import User
 from .needs import Needs
-
-if TYPE_CHECKING:
-    from ..jobs import Jobs
-    from ..launchpad import Launchpad
-    from ..outputs import Outputs
-    from ..profiles import Profiles
-    from ..uploads import Uploads
+from .services import Services
 
 UNLIMITED = 2**62
 """Tornado's own limits end a connection without a word; ours answer."""
@@ -56,25 +50,6 @@ NOTHING_HERE = "There is nothing at this URL."
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Services:
-    """All that the handlers work with, handed to each of them."""
-
-    auth: HubAuthenticator
-    jobs: Jobs
-    uploads: Uploads
-    outputs: Outputs
-    profiles: Profiles
-    launchpad: Launchpad
-    version: str
-    max_body_bytes: int = 16 * 1024**2
-    """How large a JSON body may be; one with code in it (the kbatch client's) three times as large."""
-    checks: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
-    """What must work for the service to be of use, by name: each raises when it does not."""
-    is_leading: Callable[[], bool] = lambda: True
-    """Whether this process is the one, of all replicas, that drives the jobs."""
-
-
 @stream_request_body
 class BaseHandler(HubOAuthenticated, RequestHandler):
     """A handler that admits a request before its body is read, and answers every error in one form.
@@ -84,6 +59,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
     """
 
     services: Services
+    is_stream = False
+    """Whether the answer has no end of its own, as a log has that is followed."""
     strict_query = True
     """Whether a query parameter that the method does not know is an error."""
     content_security_policy = "default-src 'none'; frame-ancestors 'none'"
@@ -105,6 +82,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         """Admit the request or refuse it, before its body is read."""
         connection: Any = self.request.connection
         connection.set_max_body_size(UNLIMITED)
+        self.services.traffic.begin(self)
+        REQUEST_ID.set(self.request_id)
         try:
             await self._admit()
         except Exception as error:
@@ -265,7 +244,24 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self._client_gone = True
         if self._work is not None:
             self._work.cancel()
+        self.services.traffic.end(self)
         super().on_connection_close()
+
+    def on_finish(self) -> None:
+        """Take note that the answer is sent."""
+        self.services.traffic.end(self)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a stream ends because the service stops, and not by itself."""
+        return self.is_stream and self.services.traffic.is_stopping
+
+    async def give_up(self) -> None:
+        """Answer, while the body is still coming, that the service stops; else leave it to be cut off."""
+        request: Any = self.request
+        if not self._headers_written and self._is_body_coming() and not request._body_future.done():
+            with suppress(StreamClosedError):
+                await self.refuse(Unavailable("The service is stopping. Send it again in a moment."))
 
     # The user
 

@@ -13,12 +13,12 @@ from ..compat import flat, kbatch, manifests
 from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
 from ..logreader import LogSelection, ShownPiece
 from ..models import Job, JobPage, JobQuery
-from ..ticks import with_ticks
-from ..webserver import mark_endless
-from .base import BaseHandler, Services
+from ..ticks import until, with_ticks
+from .base import BaseHandler
 from .needs import needs_nothing, needs_scope, needs_user
 from .query import read_flag
-from .streams import LineChunker
+from .services import Services
+from .streams import CUT_OFF, LineChunker
 from .uploads import ReceivingHandler
 
 MAX_LISTED = 10_000
@@ -100,6 +100,7 @@ class JobsHandler(KBatchHandler):
 
     def on_finish(self) -> None:
         """Let go of the place of a large body."""
+        super().on_finish()
         self._held.close()
 
     def on_connection_close(self) -> None:
@@ -227,10 +228,7 @@ class LogHandler(KBatchHandler):
     @needs_scope("read")
     async def get(self, name: str) -> None:
         """Send the log: the whole, or with ``stream`` as it grows."""
-        follow = read_flag(self, "stream")
-        if follow:
-            mark_endless(self.request)
-        await self.run_while_connected(self._send(name, follow=follow))
+        await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
 
     async def _send(self, name: str, *, follow: bool) -> None:
         job, pod = await self.find_job_of(name)
@@ -243,6 +241,9 @@ class LogHandler(KBatchHandler):
             raise Conflict(error.message, reason=error.reason) from None  # there will be one: it is no 404
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")
+        if follow:
+            self.is_stream = True
+            pieces = until(pieces, self.services.traffic.stopping)
         async with aclosing(pieces):
             if follow and self.request.headers.get("User-Agent", "").startswith("python-httpx"):
                 await self._send_lines(pieces)
@@ -254,6 +255,8 @@ class LogHandler(KBatchHandler):
         async for piece in pieces:
             self.write(piece.data)
             await self.flush()
+        if self.is_cut_off:
+            self.write(CUT_OFF)
 
     async def _send_lines(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         """Send chunks of whole lines without their last newline: see LineChunker.
@@ -281,6 +284,8 @@ class LogHandler(KBatchHandler):
                     await self.flush()
                     silent_seconds = 0.0
         rest = chunker.take(final=True)
+        if self.is_cut_off:
+            rest += CUT_OFF.rstrip().encode()
         self.write(encoder.compress(rest, final=True) if encoder else rest)
 
 

@@ -10,16 +10,18 @@ from contextlib import aclosing
 from ..errors import InvalidRequest
 from ..logreader import LogPlace, LogSelection, ShownPiece, reading_errors
 from ..logtext import LogText
-from ..ticks import with_ticks
-from ..webserver import mark_endless
+from ..ticks import until, with_ticks
 from .base import BaseHandler
 from .needs import needs_scope
 from .query import read_age, read_flag, read_int, read_text
 from .ranges import read_range
-from .streams import EventEncoder
+from .streams import CUT_OFF, EventEncoder
 
 KEEP_ALIVE_SECONDS = 15.0
 """Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
+
+RETRY_SECONDS = 2
+"""After how long a browser that followed a log comes again, when the service was stopped."""
 
 MAX_HITS = 10_000
 
@@ -47,8 +49,6 @@ class LogHandler(BaseHandler):
         follow, words = read_flag(self, "follow"), read_text(self, "search", maximum=MAX_WORDS)
         selection = self._read_selection()
         self._check_combination()
-        if follow:
-            mark_endless(self.request)
         self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
         if read_flag(self, "download"):
             # an id is made of letters, digits and dashes
@@ -86,11 +86,16 @@ class LogHandler(BaseHandler):
     async def _send(self, job_id: str, selection: LogSelection, *, follow: bool) -> None:
         after = self._read_last_event_id() if self._wants_events else None
         pieces = await self.services.jobs.logs(self.user, job_id, selection, follow=follow, after=after)
+        if follow:
+            self.is_stream = True
+            pieces = until(pieces, self.services.traffic.stopping)
         async with aclosing(pieces):
             if self._wants_events:
                 await self._send_events(job_id, pieces)
             else:
                 await self._send_text(pieces)
+                if self.is_cut_off:
+                    self.write(CUT_OFF)
 
     def _read_last_event_id(self) -> LogPlace | None:
         """Return the place that a client which lost its connection had come to."""
@@ -126,6 +131,10 @@ class LogHandler(BaseHandler):
                     place = piece.place
                     self.write(encoder.encode(piece.data, place))
                 await self.flush()
+        if self.is_cut_off:
+            # without the line that is half sent: it comes whole to who goes on after the last id
+            self.write(encoder.make_retry(RETRY_SECONDS))
+            return
         self.write(encoder.finish(place))
         job = await self.services.jobs.get(self.user, job_id)
         end = {

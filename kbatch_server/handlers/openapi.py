@@ -217,7 +217,22 @@ def _make_schemas() -> Json:
         "Upload": _object(upload),
         "User": _object({**user, "scopes": texts, "limits": {"type": "object"}}),
         "Health": _object({"status": text}),
-        "Ready": _object({"status": text, "failed": texts, "leads": {"type": "boolean"}}),
+        "Part": _object(
+            {
+                "state": {"enum": ["ok", "failed", "unknown"]},
+                "since": moment,
+                "message": text,
+                "needed": {"type": "boolean"},
+            }
+        ),
+        "Ready": _object(
+            {
+                "status": {"enum": ["ok", "degraded", "unavailable", "stopping"]},
+                "failed": texts,
+                "parts": {"type": "object", "additionalProperties": {"$ref": SCHEMAS + "Part"}},
+                "leads": {"type": "boolean"},
+            }
+        ),
         "Version": _object({"version": text}),
         "Object": {"type": "object"},
         "Error": _object({"status": integer, "reason": text, "message": text, "details": {}}),

@@ -8,6 +8,10 @@ MAX_LINE_BYTES = 64 * 1024
 """A line that is longer is sent in parts: a log of one endless line must not be kept in memory."""
 
 
+CUT_OFF = "\n[... the service is being stopped: follow the log again for the rest ...]\n"
+"""The last line for who followed a log as text: its end must not look like the end of the job."""
+
+
 class EventEncoder:
     """Makes server-sent events of text: a line of the log is a ``data:`` line.
 
@@ -58,6 +62,11 @@ class EventEncoder:
         head += f"id: {event_id}\n" if event_id else ""
         body = "".join(f"data: {line}\n" for line in data.split("\n"))
         return f"{head}{body}\n".encode()
+
+    @staticmethod
+    def make_retry(seconds: float) -> bytes:
+        """Return what has a browser come again after some time, with the id of its last event."""
+        return f"retry: {round(1000 * seconds)}\n: the service is being stopped\n\n".encode()
 
 
 class LineChunker:

@@ -1,17 +1,15 @@
-"""``api/v1/health``, ``ready``, ``version`` and ``openapi.json``: about the service itself."""
+"""``api/v1/health``, ``ready``, ``version``, ``openapi.json`` and ``metrics``: about the service itself."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-
-from tornado.log import app_log
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from .base import BaseHandler
-from .needs import needs_nothing
+from .needs import Needs, needs_nothing, needs_scope
 from .openapi import make_openapi
 
-CHECK_SECONDS = 5.0
+OPEN = Needs(user=False)
+"""What metrics need where ``HubAuthenticator.authenticate_prometheus`` is off."""
 
 
 class HealthHandler(BaseHandler):
@@ -26,22 +24,33 @@ class HealthHandler(BaseHandler):
 
 
 class ReadyHandler(BaseHandler):
-    """Whether all that the service needs works: for a readiness probe."""
+    """Whether requests should come here, and how each part is: for a readiness probe, and for an admin."""
 
     log_success_debug = True
 
     @needs_nothing()
     async def get(self) -> None:
-        """Run the checks at once; 503 names those that failed, and the log says why."""
-        checks = self.services.checks
-        results = await asyncio.gather(*(_is_good(name, check) for name, check in checks.items()))
-        failed = [name for name, good in zip(checks, results, strict=True) if not good]
-        status = {
-            "status": "unavailable" if failed else "ok",
-            "failed": failed,
-            "leads": self.services.is_leading(),
-        }
-        self.send_json(status, status=503 if failed else 200)
+        """Say how each part is, since when and why; 503 while requests should go elsewhere."""
+        health = self.services.health
+        await health.look()
+        status = health.to_dict() | {"leads": self.services.is_leading()}
+        self.send_json(status, status=200 if health.is_ready else 503)
+
+
+class MetricsHandler(BaseHandler):
+    """What Prometheus reads."""
+
+    log_success_debug = True
+
+    def _needs(self) -> Needs:
+        needs = super()._needs()
+        return needs if self.services.auth.authenticate_prometheus else OPEN
+
+    @needs_scope("metrics")
+    async def get(self) -> None:
+        """Send all metrics of this process, as text."""
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.write(await self.services.gauges.make_page())
 
 
 class VersionHandler(BaseHandler):
@@ -62,20 +71,10 @@ class OpenAPIHandler(BaseHandler):
         self.send_json(make_openapi(self.services.version, self.services.auth.base_url))
 
 
-async def _is_good(name: str, check: Callable[[], Awaitable[None]]) -> bool:
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await check()
-    except Exception as error:
-        # a check may fail in any way that its part can
-        app_log.warning("not ready: %s: %s", name, error or type(error).__name__)
-        return False
-    return True
-
-
 default_handlers = [
     (r"api/v1/health/?", HealthHandler),
     (r"api/v1/ready/?", ReadyHandler),
     (r"api/v1/version/?", VersionHandler),
     (r"api/v1/openapi\.json", OpenAPIHandler),
+    (r"metrics/?", MetricsHandler),
 ]

@@ -100,6 +100,7 @@ class ReceivingHandler(BaseHandler):
 
     def on_finish(self) -> None:
         """Give up what was received so far, unless it is complete."""
+        super().on_finish()
         self._let_go()
 
     def _let_go(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from ..metrics import WATCH_RESTARTS
 from .clients import KubeClient, KubeError, KubeRefused, KubeUnavailable
 
 Manifest = dict[str, Any]
@@ -84,22 +85,29 @@ class Watch:
                     await self._list()
                 await self._watch()
             except Stale as error:
+                self._count("stale")
                 self.log.info("Listing %s again: %s", self.path, error)
                 self._version = ""
                 self._failures += 1
             except KubeUnavailable as error:
                 # what is known stays good: the watch goes on where it was
+                self._count("unavailable")
                 self.log.warning("Lost sight of %s: %s", self.path, error)
                 self._failures += 1
             except KubeError as error:
+                self._count("refused")
                 self.log.error("Cannot watch %s: %s", self.path, error)
                 self._version = ""
                 self._failures += 1
             except Exception:  # a defect of ours must not freeze what is known for good
+                self._count("failed")
                 self.log.exception("Watching %s failed", self.path)
                 self._version = ""
                 self._failures += 1
             await asyncio.sleep(self._pause())
+
+    def _count(self, why: str) -> None:
+        WATCH_RESTARTS.labels(self.path.rpartition("/")[2], why).inc()
 
     def _pause(self) -> float:
         """Return the seconds until the next try: few after a watch that ended well, more after each fault."""

@@ -91,6 +91,9 @@ class JobLauncher(LoggingConfigurable):
     async def stop(self) -> None:
         """End what ``start`` began: another replica may lead from now on, and this one again later."""
 
+    async def check(self) -> None:
+        """Raise LauncherUnavailable unless what runs the jobs can be asked; in any replica, once open."""
+
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the job, unless it is made already, and return the state to be kept with it.
 

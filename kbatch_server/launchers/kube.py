@@ -214,6 +214,11 @@ class KubeJobLauncher(JobLauncher):
             load_seconds=self.request_timeout_seconds,
         )
 
+    async def check(self) -> None:
+        """Ask for one Job: that takes the network, the credentials and the rights."""
+        with read_errors():
+            await self.client.get(make_path("jobs", self.reflector.namespace), {"limit": 1})
+
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the Job suspended, then its Secret, then let it go; do what is missing of it."""
         place = self._find_place(job)

@@ -22,6 +22,7 @@ from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from ..errors import Unavailable
+from ..metrics import DATABASE_FAILURES
 from . import postgresql, sqlite
 from .errors import StoreError, first_line
 from .groupcommit import GroupCommit
@@ -55,6 +56,8 @@ class Database:
         self._writer: Engine
         self._readers: ThreadPoolExecutor
         self._commits: GroupCommit
+        self.is_failing = False
+        """Whether the last write was not done, as when the disk is full."""
 
     @property
     def is_shared(self) -> bool:
@@ -118,9 +121,15 @@ class Database:
         it was committed, or of a time that was up, that cannot be known. An operation may be run more than
         once, for one result.
         """
-        with self._unavailable():
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await self._commits.run(operation)
+        try:
+            with self._unavailable():
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    result = await self._commits.run(operation)
+        except Unavailable:
+            self.is_failing = True
+            raise
+        self.is_failing = False
+        return result
 
     @contextlib.contextmanager
     def _unavailable(self) -> Iterator[None]:
@@ -132,6 +141,7 @@ class Database:
             )
             if is_ours:
                 raise
+            DATABASE_FAILURES.inc()
             self._log.error("the database did not do it: %s", first_line(error))
             raise Unavailable("The database does not answer now. Try again in a moment.") from error
 

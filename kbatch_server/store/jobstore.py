@@ -12,6 +12,7 @@ from ..errors import Conflict, NotFound
 from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from . import postgresql
+from .countstore import CountStore
 from .dbutil import Database
 from .leadlock import LeadLock, SharedLock, SoleLock
 from .logstore import LogStore
@@ -31,6 +32,8 @@ _SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
 _SELECT_ACTIVE = select(jobs.c.id).where(text(ACTIVE)).order_by(jobs.c.seq)
 _UPDATE = update(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
 _UPDATE_UNLESS_OVER = _UPDATE.where(_IS_NOT_OVER)
+# the one row that is always there, written as it is
+_TOUCH = text("UPDATE alembic_version SET version_num = version_num")
 _BEGIN_LAUNCH = (
     update(jobs)
     .where(
@@ -45,7 +48,7 @@ _BEGIN_LAUNCH = (
 )
 
 
-class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
+class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
     """Jobs, their logs, results and uploads in one database, for all callers of one event loop.
 
     Other processes may use the same database, where it is one that several can.
@@ -81,6 +84,14 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
     async def check(self) -> None:
         """Raise Unavailable unless the database answers."""
         await self.find_job("")
+
+    async def check_writes(self) -> None:
+        """Raise Unavailable while the database takes no writes: its disk is full, or may only be read.
+
+        It is tried only after a write has failed, so that asking costs nothing as long as all is well.
+        """
+        if self._database.is_failing:
+            await self._database.write(lambda connection: connection.execute(_TOUCH))
 
     async def upgrade(self) -> None:
         """Bring the tables up to date, without opening the store; raises StoreError."""

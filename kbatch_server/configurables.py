@@ -1,0 +1,38 @@
+"""The classes whose settings a configuration may have, beside the program's own and those of plugins."""
+
+from __future__ import annotations
+
+from jupyterhub.services.auth import HubOAuth
+from traitlets.config import Configurable
+
+from .auth import HubAuthenticator
+from .config import JobConfig
+from .health import Health
+from .janitor import Janitor
+from .launchpad import Launchpad
+from .leader import Leader
+from .logrecorder import LogRecorder
+from .outputs import Outputs
+from .profiles import Profiles
+from .reconciler import Reconciler
+from .retention import Retention
+from .traffic import Traffic
+from .uploads import Uploads
+
+CONFIGURABLES: list[type[Configurable]] = [
+    HubAuthenticator,
+    HubOAuth,
+    JobConfig,
+    Profiles,
+    Uploads,
+    Outputs,
+    Launchpad,
+    LogRecorder,
+    Reconciler,
+    Retention,
+    Leader,
+    Janitor,
+    Health,
+    Traffic,
+]
+"""In the order of the page of settings."""

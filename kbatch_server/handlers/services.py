@@ -1,0 +1,41 @@
+"""All that the handlers work with, handed to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..auth import HubAuthenticator
+from ..health import Health
+from ..traffic import Traffic
+
+if TYPE_CHECKING:
+    from ..gauges import Gauges
+    from ..jobs import Jobs
+    from ..launchpad import Launchpad
+    from ..outputs import Outputs
+    from ..profiles import Profiles
+    from ..uploads import Uploads
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of the service that answer what the handlers were asked."""
+
+    auth: HubAuthenticator
+    jobs: Jobs
+    uploads: Uploads
+    outputs: Outputs
+    profiles: Profiles
+    launchpad: Launchpad
+    gauges: Gauges
+    version: str
+    max_body_bytes: int = 16 * 1024**2
+    """How large a JSON body may be; one with code in it (the kbatch client's) three times as large."""
+    health: Health = field(default_factory=Health)
+    """How the parts are that must work for the service to be of use."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """The requests under way."""
+    is_leading: Callable[[], bool] = lambda: True
+    """Whether this process is the one, of all replicas, that drives the jobs."""

@@ -1,0 +1,64 @@
+"""What an admin watches the service by, put together: its parts' health, its metrics, its requests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from traitlets import Instance, Unicode
+from traitlets.config import LoggingConfigurable
+
+from .auth import HubAuthenticator
+from .engine import Engine
+from .gauges import Gauges
+from .health import Health, Part
+from .looplag import LoopLag
+from .storage.base import Storage
+from .store import JobStore
+from .traffic import Traffic
+
+
+class Operations(LoggingConfigurable):
+    """Builds health, metrics and traffic, and runs what of them runs, from ``start`` to ``stop``."""
+
+    auth = Instance(HubAuthenticator)
+    engine = Instance(Engine)
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+    version = Unicode()
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.traffic = Traffic(parent=self.parent)
+        self.health = Health(
+            parent=self.parent,
+            parts=[
+                Part("database", self.store.check, is_needed=True),
+                Part("database_writes", self.store.check_writes),
+                Part("storage", self.storage.check),
+                Part("launcher", self.engine.launcher.check),
+                Part("hub", self.auth.check),
+            ],
+        )
+        self.gauges = Gauges(
+            health=self.health,
+            leader=self.engine.leader,
+            queue=self.engine.reconciler.queue,
+            store=self.store,
+            version=self.version,
+        )
+        self._loop_lag = LoopLag()
+
+    async def start(self) -> None:
+        """Begin to look at the parts, and to measure."""
+        await self._loop_lag.start()
+        await self.health.start()
+
+    async def stop(self) -> None:
+        """End it."""
+        await self.health.stop()
+        await self._loop_lag.stop()
+
+    async def announce_stop(self) -> None:
+        """Say that this process is not ready any more, and wait until nobody sends requests here."""
+        self.health.is_stopping = True
+        await asyncio.sleep(self.traffic.drain_seconds)
