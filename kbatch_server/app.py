@@ -32,6 +32,7 @@ from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
 from .launchpad import Launchpad
 from .leader import Leader
+from .limits import Limits
 from .log import log_request, set_up_logging
 from .logreader import LogReader
 from .logrecorder import LogRecorder
@@ -179,6 +180,7 @@ class KBatchServer(Application):
             HubAuthenticator,
             HubOAuth,
             JobConfig,
+            Limits,
             Profiles,
             Uploads,
             Outputs,
@@ -268,10 +270,12 @@ class KBatchServer(Application):
         self.launcher = self.launcher_class(parent=self)
         if self.launcher.has_trait("storage"):
             self.launcher.storage = self.storage
+        self.limits = Limits(parent=self)
         self.engine = engine = Engine(
             parent=self,
             keyring=self.keyring,
             launcher=self.launcher,
+            limits=self.limits,
             outputs=self.outputs,
             profiles=self.profiles,
             storage=self.storage,
@@ -281,6 +285,7 @@ class KBatchServer(Application):
         self.jobs = Jobs(
             parent=self,
             launcher=self.launcher,
+            limits=self.limits,
             profiles=self.profiles,
             reader=LogReader(parent=self, recorder=engine.recorder, storage=self.storage, store=self.store),
             store=self.store,
