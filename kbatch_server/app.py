@@ -44,6 +44,7 @@ from .retention import Retention
 from .settings import SettingsNotFound, get_storage_name, load_settings
 from .storage.base import Storage, StorageError
 from .store import JobStore, StoreError
+from .traffic import Traffic
 from .uploads import Uploads
 from .webserver import WebServer
 
@@ -189,6 +190,7 @@ class KBatchServer(Application):
             Reconciler,
             Retention,
             Leader,
+            Traffic,
             Janitor,
             *type(self).launcher_class.load_installed(),
             *type(self).storage_class.load_installed(),
@@ -270,12 +272,10 @@ class KBatchServer(Application):
         self.launcher = self.launcher_class(parent=self)
         if self.launcher.has_trait("storage"):
             self.launcher.storage = self.storage
-        self.limits = Limits(parent=self)
         self.engine = engine = Engine(
             parent=self,
             keyring=self.keyring,
             launcher=self.launcher,
-            limits=self.limits,
             outputs=self.outputs,
             profiles=self.profiles,
             storage=self.storage,
@@ -285,7 +285,7 @@ class KBatchServer(Application):
         self.jobs = Jobs(
             parent=self,
             launcher=self.launcher,
-            limits=self.limits,
+            limits=engine.limits,
             profiles=self.profiles,
             reader=LogReader(parent=self, recorder=engine.recorder, storage=self.storage, store=self.store),
             store=self.store,
@@ -304,6 +304,7 @@ class KBatchServer(Application):
 
     def init_web(self) -> None:
         """Make the Tornado application."""
+        self.traffic = Traffic(parent=self)
         services = Services(
             auth=self.auth,
             jobs=self.jobs,
@@ -311,6 +312,7 @@ class KBatchServer(Application):
             outputs=self.outputs,
             profiles=self.profiles,
             launchpad=self.engine.launchpad,
+            traffic=self.traffic,
             version=__version__,
             max_body_bytes=self.max_body_bytes,
             checks={"database": self.store.check, "storage": self.storage.check},
@@ -356,6 +358,8 @@ class KBatchServer(Application):
             self.web_app,
             # every handler looks at the length of its body itself, and says what is too long in JSON
             max_body_bytes=self.uploads.max_upload_bytes + 2**20,
+            max_connections=self.traffic.max_connections,
+            idle_seconds=self.traffic.idle_seconds,
             shutdown_seconds=self.shutdown_seconds,
             log=self.log,
         )

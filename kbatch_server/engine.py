@@ -28,7 +28,6 @@ class Engine(LoggingConfigurable):
 
     keyring = Instance(Keyring)
     launcher = Instance(JobLauncher)
-    limits = Instance(Limits)
     outputs = Instance(Outputs)
     profiles = Instance(Profiles)
     storage = Instance(Storage)
@@ -37,6 +36,7 @@ class Engine(LoggingConfigurable):
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
+        self.limits = Limits(parent=self.parent)
         self.store.accounting = self.limits.accounting
         self.launchpad = self._make_launchpad()
         self.recorder = LogRecorder(

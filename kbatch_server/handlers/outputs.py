@@ -184,6 +184,7 @@ class SentOutputsHandler(BaseHandler):
 
     def on_finish(self) -> None:
         """Give up what was received so far, unless it is complete."""
+        super().on_finish()
         self._cancel()
 
     def _cancel(self) -> None:
