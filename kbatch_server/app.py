@@ -38,6 +38,7 @@ from .profiles import Profiles
 from .settings import SettingsNotFound, get_storage_name, load_settings
 from .storage.base import Storage, StorageError
 from .store import JobStore, StoreError
+from .throttle import Throttle
 from .uploads import Uploads
 from .webserver import WebServer
 
@@ -267,6 +268,7 @@ class KBatchServer(Application):
         self.jobs = Jobs(
             parent=self,
             launcher=self.launcher,
+            limits=engine.limits,
             profiles=self.profiles,
             reader=LogReader(parent=self, recorder=engine.recorder, storage=self.storage, store=self.store),
             store=self.store,
@@ -285,6 +287,7 @@ class KBatchServer(Application):
 
     def init_web(self) -> None:
         """Make what the service is watched by, and the Tornado application."""
+        self.throttle = Throttle(parent=self)
         self.operations = Operations(
             parent=self,
             auth=self.auth,
@@ -300,6 +303,7 @@ class KBatchServer(Application):
             outputs=self.outputs,
             profiles=self.profiles,
             launchpad=self.engine.launchpad,
+            throttle=self.throttle,
             version=__version__,
             max_body_bytes=self.max_body_bytes,
             health=self.operations.health,
@@ -350,6 +354,8 @@ class KBatchServer(Application):
             self.web_app,
             # every handler looks at the length of its body itself, and says what is too long in JSON
             max_body_bytes=self.uploads.max_upload_bytes + 2**20,
+            max_connections=self.throttle.max_connections,
+            idle_seconds=self.throttle.idle_seconds,
             shutdown_seconds=self.shutdown_seconds,
             traffic=self.operations.traffic,
             log=self.log,

@@ -268,6 +268,7 @@ class JobConfig(Configurable):
                 "mem_limit": self._checked_limit(request, "mem_limit"),
                 "retries": _at_most(request.retries, self.max_retries, "retries"),
                 "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
+                "priority": request.priority,
             }
         )
 

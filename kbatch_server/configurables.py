@@ -11,11 +11,13 @@ from .health import Health
 from .janitor import Janitor
 from .launchpad import Launchpad
 from .leader import Leader
+from .limits import Limits
 from .logrecorder import LogRecorder
 from .outputs import Outputs
 from .profiles import Profiles
 from .reconciler import Reconciler
 from .retention import Retention
+from .throttle import Throttle
 from .traffic import Traffic
 from .uploads import Uploads
 
@@ -23,6 +25,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     HubAuthenticator,
     HubOAuth,
     JobConfig,
+    Limits,
     Profiles,
     Uploads,
     Outputs,
@@ -34,5 +37,6 @@ CONFIGURABLES: list[type[Configurable]] = [
     Janitor,
     Health,
     Traffic,
+    Throttle,
 ]
 """In the order of the page of settings."""

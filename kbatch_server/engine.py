@@ -11,6 +11,7 @@ from .keyring import Keyring
 from .launchers.base import JobLauncher
 from .launchpad import Launchpad
 from .leader import Leader
+from .limits import Limits
 from .logrecorder import LogRecorder
 from .outputs import Outputs
 from .profiles import Profiles
@@ -18,6 +19,7 @@ from .reconciler import Reconciler
 from .retention import Retention
 from .storage.base import Storage
 from .store import JobStore
+from .turns import Turns
 from .uploads import Uploads
 
 
@@ -34,17 +36,21 @@ class Engine(LoggingConfigurable):
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
+        self.limits = Limits(parent=self.parent)
+        self.store.accounting = self.limits.accounting
         self.launchpad = self._make_launchpad()
         self.recorder = LogRecorder(
             parent=self.parent, launcher=self.launcher, storage=self.storage, store=self.store
         )
+        self.turns = Turns(parent=self.parent, limits=self.limits, store=self.store)
         self.reconciler = self._make_reconciler()
+        self.turns.on_turn = self.reconciler.queue.put
         self.recorder.on_complete = self.reconciler.queue.put
         self.retention = self._make_retention()
         self.leader = Leader(
             parent=self.parent,
             launcher=self.launcher,
-            parts=[Janitor(parent=self.parent, retention=self.retention, uploads=self.uploads)],
+            parts=[self.turns, Janitor(parent=self.parent, retention=self.retention, uploads=self.uploads)],
             reconciler=self.reconciler,
             recorder=self.recorder,
             store=self.store,
@@ -69,6 +75,7 @@ class Engine(LoggingConfigurable):
             launchpad=self.launchpad,
             harvest=harvest,
             store=self.store,
+            turns=self.turns,
         )
 
     def _make_retention(self) -> Retention:

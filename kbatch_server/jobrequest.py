@@ -125,6 +125,11 @@ class JobRequest(BaseModel):
     mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     active_deadline_seconds: Annotated[int, Field(gt=0, le=2**31 - 1)] | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    queue_name: (
+        Annotated[Text, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+        | None
+    ) = None
 
     @model_validator(mode="before")
     @classmethod

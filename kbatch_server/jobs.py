@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
 
 import traitlets
-from traitlets import Instance
+from traitlets import Instance, default
 from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, Unavailable
 from .jobrequest import JobRequest
 from .launchers.base import JobLauncher, LauncherUnavailable
+from .limits import Limits
 from .logfollower import LogFollower
 from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from .logtext import LogText
 from .metrics import SUBMITTED
 from .models import Job, JobEvent, JobPage, JobQuery, User, utcnow
 from .profiles import Profiles
+from .quota import QUEUED
 from .slugs import make_job_id
+from .standing import Standing
 from .store import JobStore
 
 
@@ -31,9 +35,15 @@ class Jobs(LoggingConfigurable):
     """
 
     launcher = Instance(JobLauncher)
+    limits = Instance(Limits, ())
     profiles = Instance(Profiles)
     reader = Instance(LogReader)
+    standing = Instance(Standing)
     store = Instance(JobStore)
+
+    @default("standing")
+    def _default_standing(self) -> Standing:
+        return Standing(limits=self.limits, store=self.store)
 
     on_submit: Callable[[Job], None] = traitlets.Callable()  # type: ignore[assignment]
     """Called with a job that was just accepted."""
@@ -47,13 +57,16 @@ class Jobs(LoggingConfigurable):
         """Record a job and return it, and whether it is new: it is durable when this returns.
 
         A repeat of an earlier request with the same ``idempotency_key`` returns the job of that one.
-        Raises InvalidRequest where the admin does not allow what is asked for, NotFound where the upload is
-        not the user's, Conflict where the key was used for another request.
+        Raises InvalidRequest where the admin does not allow what is asked for, or it is more than the user's
+        limits as a whole, TooManyRequests where the user has as many queued as may be, NotFound where the
+        upload is not the user's, Conflict where the key was used for another request.
         """
         code_sha256 = None
         if request.upload is not None:
             code_sha256 = (await self.store.get_upload(request.upload, user=user.name)).sha256
         spec = await self.profiles.make_spec(user, request, code_sha256=code_sha256)
+        limits = await self.limits.find(user.name, user.groups)
+        self.limits.check(spec, limits, user.groups)
         job = Job(
             id=make_job_id(request.name),
             user=user.name,
@@ -70,7 +83,10 @@ class Jobs(LoggingConfigurable):
         if idempotency_key is not None:
             request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
         job, is_new = await self.store.add_job(
-            job, idempotency_key=idempotency_key, request_hash=request_hash
+            job,
+            idempotency_key=idempotency_key,
+            request_hash=request_hash,
+            max_queued=limits.get(QUEUED),
         )
         if is_new:
             SUBMITTED.inc()
@@ -80,13 +96,21 @@ class Jobs(LoggingConfigurable):
 
     async def get(self, user: User, job_id: str) -> Job:
         """Return a job."""
-        return await self.store.get_job(job_id, user=_owner(user))
+        job = await self.store.get_job(job_id, user=_owner(user))
+        await self.standing.explain([job])
+        return job
 
     async def list(self, user: User, query: JobQuery) -> JobPage:
         """Return a page of jobs; only an admin may ask for those of others."""
         if query.user != user.name and not user.admin:
             raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
-        return await self.store.list_jobs(query)
+        page = await self.store.list_jobs(query)
+        await self.standing.explain(page.jobs)
+        return page
+
+    async def describe(self, user: User) -> dict[str, Any]:
+        """Return what limits a user has, what is used of them, and where the queued jobs stand, as JSON."""
+        return await self.standing.describe(user)
 
     async def cancel(self, user: User, job_id: str) -> Job:
         """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise."""
@@ -161,4 +185,6 @@ def make_request(job: Job) -> JobRequest:
         mem_limit=spec.mem_limit,
         retries=spec.retries,
         active_deadline_seconds=spec.active_deadline_seconds,
+        priority=spec.priority,
+        queue_name=spec.queue_name,
     )

@@ -93,6 +93,10 @@ class JobSpec(BaseModel):
     ttl_seconds_after_finished: int = 3600
     retries: int = 0
     active_deadline_seconds: int | None = None
+    priority: int = 0
+    queue_name: str | None = None
+    """Kueue's LocalQueue that it is handed to, with its templates filled in."""
+    kueue_priority_class: str | None = None
     start_timeout_seconds: int = 600
     schedule_timeout_seconds: int = 0
 
@@ -302,6 +306,8 @@ class Job:
             "mem_limit": spec.mem_limit,
             "retries": spec.retries,
             "active_deadline_seconds": spec.active_deadline_seconds,
+            "priority": spec.priority,
+            "queue_name": spec.queue_name,
             "outputs": None if self.outputs is None else self.outputs.model_dump(),
         }
 

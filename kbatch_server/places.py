@@ -14,7 +14,8 @@ RETRY_AFTER_SECONDS = 10
 class Places:
     """A number of places, of which each user may take a few."""
 
-    def __init__(self, *, per_user: int, total: int) -> None:
+    def __init__(self, *, per_user: int, total: int, what: str = "uploads") -> None:
+        self._what = what
         self._per_user = per_user
         self._total = total
         self._taken: Counter[str] = Counter()
@@ -24,13 +25,14 @@ class Places:
         """Hold a place; raises TooManyRequests when the user has no other, Unavailable when nobody has."""
         if self._taken[user] >= self._per_user:
             raise TooManyRequests(
-                f"{self._per_user} uploads of yours are under way, which is the limit: wait for one to end.",
+                f"{self._per_user} {self._what} of yours are under way, which is the limit:"
+                " wait for one to end.",
                 details={"limit": self._per_user},
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         if self._taken.total() >= self._total:
             raise Unavailable(
-                "Too many uploads are under way. Try again in a moment.",
+                f"Too many {self._what} are under way. Try again in a moment.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         self._taken[user] += 1

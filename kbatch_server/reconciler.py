@@ -6,13 +6,14 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from traitlets import Float, Instance, Integer
+from traitlets import Float, Instance, Integer, default
 from traitlets.config import LoggingConfigurable
 
 from .errors import NotFound, Unavailable
 from .harvest import Harvest
 from .launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
 from .launchpad import Launchpad
+from .limits import Limits
 from .log import JOB_ID
 from .metrics import (
     ENDED,
@@ -26,6 +27,7 @@ from .metrics import (
 from .models import Job, JobStatus, Pod, Status, utcnow
 from .storage.base import StorageError
 from .store import JobStore
+from .turns import Turns
 from .workqueue import WorkQueue
 
 VERDICT = "_verdict"
@@ -61,9 +63,14 @@ class Reconciler(LoggingConfigurable):
     launcher = Instance(JobLauncher)
     launchpad = Instance(Launchpad)
     store = Instance(JobStore)
+    turns = Instance(Turns)
     queue = Instance(WorkQueue, ())
 
     _tasks: list[asyncio.Task[None]]
+
+    @default("turns")
+    def _default_turns(self) -> Turns:
+        return Turns(limits=Limits(), store=self.store)
 
     async def start(self) -> None:
         """Begin to work, with a look at every job that is not over."""
@@ -81,7 +88,7 @@ class Reconciler(LoggingConfigurable):
     async def _resync(self) -> None:
         while True:
             try:
-                for job_id in await self.store.list_active_ids():
+                for job_id in await self.store.list_active_ids(with_waiting=not self.turns.is_needed):
                     self.queue.ensure(job_id)
             except Exception:
                 self.log.exception("the jobs that are not over could not be listed; trying again")
@@ -111,7 +118,8 @@ class Reconciler(LoggingConfigurable):
 
     def accept(self, job: Job) -> None:
         """Launch a new job when its turn comes: until then it need not even be read."""
-        self.queue.put_after(job.id, self.launcher.get_wait_seconds(job))
+        if self.turns.take(job):
+            self.queue.put_after(job.id, self.launcher.get_wait_seconds(job))
 
     def notice(self, job_id: str) -> None:
         """Look at a job soon: changes come in bursts (a Job, its Pod, Events), and one look sees all."""
@@ -121,6 +129,7 @@ class Reconciler(LoggingConfigurable):
         """Do the next step for one job; raises LauncherUnavailable when that is for later."""
         job = await self.store.find_job(job_id)
         if job is None:
+            self.turns.leave(job_id)
             return
         if job.delete_requested_at is not None:
             await self._delete(job)
@@ -135,11 +144,13 @@ class Reconciler(LoggingConfigurable):
         if await self.launcher.terminate(job):
             await self.harvest.delete(job)
             await self.store.remove_job(job.id)
+            self.turns.leave(job.id, job.user)
             self.log.info("job %s: removed", job.id)
         else:
             self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _clean(self, job: Job) -> None:
+        self.turns.leave(job.id, job.user)
         if job.cleaned_at is None:
             if not await self.harvest.settle(job):
                 self.queue.put_after(job.id, TERMINATING_SECONDS)
@@ -148,6 +159,8 @@ class Reconciler(LoggingConfigurable):
             await self.store.update_job(job.id, cleaned_at=utcnow())
 
     async def _launch(self, job: Job) -> None:
+        if not self.turns.take(job):
+            return  # it comes up again when its turn has come
         wait = self.launcher.get_wait_seconds(job)
         if wait > 0:
             self.queue.put_after(job.id, wait)
@@ -155,6 +168,7 @@ class Reconciler(LoggingConfigurable):
         if not await self.store.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
             return
+        self.turns.begin(job)
         try:
             launch = await self.launchpad.make_launch(job)
             state = await self.launcher.launch(job, launch)
@@ -243,6 +257,7 @@ class Reconciler(LoggingConfigurable):
         if await self.store.update_job(job.id, **changes) is not None:
             ENDED.labels(seen.status.value).inc()
             _observe_start(job, changes)
+        self.turns.leave(job.id, job.user)
         self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
         self.queue.put(job.id)
 

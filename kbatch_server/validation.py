@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -38,6 +39,19 @@ def checked(model: type[Model], data: Any, *, at: str = "") -> Model:
         ]
         first = details[0]
         raise InvalidRequest(f"{first['field']}: {first['message']}", details=details) from None
+
+
+def parse_json(body: bytes | bytearray) -> Any:
+    """Return parsed JSON, or raise InvalidRequest of ``body``: also for NaN, which is not JSON."""
+    try:
+        return json.loads(body.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        why = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
+        raise InvalidRequest.of_field("body", why) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def join_path(parts: Iterable[str | int]) -> str:

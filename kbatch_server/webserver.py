@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 from typing import Any
 from urllib.parse import urlparse
 
 from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
@@ -16,6 +18,48 @@ from .traffic import Traffic
 
 CLOSE_SECONDS = 5
 """How long connections without a request may take to close."""
+
+MAX_HEADER_BYTES = 64 * 1024
+"""How large the head of a request may be: a cookie of the hub and a token take some hundred bytes."""
+
+MANY_FILES = 65536
+"""Open files that are enough: each connection is one."""
+
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+"""What one connection too many is answered with, before anything of it is read."""
+
+
+class BoundedServer(HTTPServer):
+    """Tornado's server with a number of connections that may be open at the same time."""
+
+    max_connections = 0
+    _open = 0
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        """Serve a connection, or turn it away."""
+        if self._open >= self.max_connections:
+            stream.write(BUSY).add_done_callback(lambda sent: _close(stream, sent))
+            return
+        self._open += 1
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        """Note that a connection has ended."""
+        self._open -= 1
+        super().on_close(server_conn)
+
+
+def _close(stream: IOStream, sent: asyncio.Future[None]) -> None:
+    sent.exception()  # whoever was turned away may have gone before
+    stream.close()
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may be, and needs to be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class WebServer:
@@ -26,11 +70,21 @@ class WebServer:
         application: Application,
         *,
         max_body_bytes: int,
+        max_connections: int,
+        idle_seconds: float,
         shutdown_seconds: int,
         traffic: Traffic,
         log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
-        self._server = HTTPServer(application, xheaders=True, max_body_size=max_body_bytes)
+        self._server = BoundedServer(
+            application,
+            xheaders=True,
+            max_body_size=max_body_bytes,
+            max_header_size=MAX_HEADER_BYTES,
+            # for all of a head: it ends a client that sends one slowly, too
+            idle_connection_timeout=idle_seconds,
+        )
+        self._server.max_connections = max_connections
         self._shutdown_seconds = shutdown_seconds
         self._traffic = traffic
         self._log = log
@@ -44,6 +98,7 @@ class WebServer:
 
     def start(self) -> None:
         """Take requests, those first that came since ``bind``."""
+        allow_many_files()
         self._server.add_sockets(self._sockets)
 
     async def stop(self) -> None:

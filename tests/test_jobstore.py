@@ -754,9 +754,35 @@ async def test_a_page_is_read_along_an_index(store, query, index):
 
 @only_sqlite
 async def test_the_active_jobs_are_read_along_an_index(store):
-    from kbatch_server.store.jobstore import _SELECT_ACTIVE
+    from kbatch_server.store.jobstore import _SELECT_ACTIVE, _SELECT_DUE
 
-    assert "ix_jobs_active" in await explain(store, _SELECT_ACTIVE)
+    plan = await explain(store, _SELECT_ACTIVE)
+    assert "ix_jobs_due" in plan
+    assert "ix_jobs_waiting" in plan
+    assert "ix_jobs_due" in await explain(store, _SELECT_DUE)
+    assert "ix_jobs_waiting" not in await explain(store, _SELECT_DUE)
+
+
+@only_sqlite
+async def test_whose_turn_it_is_is_read_along_an_index(store):
+    from sqlalchemy.dialects import sqlite
+
+    from kbatch_server.store import turnstore
+
+    def ask(statement, **values):
+        bound = statement.params(of_user="alice", limit=9, **values)
+        return explain(store, bound.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
+
+    for statement in (turnstore._SELECT_HEAD, turnstore._SELECT_PLACES):
+        plan = await ask(statement)
+        assert "ix_jobs_waiting (user=? AND status=?)" in plan
+        assert "TEMP B-TREE" not in plan
+    assert "ix_jobs_waiting (user=? AND status=?)" in await ask(
+        turnstore._COUNT_QUEUED, users=["alice", "bob"]
+    )
+    assert "ix_jobs_waiting" in await explain(store, turnstore._SELECT_USERS)
+    assert "ix_jobs_due" in await ask(turnstore._SELECT_BEGUN)
+    assert "ix_jobs_due (user=?)" in await ask(turnstore._SELECT_BEGUN_OF)
 
 
 # --- uploads

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, inspect
 
 from kbatch_server.keyring import Keyring
 from kbatch_server.store import JobStore, StoreError
-from kbatch_server.store.orm import ACTIVE, metadata
+from kbatch_server.store.orm import DUE, WAITING, metadata
 from kbatch_server.store.schema import make_alembic_config
 
 only_sqlite = pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
@@ -65,19 +65,23 @@ async def test_the_migrations_make_the_tables_that_the_code_uses(url):
 
 
 @only_sqlite
-async def test_sqlite_has_the_index_of_active_jobs_and_gives_no_number_twice(url):
+async def test_sqlite_has_the_partial_indexes_and_gives_no_number_twice(url):
     # what alembic does not compare
-    [[index]] = execute(url, "SELECT sql FROM sqlite_master WHERE name = 'ix_jobs_active'")
-    assert index.endswith(f"WHERE {ACTIVE}")
+    for name, words in (("ix_jobs_waiting", WAITING), ("ix_jobs_due", DUE)):
+        [[index]] = execute(url, f"SELECT sql FROM sqlite_master WHERE name = '{name}'")
+        assert index.endswith(f"WHERE {words}")
     [[table]] = execute(url, "SELECT sql FROM sqlite_master WHERE name = 'jobs'")
     assert "AUTOINCREMENT" in table
 
 
 @only_postgresql
-async def test_postgresql_has_the_index_of_active_jobs_and_limits_on_every_wait(url):
-    [[index]] = execute(url, "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_jobs_active'")
-    assert "WHERE" in index
-    assert all(column in index for column in ("status", "delete_requested_at", "cleaned_at"))
+async def test_postgresql_has_the_partial_indexes_and_limits_on_every_wait(url):
+    for name, columns in (
+        ("ix_jobs_waiting", ("status", "launch_begun_at", "delete_requested_at")),
+        ("ix_jobs_due", ("launch_begun_at", "delete_requested_at", "cleaned_at")),
+    ):
+        [[index]] = execute(url, f"SELECT indexdef FROM pg_indexes WHERE indexname = '{name}'")
+        assert all(column in index.partition("WHERE")[2] for column in columns)
     store = make_store(url)
     await store.open()
 
@@ -119,7 +123,7 @@ async def test_an_older_database_is_upgraded_only_when_that_was_asked_for(url, t
     migrations = tmp_path / "migrations"
     copy_migrations(migrations)
     (migrations / "versions/9999_test.py").write_text(
-        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "9999"\ndown_revision = "0002"\n\n\n'
+        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "9999"\ndown_revision = "0003"\n\n\n'
         'def upgrade():\n    op.add_column("jobs", sa.Column("new", sa.Text()))\n'
     )
     monkeypatch.setattr("kbatch_server.store.schema._MIGRATIONS", migrations)
@@ -137,14 +141,14 @@ async def test_a_migration_that_fails_changes_nothing(url, tmp_path, monkeypatch
     migrations = tmp_path / "migrations"
     copy_migrations(migrations)
     (migrations / "versions/9999_test.py").write_text(
-        'from alembic import op\n\nrevision = "9999"\ndown_revision = "0002"\n\n\n'
+        'from alembic import op\n\nrevision = "9999"\ndown_revision = "0003"\n\n\n'
         'def upgrade():\n    op.execute("CREATE TABLE half (a integer)")\n    op.execute("NONSENSE")\n'
     )
     monkeypatch.setattr("kbatch_server.store.schema._MIGRATIONS", migrations)
     with pytest.raises(StoreError, match="syntax error"):
         await make_store(url, auto_upgrade=True).open()
     assert "half" not in find_tables(url)
-    assert execute(url, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert execute(url, "SELECT version_num FROM alembic_version") == [("0003",)]
 
 
 async def test_a_job_of_the_first_release_is_there_after_the_upgrade(db_url):

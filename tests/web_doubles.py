@@ -130,6 +130,14 @@ class JobsDouble:
         end = start + query.limit
         return JobPage(found[start:end], str(end) if end < len(found) else None)
 
+    async def describe(self, user):
+        return {
+            "limits": {"running": 4},
+            "group_totals": {},
+            "usage": {"queued": 0, "running": 1, "cpu": 2, "memory": 0, "job_hours_per_month": 1.5},
+            "queue": {"reason": "", "message": "", "jobs": []},
+        }
+
     async def cancel(self, user, job_id):
         job = await self.get(user, job_id)
         if job.is_over:

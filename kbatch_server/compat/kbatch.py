@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -19,6 +18,7 @@ from pydantic.alias_generators import to_camel
 from ..errors import InvalidRequest
 from ..jobrequest import JobRequest
 from ..models import Profile
+from ..quantities import parse_quantity
 from ..validation import checked
 
 PROFILE_KEY = "kbatch.jupyter.org/profile"
@@ -35,27 +35,11 @@ _UNKNOWN = "is not a field that can be set here"
 MAX_DEPTH = 32
 """How deep a body may be nested: a Job's manifest needs ten."""
 
-_QUANTITY = re.compile(r"(\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
-_UNITS = {
-    "m": Decimal("0.001"),
-    "": Decimal(1),
-    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGT", 1)},
-    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGT", 1)},
-}
-
 
 class Manifest(BaseModel):
     """A part of a Kubernetes manifest, with keys as Python or as JSON writes them."""
 
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, validate_by_name=True)
-
-
-def parse_quantity(value: str | float) -> Decimal:
-    """Return the number that a Kubernetes quantity like ``500m``, ``2`` or ``1.5Gi`` means."""
-    match = _QUANTITY.fullmatch(str(value))
-    if not match:
-        raise ValueError("must be a quantity, like 500m, 2 or 4Gi")
-    return Decimal(match[1]) * _UNITS[match[2] or ""]
 
 
 Quantity = Annotated[str | int | float, AfterValidator(parse_quantity)]
@@ -102,11 +86,12 @@ class Toleration(Manifest):
 
 
 class PodSpec(Manifest):
-    """What is run."""
+    """What is run. ``priority`` is among the user's own jobs: the cluster's priorities are the admin's."""
 
     containers: Annotated[list[Container], Field(min_length=1, max_length=1)]
     restart_policy: Literal["Never"] = "Never"
     tolerations: Annotated[list[Toleration], Field(max_length=1)] = Field(default_factory=list)
+    priority: int = 0
 
 
 class PodMetadata(Manifest):
@@ -198,6 +183,7 @@ def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, s
         "cpu_limit": _own_limit(limits.cpu, profile.cpu_limit if profile else None),
         "mem_limit": None if memory is None else int(memory),
         "retries": body.job.spec.backoff_limit,
+        "priority": pod.priority,
         "active_deadline_seconds": body.job.spec.active_deadline_seconds,
     }
     try:
@@ -215,6 +201,7 @@ def rename_fields(error: InvalidRequest) -> InvalidRequest:
         "cpu_limit": f"{CONTAINER}.resources.limits.cpu",
         "mem_limit": f"{CONTAINER}.resources.limits.memory",
         "retries": "job.spec.backoff_limit",
+        "priority": "job.spec.template.spec.priority",
         "active_deadline_seconds": "job.spec.active_deadline_seconds",
         "upload": "code",
         "file": "code.binary_data.code",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import re
 import secrets
 import sys
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, NoReturn, TypeVar
 
 from jupyterhub.services.auth import HubOAuthenticated
@@ -29,7 +28,9 @@ from ..errors import (
 )
 from ..log import REQUEST_ID, scrub_url
 from ..models import User
+from ..validation import parse_json
 from .needs import Needs
+from .publicerror import public_error
 from .services import Services
 
 UNLIMITED = 2**62
@@ -40,6 +41,9 @@ ANONYMOUS_BODY_BYTES = 1024
 
 BODY_TIMEOUT_SECONDS = 300
 """How long a body that is collected (not an upload, which is streamed) may take to arrive."""
+
+WRITE_SECONDS = 300
+"""How long a client may take to read one piece of an answer, or a whole that is short."""
 
 LINGER_SECONDS = 5
 """How long a client that was refused may go on sending: closing at once would reset the connection, and
@@ -73,6 +77,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self._body = bytearray()
         self._body_limit = ANONYMOUS_BODY_BYTES
         self._refused = False
+        self._held = ExitStack()  # what this request takes of what all share
         self._allowed = ""
         self._work: asyncio.Task[Any] | None = None
         self._client_gone = False
@@ -94,8 +99,12 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
     async def _admit(self) -> None:
         needs = self._needs()
         await self._identify(needs)
+        if needs.user:
+            self._held.enter_context(self.services.throttle.request(self.user))
         if needs.action is not None:
             self.services.auth.check_action(self.user, needs.action)
+        if needs.spends is not None:
+            self.services.throttle.spend(self.user, needs.spends)
         self._check_query(needs)
         if needs.user:
             self._body_limit = self.body_limit
@@ -244,12 +253,23 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self._client_gone = True
         if self._work is not None:
             self._work.cancel()
+        self._held.close()
         self.services.traffic.end(self)
         super().on_connection_close()
 
     def on_finish(self) -> None:
-        """Take note that the answer is sent."""
+        """Let go of what the request took."""
+        self._held.close()
         self.services.traffic.end(self)
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
+        """Send what was written; a client that does not read it, for long, is let go of."""
+        sent: asyncio.Future[None] = super().flush(include_footers)
+        if not sent.done():
+            connection: Any = self.request.connection
+            timer = asyncio.get_running_loop().call_later(WRITE_SECONDS, connection.stream.close)
+            sent.add_done_callback(lambda _: timer.cancel())
+        return sent
 
     @property
     def is_cut_off(self) -> bool:
@@ -364,32 +384,3 @@ class NotFoundHandler(BaseHandler):
     async def prepare(self) -> None:
         """Refuse, whatever the method."""
         await self.decline(NotFound(NOTHING_HERE))
-
-
-def parse_json(body: bytes | bytearray) -> Any:
-    """Return parsed JSON, or raise InvalidRequest of ``body``: also for NaN, which is not JSON."""
-    try:
-        return json.loads(body.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        why = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
-        raise InvalidRequest.of_field("body", why) from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def public_error(error: BaseException, request_id: str) -> KBatchError:
-    """Return what a user may read about an error: all of our own kind, and nothing of a defect but an id."""
-    if isinstance(error, KBatchError):
-        return error
-    if isinstance(error, HTTPError) and error.status_code < 500:
-        phrase = http.client.responses.get(error.status_code, "Error")
-        message = error.log_message % error.args if error.log_message else phrase
-        told = KBatchError(message, reason="".join(phrase.title().split()))
-        told.status = error.status_code
-        return told
-    return KBatchError(
-        f"The service failed to answer; its log says more about request id {request_id}.",
-        details={"request_id": request_id},
-    )

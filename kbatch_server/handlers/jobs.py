@@ -31,7 +31,7 @@ class JobModelHandler(BaseHandler):
 class JobsHandler(JobModelHandler):
     """All jobs of a user."""
 
-    @needs_scope("submit")
+    @needs_scope("submit", spends="submit")
     async def post(self) -> None:
         """Submit a job: 201, or 200 when the Idempotency-Key is that of an earlier, equal request."""
         request = JobRequest.from_json(self.get_json())
@@ -92,7 +92,7 @@ class CancelHandler(JobModelHandler):
 class RerunHandler(JobModelHandler):
     """A job again."""
 
-    @needs_scope("submit")
+    @needs_scope("submit", spends="submit")
     async def post(self, job_id: str) -> None:
         """Submit a new job like this one."""
         self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from typing import Any
 
 from ..compat import flat, kbatch, manifests
@@ -17,7 +17,6 @@ from ..ticks import until, with_ticks
 from .base import BaseHandler
 from .needs import needs_nothing, needs_scope, needs_user
 from .query import read_flag
-from .services import Services
 from .streams import CUT_OFF, LineChunker
 from .uploads import ReceivingHandler
 
@@ -93,21 +92,6 @@ class JobsHandler(KBatchHandler):
 
     _is_flat = False
 
-    def initialize(self, services: Services) -> None:
-        """Take the services."""
-        super().initialize(services)
-        self._held = ExitStack()
-
-    def on_finish(self) -> None:
-        """Let go of the place of a large body."""
-        super().on_finish()
-        self._held.close()
-
-    def on_connection_close(self) -> None:
-        """Let go of it, when the client goes away."""
-        super().on_connection_close()
-        self._held.close()
-
     @property
     def body_limit(self) -> int:
         """How many bytes the body may have: there may be code in it."""
@@ -128,7 +112,7 @@ class JobsHandler(KBatchHandler):
         if self._read_length() > LARGE_BODY_BYTES or "Transfer-Encoding" in self.request.headers:
             self._held.enter_context(self.services.uploads.place(self.user))
 
-    @needs_scope("submit")
+    @needs_scope("submit", spends="submit")
     async def post(self) -> None:
         """Submit a job."""
         if len(self._body) <= LARGE_BODY_BYTES:
@@ -231,6 +215,8 @@ class LogHandler(KBatchHandler):
         await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
 
     async def _send(self, name: str, *, follow: bool) -> None:
+        if follow:
+            self._held.enter_context(self.services.throttle.stream(self.user))
         job, pod = await self.find_job_of(name)
         try:
             selection = LogSelection(pod=pod)
@@ -309,7 +295,7 @@ class Compressor:
 class UploadsHandler(ReceivingHandler, KBatchHandler):
     """The first client's uploads."""
 
-    @needs_scope("submit")
+    @needs_scope("submit", spends="upload")
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()

@@ -85,6 +85,8 @@ class LogHandler(BaseHandler):
 
     async def _send(self, job_id: str, selection: LogSelection, *, follow: bool) -> None:
         after = self._read_last_event_id() if self._wants_events else None
+        if follow or after is not None:
+            self._held.enter_context(self.services.throttle.stream(self.user))
         pieces = await self.services.jobs.logs(self.user, job_id, selection, follow=follow, after=after)
         if follow:
             self.is_stream = True

@@ -22,11 +22,15 @@ class Needs:
     """Whether a user is needed."""
     query: tuple[str, ...] = ()
     """The names of query parameters that it knows."""
+    spends: str | None = None
+    """``submit`` or ``upload``: what a user may do only so often (see Throttle)."""
 
 
-def needs_scope(action: str, *, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
-    """Declare that a method needs the scope of an action."""
-    return _declare(Needs(action=action, query=query))
+def needs_scope(
+    action: str, *, query: tuple[str, ...] = (), spends: str | None = None
+) -> Callable[[Method], Method]:
+    """Declare that a method needs the scope of an action, and what of the user's rates it spends."""
+    return _declare(Needs(action=action, query=query, spends=spends))
 
 
 def needs_user(*, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:

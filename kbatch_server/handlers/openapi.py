@@ -106,7 +106,9 @@ OPERATIONS: dict[str, dict[str, Json]] = {
     },
     "jobs/{id}/events": {"get": {"summary": "What happened to a job", "answer": "JobEventList"}},
     "profiles": {"get": {"summary": "The profiles to choose from", "answer": "ProfileList"}},
-    "user": {"get": {"summary": "Who the token belongs to, what it is good for, limits", "answer": "User"}},
+    "user": {
+        "get": {"summary": "Whose token it is, limits, what is used of them, the queue", "answer": "User"}
+    },
     "health": {"get": {"summary": "Whether the process answers", "answer": "Health", "open": True}},
     "ready": {"get": {"summary": "Whether all that is needed works", "answer": "Ready", "open": True}},
     "version": {"get": {"summary": "The version", "answer": "Version", "open": True}},
@@ -215,7 +217,19 @@ def _make_schemas() -> Json:
         "JobEventList": _object({"items": _list_of("JobEvent")}),
         "ProfileList": _object({"items": _list_of("Profile")}),
         "Upload": _object(upload),
-        "User": _object({**user, "scopes": texts, "limits": {"type": "object"}}),
+        "User": _object({**user, "scopes": texts, **_make_standing()}),
+        **_make_health(),
+        "Version": _object({"version": text}),
+        "Object": {"type": "object"},
+        "Error": _object({"status": integer, "reason": text, "message": text, "details": {}}),
+    }
+
+
+def _make_health() -> Json:
+    """Return what health and readiness look like."""
+    text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
+    moment = {"type": ["string", "null"], "format": "date-time"}
+    return {
         "Health": _object({"status": text}),
         "Part": _object(
             {
@@ -233,9 +247,25 @@ def _make_schemas() -> Json:
                 "leads": {"type": "boolean"},
             }
         ),
-        "Version": _object({"version": text}),
-        "Object": {"type": "object"},
-        "Error": _object({"status": integer, "reason": text, "message": text, "details": {}}),
+    }
+
+
+def _make_standing() -> Json:
+    """Return what a user's limits, use and queue look like: amounts are by resource."""
+    amounts: Json = {"type": "object", "additionalProperties": {"type": "number"}}
+    text, number = {"type": "string"}, {"type": "integer"}
+    limits = {
+        "max_upload_bytes": number,
+        "max_body_bytes": number,
+        "jobs": {"anyOf": [amounts, {"type": "null"}]},
+    }
+    queued = _object({"id": text, "name": text, "place": number})
+    queue = {"reason": text, "message": text, "jobs": {"type": "array", "items": queued}}
+    return {
+        "limits": _object(limits),
+        "group_totals": {"type": "object", "additionalProperties": amounts},
+        "usage": amounts,
+        "queue": _object(queue),
     }
 
 

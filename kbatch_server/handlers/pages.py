@@ -16,8 +16,9 @@ from ..errors import KBatchError, NotFound
 from ..logreader import LogSelection
 from ..models import Job, JobQuery, utcnow
 from ..tarindex import OutputFile
-from .base import BaseHandler, public_error
+from .base import BaseHandler
 from .needs import needs_nothing, needs_scope
+from .publicerror import public_error
 
 HERE = Path(__file__).parent.parent
 

@@ -21,8 +21,10 @@ class UserHandler(BaseHandler):
 
     @needs_user()
     async def get(self) -> None:
-        """Show who the token belongs to, what it is good for here, and the limits that hold."""
+        """Show who the token belongs to, what it is good for here, the limits that hold and their use."""
         user = self.user
+        standing = await self.services.jobs.describe(user)
+        own = standing.pop("limits")
         self.send_json(
             {
                 "name": user.name,
@@ -34,7 +36,9 @@ class UserHandler(BaseHandler):
                 "limits": {
                     "max_upload_bytes": self.services.uploads.max_upload_bytes,
                     "max_body_bytes": self.services.max_body_bytes,
+                    "jobs": own,
                 },
+                **standing,
             }
         )
 

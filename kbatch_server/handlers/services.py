@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..auth import HubAuthenticator
 from ..health import Health
+from ..throttle import Throttle
 from ..traffic import Traffic
 
 if TYPE_CHECKING:
@@ -37,5 +38,7 @@ class Services:
     """How the parts are that must work for the service to be of use."""
     traffic: Traffic = field(default_factory=Traffic)
     """The requests under way."""
+    throttle: Throttle = field(default_factory=Throttle)
+    """How much of all that each may have."""
     is_leading: Callable[[], bool] = lambda: True
     """Whether this process is the one, of all replicas, that drives the jobs."""

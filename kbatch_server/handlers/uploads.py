@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from tornado.iostream import StreamClosedError
@@ -28,7 +28,6 @@ class ReceivingHandler(BaseHandler):
         """Take the services."""
         super().initialize(services)  # type: ignore[arg-type]
         self._inflow: Inflow[Upload] = Inflow(self.services.uploads.max_upload_seconds)
-        self._held = ExitStack()
         self._part: FilePart | None = None
         self._is_complete = False
         self._refusal: asyncio.Task[None] | None = None
@@ -96,22 +95,18 @@ class ReceivingHandler(BaseHandler):
     def on_connection_close(self) -> None:
         """Give up what was received so far."""
         super().on_connection_close()
-        self._let_go()
+        self._inflow.cancel()
 
     def on_finish(self) -> None:
         """Give up what was received so far, unless it is complete."""
         super().on_finish()
-        self._let_go()
-
-    def _let_go(self) -> None:
         self._inflow.cancel()
-        self._held.close()
 
 
 class UploadsHandler(ReceivingHandler):
     """All uploads."""
 
-    @needs_scope("submit")
+    @needs_scope("submit", spends="upload")
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()

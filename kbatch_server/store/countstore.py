@@ -5,22 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select, text, union_all
 
 from ..models import ENDS, Status
 from .dbutil import Database
-from .orm import ACTIVE, job_outputs, jobs, log_segments, uploads
+from .orm import DUE, WAITING, job_outputs, jobs, log_segments, uploads
 
 KeptBytes = dict[str, int]
 """Bytes in the storage, by kind: ``uploads``, ``logs``, ``outputs``."""
 
-_DELETED = jobs.c.delete_requested_at.is_not(None)
-# by the partial index: what is over and done with is not looked at
-_COUNT = (
-    select(jobs.c.status, _DELETED, func.count(), func.min(jobs.c.created_at))
-    .where(text(ACTIVE))
-    .group_by(jobs.c.status, _DELETED)
-)
+_DELETED = jobs.c.delete_requested_at.is_not(None).label("is_deleted")
+# by the partial indexes: what is over and done with is not looked at
+_ACTIVE = union_all(
+    *(select(jobs.c.status, _DELETED, jobs.c.created_at).where(text(which)) for which in (DUE, WAITING))
+).subquery()
+_COUNT = select(
+    _ACTIVE.c.status, _ACTIVE.c.is_deleted, func.count(), func.min(_ACTIVE.c.created_at)
+).group_by(_ACTIVE.c.status, _ACTIVE.c.is_deleted)
 
 
 @dataclass(frozen=True, slots=True)

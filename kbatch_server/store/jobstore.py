@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, union_all, update
 
 from ..errors import Conflict, NotFound
+from ..fairshare import Accounting
 from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from . import postgresql
@@ -16,12 +17,14 @@ from .countstore import CountStore
 from .dbutil import Database
 from .leadlock import LeadLock, SharedLock, SoleLock
 from .logstore import LogStore
-from .orm import ACTIVE, jobs
+from .orm import DUE, WAITING, jobs
 from .outputstore import OutputStore
 from .paging import make_cursor, make_page_statement
 from .retentionstore import RetentionStore
 from .rows import COLUMNS, make_changes, make_job
+from .turnstore import TurnStore
 from .uploadstore import UploadStore
+from .usestore import UseStore
 from .writer import JobWriter
 
 _IS_NOT_OVER = jobs.c.status.not_in(sorted(ENDS))
@@ -29,7 +32,10 @@ _IS_NOT_DELETED = jobs.c.delete_requested_at.is_(None)
 
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
-_SELECT_ACTIVE = select(jobs.c.id).where(text(ACTIVE)).order_by(jobs.c.seq)
+# in no order: SQLite would walk along all jobs rather than sort these few
+_SELECT_DUE = select(jobs.c.seq, jobs.c.id).where(text(DUE))
+_SELECT_ACTIVE = union_all(_SELECT_DUE, select(jobs.c.seq, jobs.c.id).where(text(WAITING)))
+_DELETE = delete(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
 _UPDATE = update(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
 _UPDATE_UNLESS_OVER = _UPDATE.where(_IS_NOT_OVER)
 # the one row that is always there, written as it is
@@ -48,7 +54,7 @@ _BEGIN_LAUNCH = (
 )
 
 
-class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
+class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore, TurnStore, UseStore):
     """Jobs, their logs, results and uploads in one database, for all callers of one event loop.
 
     Other processes may use the same database, where it is one that several can.
@@ -70,6 +76,7 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
         self._keyring = keyring
         self._writer = JobWriter(self._database, keyring, log=log)
         self._auto_upgrade = auto_upgrade
+        self.accounting = Accounting()
 
     async def open(self) -> None:
         """Connect; raises StoreError when the database cannot be used, with what to do about it."""
@@ -108,15 +115,22 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
             await self._database.write(lambda connection: postgresql.announce(connection, job_ids))
 
     async def add_job(
-        self, job: Job, *, idempotency_key: str | None = None, request_hash: str | None = None
+        self,
+        job: Job,
+        *,
+        idempotency_key: str | None = None,
+        request_hash: str | None = None,
+        max_queued: float | None = None,
     ) -> tuple[Job, bool]:
         """Record a new job, durably, and return it and True.
 
         Returns the earlier job and False when this user has used the key for the same request, and raises
         Conflict (``IdempotencyKeyReused``) when it was for another, NotFound when the job's upload is not
-        there (any more).
+        there (any more), TooManyRequests when ``max_queued`` jobs of the user wait already.
         """
-        return await self._writer.add(job, idempotency_key=idempotency_key, request_hash=request_hash)
+        return await self._writer.add(
+            job, idempotency_key=idempotency_key, request_hash=request_hash, max_queued=max_queued
+        )
 
     async def get_job(self, job_id: str, *, user: str | None) -> Job:
         """Return a job of the user's (None: of anybody's) or raise NotFound."""
@@ -152,13 +166,15 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
         found = {Status(status): count for status, count in rows}
         return {status: found.get(status, 0) for status in wanted}
 
-    async def list_active_ids(self) -> list[str]:
+    async def list_active_ids(self, *, with_waiting: bool = True) -> list[str]:
         """Return the ids of the jobs that something is still to be done for, oldest first.
 
         Those that are not over, those to be deleted, and those that were handed to the launcher and not
-        cleaned up after (``cleaned_at``).
+        cleaned up after (``cleaned_at``); perhaps without those that wait for their turn.
         """
-        return await self._database.read(lambda connection: list(connection.scalars(_SELECT_ACTIVE)))
+        statement = _SELECT_ACTIVE if with_waiting else _SELECT_DUE
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return [job_id for _, job_id in sorted(tuple(row) for row in rows)]
 
     async def begin_launch(self, job_id: str) -> bool:
         """Return whether the job may be handed to the launcher now; from then on cancelling it takes time.
@@ -175,12 +191,19 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
         """Change what is seen of a job and return it as it is now, or None when nothing was changed.
 
         That is when there is no such job, or when it is over and its ``status`` was to be changed. What the
-        user asks for (cancel, delete) is none of the columns.
+        user asks for (cancel, delete) is none of the columns. With an end goes what the job has used.
         """
         statement = _UPDATE_UNLESS_OVER if "status" in columns else _UPDATE
         values = make_changes(columns) | {"job_id": job_id}
-        row = await self._database.write(lambda connection: connection.execute(statement, values).first())
-        return None if row is None else make_job(row, self._keyring)
+
+        def change(connection: Connection) -> Job | None:
+            row = connection.execute(statement, values).first()
+            job = None if row is None else make_job(row, self._keyring)
+            if job is not None and job.is_over and "status" in columns:
+                self._charge(connection, job, job.ended_at or utcnow())
+            return job
+
+        return await self._database.write(change)
 
     async def request_cancel(self, job_id: str, *, user: str | None) -> Job:
         """Ask for a job's end and return it: it is cancelled at once when its launch has not begun.
@@ -222,9 +245,15 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
             raise _no_such_job(job_id)
 
     async def remove_job(self, job_id: str) -> None:
-        """Forget a job; nothing happens when there is none."""
-        statement = delete(jobs).where(jobs.c.id == job_id)
-        await self._database.write(lambda connection: connection.execute(statement))
+        """Forget a job, but for what it used; nothing happens when there is none."""
+
+        def remove(connection: Connection) -> None:
+            row = connection.execute(_DELETE, {"job_id": job_id}).first()
+            job = None if row is None else make_job(row, self._keyring)
+            if job is not None and not job.is_over:  # else it was counted at its end
+                self._charge(connection, job, utcnow())
+
+        await self._database.write(remove)
 
     def _find(self, connection: Connection, job_id: str) -> Job | None:
         row = connection.execute(_SELECT_JOB, {"job_id": job_id}).first()

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -63,12 +64,11 @@ class Moment(TypeDecorator[datetime]):
 # SQLite counts up by itself only in a column that is exactly INTEGER
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")
 
-ACTIVE = (
-    "status NOT IN ('succeeded', 'failed', 'cancelled')"
-    " OR delete_requested_at IS NOT NULL"
-    " OR (launch_begun_at IS NOT NULL AND cleaned_at IS NULL)"
-)
-"""Which jobs something is still to be done for. The words of the partial index: a query must use the same."""
+WAITING = "status = 'queued' AND launch_begun_at IS NULL AND delete_requested_at IS NULL"
+"""Which jobs wait for their turn. The words of a partial index, as those below: a query must use the same."""
+
+DUE = "delete_requested_at IS NOT NULL OR (launch_begun_at IS NOT NULL AND cleaned_at IS NULL)"
+"""Which other jobs something is still to be done for."""
 
 jobs = Table(
     "jobs",
@@ -100,6 +100,8 @@ jobs = Table(
     Column("state", Text, nullable=False),
     Column("outputs", Text),
     Column("upload", String(64), index=True),
+    # the negative of the priority: what is in its place, and then in that of seq, is the order of turns
+    Column("rank", Integer, nullable=False, server_default="0"),
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
     UniqueConstraint("user", "idempotency_key"),
@@ -109,7 +111,14 @@ jobs = Table(
     Index("ix_jobs_status", "user", "status", "seq", "delete_requested_at"),
     Index("ix_jobs_name", "user", "name", "seq"),
     Index("ix_jobs_ended_at", "user", "ended_at"),
-    Index("ix_jobs_active", "seq", sqlite_where=text(ACTIVE), postgresql_where=text(ACTIVE)),
+    # with the status, which is always the same: else SQLite finds the index above better
+    Index(
+        "ix_jobs_waiting",
+        *("user", "status", "rank", "seq"),
+        sqlite_where=text(WAITING),
+        postgresql_where=text(WAITING),
+    ),
+    Index("ix_jobs_due", "user", "seq", sqlite_where=text(DUE), postgresql_where=text(DUE)),
     sqlite_autoincrement=True,  # the number of a removed job is not given to another
 )
 
@@ -180,4 +189,34 @@ uploads = Table(
     # set before its object is deleted: from then on no job may name it
     Column("delete_requested_at", Moment),
     Index("ix_uploads_content", "user", "sha256"),
+)
+
+# for how long jobs ran in each month; it stays when they are deleted
+monthly_use = Table(
+    "monthly_use",
+    metadata,
+    # "user" or "group"
+    Column("kind", String(8), primary_key=True),
+    Column("name", Text, primary_key=True),
+    # in UTC, like 2026-11
+    Column("month", String(7), primary_key=True),
+    Column("seconds", Float, nullable=False),
+)
+
+# what each user has used lately: as of a time, after which it decays
+recent_use = Table(
+    "recent_use",
+    metadata,
+    Column("user", Text, primary_key=True),
+    Column("amount", Float, nullable=False),
+    Column("as_of", Moment, nullable=False),
+)
+
+# why the first of a user's queued jobs does not start, as the leader last found
+waits = Table(
+    "waits",
+    metadata,
+    Column("user", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("why", Text, nullable=False),
 )

@@ -118,6 +118,12 @@ def lock_word(connection: Connection, word: str) -> None:
     connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(word, 0))))
 
 
+def lock_words(connection: Connection, words: Sequence[str]) -> None:
+    """Lock several words as ``lock_word`` does, in one order for all who lock some of them."""
+    numbers = select(func.hashtextextended(func.unnest(list(words)), 0).label("number")).order_by("number")
+    connection.execute(select(func.count(func.pg_advisory_xact_lock(numbers.subquery().c.number))))
+
+
 def announce(connection: Connection, words: Sequence[str]) -> None:
     """Call words without spaces out to who listens, once the transaction is committed; 8000 bytes at most."""
     connection.execute(select(func.pg_notify(CHANNEL, " ".join(words))))

@@ -72,6 +72,7 @@ def make_row(job: Job, keyring: Keyring) -> dict[str, Any]:
     row["state"] = json.dumps(job.state) if job.state else "{}"
     row["outputs"] = None if job.outputs is None else job.outputs.model_dump_json()
     row["upload"] = job.spec.upload
+    row["rank"] = -job.spec.priority
     return row
 
 

@@ -1,0 +1,244 @@
+"""Rates, places and connections: what one client may take, with real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import httpx
+import pytest
+from tornado.web import Application, RequestHandler
+from web_doubles import PREFIX, make_job, make_zip, running_web
+
+from kbatch_server.handlers import base
+from kbatch_server.rates import MAX_KEPT, Rates
+from kbatch_server.throttle import Throttle
+from kbatch_server.traffic import Traffic
+from kbatch_server.webserver import WebServer
+
+WORK = {"name": "train", "command": ["python", "main.py"]}
+KBATCH_WORK = {
+    "job": {
+        "metadata": {"generate_name": "train-"},
+        "spec": {"template": {"spec": {"containers": [{"name": "job", "image": "python:3"}]}}},
+    }
+}
+
+
+class ClockedRates(Rates):
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def test_a_burst_may_come_at_once_and_then_one_at_a_time():
+    rates = ClockedRates(per_second=0.5, burst=3)
+    assert [rates.take("alice") for _ in range(4)] == [0, 0, 0, 2]
+    assert rates.take("bob") == 0
+    rates.now += 2
+    assert [rates.take("alice") for _ in range(2)] == [0, 2]
+    rates.now += 3600
+    assert [rates.take("alice") for _ in range(4)] == [0, 0, 0, 2]
+
+
+def test_rates_of_many_fill_no_memory():
+    rates = ClockedRates(per_second=1, burst=1)
+    for number in range(MAX_KEPT + 10):
+        rates.take(str(number))
+    assert len(rates._buckets) == MAX_KEPT
+
+
+def test_without_a_rate_nothing_is_counted():
+    rates = Rates(per_second=0, burst=1)
+    assert [rates.take("alice") for _ in range(100)] == [0] * 100
+    assert not rates._buckets
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("api/v1/jobs", WORK), ("jobs/", WORK), ("jobs/", KBATCH_WORK), ("rerun", None)]
+)
+async def test_who_submits_too_often_is_told_when_to_go_on_on_every_wire(path, body):
+    async with running_web() as web:
+        object.__setattr__(web.services, "throttle", Throttle(submits_per_minute=2, submit_burst=1))
+        web.jobs.add(make_job())
+        path = "api/v1/jobs/train-1/rerun" if path == "rerun" else path
+        async with web.client() as client, web.client("bob-token") as bob:
+            first, second = [await client.post(path, json=body) for _ in range(2)]
+            assert first.is_success
+            assert (second.status_code, second.json()["reason"]) == (429, "RateLimited")
+            assert 25 <= int(second.headers["Retry-After"]) <= 30
+            if path == "jobs/":
+                assert "more often than is allowed" in second.json()["detail"]
+            assert (await bob.post("api/v1/jobs", json=WORK)).status_code == 201
+            assert (await client.get("api/v1/jobs")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["api/v1/uploads", "uploads/"])
+async def test_uploads_have_a_rate_of_their_own(path):
+    async with running_web() as web:
+        object.__setattr__(web.services, "throttle", Throttle(uploads_per_minute=1, upload_burst=1))
+        async with web.client() as client:
+            answers = [await client.post(path, files={"file": ("c.zip", make_zip())}) for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [201, 429]
+            assert "Retry-After" in answers[1].headers
+            assert (await client.post("api/v1/jobs", json=WORK)).status_code == 201
+
+
+@pytest.mark.parametrize("path", ["api/v1/jobs/train-1/logs?follow=true", "pods/logs/train-1?stream=true"])
+async def test_of_streams_a_user_has_so_many_and_all_together_so_many(path):
+    async with running_web() as web:
+        throttle = Throttle(concurrent_streams_per_user=1, concurrent_streams=2)
+        object.__setattr__(web.services, "throttle", throttle)
+        for user in ("alice", "bob", "root"):
+            web.jobs.add(make_job("train-1", user=user))
+            web.jobs.pieces["train-1"] = [b"x\n"]
+        web.jobs.get = lambda user, job_id: asyncio.sleep(0, web.jobs.jobs[job_id])
+        async with web.client() as alice, web.client("bob-token") as bob, web.client("admin-token") as root:
+            async with alice.stream("GET", path):
+                refused = await alice.get(path)
+                assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+                assert "1 followed logs of yours" in refused.json()["message"]
+                async with bob.stream("GET", path) as followed:
+                    assert followed.status_code == 200
+                    assert (await root.get(path)).status_code == 503
+                    assert (await root.get("api/v1/jobs/train-1/logs")).status_code == 200
+            # the place is free when the client has gone
+            for _ in range(100):
+                async with alice.stream("GET", path) as followed:
+                    if followed.status_code == 200:
+                        break
+                await asyncio.sleep(0.02)
+            assert followed.status_code == 200
+
+
+async def test_requests_of_a_user_at_a_time_are_limited_and_health_is_not():
+    async with running_web() as web:
+        throttle = Throttle(concurrent_requests_per_user=1)
+        object.__setattr__(web.services, "throttle", throttle)
+        go_on = asyncio.Event()
+        submit = web.jobs.submit
+
+        async def slow_submit(*args, **kwargs):
+            await go_on.wait()
+            return await submit(*args, **kwargs)
+
+        web.jobs.submit = slow_submit
+        async with web.client() as client, web.client("bob-token") as bob:
+            first = asyncio.create_task(client.post("api/v1/jobs", json=WORK))
+            while not throttle._requests._taken:  # noqa: ASYNC110  # nobody is told of it
+                await asyncio.sleep(0.01)
+            assert (await client.get("api/v1/jobs")).status_code == 429
+            assert (await bob.get("api/v1/jobs")).status_code == 200
+            assert (await client.get("api/v1/version", headers={"Authorization": ""})).status_code == 200
+            go_on.set()
+            assert (await first).status_code == 201
+            assert (await client.get("api/v1/jobs")).status_code == 200
+            assert not throttle._requests._taken
+
+
+async def test_a_client_that_reads_nothing_is_let_go_of(monkeypatch):
+    monkeypatch.setattr(base, "WRITE_SECONDS", 0.3)
+    async with running_web() as web:
+        web.jobs.add(make_job())
+        web.jobs.pieces["train-1"] = [b"x" * 2**20 for _ in range(64)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", web.port, limit=1024)
+        path = f"{PREFIX}api/v1/jobs/train-1/logs"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n\r\n".encode())
+        await asyncio.wait_for(web.jobs.closed.wait(), 10)
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := await asyncio.wait_for(reader.read(65536), 10):
+                received += len(piece)
+        assert received < 64 * 2**20
+        writer.close()
+
+
+# connections
+
+
+class Hello(RequestHandler):
+    def get(self):
+        self.write("hello")
+
+
+@pytest.fixture
+async def server():
+    made = []
+
+    def start(**options):
+        options = {"max_connections": 100, "idle_seconds": 60} | options
+        server = WebServer(
+            Application([("/", Hello)], log_function=lambda _: None),
+            max_body_bytes=1000,
+            shutdown_seconds=1,
+            traffic=Traffic(),
+            log=logging.getLogger("test"),
+            **options,
+        )
+        url = server.bind("http://127.0.0.1:0")
+        server.start()
+        made.append(server)
+        return httpx.URL(url).port
+
+    yield start
+    for server in made:
+        await server.stop()
+        server.close()
+
+
+async def ask(port, head, *, wait=5.0):
+    """Send bytes and return what comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head)
+    answer = await asyncio.wait_for(reader.read(), wait)
+    writer.close()
+    return answer
+
+
+async def test_one_connection_too_many_is_turned_away_and_the_next_is_served(server):
+    port = server(max_connections=2)
+    kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    answer = await ask(port, b"")
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After: 5" in answer
+    kept[0][1].close()
+    for _ in range(100):
+        answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        if b"200" in answer:
+            break
+        await asyncio.sleep(0.02)
+    assert answer.endswith(b"hello")
+    kept[1][1].close()
+
+
+async def test_an_idle_connection_is_closed(server):
+    port = server(idle_seconds=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"hello")
+    writer.close()
+
+
+async def test_a_client_that_sends_its_head_slowly_is_closed_however_much_comes(server):
+    port = server(idle_seconds=0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def drip():
+        writer.write(b"GET / HTTP/1.1\r\n")
+        while True:
+            writer.write(b"X-Slow: 1\r\n")
+            await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(drip())
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    dripping.cancel()
+    writer.close()
+
+
+async def test_a_head_that_is_too_large_is_refused(server):
+    port = server()
+    answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000)
+    assert answer == b""
+    assert b"hello" in await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
