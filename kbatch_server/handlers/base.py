@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import re
 import secrets
@@ -17,6 +16,7 @@ from tornado.iostream import StreamClosedError
 from tornado.log import app_log
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from ..audit import ORIGIN, Origin
 from ..errors import (
     Forbidden,
     InvalidRequest,
@@ -29,6 +29,7 @@ from ..errors import (
 )
 from ..log import REQUEST_ID, scrub_url
 from ..models import User
+from .answers import parse_json, public_error
 from .needs import Needs
 from .services import Services
 
@@ -130,6 +131,18 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         if user is None:
             self.unknown_user()
         self.current_user = user
+        ORIGIN.set(self._make_origin(user))
+
+    def _make_origin(self, user: User) -> Origin:
+        """Return what the audit record says of a request."""
+        return Origin(
+            who=user.name,
+            kind=user.kind,
+            address=str(self.request.remote_ip)[:64],
+            request_id=self.request_id,
+            detail=f"{self.request.method} {scrub_url(self.request.uri or '')}"[:500],
+            make_rights=lambda: ",".join(self.services.auth.actions(user)),
+        )
 
     def unknown_user(self) -> NoReturn:
         """Refuse a request without good credentials; a page sends the browser to the hub's login instead."""
@@ -364,32 +377,3 @@ class NotFoundHandler(BaseHandler):
     async def prepare(self) -> None:
         """Refuse, whatever the method."""
         await self.decline(NotFound(NOTHING_HERE))
-
-
-def parse_json(body: bytes | bytearray) -> Any:
-    """Return parsed JSON, or raise InvalidRequest of ``body``: also for NaN, which is not JSON."""
-    try:
-        return json.loads(body.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        why = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
-        raise InvalidRequest.of_field("body", why) from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def public_error(error: BaseException, request_id: str) -> KBatchError:
-    """Return what a user may read about an error: all of our own kind, and nothing of a defect but an id."""
-    if isinstance(error, KBatchError):
-        return error
-    if isinstance(error, HTTPError) and error.status_code < 500:
-        phrase = http.client.responses.get(error.status_code, "Error")
-        message = error.log_message % error.args if error.log_message else phrase
-        told = KBatchError(message, reason="".join(phrase.title().split()))
-        told.status = error.status_code
-        return told
-    return KBatchError(
-        f"The service failed to answer; its log says more about request id {request_id}.",
-        details={"request_id": request_id},
-    )

@@ -16,7 +16,8 @@ from ..errors import KBatchError, NotFound
 from ..logreader import LogSelection
 from ..models import Job, JobQuery, utcnow
 from ..tarindex import OutputFile
-from .base import BaseHandler, public_error
+from .answers import public_error
+from .base import BaseHandler
 from .needs import needs_nothing, needs_scope
 
 HERE = Path(__file__).parent.parent

@@ -8,10 +8,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, update
 
+from ..audit import AuditEntry
 from ..errors import Conflict, NotFound
 from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from . import postgresql
+from .auditstore import AuditStore, log_entry, put_entry
 from .countstore import CountStore
 from .dbutil import Database
 from .leadlock import LeadLock, SharedLock, SoleLock
@@ -48,7 +50,7 @@ _BEGIN_LAUNCH = (
 )
 
 
-class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
+class JobStore(AuditStore, CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
     """Jobs, their logs, results and uploads in one database, for all callers of one event loop.
 
     Other processes may use the same database, where it is one that several can.
@@ -108,15 +110,24 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
             await self._database.write(lambda connection: postgresql.announce(connection, job_ids))
 
     async def add_job(
-        self, job: Job, *, idempotency_key: str | None = None, request_hash: str | None = None
+        self,
+        job: Job,
+        *,
+        idempotency_key: str | None = None,
+        request_hash: str | None = None,
+        audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
-        """Record a new job, durably, and return it and True.
+        """Record a new job, durably, with its entry in the audit record, and return it and True.
 
         Returns the earlier job and False when this user has used the key for the same request, and raises
         Conflict (``IdempotencyKeyReused``) when it was for another, NotFound when the job's upload is not
         there (any more).
         """
-        return await self._writer.add(job, idempotency_key=idempotency_key, request_hash=request_hash)
+        added, is_new = await self._writer.add(
+            job, idempotency_key=idempotency_key, request_hash=request_hash, audit=audit
+        )
+        log_entry(audit if is_new else None)
+        return added, is_new
 
     async def get_job(self, job_id: str, *, user: str | None) -> Job:
         """Return a job of the user's (None: of anybody's) or raise NotFound."""
@@ -182,7 +193,7 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
         row = await self._database.write(lambda connection: connection.execute(statement, values).first())
         return None if row is None else make_job(row, self._keyring)
 
-    async def request_cancel(self, job_id: str, *, user: str | None) -> Job:
+    async def request_cancel(self, job_id: str, *, user: str | None, audit: AuditEntry | None = None) -> Job:
         """Ask for a job's end and return it: it is cancelled at once when its launch has not begun.
 
         Raises NotFound, and Conflict (``JobEnded``) when it ended otherwise.
@@ -199,27 +210,37 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore):
         waiting = update(jobs).where(*mine, jobs.c.launch_begun_at.is_(None)).values(at_once)
         begun = update(jobs).where(*mine, jobs.c.cancel_requested_at.is_(None))
 
-        def cancel(connection: Connection) -> Job | None:
-            connection.execute(waiting)
-            connection.execute(begun.values(cancel_requested_at=now))
-            return self._find(connection, job_id)
+        def cancel(connection: Connection) -> tuple[Job | None, AuditEntry | None]:
+            is_new = connection.execute(waiting).rowcount > 0
+            is_new |= connection.execute(begun.values(cancel_requested_at=now)).rowcount > 0
+            job = self._find(connection, job_id)
+            return job, put_entry(connection, audit, user=job.user) if job and is_new else None
 
-        job = await self._database.write(cancel)
+        job, entry = await self._database.write(cancel)
+        log_entry(entry)
         if job is None or _is_hidden(job, user):
             raise _no_such_job(job_id)
         if job.is_over and job.status != Status.CANCELLED:
             raise Conflict(f"The job {job_id!r} is over already: {job.status.value}.", reason="JobEnded")
         return job
 
-    async def request_delete(self, job_id: str, *, user: str | None) -> None:
+    async def request_delete(self, job_id: str, *, user: str | None, audit: AuditEntry | None = None) -> None:
         """Ask for a job's removal: for its user there is no such job from now on. Raises NotFound."""
         statement = (
             update(jobs)
             .where(jobs.c.id == job_id, _IS_NOT_DELETED, *_of(user))
             .values(delete_requested_at=utcnow())
+            .returning(jobs.c.user)
         )
-        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+
+        def request(connection: Connection) -> tuple[str | None, AuditEntry | None]:
+            owner: str | None = connection.execute(statement).scalar()
+            return owner, None if owner is None else put_entry(connection, audit, user=owner)
+
+        owner, entry = await self._database.write(request)
+        if owner is None:
             raise _no_such_job(job_id)
+        log_entry(entry)
 
     async def remove_job(self, job_id: str) -> None:
         """Forget a job; nothing happens when there is none."""

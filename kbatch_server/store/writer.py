@@ -11,9 +11,11 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from ..audit import AuditEntry
 from ..errors import Conflict, KBatchError, NotFound, Unavailable
 from ..keyring import Keyring
 from ..models import Job
+from .auditstore import put_entries
 from .dbutil import Database
 from .orm import job_tags, jobs, uploads
 from .rows import COLUMNS, make_job, make_row
@@ -50,6 +52,7 @@ class _Request:
     job: Job
     row: dict[str, Any]
     outcome: asyncio.Future[tuple[Job, bool]]
+    audit: AuditEntry | None = None
     is_second_try: bool = False
 
     @property
@@ -98,13 +101,18 @@ class JobWriter:
             self._log.error("the last jobs were not written within %d s", CLOSE_TIMEOUT_SECONDS)
 
     async def add(
-        self, job: Job, *, idempotency_key: str | None, request_hash: str | None
+        self,
+        job: Job,
+        *,
+        idempotency_key: str | None,
+        request_hash: str | None,
+        audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
         """Return the job as recorded and whether it is new, once that is durable."""
         row = make_row(job, self._keyring)
         row["idempotency_key"] = idempotency_key
         row["request_hash"] = request_hash
-        request = _Request(job, row, asyncio.get_running_loop().create_future())
+        request = _Request(job, row, asyncio.get_running_loop().create_future(), audit)
         if self._task is None:
             raise _stopping()
         try:
@@ -214,6 +222,9 @@ def _insert_rows(connection: Connection, new: list[_Request]) -> None:
     ]
     if tags:
         connection.execute(_INSERT_TAGS, tags)
+    entries = [request.audit for request in new if request.audit is not None]
+    if entries:
+        put_entries(connection, entries)
 
 
 def _repeated(request: _Request, job: Job, request_hash: str | None) -> tuple[Job, bool] | KBatchError:
