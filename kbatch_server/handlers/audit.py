@@ -15,11 +15,13 @@ MAX_PAGE = 500
 
 MAX_NAME = 255
 
+QUERY = ("who", "user", "name", "action", "since", "until", "cursor", "limit")
+
 
 class AuditHandler(BaseHandler):
     """The audit record."""
 
-    @needs_scope("admin", query=("who", "user", "name", "action", "since", "until", "cursor", "limit"))
+    @needs_scope("admin", whose="everybody", query=QUERY)
     async def get(self) -> None:
         """List entries, newest first: a page of them, or with ``application/x-ndjson`` all, one a line."""
         query = AuditQuery(

@@ -111,7 +111,7 @@ class ReceivingHandler(BaseHandler):
 class UploadsHandler(ReceivingHandler):
     """All uploads."""
 
-    @needs_scope("submit")
+    @needs_scope("submit", whose="self")
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()
@@ -124,7 +124,7 @@ class UploadsHandler(ReceivingHandler):
 class UploadHandler(BaseHandler):
     """One upload."""
 
-    @needs_scope("submit")
+    @needs_scope("submit", whose="upload")
     async def get(self, upload_id: str) -> None:
         """Show the upload."""
         self.send_json((await self.services.uploads.get(self.user, upload_id)).to_dict())
@@ -133,7 +133,7 @@ class UploadHandler(BaseHandler):
 class CodeHandler(BaseHandler):
     """The ZIP of a job's code, for whoever holds the signed URL: the job's init container."""
 
-    @needs_nothing()
+    @needs_nothing(whose="link")
     async def get(self, signed: str) -> None:
         """Send the ZIP, or the one range of it that is asked for."""
         upload = await self.services.launchpad.get_code(signed)
@@ -144,7 +144,7 @@ class CodeHandler(BaseHandler):
         self._set_headers(upload, end - start)
         await self.run_while_connected(self._send(upload, start, end - start))
 
-    @needs_nothing()
+    @needs_nothing(whose="link")
     async def head(self, signed: str) -> None:
         """Send the headers only: for them a range has no meaning."""
         upload = await self.services.launchpad.get_code(signed)
