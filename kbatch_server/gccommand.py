@@ -64,6 +64,8 @@ class CollectGarbage(Application):
                     if self.dry_run or await server.engine.retention.remove(removal):
                         print(format_removal(removal))
                         count, size = count + 1, size + removal.size
+            if not self.dry_run:
+                await server.engine.retention.trim_audit()
         done = "would be removed" if self.dry_run else "removed"
         print(f"{count} {done}, {format_size(size)}")
 

@@ -10,6 +10,7 @@ import traitlets
 from traitlets import Instance, default
 from traitlets.config import LoggingConfigurable
 
+from .audit import Action, AuditPage, AuditQuery, is_first, make_entry
 from .errors import Forbidden, Unavailable
 from .jobrequest import JobRequest
 from .launchers.base import JobLauncher, LauncherUnavailable
@@ -52,7 +53,12 @@ class Jobs(LoggingConfigurable):
     """Called with a job's id when there is something else to do about it."""
 
     async def submit(
-        self, user: User, request: JobRequest, *, idempotency_key: str | None = None
+        self,
+        user: User,
+        request: JobRequest,
+        *,
+        idempotency_key: str | None = None,
+        rerun_of: str | None = None,
     ) -> tuple[Job, bool]:
         """Record a job and return it, and whether it is new: it is durable when this returns.
 
@@ -82,11 +88,13 @@ class Jobs(LoggingConfigurable):
         request_hash = None
         if idempotency_key is not None:
             request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        action = Action.SUBMIT if rerun_of is None else Action.RERUN
         job, is_new = await self.store.add_job(
             job,
             idempotency_key=idempotency_key,
             request_hash=request_hash,
             max_queued=limits.get(QUEUED),
+            audit=make_entry(action, job.id, job.user, detail=(rerun_of and f"of {rerun_of}") or ""),
         )
         if is_new:
             SUBMITTED.inc()
@@ -97,6 +105,8 @@ class Jobs(LoggingConfigurable):
     async def get(self, user: User, job_id: str) -> Job:
         """Return a job."""
         job = await self.store.get_job(job_id, user=_owner(user))
+        if job.user != user.name and is_first(Action.READ, job.id):
+            await self.store.add_audit(make_entry(Action.READ, job.id, job.user))
         await self.standing.explain([job])
         return job
 
@@ -104,6 +114,8 @@ class Jobs(LoggingConfigurable):
         """Return a page of jobs; only an admin may ask for those of others."""
         if query.user != user.name and not user.admin:
             raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
+        if query.user != user.name:
+            await self.store.add_audit(make_entry(Action.LIST, "", query.user or "*"))
         page = await self.store.list_jobs(query)
         await self.standing.explain(page.jobs)
         return page
@@ -114,21 +126,29 @@ class Jobs(LoggingConfigurable):
 
     async def cancel(self, user: User, job_id: str) -> Job:
         """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise."""
-        job = await self.store.request_cancel(job_id, user=_owner(user))
+        entry = make_entry(Action.CANCEL, job_id, user.name)
+        job = await self.store.request_cancel(job_id, user=_owner(user), audit=entry)
         self.log.info("job %s: cancelled by %s", job.id, user.name)
         self.on_change(job.id)
         return job
 
     async def delete(self, user: User, job_id: str) -> None:
         """Cancel a job that is not over, and forget it: from now on there is no such job."""
-        await self.store.request_delete(job_id, user=_owner(user))
+        entry = make_entry(Action.DELETE, job_id, user.name)
+        await self.store.request_delete(job_id, user=_owner(user), audit=entry)
         self.log.info("job %s: deleted by %s", job_id, user.name)
         self.on_change(job_id)
 
     async def rerun(self, user: User, job_id: str) -> Job:
         """Record a new job that asks for what an earlier one of the user's own was, and return it."""
         job = await self.store.get_job(job_id, user=user.name)
-        return (await self.submit(user, make_request(job)))[0]
+        return (await self.submit(user, make_request(job), rerun_of=job_id))[0]
+
+    async def audit(self, query: AuditQuery) -> AuditPage:
+        """Return a page of the audit record, newest first; that it was read goes on record first."""
+        if is_first(Action.AUDIT, ""):
+            await self.store.add_audit(make_entry(Action.AUDIT, "", "*"))
+        return await self.store.list_audit(query)
 
     async def logs(
         self,

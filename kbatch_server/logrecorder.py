@@ -12,6 +12,7 @@ import traitlets
 from traitlets import Float, Instance, Integer
 from traitlets.config import LoggingConfigurable
 
+from .audit import AuditEntry
 from .errors import Unavailable
 from .launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
 from .logwriter import RETRY_SECONDS, STOP_SECONDS, JobGone, LogLimits, LogWriter, make_key
@@ -158,7 +159,7 @@ class LogRecorder(LoggingConfigurable):
         recording = self._recordings.get(job_id, {}).get(pod)
         return None if recording is None else recording.writer
 
-    async def delete_log(self, job_id: str) -> None:
+    async def delete_log(self, job_id: str, *, audit: AuditEntry | None = None) -> None:
         """Delete all that is kept of a job's logs: the objects first, then the rows.
 
         Raises StorageError or Unavailable; then it is to be called again.
@@ -177,7 +178,7 @@ class LogRecorder(LoggingConfigurable):
         keys.append(make_key(job_id, max((log.attempt for log in logs), default=0) + 1, 0))
         for at in range(0, len(keys), DELETE_AT_ONCE):
             await asyncio.gather(*(self.storage.delete(key) for key in keys[at : at + DELETE_AT_ONCE]))
-        await self.store.remove_logs(job_id)
+        await self.store.remove_logs(job_id, audit=audit)
 
     async def _run(self, recording: _Recording) -> None:
         """Record one attempt, however often that must be begun anew."""

@@ -12,6 +12,7 @@ from jupyterhub.traitlets import ByteSpecification
 from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
 
+from .audit import AuditEntry
 from .errors import Forbidden, InvalidRequest, KBatchError, NotFound, TooLarge, Unavailable
 from .launchers.base import OutputTar
 from .models import Job, JobOutputs
@@ -131,7 +132,9 @@ class Outputs(LoggingConfigurable):
         if length:
             raise Unavailable("The results cannot be read now: the storage has lost some of them.")
 
-    async def delete(self, job_id: str, *, why: str = "They were deleted.") -> None:
+    async def delete(
+        self, job_id: str, *, why: str = "They were deleted.", audit: AuditEntry | None = None
+    ) -> None:
         """Delete a job's files, if it has any: the object, then its record. Raises StorageError.
 
         ``why`` is the sentence that stands in the job's record from then on.
@@ -139,7 +142,7 @@ class Outputs(LoggingConfigurable):
         key = await self.store.find_outputs_key(job_id)
         if key is not None:
             await self.storage.delete(key)
-            await self.store.remove_outputs(job_id, key, why=why)
+            await self.store.remove_outputs(job_id, key, why=why, audit=audit)
 
     async def _get_kept(self, job: Job) -> KeptOutputs:
         kept = await self.store.find_outputs(job.id)

@@ -14,6 +14,7 @@ import traitlets
 from traitlets import Dict, Instance, Integer, TraitError, Union, validate
 from traitlets.config import LoggingConfigurable
 
+from .audit import Action, make_entry
 from .errors import NotFound, Unavailable
 from .logrecorder import LogRecorder
 from .logwriter import make_key
@@ -38,6 +39,14 @@ _OURS = re.compile(
 """The keys of objects that this service makes: what else is in the storage is left alone."""
 
 Kind = Literal["upload", "job", "results", "log", "object"]
+
+_ACTIONS: dict[Kind, Action] = {
+    "upload": Action.REMOVE_UPLOAD,
+    "job": Action.REMOVE_JOB,
+    "results": Action.REMOVE_RESULTS,
+    "log": Action.REMOVE_LOG,
+    "object": Action.REMOVE_OBJECT,
+}
 
 _KINDS: dict[Part, Kind] = {"record": "job", "outputs": "results", "log": "log"}
 
@@ -110,6 +119,13 @@ class Retention(LoggingConfigurable):
         config=True,
     )
 
+    audit_ttl_seconds = Integer(
+        365 * DAY_SECONDS,
+        min=0,
+        help="""Seconds that an entry of the audit record (who did what) is kept. 0: for ever.""",
+        config=True,
+    )
+
     user_ttls: Any = Union(
         [Dict(), traitlets.Callable()],
         default_value={},
@@ -154,17 +170,19 @@ class Retention(LoggingConfigurable):
 
     async def remove(self, removal: Removal) -> bool:
         """Remove one thing and return whether it went: it does not when it is needed again, or cannot now."""
+        entry = make_entry(_ACTIONS[removal.kind], removal.name, removal.user, detail=removal.why)
         try:
             if removal.kind == "upload":
-                is_gone: bool = await self.uploads.delete_expired(removal.name)
+                is_gone: bool = await self.uploads.delete_expired(removal.name, audit=entry)
                 return is_gone
             if removal.kind == "job":
-                await self.store.request_delete(removal.name, user=None)
+                await self.store.request_delete(removal.name, user=None, audit=entry)
             elif removal.kind == "results":
-                await self.outputs.delete(removal.name, why=f"They were {removal.why}.")
+                await self.outputs.delete(removal.name, why=f"They were {removal.why}.", audit=entry)
             elif removal.kind == "log":
-                await self.logs.delete_log(removal.name)
+                await self.logs.delete_log(removal.name, audit=entry)
             else:
+                await self.store.add_audit(entry)  # before: there is no row whose end it could be one with
                 await self.storage.delete(removal.name)
         except NotFound:
             return False  # somebody else removed it
@@ -181,7 +199,15 @@ class Retention(LoggingConfigurable):
                 if await self.remove(removal):
                     self.log.info("%s %s: removed, %s", removal.kind, removal.name, removal.why)
                     count += 1
+        if forgotten := await self.trim_audit():
+            self.log.info("%d entries of the audit record: forgotten", forgotten)
         return count
+
+    async def trim_audit(self) -> int:
+        """Forget what was on the audit record for long enough, and return how many entries went."""
+        if not self.audit_ttl_seconds:
+            return 0
+        return await self.store.forget_audit(utcnow() - timedelta(seconds=self.audit_ttl_seconds))
 
     async def _get_ttls(self, user: str) -> Ttls:
         times: Any = self.user_ttls

@@ -14,6 +14,7 @@ from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
 
 from .archive import check_archive
+from .audit import AuditEntry
 from .errors import TooLarge, Unavailable
 from .metrics import UPLOADED_BYTES, UPLOADS
 from .models import Upload, User, make_upload_key, utcnow
@@ -143,12 +144,12 @@ class Uploads(LoggingConfigurable):
         """Yield the ZIP's bytes from ``start``, ``length`` of them or all; raises StorageError."""
         return self.storage.read(upload.key, start=start, length=length)
 
-    async def delete_expired(self, upload_id: str) -> bool:
+    async def delete_expired(self, upload_id: str, *, audit: AuditEntry | None = None) -> bool:
         """Delete an upload that has expired and return True; False when a job names it, or it was sent again.
 
         Raises StorageError; the upload can be used no more then, and this is to be called again.
         """
-        if not await self.store.begin_delete_upload(upload_id, now=utcnow()):
+        if not await self.store.begin_delete_upload(upload_id, now=utcnow(), audit=audit):
             return False
         await self.storage.delete(make_upload_key(upload_id))
         await self.store.delete_upload(upload_id)

@@ -25,6 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 USERS = ("alice", "Alice", "a.b", "a_b", "bob", "kube-system", "ünïcode", "x" * 300)
 START_SECONDS = 60
 STOP_SECONDS = 20
+KBATCH_SCOPES = (
+    "access:services!service=kbatch",
+    "custom:kbatch:jobs:submit",
+    "custom:kbatch:jobs:read",
+    "custom:kbatch:jobs:cancel",
+)
 PROXY_VERSION = "^5"
 
 CONFIG = """
@@ -39,6 +45,8 @@ c.Authenticator.allow_all = True
 c.JupyterHub.log_level = 10
 c.JupyterHub.services.append({{"name": "tests", "api_token": {admin_token!r}}})
 c.JupyterHub.services.append({{"name": "prometheus", "api_token": {metrics_token!r}}})
+c.JupyterHub.services.append({{"name": "ci", "api_token": {ci_token!r}}})
+c.JupyterHub.load_roles.append({{"name": "ci-jobs", "services": ["ci"], "scopes": {kbatch_scopes!r}}})
 c.JupyterHub.load_roles.append(
     {{
         "name": "prometheus",
@@ -122,6 +130,7 @@ class Hub:
         self.log = folder / "hub.log"
         self._admin_token = secrets.token_hex(16)
         self.metrics_token = secrets.token_hex(16)
+        self.ci_token = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
         self._config = folder / "jupyterhub_config.py"
         self._config.write_text(
@@ -133,6 +142,8 @@ class Hub:
                 proxy=find_proxy(),
                 admin_token=self._admin_token,
                 metrics_token=self.metrics_token,
+                ci_token=self.ci_token,
+                kbatch_scopes=list(KBATCH_SCOPES),
                 extra=extra,
             )
         )

@@ -53,7 +53,9 @@ def service(hub: Hub) -> Iterator[Service]:
 
 def connect(service: Service, token: str | None) -> httpx.Client:
     headers = {"Authorization": f"token {token}"} if token else {}
-    return httpx.Client(base_url=f"http://127.0.0.1:{service.port}{PREFIX}", headers=headers, timeout=30)
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{service.port}{PREFIX}", headers=headers, timeout=30, verify=False
+    )
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
+from kbatch_server.audit import AuditPage
 from kbatch_server.auth import HubAuthenticator
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge
 from kbatch_server.handlers import make_handlers
@@ -93,6 +94,8 @@ class JobsDouble:
         self.requests = []
         self.queries = []
         self.keys = {}
+        self.entries = []
+        self.audit_queries = []
 
     def add(self, job):
         self.jobs[job.id] = job
@@ -178,6 +181,12 @@ class JobsDouble:
                 await self.hold.wait()
         finally:
             self.closed.set()
+
+    async def audit(self, query):
+        self.audit_queries.append(query)
+        start = query.before or 0
+        end = start + query.limit
+        return AuditPage(self.entries[start:end], end if end < len(self.entries) else None)
 
     async def events(self, user, job_id):
         await self.get(user, job_id)

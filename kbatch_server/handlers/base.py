@@ -16,6 +16,7 @@ from tornado.iostream import StreamClosedError
 from tornado.log import app_log
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from ..audit import ORIGIN, Origin
 from ..errors import (
     Forbidden,
     InvalidRequest,
@@ -139,6 +140,18 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         if user is None:
             self.unknown_user()
         self.current_user = user
+        ORIGIN.set(self._make_origin(user))
+
+    def _make_origin(self, user: User) -> Origin:
+        """Return what the audit record says of a request."""
+        return Origin(
+            who=user.name,
+            kind=user.kind,
+            address=str(self.request.remote_ip)[:64],
+            request_id=self.request_id,
+            detail=f"{self.request.method} {scrub_url(self.request.uri or '')}"[:500],
+            make_rights=lambda: ",".join(self.services.auth.actions(user)),
+        )
 
     def unknown_user(self) -> NoReturn:
         """Refuse a request without good credentials; a page sends the browser to the hub's login instead."""

@@ -31,7 +31,7 @@ class JobModelHandler(BaseHandler):
 class JobsHandler(JobModelHandler):
     """All jobs of a user."""
 
-    @needs_scope("submit", spends="submit")
+    @needs_scope("submit", whose="self", spends="submit")
     async def post(self) -> None:
         """Submit a job: 201, or 200 when the Idempotency-Key is that of an earlier, equal request."""
         request = JobRequest.from_json(self.get_json())
@@ -40,7 +40,7 @@ class JobsHandler(JobModelHandler):
         )
         self.send_job(job, status=201 if is_new else 200)
 
-    @needs_scope("read", query=("status", "name", "tag", "since", "cursor", "limit", "user"))
+    @needs_scope("read", whose="self", query=("status", "name", "tag", "since", "cursor", "limit", "user"))
     async def get(self) -> None:
         """List jobs, newest first, a page at a time."""
         user = self.get_query_argument("user", self.user.name)
@@ -68,12 +68,12 @@ class JobsHandler(JobModelHandler):
 class JobHandler(JobModelHandler):
     """One job."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, job_id: str) -> None:
         """Show the job."""
         self.send_job(await self.services.jobs.get(self.user, job_id))
 
-    @needs_scope("cancel")
+    @needs_scope("cancel", whose="job")
     async def delete(self, job_id: str) -> None:
         """Cancel the job if it is not over, and forget it."""
         await self.services.jobs.delete(self.user, job_id)
@@ -83,7 +83,7 @@ class JobHandler(JobModelHandler):
 class CancelHandler(JobModelHandler):
     """The end of a job."""
 
-    @needs_scope("cancel")
+    @needs_scope("cancel", whose="job")
     async def post(self, job_id: str) -> None:
         """Cancel the job."""
         self.send_job(await self.services.jobs.cancel(self.user, job_id))
@@ -92,7 +92,7 @@ class CancelHandler(JobModelHandler):
 class RerunHandler(JobModelHandler):
     """A job again."""
 
-    @needs_scope("submit", spends="submit")
+    @needs_scope("submit", whose="own-job", spends="submit")
     async def post(self, job_id: str) -> None:
         """Submit a new job like this one."""
         self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
@@ -101,7 +101,7 @@ class RerunHandler(JobModelHandler):
 class EventsHandler(BaseHandler):
     """What happened to a job."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, job_id: str) -> None:
         """List the events, oldest first."""
         events = await self.services.jobs.events(self.user, job_id)

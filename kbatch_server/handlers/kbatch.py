@@ -97,7 +97,7 @@ class JobsHandler(KBatchHandler):
         """How many bytes the body may have: there may be code in it."""
         return 3 * self.services.max_body_bytes
 
-    @needs_scope("read")
+    @needs_scope("read", whose="self")
     async def get(self) -> None:
         """List the newest jobs."""
         await self.send_list("Job", self._models())
@@ -112,7 +112,7 @@ class JobsHandler(KBatchHandler):
         if self._read_length() > LARGE_BODY_BYTES or "Transfer-Encoding" in self.request.headers:
             self._held.enter_context(self.services.uploads.place(self.user))
 
-    @needs_scope("submit", spends="submit")
+    @needs_scope("submit", whose="self", spends="submit")
     async def post(self) -> None:
         """Submit a job."""
         if len(self._body) <= LARGE_BODY_BYTES:
@@ -163,13 +163,13 @@ class JobsHandler(KBatchHandler):
 class JobHandler(KBatchHandler):
     """One job."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, name: str) -> None:
         """Show the job."""
         job = await self.services.jobs.get(self.user, name)
         self.send_json(manifests.make_job(job, with_env=job.user == self.user.name))
 
-    @needs_scope("cancel")
+    @needs_scope("cancel", whose="job")
     async def delete(self, name: str) -> None:
         """Cancel the job if it is not over, and forget it."""
         await self.services.jobs.delete(self.user, name)
@@ -179,7 +179,7 @@ class JobHandler(KBatchHandler):
 class PodsHandler(KBatchHandler):
     """The runs of all jobs, or of one."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="self")
     async def get(self) -> None:
         """List pods; ``job_name`` is the id of the job whose pods are wanted."""
         await self.send_list("Pod", self._models(self.get_query_argument("job_name", "")))
@@ -195,7 +195,7 @@ class PodsHandler(KBatchHandler):
 class PodHandler(KBatchHandler):
     """One run of a job."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, name: str) -> None:
         """Show the pod."""
         job, pod_name = await self.find_job_of(name)
@@ -209,7 +209,7 @@ class PodHandler(KBatchHandler):
 class LogHandler(KBatchHandler):
     """The log of a job or of a pod, by the name of either: 0.4.2 asks for both in one place."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, name: str) -> None:
         """Send the log: the whole, or with ``stream`` as it grows."""
         await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
@@ -295,7 +295,7 @@ class Compressor:
 class UploadsHandler(ReceivingHandler, KBatchHandler):
     """The first client's uploads."""
 
-    @needs_scope("submit", spends="upload")
+    @needs_scope("submit", whose="self", spends="upload")
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()
@@ -313,7 +313,7 @@ class UploadsHandler(ReceivingHandler, KBatchHandler):
 class UploadHandler(KBatchHandler):
     """One upload."""
 
-    @needs_scope("submit")
+    @needs_scope("submit", whose="upload")
     async def get(self, upload_id: str) -> None:
         """Show the upload."""
         upload = await self.services.uploads.get(self.user, upload_id)
@@ -323,7 +323,7 @@ class UploadHandler(KBatchHandler):
 class ProfilesHandler(KBatchHandler):
     """The profiles, which the client asks for without a token."""
 
-    @needs_nothing()
+    @needs_nothing(whose="anybody")
     async def get(self) -> None:
         """Show the profiles, by slug: for nobody in particular those that are there for all."""
         self.send_json(kbatch.make_profiles(await self.services.profiles.list(self.current_user)))
@@ -332,7 +332,7 @@ class ProfilesHandler(KBatchHandler):
 class AuthorizedHandler(KBatchHandler):
     """Whether a token is good; ``kbatch configure`` asks."""
 
-    @needs_user()
+    @needs_user(whose="self")
     async def get(self) -> None:
         """Show whose it is."""
         self.send_json({"name": self.user.name, "groups": list(self.user.groups)})
@@ -341,7 +341,7 @@ class AuthorizedHandler(KBatchHandler):
 class CronJobsHandler(KBatchHandler):
     """Schedules, which there are not yet."""
 
-    @needs_user()
+    @needs_user(whose="anybody")
     async def get(self, *_: str) -> None:
         """Say so."""
         raise NotSupported(

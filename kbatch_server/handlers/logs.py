@@ -43,7 +43,7 @@ CONFLICTS = {
 class LogHandler(BaseHandler):
     """The log of one job."""
 
-    @needs_scope("read", query=QUERY)
+    @needs_scope("read", whose="job", query=QUERY)
     async def get(self, job_id: str) -> None:
         """Send the log: the whole, a part of it, the lines that hold some words, or as it grows."""
         follow, words = read_flag(self, "follow"), read_text(self, "search", maximum=MAX_WORDS)

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+Whose = Literal["anybody", "self", "job", "own-job", "upload", "everybody", "link"]
+"""Whose things a method is about, and so what somebody gets who may call it:
+
+- ``anybody``: the same for all;
+- ``self``: what is theirs;
+- ``job``: the job that the path names, if it is theirs, or they are an admin; else 404;
+- ``own-job``, ``upload``: the same, but also of an admin only what is theirs;
+- ``everybody``: all of everybody's;
+- ``link``: what the signed link in the path is for; 403 for a link that is not good.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +36,26 @@ class Needs:
     """The names of query parameters that it knows."""
     spends: str | None = None
     """``submit`` or ``upload``: what a user may do only so often (see Throttle)."""
+    whose: Whose | None = None
+    """Whose things it is about: tests/test_authorization.py calls each method as everybody, and fails for one
+    that does not say it."""
 
 
 def needs_scope(
-    action: str, *, query: tuple[str, ...] = (), spends: str | None = None
+    action: str, *, whose: Whose | None = None, query: tuple[str, ...] = (), spends: str | None = None
 ) -> Callable[[Method], Method]:
     """Declare that a method needs the scope of an action, and what of the user's rates it spends."""
-    return _declare(Needs(action=action, query=query, spends=spends))
+    return _declare(Needs(action=action, query=query, spends=spends, whose=whose))
 
 
-def needs_user(*, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
+def needs_user(*, whose: Whose | None = None, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
     """Declare that a method needs a user with access to the service, whatever else the token may."""
-    return _declare(Needs(query=query))
+    return _declare(Needs(query=query, whose=whose))
 
 
-def needs_nothing(*, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
+def needs_nothing(*, whose: Whose | None = None, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
     """Declare that anybody may call a method; whoever shows a token must show a good one."""
-    return _declare(Needs(user=False, query=query))
+    return _declare(Needs(user=False, query=query, whose=whose))
 
 
 def _declare(needs: Needs) -> Callable[[Method], Method]:

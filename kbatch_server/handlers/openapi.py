@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
-
-from ..jobrequest import JobRequest
-from ..models import JobEvent, JobOutputs, Profile, Status
-
-Json = dict[str, Any]
-
-SCHEMAS = "#/components/schemas/"
+from ..audit import Action
+from ..models import Status
+from .schemas import SCHEMAS, Json, make_schemas
 
 QUERY: dict[str, Json] = {
     "status": {
@@ -44,6 +36,9 @@ QUERY: dict[str, Json] = {
     "attempt": {"type": "integer", "minimum": 1, "description": "Which attempt's log; else the newest."},
     "search": {"type": "string", "description": "Only lines that hold this, in whatever case."},
     "download": {"type": "boolean", "default": False, "description": "As a file to be saved."},
+    "who": {"type": "string", "description": "Who did it: a hub user, service/NAME, or kbatch-server."},
+    "action": {"enum": [*Action], "description": "What was done."},
+    "until": {"type": "string", "format": "date-time", "description": "Only what was done before this time."},
 }
 """The query parameters, by name: the same name means the same everywhere."""
 
@@ -62,7 +57,19 @@ LOG_QUERY: dict[str, Json] = {
 }
 """What two of them mean for a log."""
 
+AUDIT_QUERY: dict[str, Json] = {
+    "user": {"type": "string", "description": "Whose things it was done to."},
+    "name": {"type": "string", "description": "The id of the job or upload."},
+    "since": {"type": "string", "format": "date-time", "description": "Only what was done since this time."},
+}
+"""What some of them mean for the audit record."""
+
 LIST_QUERY = ("status", "name", "tag", "since", "cursor", "limit", "user")
+
+ERRORS = (400, 401, 403, 413, 429, 503)
+"""What any request may be answered with: a wrong query, a token, a body, a limit, a part that is away."""
+
+RANGES = {206: "The range that was asked for."}
 
 OPERATIONS: dict[str, dict[str, Json]] = {
     "uploads": {"post": {"summary": "Keep a ZIP of code", "status": 201, "answer": "Upload", "upload": True}},
@@ -71,8 +78,10 @@ OPERATIONS: dict[str, dict[str, Json]] = {
         "post": {
             "summary": "Submit a job; 200 when the Idempotency-Key is that of an equal request before",
             "status": 201,
+            "also": {200: "The job of an equal request before."},
             "answer": "Job",
             "body": "JobRequest",
+            "errors": (404, 409),
         },
         "get": {"summary": "List jobs, newest first", "answer": "JobPage", "query": LIST_QUERY},
     },
@@ -80,15 +89,18 @@ OPERATIONS: dict[str, dict[str, Json]] = {
         "get": {"summary": "Show a job", "answer": "Job"},
         "delete": {"summary": "Cancel a job if it is not over, and forget it", "status": 204},
     },
-    "jobs/{id}/cancel": {"post": {"summary": "Cancel a job", "answer": "Job"}},
+    "jobs/{id}/cancel": {"post": {"summary": "Cancel a job", "answer": "Job", "errors": (409,)}},
     "jobs/{id}/rerun": {"post": {"summary": "Submit a job like this one", "status": 201, "answer": "Job"}},
     "jobs/{id}/logs": {
         "get": {
             "summary": "The log, as text (with Range: a part of it) or as server-sent events, by Accept; with"
             " search the lines that were found, as text or JSON",
-            "types": ("text/plain", "text/event-stream", "application/json"),
+            "types": ("text/plain", "text/event-stream"),
+            "answer": "LogHits",
+            "also": RANGES,
             "query": ("follow", "tail", "since", "attempt", "pod", "search", "limit", "download"),
             "own": LOG_QUERY,
+            "errors": (416,),
         }
     },
     "jobs/{id}/outputs": {
@@ -100,17 +112,39 @@ OPERATIONS: dict[str, dict[str, Json]] = {
     "jobs/{id}/outputs/{path}": {
         "get": {
             "summary": "A file that a job wrote, or the range of it that is asked for",
-            "types": ("application/octet-stream",),
+            "types": ("*/*",),
+            "also": {**RANGES, 304: "The file is the one that is known by its ETag."},
+            "errors": (416,),
         },
-        "head": {"summary": "How large a file is that a job wrote"},
+        "head": {
+            "summary": "How large a file is that a job wrote",
+            "also": {**RANGES, 304: "The file is the one that is known by its ETag."},
+            "errors": (416,),
+        },
     },
     "jobs/{id}/events": {"get": {"summary": "What happened to a job", "answer": "JobEventList"}},
     "profiles": {"get": {"summary": "The profiles to choose from", "answer": "ProfileList"}},
     "user": {
         "get": {"summary": "Whose token it is, limits, what is used of them, the queue", "answer": "User"}
     },
+    "audit": {
+        "get": {
+            "summary": "Who did what, newest first; as application/x-ndjson all of it, one entry a line",
+            "answer": "AuditPage",
+            "types": ("application/x-ndjson",),
+            "query": ("who", "user", "name", "action", "since", "until", "cursor", "limit"),
+            "own": AUDIT_QUERY,
+        }
+    },
     "health": {"get": {"summary": "Whether the process answers", "answer": "Health", "open": True}},
-    "ready": {"get": {"summary": "Whether all that is needed works", "answer": "Ready", "open": True}},
+    "ready": {
+        "get": {
+            "summary": "How each part is; 503 while requests should go elsewhere",
+            "answer": "Ready",
+            "also": {503: "Not ready."},
+            "open": True,
+        }
+    },
     "version": {"get": {"summary": "The version", "answer": "Version", "open": True}},
     "openapi.json": {"get": {"summary": "This description", "answer": "Object", "open": True}},
 }
@@ -132,7 +166,7 @@ def make_openapi(version: str, base_url: str) -> Json:
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "A JupyterHub API token."}
             },
-            "schemas": _make_schemas(),
+            "schemas": make_schemas(),
         },
     }
 
@@ -149,10 +183,7 @@ def _make_operation(path: str, operation: Json) -> Json:
     made: Json = {
         "summary": operation["summary"],
         "parameters": parameters,
-        "responses": {
-            str(operation.get("status", 200)): {"description": "Done.", **_make_content(operation)},
-            "default": {"description": "An error.", "content": _json_of("Error")},
-        },
+        "responses": _make_responses(path, operation),
     }
     if operation.get("open"):
         made["security"] = []
@@ -168,110 +199,26 @@ def _make_operation(path: str, operation: Json) -> Json:
     return made
 
 
+def _make_responses(path: str, operation: Json) -> Json:
+    """Return what is answered, by status: a status that is not here is a defect."""
+    errors = {*ERRORS, *operation.get("errors", ()), *([404] if "{id}" in path else [])}
+    made = {str(status): {"description": "An error.", "content": _json_of("Error")} for status in errors}
+    done = {operation.get("status", 200): "Done.", **operation.get("also", {})}
+    for status, description in done.items():
+        content = {} if status in {204, 304} else _make_content(operation)
+        if status in ERRORS:  # it may be both
+            schema = {"anyOf": [{"$ref": SCHEMAS + operation["answer"]}, {"$ref": SCHEMAS + "Error"}]}
+            content = {"content": {"application/json": {"schema": schema}}}
+        made[str(status)] = {"description": description, **content}
+    return dict(sorted(made.items()))
+
+
 def _make_content(operation: Json) -> Json:
-    if "types" in operation:
-        return {"content": {media: {"schema": {"type": "string"}} for media in operation["types"]}}
-    return {"content": _json_of(operation["answer"])} if "answer" in operation else {}
+    content = {media: {"schema": {"type": "string"}} for media in operation.get("types", ())}
+    if "answer" in operation:
+        content |= _json_of(operation["answer"])
+    return {"content": content} if content else {}
 
 
 def _json_of(name: str) -> Json:
     return {"application/json": {"schema": {"$ref": SCHEMAS + name}}}
-
-
-def _make_schemas() -> Json:
-    models: list[type[BaseModel]] = [JobRequest, Profile, JobEvent, JobOutputs]
-    _, made = models_json_schema(
-        [(model, "validation") for model in models], ref_template=SCHEMAS + "{model}"
-    )
-    schemas: Json = made["$defs"]
-    text, moment = {"type": "string"}, {"type": ["string", "null"], "format": "date-time"}
-    asked = {
-        name: schema
-        for name, schema in schemas["JobRequest"]["properties"].items()
-        if name not in {"name", "env"}
-    }
-    job = {
-        "id": text,
-        "user": text,
-        "name": text,
-        "status": {"enum": [*Status]},
-        "reason": text,
-        "message": text,
-        "exit_code": {"type": ["integer", "null"]},
-        "created_at": moment,
-        "started_at": moment,
-        "ended_at": moment,
-        "attempts": {"type": "integer"},
-        "env": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
-        "outputs": {"anyOf": [{"$ref": SCHEMAS + "JobOutputs"}, {"type": "null"}]},
-        **asked,
-    }
-    integer, texts = {"type": "integer"}, {"type": "array", "items": text}
-    upload = {"id": text, "size": integer, "sha256": text, "created_at": moment, "expires_at": moment}
-    user = {"name": text, "kind": text, "groups": texts, "admin": {"type": "boolean"}, "actions": texts}
-    return schemas | {
-        "Job": _object(job),
-        "JobPage": _object({"items": _list_of("Job"), "next_cursor": {"type": ["string", "null"]}}),
-        "OutputFile": _object({"path": text, "size": integer, "modified_at": moment}),
-        "OutputList": _object({"items": _list_of("OutputFile"), **schemas["JobOutputs"]["properties"]}),
-        "JobEventList": _object({"items": _list_of("JobEvent")}),
-        "ProfileList": _object({"items": _list_of("Profile")}),
-        "Upload": _object(upload),
-        "User": _object({**user, "scopes": texts, **_make_standing()}),
-        **_make_health(),
-        "Version": _object({"version": text}),
-        "Object": {"type": "object"},
-        "Error": _object({"status": integer, "reason": text, "message": text, "details": {}}),
-    }
-
-
-def _make_health() -> Json:
-    """Return what health and readiness look like."""
-    text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
-    moment = {"type": ["string", "null"], "format": "date-time"}
-    return {
-        "Health": _object({"status": text}),
-        "Part": _object(
-            {
-                "state": {"enum": ["ok", "failed", "unknown"]},
-                "since": moment,
-                "message": text,
-                "needed": {"type": "boolean"},
-            }
-        ),
-        "Ready": _object(
-            {
-                "status": {"enum": ["ok", "degraded", "unavailable", "stopping"]},
-                "failed": texts,
-                "parts": {"type": "object", "additionalProperties": {"$ref": SCHEMAS + "Part"}},
-                "leads": {"type": "boolean"},
-            }
-        ),
-    }
-
-
-def _make_standing() -> Json:
-    """Return what a user's limits, use and queue look like: amounts are by resource."""
-    amounts: Json = {"type": "object", "additionalProperties": {"type": "number"}}
-    text, number = {"type": "string"}, {"type": "integer"}
-    limits = {
-        "max_upload_bytes": number,
-        "max_body_bytes": number,
-        "jobs": {"anyOf": [amounts, {"type": "null"}]},
-    }
-    queued = _object({"id": text, "name": text, "place": number})
-    queue = {"reason": text, "message": text, "jobs": {"type": "array", "items": queued}}
-    return {
-        "limits": _object(limits),
-        "group_totals": {"type": "object", "additionalProperties": amounts},
-        "usage": amounts,
-        "queue": _object(queue),
-    }
-
-
-def _object(properties: Json) -> Json:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _list_of(name: str) -> Json:
-    return {"type": "array", "items": {"$ref": SCHEMAS + name}}

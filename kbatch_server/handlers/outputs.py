@@ -43,7 +43,7 @@ MAX_UNREADABLE = 10**9
 class OutputsHandler(BaseHandler):
     """The list of a job's results."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, job_id: str) -> None:
         """List the files, by path."""
         job = await self.services.jobs.get(self.user, job_id)
@@ -82,7 +82,7 @@ class SandboxedHandler(BaseHandler):
 class OutputsZipHandler(SandboxedHandler):
     """All results of a job."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, job_id: str) -> None:
         """Send them as a ZIP, made while it is sent."""
         job = await self.services.jobs.get(self.user, job_id)
@@ -94,7 +94,7 @@ class OutputsZipHandler(SandboxedHandler):
 class OutputHandler(SandboxedHandler):
     """One file of a job's results."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, job_id: str, path: str) -> None:
         """Send the file, or the one range of it that is asked for."""
         job = await self.services.jobs.get(self.user, job_id)
@@ -113,7 +113,7 @@ class OutputHandler(SandboxedHandler):
             pieces = self.services.outputs.read(key, file.offset + start, end - start)
             await self.run_while_connected(self.send(pieces))
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def head(self, job_id: str, path: str) -> None:
         """Send the headers only."""
         await self.get(job_id, path)
@@ -171,7 +171,7 @@ class SentOutputsHandler(BaseHandler):
         if self._inflow is not None:
             await self._inflow.send(chunk)
 
-    @needs_nothing()
+    @needs_nothing(whose="link")
     async def post(self, signed: str) -> None:
         """Keep a tar of what the job wrote."""
         assert self._inflow is not None  # noqa: S101 - admitted, so begun

@@ -96,7 +96,7 @@ class PageHandler(BaseHandler):
 class HomeHandler(PageHandler):
     """``/``: the user's jobs for a browser, one line of JSON for everything else."""
 
-    @needs_nothing()
+    @needs_nothing(whose="self")
     async def get(self) -> None:
         """Show the newest jobs."""
         if not self._is_browser():
@@ -125,7 +125,7 @@ class HomeHandler(PageHandler):
 class JobPageHandler(PageHandler):
     """``job/{id}``: one job with the end of its log and what happened to it."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="job")
     async def get(self, job_id: str) -> None:
         """Show the job."""
         job = await self.services.jobs.get(self.user, job_id)
@@ -186,7 +186,7 @@ class StaticHandler(PageHandler):
 
     cache_control = "public, max-age=3600"
 
-    @needs_nothing()
+    @needs_nothing(whose="anybody")
     async def get(self, name: str) -> None:
         """Send a file."""
         # the name was decoded: it may have slashes now

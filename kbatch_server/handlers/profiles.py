@@ -9,7 +9,7 @@ from .needs import needs_scope, needs_user
 class ProfilesHandler(BaseHandler):
     """The profiles that a user may choose from."""
 
-    @needs_scope("read")
+    @needs_scope("read", whose="anybody")
     async def get(self) -> None:
         """List the profiles."""
         profiles = await self.services.profiles.list(self.user)
@@ -19,7 +19,7 @@ class ProfilesHandler(BaseHandler):
 class UserHandler(BaseHandler):
     """Who asks."""
 
-    @needs_user()
+    @needs_user(whose="self")
     async def get(self) -> None:
         """Show who the token belongs to, what it is good for here, the limits that hold and their use."""
         user = self.user

@@ -17,7 +17,7 @@ class HealthHandler(BaseHandler):
 
     log_success_debug = True
 
-    @needs_nothing()
+    @needs_nothing(whose="anybody")
     async def get(self) -> None:
         """Say that it does."""
         self.send_json({"status": "ok"})
@@ -28,7 +28,7 @@ class ReadyHandler(BaseHandler):
 
     log_success_debug = True
 
-    @needs_nothing()
+    @needs_nothing(whose="anybody")
     async def get(self) -> None:
         """Say how each part is, since when and why; 503 while requests should go elsewhere."""
         health = self.services.health
@@ -46,7 +46,7 @@ class MetricsHandler(BaseHandler):
         needs = super()._needs()
         return needs if self.services.auth.authenticate_prometheus else OPEN
 
-    @needs_scope("metrics")
+    @needs_scope("metrics", whose="everybody")
     async def get(self) -> None:
         """Send all metrics of this process, as text."""
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
@@ -56,7 +56,7 @@ class MetricsHandler(BaseHandler):
 class VersionHandler(BaseHandler):
     """The version."""
 
-    @needs_nothing()
+    @needs_nothing(whose="anybody")
     async def get(self) -> None:
         """Show it."""
         self.send_json({"version": self.services.version})
@@ -65,7 +65,7 @@ class VersionHandler(BaseHandler):
 class OpenAPIHandler(BaseHandler):
     """The description of ``api/v1``."""
 
-    @needs_nothing()
+    @needs_nothing(whose="anybody")
     async def get(self) -> None:
         """Show it, in OpenAPI 3.1."""
         self.send_json(make_openapi(self.services.version, self.services.auth.base_url))

@@ -106,7 +106,7 @@ class ReceivingHandler(BaseHandler):
 class UploadsHandler(ReceivingHandler):
     """All uploads."""
 
-    @needs_scope("submit", spends="upload")
+    @needs_scope("submit", whose="self", spends="upload")
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()
@@ -119,7 +119,7 @@ class UploadsHandler(ReceivingHandler):
 class UploadHandler(BaseHandler):
     """One upload."""
 
-    @needs_scope("submit")
+    @needs_scope("submit", whose="upload")
     async def get(self, upload_id: str) -> None:
         """Show the upload."""
         self.send_json((await self.services.uploads.get(self.user, upload_id)).to_dict())
@@ -128,7 +128,7 @@ class UploadHandler(BaseHandler):
 class CodeHandler(BaseHandler):
     """The ZIP of a job's code, for whoever holds the signed URL: the job's init container."""
 
-    @needs_nothing()
+    @needs_nothing(whose="link")
     async def get(self, signed: str) -> None:
         """Send the ZIP, or the one range of it that is asked for."""
         upload = await self.services.launchpad.get_code(signed)
@@ -139,7 +139,7 @@ class CodeHandler(BaseHandler):
         self._set_headers(upload, end - start)
         await self.run_while_connected(self._send(upload, start, end - start))
 
-    @needs_nothing()
+    @needs_nothing(whose="link")
     async def head(self, signed: str) -> None:
         """Send the headers only: for them a range has no meaning."""
         upload = await self.services.launchpad.get_code(signed)

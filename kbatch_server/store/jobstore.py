@@ -8,11 +8,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, union_all, update
 
+from ..audit import AuditEntry
 from ..errors import Conflict, NotFound
 from ..fairshare import Accounting
 from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from . import postgresql
+from .auditstore import AuditStore, log_entry, put_entry
 from .countstore import CountStore
 from .dbutil import Database
 from .leadlock import LeadLock, SharedLock, SoleLock
@@ -54,7 +56,9 @@ _BEGIN_LAUNCH = (
 )
 
 
-class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore, TurnStore, UseStore):
+class JobStore(
+    AuditStore, CountStore, RetentionStore, LogStore, OutputStore, UploadStore, TurnStore, UseStore
+):
     """Jobs, their logs, results and uploads in one database, for all callers of one event loop.
 
     Other processes may use the same database, where it is one that several can.
@@ -121,16 +125,23 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore, T
         idempotency_key: str | None = None,
         request_hash: str | None = None,
         max_queued: float | None = None,
+        audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
-        """Record a new job, durably, and return it and True.
+        """Record a new job, durably, with its entry in the audit record, and return it and True.
 
         Returns the earlier job and False when this user has used the key for the same request, and raises
         Conflict (``IdempotencyKeyReused``) when it was for another, NotFound when the job's upload is not
         there (any more), TooManyRequests when ``max_queued`` jobs of the user wait already.
         """
-        return await self._writer.add(
-            job, idempotency_key=idempotency_key, request_hash=request_hash, max_queued=max_queued
+        added, is_new = await self._writer.add(
+            job,
+            idempotency_key=idempotency_key,
+            request_hash=request_hash,
+            max_queued=max_queued,
+            audit=audit,
         )
+        log_entry(audit if is_new else None)
+        return added, is_new
 
     async def get_job(self, job_id: str, *, user: str | None) -> Job:
         """Return a job of the user's (None: of anybody's) or raise NotFound."""
@@ -205,7 +216,7 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore, T
 
         return await self._database.write(change)
 
-    async def request_cancel(self, job_id: str, *, user: str | None) -> Job:
+    async def request_cancel(self, job_id: str, *, user: str | None, audit: AuditEntry | None = None) -> Job:
         """Ask for a job's end and return it: it is cancelled at once when its launch has not begun.
 
         Raises NotFound, and Conflict (``JobEnded``) when it ended otherwise.
@@ -222,27 +233,37 @@ class JobStore(CountStore, RetentionStore, LogStore, OutputStore, UploadStore, T
         waiting = update(jobs).where(*mine, jobs.c.launch_begun_at.is_(None)).values(at_once)
         begun = update(jobs).where(*mine, jobs.c.cancel_requested_at.is_(None))
 
-        def cancel(connection: Connection) -> Job | None:
-            connection.execute(waiting)
-            connection.execute(begun.values(cancel_requested_at=now))
-            return self._find(connection, job_id)
+        def cancel(connection: Connection) -> tuple[Job | None, AuditEntry | None]:
+            is_new = connection.execute(waiting).rowcount > 0
+            is_new |= connection.execute(begun.values(cancel_requested_at=now)).rowcount > 0
+            job = self._find(connection, job_id)
+            return job, put_entry(connection, audit, user=job.user) if job and is_new else None
 
-        job = await self._database.write(cancel)
+        job, entry = await self._database.write(cancel)
+        log_entry(entry)
         if job is None or _is_hidden(job, user):
             raise _no_such_job(job_id)
         if job.is_over and job.status != Status.CANCELLED:
             raise Conflict(f"The job {job_id!r} is over already: {job.status.value}.", reason="JobEnded")
         return job
 
-    async def request_delete(self, job_id: str, *, user: str | None) -> None:
+    async def request_delete(self, job_id: str, *, user: str | None, audit: AuditEntry | None = None) -> None:
         """Ask for a job's removal: for its user there is no such job from now on. Raises NotFound."""
         statement = (
             update(jobs)
             .where(jobs.c.id == job_id, _IS_NOT_DELETED, *_of(user))
             .values(delete_requested_at=utcnow())
+            .returning(jobs.c.user)
         )
-        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+
+        def request(connection: Connection) -> tuple[str | None, AuditEntry | None]:
+            owner: str | None = connection.execute(statement).scalar()
+            return owner, None if owner is None else put_entry(connection, audit, user=owner)
+
+        owner, entry = await self._database.write(request)
+        if owner is None:
             raise _no_such_job(job_id)
+        log_entry(entry)
 
     async def remove_job(self, job_id: str) -> None:
         """Forget a job, but for what it used; nothing happens when there is none."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from ..audit import AuditEntry
+from .auditstore import log_entry, put_entry
 from .dbutil import Database
 from .orm import job_logs, jobs, log_segments
 
@@ -127,9 +129,14 @@ class LogStore:
 
         return await self._database.write(keep)
 
-    async def remove_logs(self, job_id: str) -> None:
+    async def remove_logs(self, job_id: str, *, audit: AuditEntry | None = None) -> None:
         """Forget the logs of a job, whose objects are gone."""
-        await self._database.write(lambda connection: connection.execute(_DELETE_LOGS, {"of_job": job_id}))
+
+        def remove(connection: Connection) -> AuditEntry | None:
+            is_there = connection.execute(_DELETE_LOGS, {"of_job": job_id}).rowcount > 0
+            return put_entry(connection, audit) if is_there else None
+
+        log_entry(await self._database.write(remove))
 
 
 def _keep_segment(connection: Connection, log: LogRecord, segment: LogSegment) -> None:

@@ -220,3 +220,21 @@ waits = Table(
     Column("reason", Text, nullable=False),
     Column("why", Text, nullable=False),
 )
+
+# who did what, when and from where; kept on when the job it names is gone
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("at", Moment, nullable=False, index=True),
+    Column("who", Text, nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("name", Text, nullable=False, index=True),
+    Column("user", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("rights", Text, nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+    sqlite_autoincrement=True,
+)

@@ -10,8 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from ..audit import AuditEntry
 from ..models import JobOutputs, utcnow
 from ..tarindex import OutputFile
+from .auditstore import log_entry, put_entry
 from .dbutil import Database
 from .orm import job_outputs, jobs
 
@@ -69,20 +71,24 @@ class OutputStore:
         statement = select(job_outputs.c.key).where(job_outputs.c.job_id == job_id)
         return await self._database.read(lambda connection: connection.scalar(statement))
 
-    async def remove_outputs(self, job_id: str, key: str, *, why: str) -> None:
+    async def remove_outputs(
+        self, job_id: str, key: str, *, why: str, audit: AuditEntry | None = None
+    ) -> None:
         """Forget a job's files, whose object is gone, unless others have come into their place.
 
         ``why`` is the sentence that who looks for them reads.
         """
         mine = job_outputs.c.job_id == job_id, job_outputs.c.key == key
 
-        def remove(connection: Connection) -> None:
+        def remove(connection: Connection) -> AuditEntry | None:
             if connection.execute(delete(job_outputs).where(*mine)).rowcount:
                 summary = JobOutputs(state="removed", message=why)
                 values = {"outputs": summary.model_dump_json()}
                 connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+                return put_entry(connection, audit)
+            return None
 
-        await self._database.write(remove)
+        log_entry(await self._database.write(remove))
 
 
 def _take_key(connection: Connection, job_id: str) -> str | None:

@@ -9,9 +9,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, or_, select, update
 
+from ..audit import AuditEntry
 from ..errors import NotFound
 from ..models import Upload, utcnow
 from . import postgresql
+from .auditstore import log_entry, put_entry
 from .dbutil import Database
 from .orm import jobs, uploads
 
@@ -109,25 +111,30 @@ class UploadStore:
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [_make_upload(row) for row in rows]
 
-    async def begin_delete_upload(self, upload_id: str, *, now: datetime) -> bool:
+    async def begin_delete_upload(
+        self, upload_id: str, *, now: datetime, audit: AuditEntry | None = None
+    ) -> bool:
         """Return whether the upload's object may be deleted: it has expired and no job names it.
 
         From then on no job can name it, so that one that is accepted has its code. ``delete_upload``
-        follows when the object is gone.
+        follows when the object is gone. The entry goes on record the first time.
         """
-        lock = select(uploads.c.id).where(uploads.c.id == upload_id).with_for_update()
+        lock = select(uploads.c.delete_requested_at).where(uploads.c.id == upload_id).with_for_update()
         statement = (
             update(uploads)
             .where(uploads.c.id == upload_id, or_(~_IS_KEPT, uploads.c.expires_at < now), ~_IS_NAMED)
             .values(delete_requested_at=utcnow())
         )
 
-        def begin(connection: Connection) -> bool:
+        def begin(connection: Connection) -> tuple[bool, AuditEntry | None]:
             # where several processes write: what is begun now sees every job that was accepted before it
-            connection.execute(lock)
-            return connection.execute(statement).rowcount > 0
+            begun_at = connection.execute(lock).scalar()
+            may_delete = connection.execute(statement).rowcount > 0
+            return may_delete, put_entry(connection, audit) if may_delete and begun_at is None else None
 
-        return await self._database.write(begin)
+        may_delete, entry = await self._database.write(begin)
+        log_entry(entry)
+        return may_delete
 
     async def delete_upload(self, upload_id: str) -> None:
         """Forget an upload whose object is gone."""

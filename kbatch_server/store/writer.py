@@ -12,10 +12,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from ..audit import AuditEntry
 from ..errors import Conflict, KBatchError, NotFound, TooManyRequests, Unavailable
 from ..keyring import Keyring
 from ..models import Job
 from . import postgresql
+from .auditstore import put_entries
 from .dbutil import Database
 from .orm import job_tags, jobs, uploads
 from .rows import COLUMNS, make_job, make_row
@@ -57,6 +59,7 @@ class _Request:
     row: dict[str, Any]
     outcome: asyncio.Future[tuple[Job, bool]]
     max_queued: float | None
+    audit: AuditEntry | None = None
     is_second_try: bool = False
 
     @property
@@ -105,13 +108,19 @@ class JobWriter:
             self._log.error("the last jobs were not written within %d s", CLOSE_TIMEOUT_SECONDS)
 
     async def add(
-        self, job: Job, *, idempotency_key: str | None, request_hash: str | None, max_queued: float | None
+        self,
+        job: Job,
+        *,
+        idempotency_key: str | None,
+        request_hash: str | None,
+        max_queued: float | None,
+        audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
         """Return the job as recorded and whether it is new, once that is durable."""
         row = make_row(job, self._keyring)
         row["idempotency_key"] = idempotency_key
         row["request_hash"] = request_hash
-        request = _Request(job, row, asyncio.get_running_loop().create_future(), max_queued)
+        request = _Request(job, row, asyncio.get_running_loop().create_future(), max_queued, audit)
         if self._task is None:
             raise _stopping()
         try:
@@ -247,6 +256,9 @@ def _insert_rows(connection: Connection, new: list[_Request]) -> None:
     ]
     if tags:
         connection.execute(_INSERT_TAGS, tags)
+    entries = [request.audit for request in new if request.audit is not None]
+    if entries:
+        put_entries(connection, entries)
 
 
 def _repeated(request: _Request, job: Job, request_hash: str | None) -> tuple[Job, bool] | KBatchError:

@@ -1,0 +1,132 @@
+"""The schemas of what ``api/v1`` takes and answers: made of the models where there are some; pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from ..audit import Action
+from ..jobrequest import JobRequest
+from ..models import JobEvent, JobOutputs, Profile, Status
+
+Json = dict[str, Any]
+
+SCHEMAS = "#/components/schemas/"
+
+TEXT: Json = {"type": "string"}
+TEXTS: Json = {"type": "array", "items": TEXT}
+INTEGER: Json = {"type": "integer"}
+FLAG: Json = {"type": "boolean"}
+MOMENT: Json = {"type": "string", "format": "date-time"}
+MAYBE_TEXT: Json = {"type": ["string", "null"]}
+MAYBE_MOMENT: Json = {"type": ["string", "null"], "format": "date-time"}
+
+
+def make_schemas() -> Json:
+    """Return all schemas, by name."""
+    models: list[type[BaseModel]] = [JobRequest, Profile, JobEvent, JobOutputs]
+    _, made = models_json_schema(
+        [(model, "validation") for model in models], ref_template=SCHEMAS + "{model}"
+    )
+    schemas: Json = made["$defs"]
+    return schemas | _make_jobs(schemas) | _make_uploads_and_users() | _make_service()
+
+
+def _make_jobs(schemas: Json) -> Json:
+    asked = {
+        name: schema
+        for name, schema in schemas["JobRequest"]["properties"].items()
+        if name not in {"name", "env"}
+    }
+    job = {
+        **dict.fromkeys(("id", "user", "name", "reason", "message"), TEXT),
+        "status": {"enum": [*Status]},
+        "exit_code": {"type": ["integer", "null"]},
+        "created_at": MOMENT,
+        "started_at": MAYBE_MOMENT,
+        "ended_at": MAYBE_MOMENT,
+        "attempts": INTEGER,
+        "env": {"type": "object", "additionalProperties": MAYBE_TEXT},
+        "outputs": {"anyOf": [{"$ref": SCHEMAS + "JobOutputs"}, {"type": "null"}]},
+        **asked,
+        # what is shown of these is what they came to, which may be more than may be asked for
+        "command": {"anyOf": [TEXTS, {"type": "null"}]},
+        "args": TEXTS,
+        "image": TEXT,
+        "mem_limit": {"type": ["integer", "null"]},
+        "tags": {"type": "object", "additionalProperties": TEXT},
+    }
+    hit = _object({"line": INTEGER, "text": TEXT})
+    return {
+        "Job": _object(job),
+        "JobPage": _object({"items": _list_of("Job"), "next_cursor": MAYBE_TEXT}),
+        "LogHits": _object({"items": {"type": "array", "items": hit}, "truncated": FLAG}),
+        "OutputFile": _object({"path": TEXT, "size": INTEGER, "modified_at": MOMENT}),
+        "OutputList": _object({"items": _list_of("OutputFile"), **schemas["JobOutputs"]["properties"]}),
+        "JobEventList": _object({"items": _list_of("JobEvent")}),
+        "ProfileList": _object({"items": _list_of("Profile")}),
+    }
+
+
+def _make_uploads_and_users() -> Json:
+    upload = {"id": TEXT, "size": INTEGER, "sha256": TEXT, "created_at": MOMENT, "expires_at": MOMENT}
+    user = {"name": TEXT, "kind": TEXT, "groups": TEXTS, "admin": FLAG, "actions": TEXTS, "scopes": TEXTS}
+    entry = {
+        "at": MOMENT,
+        **dict.fromkeys(("who", "name", "user", "address", "request_id", "detail"), TEXT),
+        "kind": TEXT,
+        "action": {"enum": [*Action]},
+        "rights": TEXTS,
+    }
+    return {
+        "Upload": _object(upload),
+        "User": _object({**user, **_make_standing()}),
+        "AuditEntry": _object(entry),
+        "AuditPage": _object({"items": _list_of("AuditEntry"), "next_cursor": MAYBE_TEXT}),
+    }
+
+
+def _make_standing() -> Json:
+    """Return what a user's limits, use and queue look like: amounts are by resource."""
+    amounts: Json = {"type": "object", "additionalProperties": {"type": "number"}}
+    limits = {
+        "max_upload_bytes": INTEGER,
+        "max_body_bytes": INTEGER,
+        "jobs": {"anyOf": [amounts, {"type": "null"}]},
+    }
+    queued = _object({"id": TEXT, "name": TEXT, "place": INTEGER})
+    queue = {"reason": TEXT, "message": TEXT, "jobs": {"type": "array", "items": queued}}
+    return {
+        "limits": _object(limits),
+        "group_totals": {"type": "object", "additionalProperties": amounts},
+        "usage": amounts,
+        "queue": _object(queue),
+    }
+
+
+def _make_service() -> Json:
+    state = {"enum": ["ok", "failed", "unknown"]}
+    ready = {
+        "status": {"enum": ["ok", "degraded", "unavailable", "stopping"]},
+        "failed": TEXTS,
+        "parts": {"type": "object", "additionalProperties": {"$ref": SCHEMAS + "Part"}},
+        "leads": FLAG,
+    }
+    return {
+        "Health": _object({"status": TEXT}),
+        "Part": _object({"state": state, "since": MOMENT, "message": TEXT, "needed": FLAG}),
+        "Ready": _object(ready),
+        "Version": _object({"version": TEXT}),
+        "Object": {"type": "object"},
+        "Error": _object({"status": INTEGER, "reason": TEXT, "message": TEXT, "details": {}}),
+    }
+
+
+def _object(properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list_of(name: str) -> Json:
+    return {"type": "array", "items": {"$ref": SCHEMAS + name}}

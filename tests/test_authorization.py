@@ -1,0 +1,196 @@
+"""Every route as everybody: made from the routes, so that a new one cannot be missed; with a real hub.
+
+What is expected is declared beside each method (``Needs``): a method that does not say whose things it is
+about fails here.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from hub import Hub
+from service import Service
+from test_operations import connect, run_job, running
+from web_doubles import ACCESS, make_zip
+
+from kbatch_server import handlers
+from kbatch_server.auth import DEFAULT_SCOPES
+from kbatch_server.handlers.needs import Needs
+
+METHODS = ("get", "head", "post", "put", "patch", "delete")
+ROUTES = [
+    (pattern, method, getattr(getattr(handler, method), "needs", None))
+    for module in handlers.MODULES
+    for pattern, handler in module.default_handlers
+    for method in METHODS
+]
+DECLARED = [(pattern, method, needs) for pattern, method, needs in ROUTES if needs is not None]
+ALL = frozenset({"submit", "read", "cancel"})
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody, and what they may."""
+
+    name: str
+    token: str | None = None
+    is_known: bool = True
+    has_access: bool = True
+    rights: frozenset[str] = field(default=ALL)
+
+    @property
+    def is_owner(self) -> bool:
+        return self.name.startswith("alice")
+
+
+@pytest.fixture(scope="module")
+def service(hub: Hub) -> Iterator[Service]:
+    with running(hub) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def callers(hub: Hub) -> list[Caller]:
+    hub.add_group("kbatch-admins", "kube-system")
+    alone = [
+        Caller(
+            f"alice with {action} alone",
+            hub.make_token("alice", [ACCESS, DEFAULT_SCOPES[action]]),
+            rights=frozenset({action}),
+        )
+        for action in sorted(ALL)
+    ]
+    no_access = hub.make_token("alice", [DEFAULT_SCOPES["read"]])
+    return [
+        Caller("nobody", is_known=False),
+        Caller("a bad token", secrets.token_hex(16), is_known=False),
+        Caller("alice", hub.make_token("alice")),
+        Caller("alice without access", no_access, has_access=False, rights=frozenset({"read"})),
+        Caller("alice with access alone", hub.make_token("alice", [ACCESS]), rights=frozenset()),
+        *alone,
+        Caller("bob", hub.make_token("bob")),
+        Caller("an admin", hub.make_token("kube-system"), rights=ALL | {"admin"}),
+        Caller("a service", hub.ci_token),
+        Caller("prometheus", hub.metrics_token, rights=frozenset({"metrics"})),
+    ]
+
+
+@pytest.fixture(scope="module")
+def things(hub: Hub, service: Service) -> dict[str, str]:
+    """What of Alice's the paths name."""
+    with connect(service, hub.make_token("alice")) as alice:
+        job_id = run_job(alice, "sh", "-c", "echo hello; echo x > $KBATCH_OUTPUT_DIR/result.txt")
+        [pod] = alice.get("pods", params={"job_name": job_id}).json()["items"]
+        upload = alice.post(
+            "api/v1/uploads", content=make_zip(), headers={"Content-Type": "application/zip"}
+        ).json()["id"]
+    return {"job": job_id, "pod": pod["metadata"]["name"], "upload": upload}
+
+
+def make_path(pattern: str, things: dict[str, str]) -> str:
+    """Return a path of the pattern that names Alice's things."""
+    kind = "upload" if "uploads/" in pattern else "pod" if pattern == r"pods/([^/]+)/?" else "job"
+    first = {"code/": "forged", "outputs/": "forged", "static/": "kbatch.css"}
+    value = next((word for begin, word in first.items() if pattern.startswith(begin)), things[kind])
+    path = pattern.replace("([^/]+)", value, 1).replace("(.+)", "result.txt").replace("\\", "")
+    return re.sub(r"\(\?:.*\)\?$|/\?$", "", path)
+
+
+def call(client: httpx.Client, method: str, path: str) -> int:
+    options: dict[str, object] = {}
+    if method == "post" and path.endswith("uploads"):
+        options = {"content": make_zip(), "headers": {"Content-Type": "application/zip"}}
+        if not path.startswith("api/"):
+            options = {"files": {"file": make_zip()}}
+    elif method == "post" and path.endswith("jobs"):
+        options = {"json": {"name": "matrix", "command": ["true"]}}
+    return client.request(method.upper(), path, **options).status_code
+
+
+def expect(caller: Caller, needs: Needs, pattern: str) -> str:
+    """Return what somebody gets: ``401``, ``403``, ``404``, ``302`` (to the hub's login), or ``answer``."""
+    if pattern.startswith("outputs/"):
+        return "403"  # the link alone counts
+    if caller.token is None and needs.user:
+        return "302" if pattern.startswith("job/") else "401"
+    if caller.token is not None and not caller.is_known:
+        return "401"
+    if caller.token is not None and not caller.has_access:
+        return "403"
+    if needs.action is not None and needs.action not in caller.rights:
+        return "403"
+    if needs.whose == "link":
+        return "403"
+    is_admin = "admin" in caller.rights and needs.whose == "job"
+    if needs.whose in {"job", "own-job", "upload"} and not (caller.is_owner or is_admin):
+        return "404"
+    return "answer"
+
+
+def is_answer(status: int, pattern: str) -> bool:
+    if pattern.startswith("cronjobs"):
+        return status == 501
+    return status < 300 or (status == 409 and "/cancel" in pattern)
+
+
+def test_only_the_hubs_callback_declares_nothing_and_all_others_say_whose_things_they_are_about():
+    patterns = {pattern for pattern, *_ in ROUTES}
+    assert patterns - {pattern for pattern, *_ in DECLARED} == {"oauth_callback"}
+    assert [(pattern, method) for pattern, method, needs in DECLARED if needs.whose is None] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "method", "needs"),
+    [route for route in DECLARED if not (route[1] == "delete" and route[2].whose == "job")],
+    ids=lambda value: None if isinstance(value, Needs) else value or "/",
+)
+def test_each_route_answers_those_who_may_and_nobody_else(pattern, method, needs, service, callers, things):
+    path = make_path(pattern, things)
+    for caller in callers:
+        with connect(service, caller.token) as client:
+            status = call(client, method, path)
+        expected = expect(caller, needs, pattern)
+        if expected == "answer":
+            assert is_answer(status, pattern), f"{caller.name}: {status}"
+        else:
+            assert str(status) == expected, caller.name
+
+
+@pytest.mark.parametrize("path", ["api/v1/jobs/{}", "jobs/{}"])
+def test_a_job_is_deleted_by_those_who_may_and_nobody_else(path, service, callers, things):
+    with connect(service, next(each.token for each in callers if each.name == "alice")) as alice:
+        for caller in callers:
+            body = {"name": "matrix", "command": ["true"]}
+            job_id = alice.post("api/v1/jobs", json=body).json()["id"]
+            with connect(service, caller.token) as client:
+                status = client.delete(path.format(job_id)).status_code
+            expected = expect(caller, Needs(action="cancel", whose="job"), path)
+            assert (status < 300) if expected == "answer" else str(status) == expected, caller.name
+            assert (alice.get(f"api/v1/jobs/{job_id}").status_code == 404) == (expected == "answer")
+
+
+def test_the_end_of_a_login_that_nobody_began_lets_nobody_in(service):
+    with connect(service, None) as client:
+        for query in ("", "?code=x&state=y", "?error=x"):
+            answer = client.get(f"oauth_callback{query}")
+            assert answer.status_code in {400, 403}, query
+            assert not [name for name in answer.cookies if name.startswith("service-kbatch")]
+
+
+def test_an_admins_reading_of_others_is_on_record(service, callers, things, hub):
+    with connect(service, next(each.token for each in callers if each.name == "an admin")) as admin:
+        admin.get("job/" + things["job"], headers={"Accept": "text/html"})
+        admin.get("api/v1/jobs?user=*")
+        entries = admin.get("api/v1/audit?who=kube-system&limit=3").json()["items"]
+    assert [(each["action"], each["name"], each["user"]) for each in entries] == [
+        ("audit", "", "*"),
+        ("list", "", "*"),
+        ("read", things["job"], "alice"),
+    ]
+    assert entries[2]["detail"] == f"GET /services/kbatch/job/{things['job']}"
+    assert "admin" in entries[2]["rights"]
