@@ -67,6 +67,7 @@ PURE = {
     "compat.manifests",
     "handlers.openapi",
     "logsearch",
+    "kube.kueue",
     "kube.logplace",
     "kube.objects",
     "kube.pods",
