@@ -96,7 +96,7 @@ EVICTED = condition("Evicted", "Preempted", "Preempted to accommodate a workload
     ("found", "reason", "words"),
     [
         (None, "Suspended", "whose queue 'team-a' has not taken it up yet."),
-        (workload(), "Pending", "It waits in Kueue's queue 'team-a'."),
+        (workload(), "Suspended", "It waits in Kueue's queue 'team-a'."),
         (workload(UNRESERVED), "Pending", "'team-a': couldn't assign flavors to pod set main: insufficient"),
         (workload(RESERVED), "QuotaReserved", "Kueue has set aside what it needs."),
         (

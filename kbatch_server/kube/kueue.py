@@ -71,7 +71,7 @@ def explain_hold(job: Manifest, workload: Manifest | None) -> tuple[str, str]:
         pending = [each["name"] for each in workload["status"]["admissionChecks"] if each["state"] != "Ready"]
         until = f", and waits for {', '.join(pending)}" if pending else ""
         return "QuotaReserved", f"Kueue has set aside what it needs{until}."
-    return (waits or {}).get("reason") or "Pending", _explain_wait(queue, waits)
+    return (waits or {}).get("reason") or "Suspended", _explain_wait(queue, waits)
 
 
 def _explain_wait(queue: str, waits: Manifest | None) -> str:
