@@ -231,7 +231,7 @@ def _make_refusal(limit: float) -> TooManyRequests:
     return TooManyRequests(
         f"{limit:g} jobs of yours are queued, which is the limit: submit again when some have started.",
         reason="QuotaExceeded",
-        details={"limit": limit, "resource": "queued"},
+        details={"limit": int(limit), "resource": "queued"},
         retry_after_seconds=RETRY_AFTER_SECONDS,
     )
 
