@@ -23,6 +23,7 @@ from .quota import QUEUED
 from .slugs import make_job_id
 from .standing import Standing
 from .store import JobStore
+from .store.queuelimits import QueueLimits
 
 
 class Jobs(LoggingConfigurable):
@@ -85,7 +86,7 @@ class Jobs(LoggingConfigurable):
             job,
             idempotency_key=idempotency_key,
             request_hash=request_hash,
-            max_queued=limits.get(QUEUED),
+            limits=QueueLimits(limits.get(QUEUED), self.limits.find_group_queues(user.groups)),
         )
         if is_new:
             self.log.info("job %s: accepted from %s", job.id, job.user)
