@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 # the newest of the older major version; constraints.txt has the newest of all
 HUB5 := 5.3.0
 
-.PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick bench-uploads bench-logs dist clean
+.PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick bench-uploads bench-logs bench-limits dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +44,9 @@ bench-uploads: $(VENV)/.test ## Measure four uploads of a gigabyte at the same t
 
 bench-logs: $(VENV)/.test ## Record, read and search a log of a GiB, and see that nothing else waits
 	@$(BIN)/python -m benchmarks.bench_logs
+
+bench-limits: $(VENV)/.test ## Measure what limits cost: whose turn it is with 100,000 queued jobs, and submits
+	@$(BIN)/python -m benchmarks.bench_limits
 
 dist: $(VENV)/.test ## Build the sdist and the wheel
 	@$(BIN)/python -m build --outdir dist .

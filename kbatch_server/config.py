@@ -12,6 +12,7 @@ from traitlets.config import Configurable
 from .errors import InvalidRequest
 from .jobrequest import JobRequest
 from .models import JobSpec
+from .slugs import MAX_LABEL, make_slug
 
 
 class JobConfig(Configurable):
@@ -244,6 +245,29 @@ class JobConfig(Configurable):
         Unicode(), help="""Annotations that a job's Job and Pods get besides ours.""", config=True
     )
 
+    queue_name = Unicode(
+        None,
+        allow_none=True,
+        help="""The LocalQueue of Kueue that jobs are handed to: it decides when they start, and may stop them
+        for others. ``{username}`` and ``{profile}`` (the profile's slug, or ``default``) in it are filled in,
+        like ``team-{profile}``. None: Kueue is not used. See ``KubeJobLauncher.kueue_version``.""",
+        config=True,
+    )
+
+    allowed_queue_names = List(
+        Unicode(),
+        help="""The queues that a user may choose, as shell patterns; ``{username}`` stands for the user's own
+        name in a safe form. Default: none, which leaves ``queue_name`` alone.""",
+        config=True,
+    )
+
+    kueue_priority_class = Unicode(
+        None,
+        allow_none=True,
+        help="""The WorkloadPriorityClass of jobs that are handed to Kueue.""",
+        config=True,
+    )
+
     allow_user_limits = Bool(
         True,
         help="""Whether a user may ask for a ``cpu_limit`` and ``mem_limit`` of his own at all.""",
@@ -251,9 +275,14 @@ class JobConfig(Configurable):
     )
 
     def make_spec(
-        self, request: JobRequest, *, profile: str | None = None, code_sha256: str | None = None
+        self,
+        request: JobRequest,
+        *,
+        user: str = "",
+        profile: str | None = None,
+        code_sha256: str | None = None,
     ) -> JobSpec:
-        """Return what the job that is asked for will be, or raise InvalidRequest that names the field."""
+        """Return what the job of a user will be, or raise InvalidRequest that names the field."""
         copied = {name: getattr(self, name) for name in _COPIED}
         return JobSpec.model_validate(
             copied
@@ -269,6 +298,7 @@ class JobConfig(Configurable):
                 "retries": _at_most(request.retries, self.max_retries, "retries"),
                 "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
                 "priority": request.priority,
+                "queue_name": self._checked_queue(request.queue_name, user, profile),
             }
         )
 
@@ -294,6 +324,17 @@ class JobConfig(Configurable):
         if default is not None and maximum is None:
             maximum = default
         return _at_most(wanted, maximum, field)
+
+    def _checked_queue(self, wanted: str | None, user: str, profile: str | None) -> str | None:
+        default = None if self.queue_name is None else _fill(self.queue_name, user, profile)
+        if wanted is None or wanted == default:
+            return default
+        allowed = [_fill(pattern, user, profile) for pattern in self.allowed_queue_names]
+        if not any(fnmatch.fnmatchcase(wanted, pattern) for pattern in allowed):
+            raise InvalidRequest.of_field(
+                "queue_name", f"{wanted!r} cannot be chosen here; allowed: {', '.join(allowed) or 'none'}"
+            )
+        return wanted
 
     def _checked_deadline(self, wanted: int | None) -> Any:
         if wanted is None:
@@ -322,6 +363,7 @@ _COPIED = (
     "image_pull_policy",
     "image_pull_secrets",
     "priority_class_name",
+    "kueue_priority_class",
     "labels",
     "annotations",
 )
@@ -332,6 +374,13 @@ def _matches(image: str, pattern: str) -> bool:
     if "@" in image and "@" not in pattern and ":" in pattern.rpartition("/")[2]:
         return False
     return fnmatch.fnmatchcase(image, pattern)
+
+
+def _fill(template: str, user: str, profile: str | None) -> str:
+    """Return the name of a queue, which is a label's value: a long one is cut, and stays the user's own."""
+    name = template.replace("{profile}", profile or "default")
+    room = MAX_LABEL - len(name.replace("{username}", ""))
+    return name.replace("{username}", make_slug(user, max_length=room)) if "{username}" in name else name
 
 
 def _at_most(wanted: Any, maximum: Any, field: str) -> Any:

@@ -25,6 +25,7 @@ from .quota import QUEUED
 from .slugs import make_job_id
 from .standing import Standing
 from .store import JobStore
+from .store.queuelimits import QueueLimits
 
 
 class Jobs(LoggingConfigurable):
@@ -93,7 +94,7 @@ class Jobs(LoggingConfigurable):
             job,
             idempotency_key=idempotency_key,
             request_hash=request_hash,
-            max_queued=limits.get(QUEUED),
+            limits=QueueLimits(limits.get(QUEUED), self.limits.find_group_queues(user.groups)),
             audit=make_entry(action, job.id, job.user, detail=(rerun_of and f"of {rerun_of}") or ""),
         )
         if is_new:

@@ -63,7 +63,7 @@ class Limits(LoggingConfigurable):
     )
 
     group_totals = Dict(
-        help="""What all members of a group have together, by group: as ``user_limits``, without ``queued``.
+        help="""What all members of a group have together, by group: as ``user_limits``.
 
         They hold beside the limits of each member. Example: ``{"course-101": {"cpu": 64, "running": 40}}``.
         """,
@@ -133,11 +133,7 @@ class Limits(LoggingConfigurable):
 
     @validate("group_limits", "group_totals")
     def _validate_group_limits(self, proposal: Any) -> dict[str, dict[str, float]]:
-        without = (QUEUED,) if proposal["trait"].name == "group_totals" else ()
-        return {
-            group: _checked(proposal, limits, group, without=without)
-            for group, limits in proposal["value"].items()
-        }
+        return {group: _checked(proposal, limits, group) for group, limits in proposal["value"].items()}
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -201,6 +197,13 @@ class Limits(LoggingConfigurable):
             resource = Bounds(owner, owned).find_impossible(demand)
             if resource is not None:
                 raise _make_refusal(owner, resource, owned[resource], spec)
+
+    def find_group_queues(self, groups: Iterable[str]) -> dict[str, float]:
+        """Return how many jobs each of the groups may have queued, of those that have a limit for it."""
+        limited = {group: self.group_totals[group].get(QUEUED) for group in self.find_counted(groups)}
+        return {
+            group: limit for group, limit in limited.items() if limit is not None and limit != float("inf")
+        }
 
     def find_counted(self, groups: Iterable[str]) -> list[str]:
         """Return those of the groups that have limits for all members together."""

@@ -25,6 +25,9 @@ from .store.usestore import Use
 
 HOUR_SECONDS = 3600
 
+MAX_SHARES, KEPT_SHARES = 200, 50
+"""Jobs of one user that are in memory, and how many stay when there are more: others can be read again."""
+
 
 @dataclass(slots=True)
 class Line:
@@ -50,6 +53,9 @@ class Line:
         at = bisect.bisect(self.shares, share.order, key=lambda each: each.order)
         if at < len(self.shares) or self.is_whole:
             self.shares.insert(at, share)
+        if len(self.shares) > MAX_SHARES:
+            del self.shares[KEPT_SHARES:]
+            self.is_whole = False
 
 
 @dataclass(slots=True)
@@ -150,12 +156,19 @@ class Lines:
     def _is_waiting(self, share: Share, left: Collection[str]) -> bool:
         return share.id not in self.running and share.id not in left
 
-    def drop(self, job_id: str, user: str) -> None:
-        """Take a job out of its user's line, which is to be read again: what it used may be on record now."""
+    def drop(self, job_id: str, user: str, *, has_run: bool) -> bool:
+        """Take a job out of its user's line, and return whether it was there.
+
+        The line of one that has run is to be read again: what it used is on record now.
+        """
         line = self.lines.get(user)
-        if line is not None:
-            line.shares = [share for share in line.shares if share.id != job_id]
-            line.is_stale = True
+        if line is None:
+            return False
+        count = len(line.shares)
+        line.shares = [share for share in line.shares if share.id != job_id]
+        is_known = len(line.shares) < count
+        line.is_stale |= is_known or has_run
+        return is_known
 
     def choose(self, now: datetime, *, most: int) -> Decision:
         """Start those whose turn it is, at most ``most``, and return who they are and why others wait."""
@@ -207,13 +220,12 @@ class Lines:
 
     def _find_wait(self, user: str, line: Line, taken: set[tuple[str, str]], now: datetime) -> Wait | None:
         share = line.shares[0]
-        owners = list(self._owners(share))
         for owner, resource in taken:
-            if owner in owners and share.demand.get(resource):
+            if share.demand.get(resource) and owner in self._owners(share):
                 return make_turn_wait(owner, resource)
         if line.limits is None:
             return LIMITS_UNKNOWN
-        for owner in owners:
+        for owner in self._owners(share):
             bounds = self._make_bounds(user, line, owner, now)
             short = bounds.find_short(share.demand)
             if short is not None:

@@ -67,7 +67,9 @@ class Profiles(LoggingConfigurable):
         """Return what the job that is asked for will be, or raise InvalidRequest that names the field."""
         entry = self._find_entry(await self._entries(user), request.profile)
         slug = None if entry is None else _slug(entry)
-        return self._get_config(entry).make_spec(request, profile=slug, code_sha256=code_sha256)
+        return self._get_config(entry).make_spec(
+            request, user=user.name, profile=slug, code_sha256=code_sha256
+        )
 
     async def get_environment(self, user: User, slug: str | None) -> dict[str, str]:
         """Return the environment that the admin gives to the jobs of a profile.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from .models import JobSpec
@@ -126,7 +127,7 @@ class Wait:
         return f"Waiting: {self.why}; it is {format_ordinal(place)} of your queued ones."
 
 
-UNDECIDED = Wait("WaitingForTurn", "it has just come")
+UNDECIDED = Wait("WaitingForTurn", "whose turn it is has not been decided since it came")
 LIMITS_UNKNOWN = Wait("LimitsUnknown", "what you may run cannot be found out now, which is tried again")
 
 
@@ -144,6 +145,7 @@ def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
     return Wait("QuotaExceeded", _explain(bounds, resource, demand), bounds.owner, resource)
 
 
+@lru_cache(maxsize=256)  # it is asked of each user who waits, and is the same for most
 def make_turn_wait(owner: str, resource: str) -> Wait:
     """Return why a job waits for what somebody who comes first needs."""
     of = "" if owner == TOTAL else f" of the group {owner.removeprefix('group:')!r}"

@@ -65,7 +65,7 @@ class Standing(LoggingConfigurable):
                 group: _as_json(self.limits.group_totals[group])
                 for group in self.limits.find_counted(user.groups)
             },
-            "usage": _as_json(own) | {HOURS: round(seconds / 3600, 3)},
+            "usage": _as_json(own) | {HOURS: round(seconds / 3600, 5)},
             "queue": _show(queues[user.name]),
         }
 

@@ -66,6 +66,7 @@ class Turns(LoggingConfigurable):
         self._granted: set[str] = set()
         self._left: set[str] = set()
         self._told: dict[str, Wait] = {}
+        self._has_told = False  # what is there yet may be an earlier leader's
         self._month = ""
         self._counted_at = float("-inf")
         self._changed = asyncio.Event()
@@ -116,11 +117,12 @@ class Turns(LoggingConfigurable):
         self._left.add(job_id)
         self._granted.discard(job_id)
         share = self.lines.stop(job_id)
-        for name in {user, share and share.user} - {None}:
-            self.lines.drop(job_id, str(name))
+        user = share.user if share is not None else user
+        is_known = user is not None and self.lines.drop(job_id, user, has_run=share is not None)
         for group in share.groups if share is not None else ():
             self.lines.group_seconds.pop(group, None)
-        self._changed.set()
+        if is_known or share is not None:
+            self._changed.set()
 
     async def _run(self) -> None:
         while True:
@@ -162,7 +164,6 @@ class Turns(LoggingConfigurable):
         now = time.monotonic()
         if now - self._counted_at < REFRESH_SECONDS:
             return
-        is_first = self._counted_at == float("-inf")
         self._left.clear()
         granted = [self.lines.running[job_id] for job_id in self._granted]  # on record any moment
         begun = await self.store.list_begun()
@@ -173,8 +174,6 @@ class Turns(LoggingConfigurable):
         for line in self.lines.lines.values():
             line.is_stale = True
         self.lines.group_seconds.clear()
-        if is_first:
-            await self.store.write_waits({}, only=True)
         self._counted_at = now
 
     async def _read_stale(self) -> None:
@@ -221,8 +220,9 @@ class Turns(LoggingConfigurable):
         }
         if is_whole:
             changes |= dict.fromkeys(self._told.keys() - waits.keys(), None)
-        if changes:
-            await self.store.write_waits(changes)
+        if changes or not self._has_told:
+            await self.store.write_waits(changes, only=not self._has_told)
+            self._has_told = True
             for user, wait in changes.items():
                 if wait is None:
                     del self._told[user]

@@ -73,6 +73,7 @@ PURE = {
     "handlers.openapi",
     "handlers.schemas",
     "logsearch",
+    "kube.kueue",
     "kube.logplace",
     "kube.objects",
     "kube.pods",

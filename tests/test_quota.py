@@ -319,6 +319,18 @@ def test_a_line_that_is_not_known_to_its_end_is_read_before_others_go_on():
     assert decision.unread == "alice"
 
 
+def test_a_long_line_is_not_kept_whole_and_loses_nothing():
+    hall = Hall(total={"running": 1})
+    for _ in range(1000):
+        hall.add("alice")
+    urgent = hall.add("alice", priority=1)
+    line = hall.lines.get_line("alice")
+    assert len(line.shares) <= 200
+    assert not line.is_whole
+    assert hall.start() == [urgent]
+    assert [share.id for share in line.shares[:2]] == ["alice-1", "alice-2"]
+
+
 def test_no_more_are_let_go_than_are_launched_at_once():
     hall = Hall()
     for _ in range(5):
@@ -352,13 +364,13 @@ def test_nothing_is_left_of_what_has_run():
 
 
 def test_over_a_long_time_users_get_equal_parts_whatever_they_submit():
-    """Ten thousand of one and as many as needed of two others: by time, not by number."""
+    """One submits all at once, two others as they need: by time, not by number."""
     hall = Hall(total={"running": 4}, uses={})
     accounting, now = hall.lines.accounting, NOW
     seconds = {"greedy": 600, "few": 60, "other": 300}
     ran, uses, ends = Counter(), dict.fromkeys(seconds, 0.0), []
     for user in seconds:
-        for _ in range(2000 if user == "greedy" else 50):
+        for _ in range(150 if user == "greedy" else 50):
             hall.add(user)
     while now < NOW + timedelta(hours=8):
         for share in hall.choose(now=now).started:

@@ -269,3 +269,59 @@ def test_a_database_that_is_restarted_under_load_loses_no_job(
     replicas.check_each_ran_once(load.ids)
     for service in replicas.services:
         assert "Traceback" not in service.log.read_text()
+
+
+def test_limits_hold_through_all_replicas_and_after_a_kill_of_the_leader(
+    start: Callable[..., Replicas], root: Path
+) -> None:
+    """No more run or wait than may, on every wire; and each that was accepted runs once, in its order."""
+    replicas = start(2, 'c.Limits.user_limits = {"running": 2, "queued": 6}')
+    leader = replicas.wait_leader()
+    running = root / "running"
+    running.touch()
+    running.chmod(0o666)
+    script = f"echo + >> {running}; sleep 1; echo $KBATCH_JOB_ID >> {replicas.ran}; echo - >> {running}"
+    body = {"name": "limited", "command": ["sh", "-c", script]}
+    flat = {"image": "this-machine", **body}
+    container = {"name": "job", "image": "this-machine", "command": body["command"]}
+    manifest = {
+        "job": {
+            "metadata": {"generate_name": "limited-"},
+            "spec": {"template": {"spec": {"containers": [container]}}},
+        }
+    }
+    ids: list[str] = []
+
+    def submit(number: int) -> httpx.Response:
+        return replicas.clients[number % 2].http.post("api/v1/jobs", json=body, timeout=30)
+
+    while (answer := submit(len(ids))).status_code == 201:
+        ids.append(answer.json()["id"])
+    assert 6 <= len(ids) <= 10  # a job may end meanwhile
+    for number, client in enumerate(replicas.clients):
+        for path, data in (("api/v1/jobs", body), ("jobs/", flat), ("jobs/", manifest)):
+            while (answer := client.http.post(path, json=data, timeout=30)).is_success:
+                said = answer.json()
+                ids.append(said.get("id") or said["metadata"]["name"])
+            assert (answer.status_code, answer.headers["Retry-After"]) == (429, "60"), number
+            assert answer.json()["reason"] == "QuotaExceeded"
+            assert path.startswith("api") or "6 jobs of yours are queued" in answer.json()["detail"]
+    replicas.services[leader].kill()
+    other = replicas.clients[1 - leader]
+
+    def read_message() -> str:
+        shown = other.http.get(f"jobs/{ids[-1]}").json()["metadata"]["annotations"]
+        return str(shown["kbatch.jupyter.org/message"])
+
+    until(lambda: read_message().startswith("Waiting: 2 of your 2 jobs run; it is "), 10)
+    queue = other.http.get("api/v1/user").json()["queue"]
+    assert [job["id"] for job in queue["jobs"]] == ids[-len(queue["jobs"]) :]
+    replicas.check_each_ran_once(set(ids))
+    now, most = 0, 0
+    for sign in running.read_text().split():
+        now += 1 if sign == "+" else -1
+        most = max(most, now)
+    assert (now, most) == (0, 2)
+    usage = other.http.get("api/v1/user").json()["usage"]
+    assert (usage["queued"], usage["running"]) == (0, 0)
+    assert len(ids) * 0.9 < usage["job_hours_per_month"] * 3600 < len(ids) * 10

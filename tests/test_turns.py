@@ -262,6 +262,23 @@ async def test_as_many_as_may_be_queued_are_and_one_more_is_told_when_to_come_ag
         await world.submit()
 
 
+async def test_a_group_has_so_many_queued_together_whoever_submits_them(make_world):
+    world = await make_world(group_totals={"course": {"queued": 3, "running": 1}})
+    dora = User(name="dora", groups=("course",))
+    ids = [await world.submit(user) for user in (GROUPED, dora, dora)]
+    with pytest.raises(TooManyRequests, match="3 jobs of the group 'course' are queued"):
+        await world.submit(GROUPED)
+    await world.submit(BOB)
+    await world.go_on()  # one of them has started
+    ids.append(await world.submit(dora))
+    with pytest.raises(TooManyRequests):
+        await world.submit(GROUPED)
+    await world.jobs.delete(dora, ids[-1])
+    await world.go_on()
+    results = await asyncio.gather(*(world.submit(GROUPED) for _ in range(5)), return_exceptions=True)
+    assert [type(each) for each in results].count(str) == 1
+
+
 async def test_a_repeat_of_an_accepted_submit_is_answered_with_its_job_though_the_queue_is_full(make_world):
     world = await make_world(user_limits={"queued": 1})
     request = JobRequest(name="job", command=["true"])
@@ -384,7 +401,8 @@ async def test_a_hook_that_fails_or_hangs_refuses_for_now_and_starts_nothing(mak
     [
         {"user_limits": {"jobs": 1}},
         {"group_limits": {"g": {"cpu": "x"}}},
-        {"group_totals": {"g": {"queued": 1}}},
+        {"group_totals": {"g": {"jobs": 1}}},
+        {"total_limits": {"queued": 1}},
         {"total_limits": {"job_hours_per_month": 1}},
         {"group_limits": {"g": 3}},
     ],

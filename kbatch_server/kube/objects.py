@@ -11,6 +11,7 @@ from typing import Any
 
 from ..models import Job, JobSpec
 from ..slugs import MAX_LABEL, make_slug
+from .kueue import PRIORITY_LABEL, QUEUE_LABEL
 from .sidecar import OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUT_VOLUME, OUTPUTS_URL_KEY, make_sidecar
 
 Manifest = dict[str, Any]
@@ -113,11 +114,18 @@ def make_job(
         "metadata": {
             "name": job.id,
             "namespace": namespace,
-            "labels": labels,
+            "labels": labels | _make_kueue_labels(spec),
             "annotations": annotations,
         },
         "spec": job_spec,
     }
+
+
+def _make_kueue_labels(spec: JobSpec) -> dict[str, str]:
+    """Return the label of a Job's class; that of its queue comes when it is let go: then it is Kueue's."""
+    if spec.queue_name is None or spec.kueue_priority_class is None:
+        return {}
+    return {PRIORITY_LABEL: spec.kueue_priority_class}
 
 
 def make_secret(
@@ -155,12 +163,15 @@ def make_secret(
     }
 
 
-def make_launch_patch(uid: str) -> Manifest:
-    """Return the patch that lets a Job go; it holds only for the Job with this uid (else 409)."""
-    return {
-        "metadata": {"uid": uid, "annotations": {LAUNCHED_ANNOTATION: "true"}},
-        "spec": {"suspend": False},
-    }
+def make_launch_patch(uid: str, *, queue_name: str | None = None) -> Manifest:
+    """Return the patch that lets a Job go; it holds only for the Job with this uid (else 409).
+
+    One with a queue stays suspended: from now on it is Kueue that lets it go.
+    """
+    metadata: Manifest = {"uid": uid, "annotations": {LAUNCHED_ANNOTATION: "true"}}
+    if queue_name is not None:
+        return {"metadata": metadata | {"labels": {QUEUE_LABEL: queue_name}}}
+    return {"metadata": metadata, "spec": {"suspend": False}}
 
 
 def is_launched(job: Manifest) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .clients import KubeClient, make_path
+from .kueue import find_owner, make_workloads_path, trim_workload
 from .objects import INSTANCE_LABEL, JOB_ID_LABEL, LAUNCHED_ANNOTATION
 from .status import Event
 from .watch import Watch
@@ -32,6 +33,8 @@ class Seen:
     job: Manifest
     pods: dict[str, Manifest] = field(default_factory=dict)
     events: OrderedDict[str, Event] = field(default_factory=OrderedDict)
+    workload: Manifest | None = None
+    """Kueue's, of a Job that was handed to it."""
 
 
 class Reflector:
@@ -48,6 +51,7 @@ class Reflector:
         namespace: str,
         instance: str,
         on_change: Callable[[str], None],
+        kueue_version: str = "",
         log: logging.Logger | None = None,
         **watch_options: float,
     ) -> None:
@@ -60,23 +64,28 @@ class Reflector:
         self._waiters: dict[Key, set[asyncio.Future[None]]] = {}
         self._loaded: dict[str, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._workloads: dict[str, Manifest] = {}
         selector = f"{INSTANCE_LABEL}={instance}"
+        watched = [
+            ("jobs", make_path("jobs", namespace), self._list_jobs, self._take_job, trim_job),
+            ("pods", make_path("pods", namespace), self._list_pods, self._take_pod, trim_pod),
+            ("events", make_path("events", namespace), self._list_events, self._take_event, trim_event),
+        ]
+        if kueue_version:
+            path = make_workloads_path(kueue_version, namespace)
+            watched.append(("workloads", path, self._list_workloads, self._take_workload, trim_workload))
         self.watches = {
             kind: Watch(
                 client,
-                make_path(kind, namespace),
+                path,
                 on_list=self._loading(kind, on_list),
                 on_event=on_event,
                 trim=trim,
-                label_selector="" if kind == "events" else selector,
+                label_selector=selector if kind in ("jobs", "pods") else "",
                 log=self.log,
                 **watch_options,
             )
-            for kind, on_list, on_event, trim in (
-                ("jobs", self._list_jobs, self._take_job, trim_job),
-                ("pods", self._list_pods, self._take_pod, trim_pod),
-                ("events", self._list_events, self._take_event, trim_event),
-            )
+            for kind, path, on_list, on_event, trim in watched
         }
 
     async def start(self) -> None:
@@ -126,7 +135,10 @@ class Reflector:
 
     def find(self, namespace: str, job_id: str) -> Seen | None:
         """Return what is known of a job, or None."""
-        return self._seen.get((namespace, job_id))
+        seen = self._seen.get((namespace, job_id))
+        if seen is not None:
+            seen.workload = self._workloads.get(seen.job["metadata"]["uid"])
+        return seen
 
     async def wait_change(self, namespace: str, job_id: str, timeout_seconds: float) -> None:
         """Return when something of the job has changed, or the time is up."""
@@ -255,6 +267,26 @@ class Reflector:
         events.move_to_end(name)
         while len(events) > MAX_EVENTS:
             events.popitem(last=False)
+        if key in self._seen:
+            self._notify(key)
+
+    # Workloads
+
+    def _list_workloads(self, manifests: list[Manifest]) -> None:
+        self._workloads.clear()
+        for manifest in manifests:
+            self._take_workload("ADDED", manifest)
+
+    def _take_workload(self, kind: str, workload: Manifest) -> None:
+        owner = find_owner(workload)
+        if owner is None:
+            return
+        name, uid = owner
+        if kind == "DELETED":
+            self._workloads.pop(uid, None)
+        else:
+            self._workloads[uid] = workload
+        key = (workload["metadata"]["namespace"], name)
         if key in self._seen:
             self._notify(key)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..models import JobEvent, JobStatus, Pod, Status
 from . import sentences
+from .kueue import explain_hold, is_handed_over
 from .objects import FETCH_CONTAINER, LAUNCHED_ANNOTATION
 from .pods import (
     START_PROBLEMS,
@@ -101,13 +102,16 @@ class _Blocked:
     on: str = "start"
 
 
-def make_status(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event]) -> JobStatus:
+def make_status(
+    job: Manifest, pods: Sequence[Manifest], events: Sequence[Event], workload: Manifest | None = None
+) -> JobStatus:
     """Return what is to be said of a job now.
 
-    ``pods`` are all that are known of it, also those gone since; ``events`` those of the Job and its pods.
+    ``pods`` are all that are known of it, also those gone since; ``events`` those of the Job and its pods;
+    ``workload`` is Kueue's, of a Job that was handed to it.
     """
     pods = sort_pods(pods)
-    status = _make_end(job, pods) or _make_active(job, pods, events)
+    status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events)
     status.pods = [
         Pod(
             name=pod["metadata"]["name"],
@@ -158,6 +162,15 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
         exit_code=code,
         ended_at=parse_time(failure["lastTransitionTime"]),
     )
+
+
+def _make_held(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None) -> JobStatus | None:
+    """Return the status of a Job that Kueue holds, at first or again, and of which no pod is alive."""
+    is_held = job["spec"].get("suspend") and is_handed_over(job)
+    if not is_held or any(not (pod.get("isGone") or is_over(pod)) for pod in pods):
+        return None
+    reason, message = explain_hold(job, workload)
+    return JobStatus(status=Status.PENDING, reason=reason, message=message)
 
 
 def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event]) -> JobStatus:

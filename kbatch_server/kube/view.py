@@ -10,7 +10,8 @@ from typing import Any
 
 from ..models import JobSpec, JobStatus
 from . import objects, sentences
-from .clients import KubeClient, make_path
+from .clients import KubeClient, KubeRefused, make_path
+from .kueue import JOB_UID_LABEL, is_handed_over, make_workloads_path, trim_workload
 from .pods import find_condition, is_keeping, is_over, parse_time, sort_pods
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
 from .status import Event, make_status
@@ -44,8 +45,15 @@ class View:
     """What there is of a job. Each method may raise KubeError: then nothing is known."""
 
     def __init__(
-        self, client: KubeClient, reflector: Reflector, *, instance: str, load_seconds: float
+        self,
+        client: KubeClient,
+        reflector: Reflector,
+        *,
+        instance: str,
+        load_seconds: float,
+        kueue_version: str = "",
     ) -> None:
+        self._kueue_version = kueue_version
         self._client = client
         self._reflector = reflector
         self._instance = instance
@@ -86,6 +94,7 @@ class View:
         if known is not None:
             seen.pods = {name: pod for name, pod in known.pods.items() if pod.get("isGone")}
         seen.pods |= {pod["metadata"]["name"]: pod for pod in pods}
+        seen.workload = await self._find_workload(found)
         for event in itertools.chain(*events):
             seen.events[event["metadata"]["name"]] = Event.from_manifest(trim_event(event))
         return seen
@@ -94,6 +103,18 @@ class View:
         path, selector = make_path("events", namespace), {"fieldSelector": f"involvedObject.name={name}"}
         found: list[Manifest] = (await self._client.get(path, selector)).get("items") or []
         return found
+
+    async def _find_workload(self, job: Manifest) -> Manifest | None:
+        """Return Kueue's Workload of a Job, or None: also where we may not read it, or there is no Kueue."""
+        if not self._kueue_version or not is_handed_over(job):
+            return None
+        path = make_workloads_path(self._kueue_version, job["metadata"]["namespace"])
+        selector = {"labelSelector": f"{JOB_UID_LABEL}={job['metadata']['uid']}"}
+        try:
+            found = (await self._client.get(path, selector)).get("items") or []
+        except KubeRefused:
+            return None
+        return trim_workload(found[0]) if found else None
 
     def _find_seen(self, place: Place) -> Seen | None:
         seen = self._reflector.find(place.namespace, place.name)
@@ -106,7 +127,7 @@ class View:
 
 def make_seen_status(seen: Seen) -> JobStatus:
     """Return what is to be said of a job of which this was seen."""
-    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()))
+    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload)
 
 
 def set_deadline(status: JobStatus, seen: Seen, spec: JobSpec) -> None:

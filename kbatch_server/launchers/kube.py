@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import traitlets
@@ -26,12 +24,11 @@ from ..models import Job, JobEvent, JobStatus
 from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from .kubeending import end_pods
 from .kubeerrors import launch_errors, read_errors
+from .kubenamespace import find_own_namespace, is_namespace_template
 from .kubesecret import ensure_secret
 from .pace import Pace
 
 Manifest = dict[str, Any]
-
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 _LOOK_AGAIN_SECONDS = 5
 """How long a reader of a log that has not begun waits for news before it looks by itself."""
@@ -88,6 +85,14 @@ class KubeJobLauncher(JobLauncher):
         config=True,
     )
 
+    kueue_version = Unicode(
+        help="""
+        The version of Kueue's API, like ``v1beta1``, where jobs are handed to it (``JobConfig.queue_name``).
+        Its Workloads are then watched, to say what such a job waits for. Default: none are watched.
+        """,
+        config=True,
+    )
+
     modify_pod_hook: Any = traitlets.Callable(
         None,
         allow_none=True,
@@ -140,16 +145,12 @@ class KubeJobLauncher(JobLauncher):
 
     @default("namespace")
     def _default_namespace(self) -> str:
-        if os.environ.get("POD_NAMESPACE"):
-            return os.environ["POD_NAMESPACE"]
-        return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else "default"
+        return find_own_namespace()
 
     @validate("namespace")
     def _validate_namespace(self, proposal: Any) -> str:
         value: str = proposal.value
-        plain = value.replace("{username}", "u", 1)
-        is_name = re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", plain)
-        if not is_name or len(plain) > 43 or value == "{username}":
+        if not is_namespace_template(value):
             raise TraitError(
                 "KubeJobLauncher.namespace must be the name of a namespace of at most 43 characters, or hold "
                 f'one {{username}} beside other text, like "kbatch-{{username}}", not {value!r}'
@@ -204,6 +205,7 @@ class KubeJobLauncher(JobLauncher):
             self.client,
             namespace="" if "{username}" in self.namespace else self.namespace,
             instance=self.instance,
+            kueue_version=self.kueue_version,
             on_change=on_change,
             log=self.log,
         )
@@ -212,6 +214,7 @@ class KubeJobLauncher(JobLauncher):
             self.reflector,
             instance=self.instance,
             load_seconds=self.request_timeout_seconds,
+            kueue_version=self.kueue_version,
         )
 
     async def check(self) -> None:
@@ -244,7 +247,8 @@ class KubeJobLauncher(JobLauncher):
             if not objects.is_launched(made):
                 await self._check_is_same(made, manifest, place)
                 await ensure_secret(self.client, job, launch, place, instance=self.instance)
-                await self.client.patch(place.path, objects.make_launch_patch(str(place.uid)))
+                patch = objects.make_launch_patch(str(place.uid), queue_name=job.spec.queue_name)
+                await self.client.patch(place.path, patch)
         return place.state
 
     def get_wait_seconds(self, job: Job) -> float:

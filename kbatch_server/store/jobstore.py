@@ -22,6 +22,7 @@ from .logstore import LogStore
 from .orm import DUE, WAITING, jobs
 from .outputstore import OutputStore
 from .paging import make_cursor, make_page_statement
+from .queuelimits import QueueLimits
 from .retentionstore import RetentionStore
 from .rows import COLUMNS, make_changes, make_job
 from .turnstore import TurnStore
@@ -124,20 +125,20 @@ class JobStore(
         *,
         idempotency_key: str | None = None,
         request_hash: str | None = None,
-        max_queued: float | None = None,
+        limits: QueueLimits | None = None,
         audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
         """Record a new job, durably, with its entry in the audit record, and return it and True.
 
         Returns the earlier job and False when this user has used the key for the same request, and raises
         Conflict (``IdempotencyKeyReused``) when it was for another, NotFound when the job's upload is not
-        there (any more), TooManyRequests when ``max_queued`` jobs of the user wait already.
+        there (any more), TooManyRequests when as many jobs wait already as ``limits`` say.
         """
         added, is_new = await self._writer.add(
             job,
             idempotency_key=idempotency_key,
             request_hash=request_hash,
-            max_queued=max_queued,
+            limits=limits or QueueLimits(),
             audit=audit,
         )
         log_entry(audit if is_new else None)

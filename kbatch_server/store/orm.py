@@ -191,6 +191,14 @@ uploads = Table(
     Index("ix_uploads_content", "user", "sha256"),
 )
 
+# the queued jobs of groups whose members may have so many together; what has started is removed by who counts
+queued_groups = Table(
+    "queued_groups",
+    metadata,
+    Column("group", Text, primary_key=True),
+    Column("job_seq", _Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+)
+
 # for how long jobs ran in each month; it stays when they are deleted
 monthly_use = Table(
     "monthly_use",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +12,14 @@ from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from ..audit import AuditEntry
-from ..errors import Conflict, KBatchError, NotFound, TooManyRequests, Unavailable
+from ..errors import Conflict, KBatchError, NotFound, Unavailable
 from ..keyring import Keyring
 from ..models import Job
-from . import postgresql
 from .auditstore import put_entries
 from .dbutil import Database
 from .orm import job_tags, jobs, uploads
+from .queuelimits import Queued, QueueLimits, add_to_groups
 from .rows import COLUMNS, make_job, make_row
-from .turnstore import count_queued
 
 BATCH = 100
 """Jobs in one transaction: past this the disk's share of each is small, and others wait for the turn."""
@@ -31,9 +29,6 @@ QUEUE = 2000
 
 CLOSE_TIMEOUT_SECONDS = 30
 """How long to wait for the transaction that is on its way when the store is closed."""
-
-RETRY_AFTER_SECONDS = 60
-"""When somebody whose queue is full may look again: jobs run for minutes, most of them."""
 
 _INSERT = insert(jobs).returning(jobs.c.id, jobs.c.seq)
 _INSERT_TAGS = insert(job_tags)
@@ -58,7 +53,7 @@ class _Request:
     job: Job
     row: dict[str, Any]
     outcome: asyncio.Future[tuple[Job, bool]]
-    max_queued: float | None
+    limits: QueueLimits
     audit: AuditEntry | None = None
     is_second_try: bool = False
 
@@ -113,14 +108,14 @@ class JobWriter:
         *,
         idempotency_key: str | None,
         request_hash: str | None,
-        max_queued: float | None,
+        limits: QueueLimits,
         audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
         """Return the job as recorded and whether it is new, once that is durable."""
         row = make_row(job, self._keyring)
         row["idempotency_key"] = idempotency_key
         row["request_hash"] = request_hash
-        request = _Request(job, row, asyncio.get_running_loop().create_future(), max_queued, audit)
+        request = _Request(job, row, asyncio.get_running_loop().create_future(), limits, audit)
         if self._task is None:
             raise _stopping()
         try:
@@ -177,7 +172,7 @@ class JobWriter:
         """Return the outcome of each of the batch, which holds once the transaction is committed."""
         known_uploads = _find_uploads(connection, batch)
         by_key = self._find_same_keys(connection, batch)
-        queued = _count_queued(connection, batch)
+        queued = Queued(connection, ((request.job.user, request.limits) for request in batch))
         outcomes: list[tuple[Job, bool] | KBatchError] = []
         new: list[_Request] = []
         for request in batch:
@@ -186,11 +181,10 @@ class JobWriter:
                 outcomes.append(_repeated(request, *by_key[request.key]))
             elif upload is not None and (upload, request.job.user) not in known_uploads:
                 outcomes.append(NotFound(f"There is no upload {upload!r} of yours."))
-            elif request.max_queued is not None and queued[request.job.user] >= request.max_queued:
-                outcomes.append(_make_refusal(request.max_queued))
+            elif (refusal := queued.add(request.job.user, request.limits)) is not None:
+                outcomes.append(refusal)
             else:
                 new.append(request)
-                queued[request.job.user] += 1
                 outcomes.append((request.job, True))
                 if request.key is not None:
                     by_key[request.key] = (request.job, request.row["request_hash"])
@@ -223,28 +217,6 @@ def _find_uploads(connection: Connection, batch: list[_Request]) -> set[tuple[st
     return {(upload, user) for upload, user in rows}
 
 
-def _count_queued(connection: Connection, batch: list[_Request]) -> Counter[str]:
-    """Return how many jobs wait of each user of the batch who may not have any number of them.
-
-    They are locked, where several processes write, so that nobody adds others before these are committed.
-    """
-    users = {request.job.user for request in batch if request.max_queued is not None}
-    if not users:
-        return Counter()
-    if connection.dialect.name == "postgresql":
-        postgresql.lock_words(connection, [f"queued {user}" for user in users])
-    return Counter(count_queued(connection, users))
-
-
-def _make_refusal(limit: float) -> TooManyRequests:
-    return TooManyRequests(
-        f"{limit:g} jobs of yours are queued, which is the limit: submit again when some have started.",
-        reason="QuotaExceeded",
-        details={"limit": limit, "resource": "queued"},
-        retry_after_seconds=RETRY_AFTER_SECONDS,
-    )
-
-
 def _insert_rows(connection: Connection, new: list[_Request]) -> None:
     by_id = {request.job.id: request.job for request in new}
     for job_id, seq in connection.execute(_INSERT, [request.row for request in new]):
@@ -256,6 +228,7 @@ def _insert_rows(connection: Connection, new: list[_Request]) -> None:
     ]
     if tags:
         connection.execute(_INSERT_TAGS, tags)
+    add_to_groups(connection, ((request.job.seq, request.limits.groups.keys()) for request in new))
     entries = [request.audit for request in new if request.audit is not None]
     if entries:
         put_entries(connection, entries)

@@ -321,6 +321,16 @@ def test_a_namespace_for_each_user_takes_a_cluster_role(helm: Helm, render: Rend
     assert namespaces not in role["rules"]
 
 
+def test_kueue_is_watched_with_the_right_to_where_it_is_set_alone(helm: Helm) -> None:
+    right = {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["list", "watch"]}
+    for version in ("", "v1beta1"):
+        values = {"hub": {"apiToken": "x"}, "jobs": {"namespace": "jobs", "kueueVersion": version}}
+        made = helm.render(values)
+        assert (right in made.get("Role")["rules"]) == bool(version)
+        config = json.loads(base64.b64decode(made.get("Secret", "-config")["data"]["values.json"]))
+        assert config["KubeJobLauncher"]["kueue_version"] == version
+
+
 def test_each_version_says_itself() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["appVersion"] == KBatchServer.version

@@ -22,6 +22,15 @@ def upgrade() -> None:
     ):
         op.create_index(name, "jobs", columns, sqlite_where=sa.text(words), postgresql_where=sa.text(words))
     op.create_table(
+        "queued_groups",
+        sa.Column("group", sa.Text(), nullable=False),
+        sa.Column("job_seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_seq"], ["jobs.seq"], name="fk_queued_groups_job_seq", ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("group", "job_seq", name="pk_queued_groups"),
+    )
+    op.create_table(
         "monthly_use",
         sa.Column("kind", sa.String(8), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),

@@ -1,0 +1,158 @@
+"""What limits cost: ``make bench-limits``. All ratios are of one run, by turns.
+
+How long a decision takes whose turn it is, with 100,000 queued jobs of 1,000 users and with 100 of 100, where
+one place comes free each time; and how many submits a second the service answers with limits and without. No
+job ever runs: what is measured is what comes before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sqlalchemy import insert
+
+from kbatch_server.keyring import Keyring
+from kbatch_server.limits import Limits
+from kbatch_server.models import Job, JobSpec, Status, utcnow
+from kbatch_server.store import JobStore
+from kbatch_server.store.orm import jobs
+from kbatch_server.store.rows import make_row
+from kbatch_server.turns import Turns
+from tests.hub import find_ports
+from tests.service import Service
+
+from .hub import FakeHub
+from .load import Request, run_load
+
+PREFIX = "/services/kbatch/"
+TOKEN = "a-token-of-alice"
+SCOPES = ["access:services", "custom:kbatch:jobs:submit", "custom:kbatch:jobs:read"]
+DECISIONS = 200
+RUNNING = 50
+ROUNDS = 3
+SUBMITS = 1500
+IN_FLIGHT = 16
+MAX_RATIO = 15
+MIN_SHARE = 0.8
+
+ROWS = 5000
+
+CONFIG = """
+from kbatch_server.launchers.base import JobLauncher
+
+
+class IdleLauncher(JobLauncher):
+    def get_wait_seconds(self, job):
+        return 86400
+
+
+c.KBatchServer.bind_url = "http://127.0.0.1:{port}"
+c.KBatchServer.launcher_class = IdleLauncher
+c.JobConfig.image = "none"
+c.JobConfig.cpu_limit = 1
+"""
+LIMITS = """
+c.Limits.user_limits = {"queued": 100000, "running": 4, "cpu": 16, "job_hours_per_month": 500}
+c.Limits.total_limits = {"running": 100, "cpu": 400}
+c.Traffic.submits_per_minute = 1e6
+c.Traffic.submit_burst = 100000
+"""
+
+
+async def measure_decisions(folder: Path, *, users: int, per_user: int) -> list[float]:
+    """Return how long each decision took, in milliseconds, of a leader that has so many queued."""
+    url = f"sqlite:///{folder}/{users}-{per_user}.sqlite"
+    store = JobStore(url, Keyring(["k" * 32]), log=logging.getLogger())
+    await store.open()
+    await fill(store, users=users, per_user=per_user)
+    limits = Limits(user_limits={"running": 4, "cpu": 16}, total_limits={"running": RUNNING})
+    turns = Turns(limits=limits, store=store)
+    started: list[str] = []
+    turns.on_turn = started.append
+    await turns.decide()
+    assert len(started) == RUNNING, len(started)
+    taken = []
+    for number in range(min(DECISIONS, users * per_user - RUNNING)):
+        job = await store.find_job(started[number])
+        assert job is not None
+        await store.begin_launch(job.id)
+        turns.begin(job)
+        now = utcnow()
+        await store.update_job(job.id, status=Status.SUCCEEDED, started_at=now, ended_at=now)
+        turns.leave(job.id, job.user)
+        before = len(started)
+        begin = time.perf_counter()
+        await turns.decide()
+        taken.append((time.perf_counter() - begin) * 1000)
+        assert len(started) == before + 1
+    await store.close()
+    return taken
+
+
+async def fill(store: JobStore, *, users: int, per_user: int) -> None:
+    """Put queued jobs into the database, at once."""
+    spec = JobSpec(image="i", command=["true"], cpu_limit=1)
+    rows = []
+    for number in range(users * per_user):
+        job = Job(f"j{number}", f"user-{number % users}", "bench", spec, utcnow())
+        rows.append(make_row(job, store._keyring))
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
+        await store._database.write(lambda connection, some=some: connection.execute(insert(jobs), some))
+
+
+async def measure_submits(folder: Path, limits: str) -> float:
+    """Return how many submits a second a service with these lines of configuration answers."""
+    users = {TOKEN: {"name": "alice", "scopes": SCOPES}}
+    async with FakeHub(users) as hub:
+        [port] = find_ports(1)
+        config = CONFIG.format(port=port) + limits
+        service = Service(folder, port=port, config=config, environment=hub.service_environment(PREFIX))
+        await asyncio.to_thread(service.start)
+        try:
+            url = f"http://127.0.0.1:{port}{PREFIX}api/v1/jobs"
+            job = {"name": "bench", "command": ["true"]}
+            result = await run_load(
+                lambda _: Request("POST", url, job),
+                total=SUBMITS,
+                in_flight=IN_FLIGHT,
+                headers={"Authorization": f"token {TOKEN}"},
+            )
+            assert set(result.statuses) == {201}, result
+            return result.rate
+        finally:
+            await asyncio.to_thread(service.stop)
+
+
+async def main() -> bool:
+    """Measure and print; return whether the targets were reached."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        many = statistics.median(await measure_decisions(folder, users=1000, per_user=100))
+        few = statistics.median(await measure_decisions(folder, users=100, per_user=1))
+        ratio = many / few
+        print(f"a decision, 100,000 queued of 1,000 users: {many:6.2f} ms")
+        print(f"a decision, 100 queued of 100 users:       {few:6.2f} ms")
+        print(f"{ratio:.1f} times as long, at most {MAX_RATIO}")
+        rates: dict[str, list[float]] = {"without": [], "with": []}
+        for number in range(ROUNDS):
+            for kind, limits in (("without", ""), ("with", LIMITS)):
+                place = folder / f"{kind}-{number}"
+                place.mkdir()
+                rates[kind].append(await measure_submits(place, limits))
+        share = statistics.median(rates["with"]) / statistics.median(rates["without"])
+        for kind, found in rates.items():
+            spread = f"({min(found):.0f} to {max(found):.0f})"
+            print(f"submits, limits {kind:8} {statistics.median(found):7.0f}/s {spread}")
+        print(f"with limits {share:.2f} of those without, at least {MIN_SHARE}")
+    return ratio <= MAX_RATIO and share >= MIN_SHARE
+
+
+if __name__ == "__main__":
+    sys.exit(0 if asyncio.run(main()) else 1)

@@ -1,0 +1,85 @@
+"""How many jobs may be queued: counted in the transaction that adds one, so it holds for all who add some."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, text
+
+from ..errors import TooManyRequests
+from . import postgresql
+from .orm import WAITING, jobs, queued_groups
+from .turnstore import count_queued
+
+RETRY_AFTER_SECONDS = 60
+"""When somebody whose queue is full may look again: jobs run for minutes, most of them."""
+
+_OF_GROUPS = queued_groups.c.group.in_(bindparam("groups", expanding=True))
+_FORGET = delete(queued_groups).where(
+    _OF_GROUPS, ~exists().where(jobs.c.seq == queued_groups.c.job_seq, text(WAITING))
+)
+_COUNT = select(queued_groups.c.group, func.count()).where(_OF_GROUPS).group_by(queued_groups.c.group)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many jobs may be queued of one user, and of his groups, each for all its members."""
+
+    user: float | None = None
+    groups: Mapping[str, float] = field(default_factory=dict)
+
+
+class Queued:
+    """What is queued of some users and groups, from the moment that it was counted in a transaction."""
+
+    def __init__(self, connection: Connection, wanted: Iterable[tuple[str, QueueLimits]]) -> None:
+        """Count for pairs of a user and the limits; who is not limited is not counted.
+
+        They are locked, where several processes write, so that nobody adds others before this is committed.
+        """
+        users: set[str] = set()
+        groups: set[str] = set()
+        for user, limits in wanted:
+            groups.update(limits.groups)
+            if limits.user is not None:
+                users.add(user)
+        if (users or groups) and connection.dialect.name == "postgresql":
+            words = [f"queued {user}" for user in users] + [f"queued by group {each}" for each in groups]
+            postgresql.lock_words(connection, words)
+        self._of_user = Counter(count_queued(connection, users) if users else {})
+        self._of_group = Counter(_count_groups(connection, groups) if groups else {})
+
+    def add(self, user: str, limits: QueueLimits) -> TooManyRequests | None:
+        """Count one more, or return why there may not be one."""
+        if limits.user is not None and self._of_user[user] >= limits.user:
+            return _make_refusal(f"{limits.user:g} jobs of yours", limits.user)
+        for group, limit in limits.groups.items():
+            if self._of_group[group] >= limit:
+                return _make_refusal(f"{limit:g} jobs of the group {group!r}", limit)
+        self._of_user[user] += 1
+        self._of_group.update(limits.groups.keys())
+        return None
+
+
+def add_to_groups(connection: Connection, added: Iterable[tuple[int, Collection[str]]]) -> None:
+    """Note the numbers of jobs that were added as queued by these groups."""
+    rows = [{"group": group, "job_seq": seq} for seq, groups in added for group in groups]
+    if rows:
+        connection.execute(insert(queued_groups), rows)
+
+
+def _count_groups(connection: Connection, groups: Collection[str]) -> dict[str, int]:
+    values = {"groups": sorted(groups)}
+    connection.execute(_FORGET, values)
+    return {row[0]: row[1] for row in connection.execute(_COUNT, values)}
+
+
+def _make_refusal(whose: str, limit: float) -> TooManyRequests:
+    return TooManyRequests(
+        f"{whose} are queued, which is the limit: submit again when some have started.",
+        reason="QuotaExceeded",
+        details={"limit": int(limit), "resource": "queued"},
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
