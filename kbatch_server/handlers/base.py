@@ -79,7 +79,6 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self._body_limit = ANONYMOUS_BODY_BYTES
         self._refused = False
         self._held = ExitStack()  # what this request takes of what all share
-        self._allowed = ""
         self._work: asyncio.Task[Any] | None = None
         self._client_gone = False
         self._xsrf_error: HTTPError | None = None
@@ -126,9 +125,13 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         method = str(self.request.method)  # one of SUPPORTED_METHODS: Tornado saw to it
         needs = self._declared_by(method)
         if needs is None:
-            self._allowed = ", ".join(name for name in self.SUPPORTED_METHODS if self._declared_by(name))
-            raise HTTPError(405, "%s is not a method of this URL, which has: %s", method, self._allowed)
+            raise HTTPError(
+                405, "%s is not a method of this URL, which has: %s", method, self._list_methods()
+            )
         return needs
+
+    def _list_methods(self) -> str:
+        return ", ".join(name for name in self.SUPPORTED_METHODS if self._declared_by(name))
 
     def _declared_by(self, method: str) -> Needs | None:
         return getattr(getattr(self, method.lower()), "needs", None)
@@ -362,8 +365,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         told = public_error(error, self.request_id)
         if told.status == 401:
             self.set_header("WWW-Authenticate", 'Bearer realm="JupyterHub"')
-        if told.status == 405 and self._allowed:
-            self.set_header("Allow", self._allowed)
+        if told.status == 405:
+            self.set_header("Allow", self._list_methods())
         if isinstance(told, RangeNotSatisfiable):
             self.set_header("Content-Range", f"bytes */{told.size}")
         if told.retry_after_seconds is not None:
