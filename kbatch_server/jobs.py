@@ -10,6 +10,7 @@ from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, Unavailable
+from .failpoints import reach
 from .jobrequest import JobRequest
 from .launchers.base import JobLauncher, LauncherUnavailable
 from .logfollower import LogFollower
@@ -69,13 +70,16 @@ class Jobs(LoggingConfigurable):
         request_hash = None
         if idempotency_key is not None:
             request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        reach("submit.1")
         job, is_new = await self.store.add_job(
             job, idempotency_key=idempotency_key, request_hash=request_hash
         )
         if is_new:
+            reach("submit.3")
             SUBMITTED.inc()
             self.log.info("job %s: accepted from %s", job.id, job.user)
             self.on_submit(job)
+            reach("submit.4")
         return job, is_new
 
     async def get(self, user: User, job_id: str) -> Job:
@@ -90,9 +94,12 @@ class Jobs(LoggingConfigurable):
 
     async def cancel(self, user: User, job_id: str) -> Job:
         """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise."""
+        reach("cancel.1")
         job = await self.store.request_cancel(job_id, user=_owner(user))
+        reach("cancel.2")
         self.log.info("job %s: cancelled by %s", job.id, user.name)
         self.on_change(job.id)
+        reach("cancel.3")
         return job
 
     async def delete(self, user: User, job_id: str) -> None:

@@ -10,6 +10,7 @@ from traitlets import Float, Instance, Integer
 from traitlets.config import LoggingConfigurable
 
 from .errors import NotFound, Unavailable
+from .failpoints import reach
 from .harvest import Harvest
 from .launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
 from .launchpad import Launchpad
@@ -144,7 +145,9 @@ class Reconciler(LoggingConfigurable):
             if not await self.harvest.settle(job):
                 self.queue.put_after(job.id, TERMINATING_SECONDS)
                 return
+            reach("archive.5")
             await self.launcher.clean(job)
+            reach("archive.6")
             await self.store.update_job(job.id, cleaned_at=utcnow())
 
     async def _launch(self, job: Job) -> None:
@@ -152,9 +155,11 @@ class Reconciler(LoggingConfigurable):
         if wait > 0:
             self.queue.put_after(job.id, wait)
             return
+        reach("launch.1")
         if not await self.store.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
             return
+        reach("launch.2")
         try:
             launch = await self.launchpad.make_launch(job)
             state = await self.launcher.launch(job, launch)
@@ -175,6 +180,7 @@ class Reconciler(LoggingConfigurable):
             await self.store.update_job(job.id, reason="LaunchFailed", message=message)
             raise
         else:
+            reach("launch.5")
             LAUNCHES.labels("ok").inc()
             QUEUE_SECONDS.observe((utcnow() - job.created_at).total_seconds())
             pending = Status.PENDING
@@ -186,6 +192,7 @@ class Reconciler(LoggingConfigurable):
                 launched_at=utcnow(),
                 state=dict(state),
             )
+            reach("launch.6")
             self.log.info("job %s: launched", job.id)
             self.notice(job.id)
 
@@ -217,13 +224,16 @@ class Reconciler(LoggingConfigurable):
     async def _terminate(
         self, job: Job, seen: JobStatus | None, status: Status, reason: str, message: str
     ) -> None:
+        reach("cancel.4")
         if await self.launcher.terminate(job):
+            reach("cancel.6")
             end = (
                 seen.model_copy() if seen is not None else JobStatus(status=status, started_at=job.started_at)
             )
             end.status, end.reason, end.message, end.ended_at = status, reason, message, utcnow()
             await self._end(job, end)
             return
+        reach("cancel.5")
         if job.reason != "Terminating":
             await self.store.update_job(job.id, reason="Terminating", message="It was asked to end.")
         self.queue.put_after(job.id, TERMINATING_SECONDS)
@@ -240,9 +250,11 @@ class Reconciler(LoggingConfigurable):
 
     async def _end(self, job: Job, seen: JobStatus) -> None:
         changes = _changes(job, seen) | {"ended_at": seen.ended_at or utcnow()}
+        reach("finish.1")
         if await self.store.update_job(job.id, **changes) is not None:
             ENDED.labels(seen.status.value).inc()
             _observe_start(job, changes)
+        reach("finish.2")
         self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
         self.queue.put(job.id)
 

@@ -35,7 +35,7 @@ LAYERS = [
     ["jobrequest", "zipdirectory"],
     ["looplag", "traffic"],
     ["keyring", "log", "models", "places", "slugs", "tarindex", "ticks", "validation", "workqueue"],
-    ["errors", "metrics"],
+    ["errors", "failpoints", "metrics"],
     ["__init__"],
 ]
 """Each imports from those below it only, and never from its own row."""

@@ -15,6 +15,7 @@ import traitlets
 from kubernetes.aio.config import ConfigException
 from traitlets import Bool, Float, TraitError, Unicode, default, validate
 
+from ..failpoints import reach
 from ..kube import objects
 from ..kube.clients import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from ..kube.logs import follow_log
@@ -241,9 +242,11 @@ class KubeJobLauncher(JobLauncher):
                 is_ours=lambda found: self.view.is_ours(found, place),
             )
             place = Place(place.namespace, place.name, made["metadata"]["uid"])
+            reach("launch.3")
             if not objects.is_launched(made):
                 await self._check_is_same(made, manifest, place)
                 await ensure_secret(self.client, job, launch, place, instance=self.instance)
+                reach("launch.4")
                 await self.client.patch(place.path, objects.make_launch_patch(str(place.uid)))
         return place.state
 

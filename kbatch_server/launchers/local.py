@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from traitlets import Float, Instance, Integer, TraitError, Unicode, default, validate
 
+from ..failpoints import reach
 from ..models import Job, JobStatus, to_iso, utcnow
 from ..storage.base import ObjectNotFound, Storage, StorageError
 from . import joblog
@@ -172,8 +173,10 @@ class LocalProcessJobLauncher(JobLauncher):
                 if launching is None:
                     raise LauncherUnavailable("another process of the service does not finish starting it")
                 with launching:
+                    reach("launch.3")
                     if not await self._do(folder.has, "started"):
                         await self._ensure_code(job, launch, folder, account)
+                        reach("launch.4")
                         await self._do(self._start_supervisor, job, launch, folder, account)
         if self._watcher:
             self._watcher.watch(job.id, folder)

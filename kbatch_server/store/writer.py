@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import Conflict, KBatchError, NotFound, Unavailable
+from ..failpoints import reach
 from ..keyring import Keyring
 from ..models import Job
 from .dbutil import Database
@@ -176,6 +177,7 @@ class JobWriter:
                     by_key[request.key] = (request.job, request.row["request_hash"])
         if new:
             _insert_rows(connection, new)
+            reach("submit.2")
         return outcomes
 
     def _find_same_keys(
