@@ -183,18 +183,27 @@ class Reconciler(LoggingConfigurable):
             reach("launch.5")
             LAUNCHES.labels("ok").inc()
             QUEUE_SECONDS.observe((utcnow() - job.created_at).total_seconds())
-            pending = Status.PENDING
-            await self.store.update_job(
-                job.id,
-                status=pending,
-                reason="Launched",
-                message="Handed over, waiting to be scheduled.",
-                launched_at=utcnow(),
-                state=dict(state),
-            )
-            reach("launch.6")
-            self.log.info("job %s: launched", job.id)
-            self.notice(job.id)
+            await self._record_launch(job, dict(state))
+
+    async def _record_launch(self, job: Job, state: dict[str, Any]) -> None:
+        launched = await self.store.update_job(
+            job.id,
+            status=Status.PENDING,
+            reason="Launched",
+            message="Handed over, waiting to be scheduled.",
+            launched_at=utcnow(),
+            state=state,
+        )
+        reach("launch.6")
+        if launched is None:
+            # another process leads by now, found nothing of it yet, and has ended the job: it must not run
+            found = await self.store.find_job(job.id)
+            deleted_at = found.delete_requested_at if found is not None else utcnow()
+            await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
+            self.log.warning("job %s: launched when it was over, and ended again", job.id)
+            return
+        self.log.info("job %s: launched", job.id)
+        self.notice(job.id)
 
     async def _observe(self, job: Job) -> None:
         seen = await self.launcher.poll(job)
