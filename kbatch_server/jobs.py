@@ -69,7 +69,9 @@ class Jobs(LoggingConfigurable):
         )
         request_hash = None
         if idempotency_key is not None:
-            request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+            # of what is asked for, without defaults: those that a later version adds must not change it
+            asked = request.model_dump_json(exclude_defaults=True)
+            request_hash = hashlib.sha256(asked.encode()).hexdigest()
         reach("submit.1")
         job, is_new = await self.store.add_job(
             job, idempotency_key=idempotency_key, request_hash=request_hash
@@ -167,5 +169,7 @@ def make_request(job: Job) -> JobRequest:
         cpu_limit=spec.cpu_limit,
         mem_limit=spec.mem_limit,
         retries=spec.retries,
+        retry_delay_seconds=spec.retry_delay_seconds,
+        retry_backoff=spec.retry_backoff,
         active_deadline_seconds=spec.active_deadline_seconds,
     )

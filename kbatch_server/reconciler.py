@@ -38,6 +38,9 @@ SETTLE_SECONDS = 0.1
 TERMINATING_SECONDS = 2
 """How often a job that was asked to end is looked at, beside what the launcher notices."""
 
+LOOK_SECONDS = 0.1
+"""How soon a job is looked at again at the earliest, when a time that it waits for has come."""
+
 MESSAGE_LENGTH = 2000
 """Characters of a message that are kept: a scheduler's word on a thousand nodes is longer."""
 
@@ -224,6 +227,9 @@ class Reconciler(LoggingConfigurable):
         elif seen.is_past_deadline():
             await self._give_up(job, "DeadlineExceeded", seen.deadline_message)
         else:
+            held = seen.get_held_seconds()
+            if held is not None and held <= 0:
+                await self.launcher.release(job)
             await self._record(job, seen)
 
     async def _give_up(self, job: Job, reason: str, message: str) -> None:
@@ -253,9 +259,10 @@ class Reconciler(LoggingConfigurable):
         if changes:
             await self.store.update_job(job.id, **changes)
         _observe_start(job, changes)
-        for left in (seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline()):
+        limits = seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline(), seen.get_held_seconds()
+        for left in limits:
             if left is not None:
-                self.queue.put_after(job.id, max(0.1, left))
+                self.queue.put_after(job.id, max(LOOK_SECONDS, left))
 
     async def _end(self, job: Job, seen: JobStatus) -> None:
         changes = _changes(job, seen) | {"ended_at": seen.ended_at or utcnow()}

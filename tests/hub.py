@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -150,8 +150,8 @@ class Hub:
             "JUPYTERHUB_SERVICE_URL": self.service_url or "",
         }
 
-    def start(self) -> None:
-        """Start the hub and wait until it and its proxy answer."""
+    def start(self, *, is_service_up: bool = False) -> None:
+        """Start the hub and wait until it and its proxy answer, and the service if that is up already."""
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("JUPYTERHUB_")
         }
@@ -165,7 +165,7 @@ class Hub:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        with self._answering_service():
+        with nullcontext() if is_service_up else self._answering_service():
             self._wait()
         for name in USERS:
             self.add_user(name)

@@ -15,6 +15,7 @@ wanted="
   openssl:openssl
   busybox-static:/bin/busybox
   postgresql:pg_ctlcluster
+  faketime:faketime
 "
 
 PATH=$PATH:/usr/sbin:/sbin # not on every user's PATH, and iptables is there

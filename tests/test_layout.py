@@ -52,6 +52,7 @@ PURE = {
     "compat.manifests",
     "handlers.openapi",
     "logsearch",
+    "kube.gates",
     "kube.logplace",
     "kube.objects",
     "kube.pods",

@@ -147,10 +147,11 @@ async def test_a_migration_that_fails_changes_nothing(url, tmp_path, monkeypatch
     assert execute(url, "SELECT version_num FROM alembic_version") == [("0002",)]
 
 
-async def test_a_job_of_the_first_release_is_there_after_the_upgrade(db_url):
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+async def test_what_an_earlier_release_recorded_is_there_after_the_upgrade(db_url, revision):
     engine = create_engine(with_driver(db_url))
     with engine.begin() as connection:
-        command.upgrade(make_alembic_config(connection), "0001")
+        command.upgrade(make_alembic_config(connection), revision)
         connection.exec_driver_sql(
             'INSERT INTO jobs (id, "user", name, status, reason, message, spec, description, tags, groups,'
             " attempts, created_at, pods, state) VALUES ('train-1', 'alice', 'train', 'running', '', '',"

@@ -22,12 +22,12 @@ from ..kube.logs import follow_log
 from ..kube.pods import START_PROBLEMS, find_state, is_ending, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen
 from ..kube.sidecar import explain_unsent
-from ..kube.view import Place, View, is_behind, make_seen_status, set_deadline
+from ..kube.view import Place, View, is_behind, make_seen_status, set_times
 from ..models import Job, JobEvent, JobStatus
 from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
-from .kubeending import end_pods
 from .kubeerrors import launch_errors, read_errors
-from .kubesecret import ensure_secret
+from .kubepods import end_pods, open_gates
+from .kubesecret import check_is_same, ensure_secret
 from .pace import Pace
 
 Manifest = dict[str, Any]
@@ -244,7 +244,7 @@ class KubeJobLauncher(JobLauncher):
             place = Place(place.namespace, place.name, made["metadata"]["uid"])
             reach("launch.3")
             if not objects.is_launched(made):
-                await self._check_is_same(made, manifest, place)
+                await check_is_same(self.client, made, manifest, place)
                 await ensure_secret(self.client, job, launch, place, instance=self.instance)
                 reach("launch.4")
                 await self.client.patch(place.path, objects.make_launch_patch(str(place.uid)))
@@ -266,9 +266,14 @@ class KubeJobLauncher(JobLauncher):
             with read_errors():
                 seen = await self.view.ask(place)
             status = make_seen_status(seen) if seen is not None else status
-        if seen is not None and job.spec.active_deadline_seconds is not None:
-            set_deadline(status, seen, job.spec)
+        if seen is not None:
+            set_times(status, seen, job.spec)
         return status
+
+    async def release(self, job: Job) -> None:
+        """Open the gate of the job's pod."""
+        with read_errors():
+            await open_gates(self.client, await self.view.list_pods(self._find_place(job)))
 
     async def terminate(self, job: Job) -> bool:
         """Delete the Pods and the Job, and with it its Secret; return whether the API has none of them left.
@@ -367,14 +372,6 @@ class KubeJobLauncher(JobLauncher):
                 found, instance=self.instance, label=objects.USERNAME, value=labels[objects.USERNAME]
             ),
         )
-
-    async def _check_is_same(self, made: Manifest, manifest: Manifest, place: Place) -> None:
-        """See that a Job left by a launch that was cut short asks for what its Secret will have."""
-        if made["metadata"].get("deletionTimestamp"):
-            raise KubeUnavailable(f"an older {place.path} is just being deleted")
-        if objects.secret_keys(made) != objects.secret_keys(manifest):
-            await self.client.ensure_deleted(place.path, uid=place.uid)
-            raise KubeUnavailable(f"{place.path} was made with other settings, and is made anew")
 
     async def _look(self, place: Place) -> Seen | None:
         with read_errors():

@@ -17,6 +17,9 @@ from installation import API
 from faultkit.ledger import Ledger
 from faultkit.waiting import until
 
+START_SECONDS = 120
+"""How long a job may take to its start on a busy machine."""
+
 BACK_SECONDS = 60
 """How long a client tries again before it gives up: longer than any fault takes."""
 
@@ -112,11 +115,11 @@ class Load:
     def submit_and_wait(self, kind: Kind) -> str:
         """Submit one more job and return its id when it is running."""
         job_id = self.submit(kind)
+        path = f"api/v1/jobs/{job_id}"
         until(
-            lambda: (
-                self._insist(self._canceller, f"api/v1/jobs/{job_id}", {200}, "GET")["status"] == "running"
-            ),
-            "running",
+            lambda: self._insist(self._canceller, path, {200}, "GET")["status"] == "running",
+            f"{kind.name} job {job_id} runs",
+            START_SECONDS,
         )
         return job_id
 

@@ -41,6 +41,7 @@ c.Reconciler.resync_seconds = 10
 """
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 PAST_SECONDS = 2 * 86400
+HEALTH_SECONDS = 20
 
 
 class Site:
@@ -86,16 +87,20 @@ class Site:
         """Return a client of the service itself: the hub and its proxy may be away."""
         return API(f"http://127.0.0.1:{self.service.port}{PREFIX}", token or self._token)
 
-    def read_health(self) -> str:
-        """Return what ``/ready`` says: its status, and the names of the parts that it says are away."""
-        client = self.client()
-        answer = client.http.get("api/v1/ready")
-        client.http.close()
-        return " ".join([str(answer.status_code), *answer.json()["failed"]])
+    def wait_failed(self, part: str) -> str:
+        """Wait until ``/ready`` names this part as failed, and return what it says in short."""
+        said: list[str] = []
 
-    def wait_health(self, said: str) -> None:
-        """Wait until ``/ready`` says so."""
-        until(lambda: self.read_health() == said, f"/ready does not say {said!r}")
+        def is_named() -> bool:
+            client = self.client()
+            answer = client.http.get("api/v1/ready")
+            client.http.close()
+            failed = answer.json()["failed"]
+            said[:] = [f"{answer.status_code} {' '.join(failed)}"]
+            return part in failed
+
+        until(is_named, f"/ready does not name {part}", HEALTH_SECONDS)
+        return said[0]
 
     def find_pod(self, job_id: str) -> str:
         """Return the name of a job's only pod."""

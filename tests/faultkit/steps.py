@@ -13,7 +13,7 @@ REACH_SECONDS = 60
 
 def kinds_for(step: str) -> tuple[Kind, ...]:
     """Return what jobs are to come in while a step is waited for: such as reach it."""
-    return (CANCELLED, GOOD) if step.startswith("cancel.") else (GOOD, BAD, GOOD, CANCELLED)
+    return (CANCELLED, GOOD) if step.startswith("cancel.") else (GOOD, BAD)
 
 
 def kill_at_each(service: Service, load: Load, steps: Sequence[str]) -> None:
