@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from kbatch_server.kube import sentences
 from kbatch_server.kube.reflector import Seen
 from kbatch_server.kube.status import Event, make_status, parse_time
-from kbatch_server.kube.view import make_seen_status, set_deadline, set_times
+from kbatch_server.kube.view import make_seen_status, make_timed_status, set_deadline
 from kbatch_server.models import JobSpec, JobStatus, Status
 
 Manifest = dict[str, Any]
@@ -335,9 +335,7 @@ def test_retries() -> None:
 def hold(*pods: Manifest, **spec: Any) -> JobStatus:
     found = {each["metadata"]["name"]: each for each in pods}
     seen = Seen(job(backoffLimit=3), found)
-    status = make_seen_status(seen)
-    set_times(status, seen, JobSpec(image=IMAGE, retries=3, **spec))
-    return status
+    return make_timed_status(seen, JobSpec(image=IMAGE, retries=3, **spec), timedelta())
 
 
 def gated(name: str, created: int) -> Manifest:
@@ -369,6 +367,14 @@ def test_a_pod_that_was_let_go_is_held_no_more() -> None:
         pod("Running", RUNNING, name="b", created=3),
     )
     assert hold(first, second, retry_delay_seconds=60).held_until is None
+
+
+def test_times_are_moved_by_how_far_our_clock_is_ahead_of_the_clusters() -> None:
+    seen = Seen(job(), {"a": pod("Pending", waiting("ImagePullBackOff"), SCHEDULED, name="a")})
+    spec = JobSpec(image=IMAGE, active_deadline_seconds=60, keep_outputs=True)
+    here, ahead = (make_timed_status(seen, spec, timedelta(hours=hours)) for hours in (0, 2))
+    assert ahead.blocked_since - here.blocked_since == timedelta(hours=2)
+    assert ahead.deadline_at - here.deadline_at == timedelta(hours=2)
 
 
 def test_end_is_the_jobs_to_say() -> None:

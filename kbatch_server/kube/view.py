@@ -119,12 +119,21 @@ def make_seen_status(seen: Seen) -> JobStatus:
     return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()))
 
 
-def set_times(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
-    """Say in a status what the service is to do about the job, and when."""
+def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
+    """Return the same, with what the service is to do about the job, and when.
+
+    Times that are compared with our clock are moved by how far it is ``ahead`` of the cluster's.
+    """
+    status = make_seen_status(seen)
     if spec.active_deadline_seconds is not None:
         set_deadline(status, seen, spec)
     if has_own_delay(spec):
         set_hold(status, seen, spec)
+    for name in ("blocked_since", "deadline_at", "held_until"):
+        moment = getattr(status, name)
+        if moment is not None:
+            setattr(status, name, moment + ahead)
+    return status
 
 
 def set_deadline(status: JobStatus, seen: Seen, spec: JobSpec) -> None:

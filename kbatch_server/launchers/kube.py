@@ -22,7 +22,7 @@ from ..kube.logs import follow_log
 from ..kube.pods import START_PROBLEMS, find_state, is_ending, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen
 from ..kube.sidecar import explain_unsent
-from ..kube.view import Place, View, is_behind, make_seen_status, set_times
+from ..kube.view import Place, View, is_behind, make_timed_status
 from ..models import Job, JobEvent, JobStatus
 from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from .kubeerrors import launch_errors, read_errors
@@ -260,14 +260,13 @@ class KubeJobLauncher(JobLauncher):
         seen = await self._look(place)
         if seen is None:
             return None
-        status = make_seen_status(seen)
-        if status.is_overdue(job.spec) or is_behind(seen):
-            # before a verdict, and where a Job's end was seen before that of its Pod
+        status = make_timed_status(seen, job.spec, self.client.ahead)
+        if status.is_overdue(job.spec) or status.is_past_deadline() or is_behind(seen):
+            # before a verdict, which a clock that was moved may have brought about, and where a Job's end was
+            # seen before that of its Pod
             with read_errors():
                 seen = await self.view.ask(place)
-            status = make_seen_status(seen) if seen is not None else status
-        if seen is not None:
-            set_times(status, seen, job.spec)
+            status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status
         return status
 
     async def release(self, job: Job) -> None:

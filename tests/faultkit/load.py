@@ -56,7 +56,8 @@ class Accepted:
 
     id: str
     kind: Kind
-    fault: str
+    faults: tuple[str, ...]
+    """Those that came between the first try to submit it and the answer."""
 
 
 class Load:
@@ -68,7 +69,10 @@ class Load:
         """Answers that were no job, by status; 0 is none."""
         self.health: dict[str, str] = {}
         """What the service said of itself meanwhile, by fault."""
-        self.fault = "at the start"
+        self.faults: list[str] = []
+        """All that there were, in their order."""
+        self.is_under_way = False
+        """Whether a job is being submitted, perhaps for a while."""
         self.pause_seconds = pause_seconds
         self._client = client()
         self._canceller = client()
@@ -95,21 +99,21 @@ class Load:
 
     def begin(self, fault: str, kinds: Sequence[Kind]) -> None:
         """From now on jobs are of these kinds, and belong to this fault."""
-        self.fault = fault
+        self.faults.append(fault)
         self._kinds = itertools.cycle(kinds)
 
     def note_health(self, said: str) -> None:
         """Keep what the service says of itself during this fault."""
-        self.health[self.fault] = said
+        self.health[self.faults[-1]] = said
 
     def submit(self, kind: Kind) -> str:
         """Submit one more job, until it is accepted, and return its id."""
-        fault = self.fault
+        first = len(self.faults) - 1
         body = {"name": kind.name, "command": ["sh", "-c", f"{self._ledger.script}; {kind.script}"]}
         body |= kind.fields | ({"upload": self._upload} if kind.keeps_output else {})
         headers = {"Idempotency-Key": secrets.token_hex(8)}
         job = self._insist(self._client, "api/v1/jobs", {200, 201}, json=body, headers=headers)
-        self.jobs.append(Accepted(job["id"], kind, fault))
+        self.jobs.append(Accepted(job["id"], kind, tuple(self.faults[first:])))
         return job["id"]
 
     def submit_and_wait(self, kind: Kind) -> str:
@@ -127,7 +131,9 @@ class Load:
         try:
             while not self._stopping.wait(self.pause_seconds):
                 kind = next(self._kinds)
+                self.is_under_way = True
                 job_id = self.submit(kind)
+                self.is_under_way = False
                 if kind.is_cancelled:
                     thread = threading.Thread(target=self._cancel, args=(job_id,))
                     self._threads.append(thread)

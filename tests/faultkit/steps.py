@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from service import Service
 
 from faultkit.load import BAD, CANCELLED, GOOD, Kind, Load
+from faultkit.waiting import until
 
 REACH_SECONDS = 60
 
@@ -21,6 +22,8 @@ def kill_at_each(service: Service, load: Load, steps: Sequence[str]) -> None:
     for step in steps:
         load.begin(f"kill -9 at {step}", kinds_for(step))
         service.set_environment(KBATCH_TEST_FAILPOINT=f"{step}:1")
+        # a job is submitted when it starts, so that there is one which this kill may hit
+        until(lambda: load.is_under_way, "a job is submitted")
         service.spawn()  # it may die before it has answered anybody
         service.wait_killed(step, REACH_SECONDS)
     service.set_environment(KBATCH_TEST_FAILPOINT=None)

@@ -28,31 +28,32 @@ class Place(Protocol):
 def settle(place: Place, load: Load, *, seconds: float) -> list[Row]:
     """Return a row for each fault when all jobs are over, or the seconds are; nothing runs after that."""
     client = place.client()
-    rows = judge(client, load.jobs, seconds=seconds)
+    rows = judge(client, load, seconds=seconds)
     client.http.close()
     leftovers = place.find_leftovers(each.id for each in load.jobs)
     count_doubled(rows, load.jobs, place.ledger.count())
     for row in rows:
         row.said = load.health.get(row.fault, "")
     for each in leftovers:
-        fault = next((job.fault for job in load.jobs if job.id in each), rows[-1].fault)
+        fault = next((job.faults[-1] for job in load.jobs if job.id in each), rows[-1].fault)
         next(row for row in rows if row.fault == fault).leftovers.append(each)
     return rows
 
 
-def judge(client: API, jobs: list[Accepted], *, seconds: float) -> list[Row]:
-    """Wait, for so long in all, until every job is over; return a row for each fault, in their order."""
-    rows = {each.fault: Row(each.fault) for each in jobs}
+def judge(client: API, load: Load, *, seconds: float) -> list[Row]:
+    """Wait, for so long in all, until every job is over; return a row for each fault, in their order.
+
+    A job belongs to every fault that came while it was submitted.
+    """
+    rows = {fault: Row(fault) for fault in load.faults}
     deadline = time.monotonic() + seconds
-    for each in jobs:
-        row = rows[each.fault]
-        row.accepted += 1
-        job = _wait(client, each, deadline)
-        wrong = _find_wrong(client, each, job)
-        if wrong:
-            row.lost.append(f"{each.kind.name} job {each.id}: {wrong}")
-        else:
-            row.right += 1
+    for each in load.jobs:
+        wrong = _find_wrong(client, each, _wait(client, each, deadline))
+        for row in (rows[fault] for fault in each.faults):
+            row.accepted += 1
+            row.right += not wrong
+            if wrong:
+                row.lost.append(f"{each.kind.name} job {each.id}: {wrong}")
     return list(rows.values())
 
 
@@ -60,7 +61,7 @@ def count_doubled(rows: list[Row], jobs: list[Accepted], runs: Counter[str]) -> 
     """Add to the rows what ran too often, or not at all; every run is of a job that was accepted."""
     by_fault = {row.fault: row for row in rows}
     for each in jobs:
-        ran, row = runs[each.id], by_fault[each.fault]
+        ran, row = runs[each.id], by_fault[each.faults[-1]]
         if ran > each.kind.runs:
             row.doubled.append(f"{each.kind.name} job {each.id} ran {ran} times")
         if ran == 0 and each.kind.ends == ("succeeded",):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ EVICTED_WITH_RETRIES = Kind(
     "evicted-with-retries", f"[ $n -gt 1 ] && exit; {WAITS}", ("succeeded",), fields={"retries": 1}, runs=2
 )
 DELETED_POD = Kind("deleted-pod", WAITS, ("failed",))
+IN_TIME = replace(SLOW, name="in-time", fields={"active_deadline_seconds": 600})
 DELETED_JOB = Kind("deleted-job", WAITS, ("failed",))
 
 
@@ -175,7 +177,8 @@ def move_the_clock(site: Site, load: Load) -> None:
     )
     site.service.start()
     for moved in ("+2h", "-2h", "+0"):
-        load.submit(SLOW)
+        for kind in (SLOW, IN_TIME):
+            load.submit(kind)
         site.clock.write_text(moved)
         accept(load, 2)
     site.service.kill()
@@ -204,7 +207,10 @@ FAULTS: dict[str, Callable[[Site, Load], None]] = {
 
 @pytest.mark.timeout(900)
 def test_every_accepted_job_ends_right_and_once_whatever_fails(site: Site) -> None:
-    with Load(site.client, site.ledger, pause_seconds=PAUSE_SECONDS) as load:
+    load = Load(site.client, site.ledger, pause_seconds=PAUSE_SECONDS)
+    load.begin("none", (GOOD, BAD, CANCELLED))
+    with load:
+        accept(load, 3)
         for name, fail in FAULTS.items():
             load.begin(name, (GOOD, BAD, CANCELLED))
             begun = time.monotonic()
