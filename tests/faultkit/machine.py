@@ -18,6 +18,7 @@ from hub import Hub, find_ports
 from installation import API
 from service import Service
 
+from faultkit.health import wait_failed
 from faultkit.ledger import FileLedger
 from kbatch_server.launchers.jobfolder import JobFolder
 
@@ -54,6 +55,10 @@ class Machine:
     def client(self) -> API:
         """Return a client of the service itself: the hub may be away."""
         return API(f"http://127.0.0.1:{self.service.port}{PREFIX}", self._token)
+
+    def wait_failed(self, part: str) -> str:
+        """Wait until ``/ready`` names this part as failed, and return what it says in short."""
+        return wait_failed(self.client, part)
 
     def find_leftovers(self, job_ids: Iterable[str]) -> list[str]:
         """Delete all jobs, stop the service, and return what is left of them."""

@@ -19,6 +19,7 @@ from s3server import S3Server
 from service import Service
 
 from faultkit.apiproxy import ApiProxy
+from faultkit.health import wait_failed
 from faultkit.ledger import Bell
 from faultkit.waiting import until
 from tests.cluster import ClusterLike
@@ -41,7 +42,6 @@ c.Reconciler.resync_seconds = 10
 """
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 PAST_SECONDS = 2 * 86400
-HEALTH_SECONDS = 20
 
 
 class Site:
@@ -89,18 +89,7 @@ class Site:
 
     def wait_failed(self, part: str) -> str:
         """Wait until ``/ready`` names this part as failed, and return what it says in short."""
-        said: list[str] = []
-
-        def is_named() -> bool:
-            client = self.client()
-            answer = client.http.get("api/v1/ready")
-            client.http.close()
-            failed = answer.json()["failed"]
-            said[:] = [f"{answer.status_code} {' '.join(failed)}"]
-            return part in failed
-
-        until(is_named, f"/ready does not name {part}", HEALTH_SECONDS)
-        return said[0]
+        return wait_failed(self.client, part)
 
     def find_pod(self, job_id: str) -> str:
         """Return the name of a job's only pod."""
