@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 # the newest of the older major version; constraints.txt has the newest of all
 HUB5 := 5.3.0
 
-.PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick bench-uploads bench-logs bench-limits dist clean
+.PHONY: help demo test test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,10 @@ lint: $(VENV)/.test ## Check the style and the types
 format: $(VENV)/.test ## Put the code into the project's form
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format
+
+faults: test-install ## Stop, kill and delay every part while jobs come in, and print what became of them
+	@KBATCH_TEST_FAULTS=long KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required \
+		$(BIN)/pytest --capture=no tests/test_faults.py tests/kubernetes/test_cluster_faults.py
 
 bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
 	@$(BIN)/python -m benchmarks.bench_quick

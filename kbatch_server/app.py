@@ -24,6 +24,7 @@ from .config import JobConfig
 from .configcheck import WrongSetting, check_config, check_url, describe_error
 from .configurables import CONFIGURABLES
 from .engine import Engine
+from .failpoints import WrongFailpoint, arm
 from .handlers import make_handlers
 from .handlers.services import Services
 from .jobs import Jobs
@@ -193,6 +194,7 @@ class KBatchServer(Application):
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """Read the configuration and build the parts, in the order in which they need each other."""
+        arm()
         load_settings()
         self.parse_command_line(argv)
         if self.generate_config or isinstance(self.subapp, Application):
@@ -390,5 +392,5 @@ def main(argv: list[str] | None = None) -> None:
         server.start()
     except StoreError as error:
         sys.exit(f"kbatch-server: KBatchServer.db_url: {error}")
-    except (WrongSetting, TraitError, SettingsNotFound, StorageError) as error:
+    except (WrongSetting, WrongFailpoint, TraitError, SettingsNotFound, StorageError) as error:
         sys.exit(f"kbatch-server: {' '.join(str(error).split())}")

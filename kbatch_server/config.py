@@ -11,7 +11,7 @@ from traitlets.config import Configurable
 
 from .errors import InvalidRequest
 from .jobrequest import JobRequest
-from .models import JobSpec
+from .models import RETRY_DELAY_SECONDS, JobSpec
 from .slugs import MAX_LABEL, make_slug
 
 
@@ -118,6 +118,26 @@ class JobConfig(Configurable):
         min=0,
         max=100,
         help="""The largest number of ``retries`` that a user may ask for.""",
+        config=True,
+    )
+
+    retry_delay_seconds = Float(
+        RETRY_DELAY_SECONDS,
+        min=0,
+        help="""Seconds between a failed attempt and the next one of a job that asks for no other number.
+
+        They double after each further attempt, up to ten minutes, unless the job asks for ``fixed`` ones. On
+        Kubernetes an attempt never comes earlier than its Job controller allows: after 10 s, doubled each
+        time, up to ten minutes.
+        """,
+        config=True,
+    )
+
+    max_retry_delay_seconds = Float(
+        3600,
+        min=0,
+        max=86400,
+        help="""The largest ``retry_delay_seconds`` that a user may ask for.""",
         config=True,
     )
 
@@ -296,6 +316,8 @@ class JobConfig(Configurable):
                 "cpu_limit": self._checked_limit(request, "cpu_limit"),
                 "mem_limit": self._checked_limit(request, "mem_limit"),
                 "retries": _at_most(request.retries, self.max_retries, "retries"),
+                "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
+                "retry_backoff": request.retry_backoff,
                 "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
                 "priority": request.priority,
                 "queue_name": self._checked_queue(request.queue_name, user, profile),
@@ -335,6 +357,12 @@ class JobConfig(Configurable):
                 "queue_name", f"{wanted!r} cannot be chosen here; allowed: {', '.join(allowed) or 'none'}"
             )
         return wanted
+
+    def _checked_retry_delay(self, wanted: float | None) -> float:
+        if wanted is None or wanted == self.retry_delay_seconds:
+            return float(self.retry_delay_seconds)
+        delay: float = _at_most(wanted, self.max_retry_delay_seconds, "retry_delay_seconds")
+        return delay
 
     def _checked_deadline(self, wanted: int | None) -> Any:
         if wanted is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -124,6 +124,8 @@ class JobRequest(BaseModel):
     cpu_limit: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
     mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
     retries: Annotated[int, Field(ge=0, le=100)] = 0
+    retry_delay_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] | None = None
+    retry_backoff: Literal["exponential", "fixed"] = "exponential"
     active_deadline_seconds: Annotated[int, Field(gt=0, le=2**31 - 1)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     queue_name: (

@@ -12,6 +12,7 @@ from traitlets.config import LoggingConfigurable
 
 from .audit import Action, AuditPage, AuditQuery, is_first, make_entry
 from .errors import Forbidden, Unavailable
+from .failpoints import reach
 from .jobrequest import JobRequest
 from .launchers.base import JobLauncher, LauncherUnavailable
 from .limits import Limits
@@ -88,8 +89,11 @@ class Jobs(LoggingConfigurable):
         )
         request_hash = None
         if idempotency_key is not None:
-            request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+            # of what is asked for, without defaults: those that a later version adds must not change it
+            asked = request.model_dump_json(exclude_defaults=True)
+            request_hash = hashlib.sha256(asked.encode()).hexdigest()
         action = Action.SUBMIT if rerun_of is None else Action.RERUN
+        reach("submit.1")
         job, is_new = await self.store.add_job(
             job,
             idempotency_key=idempotency_key,
@@ -98,9 +102,11 @@ class Jobs(LoggingConfigurable):
             audit=make_entry(action, job.id, job.user, detail=(rerun_of and f"of {rerun_of}") or ""),
         )
         if is_new:
+            reach("submit.3")
             SUBMITTED.inc()
             self.log.info("job %s: accepted from %s", job.id, job.user)
             self.on_submit(job)
+            reach("submit.4")
         return job, is_new
 
     async def get(self, user: User, job_id: str) -> Job:
@@ -127,10 +133,13 @@ class Jobs(LoggingConfigurable):
 
     async def cancel(self, user: User, job_id: str) -> Job:
         """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise."""
+        reach("cancel.1")
         entry = make_entry(Action.CANCEL, job_id, user.name)
         job = await self.store.request_cancel(job_id, user=_owner(user), audit=entry)
+        reach("cancel.2")
         self.log.info("job %s: cancelled by %s", job.id, user.name)
         self.on_change(job.id)
+        reach("cancel.3")
         return job
 
     async def delete(self, user: User, job_id: str) -> None:
@@ -205,6 +214,8 @@ def make_request(job: Job) -> JobRequest:
         cpu_limit=spec.cpu_limit,
         mem_limit=spec.mem_limit,
         retries=spec.retries,
+        retry_delay_seconds=spec.retry_delay_seconds,
+        retry_backoff=spec.retry_backoff,
         active_deadline_seconds=spec.active_deadline_seconds,
         priority=spec.priority,
         queue_name=spec.queue_name,

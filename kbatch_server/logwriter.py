@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from .errors import Unavailable
+from .failpoints import reach
 from .launchers.base import LogPiece
 from .models import utcnow
 from .storage.base import Storage, StorageError
@@ -244,11 +245,13 @@ class LogWriter:
         if segment is not None:
             content = bytes(self._buffer[: segment.size])
             await self._storage.write(make_key(log.job_id, log.attempt, segment.number), _once(content))
+            reach("archive.1")
         for number in dropped:
             await self._storage.delete(make_key(log.job_id, log.attempt, number))
         segments = [] if segment is None else [segment]
         if not await self._store.keep_log(log, segments=segments, dropped=dropped):
             raise JobGone(log.job_id)
+        reach("archive.2")
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

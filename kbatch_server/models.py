@@ -41,6 +41,13 @@ class Status(StrEnum):
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
 
+RETRY_DELAY_SECONDS = 10.0
+"""What Kubernetes's own Job controller waits before the second attempt; it doubles that each time."""
+
+MAX_RETRY_DELAY_SECONDS = 600.0
+"""Where doubling ends, there and here."""
+
+
 class Profile(BaseModel):
     """One entry of the admin's ``profile_list`` as a user sees it."""
 
@@ -92,6 +99,8 @@ class JobSpec(BaseModel):
     output_timeout_seconds: int = 300
     ttl_seconds_after_finished: int = 3600
     retries: int = 0
+    retry_delay_seconds: float = RETRY_DELAY_SECONDS
+    retry_backoff: Literal["exponential", "fixed"] = "exponential"
     active_deadline_seconds: int | None = None
     priority: int = 0
     queue_name: str | None = None
@@ -99,6 +108,13 @@ class JobSpec(BaseModel):
     kueue_priority_class: str | None = None
     start_timeout_seconds: int = 600
     schedule_timeout_seconds: int = 0
+
+    def get_retry_delay_seconds(self, failures: int) -> float:
+        """Return how long the next attempt waits after so many that failed."""
+        delay = self.retry_delay_seconds
+        if self.retry_backoff == "fixed":
+            return delay
+        return min(delay * 2.0 ** (failures - 1), max(delay, MAX_RETRY_DELAY_SECONDS))
 
 
 class Pod(BaseModel):
@@ -130,6 +146,8 @@ class JobStatus(BaseModel):
     deadline_at: datetime | None = None
     """When the service is to end it, where the launcher leaves that to the service."""
     deadline_message: str = ""
+    held_until: datetime | None = None
+    """When the launcher is to let the next attempt go, where it is held back until then."""
 
     def get_limit_seconds(self, spec: JobSpec) -> int:
         """Return how long a job may be held up by what holds it up now; 0 means for ever."""
@@ -145,6 +163,10 @@ class JobStatus(BaseModel):
     def get_seconds_to_deadline(self) -> float | None:
         """Return the seconds until the service is to end it, or None where it is not."""
         return None if self.deadline_at is None else (self.deadline_at - utcnow()).total_seconds()
+
+    def get_held_seconds(self) -> float | None:
+        """Return the seconds until the next attempt is to be let go, or None where none is held back."""
+        return None if self.held_until is None else (self.held_until - utcnow()).total_seconds()
 
     def is_past_deadline(self) -> bool:
         """Whether the service is to end it now."""
@@ -305,6 +327,8 @@ class Job:
             "cpu_limit": spec.cpu_limit,
             "mem_limit": spec.mem_limit,
             "retries": spec.retries,
+            "retry_delay_seconds": spec.retry_delay_seconds,
+            "retry_backoff": spec.retry_backoff,
             "active_deadline_seconds": spec.active_deadline_seconds,
             "priority": spec.priority,
             "queue_name": spec.queue_name,

@@ -14,6 +14,7 @@ from traitlets.config import LoggingConfigurable
 
 from .audit import AuditEntry
 from .errors import Forbidden, InvalidRequest, KBatchError, NotFound, TooLarge, Unavailable
+from .failpoints import reach
 from .launchers.base import OutputTar
 from .models import Job, JobOutputs
 from .storage.base import Storage, StorageError, StorageFull
@@ -87,8 +88,10 @@ class Outputs(LoggingConfigurable):
             if isinstance(error, (TooLarge, BadTar)):
                 raise await self._refuse(job, error) from error
             raise
+        reach("archive.3")
         summary = make_summary(index, tar)
         await self._record(job, summary, kept)
+        reach("archive.4")
         self.log.info("job %s: %d files kept, %d bytes", job.id, summary.files, summary.size)
         return summary
 

@@ -10,6 +10,7 @@ from traitlets import Float, Instance, Integer, default
 from traitlets.config import LoggingConfigurable
 
 from .errors import NotFound, Unavailable
+from .failpoints import reach
 from .harvest import Harvest
 from .launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
 from .launchpad import Launchpad
@@ -38,6 +39,9 @@ SETTLE_SECONDS = 0.1
 
 TERMINATING_SECONDS = 2
 """How often a job that was asked to end is looked at, beside what the launcher notices."""
+
+LOOK_SECONDS = 0.1
+"""How soon a job is looked at again at the earliest, when a time that it waits for has come."""
 
 MESSAGE_LENGTH = 2000
 """Characters of a message that are kept: a scheduler's word on a thousand nodes is longer."""
@@ -155,7 +159,9 @@ class Reconciler(LoggingConfigurable):
             if not await self.harvest.settle(job):
                 self.queue.put_after(job.id, TERMINATING_SECONDS)
                 return
+            reach("archive.5")
             await self.launcher.clean(job)
+            reach("archive.6")
             await self.store.update_job(job.id, cleaned_at=utcnow())
 
     async def _launch(self, job: Job) -> None:
@@ -165,10 +171,12 @@ class Reconciler(LoggingConfigurable):
         if wait > 0:
             self.queue.put_after(job.id, wait)
             return
+        reach("launch.1")
         if not await self.store.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
             return
         self.turns.begin(job)
+        reach("launch.2")
         try:
             launch = await self.launchpad.make_launch(job)
             state = await self.launcher.launch(job, launch)
@@ -189,19 +197,30 @@ class Reconciler(LoggingConfigurable):
             await self.store.update_job(job.id, reason="LaunchFailed", message=message)
             raise
         else:
+            reach("launch.5")
             LAUNCHES.labels("ok").inc()
             QUEUE_SECONDS.observe((utcnow() - job.created_at).total_seconds())
-            pending = Status.PENDING
-            await self.store.update_job(
-                job.id,
-                status=pending,
-                reason="Launched",
-                message="Handed over, waiting to be scheduled.",
-                launched_at=utcnow(),
-                state=dict(state),
-            )
-            self.log.info("job %s: launched", job.id)
-            self.notice(job.id)
+            await self._record_launch(job, dict(state))
+
+    async def _record_launch(self, job: Job, state: dict[str, Any]) -> None:
+        launched = await self.store.update_job(
+            job.id,
+            status=Status.PENDING,
+            reason="Launched",
+            message="Handed over, waiting to be scheduled.",
+            launched_at=utcnow(),
+            state=state,
+        )
+        reach("launch.6")
+        if launched is None:
+            # another process leads by now, found nothing of it yet, and has ended the job: it must not run
+            found = await self.store.find_job(job.id)
+            deleted_at = found.delete_requested_at if found is not None else utcnow()
+            await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
+            self.log.warning("job %s: launched when it was over, and ended again", job.id)
+            return
+        self.log.info("job %s: launched", job.id)
+        self.notice(job.id)
 
     async def _observe(self, job: Job) -> None:
         seen = await self.launcher.poll(job)
@@ -222,6 +241,9 @@ class Reconciler(LoggingConfigurable):
         elif seen.is_past_deadline():
             await self._give_up(job, "DeadlineExceeded", seen.deadline_message)
         else:
+            held = seen.get_held_seconds()
+            if held is not None and held <= 0:
+                await self.launcher.release(job)
             await self._record(job, seen)
 
     async def _give_up(self, job: Job, reason: str, message: str) -> None:
@@ -231,13 +253,16 @@ class Reconciler(LoggingConfigurable):
     async def _terminate(
         self, job: Job, seen: JobStatus | None, status: Status, reason: str, message: str
     ) -> None:
+        reach("cancel.4")
         if await self.launcher.terminate(job):
+            reach("cancel.6")
             end = (
                 seen.model_copy() if seen is not None else JobStatus(status=status, started_at=job.started_at)
             )
             end.status, end.reason, end.message, end.ended_at = status, reason, message, utcnow()
             await self._end(job, end)
             return
+        reach("cancel.5")
         if job.reason != "Terminating":
             await self.store.update_job(job.id, reason="Terminating", message="It was asked to end.")
         self.queue.put_after(job.id, TERMINATING_SECONDS)
@@ -248,15 +273,18 @@ class Reconciler(LoggingConfigurable):
         if changes:
             await self.store.update_job(job.id, **changes)
         _observe_start(job, changes)
-        for left in (seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline()):
+        limits = seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline(), seen.get_held_seconds()
+        for left in limits:
             if left is not None:
-                self.queue.put_after(job.id, max(0.1, left))
+                self.queue.put_after(job.id, max(LOOK_SECONDS, left))
 
     async def _end(self, job: Job, seen: JobStatus) -> None:
         changes = _changes(job, seen) | {"ended_at": seen.ended_at or utcnow()}
+        reach("finish.1")
         if await self.store.update_job(job.id, **changes) is not None:
             ENDED.labels(seen.status.value).inc()
             _observe_start(job, changes)
+        reach("finish.2")
         self.turns.leave(job.id, job.user)
         self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
         self.queue.put(job.id)

@@ -17,7 +17,7 @@ class WorkQueue:
     key is in two hands. Times are seconds of the event loop's clock.
     """
 
-    def __init__(self, *, backoff_base_seconds: float = 0.5, backoff_max_seconds: float = 60) -> None:
+    def __init__(self, *, backoff_base_seconds: float = 0.5, backoff_max_seconds: float = 30) -> None:
         self._base = backoff_base_seconds
         self._max = backoff_max_seconds
         self._ready: deque[str] = deque()

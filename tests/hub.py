@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -131,7 +131,7 @@ class Hub:
         self._admin_token = secrets.token_hex(16)
         self.metrics_token = secrets.token_hex(16)
         self.ci_token = secrets.token_hex(16)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._config = folder / "jupyterhub_config.py"
         self._config.write_text(
             CONFIG.format(
@@ -161,13 +161,13 @@ class Hub:
             "JUPYTERHUB_SERVICE_URL": self.service_url or "",
         }
 
-    def start(self) -> None:
-        """Start the hub and wait until it and its proxy answer."""
+    def start(self, *, is_service_up: bool = False) -> None:
+        """Start the hub and wait until it and its proxy answer, and the service if that is up already."""
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("JUPYTERHUB_")
         }
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "jupyterhub", "-f", str(self._config)],
                 cwd=self.folder,
                 env=environment | self._environment,
@@ -176,7 +176,7 @@ class Hub:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        with self._answering_service():
+        with nullcontext() if is_service_up else self._answering_service():
             self._wait()
         for name in USERS:
             self.add_user(name)
@@ -184,8 +184,8 @@ class Hub:
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
-            assert self._process is not None
-            assert self._process.poll() is None, f"the hub ended at its start:\n{self.tail()}"
+            assert self.process is not None
+            assert self.process.poll() is None, f"the hub ended at its start:\n{self.tail()}"
             assert time.monotonic() < deadline, f"the hub does not answer:\n{self.tail()}"
             try:
                 httpx.get(f"{self.url}/hub/api/", timeout=5).raise_for_status()
@@ -212,7 +212,7 @@ class Hub:
 
     def stop(self) -> None:
         """Stop the hub, and its proxy."""
-        if self._process is None or self._process.poll() is not None:
+        if self.process is None or self.process.poll() is not None:
             return
         pid_file = self.folder / "jupyterhub-proxy.pid"
         proxy = int(pid_file.read_text()) if pid_file.exists() else None
@@ -226,13 +226,13 @@ class Hub:
                     os.killpg(proxy, signal.SIGKILL)
 
     def _stop_hub(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(STOP_SECONDS)
+            self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)  # its own session: nobody else is in this group
-            self._process.wait()
+            os.killpg(self.process.pid, signal.SIGKILL)  # its own session: nobody else is in this group
+            self.process.wait()
 
     def add_user(self, name: str) -> None:
         """Make a user, unless there is one of that name."""

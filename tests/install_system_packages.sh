@@ -18,6 +18,7 @@ wanted="
   buildah:buildah
   mmdebstrap:mmdebstrap
   postgresql:pg_ctlcluster
+  faketime:faketime
 "
 
 PATH=$PATH:/usr/sbin:/sbin # not on every user's PATH, and iptables is there

@@ -29,6 +29,7 @@ class ScriptedLauncher(JobLauncher):
         self.launched: list[tuple[str, Launch]] = []
         self.logs: defaultdict[str, ScriptedLog] = defaultdict(ScriptedLog)
         self.open_logs = 0
+        self.released: list[str] = []
         self.fails: Exception | None = None
         self.ends_slowly = False
         self.is_slow = False
@@ -53,6 +54,9 @@ class ScriptedLauncher(JobLauncher):
         if not self.ends_slowly:
             self.seen.pop(job.id, None)
         return not self.ends_slowly
+
+    async def release(self, job: Job) -> None:
+        self.released.append(job.id)
 
     async def is_ending(self, job: Job) -> bool:
         return self.is_slow

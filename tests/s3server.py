@@ -22,15 +22,45 @@ PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
 BUCKET = "code"
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
-    """A running server: its URL, its bucket, the key of its owner, and the folder where it keeps files."""
+    """A server: where it listens, its bucket, the key of its owner, and the folder where it keeps files."""
 
-    endpoint: str
+    address: tuple[str, int]
     bucket: str
     access_key_id: str
     secret_access_key: str
     folder: Path
+    program: Path
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL."""
+        return "http://{}:{}".format(*self.address)
+
+    def start(self) -> None:
+        """Start it (again), with all that the folder has, and wait until it listens."""
+        environment = {
+            "ROOT_ACCESS_KEY": self.access_key_id,
+            "ROOT_SECRET_KEY": self.secret_access_key,
+            "PATH": os.environ["PATH"],
+        }
+        where = "{}:{}".format(*self.address)
+        command = [self.program, "--port", where, "--keep-alive", "--quiet", "posix", self.folder]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, cwd=self.log.parent, env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        wait_until_it_listens(self.process, self.address, self.log)
+
+    def stop(self) -> None:
+        """End it; what is in the folder stays."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
 
     def settings(self) -> dict[str, object]:
         """Return what S3Storage must be told."""
@@ -69,20 +99,19 @@ def running_s3server(program: Path, folder: Path, host: str = "127.0.0.1") -> It
     with socket.socket() as free:
         free.bind((host, 0))
         port = free.getsockname()[1]
-    key, secret = secrets.token_hex(10), secrets.token_hex(20)
-    root, log = folder / "root", folder / "s3server.log"
+    root = folder / "root"
     (root / BUCKET).mkdir(parents=True)
-    environment = {"ROOT_ACCESS_KEY": key, "ROOT_SECRET_KEY": secret, "PATH": os.environ["PATH"]}
-    command = [program, "--port", f"{host}:{port}", "--keep-alive", "--quiet", "posix", root]
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        try:
-            wait_until_it_listens(process, (host, port), log)
-            yield S3Server(f"http://{host}:{port}", BUCKET, key, secret, root)
-        finally:
-            process.terminate()
-            process.wait(10)
+    server = S3Server(
+        (host, port),
+        BUCKET,
+        secrets.token_hex(10),
+        secrets.token_hex(20),
+        root,
+        program,
+        folder / "s3server.log",
+    )
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

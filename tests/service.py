@@ -29,6 +29,15 @@ class Service:
 
     def start(self) -> None:
         """Start the process and wait until it answers."""
+        self.spawn()
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.kill()
+            raise
+
+    def spawn(self) -> None:
+        """Start the process, and wait for nothing."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "kbatch_server", "--config", str(self.config_file)],
@@ -39,11 +48,6 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        try:
-            self._wait_until_it_answers()
-        except BaseException:
-            self.kill()
-            raise
 
     def _wait_until_it_answers(self) -> None:
         prefix = self.environment["JUPYTERHUB_SERVICE_PREFIX"]
@@ -57,6 +61,20 @@ class Service:
                 return
             except httpx.HTTPError:
                 time.sleep(0.1)
+
+    def set_environment(self, **environment: str | None) -> None:
+        """Have other variables in the environment from the next start on (None: without)."""
+        kept = self.environment | environment
+        self.environment = {name: value for name, value in kept.items() if value is not None}
+
+    def wait_killed(self, what: str, seconds: float) -> None:
+        """Wait until it has ended itself, by KILL."""
+        assert self.process is not None, "not started"
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{what} is not reached:\n{self.tail()}") from None
+        assert code == -signal.SIGKILL, self.tail()
 
     def kill(self) -> None:
         """End it as a power cut would."""

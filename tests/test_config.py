@@ -53,6 +53,7 @@ def test_what_the_user_leaves_out_comes_from_the_admin():
         ({"image": "x", "max_mem_limit": "1G"}, {"mem_limit": 2**31}, "mem_limit"),
         ({"image": "x", "allow_user_limits": False}, {"cpu_limit": 0.1}, "cpu_limit"),
         ({"image": "x", "max_retries": 1}, {"retries": 2}, "retries"),
+        ({"image": "x", "max_retry_delay_seconds": 60}, {"retry_delay_seconds": 61}, "retry_delay_seconds"),
         (
             {"image": "x", "max_active_deadline_seconds": 9},
             {"active_deadline_seconds": 10},

@@ -4,6 +4,7 @@ import pytest
 
 from kbatch_server.errors import InvalidRequest
 from kbatch_server.jobrequest import MAX_ENV_BYTES, JobRequest, parse_memory
+from kbatch_server.models import JobSpec
 
 GOOD = {"name": "train", "command": ["python", "main.py"]}
 
@@ -48,6 +49,9 @@ WRONG = [
     ({"mem_limit": True}, "mem_limit"),
     ({"retries": -1}, "retries"),
     ({"retries": 1.5}, "retries"),
+    ({"retry_delay_seconds": -1}, "retry_delay_seconds"),
+    ({"retry_delay_seconds": 90000}, "retry_delay_seconds"),
+    ({"retry_backoff": "never"}, "retry_backoff"),
     ({"active_deadline_seconds": 0}, "active_deadline_seconds"),
     ({"description": "x" * 5000}, "description"),
     ({"hostPath": "/etc"}, "hostPath"),
@@ -106,3 +110,14 @@ def test_not_every_one_of_many_wrong_values_is_named():
     with pytest.raises(InvalidRequest) as caught:
         JobRequest.from_json(GOOD | {"args": [1] * 1000})
     assert len(caught.value.details) == 50
+
+
+def test_the_time_between_attempts_doubles_up_to_ten_minutes_or_stays():
+    def find_delays(**spec):
+        made = JobSpec(image="x", **spec)
+        return [made.get_retry_delay_seconds(failures) for failures in (1, 2, 3, 9)]
+
+    assert find_delays() == [10, 20, 40, 600]
+    assert find_delays(retry_delay_seconds=400) == [400, 600, 600, 600]
+    assert find_delays(retry_delay_seconds=3600) == [3600] * 4
+    assert find_delays(retry_delay_seconds=5, retry_backoff="fixed") == [5] * 4

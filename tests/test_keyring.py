@@ -1,6 +1,7 @@
 """Keys: sealing, signing, rotation."""
 
 import stat
+import time
 
 import pytest
 
@@ -44,3 +45,12 @@ def test_a_key_file_is_made_once_and_for_its_owner_alone(tmp_path):
 def test_a_short_key_is_refused_with_what_to_do():
     with pytest.raises(BadKey, match="openssl rand"):
         Keyring(["short"])
+
+
+def test_a_clock_that_is_set_back_does_no_harm_to_what_was_signed(monkeypatch):
+    keyring = Keyring([NEW])
+    signed = keyring.sign({"job": "a"}, purpose="code")
+    now = time.time()
+    for moved, value in ((-7200, {"job": "a"}), (50, {"job": "a"}), (70, None)):
+        monkeypatch.setattr(time, "time", lambda moved=moved: now + moved)
+        assert keyring.verify(signed, purpose="code", max_age_seconds=60) == value

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kbatch_server.kube import objects
+from kbatch_server.kube.gates import is_gated, make_open_patch
 from kbatch_server.models import Job, JobSpec
 from kbatch_server.slugs import make_slug
 
@@ -367,3 +368,22 @@ def test_only_a_job_that_may_be_tried_again_is_started_again_after_it_had_to_giv
     assert "podFailurePolicy" not in make(retries=0)["spec"]
     [rule] = make(retries=1)["spec"]["podFailurePolicy"]["rules"]
     assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+
+
+def test_attempts_are_held_back_only_where_their_time_is_not_kubernetes_own() -> None:
+    def find_gates(**spec: object) -> list[dict[str, str]]:
+        return make(**spec)["spec"]["template"]["spec"].get("schedulingGates", [])
+
+    assert find_gates(retries=3) == find_gates(retries=0, retry_delay_seconds=60) == []
+    for own in ({"retry_delay_seconds": 60}, {"retry_backoff": "fixed"}):
+        assert find_gates(retries=3, **own) == [{"name": "kbatch.jupyter.org/attempt"}]
+
+
+def test_only_our_gate_of_a_pod_is_opened() -> None:
+    gates = [{"name": "kbatch.jupyter.org/attempt"}, {"name": "example.org/theirs"}]
+    pod = {"metadata": {"uid": "u1"}, "spec": {"schedulingGates": gates}}
+    assert is_gated(pod)
+    assert make_open_patch(pod) == {
+        "metadata": {"uid": "u1"},
+        "spec": {"schedulingGates": [{"name": "example.org/theirs"}]},
+    }

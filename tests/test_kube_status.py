@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,8 +10,8 @@ import pytest
 from kbatch_server.kube import sentences
 from kbatch_server.kube.reflector import Seen
 from kbatch_server.kube.status import Event, make_status, parse_time
-from kbatch_server.kube.view import make_seen_status, set_deadline
-from kbatch_server.models import JobSpec, Status
+from kbatch_server.kube.view import make_seen_status, make_timed_status, set_deadline
+from kbatch_server.models import JobSpec, JobStatus, Status
 
 Manifest = dict[str, Any]
 
@@ -330,6 +330,51 @@ def test_retries() -> None:
     assert [each.exit_code for each in running.pods] == [7, 3, None]
     ended = failed(second, first, backoffLimit=1)
     assert ended.message == "It ended with exit code 3. That was attempt 2 of 2."
+
+
+def hold(*pods: Manifest, **spec: Any) -> JobStatus:
+    found = {each["metadata"]["name"]: each for each in pods}
+    seen = Seen(job(backoffLimit=3), found)
+    return make_timed_status(seen, JobSpec(image=IMAGE, retries=3, **spec), timedelta())
+
+
+def gated(name: str, created: int) -> Manifest:
+    made = pod("Pending", name=name, created=created)
+    made["spec"]["schedulingGates"] = [{"name": "kbatch.jupyter.org/attempt"}]
+    return made
+
+
+def test_the_first_attempt_is_let_go_at_once_and_the_next_when_its_time_has_come() -> None:
+    assert hold(gated("a", 1), retry_delay_seconds=60).held_until == moment(1)
+    first, second = pod("Failed", terminated(7, finished=2), name="a"), gated("b", 3)
+    held = hold(first, second, retry_delay_seconds=60)
+    assert (held.status, held.reason, held.held_until) == (Status.PENDING, "BackOff", moment(3))
+    assert held.message == "It ended with exit code 7. Attempt 2 of 4 starts 60 s after that."
+    assert held.blocked_since is None
+    again = pod("Failed", terminated(7, finished=4), name="b", created=3), gated("c", 5)
+    assert hold(first, *again, retry_delay_seconds=60).held_until == moment(6)
+    assert hold(first, *again, retry_delay_seconds=60, retry_backoff="fixed").held_until == moment(5)
+
+
+def test_an_attempt_in_the_place_of_one_that_had_to_give_way_waits_no_longer() -> None:
+    evicted = pod("Failed", terminated(143, finished=2), condition("DisruptionTarget"), name="a")
+    assert hold(evicted, gated("b", 3), retry_delay_seconds=600).held_until == moment(3)
+
+
+def test_a_pod_that_was_let_go_is_held_no_more() -> None:
+    first, second = (
+        pod("Failed", terminated(7, finished=2), name="a"),
+        pod("Running", RUNNING, name="b", created=3),
+    )
+    assert hold(first, second, retry_delay_seconds=60).held_until is None
+
+
+def test_times_are_moved_by_how_far_our_clock_is_ahead_of_the_clusters() -> None:
+    seen = Seen(job(), {"a": pod("Pending", waiting("ImagePullBackOff"), SCHEDULED, name="a")})
+    spec = JobSpec(image=IMAGE, active_deadline_seconds=60, keep_outputs=True)
+    here, ahead = (make_timed_status(seen, spec, timedelta(hours=hours)) for hours in (0, 2))
+    assert ahead.blocked_since - here.blocked_since == timedelta(hours=2)
+    assert ahead.deadline_at - here.deadline_at == timedelta(hours=2)
 
 
 def test_end_is_the_jobs_to_say() -> None:

@@ -51,7 +51,7 @@ LAYERS = [
         "validation",
         "workqueue",
     ],
-    ["errors", "metrics"],
+    ["errors", "failpoints", "metrics"],
     ["__init__"],
 ]
 """Each imports from those below it only, and never from its own row."""
@@ -74,6 +74,7 @@ PURE = {
     "handlers.schemas",
     "logsearch",
     "kube.kueue",
+    "kube.gates",
     "kube.logplace",
     "kube.objects",
     "kube.pods",

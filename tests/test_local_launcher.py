@@ -90,7 +90,7 @@ async def changes():
 
 @pytest.fixture
 async def launcher(jobs_root, changes):
-    launcher = LocalProcessJobLauncher(root=str(jobs_root), retry_delay_seconds=0.05, storage=DictStorage())
+    launcher = LocalProcessJobLauncher(root=str(jobs_root), storage=DictStorage())
     await launcher.open()
     await launcher.start(changes)
     yield launcher
@@ -99,7 +99,7 @@ async def launcher(jobs_root, changes):
 
 
 def make_job(*command, id="job-1", user="ada", **spec):
-    spec.setdefault("termination_grace_period_seconds", 5)
+    spec = {"termination_grace_period_seconds": 5, "retry_delay_seconds": 0.05} | spec
     return Job(
         id=id,
         user=user,
@@ -521,8 +521,7 @@ async def test_a_job_that_was_cancelled_before_its_start_never_starts(launcher, 
 
 
 async def test_a_cancelled_job_is_not_tried_again(launcher, changes):
-    launcher.retry_delay_seconds = 300
-    job = make_script("exit 1", retries=5)
+    job = make_script("exit 1", retries=5, retry_delay_seconds=300)
     await launcher.launch(job, Launch())
 
     async def is_waiting():

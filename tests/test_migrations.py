@@ -15,6 +15,7 @@ from hub import find_ports
 from sqlalchemy import create_engine, inspect
 
 from kbatch_server.keyring import Keyring
+from kbatch_server.models import Job
 from kbatch_server.store import JobStore, StoreError, schema
 from kbatch_server.store.orm import DUE, WAITING, metadata
 from kbatch_server.store.schema import make_alembic_config
@@ -156,20 +157,32 @@ async def test_a_migration_that_fails_changes_nothing(url, tmp_path, monkeypatch
     assert execute(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 
-async def test_a_job_of_the_first_release_is_there_after_the_upgrade(db_url):
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+async def test_what_an_earlier_release_recorded_is_there_after_the_upgrade(db_url, revision):
     engine = create_engine(with_driver(db_url))
     with engine.begin() as connection:
-        command.upgrade(make_alembic_config(connection), "0001")
+        command.upgrade(make_alembic_config(connection), revision)
         connection.exec_driver_sql(
             'INSERT INTO jobs (id, "user", name, status, reason, message, spec, description, tags, groups,'
-            " attempts, created_at, pods, state) VALUES ('train-1', 'alice', 'train', 'running', '', '',"
-            """ '{"image": "python:3"}', '', '{}', '[]', 1, '2026-11-01 10:00:00.000000', '[]', '{}')"""
+            " attempts, created_at, pods, state, upload, idempotency_key, request_hash)"
+            " VALUES ('train-1', 'alice', 'train', 'running', '', '',"
+            """ '{"image": "python:3", "retries": 2}', '', '{}', '[]', 1, '2026-11-01 10:00:00.000000',"""
+            " '[]', '{}', 'code-1', 'key', 'hash')"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO uploads (id, \"user\", size, sha256, created_at, expires_at) VALUES ('code-1',"
+            " 'alice', 3, 'abc', '2026-11-01 10:00:00.000000', '2026-11-08 10:00:00.000000')"
         )
     engine.dispose()
     store = make_store(db_url, auto_upgrade=True)
     await store.open()
     job = await store.get_job("train-1", user="alice")
     assert (job.spec.image, job.outputs, job.status) == ("python:3", None, "running")
+    assert (job.spec.retries, job.spec.retry_delay_seconds, job.spec.retry_backoff) == (2, 10, "exponential")
+    assert (await store.get_upload("code-1", user="alice")).size == 3
+    new = Job(id="train-2", user="alice", name="train", spec=job.spec, created_at=job.created_at)
+    again, is_new = await store.add_job(new, idempotency_key="key", request_hash="hash")
+    assert (again.id, is_new) == ("train-1", False)
     await store.close()
 
 

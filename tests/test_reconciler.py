@@ -180,6 +180,31 @@ async def _killed(*args, **kwargs):
     raise KeyboardInterrupt
 
 
+async def test_the_next_attempt_is_let_go_when_its_time_has_come_and_not_before(world):
+    job = await submit(world, retries=1, retry_delay_seconds=60)
+    await step(world, job)
+    see(world, job, Status.PENDING, reason="BackOff", held_until=utcnow() + timedelta(seconds=60))
+    await step(world, job)
+    assert world.launcher.released == []
+    see(world, job, Status.PENDING, reason="BackOff", held_until=utcnow())
+    await step(world, job)
+    assert world.launcher.released == [job.id]
+
+
+async def test_a_job_that_ended_while_an_old_leader_launched_it_does_not_run_on(world):
+    job = await submit(world)
+    launch = world.launcher.launch
+
+    async def launch_late(job, asked):
+        await world.jobs.cancel(ALICE, job.id)
+        assert (await step(world, job)).status == "cancelled"
+        return await launch(job, asked)
+
+    world.launcher.launch = launch_late
+    assert (await step(world, job)).status == "cancelled"
+    assert world.launcher.seen == {}
+
+
 async def test_a_queued_job_is_cancelled_at_once_and_never_launched(world):
     job = await submit(world)
     cancelled = await world.jobs.cancel(ALICE, job.id)

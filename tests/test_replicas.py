@@ -230,6 +230,23 @@ def test_what_a_follower_is_asked_is_done_by_the_leader_soon(start: Callable[...
     client.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
 
 
+def test_an_idempotency_key_is_known_to_every_replica_and_after_a_restart(
+    start: Callable[..., Replicas],
+) -> None:
+    replicas = start(2)
+    headers = {"Idempotency-Key": "the same"}
+    first = replicas.clients[0].call("POST", "api/v1/jobs", status=201, json=replicas.body, headers=headers)
+    replicas.services[0].kill()
+    replicas.services[0].start()
+    other = replicas.body | {"args": ["x"]}
+    for client in replicas.clients:
+        again = client.call("POST", "api/v1/jobs", json=replicas.body, headers=headers)
+        assert again["id"] == first["id"]
+        refused = client.call("POST", "api/v1/jobs", status=409, json=other, headers=headers)
+        assert refused["reason"] == "IdempotencyKeyReused"
+    replicas.check_each_ran_once({first["id"]})
+
+
 def test_a_hundred_forced_changes_of_lead_run_no_job_twice(
     start: Callable[..., Replicas], postgresql: PostgreSQL, postgresql_url: str
 ) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -17,6 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, ApiException, Configuration
+
+from ..models import utcnow
 
 Manifest = dict[str, Any]
 
@@ -29,6 +33,10 @@ _PATHS = {
 }
 
 _CONNECT_SECONDS = 10
+
+SAME_CLOCK = timedelta(seconds=30)
+"""Clocks that are no further apart are the same: HTTP's date has whole seconds, and takes its time."""
+
 _BUSY = frozenset({401, 408, 429})
 """Statuses beside 5xx that say nothing about the request itself; 401 is our own token, read again soon."""
 
@@ -100,6 +108,8 @@ class KubeClient:
 
     def __init__(self, configuration: Configuration, *, request_timeout_seconds: float = 30) -> None:
         self._api = ApiClient(configuration)
+        self.ahead = timedelta()
+        """How far our clock was ahead of the API server's, whose times objects have, at its last answer."""
         self._timeout = aiohttp.ClientTimeout(
             total=request_timeout_seconds, sock_connect=min(_CONNECT_SECONDS, request_timeout_seconds)
         )
@@ -222,7 +232,20 @@ class KubeClient:
         )
         response = await self._api.call_api(*prepared, _request_timeout=timeout)
         sent: aiohttp.ClientResponse = response.response
+        self.ahead = measure_ahead(sent.headers.get("Date"), utcnow())
         return sent
+
+
+def measure_ahead(date: str | None, now: datetime) -> timedelta:
+    """Return how far our clock, which says ``now``, is ahead of one that says ``date`` (as HTTP has it).
+
+    Nothing, where that is not known, or is no more than an answer may take: the clocks are the same then.
+    """
+    try:
+        ahead = now - parsedate_to_datetime(date or "")
+    except (ValueError, TypeError):  # none, not a date, or one without a zone
+        return timedelta()
+    return ahead if abs(ahead) > SAME_CLOCK else timedelta()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..models import Job, JobSpec
 from ..slugs import MAX_LABEL, make_slug
+from .gates import ATTEMPT_GATE, has_own_delay
 from .kueue import PRIORITY_LABEL, QUEUE_LABEL
 from .sidecar import OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUT_VOLUME, OUTPUTS_URL_KEY, make_sidecar
 
@@ -256,6 +257,8 @@ def make_pod_spec(job: Job, *, env_names: Collection[str], init_image: str) -> M
         "containers": [_make_main_container(job, env_names)],
         "volumes": [{"name": CODE_VOLUME, "emptyDir": {}}, *expand(spec.volumes, job.user)],
     }
+    if has_own_delay(spec):
+        pod["schedulingGates"] = [{"name": ATTEMPT_GATE}]
     if init_containers := _make_init_containers(job, init_image):
         pod["initContainers"] = init_containers
     if spec.keep_outputs:

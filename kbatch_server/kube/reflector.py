@@ -335,7 +335,7 @@ def trim_pod(manifest: Manifest) -> Manifest:
     return {
         "metadata": kept,
         "spec": {
-            **_pick(spec, "nodeName", "nodeSelector"),
+            **_pick(spec, "nodeName", "nodeSelector", "schedulingGates"),
             "initContainers": [_trim_container(each) for each in spec.get("initContainers") or []],
             "containers": [_trim_container(each) for each in spec["containers"]],
         },

@@ -11,8 +11,18 @@ from typing import Any
 from ..models import JobSpec, JobStatus
 from . import objects, sentences
 from .clients import KubeClient, KubeRefused, make_path
+from .gates import has_own_delay, is_gated
 from .kueue import JOB_UID_LABEL, is_handed_over, make_workloads_path, trim_workload
-from .pods import find_condition, is_keeping, is_over, parse_time, sort_pods
+from .pods import (
+    ended_at,
+    explain_failure,
+    find_condition,
+    has_failed,
+    is_keeping,
+    is_over,
+    parse_time,
+    sort_pods,
+)
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
 from .status import Event, make_status
 
@@ -130,6 +140,23 @@ def make_seen_status(seen: Seen) -> JobStatus:
     return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload)
 
 
+def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
+    """Return the same, with what the service is to do about the job, and when.
+
+    Times that are compared with our clock are moved by how far it is ``ahead`` of the cluster's.
+    """
+    status = make_seen_status(seen)
+    if spec.active_deadline_seconds is not None:
+        set_deadline(status, seen, spec)
+    if has_own_delay(spec):
+        set_hold(status, seen, spec)
+    for name in ("blocked_since", "deadline_at", "held_until"):
+        moment = getattr(status, name)
+        if moment is not None:
+            setattr(status, name, moment + ahead)
+    return status
+
+
 def set_deadline(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
     """Say in a status when the job is to be ended, and with the job's own number why it was.
 
@@ -143,6 +170,26 @@ def set_deadline(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
     if spec.keep_outputs and started and not is_sending and spec.active_deadline_seconds is not None:
         status.deadline_at = parse_time(started) + timedelta(seconds=spec.active_deadline_seconds)
         status.deadline_message = message
+
+
+def set_hold(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
+    """Say in a status when the next attempt is to be let go, where it waits for that: the first one at once.
+
+    One that follows a pod which had to give way waits no longer, as that counts as no attempt.
+    """
+    pods = sort_pods(list(seen.pods.values()))
+    if not pods or not is_gated(pods[-1]) or has_failed(pods[-1]):
+        return
+    failed = [pod for pod in pods[:-1] if not find_condition(pod, "DisruptionTarget")]
+    status.blocked_since, status.reason = None, "BackOff"
+    if not failed:
+        status.held_until = parse_time(pods[-1]["metadata"]["creationTimestamp"])
+        status.message = "It is about to be let go."
+        return
+    delay = spec.get_retry_delay_seconds(len(failed))
+    status.held_until = ended_at(failed[-1]) + timedelta(seconds=delay)
+    _, why = explain_failure(failed[-1])
+    status.message = f"{why} Attempt {len(failed) + 1} of {spec.retries + 1} starts {delay:g} s after that."
 
 
 def is_behind(seen: Seen) -> bool:

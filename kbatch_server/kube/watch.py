@@ -52,7 +52,7 @@ class Watch:
         label_selector: str = "",
         watch_seconds: float = 60,
         grace_seconds: float = 15,
-        max_pause_seconds: float = 30,
+        max_pause_seconds: float = 10,
         log: logging.Logger | None = None,
     ) -> None:
         self.client = client

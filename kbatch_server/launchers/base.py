@@ -121,6 +121,12 @@ class JobLauncher(LoggingConfigurable):
         """
         return 0
 
+    async def release(self, job: Job) -> None:
+        """Let the next attempt of the job go, which ``poll`` said is held until a time that has come.
+
+        Nothing, where the launcher holds none.
+        """
+
     async def is_ending(self, job: Job) -> bool:
         """Return whether something of a job that is over still runs, as what sends its results may."""
         return False

@@ -13,19 +13,20 @@ import traitlets
 from kubernetes.aio.config import ConfigException
 from traitlets import Bool, Float, TraitError, Unicode, default, validate
 
+from ..failpoints import reach
 from ..kube import objects
 from ..kube.clients import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from ..kube.logs import follow_log
 from ..kube.pods import START_PROBLEMS, find_state, is_ending, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen
 from ..kube.sidecar import explain_unsent
-from ..kube.view import Place, View, is_behind, make_seen_status, set_deadline
+from ..kube.view import Place, View, is_behind, make_timed_status
 from ..models import Job, JobEvent, JobStatus
 from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
-from .kubeending import end_pods
 from .kubeerrors import launch_errors, read_errors
 from .kubenamespace import find_own_namespace, is_namespace_template
-from .kubesecret import ensure_secret
+from .kubepods import end_pods, open_gates
+from .kubesecret import check_is_same, ensure_secret
 from .pace import Pace
 
 Manifest = dict[str, Any]
@@ -244,9 +245,11 @@ class KubeJobLauncher(JobLauncher):
                 is_ours=lambda found: self.view.is_ours(found, place),
             )
             place = Place(place.namespace, place.name, made["metadata"]["uid"])
+            reach("launch.3")
             if not objects.is_launched(made):
-                await self._check_is_same(made, manifest, place)
+                await check_is_same(self.client, made, manifest, place)
                 await ensure_secret(self.client, job, launch, place, instance=self.instance)
+                reach("launch.4")
                 patch = objects.make_launch_patch(str(place.uid), queue_name=job.spec.queue_name)
                 await self.client.patch(place.path, patch)
         return place.state
@@ -261,15 +264,19 @@ class KubeJobLauncher(JobLauncher):
         seen = await self._look(place)
         if seen is None:
             return None
-        status = make_seen_status(seen)
-        if status.is_overdue(job.spec) or is_behind(seen):
-            # before a verdict, and where a Job's end was seen before that of its Pod
+        status = make_timed_status(seen, job.spec, self.client.ahead)
+        if status.is_overdue(job.spec) or status.is_past_deadline() or is_behind(seen):
+            # before a verdict, which a clock that was moved may have brought about, and where a Job's end was
+            # seen before that of its Pod
             with read_errors():
                 seen = await self.view.ask(place)
-            status = make_seen_status(seen) if seen is not None else status
-        if seen is not None and job.spec.active_deadline_seconds is not None:
-            set_deadline(status, seen, job.spec)
+            status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status
         return status
+
+    async def release(self, job: Job) -> None:
+        """Open the gate of the job's pod."""
+        with read_errors():
+            await open_gates(self.client, await self.view.list_pods(self._find_place(job)))
 
     async def terminate(self, job: Job) -> bool:
         """Delete the Pods and the Job, and with it its Secret; return whether the API has none of them left.
@@ -368,14 +375,6 @@ class KubeJobLauncher(JobLauncher):
                 found, instance=self.instance, label=objects.USERNAME, value=labels[objects.USERNAME]
             ),
         )
-
-    async def _check_is_same(self, made: Manifest, manifest: Manifest, place: Place) -> None:
-        """See that a Job left by a launch that was cut short asks for what its Secret will have."""
-        if made["metadata"].get("deletionTimestamp"):
-            raise KubeUnavailable(f"an older {place.path} is just being deleted")
-        if objects.secret_keys(made) != objects.secret_keys(manifest):
-            await self.client.ensure_deleted(place.path, uid=place.uid)
-            raise KubeUnavailable(f"{place.path} was made with other settings, and is made anew")
 
     async def _look(self, place: Place) -> Seen | None:
         with read_errors():

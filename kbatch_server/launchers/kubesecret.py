@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..kube import objects
 from ..kube.clients import KubeClient, KubeUnavailable, make_path
 from ..kube.view import Place
@@ -33,3 +35,14 @@ async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Pla
         raise KubeUnavailable(f"an older {path}/{place.name} is just being deleted")
     # left by a launch that was cut short: its URL and tokens may have expired
     await client.replace(f"{path}/{place.name}", secret)
+
+
+async def check_is_same(
+    client: KubeClient, made: dict[str, Any], manifest: dict[str, Any], place: Place
+) -> None:
+    """See that a Job left by a launch that was cut short asks for what its Secret will have."""
+    if made["metadata"].get("deletionTimestamp"):
+        raise KubeUnavailable(f"an older {place.path} is just being deleted")
+    if objects.secret_keys(made) != objects.secret_keys(manifest):
+        await client.ensure_deleted(place.path, uid=place.uid)
+        raise KubeUnavailable(f"{place.path} was made with other settings, and is made anew")

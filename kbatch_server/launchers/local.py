@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from traitlets import Float, Instance, Integer, TraitError, Unicode, default, validate
 
+from ..failpoints import reach
 from ..models import Job, JobStatus, to_iso, utcnow
 from ..storage.base import ObjectNotFound, Storage, StorageError
 from . import joblog
@@ -110,12 +111,6 @@ class LocalProcessJobLauncher(JobLauncher):
         help="The size in bytes that one file of a job may have (RLIMIT_FSIZE); 0: no limit.",
     ).tag(config=True)
 
-    retry_delay_seconds = Float(
-        10.0,
-        min=0.0,
-        help="The wait in seconds before a failed job's next attempt; it doubles each time, up to 6 minutes.",
-    ).tag(config=True)
-
     start_timeout_seconds = Float(
         30.0,
         min=1.0,
@@ -172,8 +167,10 @@ class LocalProcessJobLauncher(JobLauncher):
                 if launching is None:
                     raise LauncherUnavailable("another process of the service does not finish starting it")
                 with launching:
+                    reach("launch.3")
                     if not await self._do(folder.has, "started"):
                         await self._ensure_code(job, launch, folder, account)
+                        reach("launch.4")
                         await self._do(self._start_supervisor, job, launch, folder, account)
         if self._watcher:
             self._watcher.watch(job.id, folder)
@@ -347,7 +344,7 @@ class LocalProcessJobLauncher(JobLauncher):
             max_file_bytes=self.max_file_bytes,
             max_log_bytes=self.max_log_bytes,
             retries=spec.retries,
-            retry_delay_seconds=self.retry_delay_seconds,
+            retry_delays_seconds=[spec.get_retry_delay_seconds(i + 1) for i in range(spec.retries)],
             active_deadline_seconds=spec.active_deadline_seconds,
             grace_seconds=spec.termination_grace_period_seconds,
         )

@@ -33,7 +33,6 @@ from .processes import kill_below
 STARTED, REFUSED, FAILED = 0, 3, 1
 """Exit codes of the process that the service waits for."""
 
-MAX_RETRY_DELAY_SECONDS = 360
 KILL_TIMEOUT_SECONDS = 30
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
@@ -53,7 +52,8 @@ class Spec(NamedTuple):
     max_file_bytes: int
     max_log_bytes: int
     retries: int
-    retry_delay_seconds: float
+    retry_delays_seconds: list[float]
+    """The wait before each further attempt, as many as there may be."""
     active_deadline_seconds: float | None
     grace_seconds: float
 
@@ -85,7 +85,6 @@ class Supervisor:
 
     def run(self) -> None:
         """Run the job, again after a failure as often as it may, and write its end."""
-        delay_seconds = self.spec.retry_delay_seconds
         while not (end := self._find_reason_to_stop()):
             try:
                 exit_code = self._run_attempt()
@@ -94,12 +93,12 @@ class Supervisor:
                 break
             if end := self._find_end(exit_code):
                 break
+            delay_seconds = self.spec.retry_delays_seconds[len(self.attempts) - 1]
             self._write_status(
                 "BackOff",
                 f"{self._describe(exit_code)} It is tried again in {_in_words(delay_seconds)}.",
             )
             self._sleep(delay_seconds)
-            delay_seconds = min(delay_seconds * 2, MAX_RETRY_DELAY_SECONDS)
         self._write_status("", "", end)
 
     def _find_reason_to_stop(self) -> dict[str, Any] | None:

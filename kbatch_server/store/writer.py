@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..audit import AuditEntry
 from ..errors import Conflict, KBatchError, NotFound, Unavailable
+from ..failpoints import reach
 from ..keyring import Keyring
 from ..models import Job
 from .auditstore import put_entries
@@ -190,6 +191,7 @@ class JobWriter:
                     by_key[request.key] = (request.job, request.row["request_hash"])
         if new:
             _insert_rows(connection, new)
+            reach("submit.2")
         return outcomes
 
     def _find_same_keys(

@@ -63,6 +63,8 @@ class ClusterLike(Protocol):
     def serve_names(self, names: Mapping[str, str]) -> None: ...
     def stop_apiserver(self, signum: int = signal.SIGKILL) -> None: ...
     def start_apiserver(self) -> None: ...
+    def stop_kubelet(self) -> None: ...
+    def start_kubelet(self) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -180,6 +182,15 @@ class Cluster:
                 self.load_image(archive)
         self._wait_for("kubelet", self._node_is_ready)
 
+    def stop_kubelet(self) -> None:
+        """End the node's kubelet, as when a node is lost: what runs there goes on, and nobody hears of it."""
+        self.node.kill("kubelet", signal.SIGKILL)
+
+    def start_kubelet(self) -> None:
+        """Start it (again), and wait until the node is ready."""
+        self._spawn("kubelet")
+        self._wait_for("kubelet", self._node_is_ready)
+
     def _spawn(self, name: str) -> None:
         commands = components.make_commands(build.bin_dir(), self.run_dir, self.network)
         self.node.spawn(name, commands[name])
@@ -256,6 +267,12 @@ class UserCluster:
 
     def start_apiserver(self) -> None:
         raise ClusterError("the cluster of KUBECONFIG is not ours to start")
+
+    def stop_kubelet(self) -> None:
+        raise ClusterError("the nodes of KUBECONFIG's cluster are not ours to stop")
+
+    def start_kubelet(self) -> None:
+        raise ClusterError("the nodes of KUBECONFIG's cluster are not ours to start")
 
     def stop(self) -> None:
         """Leave it running."""

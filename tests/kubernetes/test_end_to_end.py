@@ -462,6 +462,21 @@ def test_each_attempt_has_its_log(alice, bell):
     assert alice.logs(job["id"]) == "attempt 3\n"
 
 
+def test_the_next_attempt_begins_when_the_time_that_was_chosen_is_over(alice, installation, kube, bell):
+    again = f"n=$(wget -q -O - {bell.url}/$KBATCH_JOB_ID); [ $n -gt 1 ]"
+    job = alice.submit(again, retries=1, retry_delay_seconds=14, retry_backoff="fixed")
+    _wait_until(lambda: "Attempt 2 of 2 starts 14 s after that." in alice.get(job["id"])["message"])
+    installation.service.kill()
+    installation.service.start()  # it is let go by what is seen, not by what was remembered
+    done = alice.wait(job["id"])
+    assert (done["status"], done["attempts"], bell.rings[job["id"]]) == ("succeeded", 2, 2)
+    selector = f"kbatch.jupyter.org/job-id={job['id']}"
+    pods = kube.list_namespaced_pod(installation.namespace, label_selector=selector).items
+    ends = [pod.status.container_statuses[0].state.terminated for pod in pods]
+    first, second = sorted(ends, key=lambda end: end.started_at)
+    assert 14 <= (second.started_at - first.finished_at).total_seconds() < 30
+
+
 def test_a_service_killed_in_the_middle_of_a_chatty_job_keeps_each_line_once(alice, installation):
     job = alice.submit("for i in $(seq 6000); do echo line $i; [ $((i % 30)) != 0 ] || sleep 0.06; done")
     alice.wait(job["id"], "running")

@@ -1,4 +1,4 @@
-"""End a job's pods with a grace period of their own: theirs also has the time for results in it."""
+"""Tell a job's pods what the service decides about them: that they are to end, or may begin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..kube.clients import KubeClient, KubeRefused, make_path
+from ..kube.gates import is_gated, make_open_patch
 from ..kube.pods import is_ending
 from ..models import JobSpec
 
@@ -32,9 +33,19 @@ async def end_pods(
         metadata = pod["metadata"]
         if not is_ending(pod) or metadata.get("deletionTimestamp"):
             continue
-        path = f"{make_path('pods', metadata['namespace'])}/{metadata['name']}"
+        path = _make_pod_path(pod)
         try:
             await client.ensure_deleted(path, uid=metadata["uid"], grace_seconds=grace_seconds)
         except KubeRefused as error:
             # without the right to delete pods, deleting the Job ends it all the same, but later
             log.warning("%s cannot be ended in its own time: %s", path, error.message)
+
+
+async def open_gates(client: KubeClient, pods: Sequence[dict[str, Any]]) -> None:
+    """Open our gate of each pod that has it; raises KubeError."""
+    for pod in filter(is_gated, pods):
+        await client.patch(_make_pod_path(pod), make_open_patch(pod))
+
+
+def _make_pod_path(pod: dict[str, Any]) -> str:
+    return make_path("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
