@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
 from traitlets import Bool, Dict, Float, Integer, List, Unicode
 from traitlets.config import Configurable
 
+from .choices import check_at_most, check_image, check_queue, fill_queue_name
 from .errors import InvalidRequest
 from .jobrequest import JobRequest
 from .models import RETRY_DELAY_SECONDS, JobSpec
-from .slugs import MAX_LABEL, make_slug
 
 
 class JobConfig(Configurable):
@@ -307,7 +306,7 @@ class JobConfig(Configurable):
         return JobSpec.model_validate(
             copied
             | {
-                "image": self._checked_image(request.image),
+                "image": check_image(request.image, self.image, self.allowed_images),
                 "command": request.command,
                 "args": request.args,
                 "profile": profile,
@@ -315,7 +314,7 @@ class JobConfig(Configurable):
                 "code_sha256": code_sha256,
                 "cpu_limit": self._checked_limit(request, "cpu_limit"),
                 "mem_limit": self._checked_limit(request, "mem_limit"),
-                "retries": _at_most(request.retries, self.max_retries, "retries"),
+                "retries": check_at_most(request.retries, self.max_retries, "retries"),
                 "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
                 "retry_backoff": request.retry_backoff,
                 "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
@@ -323,18 +322,6 @@ class JobConfig(Configurable):
                 "queue_name": self._checked_queue(request.queue_name, user, profile),
             }
         )
-
-    def _checked_image(self, image: str | None) -> str:
-        if image is None or image == self.image:
-            if not self.image:
-                raise InvalidRequest.of_field("image", "must be given: there is no default image here")
-            return self.image
-        if not any(_matches(image, pattern) for pattern in self.allowed_images):
-            allowed = [*self.allowed_images, *([self.image] if self.image else [])]
-            raise InvalidRequest.of_field(
-                "image", f"{image!r} is not allowed here; allowed: {', '.join(allowed) or 'only a profile'}"
-            )
-        return image
 
     def _checked_limit(self, request: JobRequest, field: str) -> Any:
         wanted, default = getattr(request, field), getattr(self, field)
@@ -345,29 +332,23 @@ class JobConfig(Configurable):
         maximum = getattr(self, f"max_{field}")
         if default is not None and maximum is None:
             maximum = default
-        return _at_most(wanted, maximum, field)
+        return check_at_most(wanted, maximum, field)
 
     def _checked_queue(self, wanted: str | None, user: str, profile: str | None) -> str | None:
-        default = None if self.queue_name is None else _fill(self.queue_name, user, profile)
-        if wanted is None or wanted == default:
-            return default
-        allowed = [_fill(pattern, user, profile) for pattern in self.allowed_queue_names]
-        if not any(fnmatch.fnmatchcase(wanted, pattern) for pattern in allowed):
-            raise InvalidRequest.of_field(
-                "queue_name", f"{wanted!r} cannot be chosen here; allowed: {', '.join(allowed) or 'none'}"
-            )
-        return wanted
+        default = None if self.queue_name is None else fill_queue_name(self.queue_name, user, profile)
+        allowed = [fill_queue_name(each, user, profile) for each in self.allowed_queue_names]
+        return check_queue(wanted, default, allowed)
 
     def _checked_retry_delay(self, wanted: float | None) -> float:
         if wanted is None or wanted == self.retry_delay_seconds:
             return float(self.retry_delay_seconds)
-        delay: float = _at_most(wanted, self.max_retry_delay_seconds, "retry_delay_seconds")
+        delay: float = check_at_most(wanted, self.max_retry_delay_seconds, "retry_delay_seconds")
         return delay
 
     def _checked_deadline(self, wanted: int | None) -> Any:
         if wanted is None:
             return self.active_deadline_seconds or self.max_active_deadline_seconds
-        return _at_most(wanted, self.max_active_deadline_seconds, "active_deadline_seconds")
+        return check_at_most(wanted, self.max_active_deadline_seconds, "active_deadline_seconds")
 
 
 _COPIED = (
@@ -396,22 +377,3 @@ _COPIED = (
     "annotations",
 )
 """The traits that go into a job's spec as they are."""
-
-
-def _matches(image: str, pattern: str) -> bool:
-    if "@" in image and "@" not in pattern and ":" in pattern.rpartition("/")[2]:
-        return False
-    return fnmatch.fnmatchcase(image, pattern)
-
-
-def _fill(template: str, user: str, profile: str | None) -> str:
-    """Return the name of a queue, which is a label's value: a long one is cut, and stays the user's own."""
-    name = template.replace("{profile}", profile or "default")
-    room = MAX_LABEL - len(name.replace("{username}", ""))
-    return name.replace("{username}", make_slug(user, max_length=room)) if "{username}" in name else name
-
-
-def _at_most(wanted: Any, maximum: Any, field: str) -> Any:
-    if maximum is not None and wanted > maximum:
-        raise InvalidRequest.of_field(field, f"is {wanted}, the most that is allowed is {maximum}")
-    return wanted

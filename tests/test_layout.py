@@ -36,7 +36,7 @@ LAYERS = [
     ["config", "configcheck", "limits", "throttle", "webserver", "zipcontent"],
     ["fairshare"],
     ["quota"],
-    ["jobrequest", "zipdirectory"],
+    ["choices", "jobrequest", "zipdirectory"],
     ["looplag", "traffic"],
     [
         "keyring",
@@ -65,6 +65,7 @@ PURE = {
     "quota",
     "fairshare",
     "slugs",
+    "choices",
     "config",
     "compat.flat",
     "compat.kbatch",

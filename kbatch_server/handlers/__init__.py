@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from . import audit, jobs, kbatch, logs, outputs, pages, profiles, system, uploads
-from .base import NotFoundHandler
+from .notfound import NotFoundHandler
 from .services import Services
 
 MODULES = (system, audit, uploads, jobs, logs, outputs, profiles, kbatch, pages)

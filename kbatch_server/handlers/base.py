@@ -22,7 +22,6 @@ from ..errors import (
     InvalidRequest,
     KBatchError,
     NotAuthenticated,
-    NotFound,
     RangeNotSatisfiable,
     TooLarge,
     Unavailable,
@@ -49,8 +48,6 @@ WRITE_SECONDS = 300
 LINGER_SECONDS = 5
 """How long a client that was refused may go on sending: closing at once would reset the connection, and
 the client, still busy sending, would never read the answer."""
-
-NOTHING_HERE = "There is nothing at this URL."
 
 Result = TypeVar("Result")
 
@@ -392,11 +389,3 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
             self.request_id,
             exc_info=(typ, value, tb) if value is not None else sys.exc_info(),
         )
-
-
-class NotFoundHandler(BaseHandler):
-    """Answers for every URL that is not there."""
-
-    async def prepare(self) -> None:
-        """Refuse, whatever the method."""
-        await self.decline(NotFound(NOTHING_HERE))
