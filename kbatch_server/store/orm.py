@@ -111,10 +111,11 @@ jobs = Table(
     Index("ix_jobs_status", "user", "status", "seq", "delete_requested_at"),
     Index("ix_jobs_name", "user", "name", "seq"),
     Index("ix_jobs_ended_at", "user", "ended_at"),
-    # with the status, which is always the same: else SQLite finds the index above better
+    # with the status, which is always the same: else SQLite finds the index above better; and with the last
+    # two, which are always null, so that it counts without reading the jobs
     Index(
         "ix_jobs_waiting",
-        *("user", "status", "rank", "seq"),
+        *("user", "status", "rank", "seq", "launch_begun_at", "delete_requested_at"),
         sqlite_where=text(WAITING),
         postgresql_where=text(WAITING),
     ),

@@ -16,6 +16,9 @@ from .turnstore import count_queued
 RETRY_AFTER_SECONDS = 60
 """When somebody whose queue is full may look again: jobs run for minutes, most of them."""
 
+MAX_BOUNDS = 10_000
+"""Users whose number of queued jobs is remembered."""
+
 _OF_GROUPS = queued_groups.c.group.in_(bindparam("groups", expanding=True))
 _FORGET = delete(queued_groups).where(
     _OF_GROUPS, ~exists().where(jobs.c.seq == queued_groups.c.job_seq, text(WAITING))
@@ -34,21 +37,34 @@ class QueueLimits:
 class Queued:
     """What is queued of some users and groups, from the moment that it was counted in a transaction."""
 
-    def __init__(self, connection: Connection, wanted: Iterable[tuple[str, QueueLimits]]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        wanted: Iterable[tuple[str, QueueLimits]],
+        bounds: dict[str, int] | None = None,
+    ) -> None:
         """Count for pairs of a user and the limits; who is not limited is not counted.
 
         They are locked, where several processes write, so that nobody adds others before this is committed.
+        Where one alone does, ``bounds`` remembers how many there are at most of each user, between two of
+        these: who is far from the limit need not be counted each time.
         """
-        users: set[str] = set()
+        self._bounds = bounds
+        asked: Counter[str] = Counter()
+        most: dict[str, float] = {}
         groups: set[str] = set()
         for user, limits in wanted:
             groups.update(limits.groups)
             if limits.user is not None:
-                users.add(user)
-        if (users or groups) and connection.dialect.name == "postgresql":
-            words = [f"queued {user}" for user in users] + [f"queued by group {each}" for each in groups]
+                asked[user] += 1
+                most[user] = min(limits.user, most.get(user, limits.user))
+        known = {user: bounds[user] for user in asked if user in bounds} if bounds else {}
+        near = {user for user, count in asked.items() if known.get(user, most[user]) + count > most[user]}
+        if (near or groups) and connection.dialect.name == "postgresql":
+            words = [f"queued {user}" for user in near] + [f"queued by group {each}" for each in groups]
             postgresql.lock_words(connection, words)
-        self._of_user = Counter(count_queued(connection, users) if users else {})
+        counted = dict.fromkeys(near, 0) | count_queued(connection, near) if near else {}
+        self._of_user = Counter(known | counted)
         self._of_group = Counter(_count_groups(connection, groups) if groups else {})
 
     def add(self, user: str, limits: QueueLimits) -> TooManyRequests | None:
@@ -59,6 +75,10 @@ class Queued:
             if self._of_group[group] >= limit:
                 return _make_refusal(f"{limit:g} jobs of the group {group!r}", limit)
         self._of_user[user] += 1
+        if self._bounds is not None and limits.user is not None:
+            if len(self._bounds) > MAX_BOUNDS:
+                self._bounds.clear()
+            self._bounds[user] = self._of_user[user]
         self._of_group.update(limits.groups.keys())
         return None
 

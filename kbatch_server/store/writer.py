@@ -83,6 +83,8 @@ class JobWriter:
         self._log = log
         self._queue: asyncio.Queue[_Request | None] = asyncio.Queue(QUEUE)
         self._task: asyncio.Task[None] | None = None
+        # of other processes that add jobs, nothing is known here
+        self._queued_at_most: dict[str, int] | None = None if database.is_shared else {}
 
     def start(self) -> None:
         """Begin to take jobs."""
@@ -173,7 +175,9 @@ class JobWriter:
         """Return the outcome of each of the batch, which holds once the transaction is committed."""
         known_uploads = _find_uploads(connection, batch)
         by_key = self._find_same_keys(connection, batch)
-        queued = Queued(connection, ((request.job.user, request.limits) for request in batch))
+        queued = Queued(
+            connection, ((request.job.user, request.limits) for request in batch), self._queued_at_most
+        )
         outcomes: list[tuple[Job, bool] | KBatchError] = []
         new: list[_Request] = []
         for request in batch:

@@ -17,7 +17,11 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("rank", sa.Integer(), nullable=False, server_default="0"))
     op.drop_index("ix_jobs_active", "jobs")
     for name, columns, words in (
-        ("ix_jobs_waiting", ["user", "status", "rank", "seq"], WAITING),
+        (
+            "ix_jobs_waiting",
+            ["user", "status", "rank", "seq", "launch_begun_at", "delete_requested_at"],
+            WAITING,
+        ),
         ("ix_jobs_due", ["user", "seq"], DUE),
     ):
         op.create_index(name, "jobs", columns, sqlite_where=sa.text(words), postgresql_where=sa.text(words))
