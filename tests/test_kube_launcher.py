@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from traitlets import TraitError
 
-from kbatch_server.kube.clients import KubeRefused, KubeUnavailable
+from kbatch_server.kube.clients import KubeRefused, KubeUnavailable, measure_ahead
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchers.kube import KubeJobLauncher
 from kbatch_server.launchers.kubeerrors import launch_errors
@@ -105,3 +106,11 @@ def test_what_never_will(error: Exception, reason: str) -> None:
     with pytest.raises(LaunchRefused) as raised, launch_errors():
         raise error
     assert raised.value.reason == reason
+
+
+def test_how_far_our_clock_is_ahead_is_read_from_an_answers_date() -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert measure_ahead("Thu, 01 Jan 2026 10:00:00 GMT", now) == timedelta(hours=2)
+    assert measure_ahead("Thu, 01 Jan 2026 14:00:00 GMT", now) == timedelta(hours=-2)
+    for same in ("Thu, 01 Jan 2026 11:59:58 GMT", None, "yesterday", "Thu, 01 Jan 2026 10:00:00 -0000"):
+        assert measure_ahead(same, now) == timedelta()

@@ -172,7 +172,7 @@ def move_the_clock(site: Site, load: Load) -> None:
     site.service.set_environment(
         LD_PRELOAD=str(FAKETIME),
         FAKETIME_TIMESTAMP_FILE=str(site.clock),
-        FAKETIME_NO_CACHE="1",
+        FAKETIME_CACHE_DURATION="1",
         FAKETIME_DONT_FAKE_MONOTONIC="1",
     )
     site.service.start()
