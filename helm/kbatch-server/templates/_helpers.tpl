@@ -141,6 +141,7 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
     "create_namespace" .Values.jobs.createNamespaces
     "instance" .Release.Name)
   "FileStorage" (dict "root" "/srv/kbatch/storage")
+  "Traffic" (dict "drain_seconds" 3)
   "Launchpad" (dict "url_for_jobs" (printf "%s%s" (include "kbatch.address" .) (include "kbatch.prefix" .)))
   "JobConfig" dict
 }}
