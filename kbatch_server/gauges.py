@@ -57,17 +57,24 @@ class Gauges(Collector):
 
     async def _look_up(self) -> None:
         now = time.monotonic()
+        jobs, kept = self._jobs, self._bytes
         try:
             if now >= self._jobs_until:
-                self._jobs = None
-                self._jobs = await self._store.count_active()
+                jobs = None
+                jobs = await self._store.count_active()
                 self._jobs_until = now + JOBS_SECONDS
             if now >= self._bytes_until:
-                self._bytes = None
-                self._bytes = await self._store.sum_bytes()
+                kept = None
+                kept = await self._store.sum_bytes()
                 self._bytes_until = now + BYTES_SECONDS
         except Unavailable:
-            return  # the store has logged why
+            pass  # the store has logged why
+        finally:
+            self.set_counts(jobs, kept)
+
+    def set_counts(self, jobs: ActiveJobs | None, kept: KeptBytes | None) -> None:
+        """Take what was looked up."""
+        self._jobs, self._bytes = jobs, kept
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield what was looked up last, and what this process knows; called by Prometheus's library."""

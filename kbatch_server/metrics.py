@@ -95,7 +95,7 @@ LOOP_LAG_SECONDS = Histogram(
     registry=REGISTRY,
 )
 LOOP_LAG_MAX_SECONDS = Gauge(
-    "kbatch_event_loop_lag_max_seconds", "The longest of them in the last minute.", registry=REGISTRY
+    "kbatch_event_loop_lag_max_seconds", "The longest of those lags in the last minute.", registry=REGISTRY
 )
 
 HUB_SECONDS = Histogram(
@@ -107,7 +107,7 @@ HUB_SECONDS = Histogram(
 HUB_FAILURES = Counter("kbatch_hub_failures", "Questions that the hub did not answer.", registry=REGISTRY)
 
 UPLOADS = Counter("kbatch_uploads", "Uploads that were accepted here.", registry=REGISTRY)
-UPLOADED_BYTES = Counter("kbatch_uploaded_bytes", "Their bytes.", registry=REGISTRY)
+UPLOADED_BYTES = Counter("kbatch_uploaded_bytes", "Bytes of the uploads accepted here.", registry=REGISTRY)
 DATABASE_FAILURES = Counter(
     "kbatch_database_failures", "Reads and writes that the database did not do.", registry=REGISTRY
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Protocol
 from weakref import WeakSet
 
@@ -77,8 +78,9 @@ class Traffic(LoggingConfigurable):
             return
         left = list(self._open)
         self.log.warning("%d requests did not end within %g s", len(left), seconds)
-        async with asyncio.timeout(LAST_WORD_SECONDS):
-            await asyncio.gather(*(each.give_up() for each in left), return_exceptions=True)
+        with suppress(TimeoutError):  # of a client that does not read
+            async with asyncio.timeout(LAST_WORD_SECONDS):
+                await asyncio.gather(*(each.give_up() for each in left), return_exceptions=True)
         await self._wait_idle(LAST_WORD_SECONDS)
 
     async def _wait_idle(self, seconds: float) -> bool:

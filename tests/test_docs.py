@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -67,6 +68,28 @@ def load_generate_helm():
 def test_the_values_of_the_chart_are_what_its_page_says():
     made = load_generate_helm().make_page()
     assert made == (DOCS / "helm.md").read_text(), "run: python docs/generate_helm.py"
+
+
+def load_generate_metrics():
+    spec = importlib.util.spec_from_file_location("generate_metrics", DOCS / "generate_metrics.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_metrics_is_what_the_code_says():
+    made = load_generate_metrics().make_page()
+    assert made == (DOCS / "operations.md").read_text(), "run: python docs/generate_metrics.py"
+
+
+def test_the_alerts_and_the_dashboard_are_about_metrics_that_there_are():
+    table = load_generate_metrics().make_table()
+    [alerts] = find_code(DOCS / "operations.md", "yaml")
+    assert [rule["alert"] for group in yaml.safe_load(alerts)["groups"] for rule in group["rules"]]
+    dashboard = (DOCS / "grafana.json").read_text()
+    assert json.loads(dashboard)["panels"]
+    for name in set(re.findall(r"kbatch_\w+", alerts + dashboard)):
+        assert f"`{re.sub('_bucket$', '', name)}`" in table, name
 
 
 def test_each_value_of_the_chart_has_a_comment_and_is_used():

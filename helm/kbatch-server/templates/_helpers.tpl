@@ -123,7 +123,6 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
 {{- if and .Values.keys.value .Values.keys.existingSecret }}{{ fail "keys.value and keys.existingSecret: only one of them can be set" }}{{ end }}
 {{- if and .Values.jobs.createNamespaces (not (include "kbatch.perUser" .)) }}{{ fail "jobs.createNamespaces: is for a jobs.namespace with {username}" }}{{ end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs: must name a gateway" }}{{ end }}
-{{- if le (int .Values.terminationGracePeriodSeconds) (int .Values.preStopSeconds) }}{{ fail "terminationGracePeriodSeconds: must be more than preStopSeconds" }}{{ end }}
 {{- range $trait, $value := dict "KBatchServer.db_url" "db" "KBatchServer.bind_url" "service.port" "KBatchServer.service_prefix" "hub.baseUrl and hub.serviceName" "KubeJobLauncher.namespace" "jobs.namespace" "KubeJobLauncher.create_namespace" "jobs.createNamespaces" "KubeJobLauncher.kueue_version" "jobs.kueueVersion" }}
 {{- $words := splitList "." $trait }}
 {{- if hasKey (get $.Values.config (first $words) | default dict) (last $words) }}{{ fail (printf "config.%s: is set by %s" $trait $value) }}{{ end }}
@@ -143,6 +142,7 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
     "kueue_version" .Values.jobs.kueueVersion
     "instance" .Release.Name)
   "FileStorage" (dict "root" "/srv/kbatch/storage")
+  "Traffic" (dict "drain_seconds" (ternary 0 5 (ne (include "kbatch.alone" .) "")))
   "Launchpad" (dict "url_for_jobs" (printf "%s%s" (include "kbatch.address" .) (include "kbatch.prefix" .)))
   "JobConfig" dict
 }}
