@@ -32,18 +32,18 @@ c.ConfigurableHTTPProxy.api_url = "http://proxy-api:8001"
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.password = "{PASSWORD}"
 c.Authenticator.allow_all = True
-# the same once more, for several replicas in another namespace
-[kbatch] = c.JupyterHub.services
-kbatch["timeout"] = 1
+# another service, several replicas in a namespace of their own, which are started later
 c.JupyterHub.services.append(
-    kbatch | {{
+    {{
         "name": "replicas",
         "url": os.environ["REPLICAS_URL"],
         "api_token": os.environ["REPLICAS_TOKEN"],
-        "oauth_client_allowed_scopes": ["access:services!service=replicas"],
+        "timeout": 1,
     }}
 )
-c.JupyterHub.load_roles[0]["scopes"].append("access:services!service=replicas")
+c.JupyterHub.load_roles.append(
+    {{"name": "replicas", "scopes": ["access:services!service=replicas"], "users": ["alice"]}}
+)
 """
 
 RESTRICTED = {
@@ -135,11 +135,11 @@ class HubPod:
         return address
 
     def wait(self) -> None:
-        """Wait until the hub answers through the proxy."""
+        """Wait until the proxy leads to the service, which is after the hub has answered at first."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                httpx.get(f"{self.url}hub/api/", timeout=5).raise_for_status()
+                httpx.get(f"{self.url}services/kbatch/api/v1/health", timeout=5).raise_for_status()
                 return
             except httpx.HTTPError:
                 assert time.monotonic() < deadline, f"the hub does not answer:\n{self.log()}"

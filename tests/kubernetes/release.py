@@ -15,7 +15,7 @@ from tests.images import JOB, SERVICE
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 USER = 1000
-WAIT_SECONDS = 90
+WAIT_SECONDS = 60
 
 IMAGE = {"name": SERVICE.partition(":")[0], "tag": SERVICE.partition(":")[2], "pullPolicy": "Never"}
 CONFIG = {
@@ -24,7 +24,6 @@ CONFIG = {
         "allowed_images": [JOB],
         "image_pull_policy": "Never",
         "termination_grace_period_seconds": 2,
-        "ttl_seconds_after_finished": 0,
     },
     "KubeJobLauncher": {"init_image": JOB},
 }
@@ -92,8 +91,33 @@ class Release:
             counts = (status.updated_replicas, status.replicas, status.ready_replicas)
             if status.observed_generation == found.metadata.generation and counts == (wanted,) * 3:
                 return
-            assert time.monotonic() < deadline, f"not {wanted} ready pods: {status}"
+            assert time.monotonic() < deadline, f"not {wanted} ready pods:\n{self.describe()}"
             time.sleep(0.2)
+
+    def remove_jobs(self) -> None:
+        """Remove all Jobs and their pods, as a clean cluster has them when their time is over, and wait."""
+        self.batch.delete_collection_namespaced_job(self.jobs, propagation_policy="Foreground")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self.core.list_namespaced_pod(self.jobs).items:
+            assert time.monotonic() < deadline, "pods of jobs are still there"
+            time.sleep(0.2)
+
+    def describe(self) -> str:
+        """Return what its pods are doing, and what they said."""
+        lines = []
+        for pod in self.pods():
+            lines += [
+                f"{pod.metadata.name}: {pod.status.phase} {each.state}"
+                for each in pod.status.container_statuses or []
+            ]
+            try:
+                lines.append(
+                    self.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, tail_lines=40)
+                )
+            except kubernetes.client.ApiException as error:
+                lines.append(f"no log: {error.status}")
+        events = self.core.list_namespaced_event(self.namespace).items
+        return "\n".join([*lines, *(f"{each.reason}: {each.message}" for each in events)])
 
     def uninstall(self) -> None:
         """Run ``helm uninstall`` and wait until its pods are gone."""

@@ -94,9 +94,11 @@ def browser(installed: Release, hub: HubPod) -> Iterator[Browser]:
     """Alice's, logged in."""
     hub.wait()
     browser = Browser(hub.url, "alice")
-    browser.log_in()
-    yield browser
-    browser.close()
+    try:
+        browser.log_in()
+        yield browser
+    finally:
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +124,9 @@ def test_a_user_logs_in_gets_a_token_submits_code_and_reads_log_and_results_when
     name = kbatch.submit(name="first", image=images.JOB, command=["python3", "main.py"], code="project")
     job = alice.wait(name)
     assert job["status"] == "succeeded", job
-    # where it ran is gone
-    assert not wait_for_no(lambda: installed.batch.list_namespaced_job(installed.jobs).items)
-    assert not wait_for_no(lambda: installed.core.list_namespaced_pod(installed.jobs).items)
+    [made] = installed.batch.list_namespaced_job(installed.jobs).items  # where the values say
+    assert made.metadata.name == name
+    installed.remove_jobs()
     assert kbatch("job", "logs", name) == "by 1000\n"
     assert alice.http.get(f"api/v1/jobs/{name}/outputs/answer.txt").text == "42"
 
@@ -342,14 +344,6 @@ class Load:
             return answer
         self.failures.append(f"{method} {url}: {answer.status_code} {answer.text}")
         return None
-
-
-def wait_for_no(find: Any) -> Any:
-    """Return what is found when that is nothing, or after a minute."""
-    deadline = time.monotonic() + 60
-    while (found := find()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return found
 
 
 def wait_through_the_proxy(api: API, job_id: str) -> dict[str, Any]:
