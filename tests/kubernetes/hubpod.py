@@ -163,7 +163,9 @@ class Browser:
     def __init__(self, url: str, user: str) -> None:
         self.url = url
         self.user = user
-        self.http = httpx.Client(follow_redirects=True, timeout=30)
+        self.http = httpx.Client(
+            follow_redirects=True, timeout=30, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        )
 
     def log_in(self) -> None:
         """Ask for the service's page, be sent to the hub's login, fill it in, and come back to the page."""
