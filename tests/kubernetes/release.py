@@ -121,7 +121,11 @@ class Release:
 
     def uninstall(self) -> None:
         """Run ``helm uninstall`` and wait until its pods are gone."""
-        self._helm.call("uninstall", self.name, "--wait", namespace=self.namespace)
+        self._helm.call("uninstall", self.name, namespace=self.namespace)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self.pods():
+            assert time.monotonic() < deadline, self.describe()
+            time.sleep(0.2)
 
     def test(self) -> str:
         """Run ``helm test`` and return what it and its pod printed."""
@@ -135,8 +139,8 @@ class Release:
     def pods(self) -> list[Any]:
         """Return the pods of the service."""
         selector = f"app.kubernetes.io/instance={self.name}"
-        found: list[Any] = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
-        return found
+        found = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
+        return [pod for pod in found if pod.metadata.name != f"{self.name}-test"]
 
 
 def publish(core: Any, cluster: ClusterLike) -> None:
