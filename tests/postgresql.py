@@ -19,7 +19,7 @@ START_SECONDS = 30
 
 # no wait for the disk: these tests kill processes, and no machine; what was written is in the kernel then
 SETTINGS = """
-listen_addresses = '127.0.0.1'
+listen_addresses = '{addresses}'
 port = {port}
 unix_socket_directories = ''
 max_connections = 100
@@ -47,7 +47,8 @@ def _version(folder: Path) -> int:
 class PostgreSQL:
     """One server, as who owns it sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *addresses: str) -> None:
+        """It listens at the loopback address, and at these for whoever knows the password."""
         programs = find_programs()
         assert programs is not None, "PostgreSQL is not installed: tests/install_system_packages.sh"
         self._programs = programs
@@ -63,7 +64,10 @@ class PostgreSQL:
         self._data = self._folder / "data"
         self._run("initdb", "--auth=scram-sha-256", f"--pwfile={password_file}", "--no-sync", "-U", "kbatch")
         with (self._data / "postgresql.conf").open("a") as file:
-            file.write(SETTINGS.format(port=self.port))
+            file.write(SETTINGS.format(port=self.port, addresses=",".join(["127.0.0.1", *addresses])))
+        if addresses:
+            with (self._data / "pg_hba.conf").open("a") as file:
+                file.write("host all all all scram-sha-256\n")
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -104,9 +108,9 @@ class PostgreSQL:
         """Remove one, with every session that is in it."""
         self.execute(f'DROP DATABASE IF EXISTS "{url.rpartition("/")[2]}" WITH (FORCE)')
 
-    def url(self, database: str) -> str:
+    def url(self, database: str, *, host: str = "127.0.0.1") -> str:
         """Return the URL of a database."""
-        return f"postgresql://kbatch:{self.password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://kbatch:{self.password}@{host}:{self.port}/{database}"
 
     def execute(self, sql: str, *values: object, url: str | None = None) -> list[tuple]:
         """Return the rows of a statement, from outside of every transaction."""

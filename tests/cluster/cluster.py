@@ -142,7 +142,11 @@ class Cluster:
 
     def serve_names(self, names: Mapping[str, str]) -> None:
         """Let pods look these names up, each with its address, and no others (package dnsmasq-base)."""
-        (self.run_dir / "hosts").write_text("".join(f"{names[each]} {each}\n" for each in sorted(names)))
+        hosts = self.run_dir / "hosts"
+        text = "".join(f"{names[each]} {each}\n" for each in sorted(names))
+        if hosts.exists() and hosts.read_text() == text:
+            return  # who looks a name up just now is not to be disturbed
+        hosts.write_text(text)
         if "dnsmasq" in self.node.processes:
             self.node.kill("dnsmasq")
         self._spawn("dnsmasq")

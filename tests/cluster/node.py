@@ -255,6 +255,8 @@ def _connect(init: int) -> Network:
             continue
         _ip("address", "add", f"{network.host_address}/24", "dev", network.interface)
         _ip("link", "set", network.interface, "up")
+        # so that tests reach Services as pods do; it goes with the link
+        _ip("route", "add", network.service_subnet, "via", network.node_address)
         return network
     raise ClusterError("no free network for the cluster; are old ones still running?")
 

@@ -140,6 +140,7 @@ def _forget_old(name: str, kept: Path) -> None:
     for path in kept.parent.glob(f"{name}-*.tar"):
         if path != kept and path.stat().st_mtime < time.time() - KEEP_DAYS * 86400:
             path.unlink()
+    _buildah("rm", "--all")  # a build that failed leaves one, which holds its image
     _buildah("rmi", "--prune")
 
 

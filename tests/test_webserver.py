@@ -1,0 +1,103 @@
+"""A stop of the service, as clients see it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import pytest_asyncio
+from tornado.web import Application, RequestHandler
+
+from kbatch_server.webserver import WebServer, mark_endless
+
+
+class SlowHandler(RequestHandler):
+    """Answers when it is told to."""
+
+    async def get(self) -> None:
+        if self.get_query_argument("endless", ""):
+            mark_endless(self.request)
+        self.write("begun ")
+        await self.flush()
+        self.settings["begun"].set()
+        await self.settings["go_on"].wait()
+        self.write("ended")
+
+    async def post(self) -> None:
+        self.write(f"{len(self.request.body)} bytes")
+
+
+class Running:
+    """A server, its URL, and the two events of its handler."""
+
+    def __init__(self, shutdown_seconds: int = 10) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        application = Application([("/", SlowHandler)], begun=self.begun, go_on=self.go_on)
+        log = logging.getLogger("tests")
+        self.server = WebServer(application, max_body_bytes=100, shutdown_seconds=shutdown_seconds, log=log)
+        self.url = self.server.bind("http://127.0.0.1:0")
+        self.server.start()
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=20) as client:
+        yield client
+
+
+async def test_an_answer_that_has_begun_comes_whole_and_nobody_new_is_let_in(client):
+    running = Running()
+    answer = asyncio.create_task(client.get(running.url))
+    await running.begun.wait()
+    stopping = asyncio.create_task(running.server.stop())
+    await asyncio.sleep(0)
+    async with httpx.AsyncClient() as other:
+        with pytest.raises(httpx.ConnectError):
+            await other.get(running.url)
+    assert not stopping.done()
+    running.go_on.set()
+    assert (await answer).text == "begun ended"
+    await asyncio.wait_for(stopping, 5)
+
+
+async def test_a_connection_that_is_kept_but_idle_is_not_waited_for(client):
+    running = Running()
+    assert (await client.post(running.url, content=b"four")).text == "4 bytes"
+    await asyncio.wait_for(running.server.stop(), 5)
+
+
+async def test_an_endless_answer_is_cut_and_the_next_one_of_that_connection_is_not_endless(client):
+    running = Running()
+    running.go_on.set()
+    assert (await client.get(running.url, params={"endless": "1"})).text == "begun ended"
+    running.go_on.clear()
+    running.begun.clear()
+    answer = asyncio.create_task(client.get(running.url))
+    await running.begun.wait()
+    stopping = asyncio.create_task(running.server.stop())
+    running.go_on.set()
+    assert (await answer).text == "begun ended"
+    await asyncio.wait_for(stopping, 5)
+
+    running = Running()
+    answer = asyncio.create_task(client.get(running.url, params={"endless": "1"}))
+    await running.begun.wait()
+    await asyncio.wait_for(running.server.stop(), 5)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await answer
+
+
+async def test_a_request_that_does_not_end_is_waited_for_no_longer_than_was_set(client, caplog):
+    running = Running(shutdown_seconds=1)
+    answer = asyncio.create_task(client.get(running.url))
+    await running.begun.wait()
+    start = time.monotonic()
+    await running.server.stop()
+    assert 0.9 < time.monotonic() - start < 5
+    assert "some requests did not end within 1 s" in caplog.text
+    with pytest.raises(httpx.RemoteProtocolError):
+        await answer
