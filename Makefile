@@ -6,6 +6,9 @@ export PATH := $(BIN):$(PATH)
 # the newest of the older major version; constraints.txt has the newest of all
 HUB5 := 5.3.0
 
+# what the pages are built from
+UI := $(wildcard ui/*.json ui/*.mjs ui/src/*)
+
 .PHONY: help demo test test-unit test-hub5 test-install lint format bench-quick bench-uploads bench-logs dist clean
 
 help: ## Say what there is
@@ -31,10 +34,12 @@ lint: $(VENV)/.test ## Check the style and the types
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
+	@npm run --silent --prefix ui check
 
 format: $(VENV)/.test ## Put the code into the project's form
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format
+	@npm run --silent --prefix ui format
 
 bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
 	@$(BIN)/python -m benchmarks.bench_quick
@@ -51,14 +56,14 @@ dist: $(VENV)/.test ## Build the sdist and the wheel
 clean: ## Remove what was built and installed here
 	@rm -rf $(VENV) $(VENV)-hub5* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-$(VENV)/.demo: scripts/make-venv setup.py constraints.txt demo/node/package-lock.json
+$(VENV)/.demo: scripts/make-venv setup.py constraints.txt demo/node/package-lock.json $(UI)
 	@echo "Installing kbatch-server and JupyterHub into $(VENV) …"
 	@scripts/make-venv $(VENV)
 	@touch $@
 
-$(VENV)/.test: scripts/make-venv setup.py constraints.txt requirements-test.txt demo/node/package-lock.json
+$(VENV)/.test: scripts/make-venv setup.py constraints.txt requirements-test.txt demo/node/package-lock.json $(UI)
 	@echo "Installing kbatch-server and its tests' tools into $(VENV) …"
-	@scripts/make-venv $(VENV) --requirement requirements-test.txt
+	@UI_TOOLS=1 scripts/make-venv $(VENV) --requirement requirements-test.txt
 	@touch $@ $(VENV)/.demo
 
 $(VENV)-hub5/.test: $(VENV)/.test

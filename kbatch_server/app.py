@@ -28,6 +28,7 @@ from .handlers import make_handlers
 from .handlers.base import Services
 from .janitor import Janitor
 from .jobs import Jobs
+from .jobwatch import JobWatch
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
 from .launchpad import Launchpad
@@ -182,6 +183,7 @@ class KBatchServer(Application):
             Profiles,
             Uploads,
             Outputs,
+            JobWatch,
             Launchpad,
             LogRecorder,
             Reconciler,
@@ -278,12 +280,14 @@ class KBatchServer(Application):
             store=self.store,
             uploads=self.uploads,
         )
+        self.watch = JobWatch(parent=self, store=self.store)
         self.jobs = Jobs(
             parent=self,
             launcher=self.launcher,
             profiles=self.profiles,
             reader=LogReader(parent=self, recorder=engine.recorder, storage=self.storage, store=self.store),
             store=self.store,
+            watch=self.watch,
             on_submit=engine.leader.accept,
             on_change=engine.leader.look,
         )
@@ -338,6 +342,8 @@ class KBatchServer(Application):
         running.push_async_callback(self.storage.close)
         await self.store.open()
         running.push_async_callback(self.store.close)
+        await self.watch.start()
+        running.push_async_callback(self.watch.stop)
         await self.launcher.open()
         running.push_async_callback(self.launcher.close)
         await self.engine.leader.start()

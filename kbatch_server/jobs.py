@@ -11,11 +11,12 @@ from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, Unavailable
 from .jobrequest import JobRequest
+from .jobwatch import JobWatch, Reset, SeenChange
 from .launchers.base import JobLauncher, LauncherUnavailable
 from .logfollower import LogFollower
 from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from .logtext import LogText
-from .models import Job, JobEvent, JobPage, JobQuery, User, utcnow
+from .models import Job, JobEvent, JobPage, JobQuery, Status, User, utcnow
 from .profiles import Profiles
 from .slugs import make_job_id
 from .store import JobStore
@@ -33,6 +34,7 @@ class Jobs(LoggingConfigurable):
     profiles = Instance(Profiles)
     reader = Instance(LogReader)
     store = Instance(JobStore)
+    watch = Instance(JobWatch)
 
     on_submit: Callable[[Job], None] = traitlets.Callable()  # type: ignore[assignment]
     """Called with a job that was just accepted."""
@@ -82,9 +84,20 @@ class Jobs(LoggingConfigurable):
 
     async def list(self, user: User, query: JobQuery) -> JobPage:
         """Return a page of jobs; only an admin may ask for those of others."""
-        if query.user != user.name and not user.admin:
-            raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
+        _check_owner(user, query.user)
         return await self.store.list_jobs(query)
+
+    async def count(self, user: User, owner: str | None) -> dict[Status, int]:
+        """Return how many jobs of the owner's (None: of everybody's) there are of each status."""
+        _check_owner(user, owner)
+        return await self.store.count_jobs(owner)
+
+    async def follow_changes(
+        self, user: User, owner: str | None, *, after: str | None = None
+    ) -> AsyncGenerator[SeenChange | Reset]:
+        """Return the changes of the owner's jobs as they come, without an end; see ``JobWatch.follow``."""
+        _check_owner(user, owner)
+        return await self.watch.follow(user.name, user=owner, after=after)
 
     async def cancel(self, user: User, job_id: str) -> Job:
         """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise."""
@@ -125,8 +138,11 @@ class Jobs(LoggingConfigurable):
             return LogFollower(self.reader, job).pieces(selection, after=after)
         return await self.reader.read(job, selection)
 
-    async def open_log(self, user: User, job_id: str, selection: LogSelection = ALL) -> LogText:
-        """Return the log as it is now, to read a part of it or to search it; raises as ``logs``."""
+    async def open_log(self, user: User, job_id: str, selection: LogSelection = ALL) -> tuple[LogText, int]:
+        """Return the log as it is now, to read a part of it or to search it, and of which attempt it is.
+
+        Raises as ``logs``.
+        """
         return await self.reader.open(await self.get(user, job_id), selection)
 
     async def events(self, user: User, job_id: str) -> Sequence[JobEvent]:
@@ -136,6 +152,11 @@ class Jobs(LoggingConfigurable):
             return await self.launcher.events(job)
         except LauncherUnavailable as error:
             raise Unavailable(f"The events cannot be read now: {error}") from error
+
+
+def _check_owner(user: User, owner: str | None) -> None:
+    if owner != user.name and not user.admin:
+        raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
 
 
 def _owner(user: User) -> str | None:

@@ -104,6 +104,20 @@ class Pod(BaseModel):
     phase: str
     created_at: datetime
     exit_code: int | None = None
+    scheduled_at: datetime | None = None
+    """When a node was chosen for it."""
+    fetched_at: datetime | None = None
+    """When its code was there."""
+    pulled_at: datetime | None = None
+    """When its image was there."""
+    started_at: datetime | None = None
+    """When its command began."""
+    ended_at: datetime | None = None
+
+    def merged_with(self, earlier: Pod) -> Pod:
+        """Return it with what was seen of it earlier and cannot be seen any more: an event is soon gone."""
+        known = earlier.model_dump(exclude_none=True) | self.model_dump(exclude_none=True)
+        return Pod.model_validate(known)
 
 
 class JobStatus(BaseModel):
@@ -313,6 +327,8 @@ class JobQuery:
     user: str | None
     statuses: tuple[Status, ...] = ()
     name: str | None = None
+    search: str | None = None
+    """Some letters of the job's name, in whatever case."""
     tags: tuple[tuple[str, str | None], ...] = ()
     since: datetime | None = None
     cursor: str | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from . import jobs, kbatch, logs, outputs, pages, profiles, system, uploads
+from . import jobs, kbatch, logs, outputs, pages, profiles, system, uploads, watch
 from .base import NotFoundHandler, Services
 
-MODULES = (system, uploads, jobs, logs, outputs, profiles, kbatch, pages)
+MODULES = (system, uploads, watch, jobs, logs, outputs, profiles, kbatch, pages)
 
 
 def make_handlers(prefix: str, services: Services) -> dict[str, Any]:

@@ -20,7 +20,8 @@ QUERY: dict[str, Json] = {
         "items": {"enum": [*Status]},
         "description": "Repeated, or separated by commas.",
     },
-    "name": {"type": "string", "description": "What the job's name begins with."},
+    "name": {"type": "string", "description": "The job's name, all of it."},
+    "search": {"type": "string", "description": "Some letters of the job's name, in whatever case."},
     "tag": {
         "type": "array",
         "items": {"type": "string"},
@@ -42,12 +43,17 @@ QUERY: dict[str, Json] = {
     "tail": {"type": "integer", "minimum": 0, "description": "Only so many of the last lines."},
     "pod": {"type": "string", "description": "The name of one of the job's pods; else the newest."},
     "attempt": {"type": "integer", "minimum": 1, "description": "Which attempt's log; else the newest."},
-    "search": {"type": "string", "description": "Only lines that hold this, in whatever case."},
+    "line": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "The number of the first line to send, as JSON.",
+    },
     "download": {"type": "boolean", "default": False, "description": "As a file to be saved."},
 }
 """The query parameters, by name: the same name means the same everywhere."""
 
 LOG_QUERY: dict[str, Json] = {
+    "search": {"type": "string", "description": "Only lines that hold this, in whatever case."},
     "since": {
         "type": "string",
         "description": "What was written at or after this time, or within so long: 90, 90s, 10m, 2h, 1d.",
@@ -57,12 +63,12 @@ LOG_QUERY: dict[str, Json] = {
         "minimum": 1,
         "maximum": 10000,
         "default": 1000,
-        "description": "How many lines to find.",
+        "description": "How many lines to find, or to send.",
     },
 }
-"""What two of them mean for a log."""
+"""What some of them mean for a log."""
 
-LIST_QUERY = ("status", "name", "tag", "since", "cursor", "limit", "user")
+LIST_QUERY = ("status", "name", "search", "tag", "since", "cursor", "limit", "user")
 
 OPERATIONS: dict[str, dict[str, Json]] = {
     "uploads": {"post": {"summary": "Keep a ZIP of code", "status": 201, "answer": "Upload", "upload": True}},
@@ -76,6 +82,20 @@ OPERATIONS: dict[str, dict[str, Json]] = {
         },
         "get": {"summary": "List jobs, newest first", "answer": "JobPage", "query": LIST_QUERY},
     },
+    "jobs/counts": {
+        "get": {
+            "summary": "How many jobs there are of each status",
+            "answer": "JobCounts",
+            "query": ("user",),
+        },
+    },
+    "jobs/watch": {
+        "get": {
+            "summary": "The changes of jobs as server-sent events, as they come",
+            "types": ("text/event-stream",),
+            "query": ("user",),
+        }
+    },
     "jobs/{id}": {
         "get": {"summary": "Show a job", "answer": "Job"},
         "delete": {"summary": "Cancel a job if it is not over, and forget it", "status": 204},
@@ -87,7 +107,7 @@ OPERATIONS: dict[str, dict[str, Json]] = {
             "summary": "The log, as text (with Range: a part of it) or as server-sent events, by Accept; with"
             " search the lines that were found, as text or JSON",
             "types": ("text/plain", "text/event-stream", "application/json"),
-            "query": ("follow", "tail", "since", "attempt", "pod", "search", "limit", "download"),
+            "query": ("follow", "tail", "since", "attempt", "pod", "search", "line", "limit", "download"),
             "own": LOG_QUERY,
         }
     },
@@ -105,6 +125,9 @@ OPERATIONS: dict[str, dict[str, Json]] = {
         "head": {"summary": "How large a file is that a job wrote"},
     },
     "jobs/{id}/events": {"get": {"summary": "What happened to a job", "answer": "JobEventList"}},
+    "jobs/{id}/timeline": {
+        "get": {"summary": "What a job went through, and its attempts", "answer": "Timeline"}
+    },
     "profiles": {"get": {"summary": "The profiles to choose from", "answer": "ProfileList"}},
     "user": {"get": {"summary": "Who the token belongs to, what it is good for, limits", "answer": "User"}},
     "health": {"get": {"summary": "Whether the process answers", "answer": "Health", "open": True}},
@@ -205,10 +228,14 @@ def _make_schemas() -> Json:
         **asked,
     }
     integer, texts = {"type": "integer"}, {"type": "array", "items": text}
+    step = {"step": text, "time": moment, "attempt": {"type": ["integer", "null"]}}
+    attempts = {"type": "array", "items": {"type": "object"}}
     upload = {"id": text, "size": integer, "sha256": text, "created_at": moment, "expires_at": moment}
     user = {"name": text, "kind": text, "groups": texts, "admin": {"type": "boolean"}, "actions": texts}
     return schemas | {
         "Job": _object(job),
+        "JobCounts": _object({"counts": _object(dict.fromkeys(Status, integer))}),
+        "Timeline": _object({"items": {"type": "array", "items": _object(step)}, "attempts": attempts}),
         "JobPage": _object({"items": _list_of("Job"), "next_cursor": {"type": ["string", "null"]}}),
         "OutputFile": _object({"path": text, "size": integer, "modified_at": moment}),
         "OutputList": _object({"items": _list_of("OutputFile"), **schemas["JobOutputs"]["properties"]}),

@@ -11,9 +11,10 @@ from typing import Any
 from ..models import JobSpec, JobStatus
 from . import objects, sentences
 from .clients import KubeClient, make_path
+from .events import Event
 from .pods import find_condition, is_keeping, is_over, parse_time, sort_pods
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
-from .status import Event, make_status
+from .status import make_status
 
 Manifest = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, update
@@ -12,6 +12,7 @@ from ..errors import Conflict, NotFound
 from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from . import postgresql
+from .changes import JobChange, SharedChanges, SoleChanges
 from .dbutil import Database
 from .leadlock import LeadLock, SharedLock, SoleLock
 from .logstore import LogStore
@@ -19,7 +20,7 @@ from .orm import ACTIVE, jobs
 from .outputstore import OutputStore
 from .paging import make_cursor, make_page_statement
 from .retentionstore import RetentionStore
-from .rows import COLUMNS, make_changes, make_job
+from .rows import COLUMNS, SHOWN, make_changes, make_job
 from .uploadstore import UploadStore
 from .writer import JobWriter
 
@@ -28,6 +29,7 @@ _IS_NOT_DELETED = jobs.c.delete_requested_at.is_(None)
 
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
+_SELECT_JOBS = select(*COLUMNS).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 _SELECT_ACTIVE = select(jobs.c.id).where(text(ACTIVE)).order_by(jobs.c.seq)
 _UPDATE = update(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
 _UPDATE_UNLESS_OVER = _UPDATE.where(_IS_NOT_OVER)
@@ -65,7 +67,8 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
     ) -> None:
         self._database = Database(url, log=log)
         self._keyring = keyring
-        self._writer = JobWriter(self._database, keyring, log=log)
+        self.changes = SharedChanges(self._database.url) if self._database.is_shared else SoleChanges()
+        self._writer = JobWriter(self._database, keyring, changes=self.changes, log=log)
         self._auto_upgrade = auto_upgrade
 
     async def open(self) -> None:
@@ -76,6 +79,7 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
     async def close(self) -> None:
         """Let go of the database; those who wait to add a job get Unavailable."""
         await self._writer.stop()
+        await self.changes.close()
         await self._database.close()
 
     async def check(self) -> None:
@@ -118,6 +122,13 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
         """Return a job, also one whose deletion was asked for."""
         return await self._database.read(lambda connection: self._find(connection, job_id))
 
+    async def find_jobs(self, job_ids: Collection[str]) -> dict[str, Job]:
+        """Return those of some jobs that are there, by id, also such as are to be deleted."""
+        values = {"job_ids": list(job_ids)}
+        rows = await self._database.read(lambda connection: connection.execute(_SELECT_JOBS, values).all())
+        found = [make_job(row, self._keyring) for row in rows]
+        return {job.id: job for job in found}
+
     async def list_jobs(self, query: JobQuery) -> JobPage:
         """Return a page of jobs, newest first; raises InvalidRequest for a cursor that is none of ours.
 
@@ -129,12 +140,12 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
         page = [make_job(row, self._keyring) for row in rows[: query.limit]]
         return JobPage(page, make_cursor(page[-1].seq) if len(rows) > query.limit else None)
 
-    async def count_jobs(self, user: str, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
-        """Return how many jobs of the user's there are of each of the statuses."""
+    async def count_jobs(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
+        """Return how many jobs of the user's (None: of everybody's) there are of each of the statuses."""
         wanted = list(statuses)
         statement = (
             select(jobs.c.status, func.count())
-            .where(jobs.c.user == user, jobs.c.status.in_(wanted), _IS_NOT_DELETED)
+            .where(*_of(user), jobs.c.status.in_(wanted), _IS_NOT_DELETED)
             .group_by(jobs.c.status)
         )
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
@@ -168,7 +179,13 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
         """
         statement = _UPDATE_UNLESS_OVER if "status" in columns else _UPDATE
         values = make_changes(columns) | {"job_id": job_id}
-        row = await self._database.write(lambda connection: connection.execute(statement, values).first())
+        is_shown = not SHOWN.isdisjoint(columns)
+
+        def change(connection: Connection) -> tuple[Any, list[JobChange]]:
+            row = connection.execute(statement, values).first()
+            return row, [JobChange(row.user, job_id)] if row is not None and is_shown else []
+
+        row = await self._write(change)
         return None if row is None else make_job(row, self._keyring)
 
     async def request_cancel(self, job_id: str, *, user: str | None) -> Job:
@@ -188,12 +205,13 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
         waiting = update(jobs).where(*mine, jobs.c.launch_begun_at.is_(None)).values(at_once)
         begun = update(jobs).where(*mine, jobs.c.cancel_requested_at.is_(None))
 
-        def cancel(connection: Connection) -> Job | None:
-            connection.execute(waiting)
+        def cancel(connection: Connection) -> tuple[Job | None, list[JobChange]]:
+            at_once = connection.execute(waiting).rowcount
             connection.execute(begun.values(cancel_requested_at=now))
-            return self._find(connection, job_id)
+            job = self._find(connection, job_id)
+            return job, [JobChange(job.user, job_id)] if job is not None and at_once else []
 
-        job = await self._database.write(cancel)
+        job = await self._write(cancel)
         if job is None or _is_hidden(job, user):
             raise _no_such_job(job_id)
         if job.is_over and job.status != Status.CANCELLED:
@@ -206,8 +224,14 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
             update(jobs)
             .where(jobs.c.id == job_id, _IS_NOT_DELETED, *_of(user))
             .values(delete_requested_at=utcnow())
+            .returning(jobs.c.user)
         )
-        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+
+        def ask(connection: Connection) -> tuple[bool, list[JobChange]]:
+            owners = list(connection.scalars(statement))
+            return bool(owners), [JobChange(owner, job_id) for owner in owners]
+
+        if not await self._write(ask):
             raise _no_such_job(job_id)
 
     async def remove_job(self, job_id: str) -> None:

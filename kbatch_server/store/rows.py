@@ -59,6 +59,9 @@ UPDATABLE = frozenset(
 )
 """What the reconciler may change of a job."""
 
+SHOWN = UPDATABLE - {"launched_at", "cleaned_at", "state"}
+"""What of it a user sees."""
+
 
 def make_row(job: Job, keyring: Keyring) -> dict[str, Any]:
     """Return a job as the values of all columns but ``seq`` and those of its idempotency."""
