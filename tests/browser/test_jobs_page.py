@@ -6,10 +6,10 @@ from playwright.sync_api import expect
 
 
 def test_the_table_of_jobs(site, visit):
-    alice = site.client("alice")
+    bob = site.client("bob")
     for name, script in (("good", "echo fine"), ("bad", "exit 3"), ("long", "sleep 300")):
-        alice.submit(script, name=name)
-    page = visit("alice")
+        bob.submit(script, name=name)
+    page = visit("bob")
     rows = page.find("tbody tr")
     expect(rows).to_have_count(3)
     expect(page.find("tr", "good").locator(".status")).to_have_text("succeeded")

@@ -57,6 +57,12 @@ export class JobsView extends LitElement {
       input[type="search"] {
         width: 16rem;
       }
+      @media (max-width: 600px) {
+        form,
+        input[type="search"] {
+          width: 100%;
+        }
+      }
       .empty {
         padding: 2rem 0;
       }

@@ -65,5 +65,11 @@ export const tableStyles = css`
     .jobs td.message {
       grid-column: 2 / -1;
     }
+    .jobs td.message:empty {
+      display: none;
+    }
+    .jobs .time + .time {
+      text-align: right;
+    }
   }
 `;
