@@ -99,9 +99,12 @@ class Jobs(LoggingConfigurable):
         _check_owner(user, owner)
         return await self.watch.follow(user.name, user=owner, after=after)
 
-    async def cancel(self, user: User, job_id: str) -> Job:
-        """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise."""
-        job = await self.store.request_cancel(job_id, user=_owner(user))
+    async def cancel(self, user: User, job_id: str, *, note: str | None = None) -> Job:
+        """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise.
+
+        Who asks is recorded, and why, if they say so.
+        """
+        job = await self.store.request_cancel(job_id, user=_owner(user), by=user.name, note=note)
         self.log.info("job %s: cancelled by %s", job.id, user.name)
         self.on_change(job.id)
         return job

@@ -845,3 +845,17 @@ async def test_lines_of_a_log_are_read_by_their_numbers(web):
     assert (told["last_line"], told["last_line_is_open"], told["place"]) == (4, True, "1-18")
     assert end["items"] == [{"line": 4, "text": "four"}]
     assert (wrong.status_code, wrong.json()["details"][0]["field"]) == (400, "line")
+
+
+async def test_who_cancelled_a_job_and_why_is_told(web):
+    web.jobs.add(make_job())
+    web.jobs.add(make_job("train-2"))
+    web.hub.add_token("admin", "carol", scopes=(ACCESS, *DEFAULT_SCOPES.values()))
+    async with web.client("admin") as client:
+        told = (await client.post("api/v1/jobs/train-1/cancel", json={"note": "The node goes down."})).json()
+        wrong = await client.post("api/v1/jobs/train-2/cancel", json={"why": "?"})
+        other = (await client.post("api/v1/jobs/train-2/cancel")).json()
+    assert (told["cancelled_by"], told["cancel_note"]) == ("carol", "The node goes down.")
+    assert told["message"] == "Cancelled by carol: The node goes down."
+    assert (wrong.status_code, wrong.json()["details"][0]["field"]) == (400, "why")
+    assert other["message"] == "Cancelled by carol."

@@ -9,13 +9,16 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from hub import find_ports
 from sqlalchemy import create_engine, inspect
 
 from kbatch_server.keyring import Keyring
 from kbatch_server.store import JobStore, StoreError
 from kbatch_server.store.orm import ACTIVE, metadata
-from kbatch_server.store.schema import make_alembic_config
+from kbatch_server.store.schema import _MIGRATIONS, make_alembic_config
+
+HEAD = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
 
 only_sqlite = pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 only_postgresql = pytest.mark.parametrize("db_url", ["postgresql"], indirect=True)
@@ -119,7 +122,8 @@ async def test_an_older_database_is_upgraded_only_when_that_was_asked_for(url, t
     migrations = tmp_path / "migrations"
     copy_migrations(migrations)
     (migrations / "versions/9999_test.py").write_text(
-        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "9999"\ndown_revision = "0002"\n\n\n'
+        "import sqlalchemy as sa\nfrom alembic import op\n\n"
+        f'revision = "9999"\ndown_revision = "{HEAD}"\n\n\n'
         'def upgrade():\n    op.add_column("jobs", sa.Column("new", sa.Text()))\n'
     )
     monkeypatch.setattr("kbatch_server.store.schema._MIGRATIONS", migrations)
@@ -137,14 +141,14 @@ async def test_a_migration_that_fails_changes_nothing(url, tmp_path, monkeypatch
     migrations = tmp_path / "migrations"
     copy_migrations(migrations)
     (migrations / "versions/9999_test.py").write_text(
-        'from alembic import op\n\nrevision = "9999"\ndown_revision = "0002"\n\n\n'
+        f'from alembic import op\n\nrevision = "9999"\ndown_revision = "{HEAD}"\n\n\n'
         'def upgrade():\n    op.execute("CREATE TABLE half (a integer)")\n    op.execute("NONSENSE")\n'
     )
     monkeypatch.setattr("kbatch_server.store.schema._MIGRATIONS", migrations)
     with pytest.raises(StoreError, match="syntax error"):
         await make_store(url, auto_upgrade=True).open()
     assert "half" not in find_tables(url)
-    assert execute(url, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert execute(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 
 async def test_a_job_of_the_first_release_is_there_after_the_upgrade(db_url):

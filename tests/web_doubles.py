@@ -146,11 +146,11 @@ class JobsDouble:
                 yield SeenChange(f"x-{number}", job.user, job.id, job)
         yield SeenChange("x-9", "alice", "gone-1", None)
 
-    async def cancel(self, user, job_id):
+    async def cancel(self, user, job_id, *, note=None):
         job = await self.get(user, job_id)
         if job.is_over:
             raise Conflict(f"Job {job_id!r} is over.")
-        job.status = Status.CANCELLED
+        job.status, job.cancelled_by, job.cancel_note = Status.CANCELLED, user.name, note
         return job
 
     async def delete(self, user, job_id):

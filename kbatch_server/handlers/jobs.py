@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..errors import InvalidRequest
-from ..jobrequest import JobRequest
+from ..jobrequest import CancelRequest, JobRequest
 from ..models import Job, JobQuery
 from ..timeline import make_timeline
+from ..validation import checked
 from .base import BaseHandler
 from .needs import needs_scope
 from .query import read_int, read_statuses, read_tags, read_text, read_time
@@ -101,8 +102,9 @@ class CancelHandler(JobModelHandler):
 
     @needs_scope("cancel")
     async def post(self, job_id: str) -> None:
-        """Cancel the job."""
-        self.send_job(await self.services.jobs.cancel(self.user, job_id))
+        """Cancel the job; a body may say why."""
+        asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()
+        self.send_job(await self.services.jobs.cancel(self.user, job_id, note=asked.note))
 
 
 class RerunHandler(JobModelHandler):

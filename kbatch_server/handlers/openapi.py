@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ..jobrequest import JobRequest
+from ..jobrequest import CancelRequest, JobRequest
 from ..models import JobEvent, JobOutputs, Profile, Status
 
 Json = dict[str, Any]
@@ -100,7 +100,9 @@ OPERATIONS: dict[str, dict[str, Json]] = {
         "get": {"summary": "Show a job", "answer": "Job"},
         "delete": {"summary": "Cancel a job if it is not over, and forget it", "status": 204},
     },
-    "jobs/{id}/cancel": {"post": {"summary": "Cancel a job", "answer": "Job"}},
+    "jobs/{id}/cancel": {
+        "post": {"summary": "Cancel a job", "answer": "Job", "body": "CancelRequest", "may_be_empty": True}
+    },
     "jobs/{id}/rerun": {"post": {"summary": "Submit a job like this one", "status": 201, "answer": "Job"}},
     "jobs/{id}/logs": {
         "get": {
@@ -178,7 +180,8 @@ def _make_operation(path: str, operation: Json) -> Json:
     if operation.get("open"):
         made["security"] = []
     if "body" in operation:
-        made["requestBody"] = {"required": True, "content": _json_of(operation["body"])}
+        is_required = not operation.get("may_be_empty")
+        made["requestBody"] = {"required": is_required, "content": _json_of(operation["body"])}
     if operation.get("upload"):
         binary = {"type": "string", "format": "binary"}
         form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
@@ -200,7 +203,7 @@ def _json_of(name: str) -> Json:
 
 
 def _make_schemas() -> Json:
-    models: list[type[BaseModel]] = [JobRequest, Profile, JobEvent, JobOutputs]
+    models: list[type[BaseModel]] = [JobRequest, CancelRequest, Profile, JobEvent, JobOutputs]
     _, made = models_json_schema(
         [(model, "validation") for model in models], ref_template=SCHEMAS + "{model}"
     )
@@ -223,6 +226,8 @@ def _make_schemas() -> Json:
         "started_at": moment,
         "ended_at": moment,
         "attempts": {"type": "integer"},
+        "cancelled_by": {"type": ["string", "null"]},
+        "cancel_note": {"type": ["string", "null"]},
         "env": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
         "outputs": {"anyOf": [{"$ref": SCHEMAS + "JobOutputs"}, {"type": "null"}]},
         **asked,

@@ -188,18 +188,22 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
         row = await self._write(change)
         return None if row is None else make_job(row, self._keyring)
 
-    async def request_cancel(self, job_id: str, *, user: str | None) -> Job:
+    async def request_cancel(
+        self, job_id: str, *, user: str | None, by: str | None = None, note: str | None = None
+    ) -> Job:
         """Ask for a job's end and return it: it is cancelled at once when its launch has not begun.
 
+        ``by`` and ``note`` say who asks, and why; of several who ask the first is recorded.
         Raises NotFound, and Conflict (``JobEnded``) when it ended otherwise.
         """
         now = utcnow()
+        asked = {"cancel_requested_at": now, "cancelled_by": by, "cancel_note": note}
         at_once = {
             "status": Status.CANCELLED.value,
             "reason": "Cancelled",
             "message": "Cancelled before it started.",
             "ended_at": now,
-            "cancel_requested_at": now,
+            **asked,
         }
         mine = jobs.c.id == job_id, _IS_NOT_OVER, _IS_NOT_DELETED, *_of(user)
         waiting = update(jobs).where(*mine, jobs.c.launch_begun_at.is_(None)).values(at_once)
@@ -207,7 +211,7 @@ class JobStore(RetentionStore, LogStore, OutputStore, UploadStore):
 
         def cancel(connection: Connection) -> tuple[Job | None, list[JobChange]]:
             at_once = connection.execute(waiting).rowcount
-            connection.execute(begun.values(cancel_requested_at=now))
+            connection.execute(begun.values(asked))
             job = self._find(connection, job_id)
             return job, [JobChange(job.user, job_id)] if job is not None and at_once else []
 

@@ -31,6 +31,8 @@ _SAME = (
     "ended_at",
     "cleaned_at",
     "cancel_requested_at",
+    "cancelled_by",
+    "cancel_note",
     "delete_requested_at",
 )
 """The columns that hold what the field of a job of the same name holds."""

@@ -69,7 +69,7 @@ def site() -> Iterator[Site]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there, tests that are coroutines cannot run
 def browser() -> Iterator[Browser]:
     """Return Debian's Chromium."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -87,7 +87,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def logins(site: Site, browser: Browser) -> dict[str, dict]:
+def logins() -> dict[str, dict]:
     """Return what browsers of users that are logged in have stored, as it comes."""
     return {}
 

@@ -18,6 +18,8 @@ export interface Job {
   reason: string;
   message: string;
   exit_code: number | null;
+  cancelled_by: string | null;
+  cancel_note: string | null;
   created_at: string;
   started_at: string | null;
   ended_at: string | null;

@@ -211,10 +211,10 @@ export class JobView extends LitElement {
     }
   }
 
-  private async act(method: string, path: string): Promise<Job | null> {
+  private async act(method: string, path: string, json?: unknown): Promise<Job | null> {
     this.isBusy = true;
     try {
-      const answer = await this.api.request(method, `jobs/${encodeURIComponent(this.jobId)}${path}`);
+      const answer = await this.api.request(method, `jobs/${encodeURIComponent(this.jobId)}${path}`, { json });
       return answer.status === 204 ? null : ((await answer.json()) as Job);
     } catch (error) {
       tellProblem(this, error);
@@ -225,7 +225,8 @@ export class JobView extends LitElement {
   }
 
   private async cancel(): Promise<void> {
-    const job = await this.act("POST", "/cancel").catch(() => null);
+    const note = this.renderRoot.querySelector<HTMLInputElement>("#note")?.value;
+    const job = await this.act("POST", "/cancel", note ? { note } : undefined).catch(() => null);
     if (job) this.take(job, this.stop.signal);
   }
 
@@ -266,6 +267,12 @@ export class JobView extends LitElement {
         <h1>${job.name}</h1>
         <span class="status ${job.status}" role="status">${job.status}</span>
         <span class="grow"></span>
+        ${
+          isMine || isOver(job)
+            ? nothing
+            : html`<label class="hidden" for="note">Why it is cancelled</label>
+                <input id="note" maxlength="1000" placeholder="Why, for ${job.user} to read" />`
+        }
         ${isOver(job) ? nothing : html`<button type="button" ?disabled=${this.isBusy} @click=${this.cancel}>Cancel</button>`}
         ${
           isMine

@@ -21,6 +21,8 @@ interface Bulk {
   action: "cancel" | "delete";
   done: number;
   total: number;
+  /** Why, for those whose jobs they are. */
+  note: string;
   problems: string[];
 }
 
@@ -41,6 +43,7 @@ export class JobsView extends LitElement {
   @state() private asked: Bulk["action"] | null = null;
   @find("dialog") private dialog!: HTMLDialogElement;
   private stop = new AbortController();
+  private watching = new AbortController();
   private loading: AbortController | null = null;
   private timers = new Map<string, number>();
 
@@ -56,6 +59,9 @@ export class JobsView extends LitElement {
       }
       input[type="search"] {
         width: 16rem;
+      }
+      #note {
+        width: 100%;
       }
       @media (max-width: 600px) {
         form,
@@ -87,7 +93,11 @@ export class JobsView extends LitElement {
     for (const timer of this.timers.values()) clearTimeout(timer);
   }
 
-  override firstUpdated(): void {
+  /** Watch the jobs of who is asked for now, and of nobody else. */
+  private begin(): void {
+    this.watching.abort();
+    this.watching = new AbortController();
+    this.stop.signal.addEventListener("abort", () => this.watching.abort());
     watch(
       this.api,
       {
@@ -97,7 +107,7 @@ export class JobsView extends LitElement {
         onState: (isLive) => (this.isLive = isLive),
         onRefused: (error) => tellProblem(this, error),
       },
-      this.stop.signal,
+      this.watching.signal,
     );
   }
 
@@ -105,7 +115,11 @@ export class JobsView extends LitElement {
     if (!changed.has("query")) return;
     this.selected = new Set();
     this.load();
-    if (!this.counts) this.loadCounts();
+    const before: URLSearchParams | undefined = changed.get("query");
+    if (!before || before.get("user") !== this.query.get("user")) {
+      this.loadCounts();
+      this.begin();
+    }
   }
 
   private get owner(): string | undefined {
@@ -219,11 +233,12 @@ export class JobsView extends LitElement {
 
   private async run(): Promise<void> {
     const action = this.asked;
+    const note = this.renderRoot.querySelector<HTMLInputElement>("#note")?.value ?? "";
     this.dialog.close();
     const jobs = (this.page?.items ?? []).filter((job) => this.selected.has(job.id));
     const ids = jobs.filter((job) => action === "delete" || !isOver(job)).map((job) => job.id);
     if (!action || !ids.length) return;
-    const bulk: Bulk = { action, done: 0, total: ids.length, problems: [] };
+    const bulk: Bulk = { action, done: 0, total: ids.length, note, problems: [] };
     this.bulk = bulk;
     await Promise.all(Array.from({ length: AT_ONCE }, () => this.work(bulk, ids)));
     this.selected = new Set();
@@ -234,7 +249,8 @@ export class JobsView extends LitElement {
   private async work(bulk: Bulk, ids: string[]): Promise<void> {
     for (let id = ids.shift(); id !== undefined && !this.stop.signal.aborted; id = ids.shift()) {
       try {
-        if (bulk.action === "cancel") await this.api.request("POST", `jobs/${id}/cancel`);
+        const json = bulk.note ? { note: bulk.note } : undefined;
+        if (bulk.action === "cancel") await this.api.request("POST", `jobs/${id}/cancel`, { json });
         else await this.api.request("DELETE", `jobs/${id}`);
       } catch (error) {
         // one that ended meanwhile, or is gone, needs nothing more
@@ -279,6 +295,7 @@ export class JobsView extends LitElement {
       this.go({ status: chosen.includes(status) ? chosen.filter((each) => each !== status) : [...chosen, status] });
     return html`
       <div class="row filters">
+        ${this.everybody ? this.renderUserFilter() : nothing}
         <form role="search" @submit=${this.search}>
           <label class="hidden" for="search">Search by name</label>
           <input id="search" name="search" type="search" maxlength="63" placeholder="Search by name" .value=${this.query.get("search") ?? ""} @search=${this.search} />
@@ -294,6 +311,17 @@ export class JobsView extends LitElement {
         </div>
       </div>
     `;
+  }
+
+  private renderUserFilter(): TemplateResult {
+    const choose = (event: Event) => {
+      event.preventDefault();
+      this.go({ user: this.renderRoot.querySelector<HTMLInputElement>("#user")?.value.trim() ?? "" });
+    };
+    return html`<form @submit=${choose}>
+      <label class="hidden" for="user">Only jobs of</label>
+      <input id="user" type="search" placeholder="Only jobs of this user" .value=${this.query.get("user") ?? ""} @search=${choose} />
+    </form>`;
   }
 
   private search(event: Event): void {
@@ -336,6 +364,12 @@ export class JobsView extends LitElement {
             : `Their logs and results are deleted with them.${going ? ` ${going} of them are not over, and are cancelled.` : ""}`
         }
       </p>
+      ${
+        this.everybody && isCancel
+          ? html`<label for="note">Why, for those to read whose jobs they are</label>
+              <input id="note" maxlength="1000" />`
+          : nothing
+      }
       <div class="row">
         <button type="button" autofocus @click=${() => this.dialog.close()}>Back</button>
         <button type="button" class="danger" @click=${this.run}>${isCancel ? "Cancel them" : "Delete them"}</button>
