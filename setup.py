@@ -81,6 +81,7 @@ setup(
         "pydantic>=2.10",
         "python-dotenv>=1.0",
         "python-multipart>=0.0.18",
+        "rich>=13",
         "sqlalchemy>=2.0.43",
         "tornado>=6.5",
         "traitlets>=5.14",

@@ -270,7 +270,7 @@ export class JobsView extends LitElement {
     const isFiltered = this.statuses.length > 0 || Boolean(this.query.get("search"));
     return html`
       <div class="row">
-        <h1 class="grow">${this.everybody ? "Everybody's jobs" : "Jobs"}</h1>
+        ${this.everybody ? html`<h2 class="grow">Everybody's jobs</h2>` : html`<h1 class="grow">Jobs</h1>`}
         ${this.isLive ? nothing : html`<span class="quiet small" role="status">Connecting again …</span>`}
         <a class="button primary" href="${this.api.baseUrl}submit">New job</a>
       </div>

@@ -42,7 +42,10 @@ export const base = css`
     align-items: center;
   }
   .grow {
-    flex: 1;
+    flex: 1 1 auto;
+  }
+  h1.grow {
+    min-width: 9rem;
   }
   section {
     margin-top: 1.5rem;
