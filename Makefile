@@ -6,6 +6,9 @@ export PATH := $(BIN):$(PATH)
 # the newest of the older major version; constraints.txt has the newest of all
 HUB5 := 5.3.0
 
+# what the pages are built from
+UI := $(wildcard ui/*.json ui/*.mjs ui/src/*)
+
 .PHONY: help demo test test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits dist clean
 
 help: ## Say what there is
@@ -17,8 +20,8 @@ demo: $(VENV)/.demo ## Start a hub with kbatch-server here and run a job on it (
 test: test-install lint test-hub5 ## Run everything, on a real Kubernetes that is built and started for it
 	@KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required $(BIN)/pytest
 
-test-unit: $(VENV)/.test lint ## Run the quick half: what needs neither Kubernetes nor other servers
-	@$(BIN)/pytest --ignore tests/kubernetes -m "not servers" --numprocesses 2 --dist loadfile
+test-unit: $(VENV)/.test lint ## Run the quick half: what needs neither Kubernetes, nor other servers, nor a browser
+	@$(BIN)/pytest --ignore tests/kubernetes --ignore tests/browser -m "not servers" --numprocesses 2 --dist loadfile
 
 test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
 	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
@@ -31,10 +34,12 @@ lint: $(VENV)/.test ## Check the style and the types
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
+	@npm run --silent --prefix ui check
 
 format: $(VENV)/.test ## Put the code into the project's form
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format
+	@npm run --silent --prefix ui format
 
 faults: test-install ## Stop, kill and delay every part while jobs come in, and print what became of them
 	@KBATCH_TEST_FAULTS=long KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required \
@@ -58,14 +63,14 @@ dist: $(VENV)/.test ## Build the sdist and the wheel
 clean: ## Remove what was built and installed here
 	@rm -rf $(VENV) $(VENV)-hub5* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-$(VENV)/.demo: scripts/make-venv setup.py constraints.txt demo/node/package-lock.json
+$(VENV)/.demo: scripts/make-venv setup.py constraints.txt demo/node/package-lock.json $(UI)
 	@echo "Installing kbatch-server and JupyterHub into $(VENV) …"
 	@scripts/make-venv $(VENV)
 	@touch $@
 
-$(VENV)/.test: scripts/make-venv setup.py constraints.txt requirements-test.txt demo/node/package-lock.json
+$(VENV)/.test: scripts/make-venv setup.py constraints.txt requirements-test.txt demo/node/package-lock.json $(UI)
 	@echo "Installing kbatch-server and its tests' tools into $(VENV) …"
-	@scripts/make-venv $(VENV) --requirement requirements-test.txt
+	@UI_TOOLS=1 scripts/make-venv $(VENV) --requirement requirements-test.txt
 	@touch $@ $(VENV)/.demo
 
 $(VENV)-hub5/.test: $(VENV)/.test

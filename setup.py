@@ -1,11 +1,62 @@
 """Describe the package kbatch-server: what it needs, what it installs, what others may plug in."""
 
+import hashlib
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 here = Path(__file__).parent
+
+
+def hash_sources() -> str:
+    """Return what ui/build.mjs writes into manifest.json about the sources that it built the pages from."""
+    names = sorted(path.name for path in (here / "ui/src").iterdir())
+    found = hashlib.sha256()
+    for name in ("build.mjs", "package-lock.json", *(f"src/{name}" for name in names)):
+        found.update(f"{name}\n".encode())
+        found.update((here / "ui" / name).read_bytes())
+    return found.hexdigest()
+
+
+def build_pages() -> None:
+    """Build the pages with npm, unless they are there and newer sources are not: an sdist has them built."""
+    manifest = here / "kbatch_server/static/manifest.json"
+    is_source = (here / "ui/build.mjs").exists()
+    if manifest.exists() and (not is_source or json.loads(manifest.read_text())["sources"] == hash_sources()):
+        return
+    npm = shutil.which("npm")
+    if npm is None or not is_source:
+        print("warning: the pages are not built, which takes npm: scripts/build-ui does it later")
+        return
+    subprocess.run([npm, "ci", "--omit=dev", "--no-audit", "--no-fund"], cwd=here / "ui", check=True)
+    subprocess.run([npm, "run", "--silent", "build"], cwd=here / "ui", check=True)
+
+
+class BuildWithPages(build_py):
+    """Builds the pages first."""
+
+    def run(self) -> None:
+        """Build."""
+        build_pages()
+        self.__dict__.pop("data_files", None)  # found anew, with what was built
+        super().run()
+
+
+class SdistWithPages(sdist):
+    """Packs the pages as they are built, so that who installs it needs no npm."""
+
+    def run(self) -> None:
+        """Build and pack."""
+        build_pages()
+        super().run()
+
+
 version = re.search(r'__version__ = "(.+)"', (here / "kbatch_server/__init__.py").read_text())[1]
 
 setup(
@@ -19,6 +70,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["kbatch_server", "kbatch_server.*"]),
     include_package_data=True,
+    cmdclass={"build_py": BuildWithPages, "sdist": SdistWithPages},
     install_requires=[
         "alembic>=1.13",
         "cryptography>=42",
@@ -31,6 +83,7 @@ setup(
         "python-json-logger>=3.2",
         "python-dotenv>=1.0",
         "python-multipart>=0.0.18",
+        "rich>=13",
         "sqlalchemy>=2.0.43",
         "tornado>=6.5",
         "traitlets>=5.14",

@@ -12,8 +12,14 @@ import tempfile
 import time
 import urllib.request
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from .hub import DemoFailed, Hub, call
 
@@ -26,6 +32,7 @@ c.LocalProcessJobLauncher.root = "{folder}/jobs"
 c.JobConfig.image = "this-machine"
 """
 JOB_SECONDS = 120
+CONSOLE = Console(highlight=False)
 
 
 def main() -> int:
@@ -55,15 +62,16 @@ def main() -> int:
 
 def run(hub: Hub, *, once: bool) -> int:
     """Start the hub, run the example on it and, unless once, wait for Ctrl-C."""
-    print("Starting JupyterHub with kbatch-server …", flush=True)
-    hub.start()
+    with wait_for("Starting JupyterHub with kbatch-server"):
+        hub.start()
     token = hub.make_token("demo")
     print(f"JupyterHub is at {hub.url} (user: demo, password: {hub.password})\n")
     job = submit_example(hub.kbatch_url, token)
     follow(hub.kbatch_url, token, job["id"])
     job = wait(hub.kbatch_url, token, job["id"])
-    print(f"\nJob {job['id']} {job['status']}{': ' + job['message'] if job['message'] else ''}.\n")
-    print(f"Its results: {find_results(hub.kbatch_url, token, job['id'])}\n")
+    with wait_for("Keeping its results"):
+        results = find_results(hub.kbatch_url, token, job["id"])
+    show_outcome(job, results)
     print(f"Look at it at {hub.kbatch_url}\n\nOr, in another shell:\n")
     print(f"export KBATCH_URL={hub.kbatch_url}\nexport JUPYTERHUB_API_TOKEN={token}")
     print("KBATCH_URL=" + hub.kbatch_url)
@@ -74,6 +82,31 @@ def run(hub: Hub, *, once: bool) -> int:
             time.sleep(1)
             hub.check()
     return 0 if job["status"] == "succeeded" else 1
+
+
+@contextmanager
+def wait_for(what: str) -> Iterator[None]:
+    """Say what goes on: in a terminal with something that moves, else in a line."""
+    if not CONSOLE.is_terminal:
+        print(f"{what} …", flush=True)
+        yield
+        return
+    with CONSOLE.status(f"{what} …"):
+        yield
+
+
+def show_outcome(job: dict[str, Any], results: str) -> None:
+    """Print what became of the job: in a terminal as a table, else in lines."""
+    if not CONSOLE.is_terminal:
+        print(f"\nJob {job['id']} {job['status']}{': ' + job['message'] if job['message'] else ''}.\n")
+        print(f"Its results: {results}\n")
+        return
+    table = Table(show_header=False)
+    for name, value in (("job", job["id"]), ("status", job["status"]), ("results", results)):
+        table.add_row(name, escape(value))
+    if job["message"]:
+        table.add_row("message", escape(job["message"]))
+    CONSOLE.print(table)
 
 
 def submit_example(kbatch_url: str, token: str) -> dict[str, Any]:

@@ -341,6 +341,8 @@ class KBatchServer(Application):
         running.push_async_callback(self.storage.close)
         await self.store.open()
         running.push_async_callback(self.store.close)
+        await self.jobs.watch.start()
+        running.push_async_callback(self.jobs.watch.stop)
         await self.launcher.open()
         running.push_async_callback(self.launcher.close)
         await self.engine.leader.start()

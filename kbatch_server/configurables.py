@@ -9,6 +9,7 @@ from .auth import HubAuthenticator
 from .config import JobConfig
 from .health import Health
 from .janitor import Janitor
+from .jobwatch import JobWatch
 from .launchpad import Launchpad
 from .leader import Leader
 from .limits import Limits
@@ -29,6 +30,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     Profiles,
     Uploads,
     Outputs,
+    JobWatch,
     Launchpad,
     LogRecorder,
     Reconciler,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from typing import Any, Self
 
+from rich.console import Console
+from rich.table import Column, Table
 from traitlets import Bool, List
 from traitlets.config import Application, Config
 
@@ -58,16 +61,51 @@ class CollectGarbage(Application):
             running.push_async_callback(server.storage.close)
             await server.store.open()
             running.push_async_callback(server.store.close)
-            count = size = 0
-            async with aclosing(server.engine.retention.find(with_orphans=True)) as removals:
-                async for removal in removals:
-                    if self.dry_run or await server.engine.retention.remove(removal):
-                        print(format_removal(removal))
-                        count, size = count + 1, size + removal.size
+            with RemovalReport("would be removed" if self.dry_run else "removed") as report:
+                async with aclosing(server.engine.retention.find(with_orphans=True)) as removals:
+                    async for removal in removals:
+                        if self.dry_run or await server.engine.retention.remove(removal):
+                            report.add(removal)
             if not self.dry_run:
                 await server.engine.retention.trim_audit()
-        done = "would be removed" if self.dry_run else "removed"
-        print(f"{count} {done}, {format_size(size)}")
+
+
+class RemovalReport:
+    """Prints what goes, a line for each; in a terminal also how far it is, and at the end a table by kind."""
+
+    def __init__(self, done: str) -> None:
+        """``done`` is what the lines say happened, like ``removed``."""
+        self._done = done
+        self._counts: Counter[str] = Counter()
+        self._sizes: Counter[str] = Counter()
+        self._console = Console(highlight=False)
+        self._status = self._console.status("Looking …")  # which shows nothing where there is no terminal
+
+    def __enter__(self) -> Self:
+        self._status.__enter__()
+        return self
+
+    def add(self, removal: Removal) -> None:
+        """Print one more."""
+        self._counts[removal.kind] += 1
+        self._sizes[removal.kind] += removal.size
+        self._console.print(format_removal(removal), markup=False, soft_wrap=True)
+        self._status.update(self._sum_up())
+
+    def __exit__(self, *error: object) -> None:
+        self._status.__exit__(None, None, None)
+        if self._console.is_terminal and self._counts:
+            self._console.print(self._make_table())
+        self._console.print(self._sum_up(), soft_wrap=True)
+
+    def _sum_up(self) -> str:
+        return f"{self._counts.total()} {self._done}, {format_size(self._sizes.total())}"
+
+    def _make_table(self) -> Table:
+        table = Table("kind", Column(self._done, justify="right"), Column("size", justify="right"))
+        for kind, count in sorted(self._counts.items()):
+            table.add_row(kind, str(count), format_size(self._sizes[kind]))
+        return table
 
 
 def format_removal(removal: Removal) -> str:

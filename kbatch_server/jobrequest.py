@@ -103,6 +103,15 @@ Text = Annotated[str, AfterValidator(_checked_unicode)]
 Words = Annotated[list[Text], AfterValidator(_checked_words)]
 
 
+class CancelRequest(BaseModel):
+    """What may be said when a job is cancelled."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    note: Annotated[Text, Field(max_length=1000)] | None = None
+    """Why; for who reads the job's message."""
+
+
 class JobRequest(BaseModel):
     """What a user asks for. Anything that is not listed here cannot be asked for."""
 

@@ -14,13 +14,14 @@ from .audit import Action, AuditPage, AuditQuery, is_first, make_entry
 from .errors import Forbidden, Unavailable
 from .failpoints import reach
 from .jobrequest import JobRequest
+from .jobwatch import JobWatch, Reset, SeenChange
 from .launchers.base import JobLauncher, LauncherUnavailable
 from .limits import Limits
 from .logfollower import LogFollower
 from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from .logtext import LogText
 from .metrics import SUBMITTED
-from .models import Job, JobEvent, JobPage, JobQuery, User, utcnow
+from .models import Job, JobEvent, JobPage, JobQuery, Status, User, utcnow
 from .profiles import Profiles
 from .quota import QUEUED
 from .slugs import make_job_id
@@ -43,10 +44,15 @@ class Jobs(LoggingConfigurable):
     reader = Instance(LogReader)
     standing = Instance(Standing)
     store = Instance(JobStore)
+    watch = Instance(JobWatch)
 
     @default("standing")
     def _default_standing(self) -> Standing:
         return Standing(limits=self.limits, store=self.store)
+
+    @default("watch")
+    def _default_watch(self) -> JobWatch:
+        return JobWatch(parent=self.parent, standing=self.standing, store=self.store)
 
     on_submit: Callable[[Job], None] = traitlets.Callable()  # type: ignore[assignment]
     """Called with a job that was just accepted."""
@@ -119,23 +125,37 @@ class Jobs(LoggingConfigurable):
 
     async def list(self, user: User, query: JobQuery) -> JobPage:
         """Return a page of jobs; only an admin may ask for those of others."""
-        if query.user != user.name and not user.admin:
-            raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
+        _check_owner(user, query.user)
         if query.user != user.name:
             await self.store.add_audit(make_entry(Action.LIST, "", query.user or "*"))
         page = await self.store.list_jobs(query)
         await self.standing.explain(page.jobs)
         return page
 
+    async def count(self, user: User, owner: str | None) -> dict[Status, int]:
+        """Return how many jobs of the owner's (None: of everybody's) there are of each status."""
+        _check_owner(user, owner)
+        return await self.store.count_jobs(owner)
+
+    async def follow_changes(
+        self, user: User, owner: str | None, *, after: str | None = None
+    ) -> AsyncGenerator[SeenChange | Reset]:
+        """Return the changes of the owner's jobs as they come, without an end; see ``JobWatch.follow``."""
+        _check_owner(user, owner)
+        return await self.watch.follow(user.name, user=owner, after=after)
+
     async def describe(self, user: User) -> dict[str, Any]:
         """Return what limits a user has, what is used of them, and where the queued jobs stand, as JSON."""
         return await self.standing.describe(user)
 
-    async def cancel(self, user: User, job_id: str) -> Job:
-        """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise."""
+    async def cancel(self, user: User, job_id: str, *, note: str | None = None) -> Job:
+        """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise.
+
+        Who asks is recorded, and why, if they say so.
+        """
         reach("cancel.1")
-        entry = make_entry(Action.CANCEL, job_id, user.name)
-        job = await self.store.request_cancel(job_id, user=_owner(user), audit=entry)
+        entry = make_entry(Action.CANCEL, job_id, user.name, detail=note or "")
+        job = await self.store.request_cancel(job_id, user=_owner(user), by=user.name, note=note, audit=entry)
         reach("cancel.2")
         self.log.info("job %s: cancelled by %s", job.id, user.name)
         self.on_change(job.id)
@@ -181,8 +201,11 @@ class Jobs(LoggingConfigurable):
             return LogFollower(self.reader, job).pieces(selection, after=after)
         return await self.reader.read(job, selection)
 
-    async def open_log(self, user: User, job_id: str, selection: LogSelection = ALL) -> LogText:
-        """Return the log as it is now, to read a part of it or to search it; raises as ``logs``."""
+    async def open_log(self, user: User, job_id: str, selection: LogSelection = ALL) -> tuple[LogText, int]:
+        """Return the log as it is now, to read a part of it or to search it, and of which attempt it is.
+
+        Raises as ``logs``.
+        """
         return await self.reader.open(await self.get(user, job_id), selection)
 
     async def events(self, user: User, job_id: str) -> Sequence[JobEvent]:
@@ -192,6 +215,11 @@ class Jobs(LoggingConfigurable):
             return await self.launcher.events(job)
         except LauncherUnavailable as error:
             raise Unavailable(f"The events cannot be read now: {error}") from error
+
+
+def _check_owner(user: User, owner: str | None) -> None:
+    if owner != user.name and not user.admin:
+        raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
 
 
 def _owner(user: User) -> str | None:

@@ -77,13 +77,14 @@ class LogReader(LoggingConfigurable):
     storage = Instance(Storage)
     store = Instance(JobStore)
 
-    async def open(self, job: Job, selection: LogSelection = ALL) -> LogText:
-        """Return the log as it is now, with ``begin`` where what is asked for begins.
+    async def open(self, job: Job, selection: LogSelection = ALL) -> tuple[LogText, int]:
+        """Return the log as it is now, with ``begin`` where what is asked for begins, and its attempt.
 
         That of a job that is over is waited for, for a while. Raises NotFound (``LogNotFound``) when there is
         none, Unavailable when storage or database do not answer.
         """
-        return (await self._open(job, selection))[0]
+        text, attempt = await self._open(job, selection)
+        return text, attempt.number
 
     async def read(self, job: Job, selection: LogSelection = ALL) -> AsyncGenerator[ShownPiece]:
         """Return an iterator over the log as it is now, after its first piece was read; raises likewise."""

@@ -66,7 +66,7 @@ class LineSearch:
             number = self._next_line + index
             if number != self._found:  # a long line may be found in two of its parts
                 self._found = number
-                hits.append(Hit(number, _show(line)))
+                hits.append(Hit(number, show_line(line)))
         return hits
 
 
@@ -89,6 +89,7 @@ def _find(text: bytes, words: str) -> Iterator[tuple[int, bytes]]:
                 yield index, line
 
 
-def _show(line: bytes) -> str:
+def show_line(line: bytes) -> str:
+    """Return a line as text, the rest of a long one left out."""
     text = line[:MAX_SHOWN_BYTES].decode("utf-8", "replace").removesuffix("\r")
     return text + " …" if len(line) > MAX_SHOWN_BYTES else text

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from .linecutter import LineCutter
 from .logsearch import Hit, LineSearch
 from .storage.base import ObjectNotFound, Storage
 
@@ -111,6 +112,34 @@ class LogText:
             content = await self._load(part)
             return at + await asyncio.to_thread(_find_line_end, content, left)
         return 0
+
+    async def find_last_line(self) -> tuple[int, bool]:
+        """Return the number of the last line, from 1 (0: there is none), and whether a newline ends it."""
+        for part in reversed(self._parts):
+            if part.first_line and part.size:
+                is_ended = await ends_line(part, self._storage)
+                return part.first_line + part.lines - is_ended, is_ended
+        return 0, True
+
+    async def read_lines(self, first: int, count: int) -> AsyncGenerator[Hit]:
+        """Yield lines by their numbers: those there are from ``first`` on, ``count`` numbers at most.
+
+        Lines that were cut out are left out. Reads no more objects than those that the lines are in.
+        """
+        cutter = LineCutter(first, first + count)
+        for part in self._parts:
+            if not part.first_line or part.first_line + part.lines < first:
+                continue
+            if part.first_line >= first + count:
+                break
+            try:
+                content = await self._load(part)
+            except ObjectNotFound:
+                continue
+            for line in await asyncio.to_thread(cutter.add, content, part.first_line):
+                yield line
+        for line in cutter.finish():
+            yield line
 
     def find_time(self, moment: datetime) -> int:
         """Return where what was written at a moment or later begins."""

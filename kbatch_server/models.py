@@ -124,6 +124,20 @@ class Pod(BaseModel):
     phase: str
     created_at: datetime
     exit_code: int | None = None
+    scheduled_at: datetime | None = None
+    """When a node was chosen for it."""
+    fetched_at: datetime | None = None
+    """When its code was there."""
+    pulled_at: datetime | None = None
+    """When its image was there."""
+    started_at: datetime | None = None
+    """When its command began."""
+    ended_at: datetime | None = None
+
+    def merged_with(self, earlier: Pod) -> Pod:
+        """Return it with what was seen of it earlier and cannot be seen any more: an event is soon gone."""
+        known = earlier.model_dump(exclude_none=True) | self.model_dump(exclude_none=True)
+        return Pod.model_validate(known)
 
 
 class JobStatus(BaseModel):
@@ -280,6 +294,10 @@ class Job:
     ended_at: datetime | None = None
     cleaned_at: datetime | None = None
     cancel_requested_at: datetime | None = None
+    cancelled_by: str | None = None
+    """Who asked for its end."""
+    cancel_note: str | None = None
+    """Why, in their words."""
     delete_requested_at: datetime | None = None
     pods: list[Pod] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
@@ -293,13 +311,18 @@ class Job:
 
     @property
     def full_message(self) -> str:
-        """What a user reads: ``message``, and why its results are not kept where that is so.
+        """What a user reads: ``message``, or who else cancelled it and why; and why its results are not kept.
 
         Put together here and not in the record: what is kept may change after the end is written.
         """
+        message = self.message
+        if self.status == Status.CANCELLED and self.cancelled_by not in (None, self.user):
+            message = f"Cancelled by {self.cancelled_by}" + (
+                f": {self.cancel_note}" if self.cancel_note else "."
+            )
         if self.outputs is None or self.outputs.state != "failed":
-            return self.message
-        return f"{self.message} Its results could not be kept: {self.outputs.message}".lstrip()
+            return message
+        return f"{message} Its results could not be kept: {self.outputs.message}".lstrip()
 
     def to_dict(self, *, with_env: bool = True) -> dict[str, Any]:
         """Return the JSON form of ``api/v1/jobs``; an admin who reads another's job gets no values of env."""
@@ -316,6 +339,8 @@ class Job:
             "started_at": to_iso(self.started_at),
             "ended_at": to_iso(self.ended_at),
             "attempts": self.attempts,
+            "cancelled_by": self.cancelled_by,
+            "cancel_note": self.cancel_note,
             "command": spec.command,
             "args": spec.args,
             "image": spec.image,
@@ -343,6 +368,8 @@ class JobQuery:
     user: str | None
     statuses: tuple[Status, ...] = ()
     name: str | None = None
+    search: str | None = None
+    """Some letters of the job's name, in whatever case."""
     tags: tuple[tuple[str, str | None], ...] = ()
     since: datetime | None = None
     cursor: str | None = None

@@ -313,7 +313,11 @@ def _observe_start(job: Job, changes: dict[str, Any]) -> None:
 
 def _merge_pods(job: Job, seen: JobStatus) -> list[Pod]:
     """Return all pods, in the order in which they were seen: one that was seen once stays on record."""
-    return list({pod.name: pod for pod in [*job.pods, *seen.pods]}.values())
+    merged = {pod.name: pod for pod in job.pods}
+    for pod in seen.pods:
+        earlier = merged.get(pod.name)
+        merged[pod.name] = pod if earlier is None else pod.merged_with(earlier)
+    return list(merged.values())
 
 
 def _waiting(error: Exception) -> str:

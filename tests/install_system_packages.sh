@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the Debian (or Ubuntu) packages that the test cluster, its images and the tests on PostgreSQL need; does
-# nothing when all is there.
+# Install the Debian (or Ubuntu) packages that the test cluster, its images, the tests on PostgreSQL and those in a
+# browser need; does nothing when all is there.
 set -eu
 
 # Each package, and a program (or file) that says it is there.
@@ -19,6 +19,7 @@ wanted="
   mmdebstrap:mmdebstrap
   postgresql:pg_ctlcluster
   faketime:faketime
+  chromium:chromium
 "
 
 PATH=$PATH:/usr/sbin:/sbin # not on every user's PATH, and iptables is there

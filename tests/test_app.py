@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
+import pty
 import signal
 import socket
 import sqlite3
@@ -336,6 +338,33 @@ def test_gc_shows_what_would_go_and_then_removes_it(run, tmp_path):
         assert orphan.exists() == ("--dry-run" in command)
     assert fresh.exists()
     assert_one_line(run("gc", "--dry"), "--dry")
+
+
+def test_gc_shows_a_table_in_a_terminal(run, tmp_path):
+    config(tmp_path, "c.FileStorage.root = 'kept'")
+    run("gc")
+    for digit in "01":
+        orphan = tmp_path / f"kept/uploads/{digit * 40}"
+        orphan.parent.mkdir(exist_ok=True)
+        orphan.write_bytes(b"PK")
+        os.utime(orphan, (0, 0))
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "kbatch_server", "gc"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "JUPYTERHUB_API_TOKEN": TOKEN, "TERM": "xterm", "COLUMNS": "150"},
+        stdout=terminal,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal is an error
+            while piece := os.read(controller, 65536):
+                shown += piece
+        os.close(controller)
+    assert process.returncode == 0
+    assert "kind" in shown.decode()
+    assert "│ object │       2 │  4 B │" in shown.decode()
+    assert "2 removed, 4 B" in shown.decode().splitlines()[-1]
 
 
 def test_a_wrong_setting_ends_the_process_with_that_line_alone(tmp_path):

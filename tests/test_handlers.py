@@ -16,13 +16,14 @@ from web_doubles import ACCESS, PREFIX, make_job, make_zip
 from kbatch_server import handlers
 from kbatch_server.auth import DEFAULT_SCOPES
 from kbatch_server.errors import Unavailable
-from kbatch_server.handlers import base, kbatch, logs
+from kbatch_server.handlers import base, kbatch, logs, pages
 from kbatch_server.handlers.base import BaseHandler
 from kbatch_server.handlers.needs import needs_scope
+from kbatch_server.handlers.pages import find_files
 from kbatch_server.health import Part
 from kbatch_server.log import scrub_url
 from kbatch_server.logreader import LogPlace, LogSelection
-from kbatch_server.models import JobSpec, Status, utcnow
+from kbatch_server.models import Pod, Status, utcnow
 
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
 WORK = {"name": "train", "command": ["python", "main.py"]}
@@ -743,33 +744,44 @@ async def test_the_root_is_json_for_everything_else(web):
         assert (await client.get("")).json() == {"message": "kbatch"}
 
 
-async def test_pages_escape_what_users_write_and_allow_no_scripts(web):
-    evil = '<script>alert("x")</script>'
-    spec = JobSpec(image=evil, command=["sh", "-c", evil], profile=evil)
-    web.jobs.add(make_job("evil-1", spec=spec, message=evil, description=evil, reason=evil, tags={"a": evil}))
-    web.jobs.pieces["evil-1"] = [b"</pre>" + evil.encode()]
-    async with web.client(headers={"Accept": "text/html"}) as client:
-        for path in ("", "job/evil-1"):
-            answer = await client.get(path)
+@pytest.mark.parametrize("path", ["", "?status=failed", "job/train-1", "submit?from=train-1", "use", "admin"])
+async def test_each_page_is_the_same_shell_with_nothing_inline(web, path):
+    evil = '"><script>alert("x")</script>'
+    web.hub.add_token("evil", evil)
+    async with web.client("evil", headers={"Accept": "text/html"}) as client:
+        answer = await client.get(path)
+    assert answer.status_code == 200
+    assert "&lt;script&gt;" in answer.text
+    assert all(" src=" in tag for tag in re.findall(r"<script\b[^>]*>", answer.text))
+    assert " style=" not in answer.text
+    policy = answer.headers["Content-Security-Policy"]
+    assert "script-src 'self'; style-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "_xsrf=" in answer.headers["Set-Cookie"]
+
+
+async def test_what_the_pages_are_made_of_is_sent_and_nothing_else(web):
+    async with web.client(token=None, headers={"Accept": "text/html"}) as client:
+        for plain, name in find_files().items():
+            answer = await client.get(f"static/{name}")
             assert answer.status_code == 200
-            assert "&lt;script&gt;" in answer.text
-            assert "<script" not in answer.text
-            assert "</pre>&lt;" not in answer.text
-            assert "'unsafe-inline'" not in answer.headers["Content-Security-Policy"]
-            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-        assert "<b>placed" not in answer.text
+            kind = "text/css" if plain.endswith(".css") else "text/javascript"
+            assert answer.headers["Content-Type"] == f"{kind}; charset=utf-8"
+            assert "immutable" in answer.headers["Cache-Control"]
+        for name in ("..%2Fauth.py", "..%2Ftemplates%2Fpage.html", "none.css", "%00.css", "manifest.json"):
+            missing = await client.get(f"static/{name}")
+            assert (missing.status_code, missing.headers["Cache-Control"]) == (404, "no-store"), name
 
 
-async def test_a_job_page_without_a_log_says_why(web):
-    web.jobs.add(make_job(message="No node has room."))
+async def test_pages_that_were_not_built_are_an_error_that_says_how(web, monkeypatch, tmp_path):
+    monkeypatch.setattr(pages, "STATIC", tmp_path)
+    find_files.cache_clear()
     async with web.client(headers={"Accept": "text/html"}) as client:
-        assert "There is no log" in (await client.get("job/train-1")).text
-        missing = await client.get("job/none")
-        style = await client.get("static/kbatch.css")
-        for name in ("..%2Fauth.py", "..%2Ftemplates%2Fpage.html", "none.css", "%00.css", ".css"):
-            assert (await client.get(f"static/{name}")).status_code == 404, name
-    assert (missing.status_code, "There is no job" in missing.text) == (404, True)
-    assert (style.status_code, style.headers["Content-Type"]) == (200, "text/css; charset=utf-8")
+        answer = await client.get("submit")
+    assert (answer.status_code, "npm run build" in answer.text) == (500, True)
+    find_files.cache_clear()
 
 
 def test_every_limit_of_the_kbatch_wire_leaves_the_client_time():
@@ -803,3 +815,67 @@ async def test_an_odd_content_length_is_the_clients_mistake(web):
     head = f"POST {PREFIX}api/v1/jobs HTTP/1.1\nHost: x\nAuthorization: token alice-token\n"
     answer = await raw_request(web, f"{head}Connection: close\nContent-Length: 5, 5\n\n", b"hello")
     assert answer.startswith("HTTP/1.1 400 ")
+
+
+async def test_watching_sends_changes_as_events_with_ids(web):
+    web.jobs.add(make_job(env={"KEY": "secret"}))
+    web.jobs.add(make_job("other-1", user="bob"))
+    async with web.client() as client:
+        answer = await client.get("api/v1/jobs/watch", headers={"Last-Event-ID": "x-3"})
+        refused = await client.get("api/v1/jobs/watch?user=*&x=1")
+    assert web.jobs.asked == [("alice", "x-3")]
+    assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    events = answer.text.split("\n\n")
+    assert events[1] == "event: reset\nid: x-0\ndata: {}"
+    head, data = events[2].split("\ndata: ")
+    assert head == "event: job\nid: x-1"
+    assert (json.loads(data)["id"], json.loads(data)["env"]) == ("train-1", {"KEY": None})
+    assert events[3] == 'event: deleted\nid: x-9\ndata: {"id": "gone-1"}'
+    assert "other-1" not in answer.text
+    assert refused.status_code == 400
+
+
+async def test_jobs_are_counted_by_status(web):
+    web.jobs.add(make_job())
+    async with web.client() as client:
+        assert (await client.get("api/v1/jobs/counts")).json() == {"counts": {"running": 1}}
+
+
+async def test_the_timeline_of_a_job_is_that_of_its_record(web):
+    begun = utcnow()
+    pod = Pod(name="p1", phase="Failed", created_at=begun, exit_code=1, scheduled_at=begun, started_at=begun)
+    web.jobs.add(make_job(status=Status.FAILED, pods=[pod], launch_begun_at=begun, ended_at=begun))
+    async with web.client() as client:
+        told = (await client.get("api/v1/jobs/train-1/timeline")).json()
+    steps = [(item["step"], item["attempt"]) for item in told["items"]]
+    assert steps == [
+        ("accepted", None), ("handed_over", None), ("scheduled", 1), ("running", 1), ("ended", None)
+    ]  # fmt: skip
+    assert [(each["number"], each["pod"], each["exit_code"]) for each in told["attempts"]] == [(1, "p1", 1)]
+
+
+async def test_lines_of_a_log_are_read_by_their_numbers(web):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"one\ntwo\nthree\nfour"]
+    async with web.client() as client:
+        told = (await client.get("api/v1/jobs/train-1/logs?line=2&limit=2")).json()
+        end = (await client.get("api/v1/jobs/train-1/logs?line=4")).json()
+        wrong = await client.get("api/v1/jobs/train-1/logs?line=2&search=x")
+    assert told["items"] == [{"line": 2, "text": "two"}, {"line": 3, "text": "three"}]
+    assert (told["last_line"], told["last_line_is_open"], told["place"]) == (4, True, "1-18")
+    assert end["items"] == [{"line": 4, "text": "four"}]
+    assert (wrong.status_code, wrong.json()["details"][0]["field"]) == (400, "line")
+
+
+async def test_who_cancelled_a_job_and_why_is_told(web):
+    web.jobs.add(make_job())
+    web.jobs.add(make_job("train-2"))
+    web.hub.add_token("admin", "carol", scopes=(ACCESS, *DEFAULT_SCOPES.values()))
+    async with web.client("admin") as client:
+        told = (await client.post("api/v1/jobs/train-1/cancel", json={"note": "The node goes down."})).json()
+        wrong = await client.post("api/v1/jobs/train-2/cancel", json={"why": "?"})
+        other = (await client.post("api/v1/jobs/train-2/cancel")).json()
+    assert (told["cancelled_by"], told["cancel_note"]) == ("carol", "The node goes down.")
+    assert told["message"] == "Cancelled by carol: The node goes down."
+    assert (wrong.status_code, wrong.json()["details"][0]["field"]) == (400, "why")
+    assert other["message"] == "Cancelled by carol."

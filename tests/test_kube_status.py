@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from kbatch_server.kube import sentences
+from kbatch_server.kube.events import Event
+from kbatch_server.kube.pods import parse_time
 from kbatch_server.kube.reflector import Seen
-from kbatch_server.kube.status import Event, make_status, parse_time
+from kbatch_server.kube.status import make_status
 from kbatch_server.kube.view import make_seen_status, make_timed_status, set_deadline
 from kbatch_server.models import JobSpec, JobStatus, Status
 

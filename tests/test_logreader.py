@@ -86,7 +86,7 @@ async def test_what_was_written_since_a_time(world, is_running):
 @pytest.mark.parametrize("is_running", [True, False])
 async def test_any_part_of_the_text(world, is_running):
     await (begin(world, LINES) if is_running else world.record(data=LINES))
-    text = await world.reader.open(world.job)
+    text, _ = await world.reader.open(world.job)
     assert text.size == len(LINES)
     for start, end in [(0, 1), (4095, 4097), (1, 39_999), (39_990, 99_999), (4096, 8192), (77, 77)]:
         assert b"".join([data async for data, _ in text.read(start, end)]) == LINES[start:end]
@@ -95,7 +95,7 @@ async def test_any_part_of_the_text(world, is_running):
 async def test_parts_of_a_text_with_a_gap(db_url):
     async with running_logs(db_url, max_log_bytes=2**16, segment_bytes=4096) as world:
         await world.record(data=numbered(10_000))
-        text = await world.reader.open(world.job)
+        text, _ = await world.reader.open(world.job)
         whole = await world.read()
         gap = whole.index(b"[...")
         assert text.size == len(whole)
@@ -326,7 +326,7 @@ async def test_dropped_followers_leave_no_task(world):
 async def test_lines_are_found_with_their_numbers(world, is_running):
     data = LINES.replace(b"\n500 .", b"\nAn Error, caf\xc3\x89: 500 .").replace(b"\n999 .", b"\nERROR 999 .")
     await (begin(world, data) if is_running else world.record(data=data))
-    text = await world.reader.open(world.job)
+    text, _ = await world.reader.open(world.job)
     for words, lines in [("error", [500, 999]), ("CAFé", [500]), ("none such", []), ("1000 .", [1000])]:
         assert [hit.line async for hit in text.search(words)] == lines
     assert [hit.text async for hit in text.search("error 9")] == ["ERROR 999 " + "." * 35]
@@ -334,7 +334,7 @@ async def test_lines_are_found_with_their_numbers(world, is_running):
 
 async def test_a_search_begins_where_the_selection_does(world):
     await world.record(data=LINES)
-    text = await world.reader.open(world.job, LogSelection(tail=300))
+    text, _ = await world.reader.open(world.job, LogSelection(tail=300))
     assert [hit.line async for hit in text.search("00 .")] == [800, 900, 1000]
 
 

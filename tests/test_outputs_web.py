@@ -147,20 +147,12 @@ def test_what_lies_outside_is_no_range(header, size):
         read_range(header, size)
 
 
-async def test_the_page_of_a_job_links_its_results_and_shows_none(web, api, job):
-    page = (await api.get("job/train-1", headers={"Accept": "text/html"})).text
-    assert f'href="{PREFIX}{URL}.zip" download' in page
-    assert f'href="{PREFIX}{URL}/sub/page.html" download' in page
-    assert "<script" not in page
-
-
 async def test_results_that_could_not_be_kept_are_told_in_the_message_of_every_wire(web, api):
     failed = JobOutputs(state="failed", message="They are 5 bytes, the limit is 4.")
     web.jobs.add(make_job(status=Status.SUCCEEDED, message="It has ended well.", outputs=failed))
     said = "It has ended well. Its results could not be kept: They are 5 bytes, the limit is 4."
     assert (await api.get("api/v1/jobs/train-1")).json()["message"] == said
     assert said in (await api.get("jobs/train-1")).text
-    assert said in (await api.get("job/train-1", headers={"Accept": "text/html"})).text
 
 
 # What a job sends

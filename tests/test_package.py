@@ -16,25 +16,29 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PARTS = (
     "kbatch_server", "LICENSE", "MANIFEST.in", "README.md", "CHANGELOG.md", "pyproject.toml", "setup.py",
-    "jupyterhub_config_snippet.py",
+    "jupyterhub_config_snippet.py", "ui",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The sdist, and the wheel that is built of it, without a network and without touching the checkout."""
+    """The sdist, and the wheel that is built of it, without network, npm, or touching the checkout."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     source.mkdir()
     for name in PARTS:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("node_modules"))
+        else:
+            shutil.copy(ROOT / name, source / name)
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", source],
+        env={"PATH": str(Path(sys.executable).parent)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "the pages are not built" not in done.stdout, "what is built is older than ui/: scripts/build-ui"
     return folder / "dist"
 
 
@@ -51,7 +55,8 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == files_of("kbatch_server")
-    for kind in ("templates/", "static/", "store/migrations/versions/", "script.py.mako"):
+    kinds = ("templates/", "static/manifest.json", "static/app-", "store/migrations/versions/")
+    for kind in (*kinds, "script.py.mako"):
         assert any(kind in name for name in names), kind
 
 
@@ -60,6 +65,9 @@ def test_the_sdist_has_what_it_takes_to_build_and_to_begin(built):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert files_of("kbatch_server") <= names
+    assert {f"ui/src/{path.name}" for path in (ROOT / "ui/src").iterdir()} <= names
+    assert {"ui/build.mjs", "ui/package-lock.json"} <= names
+    assert not any("node_modules" in name for name in names)
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "jupyterhub_config_snippet.py"} <= names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import zipfile
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -19,6 +20,7 @@ from kbatch_server.auth import HubAuthenticator
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge
 from kbatch_server.handlers import make_handlers
 from kbatch_server.handlers.services import Services
+from kbatch_server.jobwatch import Reset, SeenChange
 from kbatch_server.log import log_request
 from kbatch_server.logreader import ALL, LogPlace, ShownPiece
 from kbatch_server.logtext import LogText, Part
@@ -141,11 +143,25 @@ class JobsDouble:
             "queue": {"reason": "", "message": "", "jobs": []},
         }
 
-    async def cancel(self, user, job_id):
+    async def count(self, user, owner):
+        return Counter(job.status for job in self.jobs.values() if owner in (None, job.user))
+
+    async def follow_changes(self, user, owner, *, after=None):
+        self.asked.append((owner, after))
+        return self._follow(owner)
+
+    async def _follow(self, owner):
+        yield Reset("x-0")
+        for number, job in enumerate(self.jobs.values(), 1):
+            if owner in (None, job.user):
+                yield SeenChange(f"x-{number}", job.user, job.id, job)
+        yield SeenChange("x-9", "alice", "gone-1", None)
+
+    async def cancel(self, user, job_id, *, note=None):
         job = await self.get(user, job_id)
         if job.is_over:
             raise Conflict(f"Job {job_id!r} is over.")
-        job.status = Status.CANCELLED
+        job.status, job.cancelled_by, job.cancel_note = Status.CANCELLED, user.name, note
         return job
 
     async def delete(self, user, job_id):
@@ -167,7 +183,7 @@ class JobsDouble:
         await self.get(user, job_id)
         data = b"".join(self.pieces[job_id])
         part = Part(len(data), len(data), data.count(b"\n"), data=data, first_line=1)
-        return LogText([part], None, end=len(data), is_complete=True)
+        return LogText([part], None, end=len(data), is_complete=True), 1
 
     async def _iterate(self, pieces, follow):
         end = 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ..errors import InvalidRequest
-from ..jobrequest import JobRequest
+from ..jobrequest import CancelRequest, JobRequest
 from ..models import Job, JobQuery
+from ..timeline import make_timeline
+from ..validation import checked
 from .base import BaseHandler
 from .needs import needs_scope
-from .query import read_int, read_statuses, read_tags, read_time
+from .query import read_int, read_statuses, read_tags, read_text, read_time
 
 MAX_PAGE = 500
 
@@ -19,6 +21,11 @@ class JobModelHandler(BaseHandler):
         """Return a job's JSON; values of the environment are for its own user, with a token that may read."""
         may_read = "read" in self.services.auth.actions(self.user)
         return job.to_dict(with_env=may_read and job.user == self.user.name)
+
+    def read_owner(self) -> str | None:
+        """Return whose jobs are asked for: the user's own where nothing is said, None for everybody's."""
+        name = self.get_query_argument("user", self.user.name)
+        return None if name == "*" else name
 
     def send_job(self, job: Job, *, status: int = 200) -> None:
         """Answer with a job; a new one has its URL in the header Location."""
@@ -40,14 +47,18 @@ class JobsHandler(JobModelHandler):
         )
         self.send_job(job, status=201 if is_new else 200)
 
-    @needs_scope("read", whose="self", query=("status", "name", "tag", "since", "cursor", "limit", "user"))
+    @needs_scope(
+        "read",
+        whose="self",
+        query=("status", "name", "search", "tag", "since", "cursor", "limit", "user"),
+    )
     async def get(self) -> None:
         """List jobs, newest first, a page at a time."""
-        user = self.get_query_argument("user", self.user.name)
         query = JobQuery(
-            user=None if user == "*" else user,
+            user=self.read_owner(),
             statuses=read_statuses(self),
             name=self.get_query_argument("name", None),
+            search=read_text(self, "search", maximum=63),
             tags=read_tags(self),
             since=read_time(self, "since"),
             cursor=self.get_query_argument("cursor", None),
@@ -63,6 +74,16 @@ class JobsHandler(JobModelHandler):
         if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
             raise InvalidRequest.of_field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
         return key
+
+
+class CountsHandler(JobModelHandler):
+    """How many jobs a user has."""
+
+    @needs_scope("read", whose="self", query=("user",))
+    async def get(self) -> None:
+        """Count them by status."""
+        counts = await self.services.jobs.count(self.user, self.read_owner())
+        self.send_json({"counts": counts})
 
 
 class JobHandler(JobModelHandler):
@@ -85,8 +106,9 @@ class CancelHandler(JobModelHandler):
 
     @needs_scope("cancel", whose="job")
     async def post(self, job_id: str) -> None:
-        """Cancel the job."""
-        self.send_job(await self.services.jobs.cancel(self.user, job_id))
+        """Cancel the job; a body may say why."""
+        asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()
+        self.send_job(await self.services.jobs.cancel(self.user, job_id, note=asked.note))
 
 
 class RerunHandler(JobModelHandler):
@@ -96,6 +118,15 @@ class RerunHandler(JobModelHandler):
     async def post(self, job_id: str) -> None:
         """Submit a new job like this one."""
         self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
+
+
+class TimelineHandler(BaseHandler):
+    """What a job went through."""
+
+    @needs_scope("read", whose="job")
+    async def get(self, job_id: str) -> None:
+        """List its steps and its attempts."""
+        self.send_json(make_timeline(await self.services.jobs.get(self.user, job_id)))
 
 
 class EventsHandler(BaseHandler):
@@ -110,8 +141,10 @@ class EventsHandler(BaseHandler):
 
 default_handlers = [
     (r"api/v1/jobs/?", JobsHandler),
+    (r"api/v1/jobs/counts/?", CountsHandler),
     (r"api/v1/jobs/([^/]+)/?", JobHandler),
     (r"api/v1/jobs/([^/]+)/cancel/?", CancelHandler),
     (r"api/v1/jobs/([^/]+)/rerun/?", RerunHandler),
     (r"api/v1/jobs/([^/]+)/events/?", EventsHandler),
+    (r"api/v1/jobs/([^/]+)/timeline/?", TimelineHandler),
 ]

@@ -30,10 +30,13 @@ MAX_WORDS = 1000
 
 MAX_TAIL = 10_000_000
 
-QUERY = ("follow", "tail", "since", "pod", "attempt", "search", "limit", "download")
+MAX_LINE = 10**12
+
+QUERY = ("follow", "tail", "since", "pod", "attempt", "search", "line", "limit", "download")
 
 CONFLICTS = {
     "search": ("follow", "tail"),
+    "line": ("search", "follow", "tail", "since"),
     "download": ("follow",),
     "attempt": ("pod",),
 }
@@ -53,8 +56,11 @@ class LogHandler(BaseHandler):
         if read_flag(self, "download"):
             # an id is made of letters, digits and dashes
             self.set_header("Content-Disposition", f'attachment; filename="{job_id}.log"')
-        if words is not None:
-            limit = read_int(self, "limit", minimum=1, maximum=MAX_HITS) or 1000
+        line = read_int(self, "line", minimum=1, maximum=MAX_LINE)
+        limit = read_int(self, "limit", minimum=1, maximum=MAX_HITS) or 1000
+        if line is not None:
+            await self.run_while_connected(self._send_lines(job_id, selection, line, limit))
+        elif words is not None:
             await self.run_while_connected(self._search(job_id, selection, words, limit))
         elif "Range" in self.request.headers and not follow:
             await self.run_while_connected(self._send_range(job_id, selection))
@@ -76,15 +82,15 @@ class LogHandler(BaseHandler):
             for other in others:
                 if {name, other} <= given:
                     raise InvalidRequest.of_field(name, f"cannot be used together with {other}")
-        if "limit" in given and "search" not in given:
-            raise InvalidRequest.of_field("limit", "is for search only")
+        if "limit" in given and given.isdisjoint({"search", "line"}):
+            raise InvalidRequest.of_field("limit", "is for search and line only")
 
     @property
     def _wants_events(self) -> bool:
         return "text/event-stream" in self.request.headers.get("Accept", "")
 
     async def _send(self, job_id: str, selection: LogSelection, *, follow: bool) -> None:
-        after = self._read_last_event_id() if self._wants_events else None
+        after = self._read_last_event_id() if follow or self._wants_events else None
         if follow or after is not None:
             self._held.enter_context(self.services.throttle.stream(self.user))
         pieces = await self.services.jobs.logs(self.user, job_id, selection, follow=follow, after=after)
@@ -148,7 +154,7 @@ class LogHandler(BaseHandler):
         self.write(encoder.make_event(json.dumps(end), event="end"))
 
     async def _send_range(self, job_id: str, selection: LogSelection) -> None:
-        text = await self.services.jobs.open_log(self.user, job_id, selection)
+        text, _ = await self.services.jobs.open_log(self.user, job_id, selection)
         size = text.size - text.begin
         start, end = read_range(self.request.headers["Range"], size) or (0, size)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
@@ -163,8 +169,29 @@ class LogHandler(BaseHandler):
                     self.write(data)
                     await self.flush()
 
+    async def _send_lines(self, job_id: str, selection: LogSelection, first: int, limit: int) -> None:
+        """Send some lines by their numbers, and from where on to follow the rest."""
+        text, attempt = await self.services.jobs.open_log(self.user, job_id, selection)
+        self.set_header("Content-Type", "application/json")
+        with reading_errors():
+            last, is_ended = await text.find_last_line()
+            head = {
+                "attempt": attempt,
+                "last_line": last,
+                "last_line_is_open": not is_ended,
+                "is_complete": text.is_complete,
+                "place": f"{attempt}-{text.end}",
+            }
+            self.write(json.dumps(head)[:-1] + ', "items": [')
+            async with aclosing(text.read_lines(first, limit)) as lines:
+                comma = ""
+                async for each in lines:
+                    self.write(comma + json.dumps({"line": each.line, "text": each.text}))
+                    comma = ", "
+        self.write("]}\n")
+
     async def _search(self, job_id: str, selection: LogSelection, words: str, limit: int) -> None:
-        text = await self.services.jobs.open_log(self.user, job_id, selection)
+        text, _ = await self.services.jobs.open_log(self.user, job_id, selection)
         if "application/json" in self.request.headers.get("Accept", ""):
             await self._send_hits_as_json(text, words, limit)
         else:

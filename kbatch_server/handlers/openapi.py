@@ -12,7 +12,8 @@ QUERY: dict[str, Json] = {
         "items": {"enum": [*Status]},
         "description": "Repeated, or separated by commas.",
     },
-    "name": {"type": "string", "description": "What the job's name begins with."},
+    "name": {"type": "string", "description": "The job's name, all of it."},
+    "search": {"type": "string", "description": "Some letters of the job's name, in whatever case."},
     "tag": {
         "type": "array",
         "items": {"type": "string"},
@@ -34,7 +35,11 @@ QUERY: dict[str, Json] = {
     "tail": {"type": "integer", "minimum": 0, "description": "Only so many of the last lines."},
     "pod": {"type": "string", "description": "The name of one of the job's pods; else the newest."},
     "attempt": {"type": "integer", "minimum": 1, "description": "Which attempt's log; else the newest."},
-    "search": {"type": "string", "description": "Only lines that hold this, in whatever case."},
+    "line": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "The number of the first line to send, as JSON.",
+    },
     "download": {"type": "boolean", "default": False, "description": "As a file to be saved."},
     "who": {"type": "string", "description": "Who did it: a hub user, service/NAME, or kbatch-server."},
     "action": {"enum": [*Action], "description": "What was done."},
@@ -43,6 +48,7 @@ QUERY: dict[str, Json] = {
 """The query parameters, by name: the same name means the same everywhere."""
 
 LOG_QUERY: dict[str, Json] = {
+    "search": {"type": "string", "description": "Only lines that hold this, in whatever case."},
     "since": {
         "type": "string",
         "description": "What was written at or after this time, or within so long: 90, 90s, 10m, 2h, 1d.",
@@ -52,10 +58,10 @@ LOG_QUERY: dict[str, Json] = {
         "minimum": 1,
         "maximum": 10000,
         "default": 1000,
-        "description": "How many lines to find.",
+        "description": "How many lines to find, or to send.",
     },
 }
-"""What two of them mean for a log."""
+"""What some of them mean for a log."""
 
 AUDIT_QUERY: dict[str, Json] = {
     "user": {"type": "string", "description": "Whose things it was done to."},
@@ -64,7 +70,7 @@ AUDIT_QUERY: dict[str, Json] = {
 }
 """What some of them mean for the audit record."""
 
-LIST_QUERY = ("status", "name", "tag", "since", "cursor", "limit", "user")
+LIST_QUERY = ("status", "name", "search", "tag", "since", "cursor", "limit", "user")
 
 ERRORS = (400, 401, 403, 413, 429, 503)
 """What any request may be answered with: a wrong query, a token, a body, a limit, a part that is away."""
@@ -85,20 +91,42 @@ OPERATIONS: dict[str, dict[str, Json]] = {
         },
         "get": {"summary": "List jobs, newest first", "answer": "JobPage", "query": LIST_QUERY},
     },
+    "jobs/counts": {
+        "get": {
+            "summary": "How many jobs there are of each status",
+            "answer": "JobCounts",
+            "query": ("user",),
+        },
+    },
+    "jobs/watch": {
+        "get": {
+            "summary": "The changes of jobs as server-sent events, as they come",
+            "types": ("text/event-stream",),
+            "query": ("user",),
+        }
+    },
     "jobs/{id}": {
         "get": {"summary": "Show a job", "answer": "Job"},
         "delete": {"summary": "Cancel a job if it is not over, and forget it", "status": 204},
     },
-    "jobs/{id}/cancel": {"post": {"summary": "Cancel a job", "answer": "Job", "errors": (409,)}},
+    "jobs/{id}/cancel": {
+        "post": {
+            "summary": "Cancel a job",
+            "answer": "Job",
+            "body": "CancelRequest",
+            "may_be_empty": True,
+            "errors": (409,),
+        }
+    },
     "jobs/{id}/rerun": {"post": {"summary": "Submit a job like this one", "status": 201, "answer": "Job"}},
     "jobs/{id}/logs": {
         "get": {
             "summary": "The log, as text (with Range: a part of it) or as server-sent events, by Accept; with"
             " search the lines that were found, as text or JSON",
             "types": ("text/plain", "text/event-stream"),
-            "answer": "LogHits",
+            "answer": "LogLines",
             "also": RANGES,
-            "query": ("follow", "tail", "since", "attempt", "pod", "search", "limit", "download"),
+            "query": ("follow", "tail", "since", "attempt", "pod", "search", "line", "limit", "download"),
             "own": LOG_QUERY,
             "errors": (416,),
         }
@@ -123,6 +151,9 @@ OPERATIONS: dict[str, dict[str, Json]] = {
         },
     },
     "jobs/{id}/events": {"get": {"summary": "What happened to a job", "answer": "JobEventList"}},
+    "jobs/{id}/timeline": {
+        "get": {"summary": "What a job went through, and its attempts", "answer": "Timeline"}
+    },
     "profiles": {"get": {"summary": "The profiles to choose from", "answer": "ProfileList"}},
     "user": {
         "get": {"summary": "Whose token it is, limits, what is used of them, the queue", "answer": "User"}
@@ -188,7 +219,8 @@ def _make_operation(path: str, operation: Json) -> Json:
     if operation.get("open"):
         made["security"] = []
     if "body" in operation:
-        made["requestBody"] = {"required": True, "content": _json_of(operation["body"])}
+        is_required = not operation.get("may_be_empty")
+        made["requestBody"] = {"required": is_required, "content": _json_of(operation["body"])}
     if operation.get("upload"):
         binary = {"type": "string", "format": "binary"}
         form = {"type": "object", "required": ["file"], "properties": {"file": binary}}

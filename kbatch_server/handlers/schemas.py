@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..audit import Action
-from ..jobrequest import JobRequest
+from ..jobrequest import CancelRequest, JobRequest
 from ..models import JobEvent, JobOutputs, Profile, Status
 
 Json = dict[str, Any]
@@ -26,12 +26,13 @@ MAYBE_MOMENT: Json = {"type": ["string", "null"], "format": "date-time"}
 
 def make_schemas() -> Json:
     """Return all schemas, by name."""
-    models: list[type[BaseModel]] = [JobRequest, Profile, JobEvent, JobOutputs]
+    models: list[type[BaseModel]] = [JobRequest, CancelRequest, Profile, JobEvent, JobOutputs]
     _, made = models_json_schema(
         [(model, "validation") for model in models], ref_template=SCHEMAS + "{model}"
     )
     schemas: Json = made["$defs"]
-    return schemas | _make_jobs(schemas) | _make_uploads_and_users() | _make_service()
+    jobs = _make_jobs(schemas) | _make_of_a_job()
+    return schemas | jobs | _make_uploads_and_users() | _make_service()
 
 
 def _make_jobs(schemas: Json) -> Json:
@@ -48,6 +49,8 @@ def _make_jobs(schemas: Json) -> Json:
         "started_at": MAYBE_MOMENT,
         "ended_at": MAYBE_MOMENT,
         "attempts": INTEGER,
+        "cancelled_by": MAYBE_TEXT,
+        "cancel_note": MAYBE_TEXT,
         "env": {"type": "object", "additionalProperties": MAYBE_TEXT},
         "outputs": {"anyOf": [{"$ref": SCHEMAS + "JobOutputs"}, {"type": "null"}]},
         **asked,
@@ -58,15 +61,34 @@ def _make_jobs(schemas: Json) -> Json:
         "mem_limit": {"type": ["integer", "null"]},
         "tags": {"type": "object", "additionalProperties": TEXT},
     }
-    hit = _object({"line": INTEGER, "text": TEXT})
     return {
         "Job": _object(job),
         "JobPage": _object({"items": _list_of("Job"), "next_cursor": MAYBE_TEXT}),
-        "LogHits": _object({"items": {"type": "array", "items": hit}, "truncated": FLAG}),
+        "JobCounts": _object({"counts": _object(dict.fromkeys(Status, INTEGER))}),
         "OutputFile": _object({"path": TEXT, "size": INTEGER, "modified_at": MOMENT}),
         "OutputList": _object({"items": _list_of("OutputFile"), **schemas["JobOutputs"]["properties"]}),
         "JobEventList": _object({"items": _list_of("JobEvent")}),
         "ProfileList": _object({"items": _list_of("Profile")}),
+    }
+
+
+def _make_of_a_job() -> Json:
+    """Return what a job's log and its timeline look like."""
+    lines = {"type": "array", "items": _object({"line": INTEGER, "text": TEXT})}
+    found = _object({"items": lines, "truncated": FLAG})
+    shown = {
+        "items": lines,
+        "last_line": INTEGER,
+        "last_line_is_open": FLAG,
+        "is_complete": FLAG,
+        "attempt": INTEGER,
+        "place": TEXT,
+    }
+    step = {"step": TEXT, "time": MOMENT, "attempt": {"type": ["integer", "null"]}}
+    attempts = {"type": "array", "items": {"type": "object"}}
+    return {
+        "LogLines": {"anyOf": [found, _object(shown)]},
+        "Timeline": _object({"items": {"type": "array", "items": _object(step)}, "attempts": attempts}),
     }
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .clients import KubeClient, make_path
+from .events import Event
 from .kueue import find_owner, make_workloads_path, trim_workload
 from .objects import INSTANCE_LABEL, JOB_ID_LABEL, LAUNCHED_ANNOTATION
-from .status import Event
 from .watch import Watch
 
 Manifest = dict[str, Any]

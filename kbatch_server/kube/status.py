@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ..models import JobEvent, JobStatus, Pod, Status
+from ..models import JobStatus, Status
 from . import sentences
+from .events import Event
 from .kueue import explain_hold, is_handed_over
 from .objects import FETCH_CONTAINER, LAUNCHED_ANNOTATION
 from .pods import (
@@ -32,6 +33,7 @@ from .pods import (
     program_of,
     sort_pods,
 )
+from .podtimes import make_pod
 from .sidecar import KEEP_CONTAINER
 
 Manifest = dict[str, Any]
@@ -51,45 +53,6 @@ SETUP_EVENTS = {
     "FailedAttachVolume": "A volume that it needs cannot be attached",
     "FailedCreatePodSandBox": "Its node cannot set it up",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A Kubernetes Event, and what it is about: the part that is kept."""
-
-    kind: str
-    name: str
-    type: str
-    reason: str
-    message: str
-    first: datetime
-    last: datetime
-    count: int = 1
-
-    @classmethod
-    def from_manifest(cls, manifest: Manifest) -> Event:
-        """Return what is kept of an Event, of the old form (first, last, count) or the new (a series)."""
-        about, series = manifest.get("involvedObject") or {}, manifest.get("series") or {}
-        created = manifest["metadata"]["creationTimestamp"]
-        first = manifest.get("eventTime") or manifest.get("firstTimestamp") or created
-        last = series.get("lastObservedTime") or manifest.get("lastTimestamp") or first
-        message = manifest.get("message") or ""
-        return cls(
-            kind=about.get("kind", ""),
-            name=about.get("name", ""),
-            type=manifest.get("type") or "Normal",
-            reason=manifest.get("reason") or "",
-            message=message.removeprefix("(combined from similar events): ")[:2048],
-            first=parse_time(first),
-            last=parse_time(last),
-            count=series.get("count") or manifest.get("count") or 1,
-        )
-
-    def to_job_event(self) -> JobEvent:
-        """Return it as a user sees it."""
-        return JobEvent(
-            time=self.last, type=self.type, reason=self.reason, message=self.message, count=self.count
-        )
 
 
 @dataclass(slots=True)
@@ -112,15 +75,7 @@ def make_status(
     """
     pods = sort_pods(pods)
     status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events)
-    status.pods = [
-        Pod(
-            name=pod["metadata"]["name"],
-            phase=pod["status"].get("phase", "Unknown"),
-            created_at=parse_time(pod["metadata"]["creationTimestamp"]),
-            exit_code=exit_code_of(pod),
-        )
-        for pod in pods
-    ]
+    status.pods = [make_pod(pod, events) for pod in pods]
     status.started_at = min(_starts(pods), default=None)
     return status
 

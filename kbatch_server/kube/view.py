@@ -11,6 +11,7 @@ from typing import Any
 from ..models import JobSpec, JobStatus
 from . import objects, sentences
 from .clients import KubeClient, KubeRefused, make_path
+from .events import Event
 from .gates import has_own_delay, is_gated
 from .kueue import JOB_UID_LABEL, is_handed_over, make_workloads_path, trim_workload
 from .pods import (
@@ -24,7 +25,7 @@ from .pods import (
     sort_pods,
 )
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
-from .status import Event, make_status
+from .status import make_status
 
 Manifest = dict[str, Any]
 

@@ -69,4 +69,6 @@ def _make_pod(job_id: str, attempt: dict[str, Any], is_alive: bool) -> Pod:
         phase=phase,
         created_at=datetime.fromisoformat(attempt["started_at"]),
         exit_code=exit_code,
+        started_at=datetime.fromisoformat(attempt["started_at"]),
+        ended_at=datetime.fromisoformat(attempt["ended_at"]) if attempt["ended_at"] else None,
     )

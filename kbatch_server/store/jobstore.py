@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, union_all, update
@@ -15,6 +15,7 @@ from ..keyring import Keyring
 from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
 from . import postgresql
 from .auditstore import AuditStore, log_entry, put_entry
+from .changes import JobChange, SharedChanges, SoleChanges
 from .countstore import CountStore
 from .dbutil import Database
 from .leadlock import LeadLock, SharedLock, SoleLock
@@ -24,7 +25,7 @@ from .outputstore import OutputStore
 from .paging import make_cursor, make_page_statement
 from .queuelimits import QueueLimits
 from .retentionstore import RetentionStore
-from .rows import COLUMNS, make_changes, make_job
+from .rows import COLUMNS, SHOWN, make_changes, make_job
 from .turnstore import TurnStore
 from .uploadstore import UploadStore
 from .usestore import UseStore
@@ -35,6 +36,7 @@ _IS_NOT_DELETED = jobs.c.delete_requested_at.is_(None)
 
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
+_SELECT_JOBS = select(*COLUMNS).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 # in no order: SQLite would walk along all jobs rather than sort these few
 _SELECT_DUE = select(jobs.c.seq, jobs.c.id).where(text(DUE))
 _SELECT_ACTIVE = union_all(_SELECT_DUE, select(jobs.c.seq, jobs.c.id).where(text(WAITING)))
@@ -79,7 +81,8 @@ class JobStore(
     ) -> None:
         self._database = Database(url, log=log)
         self._keyring = keyring
-        self._writer = JobWriter(self._database, keyring, log=log)
+        self.changes = SharedChanges(self._database.url) if self._database.is_shared else SoleChanges()
+        self._writer = JobWriter(self._database, keyring, changes=self.changes, log=log)
         self._auto_upgrade = auto_upgrade
         self.accounting = Accounting()
 
@@ -91,6 +94,7 @@ class JobStore(
     async def close(self) -> None:
         """Let go of the database; those who wait to add a job get Unavailable."""
         await self._writer.stop()
+        await self.changes.close()
         await self._database.close()
 
     async def check(self) -> None:
@@ -155,6 +159,13 @@ class JobStore(
         """Return a job, also one whose deletion was asked for."""
         return await self._database.read(lambda connection: self._find(connection, job_id))
 
+    async def find_jobs(self, job_ids: Collection[str]) -> dict[str, Job]:
+        """Return those of some jobs that are there, by id, also such as are to be deleted."""
+        values = {"job_ids": list(job_ids)}
+        rows = await self._database.read(lambda connection: connection.execute(_SELECT_JOBS, values).all())
+        found = [make_job(row, self._keyring) for row in rows]
+        return {job.id: job for job in found}
+
     async def list_jobs(self, query: JobQuery) -> JobPage:
         """Return a page of jobs, newest first; raises InvalidRequest for a cursor that is none of ours.
 
@@ -166,12 +177,12 @@ class JobStore(
         page = [make_job(row, self._keyring) for row in rows[: query.limit]]
         return JobPage(page, make_cursor(page[-1].seq) if len(rows) > query.limit else None)
 
-    async def count_jobs(self, user: str, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
-        """Return how many jobs of the user's there are of each of the statuses."""
+    async def count_jobs(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
+        """Return how many jobs of the user's (None: of everybody's) there are of each of the statuses."""
         wanted = list(statuses)
         statement = (
             select(jobs.c.status, func.count())
-            .where(jobs.c.user == user, jobs.c.status.in_(wanted), _IS_NOT_DELETED)
+            .where(*_of(user), jobs.c.status.in_(wanted), _IS_NOT_DELETED)
             .group_by(jobs.c.status)
         )
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
@@ -207,40 +218,52 @@ class JobStore(
         """
         statement = _UPDATE_UNLESS_OVER if "status" in columns else _UPDATE
         values = make_changes(columns) | {"job_id": job_id}
+        is_shown = not SHOWN.isdisjoint(columns)
 
-        def change(connection: Connection) -> Job | None:
+        def change(connection: Connection) -> tuple[Job | None, list[JobChange]]:
             row = connection.execute(statement, values).first()
             job = None if row is None else make_job(row, self._keyring)
             if job is not None and job.is_over and "status" in columns:
                 self._charge(connection, job, job.ended_at or utcnow())
-            return job
+            return job, [JobChange(job.user, job_id)] if job is not None and is_shown else []
 
-        return await self._database.write(change)
+        return await self._write(change)
 
-    async def request_cancel(self, job_id: str, *, user: str | None, audit: AuditEntry | None = None) -> Job:
+    async def request_cancel(
+        self,
+        job_id: str,
+        *,
+        user: str | None,
+        by: str | None = None,
+        note: str | None = None,
+        audit: AuditEntry | None = None,
+    ) -> Job:
         """Ask for a job's end and return it: it is cancelled at once when its launch has not begun.
 
+        ``by`` and ``note`` say who asks, and why; of several who ask the first is recorded.
         Raises NotFound, and Conflict (``JobEnded``) when it ended otherwise.
         """
         now = utcnow()
+        asked = {"cancel_requested_at": now, "cancelled_by": by, "cancel_note": note}
         at_once = {
             "status": Status.CANCELLED.value,
             "reason": "Cancelled",
             "message": "Cancelled before it started.",
             "ended_at": now,
-            "cancel_requested_at": now,
+            **asked,
         }
         mine = jobs.c.id == job_id, _IS_NOT_OVER, _IS_NOT_DELETED, *_of(user)
         waiting = update(jobs).where(*mine, jobs.c.launch_begun_at.is_(None)).values(at_once)
         begun = update(jobs).where(*mine, jobs.c.cancel_requested_at.is_(None))
 
-        def cancel(connection: Connection) -> tuple[Job | None, AuditEntry | None]:
-            is_new = connection.execute(waiting).rowcount > 0
-            is_new |= connection.execute(begun.values(cancel_requested_at=now)).rowcount > 0
+        def cancel(connection: Connection) -> tuple[tuple[Job | None, AuditEntry | None], list[JobChange]]:
+            at_once = connection.execute(waiting).rowcount
+            is_new = connection.execute(begun.values(asked)).rowcount or at_once
             job = self._find(connection, job_id)
-            return job, put_entry(connection, audit, user=job.user) if job and is_new else None
+            entry = put_entry(connection, audit, user=job.user) if job and is_new else None
+            return (job, entry), [JobChange(job.user, job_id)] if job is not None and at_once else []
 
-        job, entry = await self._database.write(cancel)
+        job, entry = await self._write(cancel)
         log_entry(entry)
         if job is None or _is_hidden(job, user):
             raise _no_such_job(job_id)
@@ -257,11 +280,13 @@ class JobStore(
             .returning(jobs.c.user)
         )
 
-        def request(connection: Connection) -> tuple[str | None, AuditEntry | None]:
+        def ask(connection: Connection) -> tuple[tuple[str | None, AuditEntry | None], list[JobChange]]:
             owner: str | None = connection.execute(statement).scalar()
-            return owner, None if owner is None else put_entry(connection, audit, user=owner)
+            if owner is None:
+                return (None, None), []
+            return (owner, put_entry(connection, audit, user=owner)), [JobChange(owner, job_id)]
 
-        owner, entry = await self._database.write(request)
+        owner, entry = await self._write(ask)
         if owner is None:
             raise _no_such_job(job_id)
         log_entry(entry)

@@ -65,10 +65,10 @@ class SharedLock:
 
     async def take(self) -> bool:
         """Return whether we hold it now; raises Unavailable when the database does not answer."""
-        with _unavailable():
+        with unavailable():
             async with asyncio.timeout(ANSWER_SECONDS):
                 if self._connection is None:
-                    self._connection = await _connect(self._url)
+                    self._connection = await connect(self._url)
                 cursor = await self._connection.execute(
                     "SELECT pg_try_advisory_lock(%s)", (postgresql.LEAD_LOCK,)
                 )
@@ -83,7 +83,7 @@ class SharedLock:
         connection = self._connection
         if connection is None:
             raise Unavailable("The lock is not held.")
-        with _unavailable():
+        with unavailable():
             async with asyncio.timeout(seconds + ANSWER_SECONDS):
                 heard = connection.notifies(timeout=seconds, stop_after=1)
                 ids = [job_id async for notice in heard for job_id in notice.payload.split()]
@@ -98,7 +98,8 @@ class SharedLock:
             await connection.close()
 
 
-async def _connect(url: URL) -> AsyncConnection:
+async def connect(url: URL) -> AsyncConnection:
+    """Return a connection of its own, outside of every pool, with our limits."""
     from psycopg import AsyncConnection
 
     arguments = postgresql.make_connect_args(url) | {"autocommit": True}
@@ -108,7 +109,8 @@ async def _connect(url: URL) -> AsyncConnection:
 
 
 @contextlib.contextmanager
-def _unavailable() -> Iterator[None]:
+def unavailable() -> Iterator[None]:
+    """Raise what psycopg or the network raises as Unavailable."""
     from psycopg import Error
 
     try:

@@ -95,6 +95,8 @@ jobs = Table(
     Column("ended_at", Moment),
     Column("cleaned_at", Moment),
     Column("cancel_requested_at", Moment),
+    Column("cancelled_by", Text),
+    Column("cancel_note", Text),
     Column("delete_requested_at", Moment),
     Column("pods", Text, nullable=False),
     Column("state", Text, nullable=False),

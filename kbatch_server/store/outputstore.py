@@ -14,7 +14,7 @@ from ..audit import AuditEntry
 from ..models import JobOutputs, utcnow
 from ..tarindex import OutputFile
 from .auditstore import log_entry, put_entry
-from .dbutil import Database
+from .changes import ChangingStore, JobChange
 from .orm import job_outputs, jobs
 
 
@@ -28,10 +28,8 @@ class KeptOutputs:
     files: Sequence[OutputFile]
 
 
-class OutputStore:
+class OutputStore(ChangingStore):
     """What JobStore does with results."""
-
-    _database: Database
 
     async def put_outputs(
         self, job_id: str, summary: JobOutputs, kept: KeptOutputs | None
@@ -43,17 +41,21 @@ class OutputStore:
         """
         may_have = jobs.c.id == job_id, jobs.c.cleaned_at.is_(None), jobs.c.delete_requested_at.is_(None)
 
-        def put(connection: Connection) -> tuple[bool, str | None]:
-            values = {"outputs": summary.model_dump_json()}
-            if connection.execute(update(jobs).where(*may_have).values(values)).rowcount == 0:
-                return False, None
+        changed = (
+            update(jobs).where(*may_have).values(outputs=summary.model_dump_json()).returning(jobs.c.user)
+        )
+
+        def put(connection: Connection) -> tuple[tuple[bool, str | None], list[JobChange]]:
+            owner = connection.scalar(changed)
+            if owner is None:
+                return (False, None), []
             old = _take_key(connection, job_id)
             if kept is not None:
                 row = {"job_id": job_id, "key": kept.key, "size": kept.size, "created_at": utcnow()}
                 connection.execute(insert(job_outputs), row | {"files": _pack(kept.files)})
-            return True, old
+            return (True, old), [JobChange(owner, job_id)]
 
-        return await self._database.write(put)
+        return await self._write(put)
 
     async def find_outputs(self, job_id: str) -> KeptOutputs | None:
         """Return where a job's files are, in the order in which they were packed; None when it has none."""

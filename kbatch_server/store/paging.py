@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class _Shape(NamedTuple):
     user: bool
     statuses: int
     name: bool
+    search: bool
     since: bool
     cursor: bool
     tags: tuple[bool, ...]
@@ -35,6 +37,7 @@ def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
         user=query.user is not None,
         statuses=len(query.statuses),
         name=query.name is not None,
+        search=query.search is not None,
         since=query.since is not None,
         cursor=query.cursor is not None,
         tags=tuple(value is not None for _, value in query.tags),
@@ -44,6 +47,8 @@ def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
         values["user"] = query.user
     if query.name is not None:
         values["name"] = query.name
+    if query.search is not None:
+        values["search"] = f"%{_escape_like(query.search)}%"
     if query.since is not None:
         values["since"] = query.since
     if query.cursor is not None:
@@ -80,6 +85,12 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
         statement = statement.where(jobs.c.status == bindparam(f"status_{status}"))
     if shape.name:
         statement = statement.where(jobs.c.name == bindparam("name"))
+    if shape.search:
+        # found in the index of names alone, which is a small part of all that is kept of the jobs
+        named = select(jobs.c.seq).where(jobs.c.name.ilike(bindparam("search"), escape="\\"))
+        if shape.user:
+            named = named.where(jobs.c.user == bindparam("user"))
+        statement = statement.where(jobs.c.seq.in_(named))
     if shape.since:
         statement = statement.where(jobs.c.created_at >= bindparam("since"))
     order = jobs.c.seq
@@ -101,6 +112,10 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
     if shape.cursor:
         statement = statement.where(order < bindparam("before"))
     return statement.order_by(order.desc()).limit(_LIMIT)
+
+
+def _escape_like(words: str) -> str:
+    return re.sub(r"([\\%_])", r"\\\1", words)
 
 
 def make_cursor(seq: int) -> str:

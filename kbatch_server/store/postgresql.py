@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select, text
 
 from .errors import StoreError
 
@@ -37,6 +37,13 @@ LEAD_LOCK = 0x6B62617463680002
 
 CHANNEL = "kbatch_jobs"
 """Where the ids of jobs are called out that there is something to do about."""
+
+CHANGES_CHANNEL = "kbatch_changes"
+"""Where jobs are called out that look different now."""
+
+_ANNOUNCE_CHANGES = text(
+    f"SELECT pg_notify('{CHANGES_CHANNEL}', word) FROM unnest(CAST(:words AS text[])) AS word"  # noqa: S608
+)
 
 _LIMITS = {
     "statement_timeout": f"{STATEMENT_SECONDS}s",
@@ -127,6 +134,11 @@ def lock_words(connection: Connection, words: Sequence[str]) -> None:
 def announce(connection: Connection, words: Sequence[str]) -> None:
     """Call words without spaces out to who listens, once the transaction is committed; 8000 bytes at most."""
     connection.execute(select(func.pg_notify(CHANNEL, " ".join(words))))
+
+
+def announce_changes(connection: Connection, words: Sequence[str]) -> None:
+    """Call out jobs that look different, once the transaction is committed; each 8000 bytes at most."""
+    connection.execute(_ANNOUNCE_CHANGES, {"words": list(words)})
 
 
 def _prepare(connection: Any, record: Any) -> None:

@@ -31,6 +31,8 @@ _SAME = (
     "ended_at",
     "cleaned_at",
     "cancel_requested_at",
+    "cancelled_by",
+    "cancel_note",
     "delete_requested_at",
 )
 """The columns that hold what the field of a job of the same name holds."""
@@ -58,6 +60,9 @@ UPDATABLE = frozenset(
     }
 )
 """What the reconciler may change of a job."""
+
+SHOWN = UPDATABLE - {"launched_at", "cleaned_at", "state"}
+"""What of it a user sees."""
 
 
 def make_row(job: Job, keyring: Keyring) -> dict[str, Any]:

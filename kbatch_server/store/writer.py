@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..failpoints import reach
 from ..keyring import Keyring
 from ..models import Job
 from .auditstore import put_entries
+from .changes import Changes, JobChange
 from .dbutil import Database
 from .orm import job_tags, jobs, uploads
 from .queuelimits import Queued, QueueLimits, add_to_groups
@@ -57,6 +59,8 @@ class _Request:
     limits: QueueLimits
     audit: AuditEntry | None = None
     is_second_try: bool = False
+    is_written: bool = False
+    """Whether its job is in the transaction that was run last."""
 
     @property
     def key(self) -> tuple[str, str] | None:
@@ -76,8 +80,14 @@ class JobWriter:
     """The one task that adds jobs, from ``start`` to ``stop``."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, *, log: logging.Logger | logging.LoggerAdapter[Any]
+        self,
+        database: Database,
+        keyring: Keyring,
+        *,
+        changes: Changes,
+        log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
+        self._changes = changes
         self._database = database
         self._keyring = keyring
         self._log = log
@@ -170,6 +180,7 @@ class JobWriter:
                     request.fail(outcome)
                 else:
                     request.succeed(*outcome)
+            self._changes.publish(_changes_of(request for request in batch if request.is_written))
 
     def _insert(self, connection: Connection, batch: list[_Request]) -> list[tuple[Job, bool] | KBatchError]:
         """Return the outcome of each of the batch, which holds once the transaction is committed."""
@@ -182,6 +193,7 @@ class JobWriter:
         new: list[_Request] = []
         for request in batch:
             upload = request.row["upload"]
+            request.is_written = False
             if request.key is not None and request.key in by_key:
                 outcomes.append(_repeated(request, *by_key[request.key]))
             elif upload is not None and (upload, request.job.user) not in known_uploads:
@@ -191,11 +203,13 @@ class JobWriter:
             else:
                 new.append(request)
                 outcomes.append((request.job, True))
+                request.is_written = True
                 if request.key is not None:
                     by_key[request.key] = (request.job, request.row["request_hash"])
         if new:
             _insert_rows(connection, new)
             reach("submit.2")
+            self._changes.announce(connection, _changes_of(new))
         return outcomes
 
     def _find_same_keys(
@@ -221,6 +235,10 @@ def _find_uploads(connection: Connection, batch: list[_Request]) -> set[tuple[st
         return set()
     rows = connection.execute(_SELECT_UPLOADS, {"ids": list(ids)})
     return {(upload, user) for upload, user in rows}
+
+
+def _changes_of(requests: Iterable[_Request]) -> list[JobChange]:
+    return [JobChange(request.job.user, request.job.id) for request in requests]
 
 
 def _insert_rows(connection: Connection, new: list[_Request]) -> None:

@@ -1,0 +1,75 @@
+"""``api/v1/jobs/watch``: the changes of jobs as server-sent events, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from ..jobwatch import Reset, SeenChange
+from ..ticks import until, with_ticks
+from .jobs import JobModelHandler
+from .needs import needs_scope
+from .streams import EventEncoder
+
+KEEP_ALIVE_SECONDS = 15.0
+"""Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
+
+SEND_SECONDS = 30
+"""How long a reader may take for one event: one that takes longer is dropped, and may come back."""
+
+WATCH_SECONDS = 15 * 60
+"""How long one connection lasts: a token that was revoked in between is seen when the reader comes back."""
+
+
+class WatchHandler(JobModelHandler):
+    """The changes of a user's jobs."""
+
+    log_success_debug = True
+
+    @needs_scope("read", whose="self", query=("user",))
+    async def get(self) -> None:
+        """Send them until the reader goes, or for a quarter of an hour; it then goes on from the last id."""
+        after = self.request.headers.get("Last-Event-ID")
+        changes = await self.services.jobs.follow_changes(self.user, self.read_owner(), after=after)
+        self.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
+        self.is_stream = True
+        await self.run_while_connected(self._send(until(changes, self.services.traffic.stopping)))
+
+    async def _send(self, changes: AsyncGenerator[SeenChange | Reset]) -> None:
+        async with aclosing(with_ticks(changes, KEEP_ALIVE_SECONDS)) as ticking:
+            try:
+                async with asyncio.timeout(WATCH_SECONDS):
+                    # the hub's proxy sends no headers before the first byte
+                    self.write(EventEncoder.KEEP_ALIVE)
+                    await self._flush()
+                    async for change in ticking:
+                        self.write(EventEncoder.KEEP_ALIVE if change is None else self._make_event(change))
+                        await self._flush()
+            except TimeoutError:
+                return
+
+    async def _flush(self) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self.flush()
+        except TimeoutError:
+            connection: Any = self.request.connection
+            connection.stream.close()
+            raise
+
+    def _make_event(self, change: SeenChange | Reset) -> bytes:
+        if isinstance(change, Reset):
+            return EventEncoder.make_event("{}", event="reset", event_id=change.place)
+        if change.job is None:
+            data = json.dumps({"id": change.job_id})
+            return EventEncoder.make_event(data, event="deleted", event_id=change.place)
+        # without the values of its environment: they are for who asks for the one job
+        data = json.dumps(change.job.to_dict(with_env=False))
+        return EventEncoder.make_event(data, event="job", event_id=change.place)
+
+
+default_handlers = [(r"api/v1/jobs/watch/?", WatchHandler)]

@@ -1,0 +1,69 @@
+"""Cut lines out of a long text by their numbers, a piece of the text at a time; pure."""
+
+from __future__ import annotations
+
+from .logsearch import MAX_SHOWN_BYTES, Hit, show_line
+
+
+class LineCutter:
+    """Takes the pieces of a text in their order. It blocks for a moment for each megabyte: use a thread."""
+
+    def __init__(self, first: int, end: int) -> None:
+        """``first`` is the number of the first line that is wanted, ``end`` that after the last."""
+        self._first = first
+        self._end = end
+        self._rest = b""
+        self._next_line = 0
+
+    def add(self, piece: bytes, first_line: int) -> list[Hit]:
+        """Return the wanted lines that are complete with this piece.
+
+        ``first_line`` is the number of the line that its first byte belongs to.
+        """
+        lines: list[Hit] = []
+        if first_line != self._next_line:  # there is a gap before it
+            lines += self.finish()
+            self._next_line = first_line
+        at = 0
+        if self._next_line < self._first:
+            at = find_line(piece, self._first - self._next_line)
+            if at < 0:
+                self._next_line += piece.count(b"\n")
+                return lines
+            self._next_line = self._first
+        while self._next_line < self._end:
+            newline = piece.find(b"\n", at)
+            if newline < 0:
+                # what is more is not shown, and a line may be as long as the log
+                self._rest = (self._rest + piece[at : at + MAX_SHOWN_BYTES + 1])[: MAX_SHOWN_BYTES + 1]
+                break
+            lines.append(self._cut(self._rest + piece[at:newline]))
+            at = newline + 1
+        return lines
+
+    def finish(self) -> list[Hit]:
+        """Return the last line, which no newline ended, if it is wanted."""
+        return [self._cut(self._rest)] if self._rest else []
+
+    def _cut(self, line: bytes) -> Hit:
+        self._rest = b""
+        self._next_line += 1
+        return Hit(self._next_line - 1, show_line(line))
+
+
+def find_line(content: bytes, number: int) -> int:
+    """Return the offset after the newline with this number, counted from 1, or -1 where there are fewer.
+
+    By halves, counting in each: at the speed of memory, however short the lines are.
+    """
+    if content.count(b"\n") < number:
+        return -1
+    low, high, before = 0, len(content), 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        count = content.count(b"\n", low, middle)
+        if before + count >= number:
+            high = middle
+        else:
+            low, before = middle, before + count
+    return high

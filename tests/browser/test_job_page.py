@@ -1,0 +1,142 @@
+"""The page of one job, as a user sees it: log, timeline, results, what was asked for, and again."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+PNG = base64.b64encode(
+    base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR4nGP4z8BAEiJN9f9RDaMahp0GACh0/wFC1wBqAAAAAElFTkSuQmCC"
+    )
+).decode()
+
+TALKATIVE = """
+printf 'plain <b>not bold</b>\\n'
+printf '\\033[31mred words\\033[0m and \\033[1;32mgreen\\033[0m\\n'
+printf ' 10%%\\r 50%%\\r100%% done\\n'
+echo "results" > "$KBATCH_OUTPUT_DIR/table.csv"
+echo "<script>alert(1)</script>" > "$KBATCH_OUTPUT_DIR/page.html"
+echo PNG | base64 -d > "$KBATCH_OUTPUT_DIR/plot.png"
+for i in $(seq 1 6); do sleep 0.3; echo "tick $i"; done
+""".replace("PNG", PNG)
+
+
+@pytest.fixture
+def page(visit):
+    return visit("alice")
+
+
+def show(page, job):
+    page.go(f"job/{job['id']}")
+    expect(page.find("h1")).to_have_text(job["name"])
+
+
+def test_a_log_is_followed_and_results_are_looked_at_and_downloaded(site, page, tmp_path):
+    job = site.client("alice").submit(
+        TALKATIVE, name="talkative", description="says a lot", tags={"run": "7"}
+    )
+    show(page, job)
+    text = page.find(".line .text")
+    expect(text.nth(0)).to_have_text("plain <b>not bold</b>")
+    expect(page.find(".line .ansi-red")).to_have_text("red words")
+    expect(text.nth(2)).to_have_text("100% done")
+    expect(page.find(".line .text", "tick 2")).to_be_visible()
+    expect(page.find(".line .text", "tick 6")).to_be_visible()
+    expect(page.find("[role=status].status")).to_have_text("succeeded")
+    steps = page.find("ol li > div")
+    expect(steps).to_have_text(["Accepted", "Handed over", "Running", "Succeeded"])
+    rows = page.find("kbatch-outputs tbody tr")
+    expect(rows).to_have_count(3)
+    page.shoot("job")
+    # HTML is not shown, only saved
+    expect(rows.filter(has_text="page.html").get_by_role("button")).to_have_count(0)
+    page.page.get_by_label("Look at table.csv").click()
+    expect(page.find("dialog[open] pre")).to_have_text("results\n")
+    page.page.get_by_role("button", name="Close").click()
+    page.page.get_by_label("Look at plot.png").click()
+    image = page.find("dialog[open] img")
+    expect(image).to_have_js_property("naturalWidth", 16)
+    page.shoot("job-result")
+    page.page.get_by_role("button", name="Close").click()
+    with page.page.expect_download() as download:
+        page.page.get_by_role("link", name="table.csv").click()
+    assert download.value.path().read_text() == "results\n"
+    with page.page.expect_download() as download:
+        page.page.get_by_role("link", name="Download all").click()
+    assert download.value.suggested_filename == f"{job['id']}.zip"
+    with page.page.expect_download() as download:
+        page.find("kbatch-log").get_by_role("link", name="Download").click()
+    assert "tick 6" in download.value.path().read_text()
+
+
+def test_a_job_is_cancelled_and_run_again(site, page):
+    job = site.client("alice").submit("echo begun; sleep 300", name="endless", env={"SECRET": "geheim"})
+    show(page, job)
+    expect(page.find(".line .text", "begun")).to_be_visible()
+    assert "geheim" not in page.page.inner_text("kbatch-job")
+    page.page.get_by_role("button", name="Cancel").click()
+    expect(page.find("[role=status].status")).to_have_text("cancelled")
+    expect(page.find("ol")).to_contain_text("Asked to end")
+    page.page.get_by_role("button", name="Run again").click()
+    page.page.wait_for_url(re.compile(r"/job/endless-(?!" + job["id"].removeprefix("endless-") + ")"))
+    expect(page.find("[role=status].status")).to_have_text("running")
+    page.find("summary").click()
+    page.page.get_by_role("button", name="Show the values of env").click()
+    expect(page.find("details pre")).to_contain_text('"SECRET": "geheim"')
+    page.page.get_by_role("button", name="Delete").click()
+    page.page.get_by_role("button", name="Delete it").click()
+    page.page.wait_for_url(site.hub.kbatch_url)
+
+
+def test_why_a_job_failed_is_said_with_each_of_its_attempts(site, page):
+    job = site.client("alice").submit("echo attempt; exit 3", name="stubborn", retries=1)
+    site.client("alice").wait(job["id"])
+    show(page, job)
+    expect(page.find(".message")).to_contain_text("exit code 3")
+    expect(page.find("[aria-labelledby=attempts] tbody tr")).to_have_count(2)
+    page.find("kbatch-log select").select_option("1")
+    expect(page.find(".line .text", "attempt")).to_have_count(1)
+    page.shoot("job-failed")
+
+
+def test_a_log_of_a_million_lines_is_smooth_and_found_in(site, page):
+    script = "seq -f 'line %.0f of a log that is long' 1000000"
+    job = site.client("alice").submit(script, name="million")
+    site.client("alice").wait(job["id"])
+    show(page, job)
+    expect(page.find("kbatch-log h2")).to_contain_text("1,000,000 lines")
+    expect(page.find(".line .text", "line 1000000 of")).to_be_visible()
+    began = time.monotonic()
+    for part in (0.1, 0.9, 0.3, 0.5):  # as fast as somebody may drag
+        page.page.evaluate(
+            """part => {
+                const scroller = document.querySelector("kbatch-app").shadowRoot.querySelector("kbatch-job")
+                    .shadowRoot.querySelector("kbatch-log").shadowRoot.querySelector(".scroller");
+                scroller.scrollTop = part * scroller.scrollHeight;
+            }""",
+            part,
+        )
+        lines = page.find(
+            ".line .text", re.compile(rf"line {int(part * 10)}\d{{5}} of|line {int(part * 10) - 1}9")
+        )
+        lines.first.wait_for()
+    assert time.monotonic() - began < 5
+    assert page.find(".line").count() < 150
+    expect(page.page.get_by_role("button", name="Follow")).to_have_attribute("aria-pressed", "false")
+    page.find("#words").fill("LINE 77777")
+    page.find("#words").press("Enter")
+    expect(page.find(".line.hit .text")).to_have_text("line 77777 of a log that is long")
+    expect(page.find("[role=status]", "1 of 11")).to_be_visible()
+    page.page.get_by_label("The next line that has it").click()
+    expect(page.find(".line.hit .text")).to_have_text("line 777770 of a log that is long")
+    page.page.get_by_role("button", name="Wrap").click()
+    page.page.get_by_role("button", name="Follow").click()
+    expect(page.find(".line .text", "line 1000000 of")).to_be_visible()
+    page.go(f"job/{job['id']}#L500000")
+    page.page.reload()
+    expect(page.find(".line.marked .text")).to_have_text("line 500000 of a log that is long")

@@ -1,0 +1,129 @@
+"""The form of a new job, as a user sees it: code, errors beside the fields, progress, a notebook."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+NOTEBOOK = {
+    "cells": [
+        {"cell_type": "markdown", "source": "# Hello", "metadata": {}},
+        {
+            "cell_type": "code",
+            "source": ["rate = 0.5  # how much\n", 'name = "world"\n'],
+            "metadata": {"tags": ["parameters"]},
+            "outputs": [],
+        },
+    ],
+    "metadata": {},
+    "nbformat": 4,
+    "nbformat_minor": 5,
+}
+
+
+@pytest.fixture
+def page(visit):
+    return visit("alice", "submit")
+
+
+def status(page):
+    return page.find("[role=status].status")
+
+
+def test_code_is_packed_and_sent_and_its_log_is_there(page, tmp_path):
+    folder = tmp_path / "experiment"
+    (folder / "part").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("secret")
+    (folder / "main.sh").write_text("cat part/words.txt; ls -a; echo $GREETING")
+    (folder / "part" / "words.txt").write_text("from the part\n" * 3)
+    page.page.get_by_label("Name", exact=True).fill("first")
+    page.page.get_by_label("Choose a folder").set_input_files(folder)
+    expect(page.find("kbatch-code")).to_contain_text("main.sh")
+    page.page.get_by_label("Command").fill("sh main.sh")
+    page.page.get_by_role("button", name="Add variable").click()
+    page.page.get_by_label("Name of variable 1").fill("GREETING")
+    page.page.get_by_label("Value of variable 1").fill("hello you")
+    page.shoot("submit")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(status(page)).to_have_text("succeeded")
+    text = page.find(".line .text")
+    expect(text.filter(has_text="from the part")).to_have_count(3)
+    expect(text.filter(has_text="hello you")).to_have_count(1)
+    expect(text.filter(has_text=".git")).to_have_count(0)
+    # again, with the same code and something else
+    page.page.get_by_role("link", name="Run again with changes").click()
+    expect(page.page.get_by_label("Name", exact=True)).to_have_value("first")
+    expect(page.find("kbatch-code")).to_contain_text("The code of the job before is used again.")
+    page.page.get_by_label("Value of variable 1").fill("hello again")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find(".line .text", "hello again")).to_have_count(1)
+
+
+def test_what_is_wrong_stands_beside_the_field(page):
+    page.expected.append("400")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("#name-problem")).to_have_text("must be there")
+    expect(page.page.get_by_label("Name", exact=True)).to_be_focused()
+    page.page.get_by_label("Name", exact=True).fill("not a name!")
+    page.page.get_by_label("Command").fill("echo 'open")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("#command-problem")).to_have_text("has a ' that is not closed")
+    page.page.get_by_label("Command").fill("echo 'closed'")
+    page.find("summary").click()
+    page.page.get_by_label("CPUs at most").fill("64")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("#name-problem")).to_contain_text("must be letters, digits")
+    page.shoot("submit-wrong")
+    page.page.get_by_label("Name", exact=True).fill("a-name")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("#cpu_limit-problem")).to_contain_text("8")
+
+
+def test_an_upload_is_cancelled_and_a_bad_zip_is_refused_at_its_field(page, tmp_path):
+    page.expected.append("400")
+    page.page.get_by_label("Name", exact=True).fill("zip")
+    (tmp_path / "large.bin").write_bytes(b"x" * 30_000_000)
+    page.page.get_by_label("Choose files").set_input_files(tmp_path / "large.bin")
+    # as slow as many a network
+    held = []
+    page.page.route("**/api/v1/uploads", lambda route: held.append(route))
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("form [role=status]", "Sending")).to_be_visible()
+    page.page.get_by_role("button", name="Cancel").click()
+    expect(page.find(".alert")).to_contain_text("It was cancelled")
+    page.page.unroute("**/api/v1/uploads")
+    (tmp_path / "bad.zip").write_bytes(b"this is no zip")
+    page.page.get_by_label("Choose files").set_input_files(tmp_path / "bad.zip")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("kbatch-code #problem")).to_contain_text("must be a ZIP archive")
+
+
+def test_a_notebook_comes_back_executed_with_its_parameters(site, page, tmp_path):
+    # a stand-in: the program itself brings half of Jupyter along
+    folder = site.service.folder / "bin"
+    folder.mkdir()
+    program = folder / "papermill"
+    program.write_text('#!/bin/sh\nset -eu\ncp "$1" "$2"\nshift 2\necho "papermill $*"\n')
+    program.chmod(0o755)
+    (tmp_path / "my report.ipynb").write_text(json.dumps(NOTEBOOK))
+    page.page.get_by_label("Choose files").set_input_files(tmp_path / "my report.ipynb")
+    expect(page.page.get_by_label("Name", exact=True)).to_have_value("my-report")
+    expect(page.page.get_by_label("Value of parameter 1")).to_have_value("0.5")
+    expect(page.page.get_by_label("Value of parameter 2")).to_have_value("world")
+    page.page.get_by_label("Value of parameter 2").fill("you")
+    page.shoot("submit-notebook")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(status(page)).to_have_text("failed")
+    expect(page.find(".line .text", "The image has no papermill, which parameters take.")).to_have_count(1)
+    page.page.get_by_role("link", name="Run again with changes").click()
+    expect(page.page.get_by_label("Value of parameter 2")).to_have_value("you")
+    page.page.get_by_role("button", name="Add variable").click()
+    page.page.get_by_label("Name of variable 1").fill("PATH")
+    page.page.get_by_label("Value of variable 1").fill(f"{folder}:/usr/bin:/bin")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(status(page)).to_have_text("succeeded")
+    expect(page.find(".line .text", "papermill -p rate 0.5 -p name you")).to_have_count(1)
+    expect(page.find("kbatch-outputs tbody")).to_contain_text("my report.ipynb")

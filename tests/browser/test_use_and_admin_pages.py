@@ -1,0 +1,46 @@
+"""What a user uses and may use; and an admin, who sees and ends everybody's jobs."""
+
+from __future__ import annotations
+
+from playwright.sync_api import expect
+
+
+def test_a_user_sees_what_runs_and_what_is_allowed(site, visit):
+    job = site.client("a.b").submit("sleep 300", name="sleeper")
+    site.client("a.b").wait(job["id"], "running")
+    page = visit("a.b", "use")
+    tiles = page.find(".tile strong")
+    expect(tiles.nth(0)).to_have_text("1")
+    expect(tiles.nth(1)).to_have_text("0")
+    expect(tiles.nth(2)).to_have_text("1")
+    expect(page.find("[aria-labelledby=limits] dl")).to_contain_text("Max upload")
+    expect(page.find("[aria-labelledby=limits] dl")).to_contain_text("1.0 GiB")
+    expect(page.find("[aria-labelledby=who] dl")).to_contain_text("a.b")
+    page.shoot("use")
+    site.client("a.b").call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
+
+
+def test_an_admin_sees_everybodys_jobs_and_ends_one_and_says_why(site, visit):
+    bob = site.client("bob")
+    failed = bob.submit("exit 7", name="broken")
+    bob.wait(failed["id"])
+    job = bob.submit("sleep 300", name="greedy")
+    bob.wait(job["id"], "running")
+    admin = visit("carol", "admin")
+    expect(admin.find("[aria-labelledby=busiest] tbody")).to_contain_text("bob")
+    expect(admin.find("[aria-labelledby=reasons] tbody")).to_contain_text("broken")
+    admin.shoot("admin")
+    admin.find("[aria-labelledby=busiest] a", "bob").first.click()
+    expect(admin.find("kbatch-jobs tbody tr .user").first).to_have_text("bob")
+    his = visit("bob", f"job/{job['id']}")
+    expect(his.find("[role=status].status")).to_have_text("running")
+    admin.find("kbatch-jobs").get_by_role("link", name="greedy", exact=True).click()
+    admin.page.get_by_label("Why it is cancelled").fill("The node goes down at noon.")
+    admin.page.get_by_role("button", name="Cancel").click()
+    expect(his.find("[role=status].status")).to_have_text("cancelled")
+    expect(his.find(".message")).to_have_text("Cancelled by carol: The node goes down at noon.")
+
+
+def test_somebody_who_is_no_admin_is_told_so(visit):
+    page = visit("alice", "admin")
+    expect(page.find("kbatch-admin")).to_contain_text("This page is for admins of the service.")

@@ -1,0 +1,177 @@
+"""Watching jobs: what readers are told, also after a lost connection, when they are slow, or too many."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from kbatch_server import jobwatch
+from kbatch_server.errors import TooManyRequests, Unavailable
+from kbatch_server.jobwatch import JobWatch, Reset, SeenChange
+from kbatch_server.keyring import Keyring
+from kbatch_server.models import Job, JobOutputs, JobSpec, Status, utcnow
+from kbatch_server.slugs import make_job_id
+from kbatch_server.store import JobStore
+from kbatch_server.store.changes import SharedChanges
+
+KEYS = ["A" * 43 + "="]
+
+
+@asynccontextmanager
+async def running(db_url, **traits):
+    """Return a store and what watches it, as in one process."""
+    store = JobStore(db_url, Keyring(KEYS), log=logging.getLogger("test"), auto_upgrade=True)
+    await store.open()
+    watch = JobWatch(store=store, **traits)
+    await watch.start()
+    try:
+        async with asyncio.timeout(10):
+            while isinstance(store.changes, SharedChanges) and not watch._last:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # until it listens, which is told as a reset
+        yield store, watch
+    finally:
+        await watch.stop()
+        await store.close()
+
+
+@asynccontextmanager
+async def following(watch, user="alice", *, after=None, owner="same"):
+    """Return a reader that has been told to read everything."""
+    reader = await watch.follow(user, user=user if owner == "same" else owner, after=after)
+    async with aclosing(reader):
+        yield reader
+
+
+async def see(reader):
+    async with asyncio.timeout(10):
+        return await anext(reader)
+
+
+async def see_past_resets(reader):
+    while isinstance(seen := await see(reader), Reset):
+        pass
+    return seen
+
+
+def make_job(name="train", user="alice", **fields):
+    spec = JobSpec(image="python:3", command=["true"])
+    return Job(id=make_job_id(name), user=user, name=name, spec=spec, created_at=utcnow(), **fields)
+
+
+async def test_a_reader_sees_each_change_of_own_jobs_and_no_others(db_url):
+    async with running(db_url) as (store, watch), following(watch) as reader:
+        assert isinstance(await see(reader), Reset)
+        await store.add_job(make_job("not-mine", user="bob"))
+        job, _ = await store.add_job(make_job())
+        seen = await see_past_resets(reader)
+        assert (seen.job_id, seen.job.status) == (job.id, Status.QUEUED)
+        await store.update_job(job.id, launched_at=utcnow())  # nothing that a user sees
+        await store.update_job(job.id, status=Status.RUNNING)
+        assert (await see(reader)).job.status == Status.RUNNING
+        await store.put_outputs(job.id, JobOutputs(state="kept"), None)
+        assert (await see(reader)).job.outputs.state == "kept"
+        await store.request_delete(job.id, user="alice")
+        seen = await see(reader)
+        assert (seen.job_id, seen.job) == (job.id, None)
+
+
+async def test_an_admin_sees_everybodys(db_url):
+    async with running(db_url) as (store, watch), following(watch, "carol", owner=None) as reader:
+        await see(reader)
+        jobs = [(await store.add_job(make_job(user=user)))[0] for user in ("alice", "bob")]
+        seen = {(await see_past_resets(reader)).job_id, (await see_past_resets(reader)).job_id}
+        assert seen == {job.id for job in jobs}
+
+
+async def test_a_reader_that_comes_back_goes_on_after_the_last_that_it_saw(db_url):
+    async with running(db_url) as (store, watch), following(watch, "bob", owner=None) as other:
+        await see(other)  # somebody always watches, so that changes are kept
+        async with following(watch) as reader:
+            await see(reader)
+            first, _ = await store.add_job(make_job())
+            place = (await see_past_resets(reader)).place
+        second, _ = await store.add_job(make_job())
+        async with following(watch, after=place) as reader:
+            assert (await see(reader)).job_id == second.id
+        async with following(watch, after="of-another-process-7") as reader:
+            assert isinstance(await see(reader), Reset)
+        assert first.id != second.id
+
+
+async def test_a_reader_that_was_away_while_nobody_watched_reads_all_anew(db_url):
+    async with running(db_url) as (store, watch):
+        async with following(watch) as reader:
+            await see(reader)
+            await store.add_job(make_job())
+            place = (await see_past_resets(reader)).place
+        job, _ = await store.add_job(make_job())
+        for _ in range(100):  # the change is passed over a moment later
+            if watch._find(place) != watch._last:
+                break
+            await asyncio.sleep(0.02)
+        async with following(watch, after=place) as reader:
+            assert isinstance(await see(reader), Reset)
+            await store.update_job(job.id, status=Status.RUNNING)
+            assert (await see_past_resets(reader)).job_id == job.id
+
+
+async def test_a_slow_reader_costs_no_memory_and_reads_all_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobwatch, "KEPT", 3)
+    async with running(f"sqlite:///{tmp_path}/jobs.sqlite") as (store, watch), following(watch) as reader:
+        await see(reader)
+        job, _ = await store.add_job(make_job())
+        await see(reader)
+        for code in range(8):
+            await store.update_job(job.id, exit_code=code)
+            for _ in range(500):
+                if watch._kept and watch._kept[-1].job.exit_code == code:
+                    break
+                await asyncio.sleep(0.01)
+        assert len(watch._kept) == 3
+        seen = await see(reader)
+        assert isinstance(seen, Reset)
+        await store.update_job(job.id, status=Status.RUNNING)
+        assert isinstance(await see(reader), SeenChange)
+
+
+async def test_too_many_readers_of_one_user_are_refused(tmp_path):
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    async with running(url, max_watchers_per_user=1, max_watchers=2) as (_, watch):
+        async with following(watch) as one:
+            await see(one)
+            with pytest.raises(TooManyRequests, match="1 readers of yours"):
+                await watch.follow("alice", user="alice")
+            async with following(watch, "bob") as two:
+                await see(two)
+                with pytest.raises(Unavailable):
+                    await watch.follow("carol", user="carol")
+        async with following(watch) as again:
+            assert isinstance(await see(again), Reset)
+
+
+async def test_changes_by_another_process_are_seen(postgresql_url):
+    async with (
+        running(postgresql_url) as (one, _),
+        running(postgresql_url) as (_, watch),
+        following(watch) as reader,
+    ):
+        await see(reader)
+        job, _ = await one.add_job(make_job())
+        assert (await see_past_resets(reader)).job_id == job.id
+        await one.request_cancel(job.id, user="alice")
+        assert (await see_past_resets(reader)).job.status == Status.CANCELLED
+
+
+async def test_a_database_that_was_away_is_a_reset(postgresql, postgresql_url):
+    async with running(postgresql_url) as (store, watch), following(watch) as reader:
+        await see(reader)
+        job, _ = await store.add_job(make_job())
+        assert (await see_past_resets(reader)).job_id == job.id
+        postgresql.stop("fast")
+        postgresql.start()
+        assert isinstance(await see(reader), Reset)
+        await store.update_job(job.id, status=Status.RUNNING)
+        assert (await see_past_resets(reader)).job.status == Status.RUNNING

@@ -1,0 +1,165 @@
+// Asks api/v1, the same that scripts and the command line use, and turns its errors into ApiError.
+export type Status = "queued" | "pending" | "running" | "succeeded" | "failed" | "cancelled";
+
+export const STATUSES: Status[] = ["queued", "pending", "running", "succeeded", "failed", "cancelled"];
+
+export interface Outputs {
+  state: "kept" | "failed" | "removed";
+  files: number;
+  size: number;
+  message: string;
+}
+
+export interface Job {
+  id: string;
+  user: string;
+  name: string;
+  status: Status;
+  reason: string;
+  message: string;
+  exit_code: number | null;
+  cancelled_by: string | null;
+  cancel_note: string | null;
+  created_at: string;
+  started_at: string | null;
+  ended_at: string | null;
+  attempts: number;
+  command: string[] | null;
+  args: string[];
+  image: string;
+  profile: string | null;
+  env: Record<string, string | null>;
+  upload: string | null;
+  description: string;
+  tags: Record<string, string>;
+  cpu_limit: number | null;
+  mem_limit: number | null;
+  retries: number;
+  active_deadline_seconds: number | null;
+  outputs: Outputs | null;
+}
+
+export interface User {
+  name: string;
+  admin: boolean;
+  groups: string[];
+  actions: string[];
+  limits: Record<string, unknown>;
+  usage?: Record<string, unknown>;
+}
+
+export interface Profile {
+  slug: string;
+  display_name: string;
+  description: string;
+  default: boolean;
+  image: string;
+  cpu_limit: number | null;
+  mem_limit: number | null;
+  extra_resource_limits: Record<string, string>;
+}
+
+export interface JobPage {
+  items: Job[];
+  next_cursor: string | null;
+}
+
+export interface FieldError {
+  field: string;
+  message: string;
+}
+
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    readonly reason: string,
+    message: string,
+    readonly details: unknown = undefined,
+    readonly retryAfterSeconds: number | null = null,
+  ) {
+    super(message);
+  }
+
+  get fields(): FieldError[] {
+    return Array.isArray(this.details) ? (this.details as FieldError[]) : [];
+  }
+
+  /** Whether a new login would help. */
+  get isLoginNeeded(): boolean {
+    return this.status === 401 || this.reason === "XsrfCheckFailed";
+  }
+}
+
+export type Query = Record<string, string | number | boolean | null | undefined | string[]>;
+
+export interface Options {
+  query?: Query;
+  json?: unknown;
+  headers?: Record<string, string>;
+  signal?: AbortSignal;
+}
+
+export class Api {
+  /** `headers` say who asks: an XSRF token beside the browser's cookie, or an Authorization. */
+  constructor(
+    readonly baseUrl: string,
+    readonly headers: Record<string, string>,
+  ) {}
+
+  url(path: string, query: Query = {}): string {
+    const words = new URLSearchParams();
+    for (const [name, value] of Object.entries(query)) {
+      if (Array.isArray(value)) {
+        for (const each of value) words.append(name, each);
+      } else if (value !== null && value !== undefined && value !== "") {
+        words.append(name, String(value));
+      }
+    }
+    const text = words.toString();
+    return `${this.baseUrl}api/v1/${path}${text ? `?${text}` : ""}`;
+  }
+
+  async request(method: string, path: string, options: Options = {}): Promise<Response> {
+    const headers: Record<string, string> = { Accept: "application/json", ...this.headers, ...options.headers };
+    let body: string | undefined;
+    if (options.json !== undefined) {
+      headers["Content-Type"] = "application/json";
+      body = JSON.stringify(options.json);
+    }
+    let answer: Response;
+    try {
+      answer = await fetch(this.url(path, options.query), { method, headers, body, signal: options.signal });
+    } catch (error) {
+      if ((error as Error).name === "AbortError") throw error;
+      throw new ApiError(0, "Unreachable", "The service cannot be reached. Is the network there?");
+    }
+    if (!answer.ok) throw await readError(answer);
+    return answer;
+  }
+
+  async json<T>(method: string, path: string, options: Options = {}): Promise<T> {
+    return (await (await this.request(method, path, options)).json()) as T;
+  }
+
+  get<T>(path: string, query: Query = {}, signal?: AbortSignal): Promise<T> {
+    return this.json<T>("GET", path, { query, signal });
+  }
+}
+
+async function readError(answer: Response): Promise<ApiError> {
+  return makeError(answer.status, await answer.text(), answer.headers.get("Retry-After"));
+}
+
+/** Return the error that an answer says; one that is not JSON is of a proxy in between. */
+export function makeError(status: number, text: string, retryAfter: string | null = null): ApiError {
+  const seconds = retryAfter && /^\d+$/.test(retryAfter) ? Number(retryAfter) : null;
+  try {
+    const { reason, message, details } = JSON.parse(text);
+    if (typeof message === "string") return new ApiError(status, String(reason), message, details, seconds);
+  } catch {
+    // not JSON
+  }
+  return new ApiError(status, "Unavailable", `The service does not answer now (${status}).`, undefined, seconds);
+}
+
+export const isOver = (job: Job): boolean => ["succeeded", "failed", "cancelled"].includes(job.status);

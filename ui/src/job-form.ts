@@ -1,0 +1,130 @@
+// What the form of a new job holds, and how that becomes the request of the API.
+import type { FieldError, Job } from "./api";
+import { findParameters, makeNotebookCommand, readNotebookCommand } from "./notebook";
+import type { Pair } from "./pairs-field";
+import { joinWords, splitWords } from "./words";
+import type { CodeFile } from "./zip";
+
+export interface JobForm {
+  name: string;
+  command: string;
+  inShell: boolean;
+  profile: string;
+  image: string;
+  env: Pair[];
+  tags: Pair[];
+  description: string;
+  cpu: string;
+  memory: string;
+  retries: string;
+  minutes: string;
+  upload: string;
+  files: CodeFile[];
+  /** The notebook that is to be run, or nothing. */
+  notebook: string;
+  parameters: Pair[];
+}
+
+export const emptyForm = (): JobForm => ({
+  name: "",
+  command: "",
+  inShell: false,
+  profile: "",
+  image: "",
+  env: [],
+  tags: [],
+  description: "",
+  cpu: "",
+  memory: "",
+  retries: "",
+  minutes: "",
+  upload: "",
+  files: [],
+  notebook: "",
+  parameters: [],
+});
+
+const toPairs = (map: Record<string, string | null>): Pair[] =>
+  Object.entries(map).map(([name, value]) => ({ name, value: value ?? "" }));
+
+const toMap = (pairs: Pair[]): Record<string, string> =>
+  Object.fromEntries(pairs.filter(({ name }) => name).map(({ name, value }) => [name, value]));
+
+/** Return the form that asks for what an earlier job was. */
+export function makeForm(job: Job): JobForm {
+  const words = [...(job.command ?? []), ...job.args];
+  const run = readNotebookCommand(words);
+  const inShell = words.length === 3 && words[0] === "sh" && words[1] === "-c";
+  return {
+    ...emptyForm(),
+    name: job.name,
+    command: run ? "" : inShell ? words[2] : joinWords(words),
+    notebook: run?.path ?? "",
+    parameters: run?.parameters ?? [],
+    inShell,
+    profile: job.profile ?? "",
+    image: job.image,
+    env: toPairs(job.env),
+    tags: toPairs(job.tags),
+    description: job.description,
+    cpu: job.cpu_limit === null ? "" : String(job.cpu_limit),
+    memory: job.mem_limit === null ? "" : String(job.mem_limit),
+    retries: job.retries ? String(job.retries) : "",
+    minutes: job.active_deadline_seconds === null ? "" : String(job.active_deadline_seconds / 60),
+    upload: job.upload ?? "",
+  };
+}
+
+/** Return what the form changes to when code was dropped on it. */
+export async function takeFiles(form: JobForm, files: CodeFile[]): Promise<Partial<JobForm>> {
+  const notebooks = files.filter(({ path }) => path.endsWith(".ipynb"));
+  const changes: Partial<JobForm> = { files, upload: "", notebook: "", parameters: [] };
+  const first = files[0]?.path.split("/").pop() ?? "";
+  if (!form.name && files.length === 1) changes.name = first.replace(/\.\w+$/, "").replace(/[^A-Za-z0-9._-]+/g, "-");
+  if (notebooks.length === 1) {
+    changes.notebook = notebooks[0].path;
+    changes.parameters = findParameters(await notebooks[0].file.text());
+  } else if (!form.command && files.some(({ path }) => path === "main.py")) {
+    changes.command = "python main.py";
+  } else if (!form.command && files.length === 1 && first.endsWith(".py")) {
+    changes.command = joinWords(["python", first]);
+  }
+  return changes;
+}
+
+/** Return the request, without the upload, and what is wrong with it as far as that is known here. */
+export function makeRequest(form: JobForm): { request: Record<string, unknown>; problems: FieldError[] } {
+  const problems: FieldError[] = [];
+  const request: Record<string, unknown> = {
+    name: form.name.trim(),
+    profile: form.profile || undefined,
+    image: form.image.trim() || undefined,
+    env: toMap(form.env),
+    tags: toMap(form.tags),
+    description: form.description,
+    mem_limit: form.memory.trim() || undefined,
+  };
+  if (!form.name.trim()) problems.push({ field: "name", message: "must be there" });
+  try {
+    request.command = makeCommand(form);
+  } catch (error) {
+    problems.push({ field: "command", message: (error as Error).message });
+  }
+  const number = (field: string, text: string, factor = 1) => {
+    if (!text.trim()) return;
+    const value = Number(text) * factor;
+    if (Number.isNaN(value)) problems.push({ field, message: "must be a number" });
+    else request[field] = value;
+  };
+  number("cpu_limit", form.cpu);
+  number("retries", form.retries);
+  number("active_deadline_seconds", form.minutes, 60);
+  if (/^\d+$/.test(form.memory.trim())) request.mem_limit = Number(form.memory);
+  return { request, problems };
+}
+
+function makeCommand(form: JobForm): string[] | undefined {
+  if (form.notebook) return makeNotebookCommand(form.notebook, form.parameters);
+  if (!form.command.trim()) return undefined;
+  return form.inShell ? ["sh", "-c", form.command] : splitWords(form.command);
+}

@@ -1,0 +1,444 @@
+// The table of jobs: live, filtered, searched, a page at a time; and what is done to several at once.
+import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
+import { customElement, query as find, property, state } from "lit/decorators.js";
+import { repeat } from "lit/directives/repeat.js";
+import { type Api, ApiError, isOver, type Job, type JobPage, STATUSES, type Status, type User } from "./api";
+import { watch } from "./events";
+import { age, count, duration, exactTime, runSeconds } from "./format";
+import { tellProblem } from "./problem";
+import { navigate } from "./router";
+import { base } from "./styles";
+import { tableStyles } from "./table-styles";
+
+const PAGE_SIZES = [50, 100, 500];
+
+/** Milliseconds between two readings of the list or the counts, however much changes. */
+const CALM_MS = 1000;
+
+const AT_ONCE = 4;
+
+interface Bulk {
+  action: "cancel" | "delete";
+  done: number;
+  total: number;
+  /** Why, for those whose jobs they are. */
+  note: string;
+  problems: string[];
+}
+
+@customElement("kbatch-jobs")
+export class JobsView extends LitElement {
+  @property({ attribute: false }) api!: Api;
+  @property({ attribute: false }) user!: User;
+  @property({ attribute: false }) query = new URLSearchParams();
+  /** Whether everybody's jobs are listed. */
+  @property({ type: Boolean }) everybody = false;
+  @state() private page: JobPage | null = null;
+  @state() private counts: Record<Status, number> | null = null;
+  @state() private selected = new Set<string>();
+  @state() private isLive = true;
+  @state() private isLoading = false;
+  @state() private now = Date.now();
+  @state() private bulk: Bulk | null = null;
+  @state() private asked: Bulk["action"] | null = null;
+  @find("dialog") private dialog!: HTMLDialogElement;
+  private stop = new AbortController();
+  private watching = new AbortController();
+  private loading: AbortController | null = null;
+  private timers = new Map<string, number>();
+
+  static override styles = [
+    base,
+    tableStyles,
+    css`
+      .filters {
+        margin: 0.75rem 0;
+      }
+      .filters button {
+        min-height: 2rem;
+      }
+      input[type="search"] {
+        width: 16rem;
+      }
+      #note {
+        width: 100%;
+      }
+      @media (max-width: 600px) {
+        form,
+        input[type="search"] {
+          width: 100%;
+        }
+      }
+      .empty {
+        padding: 2rem 0;
+      }
+      progress {
+        width: 12rem;
+        accent-color: var(--kb-accent);
+      }
+    `,
+  ];
+
+  override connectedCallback(): void {
+    super.connectedCallback();
+    this.stop = new AbortController();
+    const tick = setInterval(() => !document.hidden && (this.now = Date.now()), 1000);
+    this.stop.signal.addEventListener("abort", () => clearInterval(tick));
+  }
+
+  override disconnectedCallback(): void {
+    super.disconnectedCallback();
+    this.stop.abort();
+    this.loading?.abort();
+    for (const timer of this.timers.values()) clearTimeout(timer);
+  }
+
+  /** Watch the jobs of who is asked for now, and of nobody else. */
+  private begin(): void {
+    this.watching.abort();
+    this.watching = new AbortController();
+    this.stop.signal.addEventListener("abort", () => this.watching.abort());
+    watch(
+      this.api,
+      {
+        path: "jobs/watch",
+        query: { user: this.owner },
+        onEvent: (event) => this.take(event.event, JSON.parse(event.data)),
+        onState: (isLive) => (this.isLive = isLive),
+        onRefused: (error) => tellProblem(this, error),
+      },
+      this.watching.signal,
+    );
+  }
+
+  override willUpdate(changed: PropertyValues): void {
+    if (!changed.has("query")) return;
+    this.selected = new Set();
+    this.load();
+    const before: URLSearchParams | undefined = changed.get("query");
+    if (!before || before.get("user") !== this.query.get("user")) {
+      this.loadCounts();
+      this.begin();
+    }
+  }
+
+  private get owner(): string | undefined {
+    if (!this.everybody) return undefined;
+    return this.query.get("user") || "*";
+  }
+
+  private get statuses(): Status[] {
+    return this.query.getAll("status") as Status[];
+  }
+
+  private get limit(): number {
+    const limit = Number(this.query.get("limit"));
+    return PAGE_SIZES.includes(limit) ? limit : PAGE_SIZES[0];
+  }
+
+  // What is shown
+
+  private async load(): Promise<void> {
+    this.loading?.abort();
+    const loading = new AbortController();
+    this.loading = loading;
+    this.isLoading = true;
+    try {
+      const query = {
+        status: this.statuses,
+        search: this.query.get("search"),
+        tag: this.query.getAll("tag"),
+        cursor: this.query.get("cursor"),
+        limit: this.limit,
+        user: this.owner,
+      };
+      this.page = await this.api.get<JobPage>("jobs", query, loading.signal);
+    } catch (error) {
+      if (loading.signal.aborted) return;
+      tellProblem(this, error);
+      if (error instanceof ApiError && (error.status === 0 || error.status >= 500)) this.later("load", 5000);
+    }
+    this.isLoading = false;
+  }
+
+  private async loadCounts(): Promise<void> {
+    try {
+      const answer = await this.api.get<{ counts: Record<Status, number> }>("jobs/counts", { user: this.owner });
+      this.counts = answer.counts;
+    } catch {
+      this.later("counts", 5000); // the list says what is wrong
+    }
+  }
+
+  /** Read the list or the counts soon, and not again and again. */
+  private later(what: "load" | "counts", milliseconds = CALM_MS): void {
+    if (this.timers.has(what)) return;
+    const timer = setTimeout(() => {
+      this.timers.delete(what);
+      if (what === "load") this.load();
+      else this.loadCounts();
+    }, milliseconds);
+    this.timers.set(what, timer);
+  }
+
+  private take(event: string, job: Job): void {
+    this.later("counts");
+    const items = this.page?.items ?? [];
+    const isShown = items.some((each) => each.id === job.id);
+    if (event === "job" && isShown && this.page) {
+      this.page = { ...this.page, items: items.map((each) => (each.id === job.id ? job : each)) };
+      if (this.statuses.length && !this.statuses.includes(job.status)) this.later("load");
+    } else if (event === "deleted" && isShown && this.page) {
+      this.page = { ...this.page, items: items.filter((each) => each.id !== job.id) };
+      this.later("load");
+    } else if (event === "reset" || !this.query.get("cursor")) {
+      this.later("load");
+    }
+  }
+
+  private go(changes: Record<string, string | string[] | null>, cursors: (string | null)[] = []): void {
+    const query = new URLSearchParams(this.query);
+    query.delete("cursor");
+    for (const [name, value] of Object.entries(changes)) {
+      query.delete(name);
+      for (const each of [value ?? []].flat()) if (each) query.append(name, each);
+    }
+    const text = query.toString();
+    navigate(`${location.pathname}${text ? `?${text}` : ""}`, { state: { cursors } });
+  }
+
+  private goOlder(): void {
+    const cursors = (history.state?.cursors as (string | null)[] | undefined) ?? [];
+    this.go({ cursor: this.page?.next_cursor ?? null }, [...cursors, this.query.get("cursor")]);
+  }
+
+  private goNewer(): void {
+    const cursors = (history.state?.cursors as (string | null)[] | undefined) ?? [];
+    this.go({ cursor: cursors.at(-1) ?? null }, cursors.slice(0, -1));
+  }
+
+  // What is done
+
+  private toggle(id: string, isOn: boolean): void {
+    const selected = new Set(this.selected);
+    if (isOn) selected.add(id);
+    else selected.delete(id);
+    this.selected = selected;
+  }
+
+  private ask(action: Bulk["action"]): void {
+    this.asked = action;
+    this.dialog.showModal();
+  }
+
+  private async run(): Promise<void> {
+    const action = this.asked;
+    const note = this.renderRoot.querySelector<HTMLInputElement>("#note")?.value ?? "";
+    this.dialog.close();
+    const jobs = (this.page?.items ?? []).filter((job) => this.selected.has(job.id));
+    const ids = jobs.filter((job) => action === "delete" || !isOver(job)).map((job) => job.id);
+    if (!action || !ids.length) return;
+    const bulk: Bulk = { action, done: 0, total: ids.length, note, problems: [] };
+    this.bulk = bulk;
+    await Promise.all(Array.from({ length: AT_ONCE }, () => this.work(bulk, ids)));
+    this.selected = new Set();
+    if (!bulk.problems.length) this.bulk = null;
+    this.load();
+  }
+
+  private async work(bulk: Bulk, ids: string[]): Promise<void> {
+    for (let id = ids.shift(); id !== undefined && !this.stop.signal.aborted; id = ids.shift()) {
+      try {
+        const json = bulk.note ? { note: bulk.note } : undefined;
+        if (bulk.action === "cancel") await this.api.request("POST", `jobs/${id}/cancel`, { json });
+        else await this.api.request("DELETE", `jobs/${id}`);
+      } catch (error) {
+        // one that ended meanwhile, or is gone, needs nothing more
+        if (!(error instanceof ApiError && [404, 409].includes(error.status))) {
+          bulk.problems.push(`${id}: ${(error as Error).message}`);
+        }
+      }
+      bulk.done += 1;
+      this.bulk = { ...bulk };
+    }
+  }
+
+  // How it looks
+
+  override render(): TemplateResult {
+    const items = this.page?.items ?? [];
+    const isFiltered = this.statuses.length > 0 || Boolean(this.query.get("search"));
+    return html`
+      <div class="row">
+        ${this.everybody ? html`<h2 class="grow">Everybody's jobs</h2>` : html`<h1 class="grow">Jobs</h1>`}
+        ${this.isLive ? nothing : html`<span class="quiet small" role="status">Connecting again …</span>`}
+        <a class="button primary" href="${this.api.baseUrl}submit">New job</a>
+      </div>
+      ${this.renderFilters()} ${this.renderBulk()}
+      ${
+        items.length
+          ? this.renderTable(items)
+          : html`<p class="empty quiet">${this.page === null ? "Reading …" : isFiltered ? "No job fits." : this.renderWelcome()}</p>`
+      }
+      ${this.renderPaging()} ${this.renderDialog()}
+    `;
+  }
+
+  private renderWelcome(): TemplateResult | string {
+    if (this.everybody) return "There are no jobs yet.";
+    return html`You have no jobs here yet. <a href="${this.api.baseUrl}submit">Submit the first one.</a>`;
+  }
+
+  private renderFilters(): TemplateResult {
+    const chosen = this.statuses;
+    const flip = (status: Status) =>
+      this.go({ status: chosen.includes(status) ? chosen.filter((each) => each !== status) : [...chosen, status] });
+    return html`
+      <div class="row filters">
+        ${this.everybody ? this.renderUserFilter() : nothing}
+        <form role="search" @submit=${this.search}>
+          <label class="hidden" for="search">Search by name</label>
+          <input id="search" name="search" type="search" maxlength="63" placeholder="Search by name" .value=${this.query.get("search") ?? ""} @search=${this.search} />
+        </form>
+        <div class="row" role="group" aria-label="Show only jobs that are">
+          ${STATUSES.map(
+            (
+              status,
+            ) => html`<button type="button" aria-pressed=${chosen.includes(status) ? "true" : "false"} @click=${() => flip(status)}>
+              ${status} <span class="quiet">${this.counts ? count(this.counts[status]) : ""}</span>
+            </button>`,
+          )}
+        </div>
+      </div>
+    `;
+  }
+
+  private renderUserFilter(): TemplateResult {
+    const choose = (event: Event) => {
+      event.preventDefault();
+      this.go({ user: this.renderRoot.querySelector<HTMLInputElement>("#user")?.value.trim() ?? "" });
+    };
+    return html`<form @submit=${choose}>
+      <label class="hidden" for="user">Only jobs of</label>
+      <input id="user" type="search" placeholder="Only jobs of this user" .value=${this.query.get("user") ?? ""} @search=${choose} />
+    </form>`;
+  }
+
+  private search(event: Event): void {
+    event.preventDefault();
+    const words = this.renderRoot.querySelector<HTMLInputElement>("#search")?.value.trim() ?? "";
+    if (words !== (this.query.get("search") ?? "")) this.go({ search: words });
+  }
+
+  private renderBulk(): TemplateResult {
+    if (this.bulk) {
+      const { action, done, total, problems } = this.bulk;
+      return html`<div class="panel" role="status">
+        <div class="row">
+          <label>${action === "cancel" ? "Cancelling" : "Deleting"}: ${done} of ${total} <progress max=${total} value=${done}></progress></label>
+          ${done === total ? html`<button type="button" @click=${() => (this.bulk = null)}>Close</button>` : nothing}
+        </div>
+        ${problems.map((problem) => html`<div class="small">${problem}</div>`)}
+      </div>`;
+    }
+    const jobs = (this.page?.items ?? []).filter((job) => this.selected.has(job.id));
+    if (!jobs.length) return html``;
+    return html`<div class="panel row">
+      <span class="grow">${jobs.length} selected</span>
+      <button type="button" ?disabled=${jobs.every(isOver)} @click=${() => this.ask("cancel")}>Cancel</button>
+      <button type="button" class="danger" @click=${() => this.ask("delete")}>Delete</button>
+      <button type="button" @click=${() => (this.selected = new Set())}>Clear the selection</button>
+    </div>`;
+  }
+
+  private renderDialog(): TemplateResult {
+    const jobs = (this.page?.items ?? []).filter((job) => this.selected.has(job.id));
+    const going = jobs.filter((job) => !isOver(job)).length;
+    const isCancel = this.asked === "cancel";
+    return html`<dialog aria-labelledby="dialog-title">
+      <h2 id="dialog-title">${isCancel ? `Cancel ${going} jobs?` : `Delete ${jobs.length} jobs?`}</h2>
+      <p>
+        ${
+          isCancel
+            ? "They are asked to end. What they have written so far is kept."
+            : `Their logs and results are deleted with them.${going ? ` ${going} of them are not over, and are cancelled.` : ""}`
+        }
+      </p>
+      ${
+        this.everybody && isCancel
+          ? html`<label for="note">Why, for those to read whose jobs they are</label>
+              <input id="note" maxlength="1000" />`
+          : nothing
+      }
+      <div class="row">
+        <button type="button" autofocus @click=${() => this.dialog.close()}>Back</button>
+        <button type="button" class="danger" @click=${this.run}>${isCancel ? "Cancel them" : "Delete them"}</button>
+      </div>
+    </dialog>`;
+  }
+
+  private renderTable(items: Job[]): TemplateResult {
+    const all = items.every((job) => this.selected.has(job.id));
+    const selectAll = (event: Event) => {
+      const isOn = (event.target as HTMLInputElement).checked;
+      this.selected = new Set(isOn ? items.map((job) => job.id) : []);
+    };
+    return html`
+      <table class="jobs" aria-label="Jobs" aria-busy=${this.isLoading ? "true" : "false"}>
+        <thead>
+          <tr>
+            <th class="check"><input type="checkbox" aria-label="Select all on this page" .checked=${all} @change=${selectAll} /></th>
+            <th scope="col">Status</th>
+            <th scope="col">Name</th>
+            ${this.everybody ? html`<th scope="col">User</th>` : nothing}
+            <th scope="col">Runs in</th>
+            <th scope="col">Submitted</th>
+            <th scope="col">Duration</th>
+            <th scope="col">Message</th>
+          </tr>
+        </thead>
+        <tbody>
+          ${repeat(
+            items,
+            (job) => job.id,
+            (job) => this.renderRow(job),
+          )}
+        </tbody>
+      </table>
+    `;
+  }
+
+  private renderRow(job: Job): TemplateResult {
+    const seconds = runSeconds(job, this.now);
+    const select = (event: Event) => this.toggle(job.id, (event.target as HTMLInputElement).checked);
+    return html`<tr>
+      <td class="check"><input type="checkbox" aria-label="Select ${job.name}" .checked=${this.selected.has(job.id)} @change=${select} /></td>
+      <td><span class="status ${job.status}">${job.status}</span></td>
+      <td class="name">
+        <a href="${this.api.baseUrl}job/${encodeURIComponent(job.id)}">${job.name}</a>
+        <div class="quiet small">${job.id}</div>
+      </td>
+      ${this.everybody ? html`<td class="user">${job.user}</td>` : nothing}
+      <td class="where">${job.profile ?? job.image}</td>
+      <td class="time"><time datetime=${job.created_at} title=${exactTime(job.created_at)}>${age(job.created_at, this.now)}</time></td>
+      <td class="time">${seconds === null ? "" : duration(seconds)}</td>
+      <td class="message">${job.message}</td>
+    </tr>`;
+  }
+
+  private renderPaging(): TemplateResult {
+    const cursor = this.query.get("cursor");
+    if (!this.page || (!cursor && !this.page.next_cursor && this.limit === PAGE_SIZES[0])) return html``;
+    const resize = (event: Event) => this.go({ limit: (event.target as HTMLSelectElement).value });
+    return html`<nav class="row paging" aria-label="Pages of jobs">
+      <button type="button" ?disabled=${!cursor} @click=${() => this.go({})}>Newest</button>
+      <button type="button" ?disabled=${!cursor} @click=${this.goNewer}>Newer</button>
+      <button type="button" ?disabled=${!this.page.next_cursor} @click=${this.goOlder}>Older</button>
+      <label class="small quiet">Jobs on a page
+        <select @change=${resize}>
+          ${PAGE_SIZES.map((size) => html`<option ?selected=${size === this.limit}>${size}</option>`)}
+        </select>
+      </label>
+    </nav>`;
+  }
+}

@@ -1,0 +1,308 @@
+// The form of a new job: code, profile, command; the server's errors stand beside what they are about.
+import { html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
+import { customElement, property, state } from "lit/decorators.js";
+import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "./api";
+import "./code-field";
+import { bytes } from "./format";
+import { emptyForm, type JobForm, makeForm, makeRequest, takeFiles } from "./job-form";
+import "./pairs-field";
+import { formStyles } from "./form-styles";
+import type { Pair } from "./pairs-field";
+import { tellProblem } from "./problem";
+import { navigate } from "./router";
+import { base } from "./styles";
+import { sendUpload } from "./upload";
+import { type CodeFile, makeZip, TooLarge } from "./zip";
+
+interface Work {
+  words: string;
+  part: number;
+}
+
+/** The fields of a request that have a place in the form. */
+const PLACES = ["name", "upload", "profile", "image", "command", "env", "tags", "description"].concat([
+  "cpu_limit",
+  "mem_limit",
+  "retries",
+  "active_deadline_seconds",
+]);
+
+@customElement("kbatch-submit")
+export class SubmitView extends LitElement {
+  @property({ attribute: false }) api!: Api;
+  @property({ attribute: false }) user!: User;
+  /** The id of the job that the new one begins as. */
+  @property() from = "";
+  @state() private form: JobForm = emptyForm();
+  @state() private profiles: Profile[] = [];
+  @state() private problems: FieldError[] = [];
+  @state() private general = "";
+  @state() private work: Work | null = null;
+  private stop = new AbortController();
+  /** Sent with the request, so that sending it again after a lost answer makes no second job. */
+  private key = "";
+  private sentRequest = "";
+
+  static override styles = [base, formStyles];
+
+  override connectedCallback(): void {
+    super.connectedCallback();
+    this.loadProfiles();
+  }
+
+  override disconnectedCallback(): void {
+    super.disconnectedCallback();
+    this.stop.abort();
+  }
+
+  override willUpdate(changed: PropertyValues<this>): void {
+    if (changed.has("from")) this.fill();
+  }
+
+  private async loadProfiles(): Promise<void> {
+    try {
+      this.profiles = (await this.api.get<{ items: Profile[] }>("profiles")).items;
+      if (!this.form.profile && !this.from)
+        this.set({ profile: this.profiles.find((each) => each.default)?.slug ?? "" });
+    } catch (error) {
+      tellProblem(this, error);
+    }
+  }
+
+  private async fill(): Promise<void> {
+    this.form = { ...emptyForm(), profile: this.profiles.find((each) => each.default)?.slug ?? "" };
+    this.problems = [];
+    this.general = "";
+    if (!this.from) return;
+    try {
+      this.form = makeForm(await this.api.get<Job>(`jobs/${encodeURIComponent(this.from)}`));
+    } catch (error) {
+      tellProblem(this, error);
+    }
+  }
+
+  private set(changes: Partial<JobForm>): void {
+    this.form = { ...this.form, ...changes };
+  }
+
+  private problemOf(field: string): string {
+    return this.problems
+      .filter((each) => each.field === field || each.field.startsWith(`${field}.`))
+      .map((each) => (each.field === field ? each.message : `${each.field.slice(field.length + 1)}: ${each.message}`))
+      .join("; ");
+  }
+
+  // What is done
+
+  private async submit(event: Event): Promise<void> {
+    event.preventDefault();
+    if (this.work) return;
+    const { request, problems } = makeRequest(this.form);
+    this.problems = problems;
+    this.general = "";
+    if (problems.length) return this.showProblems();
+    this.stop = new AbortController();
+    try {
+      if (this.form.files.length) await this.sendCode(this.form.files);
+      if (this.form.upload) request.upload = this.form.upload;
+      this.work = { words: "Submitting …", part: 1 };
+      const job = await this.send(request);
+      navigate(`${this.api.baseUrl}job/${encodeURIComponent(job.id)}`);
+    } catch (error) {
+      this.refuse(error);
+    } finally {
+      this.work = null;
+    }
+  }
+
+  private send(request: Record<string, unknown>): Promise<Job> {
+    const text = JSON.stringify(request);
+    if (text !== this.sentRequest) this.key = makeKey();
+    this.sentRequest = text;
+    const headers = { "Idempotency-Key": this.key };
+    return this.api.json<Job>("POST", "jobs", { json: request, headers, signal: this.stop.signal });
+  }
+
+  private async sendCode(files: CodeFile[]): Promise<void> {
+    const limit = Number(this.user.limits.max_upload_bytes) || Number.POSITIVE_INFINITY;
+    const tell = (words: string) => (part: number) => (this.work = { words, part });
+    try {
+      const isZip = files.length === 1 && files[0].path.toLowerCase().endsWith(".zip");
+      const content = isZip ? files[0].file : await makeZip(files, limit, tell("Packing …"), this.stop.signal);
+      if (content.size > limit) throw new TooLarge();
+      this.work = { words: "Sending …", part: 0 };
+      const upload = await sendUpload(this.api, content, tell("Sending …"), this.stop.signal);
+      this.set({ upload: upload.id, files: [] });
+    } catch (error) {
+      if (error instanceof TooLarge) throw new FieldProblem("upload", `is larger than ${bytes(limit)} when packed`);
+      if (error instanceof ApiError && error.status >= 400 && error.status < 500 && !error.isLoginNeeded) {
+        throw new FieldProblem("upload", error.message);
+      }
+      throw error;
+    }
+  }
+
+  private refuse(error: unknown): void {
+    if ((error as Error).name === "AbortError") {
+      this.general = "It was cancelled, and nothing was submitted.";
+    } else if (error instanceof FieldProblem) {
+      this.problems = [{ field: error.field, message: error.message }];
+    } else if (error instanceof ApiError && error.fields.length) {
+      this.problems = error.fields;
+    } else if (error instanceof ApiError && error.isLoginNeeded) {
+      tellProblem(this, error);
+    } else {
+      this.general = (error as Error).message;
+    }
+    this.showProblems();
+  }
+
+  /** Have what is wrong seen: what has no place of its own stands above the button. */
+  private async showProblems(): Promise<void> {
+    const homeless = this.problems.filter(({ field }) => !PLACES.includes(field.split(".")[0]));
+    if (homeless.length) this.general = homeless.map(({ field, message }) => `${field} ${message}`).join("; ");
+    const advanced = this.renderRoot.querySelector("details");
+    const isAdvanced = ["cpu_limit", "mem_limit", "retries", "active_deadline_seconds", "tags", "description", "image"];
+    if (advanced && this.problems.some(({ field }) => isAdvanced.includes(field.split(".")[0]))) advanced.open = true;
+    await this.updateComplete;
+    this.renderRoot.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+  }
+
+  // How it looks
+
+  override render(): TemplateResult {
+    const { form } = this;
+    return html`
+      <h1>${this.from ? "Run again with changes" : "New job"}</h1>
+      <form novalidate @submit=${this.submit}>
+        ${this.renderText("name", "Name", form.name, (name) => this.set({ name }), { maxlength: 63 })}
+        <div class="field">
+          <div class="label">Code <span class="quiet">(optional: it is the folder that the command runs in)</span></div>
+          <kbatch-code
+            .files=${form.files}
+            .upload=${form.upload}
+            .problem=${this.problemOf("upload")}
+            @choose=${async (event: CustomEvent<CodeFile[]>) => this.set(await takeFiles(form, event.detail))}
+          ></kbatch-code>
+        </div>
+        ${form.notebook ? this.renderNotebook() : this.renderCommand()} ${this.renderProfiles()}
+        <kbatch-pairs class="field" label="Environment" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.set({ env: event.detail })}></kbatch-pairs>
+        ${this.renderAdvanced()}
+        <div role="alert">${this.general ? html`<p class="alert bad">${this.general}</p>` : nothing}</div>
+        ${this.renderButtons()}
+      </form>
+    `;
+  }
+
+  private renderText(
+    field: string,
+    label: string,
+    value: string,
+    change: (value: string) => void,
+    { maxlength = 512, hint = "", placeholder = "", rows = 0 } = {},
+  ): TemplateResult {
+    const problem = this.problemOf(field);
+    const take = (event: Event) => change((event.target as HTMLInputElement).value);
+    const described = [problem ? `${field}-problem` : "", hint ? `${field}-hint` : ""].filter(Boolean).join(" ");
+    const invalid = problem ? "true" : "false";
+    return html`<div class="field">
+      <label for=${field}>${label}</label>
+      ${
+        rows
+          ? html`<textarea id=${field} rows=${rows} spellcheck="false" placeholder=${placeholder} aria-invalid=${invalid} aria-describedby=${described || nothing} .value=${value} @input=${take}></textarea>`
+          : html`<input id=${field} autocomplete="off" spellcheck="false" maxlength=${maxlength} placeholder=${placeholder} aria-invalid=${invalid} aria-describedby=${described || nothing} .value=${value} @input=${take} />`
+      }
+      ${hint ? html`<div id="${field}-hint" class="quiet small">${hint}</div>` : nothing}
+      ${problem ? html`<div id="${field}-problem" class="problem small">${problem}</div>` : nothing}
+    </div>`;
+  }
+
+  private renderCommand(): TemplateResult {
+    const { form } = this;
+    return html`
+      ${this.renderText("command", "Command", form.command, (command) => this.set({ command }), {
+        rows: form.inShell ? 4 : 1,
+        placeholder: "python main.py",
+        hint: form.inShell ? "A script for sh." : "A program and its arguments; empty for that of the image.",
+      })}
+      <label class="choice"><input type="checkbox" .checked=${form.inShell} @change=${(event: Event) => this.set({ inShell: (event.target as HTMLInputElement).checked })} /> Run it in a shell</label>
+    `;
+  }
+
+  private renderNotebook(): TemplateResult {
+    const { form } = this;
+    return html`<div class="field panel">
+      <div class="label">The notebook ${form.notebook} is run</div>
+      <p class="quiet small">
+        It comes back executed, among the results. This takes <code>papermill</code> in the image, or, without
+        parameters, <code>jupyter nbconvert</code>.
+      </p>
+      <kbatch-pairs label="Parameters" noun="parameter" .pairs=${form.parameters} @change=${(event: CustomEvent<Pair[]>) => this.set({ parameters: event.detail })}></kbatch-pairs>
+      <button type="button" @click=${() => this.set({ notebook: "" })}>Run a command of my own instead</button>
+    </div>`;
+  }
+
+  private renderProfiles(): TemplateResult | typeof nothing {
+    if (!this.profiles.length) return nothing;
+    const problem = this.problemOf("profile");
+    return html`<fieldset class="field">
+      <legend>Profile</legend>
+      <div class="cards">
+        ${this.profiles.map((profile) => {
+          const facts = [
+            profile.cpu_limit === null ? "" : `${profile.cpu_limit} CPU`,
+            profile.mem_limit === null ? "" : bytes(profile.mem_limit),
+            ...Object.entries(profile.extra_resource_limits).map(([name, value]) => `${value} ${name}`),
+          ];
+          return html`<label class="card">
+            <input type="radio" name="profile" .checked=${this.form.profile === profile.slug} @change=${() => this.set({ profile: profile.slug })} />
+            <span><strong>${profile.display_name}</strong><br />
+              ${profile.description ? html`${profile.description}<br />` : nothing}
+              <span class="quiet small">${facts.filter(Boolean).join(" · ")}</span></span>
+          </label>`;
+        })}
+      </div>
+      ${problem ? html`<div class="problem small" role="alert">${problem}</div>` : nothing}
+    </fieldset>`;
+  }
+
+  private renderAdvanced(): TemplateResult {
+    const { form } = this;
+    return html`<details class="field">
+      <summary>Image, limits and more</summary>
+      <div class="columns">
+        ${this.renderText("image", "Image", form.image, (image) => this.set({ image }), { hint: "Empty: that of the profile." })}
+        ${this.renderText("cpu_limit", "CPUs at most", form.cpu, (cpu) => this.set({ cpu }), { placeholder: "2" })}
+        ${this.renderText("mem_limit", "Memory at most", form.memory, (memory) => this.set({ memory }), { placeholder: "4G" })}
+        ${this.renderText("active_deadline_seconds", "Minutes at most", form.minutes, (minutes) => this.set({ minutes }), { placeholder: "60" })}
+        ${this.renderText("retries", "Tries again when it fails", form.retries, (retries) => this.set({ retries }), { placeholder: "0" })}
+        ${this.renderText("description", "Description", form.description, (description) => this.set({ description }), { maxlength: 4096 })}
+      </div>
+      <kbatch-pairs class="field" label="Tags" noun="tag" .pairs=${form.tags} .problem=${this.problemOf("tags")} @change=${(event: CustomEvent<Pair[]>) => this.set({ tags: event.detail })}></kbatch-pairs>
+    </details>`;
+  }
+
+  private renderButtons(): TemplateResult {
+    if (!this.work) return html`<button class="primary" type="submit">Submit</button>`;
+    const { words, part } = this.work;
+    return html`<div class="row" role="status">
+      <label>${words} ${Math.floor(part * 100)} % <progress max="1" value=${part}></progress></label>
+      <button type="button" @click=${() => this.stop.abort()}>Cancel</button>
+    </div>`;
+  }
+}
+
+/** Something that is wrong with one field, found out here. */
+class FieldProblem extends Error {
+  constructor(
+    readonly field: string,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+/** Return a new key; crypto.randomUUID is not there on a page without TLS. */
+function makeKey(): string {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((each) => each.toString(16).padStart(2, "0")).join("");
+}
