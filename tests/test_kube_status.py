@@ -9,7 +9,9 @@ import pytest
 
 from kbatch_server.kube import sentences
 from kbatch_server.kube.events import Event
+from kbatch_server.kube.objects import FETCH_CONTAINER, MAIN_CONTAINER
 from kbatch_server.kube.pods import parse_time
+from kbatch_server.kube.podtimes import make_pod
 from kbatch_server.kube.reflector import Seen
 from kbatch_server.kube.status import make_status
 from kbatch_server.kube.view import make_seen_status, make_timed_status, set_deadline
@@ -745,3 +747,35 @@ def test_kubernetes_own_deadline_is_told_with_the_jobs_own_number() -> None:
     set_deadline(status, known, JobSpec(image=IMAGE, keep_outputs=True, active_deadline_seconds=60))
     assert (status.status, status.reason) == (Status.FAILED, "DeadlineExceeded")
     assert "its limit of 60 seconds" in status.message
+
+
+def test_the_steps_of_a_pod_are_told_with_their_times_and_kept_when_its_events_are_gone():
+    pod = {
+        "metadata": {"name": "p1", "creationTimestamp": "2030-01-01T10:00:00Z"},
+        "spec": {"containers": [{"name": "job", "image": "python:3"}]},
+        "status": {
+            "phase": "Running",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2030-01-01T10:00:01Z"}
+            ],
+            "initContainerStatuses": [
+                {"name": FETCH_CONTAINER, "state": {"terminated": {"finishedAt": "2030-01-01T10:00:03Z"}}}
+            ],
+            "containerStatuses": [
+                {"name": MAIN_CONTAINER, "state": {"running": {"startedAt": "2030-01-01T10:00:09Z"}}}
+            ],
+        },
+    }
+    pod["spec"]["containers"][0]["name"] = MAIN_CONTAINER
+    pulled = Event(
+        kind="Pod", name="p1", type="Normal", reason="Pulled",
+        message='Successfully pulled image "python:3" in 4s',
+        first=parse_time("2030-01-01T10:00:08Z"), last=parse_time("2030-01-01T10:00:08Z"),
+    )  # fmt: skip
+    seen = make_pod(pod, [pulled])
+    seconds = [
+        moment.second for moment in (seen.scheduled_at, seen.fetched_at, seen.pulled_at, seen.started_at)
+    ]
+    assert seconds == [1, 3, 8, 9]
+    assert seen.ended_at is None
+    assert make_pod(pod, []).merged_with(seen) == seen

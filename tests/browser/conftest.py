@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hub import Hub, find_ports
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from service import Service
 from visitor import Site, Visitor
 
@@ -73,6 +73,7 @@ def site() -> Iterator[Site]:
 def browser() -> Iterator[Browser]:
     """Return Debian's Chromium."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
+    expect.set_options(timeout=20_000)  # jobs are processes of a machine that may be busy
     assert program, "the tests need Chromium: tests/install_system_packages.sh installs it"
     with sync_playwright() as playwright:
         options = [
@@ -107,7 +108,7 @@ def visit(
             color_scheme=theme,
             locale="en-GB",
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(20_000)
         contexts.append(context)
         page: Page = context.new_page()
         visitor = Visitor(site, page)

@@ -90,10 +90,13 @@ def test_an_upload_is_cancelled_and_a_bad_zip_is_refused_at_its_field(page, tmp_
     # as slow as many a network
     held = []
     page.page.route("**/api/v1/uploads", lambda route: held.append(route))
+    page.expected.append("ERR_")
     page.page.get_by_role("button", name="Submit").click()
     expect(page.find("form [role=status]", "Sending")).to_be_visible()
     page.page.get_by_role("button", name="Cancel").click()
     expect(page.find(".alert")).to_contain_text("It was cancelled")
+    for route in held:
+        route.abort()
     page.page.unroute("**/api/v1/uploads")
     (tmp_path / "bad.zip").write_bytes(b"this is no zip")
     page.page.get_by_label("Choose files").set_input_files(tmp_path / "bad.zip")

@@ -3,13 +3,13 @@ import { css, html, LitElement, nothing, type PropertyValues, type TemplateResul
 import { customElement, query as find, property, state } from "lit/decorators.js";
 import { type Api, ApiError, isOver, type Job, type User } from "./api";
 import { watch } from "./events";
-import { bytes, clockTime, duration, exactTime, runSeconds } from "./format";
+import { clockTime, duration, exactTime, runSeconds } from "./format";
 import "./log-view";
 import "./outputs-view";
+import "./request-view";
 import { tellProblem } from "./problem";
 import { navigate } from "./router";
 import { base } from "./styles";
-import { joinWords } from "./words";
 
 interface Step {
   step: string;
@@ -47,7 +47,6 @@ export class JobView extends LitElement {
   @state() private attempts: Attempt[] = [];
   @state() private missing = "";
   @state() private now = Date.now();
-  @state() private showsValues = false;
   @state() private isBusy = false;
   @find("dialog") private dialog!: HTMLDialogElement;
   private stop = new AbortController();
@@ -96,33 +95,6 @@ export class JobView extends LitElement {
       li:last-child {
         border-top-color: transparent;
       }
-      dl {
-        display: grid;
-        grid-template-columns: max-content 1fr;
-        gap: 0.25rem 1.5rem;
-        margin: 0;
-      }
-      dt {
-        color: var(--kb-quiet);
-      }
-      dd code {
-        white-space: pre-wrap;
-      }
-      dd {
-        margin: 0;
-        overflow-wrap: anywhere;
-      }
-      pre {
-        max-height: 24rem;
-        overflow: auto;
-        padding: 0.75rem;
-        border: 1px solid var(--kb-line);
-        border-radius: 0.375rem;
-        background: var(--kb-panel);
-      }
-      summary {
-        cursor: pointer;
-      }
       .scroll {
         overflow-x: auto;
       }
@@ -153,7 +125,6 @@ export class JobView extends LitElement {
     this.job = null;
     this.steps = [];
     this.missing = "";
-    this.showsValues = false;
     const tick = setInterval(() => !document.hidden && (this.now = Date.now()), 1000);
     signal.addEventListener("abort", () => clearInterval(tick));
     this.load(signal).then(() => {
@@ -256,7 +227,9 @@ export class JobView extends LitElement {
       ${this.renderHead(job)} ${this.renderTimeline(job)}
       <section><kbatch-log .api=${this.api} .job=${job}></kbatch-log></section>
       <kbatch-outputs .api=${this.api} .job=${job}></kbatch-outputs>
-      ${this.renderAttempts()} ${this.renderRequest(job)} ${this.renderDialog(job)}
+      ${this.renderAttempts()}
+      <kbatch-request .job=${job}></kbatch-request>
+      ${this.renderDialog(job)}
     `;
   }
 
@@ -333,65 +306,6 @@ export class JobView extends LitElement {
         </table>
       </div>
     </section>`;
-  }
-
-  private renderRequest(job: Job): TemplateResult {
-    const facts: [string, unknown][] = [
-      ["Command", html`<code>${joinWords([...(job.command ?? []), ...job.args]) || "that of the image"}</code>`],
-      ["Image", job.image],
-      ["Profile", job.profile],
-      ["CPU", job.cpu_limit === null ? null : `${job.cpu_limit} at most`],
-      ["Memory", job.mem_limit === null ? null : `${bytes(job.mem_limit)} at most`],
-      ["Time", job.active_deadline_seconds === null ? null : `${duration(job.active_deadline_seconds)} at most`],
-      ["Retries", job.retries || null],
-      ["Exit code", job.exit_code],
-      ["Reason", job.reason || null],
-      ["Submitted", exactTime(job.created_at)],
-      ...Object.entries(job.tags),
-    ];
-    return html`<section aria-labelledby="request">
-      <h2 id="request">What was asked for</h2>
-      <dl>${facts.map(([name, value]) => (value === null ? nothing : html`<dt>${name}</dt><dd>${value}</dd>`))}</dl>
-      <details>
-        <summary>The exact request, for <code>POST api/v1/jobs</code></summary>
-        <div class="row">
-          <button type="button" @click=${() => navigator.clipboard.writeText(this.makeRequest(job, true))}>Copy</button>
-          ${
-            Object.values(job.env).some((value) => value !== null)
-              ? html`<button type="button" aria-pressed=${this.showsValues ? "true" : "false"} @click=${() => (this.showsValues = !this.showsValues)}>Show the values of env</button>`
-              : nothing
-          }
-        </div>
-        <pre tabindex="0">${this.makeRequest(job, this.showsValues)}</pre>
-      </details>
-    </section>`;
-  }
-
-  private makeRequest(job: Job, withValues: boolean): string {
-    const { name, command, args, image, profile, upload, description, tags } = job;
-    const { cpu_limit, mem_limit, retries, active_deadline_seconds } = job;
-    const env = withValues ? job.env : Object.fromEntries(Object.keys(job.env).map((each) => [each, "…"]));
-    const all = {
-      name,
-      command,
-      args,
-      image,
-      profile,
-      env,
-      upload,
-      description,
-      tags,
-      cpu_limit,
-      mem_limit,
-      retries,
-      active_deadline_seconds,
-    };
-    const isSaid = (value: unknown) =>
-      value !== null &&
-      value !== "" &&
-      value !== 0 &&
-      !(typeof value === "object" && !Object.keys(value as object).length);
-    return JSON.stringify(Object.fromEntries(Object.entries(all).filter(([, value]) => isSaid(value))), null, 2);
   }
 
   private renderDialog(job: Job): TemplateResult {

@@ -1,8 +1,9 @@
 // The table of jobs: live, filtered, searched, a page at a time; and what is done to several at once.
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
-import { customElement, query as find, property, state } from "lit/decorators.js";
+import { customElement, property, state } from "lit/decorators.js";
 import { repeat } from "lit/directives/repeat.js";
-import { type Api, ApiError, isOver, type Job, type JobPage, STATUSES, type Status, type User } from "./api";
+import { type Api, ApiError, type Job, type JobPage, STATUSES, type Status, type User } from "./api";
+import "./bulk-actions";
 import { watch } from "./events";
 import { age, count, duration, exactTime, runSeconds } from "./format";
 import { tellProblem } from "./problem";
@@ -14,17 +15,6 @@ const PAGE_SIZES = [50, 100, 500];
 
 /** Milliseconds between two readings of the list or the counts, however much changes. */
 const CALM_MS = 1000;
-
-const AT_ONCE = 4;
-
-interface Bulk {
-  action: "cancel" | "delete";
-  done: number;
-  total: number;
-  /** Why, for those whose jobs they are. */
-  note: string;
-  problems: string[];
-}
 
 @customElement("kbatch-jobs")
 export class JobsView extends LitElement {
@@ -39,9 +29,6 @@ export class JobsView extends LitElement {
   @state() private isLive = true;
   @state() private isLoading = false;
   @state() private now = Date.now();
-  @state() private bulk: Bulk | null = null;
-  @state() private asked: Bulk["action"] | null = null;
-  @find("dialog") private dialog!: HTMLDialogElement;
   private stop = new AbortController();
   private watching = new AbortController();
   private loading: AbortController | null = null;
@@ -60,9 +47,6 @@ export class JobsView extends LitElement {
       input[type="search"] {
         width: 16rem;
       }
-      #note {
-        width: 100%;
-      }
       @media (max-width: 600px) {
         form,
         input[type="search"] {
@@ -71,10 +55,6 @@ export class JobsView extends LitElement {
       }
       .empty {
         padding: 2rem 0;
-      }
-      progress {
-        width: 12rem;
-        accent-color: var(--kb-accent);
       }
     `,
   ];
@@ -226,43 +206,6 @@ export class JobsView extends LitElement {
     this.selected = selected;
   }
 
-  private ask(action: Bulk["action"]): void {
-    this.asked = action;
-    this.dialog.showModal();
-  }
-
-  private async run(): Promise<void> {
-    const action = this.asked;
-    const note = this.renderRoot.querySelector<HTMLInputElement>("#note")?.value ?? "";
-    this.dialog.close();
-    const jobs = (this.page?.items ?? []).filter((job) => this.selected.has(job.id));
-    const ids = jobs.filter((job) => action === "delete" || !isOver(job)).map((job) => job.id);
-    if (!action || !ids.length) return;
-    const bulk: Bulk = { action, done: 0, total: ids.length, note, problems: [] };
-    this.bulk = bulk;
-    await Promise.all(Array.from({ length: AT_ONCE }, () => this.work(bulk, ids)));
-    this.selected = new Set();
-    if (!bulk.problems.length) this.bulk = null;
-    this.load();
-  }
-
-  private async work(bulk: Bulk, ids: string[]): Promise<void> {
-    for (let id = ids.shift(); id !== undefined && !this.stop.signal.aborted; id = ids.shift()) {
-      try {
-        const json = bulk.note ? { note: bulk.note } : undefined;
-        if (bulk.action === "cancel") await this.api.request("POST", `jobs/${id}/cancel`, { json });
-        else await this.api.request("DELETE", `jobs/${id}`);
-      } catch (error) {
-        // one that ended meanwhile, or is gone, needs nothing more
-        if (!(error instanceof ApiError && [404, 409].includes(error.status))) {
-          bulk.problems.push(`${id}: ${(error as Error).message}`);
-        }
-      }
-      bulk.done += 1;
-      this.bulk = { ...bulk };
-    }
-  }
-
   // How it looks
 
   override render(): TemplateResult {
@@ -274,13 +217,13 @@ export class JobsView extends LitElement {
         ${this.isLive ? nothing : html`<span class="quiet small" role="status">Connecting again …</span>`}
         <a class="button primary" href="${this.api.baseUrl}submit">New job</a>
       </div>
-      ${this.renderFilters()} ${this.renderBulk()}
+      ${this.renderFilters()} ${this.renderBulk(items)}
       ${
         items.length
           ? this.renderTable(items)
           : html`<p class="empty quiet">${this.page === null ? "Reading …" : isFiltered ? "No job fits." : this.renderWelcome()}</p>`
       }
-      ${this.renderPaging()} ${this.renderDialog()}
+      ${this.renderPaging()}
     `;
   }
 
@@ -330,51 +273,14 @@ export class JobsView extends LitElement {
     if (words !== (this.query.get("search") ?? "")) this.go({ search: words });
   }
 
-  private renderBulk(): TemplateResult {
-    if (this.bulk) {
-      const { action, done, total, problems } = this.bulk;
-      return html`<div class="panel" role="status">
-        <div class="row">
-          <label>${action === "cancel" ? "Cancelling" : "Deleting"}: ${done} of ${total} <progress max=${total} value=${done}></progress></label>
-          ${done === total ? html`<button type="button" @click=${() => (this.bulk = null)}>Close</button>` : nothing}
-        </div>
-        ${problems.map((problem) => html`<div class="small">${problem}</div>`)}
-      </div>`;
-    }
-    const jobs = (this.page?.items ?? []).filter((job) => this.selected.has(job.id));
-    if (!jobs.length) return html``;
-    return html`<div class="panel row">
-      <span class="grow">${jobs.length} selected</span>
-      <button type="button" ?disabled=${jobs.every(isOver)} @click=${() => this.ask("cancel")}>Cancel</button>
-      <button type="button" class="danger" @click=${() => this.ask("delete")}>Delete</button>
-      <button type="button" @click=${() => (this.selected = new Set())}>Clear the selection</button>
-    </div>`;
-  }
-
-  private renderDialog(): TemplateResult {
-    const jobs = (this.page?.items ?? []).filter((job) => this.selected.has(job.id));
-    const going = jobs.filter((job) => !isOver(job)).length;
-    const isCancel = this.asked === "cancel";
-    return html`<dialog aria-labelledby="dialog-title">
-      <h2 id="dialog-title">${isCancel ? `Cancel ${going} jobs?` : `Delete ${jobs.length} jobs?`}</h2>
-      <p>
-        ${
-          isCancel
-            ? "They are asked to end. What they have written so far is kept."
-            : `Their logs and results are deleted with them.${going ? ` ${going} of them are not over, and are cancelled.` : ""}`
-        }
-      </p>
-      ${
-        this.everybody && isCancel
-          ? html`<label for="note">Why, for those to read whose jobs they are</label>
-              <input id="note" maxlength="1000" />`
-          : nothing
-      }
-      <div class="row">
-        <button type="button" autofocus @click=${() => this.dialog.close()}>Back</button>
-        <button type="button" class="danger" @click=${this.run}>${isCancel ? "Cancel them" : "Delete them"}</button>
-      </div>
-    </dialog>`;
+  private renderBulk(items: Job[]): TemplateResult {
+    const clear = () => (this.selected = new Set());
+    const done = () => {
+      clear();
+      this.load();
+    };
+    const jobs = items.filter((job) => this.selected.has(job.id));
+    return html`<kbatch-bulk .api=${this.api} .jobs=${jobs} ?everybody=${this.everybody} @clear=${clear} @done=${done}></kbatch-bulk>`;
   }
 
   private renderTable(items: Job[]): TemplateResult {

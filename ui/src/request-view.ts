@@ -1,0 +1,111 @@
+// What a job was asked to be: in words, and as the exact request.
+import { css, html, LitElement, nothing, type TemplateResult } from "lit";
+import { customElement, property, state } from "lit/decorators.js";
+import type { Job } from "./api";
+import { bytes, duration, exactTime } from "./format";
+import { base } from "./styles";
+import { joinWords } from "./words";
+
+@customElement("kbatch-request")
+export class RequestView extends LitElement {
+  @property({ attribute: false }) job!: Job;
+  @state() private showsValues = false;
+
+  static override styles = [
+    base,
+    css`
+      dl {
+        display: grid;
+        grid-template-columns: max-content 1fr;
+        gap: 0.25rem 1.5rem;
+        margin: 0;
+      }
+      dt {
+        color: var(--kb-quiet);
+      }
+      dd code {
+        white-space: pre-wrap;
+      }
+      dd {
+        margin: 0;
+        overflow-wrap: anywhere;
+      }
+      pre {
+        max-height: 24rem;
+        overflow: auto;
+        padding: 0.75rem;
+        border: 1px solid var(--kb-line);
+        border-radius: 0.375rem;
+        background: var(--kb-panel);
+      }
+      summary {
+        cursor: pointer;
+      }
+    `,
+  ];
+
+  override render(): TemplateResult {
+    const { job } = this;
+    const facts: [string, unknown][] = [
+      ["Command", html`<code>${joinWords([...(job.command ?? []), ...job.args]) || "that of the image"}</code>`],
+      ["Image", job.image],
+      ["Profile", job.profile],
+      ["CPU", job.cpu_limit === null ? null : `${job.cpu_limit} at most`],
+      ["Memory", job.mem_limit === null ? null : `${bytes(job.mem_limit)} at most`],
+      ["Time", job.active_deadline_seconds === null ? null : `${duration(job.active_deadline_seconds)} at most`],
+      ["Retries", job.retries || null],
+      ["Exit code", job.exit_code],
+      ["Reason", job.reason || null],
+      ["Submitted", exactTime(job.created_at)],
+      ...Object.entries(job.tags),
+    ];
+    return html`<section aria-labelledby="request">
+      <h2 id="request">What was asked for</h2>
+      <dl>${facts.map(([name, value]) => (value === null ? nothing : html`<dt>${name}</dt><dd>${value}</dd>`))}</dl>
+      <details>
+        <summary>The exact request, for <code>POST api/v1/jobs</code></summary>
+        <div class="row">
+          ${
+            // which there is with TLS only
+            navigator.clipboard
+              ? html`<button type="button" @click=${() => navigator.clipboard.writeText(this.makeRequest(job, true))}>Copy</button>`
+              : nothing
+          }
+          ${
+            Object.values(job.env).some((value) => value !== null)
+              ? html`<button type="button" aria-pressed=${this.showsValues ? "true" : "false"} @click=${() => (this.showsValues = !this.showsValues)}>Show the values of env</button>`
+              : nothing
+          }
+        </div>
+        <pre tabindex="0">${this.makeRequest(job, this.showsValues)}</pre>
+      </details>
+    </section>`;
+  }
+
+  private makeRequest(job: Job, withValues: boolean): string {
+    const { name, command, args, image, profile, upload, description, tags } = job;
+    const { cpu_limit, mem_limit, retries, active_deadline_seconds } = job;
+    const env = withValues ? job.env : Object.fromEntries(Object.keys(job.env).map((each) => [each, "…"]));
+    const all = {
+      name,
+      command,
+      args,
+      image,
+      profile,
+      env,
+      upload,
+      description,
+      tags,
+      cpu_limit,
+      mem_limit,
+      retries,
+      active_deadline_seconds,
+    };
+    const isSaid = (value: unknown) =>
+      value !== null &&
+      value !== "" &&
+      value !== 0 &&
+      !(typeof value === "object" && !Object.keys(value as object).length);
+    return JSON.stringify(Object.fromEntries(Object.entries(all).filter(([, value]) => isSaid(value))), null, 2);
+  }
+}
