@@ -27,7 +27,7 @@ A_FEW = ("submit.2", "launch.3", "launch.4", "launch.5", "archive.3", "cancel.5"
 """Those at which it matters what runs the jobs, and one of each phase; the cluster has all of them."""
 STEPS_HERE = tuple(STEPS) if os.environ.get("KBATCH_TEST_FAULTS") == "long" else A_FEW
 MIX = (GOOD, BAD, GOOD, CANCELLED)
-LOST = Kind("lost", "echo ran; sleep 600", ("failed",))
+LOST = Kind("lost", "echo ran; exec sleep 600", ("failed",))
 
 
 @pytest.fixture

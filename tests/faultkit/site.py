@@ -36,12 +36,13 @@ c.KubeJobLauncher.init_image = "{image}"
 c.KubeJobLauncher.request_timeout_seconds = 10
 c.JobConfig.image = "{image}"
 c.JobConfig.termination_grace_period_seconds = 2
-c.JobConfig.output_timeout_seconds = 120
+c.JobConfig.output_timeout_seconds = 600
 c.LogRecorder.flush_seconds = 0.5
 c.Reconciler.resync_seconds = 10
 """
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 PAST_SECONDS = 2 * 86400
+DELETE_SECONDS = 120
 
 
 class Site:
@@ -117,14 +118,15 @@ class Site:
         for job_id in job_ids:
             client.call("DELETE", f"api/v1/jobs/{job_id}", status=204)
         client.http.close()
-        deadline = time.monotonic() + 60
-        while self._list_objects() and time.monotonic() < deadline:
+        deadline = time.monotonic() + DELETE_SECONDS
+        while (left := self._list_objects() + self._list_records()) and time.monotonic() < deadline:
             time.sleep(0.5)
-        left = self._list_objects()
-        rows = self.postgresql.execute("SELECT id FROM jobs", url=self._db_url)
-        left += [f"record of {job_id}" for (job_id,) in rows]
         self.service.stop()
         return left + [f"object {key}" for key in self._collect()]
+
+    def _list_records(self) -> list[str]:
+        rows = self.postgresql.execute("SELECT id FROM jobs", url=self._db_url)
+        return [f"record of {job_id}" for (job_id,) in rows]
 
     @property
     def _db_url(self) -> str:
