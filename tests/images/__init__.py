@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -42,10 +43,14 @@ PACKAGES = "usr-is-merged,python3,python3-venv,ca-certificates,busybox"
 OMITTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 MERGED = "/usr/share/mmdebstrap/hooks/merged-usr"  # else Perl is installed to move files
 
+RECIPE = 1
+"""To be raised when images are made in another way here, so that those in the cache are not taken."""
+
 KEEP_DAYS = 2
 """For how long archives of earlier code are kept: other checkouts may use them."""
 
 
+@cache
 def ensure_service_image() -> Path:
     """Return the archive of the service's image, of the code as it is, built first where it is not there."""
     sources = [path for name in _read_context() for path in _walk(ROOT / name)]
@@ -77,8 +82,7 @@ def missing_tools() -> list[str]:
 
 
 def _ensure_archive(name: str, tag: str, sources: list[Path], build: Callable[[Path], None]) -> Path:
-    digest = _hash(Path(__file__), *sources)
-    target = cache_dir() / "images" / f"{name}-{digest}.tar"
+    target = cache_dir() / "images" / f"{name}-{RECIPE}-{_hash(*sources)}.tar"
     with _locked():
         if not target.exists():
             start = time.monotonic()

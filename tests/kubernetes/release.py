@@ -138,9 +138,9 @@ class Release:
 
     def pods(self) -> list[Any]:
         """Return the pods of the service."""
-        selector = f"app.kubernetes.io/instance={self.name}"
-        found = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
-        return [pod for pod in found if pod.metadata.name != f"{self.name}-test"]
+        selector = f"app.kubernetes.io/name=kbatch-server,app.kubernetes.io/instance={self.name}"
+        found: list[Any] = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
+        return found
 
 
 def publish(core: Any, cluster: ClusterLike) -> None:

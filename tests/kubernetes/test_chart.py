@@ -123,6 +123,7 @@ def test_it_makes_these_and_no_more(render: Render) -> None:
         ({"config": {"KBatchServer": {"db_url": "x"}}}, "config.KBatchServer.db_url: is set by db"),
         ({"extraEnv": {"JUPYTERHUB_API_TOKEN": "x"}}, "extraEnv.JUPYTERHUB_API_TOKEN: is set by"),
         ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: must name a gateway"),
+        ({"preStopSeconds": 30}, "terminationGracePeriodSeconds: must be more than preStopSeconds"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: Helm, changed: dict[str, Any], words: str) -> None:
@@ -189,9 +190,26 @@ def test_one_pod_goes_before_the_next_comes_unless_they_can_share(helm: Helm, re
         assert (spec["replicas"], spec["strategy"]) == (replicas, rolling)
         disruption = made.get("PodDisruptionBudget")["spec"]
         assert disruption["maxUnavailable"] == 1
-        assert disruption["selector"] == spec["selector"]
+        assert disruption["selector"]["matchLabels"] == made.get("Service")["spec"]["selector"]
         url = made.env["KBATCH_DB_URL"]["valueFrom"]["secretKeyRef"]
         assert url == {"name": "kbatch-database", "key": "url"}
+
+
+def test_a_pod_that_others_take_over_from_goes_on_until_nobody_sends_it_requests(
+    helm: Helm, render: Render
+) -> None:
+    [container] = helm.render(read_file("replicas")).pod["containers"]
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+    [container] = render().pod["containers"]
+    assert "lifecycle" not in container  # nobody takes over: it would be a longer pause
+    [container] = helm.render(read_file("replicas") | {"preStopSeconds": 0}).pod["containers"]
+    assert "lifecycle" not in container
+
+
+def test_the_pods_are_selected_as_by_the_first_chart(render: Render) -> None:
+    """Kubernetes lets nobody change that: an upgrade from it would be refused."""
+    labels = {"app.kubernetes.io/name": "kbatch-server", "app.kubernetes.io/instance": "kbatch-server"}
+    assert render().get("Deployment")["spec"]["selector"] == {"matchLabels": labels}
 
 
 def test_a_change_of_the_configuration_makes_a_new_pod(render: Render) -> None:

@@ -33,7 +33,7 @@ PROXY: Pod = ("jupyterhub", {"app": "jupyterhub", "component": "proxy"})
 HUB: Pod = ("jupyterhub", {"app": "jupyterhub", "component": "hub"})
 USER: Pod = ("jupyterhub", {"app": "jupyterhub", "component": "singleuser-server"})
 DNS: Pod = ("kube-system", {"k8s-app": "kube-dns"})
-TEST: Pod = ("jupyterhub", {NAME: "kbatch-server", INSTANCE: "kbatch-server", COMPONENT: "test"})
+TEST: Pod = ("jupyterhub", {NAME: "kbatch-server-test", INSTANCE: "kbatch-server", COMPONENT: "test"})
 
 
 def allows(policy: Manifest, direction: str, peer: Pod | str, port: int | str) -> bool:

@@ -14,6 +14,8 @@ from kbatch_server import __version__
 from tests import images
 from tests.cluster import ClusterLike
 
+pytestmark = pytest.mark.timeout(1200)  # the first of them builds images
+
 MAX_OWN_BYTES = 320 * 10**6
 """Of what comes upon the base, unpacked. 284 MB now, of which 126 are the package kubernetes; a compiler,
 pip's cache or the pages of JupyterHub would each be more than what is left."""

@@ -21,6 +21,8 @@ from helm import Helm, find_helm
 from tests import images
 from tests.cluster import ClusterLike
 
+pytestmark = pytest.mark.timeout(1200)  # the first of them builds images
+
 FIRST_CHART = Path(__file__).parents[1] / "data/kbatch-server-chart-c7556b0.tgz"
 """The chart as it was at first (commit c7556b0), made with ``git archive``."""
 
