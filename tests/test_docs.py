@@ -279,7 +279,7 @@ def test_the_role_of_the_documents_is_what_the_launcher_uses():
     assert allowed == {
         *(("jobs", verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
         *(("secrets", verb) for verb in ("create", "get", "update")),
-        *(("pods", verb) for verb in ("get", "list", "watch", "delete")),
+        *(("pods", verb) for verb in ("get", "list", "watch", "patch", "delete")),
         ("pods/log", "get"),
         *(("events", verb) for verb in ("list", "watch")),
     }
