@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from typing import Any
@@ -19,6 +20,10 @@ from tornado.httputil import (
 )
 from tornado.netutil import bind_sockets
 from tornado.web import Application
+
+IDLE_SECONDS = 1
+"""How long idle connections are kept open at a stop: a proxy that sends a request on one just then would take
+its end for a failure."""
 
 CLOSE_SECONDS = 5
 """How long connections may take to close when nobody is waited for any more."""
@@ -60,11 +65,15 @@ class WebServer:
         """Take no more connections, let requests come to their end, and close what is open."""
         self._log.info("stopping")
         self._server.stop()
+        self._server.conn_params.no_keep_alive = True  # each answer from now on is its connection's last
         try:
             async with asyncio.timeout(self._shutdown_seconds):
                 await self._server.wait_until_idle()
         except TimeoutError:
             self._log.warning("some requests did not end within %d s", self._shutdown_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_SECONDS):
+                await self._server.wait_until_unused()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._server.close_all_connections()
@@ -82,6 +91,7 @@ class _Server(HTTPServer):
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         super().initialize(*args, **kwargs)
+        self._open: set[Any] = set()
         self._busy: set[Any] = set()
         self._changed = asyncio.Event()
 
@@ -90,10 +100,12 @@ class _Server(HTTPServer):
         self._set_idle(server_conn)
         connection: Any = server_conn
         connection.is_endless = False
+        self._open.add(connection)
         return _Watched(super().start_request(server_conn, request_conn), self._busy, server_conn)
 
     def on_close(self, server_conn: object) -> None:
         """Forget a connection."""
+        self._open.discard(server_conn)
         self._set_idle(server_conn)
         super().on_close(server_conn)
 
@@ -103,7 +115,14 @@ class _Server(HTTPServer):
 
     async def wait_until_idle(self) -> None:
         """Wait for the end of all requests but those whose answers are endless."""
-        while not all(each.is_endless for each in self._busy):
+        await self._wait_while_used(self._busy)
+
+    async def wait_until_unused(self) -> None:
+        """Wait until there is no connection but those whose answers are endless."""
+        await self._wait_while_used(self._open)
+
+    async def _wait_while_used(self, connections: set[Any]) -> None:
+        while not all(each.is_endless for each in connections):
             self._changed.clear()
             await self._changed.wait()
 

@@ -64,10 +64,25 @@ async def test_an_answer_that_has_begun_comes_whole_and_nobody_new_is_let_in(cli
     await asyncio.wait_for(stopping, 5)
 
 
-async def test_a_connection_that_is_kept_but_idle_is_not_waited_for(client):
+async def test_a_connection_that_is_kept_but_idle_is_waited_for_no_longer_than_a_moment(client):
     running = Running()
     assert (await client.post(running.url, content=b"four")).text == "4 bytes"
-    await asyncio.wait_for(running.server.stop(), 5)
+    start = time.monotonic()
+    await running.server.stop()
+    assert 0.9 < time.monotonic() - start < 5
+
+
+async def test_a_request_that_comes_on_a_kept_connection_meanwhile_is_answered_as_its_last(client):
+    """As the hub's proxy sends them, which keeps its connections."""
+    running = Running()
+    assert "connection" not in (await client.post(running.url, content=b"four")).headers
+    start = time.monotonic()
+    stopping = asyncio.create_task(running.server.stop())
+    await asyncio.sleep(0)
+    answer = await client.post(running.url, content=b"more!")
+    assert (answer.text, answer.headers["Connection"]) == ("5 bytes", "close")
+    await stopping
+    assert time.monotonic() - start < 0.9  # nothing is left to wait for
 
 
 async def test_an_endless_answer_is_cut_and_the_next_one_of_that_connection_is_not_endless(client):
