@@ -141,7 +141,7 @@ def test_a_user_logs_in_gets_a_token_submits_code_and_reads_log_and_results_when
     assert alice.http.get(f"api/v1/jobs/{name}/outputs/answer.txt").text == "42"
 
 
-def test_it_runs_as_nobody_in_particular_and_writes_nothing_but_its_volume(installed: Release) -> None:
+def test_its_pod_starts_at_once_with_a_root_file_system_that_is_read_only(installed: Release) -> None:
     [pod] = installed.pods()
     [status] = pod.status.container_statuses
     assert (status.restart_count, pod.spec.containers[0].security_context.read_only_root_filesystem) == (
