@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import socket
@@ -15,6 +16,10 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from .traffic import Traffic
+
+IDLE_SECONDS = 1
+"""How long idle connections are kept open at a stop: a proxy that sends a request on one just then would take
+its end for a failure."""
 
 CLOSE_SECONDS = 5
 """How long connections without a request may take to close."""
@@ -33,7 +38,13 @@ class BoundedServer(HTTPServer):
     """Tornado's server with a number of connections that may be open at the same time."""
 
     max_connections = 0
-    _open = 0
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Take what Tornado's server takes."""
+        super().initialize(*args, **kwargs)
+        self._open = 0
+        self._is_unused = asyncio.Event()
+        self._is_unused.set()
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """Serve a connection, or turn it away."""
@@ -41,12 +52,19 @@ class BoundedServer(HTTPServer):
             stream.write(BUSY).add_done_callback(lambda sent: _close(stream, sent))
             return
         self._open += 1
+        self._is_unused.clear()
         super().handle_stream(stream, address)
 
     def on_close(self, server_conn: object) -> None:
         """Note that a connection has ended."""
         self._open -= 1
+        if not self._open:
+            self._is_unused.set()
         super().on_close(server_conn)
+
+    async def wait_until_unused(self) -> None:
+        """Wait until no connection is open."""
+        await self._is_unused.wait()
 
 
 def _close(stream: IOStream, sent: asyncio.Future[None]) -> None:
@@ -105,7 +123,12 @@ class WebServer:
         """Take no more connections, let what is under way end, and close what is open then."""
         self._log.info("stopping")
         self._server.stop()
+        self._server.conn_params.no_keep_alive = True  # each answer from now on is its connection's last
         await self._traffic.finish(self._shutdown_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_SECONDS):
+                await self._server.wait_until_unused()
+        await self._traffic.finish(IDLE_SECONDS)  # what came on a kept connection meanwhile
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._server.close_all_connections()

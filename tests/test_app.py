@@ -329,11 +329,13 @@ def test_gc_shows_what_would_go_and_then_removes_it(run, tmp_path):
     for path in (orphan, fresh):
         path.write_bytes(b"PK")
     os.utime(orphan, (0, 0))
+    path_of_it = f"uploads/{'0' * 40}"
     for command, words in ((("gc", "--dry-run"), "1 would be removed, 2 B"), (("gc",), "1 removed, 2 B")):
         done = run(*command)
-        assert done.stderr == ""
+        audited = [line for line in done.stderr.splitlines() if f"remove-object {path_of_it}" in line]
+        assert len(audited) == ("--dry-run" not in command) == len(done.stderr.splitlines())
         first, last = done.stdout.splitlines()
-        assert first.split()[:2] == ["object", f"uploads/{'0' * 40}"]
+        assert first.split()[:2] == ["object", path_of_it]
         assert (done.returncode, last) == (0, words)
         assert orphan.exists() == ("--dry-run" in command)
     assert fresh.exists()

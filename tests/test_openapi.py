@@ -74,7 +74,8 @@ def admin(hub: Hub) -> str:
 
 schemathesis.openapi.media_type("application/zip", st.one_of(st.binary(max_size=200), st.just(make_zip())))
 
-schema = schemathesis.openapi.from_dict(make_openapi("1.2.3", PREFIX))
+# all but the one whose answer has no end: tests/browser and test_jobwatch read that
+schema = schemathesis.openapi.from_dict(make_openapi("1.2.3", PREFIX)).exclude(path="/jobs/watch")
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["there", "not-there"])

@@ -72,14 +72,13 @@ class Release:
         """The same by number, for the tests."""
         return f"http://{self.core.read_namespaced_service(self.name, self.namespace).spec.cluster_ip}"
 
-    def install(self, values: Manifest, *, chart: str = "CHART", wait: bool = True) -> str:
+    def install(self, values: Manifest, *, chart: str = "CHART") -> str:
         """Run ``helm upgrade --install`` and wait until all pods are new; return what it printed."""
         said = self._helm.call(
             "upgrade", "--install", self.name, chart, values=values, namespace=self.namespace
         )
         publish(self.core, self._cluster)
-        if wait:
-            self.wait()
+        self.wait()
         return said
 
     def wait(self) -> None:
