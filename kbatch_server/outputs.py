@@ -60,6 +60,10 @@ class Outputs(LoggingConfigurable):
     storage = Instance(Storage)
     store = Instance(JobStore)
 
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self._recordings: set[asyncio.Task[None]] = set()
+
     @property
     def max_tar_bytes(self) -> int:
         """How large a tar may be: the files, and what is around each of them."""
@@ -216,7 +220,20 @@ class Outputs(LoggingConfigurable):
 
     async def _record(self, job: Job, summary: JobOutputs, kept: KeptOutputs | None) -> None:
         """Write down what became of the results; from here on nobody can go away in the middle."""
-        await asyncio.shield(self._record_or_discard(job, summary, kept))
+        recording = asyncio.create_task(self._record_or_discard(job, summary, kept), name=f"record-{job.id}")
+        self._recordings.add(recording)
+        recording.add_done_callback(self._recordings.discard)
+        try:
+            await asyncio.shield(recording)
+        except asyncio.CancelledError:
+            recording.add_done_callback(self._log_unheard)
+            raise
+
+    def _log_unheard(self, recording: asyncio.Task[None]) -> None:
+        """Log the error of a recording that nobody waits for any more."""
+        error = None if recording.cancelled() else recording.exception()
+        if error is not None:
+            self.log.warning("%s: %s", recording.get_name(), error)
 
     async def _record_or_discard(self, job: Job, summary: JobOutputs, kept: KeptOutputs | None) -> None:
         is_recorded, unnamed = False, None if kept is None else kept.key

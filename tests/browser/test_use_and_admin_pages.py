@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
 from playwright.sync_api import expect
 
 
-def test_a_user_sees_what_runs_and_what_is_allowed(site, visit):
-    job = site.client("a.b").submit("sleep 300", name="sleeper")
-    site.client("a.b").wait(job["id"], "running")
+def test_a_user_sees_what_runs_what_waits_in_which_place_and_what_is_allowed(site, visit):
+    client = site.client("a.b")
+    jobs = [client.submit("sleep 300", name=name) for name in ("sleeper", "next", "last")]
+    client.wait(jobs[0]["id"], "running")
     page = visit("a.b", "use")
     tiles = page.find(".tile strong")
     expect(tiles.nth(0)).to_have_text("1")
-    expect(tiles.nth(1)).to_have_text("0")
-    expect(tiles.nth(2)).to_have_text("1")
-    expect(page.find("[aria-labelledby=limits] dl")).to_contain_text("Max upload")
-    expect(page.find("[aria-labelledby=limits] dl")).to_contain_text("1.0 GiB")
+    expect(tiles.nth(1)).to_have_text("2")
+    waiting = page.find("[aria-labelledby=waiting] li")
+    expect(waiting.nth(0)).to_contain_text("next")
+    expect(waiting.nth(0)).to_contain_text("your one job at a time runs")
+    expect(waiting.nth(1)).to_contain_text("2nd")
+    limits = page.find("[aria-labelledby=limits]")
+    expect(limits.get_by_role("row", name="Running")).to_have_text(re.compile(r"Running\s*1\s*1"))
+    expect(limits.get_by_role("row", name="Memory")).to_contain_text("no limit")
+    expect(limits).to_contain_text("An upload may have 1.0 GiB")
     expect(page.find("[aria-labelledby=who] dl")).to_contain_text("a.b")
     page.shoot("use")
-    site.client("a.b").call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
+    for job in jobs:
+        client.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
 
 
 def test_an_admin_sees_everybodys_jobs_and_ends_one_and_says_why(site, visit):

@@ -44,9 +44,16 @@ export interface User {
   admin: boolean;
   groups: string[];
   actions: string[];
-  limits: Record<string, unknown>;
-  usage?: Record<string, unknown>;
+  /** Those of requests, and those of jobs by resource: null where they cannot be found out now. */
+  limits: { max_upload_bytes: number; max_body_bytes: number; jobs: Amounts | null };
+  /** Those that all members of a group have together. */
+  group_totals: Record<string, Amounts>;
+  usage: Amounts;
+  /** Why the first that waits does so, and the place of each. */
+  queue: { reason: string; message: string; jobs: { id: string; name: string; place: number }[] };
 }
+
+export type Amounts = Record<string, number>;
 
 export interface Profile {
   slug: string;

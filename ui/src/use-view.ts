@@ -1,11 +1,10 @@
 // What a user uses and may use: limits, what runs and waits, hours of this month.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { Api, Job, JobPage, User } from "./api";
-import { bytes, count, duration, runSeconds } from "./format";
+import type { Amounts, Api, Job, JobPage, User } from "./api";
+import { bytes, count, duration } from "./format";
 import { tellProblem } from "./problem";
 import { base } from "./styles";
-import { type Listing, listSince } from "./sums";
 
 const REFRESH_MS = 15_000;
 
@@ -15,7 +14,6 @@ export class UseView extends LitElement {
   @property({ attribute: false }) user!: User;
   @state() private active: Job[] | null = null;
   @state() private isCut = false;
-  @state() private month: Listing | null = null;
   private stop = new AbortController();
 
   static override styles = [
@@ -80,8 +78,6 @@ export class UseView extends LitElement {
       const page = await this.api.get<JobPage>("jobs", query, signal);
       this.active = page.items;
       this.isCut = page.next_cursor !== null;
-      const now = new Date();
-      this.month = await listSince(this.api, new Date(now.getFullYear(), now.getMonth(), 1), undefined, signal);
     } catch (error) {
       if (!signal.aborted) tellProblem(this, error);
     }
@@ -94,13 +90,20 @@ export class UseView extends LitElement {
       ${this.renderWaiting()}
       <section aria-labelledby="limits">
         <h2 id="limits">Limits</h2>
-        ${this.renderValues(this.user.limits)}
+        ${this.renderLimits()}
+        <p class="quiet">
+          An upload may have ${bytes(this.user.limits.max_upload_bytes)}, a request without one
+          ${bytes(this.user.limits.max_body_bytes)}.
+        </p>
       </section>
-      ${
-        this.user.usage
-          ? html`<section aria-labelledby="usage"><h2 id="usage">Used</h2>${this.renderValues(this.user.usage)}</section>`
-          : nothing
-      }
+      ${Object.entries(this.user.group_totals).map(
+        ([group, limits]) => html`<section>
+          <h2>All of ${group} together</h2>
+          <dl>
+            ${Object.entries(limits).map(([name, limit]) => html`<dt>${words(name)}</dt><dd>${show(name, limit)}</dd>`)}
+          </dl>
+        </section>`,
+      )}
       <section aria-labelledby="who">
         <h2 id="who">Who I am here</h2>
         <dl>
@@ -115,53 +118,66 @@ export class UseView extends LitElement {
   private renderTiles(): TemplateResult {
     const running = this.active?.filter((job) => job.status === "running") ?? [];
     const waiting = this.active?.filter((job) => job.status !== "running") ?? [];
-    const now = Date.now();
-    const seconds = this.month?.jobs.reduce((sum, job) => sum + (runSeconds(job, now) ?? 0), 0) ?? 0;
     const tile = (value: string, words: string) =>
       html`<div class="panel tile"><strong>${value}</strong>${words}</div>`;
     const more = this.isCut ? "+" : "";
     return html`
       ${tile(this.active ? `${count(running.length)}${more}` : "…", "run now")}
       ${tile(this.active ? `${count(waiting.length)}${more}` : "…", "wait")}
-      ${tile(this.month ? `${count(this.month.jobs.length)}${this.month.isCut ? "+" : ""}` : "…", "were submitted this month")}
-      ${tile(this.month ? `${this.month.isCut ? "over " : ""}${duration(seconds)}` : "…", "they ran this month")}
+      ${tile(duration((this.user.usage[HOURS] ?? 0) * 3600), "jobs ran this month, all together")}
     `;
   }
 
   private renderWaiting(): TemplateResult | typeof nothing {
     const waiting = (this.active ?? []).filter((job) => job.status !== "running").reverse();
     if (!waiting.length) return nothing;
+    const places = new Map(this.user.queue.jobs.map((job) => [job.id, job.place]));
+    // in the order in which they start: those that are handed over, then by place
+    waiting.sort((one, other) => (places.get(one.id) ?? 0) - (places.get(other.id) ?? 0));
     return html`<section aria-labelledby="waiting">
-      <h2 id="waiting">What waits, the oldest first</h2>
+      <h2 id="waiting">What waits, the next first</h2>
       <ol>
-        ${waiting.slice(0, 50).map((job) => html`<li><a href="${this.api.baseUrl}job/${encodeURIComponent(job.id)}">${job.name}</a> <span class="quiet">${job.message}</span></li>`)}
+        ${waiting.slice(0, SHOWN).map((job) => html`<li><a href="${this.api.baseUrl}job/${encodeURIComponent(job.id)}">${job.name}</a> <span class="quiet">${job.message}</span></li>`)}
       </ol>
+      ${waiting.length > SHOWN ? html`<p class="quiet">… and ${count(waiting.length - SHOWN)} more</p>` : nothing}
     </section>`;
   }
 
-  /** Show what the API says, whatever it is: sizes and times by the ends of their names. */
-  private renderValues(values: Record<string, unknown>): TemplateResult {
-    return html`<dl>
-      ${Object.entries(values)
-        .filter(([, value]) => value !== null)
-        .map(([name, value]) => html`<dt>${words(name)}</dt><dd>${show(name, value)}</dd>`)}
-    </dl>`;
+  private renderLimits(): TemplateResult {
+    const { jobs } = this.user.limits;
+    if (jobs === null) return html`<p>They cannot be found out now: all jobs wait until they can.</p>`;
+    const names = [...new Set([...Object.keys(this.user.usage), ...Object.keys(jobs)])];
+    return html`<table>
+      <thead>
+        <tr><th scope="col">What</th><th scope="col" class="number">In use</th><th scope="col" class="number">At most</th></tr>
+      </thead>
+      <tbody>
+        ${names.map((name) => this.renderLimit(name, jobs))}
+      </tbody>
+    </table>`;
+  }
+
+  private renderLimit(name: string, limits: Amounts): TemplateResult {
+    const limit = limits[name];
+    return html`<tr>
+      <th scope="row">${words(name)}</th>
+      <td class="number">${show(name, this.user.usage[name] ?? 0)}</td>
+      <td class="number">${limit === undefined ? html`<span class="quiet">no limit</span>` : show(name, limit)}</td>
+    </tr>`;
   }
 }
+
+const HOURS = "job_hours_per_month";
+const NAMES: Record<string, string> = { cpu: "CPUs", [HOURS]: "Hours this month" };
+
+/** Waiting jobs that are listed. */
+const SHOWN = 50;
 
 function words(name: string): string {
-  const text = name.replace(/_(bytes|seconds)$/, "").replace(/_/g, " ");
-  return text.charAt(0).toUpperCase() + text.slice(1);
+  return NAMES[name] ?? name.charAt(0).toUpperCase() + name.slice(1);
 }
 
-function show(name: string, value: unknown): string {
-  if (typeof value === "number" && /bytes$|memory|^mem_/.test(name)) return bytes(value);
-  if (typeof value === "number" && name.endsWith("_seconds")) return duration(value);
-  if (typeof value === "number") return count(value);
-  if (typeof value === "object" && value !== null) {
-    return Object.entries(value)
-      .map(([key, each]) => `${words(key)}: ${show(key, each)}`)
-      .join(", ");
-  }
-  return String(value);
+function show(name: string, amount: number): string {
+  if (name === "memory") return bytes(amount);
+  return Number.isInteger(amount) ? count(amount) : amount.toFixed(2);
 }
