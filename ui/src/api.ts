@@ -35,7 +35,11 @@ export interface Job {
   cpu_limit: number | null;
   mem_limit: number | null;
   retries: number;
+  retry_delay_seconds: number;
+  retry_backoff: string;
   active_deadline_seconds: number | null;
+  priority: number;
+  queue_name: string | null;
   outputs: Outputs | null;
 }
 

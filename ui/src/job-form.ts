@@ -17,6 +17,7 @@ export interface JobForm {
   cpu: string;
   memory: string;
   retries: string;
+  priority: string;
   minutes: string;
   upload: string;
   files: CodeFile[];
@@ -37,6 +38,7 @@ export const emptyForm = (): JobForm => ({
   cpu: "",
   memory: "",
   retries: "",
+  priority: "",
   minutes: "",
   upload: "",
   files: [],
@@ -70,6 +72,7 @@ export function makeForm(job: Job): JobForm {
     cpu: job.cpu_limit === null ? "" : String(job.cpu_limit),
     memory: job.mem_limit === null ? "" : String(job.mem_limit),
     retries: job.retries ? String(job.retries) : "",
+    priority: job.priority ? String(job.priority) : "",
     minutes: job.active_deadline_seconds === null ? "" : String(job.active_deadline_seconds / 60),
     upload: job.upload ?? "",
   };
@@ -118,6 +121,7 @@ export function makeRequest(form: JobForm): { request: Record<string, unknown>; 
   };
   number("cpu_limit", form.cpu);
   number("retries", form.retries);
+  number("priority", form.priority);
   number("active_deadline_seconds", form.minutes, 60);
   if (/^\d+$/.test(form.memory.trim())) request.mem_limit = Number(form.memory);
   return { request, problems };

@@ -54,10 +54,12 @@ export class RequestView extends LitElement {
       ["Memory", job.mem_limit === null ? null : `${bytes(job.mem_limit)} at most`],
       ["Time", job.active_deadline_seconds === null ? null : `${duration(job.active_deadline_seconds)} at most`],
       ["Retries", job.retries || null],
+      ["Priority", job.priority || null],
+      ["Queue", job.queue_name],
       ["Exit code", job.exit_code],
       ["Reason", job.reason || null],
       ["Submitted", exactTime(job.created_at)],
-      ...Object.entries(job.tags),
+      ...Object.entries(job.tags).map(([key, value]): [string, string] => [`Tag ${key}`, value]),
     ];
     return html`<section aria-labelledby="request">
       <h2 id="request">What was asked for</h2>
@@ -84,7 +86,8 @@ export class RequestView extends LitElement {
 
   private makeRequest(job: Job, withValues: boolean): string {
     const { name, command, args, image, profile, upload, description, tags } = job;
-    const { cpu_limit, mem_limit, retries, active_deadline_seconds } = job;
+    const { cpu_limit, mem_limit, retries, active_deadline_seconds, priority, queue_name } = job;
+    const { retry_delay_seconds, retry_backoff } = job;
     const env = withValues ? job.env : Object.fromEntries(Object.keys(job.env).map((each) => [each, "…"]));
     const all = {
       name,
@@ -99,7 +102,10 @@ export class RequestView extends LitElement {
       cpu_limit,
       mem_limit,
       retries,
+      ...(retries ? { retry_delay_seconds, retry_backoff } : {}),
       active_deadline_seconds,
+      priority,
+      queue_name,
     };
     const isSaid = (value: unknown) =>
       value !== null &&

@@ -24,6 +24,7 @@ const PLACES = ["name", "upload", "profile", "image", "command", "env", "tags", 
   "cpu_limit",
   "mem_limit",
   "retries",
+  "priority",
   "active_deadline_seconds",
 ]);
 
@@ -162,7 +163,16 @@ export class SubmitView extends LitElement {
     const homeless = this.problems.filter(({ field }) => !PLACES.includes(field.split(".")[0]));
     if (homeless.length) this.general = homeless.map(({ field, message }) => `${field} ${message}`).join("; ");
     const advanced = this.renderRoot.querySelector("details");
-    const isAdvanced = ["cpu_limit", "mem_limit", "retries", "active_deadline_seconds", "tags", "description", "image"];
+    const isAdvanced = [
+      "cpu_limit",
+      "mem_limit",
+      "retries",
+      "priority",
+      "active_deadline_seconds",
+      "tags",
+      "description",
+      "image",
+    ];
     if (advanced && this.problems.some(({ field }) => isAdvanced.includes(field.split(".")[0]))) advanced.open = true;
     await this.updateComplete;
     this.renderRoot.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
@@ -276,6 +286,7 @@ export class SubmitView extends LitElement {
         ${this.renderText("mem_limit", "Memory at most", form.memory, (memory) => this.set({ memory }), { placeholder: "4G" })}
         ${this.renderText("active_deadline_seconds", "Minutes at most", form.minutes, (minutes) => this.set({ minutes }), { placeholder: "60" })}
         ${this.renderText("retries", "Tries again when it fails", form.retries, (retries) => this.set({ retries }), { placeholder: "0" })}
+        ${this.renderText("priority", "Priority among your jobs", form.priority, (priority) => this.set({ priority }), { placeholder: "0" })}
         ${this.renderText("description", "Description", form.description, (description) => this.set({ description }), { maxlength: 4096 })}
       </div>
       <kbatch-pairs class="field" label="Tags" noun="tag" .pairs=${form.tags} .problem=${this.problemOf("tags")} @change=${(event: CustomEvent<Pair[]>) => this.set({ tags: event.detail })}></kbatch-pairs>
