@@ -148,7 +148,13 @@ async def run_job(cluster: ClusterLike, kubeconfig: Path, **traits: Any) -> None
 
 
 def make_job(cluster: ClusterLike, script: str = "echo $GREETING") -> Job:
-    spec = JobSpec(image=cluster.image, command=["sh", "-c", script], termination_grace_period_seconds=1)
+    spec = JobSpec(
+        image=cluster.image,
+        command=["sh", "-c", script],
+        termination_grace_period_seconds=1,
+        retries=1,
+        retry_delay_seconds=1,  # so that the service says when an attempt begins
+    )
     return Job(id=make_job_id("rights"), user="alice", name="rights", spec=spec, created_at=utcnow())
 
 
@@ -167,6 +173,8 @@ async def run_to_end(launcher: KubeJobLauncher, job: Job) -> None:
         job.state = await launcher.launch(job, launch)
     async with asyncio.timeout(SECONDS):
         while (seen := await launcher.poll(job)) is None or not seen.status.is_end:
+            if seen is not None and seen.held_until is not None:
+                await launcher.release(job)
             await launcher.reflector.wait_change(str(job.state["namespace"]), job.id, 1)
         assert seen.status is Status.SUCCEEDED, seen.message
         log = launcher.read_log(job, seen.pods[0].name, None)
@@ -180,6 +188,8 @@ async def delete_while_it_runs(launcher: KubeJobLauncher, job: Job) -> None:
     namespace = str(job.state["namespace"])
     async with asyncio.timeout(SECONDS):
         while (seen := await launcher.poll(job)) is None or seen.status is not Status.RUNNING:
+            if seen is not None and seen.held_until is not None:
+                await launcher.release(job)
             await launcher.reflector.wait_change(namespace, job.id, 1)
         job.delete_requested_at = utcnow()
         while not await launcher.terminate(job):
