@@ -13,6 +13,7 @@ from kbatch_server.gauges import Gauges
 from kbatch_server.metrics import REGISTRY
 from kbatch_server.models import Status
 from kbatch_server.store.countstore import ActiveJobs
+from kbatch_server.traffic import Traffic
 from kbatch_server.workqueue import WorkQueue
 
 TARGET = Path(__file__).with_name("operations.md")
@@ -31,7 +32,9 @@ def make_table() -> str:
 
 def _find_metrics() -> Iterator[tuple[str, Metric, tuple[str, ...]]]:
     nothing: Any = SimpleNamespace(parts=[], is_leading=True)
-    gauges = Gauges(health=nothing, leader=nothing, queue=WorkQueue(), store=nothing, version="")
+    gauges = Gauges(
+        health=nothing, leader=nothing, queue=WorkQueue(), store=nothing, traffic=Traffic(), version=""
+    )
     gauges.set_counts(ActiveJobs({Status.QUEUED: 0}, None, 0), {"logs": 0})
     labels: dict[str, Any] = {}
     for each in [*REGISTRY._collector_to_names, *gauges.collect()]:

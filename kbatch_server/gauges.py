@@ -17,6 +17,7 @@ from .metrics import REGISTRY
 from .models import utcnow
 from .store import JobStore
 from .store.countstore import ActiveJobs, KeptBytes
+from .traffic import Traffic
 from .workqueue import WorkQueue
 
 JOBS_SECONDS = 5.0
@@ -30,12 +31,20 @@ class Gauges(Collector):
     """The numbers that are looked up rather than counted as they happen."""
 
     def __init__(
-        self, *, health: Health, leader: Leader, queue: WorkQueue, store: JobStore, version: str
+        self,
+        *,
+        health: Health,
+        leader: Leader,
+        queue: WorkQueue,
+        store: JobStore,
+        traffic: Traffic,
+        version: str,
     ) -> None:
         self._health = health
         self._leader = leader
         self._queue = queue
         self._store = store
+        self._traffic = traffic
         self._version = version
         self._jobs: ActiveJobs | None = None
         self._bytes: KeptBytes | None = None
@@ -90,6 +99,14 @@ class Gauges(Collector):
         for part in self._health.parts:
             up.add_metric([part.name], int(part.state == "ok"))
         yield up
+        requests = GaugeMetricFamily(
+            "kbatch_http_open_requests",
+            "Requests under way: streams (logs and jobs that are followed) and others.",
+            labels=["kind"],
+        )
+        for kind, count in self._traffic.count().items():
+            requests.add_metric([kind], count)
+        yield requests
         yield from self._collect_queue()
         yield from self._collect_jobs()
 

@@ -38,12 +38,6 @@ REQUEST_SECONDS = Histogram(
     buckets=QUICK,
     registry=REGISTRY,
 )
-OPEN_REQUESTS = Gauge(
-    "kbatch_http_open_requests",
-    "Requests under way: streams (logs that are followed) and others.",
-    ("kind",),
-    registry=REGISTRY,
-)
 
 SUBMITTED = Counter("kbatch_jobs_submitted", "Jobs that were accepted here.", registry=REGISTRY)
 ENDED = Counter("kbatch_jobs_ended", "Jobs that ended, by their status.", ("status",), registry=REGISTRY)

@@ -44,6 +44,7 @@ class Operations(LoggingConfigurable):
             leader=self.engine.leader,
             queue=self.engine.reconciler.queue,
             store=self.store,
+            traffic=self.traffic,
             version=self.version,
         )
         self._loop_lag = LoopLag()

@@ -10,8 +10,6 @@ from weakref import WeakSet
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
-from .metrics import OPEN_REQUESTS
-
 LAST_WORD_SECONDS = 1.0
 """How long those who were told that their time is up get to read it."""
 
@@ -57,19 +55,17 @@ class Traffic(LoggingConfigurable):
         """Take note of a request."""
         self._open.add(request)
         self._is_idle.clear()
-        self._count()
 
     def end(self, request: Request) -> None:
         """Forget one that is answered, or whose client has gone; again does no harm."""
         self._open.discard(request)
         if not self._open:
             self._is_idle.set()
-        self._count()
 
-    def _count(self) -> None:
+    def count(self) -> dict[str, int]:
+        """Return how many are under way: by ``stream`` and ``other``."""
         streams = sum(1 for each in self._open if each.is_stream)
-        OPEN_REQUESTS.labels("stream").set(streams)
-        OPEN_REQUESTS.labels("other").set(len(self._open) - streams)
+        return {"stream": streams, "other": len(self._open) - streams}
 
     async def finish(self, seconds: float) -> None:
         """End the streams, wait so long for what else is under way, and tell the rest that it must go."""
