@@ -123,7 +123,6 @@ def test_it_makes_these_and_no_more(render: Render) -> None:
         ({"config": {"KBatchServer": {"db_url": "x"}}}, "config.KBatchServer.db_url: is set by db"),
         ({"extraEnv": {"JUPYTERHUB_API_TOKEN": "x"}}, "extraEnv.JUPYTERHUB_API_TOKEN: is set by"),
         ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: must name a gateway"),
-        ({"preStopSeconds": 30}, "terminationGracePeriodSeconds: must be more than preStopSeconds"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: Helm, changed: dict[str, Any], words: str) -> None:
@@ -198,12 +197,9 @@ def test_one_pod_goes_before_the_next_comes_unless_they_can_share(helm: Helm, re
 def test_a_pod_that_others_take_over_from_goes_on_until_nobody_sends_it_requests(
     helm: Helm, render: Render
 ) -> None:
-    [container] = helm.render(read_file("replicas")).pod["containers"]
-    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
-    [container] = render().pod["containers"]
-    assert "lifecycle" not in container  # nobody takes over: it would be a longer pause
-    [container] = helm.render(read_file("replicas") | {"preStopSeconds": 0}).pod["containers"]
-    assert "lifecycle" not in container
+    assert read_values(helm.render(read_file("replicas")))["Traffic"] == {"drain_seconds": 5}
+    # nobody takes over: it would be a longer pause
+    assert read_values(render())["Traffic"] == {"drain_seconds": 0}
 
 
 def test_the_pods_are_selected_as_by_the_first_chart(render: Render) -> None:
@@ -265,6 +261,13 @@ def test_all_that_is_made_for_pods_selects_them_alone(helm: Helm) -> None:
     ):
         assert selector.items() <= labels.items()
         assert not selector.items() <= test_labels.items()
+
+
+def read_values(made: Made) -> dict[str, Any]:
+    """Return the configuration that the chart makes of its values."""
+    data = made.get("Secret", "-config")["data"]["values.json"]
+    found: dict[str, Any] = json.loads(base64.b64decode(data))
+    return found
 
 
 def read_configuration(made: Made, folder: Path, monkeypatch: pytest.MonkeyPatch) -> KBatchServer:
@@ -345,8 +348,7 @@ def test_kueue_is_watched_with_the_right_to_where_it_is_set_alone(helm: Helm) ->
         values = {"hub": {"apiToken": "x"}, "jobs": {"namespace": "jobs", "kueueVersion": version}}
         made = helm.render(values)
         assert (right in made.get("Role")["rules"]) == bool(version)
-        config = json.loads(base64.b64decode(made.get("Secret", "-config")["data"]["values.json"]))
-        assert config["KubeJobLauncher"]["kueue_version"] == version
+        assert read_values(made)["KubeJobLauncher"]["kueue_version"] == version
 
 
 def test_each_version_says_itself() -> None:
