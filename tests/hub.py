@@ -116,14 +116,18 @@ class Hub:
     """One hub in one folder, on free ports.
 
     With ``service_url`` the service is one that somebody else runs at that URL (its environment is
-    ``service_environment``); else the hub starts kbatch-server itself, in the folder.
+    ``service_environment``); else the hub starts kbatch-server itself, in the folder. ``prefix`` is the path
+    of all of the hub.
     """
 
-    def __init__(self, folder: Path, *, service_url: str | None = None, extra: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, service_url: str | None = None, prefix: str = "/", extra: str = ""
+    ) -> None:
         port, hub_port, proxy_port, service_port = find_ports(4)
         self.folder = folder
-        self.url = f"http://127.0.0.1:{port}"
-        self.api_url = f"http://127.0.0.1:{hub_port}/hub/api"
+        self.prefix = prefix
+        self.url = f"http://127.0.0.1:{port}{prefix}".rstrip("/")
+        self.api_url = f"http://127.0.0.1:{hub_port}{prefix}hub/api"
         self.kbatch_url = f"{self.url}/services/kbatch/"
         self.service_token = secrets.token_hex(16)
         self.service_url = service_url
@@ -156,8 +160,9 @@ class Hub:
         """What a service that the hub did not start has in its environment to find the hub."""
         return {
             "JUPYTERHUB_API_URL": self.api_url,
+            "JUPYTERHUB_BASE_URL": self.prefix,
             "JUPYTERHUB_API_TOKEN": self.service_token,
-            "JUPYTERHUB_SERVICE_PREFIX": "/services/kbatch/",
+            "JUPYTERHUB_SERVICE_PREFIX": f"{self.prefix}services/kbatch/",
             "JUPYTERHUB_SERVICE_URL": self.service_url or "",
         }
 

@@ -252,7 +252,7 @@ export class LogView extends LitElement {
     const { lines } = this;
     return html`
       <div class="row bar">
-        <h2 id="log-title" class="grow">Log <span class="quiet small">${lines.total ? `${count(lines.total)} lines` : ""}</span></h2>
+        <h2 id="log-title" class="grow">Log <span class="quiet small">${lines.total ? `${count(lines.total)} ${lines.total === 1 ? "line" : "lines"}` : ""}</span></h2>
         ${this.renderAttempts()}
         <form role="search" class="row" @submit=${this.search}>
           <label class="hidden" for="words">Search the log</label>
