@@ -87,6 +87,26 @@ def test_the_code_runs_with_its_environment_and_the_log_is_read_in_every_way(ali
     assert "Scheduled" in reasons
 
 
+def test_the_timeline_has_all_that_a_job_went_through_when_its_pod_is_gone(alice, installation, kube):
+    upload = alice.upload({"run.sh": "echo hello\n"})
+    job = alice.submit(command=["sh", "run.sh"], upload=upload)
+    alice.wait(job["id"])
+    label = f"kbatch.jupyter.org/job-id={job['id']}"
+    kube.delete_collection_namespaced_pod(installation.namespace, label_selector=label)
+    timeline = alice.call("GET", f"api/v1/jobs/{job['id']}/timeline")
+    assert [each["step"] for each in timeline["items"]] == [
+        "accepted",
+        "handed_over",
+        "scheduled",
+        "code_fetched",
+        "image_pulled",
+        "running",
+        "attempt_ended",
+        "ended",
+    ]
+    assert [each["exit_code"] for each in timeline["attempts"]] == [0]
+
+
 def test_no_secret_stands_in_the_pod_the_answers_or_the_database(alice, installation, kube):
     upload = alice.upload({"a": "b"})
     job = alice.submit("sleep 600", upload=upload, env={"PASSWORD": "hunter2-for-tests"})
