@@ -20,6 +20,7 @@ wanted="
   postgresql:pg_ctlcluster
   faketime:faketime
   chromium:chromium
+  python3-venv:/usr/share/doc/python3-venv
 "
 
 PATH=$PATH:/usr/sbin:/sbin # not on every user's PATH, and iptables is there
