@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -157,11 +158,14 @@ def test_a_notebook_comes_back_executed_with_its_parameters(site, page, tmp_path
     expect(page.find(".line .text", "The image has no papermill, which parameters take.")).to_have_count(1)
     page.page.get_by_role("link", name="Run again with changes").click()
     expect(page.page.get_by_label("Value of parameter 2")).to_have_value("you")
+    page.page.get_by_role("radio", name="Large").check()  # of address space, a kernel takes more than it uses
     page.page.get_by_role("button", name="Add variable").click()
     page.page.get_by_label("Name of variable 1").fill("PATH")
     page.page.get_by_label("Value of variable 1").fill(f"{papermill}:/usr/bin:/bin")
     page.page.get_by_role("button", name="Submit").click()
-    expect(status(page)).to_have_text("succeeded")
+    expect(status(page)).to_have_text(re.compile("succeeded|failed"), timeout=120_000)
+    job_id = page.page.url.rstrip("/").rpartition("/")[2]
+    assert site.client("alice").get(job_id)["status"] == "succeeded", site.client("alice").logs(job_id)
     with page.page.expect_download() as downloading:
         page.page.get_by_role("link", name="my report.ipynb").click()
     executed = json.loads(downloading.value.path().read_text())

@@ -252,6 +252,11 @@ export class SubmitView extends LitElement {
     </div>`;
   }
 
+  /** Choose a profile: it has an image and sizes of its own, so those of another, or of the job before, go. */
+  private choose(profile: Profile): void {
+    this.set({ profile: profile.slug, image: "", cpu: "", memory: "" });
+  }
+
   private renderProfiles(): TemplateResult | typeof nothing {
     if (!this.profiles.length) return nothing;
     const problem = this.problemOf("profile");
@@ -265,7 +270,7 @@ export class SubmitView extends LitElement {
             ...Object.entries(profile.extra_resource_limits).map(([name, value]) => `${value} ${name}`),
           ];
           return html`<label class="card">
-            <input type="radio" name="profile" .checked=${this.form.profile === profile.slug} @change=${() => this.set({ profile: profile.slug })} />
+            <input type="radio" name="profile" .checked=${this.form.profile === profile.slug} @change=${() => this.choose(profile)} />
             <span><strong>${profile.display_name}</strong><br />
               ${profile.description ? html`${profile.description}<br />` : nothing}
               <span class="quiet small">${facts.filter(Boolean).join(" · ")}</span></span>
