@@ -146,7 +146,8 @@ class Node:
         pid = self.processes[name]
         if self._is_ours(pid):
             os.kill(pid, signum)
-        wait_until(lambda: not self._is_ours(pid), 90, f"{name} does not end")
+        # its other threads may still be about to end, and until then have its ports
+        wait_until(lambda: not self._is_ours(pid) and _count_threads(pid) <= 1, 90, f"{name} does not end")
 
     def is_running(self, name: str) -> bool:
         return self._is_ours(self.processes.get(name, 0))
@@ -230,6 +231,13 @@ def wait_until(done: Callable[[], bool], seconds: float, complaint: str) -> None
         if time.monotonic() > deadline:
             raise ClusterError(f"{complaint} ({seconds:.0f} s)")
         time.sleep(0.05)
+
+
+def _count_threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
 
 
 def _child_of(parent: subprocess.Popen[bytes]) -> int:
