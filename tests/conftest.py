@@ -26,8 +26,31 @@ def pytest_configure() -> None:
 SERVERS = {"azurite", "azurite_tls", "postgresql", "s3server"}
 """The fixtures that are servers, which take seconds to start and a processor to run."""
 
-SERVER_MODULES = {"test_leader", "test_remote_storage", "test_replicas", "test_upload_service"}
-"""Where the service itself, or a storage's server, is started and stopped by nearly every test."""
+SERVER_MODULES = {
+    "test_app",
+    "test_auth",
+    "test_authorization",
+    "test_faults",
+    "test_kube_sidecar",
+    "test_leader",
+    "test_local_launcher",
+    "test_one_machine",
+    "test_openapi",
+    "test_operations",
+    "test_package",
+    "test_remote_storage",
+    "test_replicas",
+    "test_state_machine",
+    "test_upload_service",
+    "test_webserver",
+}
+"""Where the service, a hub, a job or another server is started as a process, or what takes long is tried."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave those modules out, unread, where their tests are not wanted: to import them takes seconds."""
+    is_quick = config.getoption("markexpr") == "not servers"
+    return True if is_quick and collection_path.stem in SERVER_MODULES else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -59,7 +59,8 @@ def service(hub: Hub) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def callers(hub: Hub) -> list[Caller]:
-    hub.add_group("kbatch-admins", "kube-system")
+    hub.add_user("warden")
+    hub.add_group("kbatch-admins", "warden")
     alone = [
         Caller(
             f"alice with {action} alone",
@@ -77,7 +78,7 @@ def callers(hub: Hub) -> list[Caller]:
         Caller("alice with access alone", hub.make_token("alice", [ACCESS]), rights=frozenset()),
         *alone,
         Caller("bob", hub.make_token("bob")),
-        Caller("an admin", hub.make_token("kube-system"), rights=ALL | {"admin"}),
+        Caller("an admin", hub.make_token("warden"), rights=ALL | {"admin"}),
         Caller("a service", hub.ci_token),
         Caller("prometheus", hub.metrics_token, rights=frozenset({"metrics"})),
     ]
@@ -190,7 +191,7 @@ def test_an_admins_reading_of_others_is_on_record(service, callers, things, hub)
     with connect(service, next(each.token for each in callers if each.name == "an admin")) as admin:
         admin.get("api/v1/jobs/" + things["job"])
         admin.get("api/v1/jobs?user=*")
-        entries = admin.get("api/v1/audit?who=kube-system&limit=3").json()["items"]
+        entries = admin.get("api/v1/audit?who=warden&limit=3").json()["items"]
     assert [(each["action"], each["name"], each["user"]) for each in entries] == [
         ("audit", "", "*"),
         ("list", "", "*"),

@@ -227,7 +227,9 @@ async def test_the_deadline_is_not_a_success_when_the_program_ends_in_peace(laun
 
 
 async def test_it_is_tried_again_and_each_attempt_has_its_log(launcher, changes):
-    job = make_script("echo x >>tries; cat tries; [ $(wc -l <tries) = 3 ]", retries=5)
+    job = make_script(
+        "echo x >>tries; cat tries; [ $(wc -l <tries) = 3 ]", retries=5, retry_delay_seconds=0.1
+    )
     status = await run(launcher, changes, job)
     assert status.status == Status.SUCCEEDED
     assert [pod.exit_code for pod in status.pods] == [1, 1, 0]
@@ -238,7 +240,7 @@ async def test_it_is_tried_again_and_each_attempt_has_its_log(launcher, changes)
 
 
 async def test_the_last_attempt_fails(launcher, changes):
-    status = await run(launcher, changes, make_script("exit 2", retries=1))
+    status = await run(launcher, changes, make_script("exit 2", retries=1, retry_delay_seconds=0.1))
     assert status.message == "The command ended with exit code 2 in attempt 2 of 2."
 
 

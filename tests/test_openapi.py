@@ -32,6 +32,9 @@ CHECKS = [
     unsupported_method,
 ]
 
+ADMIN = "warden"
+"""Nobody of whom other tests want to know who they are."""
+
 # what is generated as a command must not run: the double takes each job and says that it runs
 IDLE_LAUNCHER = """
 from kbatch_server.launchers.base import JobLauncher
@@ -59,17 +62,19 @@ def service(hub: Hub) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def ids(hub: Hub, service: Service) -> dict[str, str]:
-    """A job and an upload of Alice's."""
-    with connect(service, hub.make_token("alice")) as alice:
-        job = alice.post("api/v1/jobs", json={"name": "there", "command": ["true"]}).json()
+    """A job and an upload of the warden's."""
+    hub.add_user(ADMIN)
+    with connect(service, hub.make_token(ADMIN)) as warden:
+        job = warden.post("api/v1/jobs", json={"name": "there", "command": ["true"]}).json()
         zipped = {"content": make_zip(), "headers": {"Content-Type": "application/zip"}}
-        return {"jobs": job["id"], "uploads": alice.post("api/v1/uploads", **zipped).json()["id"]}
+        return {"jobs": job["id"], "uploads": warden.post("api/v1/uploads", **zipped).json()["id"]}
 
 
 @pytest.fixture(scope="module")
 def admin(hub: Hub) -> str:
-    hub.add_group("kbatch-admins", "alice")
-    return hub.make_token("alice")
+    hub.add_user(ADMIN)
+    hub.add_group("kbatch-admins", ADMIN)
+    return hub.make_token(ADMIN)
 
 
 schemathesis.openapi.media_type("application/zip", st.one_of(st.binary(max_size=200), st.just(make_zip())))
