@@ -61,8 +61,8 @@ c.JobConfig.cpu_limit = 1
 LIMITS = """
 c.Limits.user_limits = {"queued": 100000, "running": 4, "cpu": 16, "job_hours_per_month": 500}
 c.Limits.total_limits = {"running": 100, "cpu": 400}
-c.Traffic.submits_per_minute = 1e6
-c.Traffic.submit_burst = 100000
+c.Throttle.submits_per_minute = 1e6
+c.Throttle.submit_burst = 100000
 """
 
 
