@@ -34,9 +34,6 @@ SHOWN_TYPES = {
 }
 """What a browser may show: nothing in which a script could be. The rest it is told to save."""
 
-SEND_SECONDS = 300
-"""How long a reader may take for one piece: one that takes longer has gone."""
-
 MAX_UNREADABLE = 10**9
 
 
@@ -70,13 +67,7 @@ class SandboxedHandler(BaseHandler):
         async with aclosing(pieces):
             async for piece in pieces:
                 self.write(piece)
-                try:
-                    async with asyncio.timeout(SEND_SECONDS):
-                        await self.flush()
-                except TimeoutError:
-                    connection: Any = self.request.connection
-                    connection.stream.close()
-                    return
+                await self.flush()
 
 
 class OutputsZipHandler(SandboxedHandler):
