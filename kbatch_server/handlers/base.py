@@ -275,12 +275,17 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self._held.close()
         self.services.traffic.end(self)
 
+    @property
+    def write_seconds(self) -> float:
+        """How long a client may take to read what is flushed."""
+        return WRITE_SECONDS
+
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Send what was written; a client that does not read it, for long, is let go of."""
         sent: asyncio.Future[None] = super().flush(include_footers)
         if not sent.done():
             connection: Any = self.request.connection
-            timer = asyncio.get_running_loop().call_later(WRITE_SECONDS, connection.stream.close)
+            timer = asyncio.get_running_loop().call_later(self.write_seconds, connection.stream.close)
             sent.add_done_callback(lambda _: timer.cancel())
         return sent
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from ..jobwatch import Reset, SeenChange
 from ..ticks import until, with_ticks
@@ -45,21 +44,17 @@ class WatchHandler(JobModelHandler):
                 async with asyncio.timeout(WATCH_SECONDS):
                     # the hub's proxy sends no headers before the first byte
                     self.write(EventEncoder.KEEP_ALIVE)
-                    await self._flush()
+                    await self.flush()
                     async for change in ticking:
                         self.write(EventEncoder.KEEP_ALIVE if change is None else self._make_event(change))
-                        await self._flush()
+                        await self.flush()
             except TimeoutError:
                 return
 
-    async def _flush(self) -> None:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self.flush()
-        except TimeoutError:
-            connection: Any = self.request.connection
-            connection.stream.close()
-            raise
+    @property
+    def write_seconds(self) -> float:
+        """How long a reader may take for one event."""
+        return SEND_SECONDS
 
     def _make_event(self, change: SeenChange | Reset) -> bytes:
         if isinstance(change, Reset):
