@@ -83,8 +83,8 @@ async def test_a_token_for_one_action_is_good_for_that_alone(hub, real_web):
 
 
 async def test_an_admin_of_kbatch_is_in_the_group(hub, real_web):
-    hub.add_group("kbatch-admins", "bob")
-    shown = (await get(hub, "api/v1/user", hub.make_token("bob"))).json()
+    hub.add_admin("carol")
+    shown = (await get(hub, "api/v1/user", hub.make_token("carol"))).json()
     assert (shown["admin"], shown["groups"]) == (True, ["kbatch-admins"])
 
 

@@ -59,8 +59,7 @@ def service(hub: Hub) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def callers(hub: Hub) -> list[Caller]:
-    hub.add_user("warden")
-    hub.add_group("kbatch-admins", "warden")
+    hub.add_admin("warden")
     alone = [
         Caller(
             f"alice with {action} alone",

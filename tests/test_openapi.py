@@ -72,8 +72,7 @@ def ids(hub: Hub, service: Service) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def admin(hub: Hub) -> str:
-    hub.add_user(ADMIN)
-    hub.add_group("kbatch-admins", ADMIN)
+    hub.add_admin(ADMIN)
     return hub.make_token(ADMIN)
 
 

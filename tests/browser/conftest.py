@@ -55,8 +55,7 @@ def site() -> Iterator[Site]:
     service = None
     try:
         hub.start()
-        hub.add_user("carol")
-        hub.add_group("kbatch-admins", "carol")
+        hub.add_admin("carol")
         config = CONFIG.format(port=port, folder=folder)
         service = Service(folder, port=port, config=config, environment=hub.service_environment)
         service.start()
