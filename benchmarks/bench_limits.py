@@ -46,15 +46,20 @@ ROWS = 5000
 
 CONFIG = """
 from kbatch_server.launchers.base import JobLauncher
+from kbatch_server.models import JobStatus, Status
 
 
 class IdleLauncher(JobLauncher):
-    def get_wait_seconds(self, job):
-        return 86400
+    async def launch(self, job, launch):
+        return {{}}
+
+    async def poll(self, job):
+        return JobStatus(status=Status.PENDING)
 
 
 c.KBatchServer.bind_url = "http://127.0.0.1:{port}"
 c.KBatchServer.launcher_class = IdleLauncher
+c.IdleLauncher.max_launches_per_second = 0.0001
 c.JobConfig.image = "none"
 c.JobConfig.cpu_limit = 1
 """

@@ -1,10 +1,11 @@
 """Compare the service with kbatch-proxy on the same cluster, in one run: ``make bench-quick``.
 
 Both are one process with one worker, asked by the same load generator, by turns. The service answers a
-submit when the job's row is durable (SQLite, WAL, synchronous=FULL) and launches it on the cluster
-meanwhile; the peer answers when it has made the Kubernetes Job. No job's pod ever runs: the peer's Jobs
-have ``parallelism: 0``, the service's ask for a node that is not there. Lists and reads are measured when the
-service's jobs are over: it has nothing else to do then, as the peer has not.
+submit when the job's row is durable (SQLite, WAL, synchronous=FULL) and launches it on the cluster after
+that, which is waited for before the peer's turn; the peer answers when it has made the Kubernetes Job. No
+job's pod ever runs: the peer's Jobs have ``parallelism: 0``, the service's ask for a node that is not there.
+Lists and reads are measured when the service's jobs are over: it has nothing else to do then, as the peer
+has not.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ async def compare(ours: str, theirs: str) -> list[Row]:
     share = JOBS // ROUNDS + 1
     for _ in range(ROUNDS):
         submits.ours.append((await load(Request("POST", ours, JOB), share, IN_FLIGHT)).rate)
+        await launch_jobs(ours)
         submits.theirs.append((await load(Request("POST", theirs, PEER_JOB), share, IN_FLIGHT)).rate)
     await end_jobs(ours)
     page = Row(f"a page of 50 at {JOBS} jobs, p50", "ms", 100, [], [], larger_is_better=False)
@@ -154,6 +156,13 @@ async def load(request: Request, total: int, in_flight: int) -> Result:
     if any(status >= 400 for status in result.statuses):
         raise RuntimeError(f"{request.method} {request.url}: {result}")
     return result
+
+
+async def launch_jobs(ours: str) -> None:
+    """Wait until our jobs are all launched: what we put off is not to be in the peer's way, nor in ours."""
+    async with asyncio.timeout(END_SECONDS):
+        while (await fetch(f"{ours}?status=queued&limit=1"))["items"]:  # noqa: ASYNC110
+            await asyncio.sleep(1)
 
 
 async def end_jobs(ours: str) -> None:

@@ -32,8 +32,13 @@ def make_table() -> str:
 
 def _find_metrics() -> Iterator[tuple[str, Metric, tuple[str, ...]]]:
     nothing: Any = SimpleNamespace(parts=[], is_leading=True)
+    queue = WorkQueue()
     gauges = Gauges(
-        health=nothing, leader=nothing, queue=WorkQueue(), store=nothing, traffic=Traffic(), version=""
+        health=nothing,
+        leader=nothing,
+        reconciler=SimpleNamespace(queue=queue, count=queue.count),
+        store=nothing,
+        traffic=Traffic(),
     )
     gauges.set_counts(ActiveJobs({Status.QUEUED: 0}, None, 0), {"logs": 0})
     labels: dict[str, Any] = {}

@@ -40,6 +40,7 @@ from .settings import SettingsNotFound, get_storage_name, load_settings
 from .storage.base import Storage, StorageError
 from .store import JobStore, StoreError
 from .throttle import Throttle
+from .traffic import Traffic
 from .uploads import Uploads
 from .webserver import WebServer
 
@@ -206,7 +207,6 @@ class KBatchServer(Application):
         self.init_config_file()
         self.init_logging()
         self.init_keyring()
-        self.init_storage()
         self.init_store()
         self.init_jobs()
         self.init_auth()
@@ -240,39 +240,38 @@ class KBatchServer(Application):
         except (BadKey, OSError) as error:
             raise WrongSetting(f"KBATCH_KEYS or KBatchServer.key_file: {error}") from error
 
-    def init_storage(self) -> None:
-        """Make the storage."""
-        self.storage = self.storage_class(parent=self)
-
     def init_store(self) -> None:
-        """Make the store of jobs and uploads."""
+        """Make the storage, and the store of what is on record."""
+        self.storage = self.storage_class(parent=self)
         self.store = JobStore(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
         self.uploads = Uploads(parent=self, storage=self.storage, store=self.store)
         self.outputs = Outputs(parent=self, storage=self.storage, store=self.store)
 
     def init_jobs(self) -> None:
         """Make what jobs are described, driven and asked about with."""
+        self.traffic = Traffic(parent=self)
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
         self.launcher = self.launcher_class(parent=self)
         if self.launcher.has_trait("storage"):
             self.launcher.storage = self.storage
+        kept = {"storage": self.storage, "store": self.store}
         self.engine = engine = Engine(
             parent=self,
             keyring=self.keyring,
             launcher=self.launcher,
             outputs=self.outputs,
             profiles=self.profiles,
-            storage=self.storage,
-            store=self.store,
+            traffic=self.traffic,
             uploads=self.uploads,
+            **kept,
         )
         self.jobs = Jobs(
             parent=self,
             launcher=self.launcher,
             limits=engine.limits,
             profiles=self.profiles,
-            reader=LogReader(parent=self, recorder=engine.recorder, storage=self.storage, store=self.store),
+            reader=LogReader(parent=self, recorder=engine.recorder, **kept),
             store=self.store,
             on_submit=engine.leader.accept,
             on_change=engine.leader.look,
@@ -296,7 +295,7 @@ class KBatchServer(Application):
             engine=self.engine,
             storage=self.storage,
             store=self.store,
-            version=__version__,
+            traffic=self.traffic,
         )
         services = Services(
             auth=self.auth,
@@ -310,7 +309,7 @@ class KBatchServer(Application):
             max_body_bytes=self.max_body_bytes,
             health=self.operations.health,
             gauges=self.operations.gauges,
-            traffic=self.operations.traffic,
+            traffic=self.traffic,
             is_leading=lambda: self.engine.leader.is_leading,
         )
         self.web_app = WebApplication(
@@ -361,7 +360,7 @@ class KBatchServer(Application):
             max_connections=self.throttle.max_connections,
             idle_seconds=self.throttle.idle_seconds,
             shutdown_seconds=self.shutdown_seconds,
-            traffic=self.operations.traffic,
+            traffic=self.traffic,
             log=self.log,
         )
         try:

@@ -82,9 +82,9 @@ class Origin:
     kind: str = "system"
     address: str = ""
     request_id: str = ""
-    detail: str = ""
-    """Method and path of the request, without secrets."""
-    make_rights: Callable[[], str] = str
+    make_detail: Callable[[], str] = str
+    """Returns method and path of the request, without secrets."""
+    rights: str = ""
     noted: set[tuple[Action, str]] = field(default_factory=set)
     """What was put on record for this request already: reading a job may take several looks at it."""
 
@@ -94,7 +94,7 @@ ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)
 
 
 def make_entry(action: Action, name: str, user: str, *, detail: str = "") -> AuditEntry:
-    """Return the entry of what is done now; ``detail`` is that of the origin unless it is given."""
+    """Return the entry of what is done now; ``detail`` is what was asked for unless it is given."""
     origin = ORIGIN.get() or Origin()
     return AuditEntry(
         at=utcnow(),
@@ -103,10 +103,10 @@ def make_entry(action: Action, name: str, user: str, *, detail: str = "") -> Aud
         name=name,
         user=user,
         kind=origin.kind,
-        rights=origin.make_rights(),
+        rights=origin.rights,
         address=origin.address,
         request_id=origin.request_id,
-        detail=detail or origin.detail,
+        detail=detail or origin.make_detail(),
     )
 
 

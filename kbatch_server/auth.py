@@ -38,8 +38,15 @@ DEFAULT_SCOPES = {
     "metrics": "read:metrics",
 }
 
-UserModel = dict[str, Any] | None
-"""What the hub says about a token (``GET /hub/api/user``); None when it does not know it."""
+
+class Known(dict[str, Any]):
+    """What the hub says about a token (``GET /hub/api/user``), and the user that was made of it."""
+
+    user: User | None = None
+
+
+UserModel = Known | None
+"""None when the hub does not know the token."""
 
 
 class HubUnavailable(Unavailable):
@@ -119,7 +126,8 @@ class CachingHubOAuth(HubOAuth):
         return await asyncio.shield(lookup)
 
     async def _look_up(self, key: str, token: str) -> UserModel:
-        model: UserModel = await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
+        found = await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
+        model = Known(found) if found else None
         age = self.cache_max_age if model else min(NEGATIVE_AGE_SECONDS, self.cache_max_age)
         self._models[key] = (time.monotonic() + age, model)
         while len(self._models) > MAX_CACHED_TOKENS:
@@ -228,16 +236,17 @@ class HubAuthenticator(LoggingConfigurable):
         Raises Forbidden when they may not use this service, Unavailable when the hub does not answer.
         """
         try:
-            model = await self.hub_auth.get_user(handler, sync=False)
+            model: UserModel = await self.hub_auth.get_user(handler, sync=False)
         except HubUnavailable as error:
             raise Unavailable(error.message, retry_after_seconds=self.retry_after_seconds) from error
         if not model:
             return None
-        user = self.make_user(model)
-        access = self.hub_auth.access_scopes
-        if not check_scopes(access, set(user.scopes)):
-            raise _missing(max(access))  # the longest: the one of this service, not of all of them
-        return user
+        if model.user is None:
+            access = self.hub_auth.access_scopes
+            if not check_scopes(access, set(model.get("scopes", ()))):
+                raise _missing(max(access))  # the longest: the one of this service, not of all of them
+            model.user = self.make_user(model)
+        return model.user
 
     def make_user(self, model: dict[str, Any]) -> User:
         """Return the user that the hub's answer describes.
@@ -246,32 +255,25 @@ class HubAuthenticator(LoggingConfigurable):
         hub allows no ``/`` in the name of a user.
         """
         kind = model.get("kind", "user")
-        admin = self.scopes["admin"]
-        held = frozenset(model.get("scopes", ()))
+        held = set(model.get("scopes", ()))
+        actions = tuple(action for action in self.scopes if self._is_allowed(action, held))
         return User(
             name=model["name"] if kind == "user" else f"{kind}/{model['name']}",
             groups=tuple(model.get("groups") or ()),
-            scopes=held,
+            scopes=frozenset(held),
             kind=kind,
-            admin=bool(admin) and bool(check_scopes({admin}, set(held))),
+            actions=actions,
+            admin="admin" in actions,
         )
+
+    def _is_allowed(self, action: str, held: set[str]) -> bool:
+        scope = self.scopes[action]
+        return bool(check_scopes({scope}, held)) if scope else action != "admin"
 
     def check_action(self, user: User, action: str) -> None:
         """Raise Forbidden, naming the scope, unless the user's token is good for the action."""
-        scope = self.scopes[action]
-        if action == "admin" and not user.admin:
-            raise _missing(scope or "of an admin, which is switched off")
-        if scope and not check_scopes({scope}, set(user.scopes)):
-            raise _missing(scope)
-
-    def actions(self, user: User) -> list[str]:
-        """Return what the user's token is good for."""
-        allowed = [
-            action
-            for action, scope in self.scopes.items()
-            if action != "admin" and (not scope or check_scopes({scope}, set(user.scopes)))
-        ]
-        return [*allowed, "admin"] if user.admin else allowed
+        if action not in user.actions:
+            raise _missing(self.scopes[action] or "of an admin, which is switched off")
 
     async def check(self) -> None:
         """Raise HubUnavailable unless the hub can say who asks."""

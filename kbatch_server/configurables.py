@@ -7,6 +7,7 @@ from traitlets.config import Configurable
 
 from .auth import HubAuthenticator
 from .config import JobConfig
+from .departures import Departures
 from .health import Health
 from .janitor import Janitor
 from .jobwatch import JobWatch
@@ -34,6 +35,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     Launchpad,
     LogRecorder,
     Reconciler,
+    Departures,
     Retention,
     Leader,
     Janitor,

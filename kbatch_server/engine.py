@@ -5,6 +5,7 @@ from __future__ import annotations
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
+from .departures import Departures
 from .harvest import Harvest
 from .janitor import Janitor
 from .keyring import Keyring
@@ -19,6 +20,7 @@ from .reconciler import Reconciler
 from .retention import Retention
 from .storage.base import Storage
 from .store import JobStore
+from .traffic import Traffic
 from .turns import Turns
 from .uploads import Uploads
 
@@ -32,6 +34,7 @@ class Engine(LoggingConfigurable):
     profiles = Instance(Profiles)
     storage = Instance(Storage)
     store = Instance(JobStore)
+    traffic = Instance(Traffic)
     uploads = Instance(Uploads)
 
     def __init__(self, **kwargs: object) -> None:
@@ -44,7 +47,7 @@ class Engine(LoggingConfigurable):
         )
         self.turns = Turns(parent=self.parent, limits=self.limits, store=self.store)
         self.reconciler = self._make_reconciler()
-        self.turns.on_turn = self.reconciler.queue.put
+        self.turns.on_turn = self.reconciler.departures.join
         self.recorder.on_complete = self.reconciler.queue.put
         self.retention = self._make_retention()
         self.leader = Leader(
@@ -73,6 +76,7 @@ class Engine(LoggingConfigurable):
             parent=self.parent,
             launcher=self.launcher,
             launchpad=self.launchpad,
+            departures=Departures(parent=self.parent, launcher=self.launcher, traffic=self.traffic),
             harvest=harvest,
             store=self.store,
             turns=self.turns,

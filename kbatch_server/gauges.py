@@ -10,15 +10,16 @@ from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from . import __version__
 from .errors import Unavailable
 from .health import Health
 from .leader import Leader
 from .metrics import REGISTRY
 from .models import utcnow
+from .reconciler import Reconciler
 from .store import JobStore
 from .store.countstore import ActiveJobs, KeptBytes
 from .traffic import Traffic
-from .workqueue import WorkQueue
 
 JOBS_SECONDS = 5.0
 """For how long a count of the jobs that are not over is good."""
@@ -35,17 +36,15 @@ class Gauges(Collector):
         *,
         health: Health,
         leader: Leader,
-        queue: WorkQueue,
+        reconciler: Reconciler,
         store: JobStore,
         traffic: Traffic,
-        version: str,
     ) -> None:
         self._health = health
         self._leader = leader
-        self._queue = queue
+        self._reconciler = reconciler
         self._store = store
         self._traffic = traffic
-        self._version = version
         self._jobs: ActiveJobs | None = None
         self._bytes: KeptBytes | None = None
         self._jobs_until = self._bytes_until = float("-inf")
@@ -88,7 +87,7 @@ class Gauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield what was looked up last, and what this process knows; called by Prometheus's library."""
         info = GaugeMetricFamily("kbatch_info", "1; the version is its label.", labels=["version"])
-        info.add_metric([self._version], 1)
+        info.add_metric([__version__], 1)
         yield info
         yield GaugeMetricFamily(
             "kbatch_leader", "1 in the process that drives the jobs.", value=int(self._leader.is_leading)
@@ -113,16 +112,17 @@ class Gauges(Collector):
     def _collect_queue(self) -> Iterator[GaugeMetricFamily]:
         depth = GaugeMetricFamily(
             "kbatch_reconcile_queue",
-            "Jobs of which this process, if it leads, has something to do: now, in a worker, or later.",
+            "Jobs of which this process, if it leads, has something to do: now, in a worker, later, or to"
+            " launch them one by one.",
             labels=["state"],
         )
-        for state, count in self._queue.count().items():
+        for state, count in self._reconciler.count().items():
             depth.add_metric([state], count)
         yield depth
         yield GaugeMetricFamily(
             "kbatch_reconcile_oldest_seconds",
             "How long the first of those that wait for a worker has waited.",
-            value=self._queue.get_lag_seconds(),
+            value=self._reconciler.queue.get_lag_seconds(),
         )
 
     def _collect_jobs(self) -> Iterator[GaugeMetricFamily]:

@@ -50,7 +50,6 @@ class CollectGarbage(Application):
         server.init_config_file()
         server.init_logging()
         server.init_keyring()
-        server.init_storage()
         server.init_store()
         server.init_jobs()
         asyncio.run(self._collect(server))

@@ -110,7 +110,6 @@ class Jobs(LoggingConfigurable):
         if is_new:
             reach("submit.3")
             SUBMITTED.inc()
-            self.log.info("job %s: accepted from %s", job.id, job.user)
             self.on_submit(job)
             reach("submit.4")
         return job, is_new
@@ -157,7 +156,6 @@ class Jobs(LoggingConfigurable):
         entry = make_entry(Action.CANCEL, job_id, user.name, detail=note or "")
         job = await self.store.request_cancel(job_id, user=_owner(user), by=user.name, note=note, audit=entry)
         reach("cancel.2")
-        self.log.info("job %s: cancelled by %s", job.id, user.name)
         self.on_change(job.id)
         reach("cancel.3")
         return job
@@ -166,7 +164,6 @@ class Jobs(LoggingConfigurable):
         """Cancel a job that is not over, and forget it: from now on there is no such job."""
         entry = make_entry(Action.DELETE, job_id, user.name)
         await self.store.request_delete(job_id, user=_owner(user), audit=entry)
-        self.log.info("job %s: deleted by %s", job_id, user.name)
         self.on_change(job_id)
 
     async def rerun(self, user: User, job_id: str) -> Job:

@@ -53,10 +53,13 @@ class JsonFormatter(json.JsonFormatter):
         extra: dict[str, Any] = {}
         super().add_fields(extra, record, message_dict)
         exception = extra.pop("exc_info", None)
+        audit = extra.pop("audit", None)
         log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
         log_data["level"] = record.levelname.lower()
         log_data["logger"] = record.name
         log_data |= extra
+        if audit is not None:  # an entry of the audit record
+            log_data |= {f"audit_{name}": value for name, value in audit.to_dict().items() if name != "at"}
         for name, value in (
             ("request_id", REQUEST_ID.get()),
             ("job_id", find_job_id(record) or JOB_ID.get()),
@@ -89,6 +92,8 @@ def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any], *, as_json:
     for handler in ours.handlers:
         handler.setFormatter(make_formatter(as_json=as_json))
     ours.propagate = False
+    # what costs time in each line, and no line of ours says
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # with JSON whatever is logged has that form, also what comes of a library
     others = ("asyncio", "py.warnings") if as_json else ()
     for name in ("tornado.access", "tornado.application", "tornado.general", "kbatch_server", *others):

@@ -226,6 +226,8 @@ class User:
     groups: tuple[str, ...] = ()
     scopes: frozenset[str] = frozenset()
     kind: str = "user"
+    actions: tuple[str, ...] = ()
+    """What the token is good for, of the keys of HubAuthenticator.scopes."""
     admin: bool = False
     """Whether the scope for all users' jobs is held."""
 
@@ -308,6 +310,11 @@ class Job:
     def is_over(self) -> bool:
         """Whether it has ended, in whatever way."""
         return self.status.is_end
+
+    @property
+    def is_to_be_launched(self) -> bool:
+        """Whether it waits for its launch, and nobody wants it to end."""
+        return not (self.is_over or self.launched_at or self.cancel_requested_at or self.delete_requested_at)
 
     @property
     def full_message(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from traitlets import Instance, Unicode
+from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from .auth import HubAuthenticator
@@ -18,17 +18,16 @@ from .traffic import Traffic
 
 
 class Operations(LoggingConfigurable):
-    """Builds health, metrics and traffic, and runs what of them runs, from ``start`` to ``stop``."""
+    """Builds health and metrics, and runs what of them runs, from ``start`` to ``stop``."""
 
     auth = Instance(HubAuthenticator)
     engine = Instance(Engine)
     storage = Instance(Storage)
     store = Instance(JobStore)
-    version = Unicode()
+    traffic = Instance(Traffic)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        self.traffic = Traffic(parent=self.parent)
         self.health = Health(
             parent=self.parent,
             parts=[
@@ -42,10 +41,9 @@ class Operations(LoggingConfigurable):
         self.gauges = Gauges(
             health=self.health,
             leader=self.engine.leader,
-            queue=self.engine.reconciler.queue,
+            reconciler=self.engine.reconciler,
             store=self.store,
             traffic=self.traffic,
-            version=self.version,
         )
         self._loop_lag = LoopLag()
 

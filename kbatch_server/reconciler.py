@@ -9,6 +9,7 @@ from typing import Any
 from traitlets import Float, Instance, Integer, default
 from traitlets.config import LoggingConfigurable
 
+from .departures import Departures
 from .errors import NotFound, Unavailable
 from .failpoints import reach
 from .harvest import Harvest
@@ -63,6 +64,7 @@ class Reconciler(LoggingConfigurable):
         config=True,
     )
 
+    departures = Instance(Departures)
     harvest = Instance(Harvest)
     launcher = Instance(JobLauncher)
     launchpad = Instance(Launchpad)
@@ -72,13 +74,22 @@ class Reconciler(LoggingConfigurable):
 
     _tasks: list[asyncio.Task[None]]
 
+    @default("departures")
+    def _default_departures(self) -> Departures:
+        return Departures(launcher=self.launcher)
+
     @default("turns")
     def _default_turns(self) -> Turns:
         return Turns(limits=Limits(), store=self.store)
 
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.departures.on_departure = self.queue.put
+
     async def start(self) -> None:
         """Begin to work, with a look at every job that is not over."""
         self.queue.on_take = RECONCILE_LAG_SECONDS.observe
+        self.departures.start()
         self._tasks = [asyncio.create_task(self._resync(), name="resync")]
         self._tasks += [asyncio.create_task(self._work(), name=f"worker-{i}") for i in range(self.workers)]
 
@@ -87,16 +98,30 @@ class Reconciler(LoggingConfigurable):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.departures.stop()
         self.queue.clear()
 
     async def _resync(self) -> None:
+        """Have all jobs looked at, again and again: the first time at once, later one after the other.
+
+        A thousand looks at once would hold up whoever asks for something meanwhile.
+        """
+        seconds = 0.0
         while True:
             try:
-                for job_id in await self.store.list_active_ids(with_waiting=not self.turns.is_needed):
-                    self.queue.ensure(job_id)
+                await self._look_at_all(seconds)
             except Exception:
                 self.log.exception("the jobs that are not over could not be listed; trying again")
-            await asyncio.sleep(self.resync_seconds)
+            seconds = self.resync_seconds / 2
+            await asyncio.sleep(self.resync_seconds - seconds)
+
+    async def _look_at_all(self, seconds: float) -> None:
+        """Have all jobs that are not over looked at within so many seconds."""
+        job_ids = await self.store.list_active_ids(with_waiting=not self.turns.is_needed)
+        for job_id in job_ids:
+            if job_id not in self.departures:
+                self.queue.ensure(job_id)
+            await asyncio.sleep(seconds / len(job_ids))
 
     async def _work(self) -> None:
         task = asyncio.current_task()
@@ -120,10 +145,14 @@ class Reconciler(LoggingConfigurable):
             finally:
                 self.queue.done(job_id)
 
+    def count(self) -> dict[str, int]:
+        """Return how many jobs wait for a worker, are in one's hands, are for later, are to be launched."""
+        return self.queue.count() | {"to_launch": len(self.departures)}
+
     def accept(self, job: Job) -> None:
         """Launch a new job when its turn comes: until then it need not even be read."""
         if self.turns.take(job):
-            self.queue.put_after(job.id, self.launcher.get_wait_seconds(job))
+            self.departures.join(job.id)
 
     def notice(self, job_id: str) -> None:
         """Look at a job soon: changes come in bursts (a Job, its Pod, Events), and one look sees all."""
@@ -132,15 +161,16 @@ class Reconciler(LoggingConfigurable):
     async def reconcile(self, job_id: str) -> None:
         """Do the next step for one job; raises LauncherUnavailable when that is for later."""
         job = await self.store.find_job(job_id)
+        if job is not None and job.is_to_be_launched:
+            await self._launch(job)
+            return
+        self.departures.leave(job_id)
         if job is None:
             self.turns.leave(job_id)
-            return
-        if job.delete_requested_at is not None:
+        elif job.delete_requested_at is not None:
             await self._delete(job)
         elif job.is_over:
             await self._clean(job)
-        elif job.launched_at is None and job.cancel_requested_at is None:
-            await self._launch(job)
         else:
             await self._observe(job)
 
@@ -165,12 +195,8 @@ class Reconciler(LoggingConfigurable):
             await self.store.update_job(job.id, cleaned_at=utcnow())
 
     async def _launch(self, job: Job) -> None:
-        if not self.turns.take(job):
+        if not (self.turns.take(job) and self.departures.take(job.id)):
             return  # it comes up again when its turn has come
-        wait = self.launcher.get_wait_seconds(job)
-        if wait > 0:
-            self.queue.put_after(job.id, wait)
-            return
         reach("launch.1")
         if not await self.store.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again

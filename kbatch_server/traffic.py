@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from contextlib import suppress
 from typing import Protocol
 from weakref import WeakSet
 
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
+
+LATEST = 32
+"""Requests that the rate is taken from: one person's page alone must not look like a rush."""
 
 LAST_WORD_SECONDS = 1.0
 """How long those who were told that their time is up get to read it."""
@@ -43,6 +48,7 @@ class Traffic(LoggingConfigurable):
         self.stopping = asyncio.Event()
         """Set when what has no end of its own must come to one."""
         self._open: WeakSet[Request] = WeakSet()
+        self._begun: deque[float] = deque(maxlen=LATEST)
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -54,6 +60,7 @@ class Traffic(LoggingConfigurable):
     def begin(self, request: Request) -> None:
         """Take note of a request."""
         self._open.add(request)
+        self._begun.append(time.monotonic())
         self._is_idle.clear()
 
     def end(self, request: Request) -> None:
@@ -66,6 +73,12 @@ class Traffic(LoggingConfigurable):
         """Return how many are under way: by ``stream`` and ``other``."""
         streams = sum(1 for each in self._open if each.is_stream)
         return {"stream": streams, "other": len(self._open) - streams}
+
+    def get_requests_per_second(self) -> float:
+        """Return how many come in, by the latest of them; 0 until there have been some."""
+        if len(self._begun) < LATEST:
+            return 0
+        return LATEST / max(time.monotonic() - self._begun[0], 1e-6)
 
     async def finish(self, seconds: float) -> None:
         """End the streams, wait so long for what else is under way, and tell the rest that it must go."""

@@ -34,6 +34,5 @@ class UpgradeDB(Application):
         server.init_config_file()
         server.init_logging()
         server.init_keyring()
-        server.init_storage()
         server.init_store()
         asyncio.run(server.store.upgrade())

@@ -6,7 +6,6 @@ import asyncio
 import heapq
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 
 
@@ -20,32 +19,36 @@ class WorkQueue:
     def __init__(self, *, backoff_base_seconds: float = 0.5, backoff_max_seconds: float = 30) -> None:
         self._base = backoff_base_seconds
         self._max = backoff_max_seconds
-        self._ready: deque[str] = deque()
+        self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: dict[str, float] = {}  # since when
         self._active: set[str] = set()
         self._again: set[str] = set()
         self._later: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._failures: dict[str, int] = {}
-        self._changed = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at: float | None = None
         self.on_take: Callable[[float], None] = lambda seconds: None
         """Called with how long a key had waited, each time that one is taken."""
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._active) + len(self._due)
+        return len(self._waiting) + len(self._active) + len(self._due)
 
     def count(self) -> dict[str, int]:
         """Return how many keys wait, are in somebody's hands, and are for later."""
-        return {"waiting": len(self._ready), "active": len(self._active), "later": len(self._due)}
+        return {"waiting": len(self._waiting), "active": len(self._active), "later": len(self._due)}
 
     def get_lag_seconds(self) -> float:
         """Return how long the first of those that wait has waited; 0 when none does."""
-        return time.monotonic() - self._waiting[self._ready[0]] if self._ready else 0.0
+        return time.monotonic() - next(iter(self._waiting.values())) if self._waiting else 0.0
 
     def clear(self) -> None:
         """Forget every key but those that are in somebody's hands."""
-        for each in (self._ready, self._waiting, self._again, self._later, self._due, self._failures):
+        while not self._ready.empty():
+            self._ready.get_nowait()
+        for each in (self._waiting, self._again, self._later, self._due, self._failures):
             each.clear()
+        self._set_alarm()
 
     def put(self, key: str) -> None:
         """Work on ``key`` as soon as may be; a delay that it was put with is over."""
@@ -54,8 +57,7 @@ class WorkQueue:
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting[key] = time.monotonic()
-            self._ready.append(key)
-            self._changed.set()
+            self._ready.put_nowait(key)
 
     def ensure(self, key: str) -> None:
         """Work on ``key`` some time, unless it comes up anyway: a delay or a backoff of it stays."""
@@ -73,7 +75,7 @@ class WorkQueue:
             if len(self._later) > 2 * len(self._due) + 64:  # keys that came up earlier left theirs behind
                 self._later = [(due, key) for key, due in self._due.items()]
                 heapq.heapify(self._later)
-            self._changed.set()
+            self._set_alarm()
 
     def put_backoff(self, key: str) -> float:
         """Work on ``key``, which failed, after a delay that doubles each time; return the delay."""
@@ -90,15 +92,10 @@ class WorkQueue:
 
     async def get(self) -> str:
         """Return the next key, which is then in the caller's hands until ``done``."""
-        while True:
-            self._move_due()
-            if self._ready:
-                key = self._ready.popleft()
-                self.on_take(time.monotonic() - self._waiting.pop(key))
-                self._active.add(key)
-                return key
-            self._changed.clear()
-            await self._wait()
+        key = await self._ready.get()
+        self.on_take(time.monotonic() - self._waiting.pop(key))
+        self._active.add(key)
+        return key
 
     def done(self, key: str) -> None:
         """Give the key back: it comes up again if it was put meanwhile."""
@@ -113,13 +110,16 @@ class WorkQueue:
             due, key = heapq.heappop(self._later)
             if self._due.get(key) == due:
                 self.put(key)
+        self._alarm_at = None
+        self._set_alarm()
 
-    async def _wait(self) -> None:
-        timeout = None
-        if self._later:
-            timeout = max(0.0, self._later[0][0] - asyncio.get_running_loop().time())
-        try:
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()
-        except TimeoutError:
+    def _set_alarm(self) -> None:
+        """See to it that the keys that come up later do."""
+        first = self._later[0][0] if self._later else None
+        if first == self._alarm_at:
             return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        loop = asyncio.get_running_loop()
+        self._alarm = None if first is None else loop.call_at(first, self._move_due)
+        self._alarm_at = first

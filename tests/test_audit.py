@@ -16,7 +16,7 @@ from kbatch_server.keyring import Keyring
 from kbatch_server.models import Job, JobSpec, Status, utcnow
 from kbatch_server.store import JobStore
 
-BOB = Origin("bob", "user", "10.0.0.7", "0123456789abcdef", "POST /x", lambda: "submit,cancel")
+BOB = Origin("bob", "user", "10.0.0.7", "0123456789abcdef", lambda: "POST /x", "submit,cancel")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from kbatch_server.kube.clients import KubeRefused, KubeUnavailable, measure_ahe
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchers.kube import KubeJobLauncher
 from kbatch_server.launchers.kubeerrors import launch_errors
-from kbatch_server.launchers.pace import Pace
 
 
 @pytest.mark.parametrize("namespace", ["jobs", "kbatch-{username}", "{username}-jobs"])
@@ -46,24 +45,6 @@ async def test_no_kubernetes_is_said_in_one_line(tmp_path: Path) -> None:
         await launcher.open()
     assert "\n" not in str(error.value)
     await launcher.close()
-
-
-def test_launches_are_paced_and_each_job_keeps_its_turn() -> None:
-    pace = Pace()
-    waits = [pace.get_wait_seconds(f"job-{i}", 10) for i in range(5)]
-    assert waits == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.05)
-    assert pace.get_wait_seconds("job-4", 10) == pytest.approx(0.4, abs=0.05)
-    assert pace.get_wait_seconds("any", 0) == 0
-
-
-def test_a_turn_that_has_come_is_good_for_a_moment_and_then_used_up(monkeypatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr("kbatch_server.launchers.pace.time.monotonic", lambda: now)
-    pace = Pace()
-    assert [pace.get_wait_seconds(f"job-{i}", 0.1) for i in range(2)] == [0, 10]
-    assert pace.get_wait_seconds("job-0", 0.1) == 0
-    now += 5
-    assert pace.get_wait_seconds("job-0", 0.1) == 15
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ LAYERS = [
     ["logfollower"],
     ["harvest", "logreader", "standing", "turns"],
     ["lines"],
-    ["launchpad", "logrecorder", "outputs", "uploads"],
+    ["departures", "launchpad", "logrecorder", "outputs", "uploads"],
     ["logtext", "logwriter"],
     ["launchers"],
     ["kube"],

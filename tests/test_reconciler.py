@@ -77,12 +77,15 @@ async def submit(world, user=ALICE, **fields):
     return (await world.jobs.submit(user, JobRequest(**fields)))[0]
 
 
-async def step(world, job):
-    """Reconcile once, as a service would that was just started: it remembers nothing."""
-    fresh = Reconciler(
+def make_fresh(world):
+    return Reconciler(
         launcher=world.launcher, launchpad=world.launchpad, store=world.store, harvest=world.harvest
     )
-    await fresh.reconcile(job.id)
+
+
+async def step(world, job):
+    """Reconcile once, as a service would that was just started: it remembers nothing."""
+    await make_fresh(world).reconcile(job.id)
     return await world.store.find_job(job.id)
 
 
@@ -446,31 +449,39 @@ async def test_stopping_ends_a_worker_that_meets_an_error_while_it_is_cancelled(
         await world.reconciler.stop()
 
 
-async def test_jobs_that_wait_for_their_turn_hold_up_nobody(world):
-    world.launcher.get_wait_seconds = lambda job: 60 if job.name == "crowd" else 0
-    await world.reconciler.start()
-    try:
-        for _ in range(30):
-            await submit(world, name="crowd")
-        job = await submit(world)
-        await _until(lambda: world.store.find_job(job.id), lambda found: found.status == "pending")
-    finally:
-        await world.reconciler.stop()
-    assert [job_id for job_id, _ in world.launcher.launched] == [job.id]
-
-
-async def test_a_new_job_is_not_even_read_before_its_turn(world):
-    world.launcher.get_wait_seconds = lambda job: 60 if job.name == "crowd" else 0
+async def test_jobs_that_wait_for_their_launch_are_not_even_read_and_hold_up_nobody(world):
+    world.launcher.max_launches_per_second = 0.01
     read, find_job = [], world.store.find_job
     world.store.find_job = lambda job_id: read.append(job_id) or find_job(job_id)
     await world.reconciler.start()
     try:
-        crowd, job = await submit(world, name="crowd"), await submit(world)
-        await _until(lambda: find_job(job.id), lambda found: found.status == "pending")
+        first = await submit(world)
+        crowd = [await submit(world, name="crowd") for _ in range(30)]
+        await _until(lambda: find_job(first.id), lambda found: found.status == "pending")
+        see(world, first, Status.SUCCEEDED)
+        world.reconciler.notice(first.id)
+        await world.jobs.cancel(ALICE, crowd[7].id)
+        for job, end in ((first, "succeeded"), (crowd[7], "cancelled")):
+            await _until(lambda job=job: find_job(job.id), lambda found, end=end: found.status == end)
     finally:
         await world.reconciler.stop()
-    assert job.id in read
-    assert crowd.id not in read
+    assert [job_id for job_id, _ in world.launcher.launched] == [first.id]
+    assert set(read) == {first.id, crowd[7].id}
+
+
+async def test_a_look_at_all_jobs_leaves_those_alone_that_wait_for_their_launch(world):
+    world.launcher.max_launches_per_second = 0.01
+    jobs = [await submit(world) for _ in range(3)]
+    read, find_job = [], world.store.find_job
+    world.store.find_job = lambda job_id: read.append(job_id) or find_job(job_id)
+    fresh = make_fresh(world)
+    fresh.resync_seconds = 1
+    await fresh.start()
+    try:
+        await asyncio.sleep(1.5)
+    finally:
+        await fresh.stop()
+    assert sorted(read.count(job.id) for job in jobs)[:2] == [1, 1]  # the third was launched
 
 
 async def test_a_job_whose_key_was_removed_fails_with_the_reason_and_hides_no_other(world):

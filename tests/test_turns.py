@@ -84,9 +84,9 @@ class World:
         """Decide and do what is to be done, until there is nothing more."""
         while True:
             await self.turns.decide()
-            if not self.reconciler.queue._ready:
+            if not self.reconciler.queue.count()["waiting"]:
                 return
-            while self.reconciler.queue._ready:
+            while self.reconciler.queue.count()["waiting"]:
                 job_id = await self.reconciler.queue.get()
                 await self.reconciler.reconcile(job_id)
                 self.reconciler.queue.done(job_id)

@@ -149,8 +149,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
             kind=user.kind,
             address=str(self.request.remote_ip)[:64],
             request_id=self.request_id,
-            detail=f"{self.request.method} {scrub_url(self.request.uri or '')}"[:500],
-            make_rights=lambda: ",".join(self.services.auth.actions(user)),
+            make_detail=lambda: f"{self.request.method} {scrub_url(self.request.uri or '')}"[:500],
+            rights=",".join(user.actions),
         )
 
     def unknown_user(self) -> NoReturn:

@@ -19,7 +19,7 @@ class JobModelHandler(BaseHandler):
 
     def make_model(self, job: Job) -> dict[str, object]:
         """Return a job's JSON; values of the environment are for its own user, with a token that may read."""
-        may_read = "read" in self.services.auth.actions(self.user)
+        may_read = "read" in self.user.actions
         return job.to_dict(with_env=may_read and job.user == self.user.name)
 
     def read_owner(self) -> str | None:

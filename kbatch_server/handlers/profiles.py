@@ -31,7 +31,7 @@ class UserHandler(BaseHandler):
                 "kind": user.kind,
                 "groups": list(user.groups),
                 "admin": user.admin,
-                "actions": self.services.auth.actions(user),
+                "actions": list(user.actions),
                 "scopes": sorted(user.scopes),
                 "limits": {
                     "max_upload_bytes": self.services.uploads.max_upload_bytes,

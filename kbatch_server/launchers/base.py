@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
 from ..models import Job, JobEvent, JobStatus
@@ -75,6 +76,13 @@ class JobLauncher(LoggingConfigurable):
     LauncherUnavailable when it cannot know or cannot act now.
     """
 
+    max_launches_per_second = Float(
+        0,
+        min=0,
+        help="""Jobs handed to this launcher in a second at most; 0 means no limit.""",
+        config=True,
+    )
+
     async def open(self) -> None:
         """Get ready, once, for what any replica of the service may ask: ``logs`` and ``events``."""
 
@@ -113,13 +121,6 @@ class JobLauncher(LoggingConfigurable):
         by what it drives. A job whose ``delete_requested_at`` is set leaves nothing at all, no log either.
         """
         raise NotImplementedError
-
-    def get_wait_seconds(self, job: Job) -> float:
-        """Return how long the launch of a job should wait yet, for a launcher that paces itself; 0 is now.
-
-        It is asked before each ``launch``, and again after that time.
-        """
-        return 0
 
     async def release(self, job: Job) -> None:
         """Let the next attempt of the job go, which ``poll`` said is held until a time that has come.

@@ -27,7 +27,6 @@ from .kubeerrors import launch_errors, read_errors
 from .kubenamespace import find_own_namespace, is_namespace_template
 from .kubepods import end_pods, open_gates
 from .kubesecret import check_is_same, ensure_secret
-from .pace import Pace
 
 Manifest = dict[str, Any]
 
@@ -171,7 +170,6 @@ class KubeJobLauncher(JobLauncher):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._pace = Pace()
 
     async def open(self) -> None:
         """Connect. An API server that is away is waited for; a wrong setting is raised."""
@@ -253,10 +251,6 @@ class KubeJobLauncher(JobLauncher):
                 patch = objects.make_launch_patch(str(place.uid), queue_name=job.spec.queue_name)
                 await self.client.patch(place.path, patch)
         return place.state
-
-    def get_wait_seconds(self, job: Job) -> float:
-        """Return how long the launch of a job waits for its turn."""
-        return self._pace.get_wait_seconds(job.id, self.max_launches_per_second)
 
     async def poll(self, job: Job) -> JobStatus | None:
         """Return what the watches have seen of the job; that it is gone only when the API says so too."""

@@ -81,7 +81,6 @@ def log_entry(entry: AuditEntry | None) -> None:
     """Say in the log what is on record now, if anything is."""
     if entry is None:
         return
-    fields = {f"audit_{name}": value for name, value in entry.to_dict().items() if name != "at"}
     audit_log.info(
         "%s %s of %s by %s from %s request=%s",
         entry.action.value,
@@ -90,7 +89,7 @@ def log_entry(entry: AuditEntry | None) -> None:
         entry.who,
         entry.address or "-",
         entry.request_id or "-",
-        extra=fields,
+        extra={"audit": entry},
     )
 
 

@@ -1,0 +1,126 @@
+"""The line of the jobs that are to be launched: its pace, its order, and that requests come first."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+from launcher_doubles import ScriptedLauncher
+
+from kbatch_server.departures import Departures
+from kbatch_server.traffic import LATEST, Traffic
+
+
+@pytest.fixture
+async def line():
+    """A line that goes, with when each left it."""
+    left: dict[str, float] = {}
+    departures = Departures(
+        launcher=ScriptedLauncher(), on_departure=lambda job_id: left.setdefault(job_id, time.monotonic())
+    )
+    departures.start()
+    yield SimpleNamespace(departures=departures, launcher=departures.launcher, left=left)
+    await departures.stop()
+
+
+class Page:
+    """A request."""
+
+    is_stream = False
+
+    async def give_up(self) -> None:
+        raise NotImplementedError
+
+
+def ask(traffic: Traffic, times: int) -> None:
+    for _ in range(times):
+        page = Page()
+        traffic.begin(page)
+        traffic.end(page)
+
+
+async def wait_for(line, count: int) -> list[str]:
+    async with asyncio.timeout(5):
+        while len(line.left) < count:  # noqa: ASYNC110  (what is tested tells in a callback)
+            await asyncio.sleep(0.005)
+    return list(line.left)
+
+
+async def test_jobs_leave_in_their_order_and_evenly_apart(line):
+    line.launcher.max_launches_per_second = 20
+    for job_id in "abcd":
+        line.departures.join(job_id)
+    line.departures.join("a")
+    assert await wait_for(line, 4) == list("abcd")
+    assert 0.15 <= line.left["d"] - line.left["a"] <= 0.5
+    assert len(line.departures) == 0
+
+
+async def test_a_job_that_left_may_be_launched_once(line):
+    line.launcher.max_launches_per_second = 1
+    line.departures.join("a")
+    await wait_for(line, 1)
+    assert line.departures.take("a")
+    assert not line.departures.take("a")
+    assert "a" in line.departures
+
+
+async def test_who_comes_alone_need_not_join(line):
+    line.launcher.max_launches_per_second = 2
+    assert line.departures.take("a")
+    assert not line.departures.take("b")
+    assert await wait_for(line, 1) == ["b"]
+
+
+async def test_without_a_limit_nobody_waits(line):
+    assert all(line.departures.take(str(number)) for number in range(100))
+
+
+async def test_who_is_not_to_be_launched_any_more_takes_nobodys_place(line):
+    line.launcher.max_launches_per_second = 5
+    assert line.departures.take("first")
+    for job_id in "ab":
+        line.departures.join(job_id)
+    line.departures.leave("a")
+    assert await wait_for(line, 1) == ["b"]
+    line.departures.leave("b")
+    assert not line.departures.take("b")
+
+
+@pytest.mark.parametrize("most", [0, 1000])
+async def test_launches_give_way_to_many_requests_and_go_on_when_those_are_over(line, most):
+    line.launcher.max_launches_per_second = most
+    line.departures.busy_launches_per_second = 5
+    ask(line.departures.traffic, LATEST)
+    for number in range(30):
+        line.departures.join(str(number))
+    began = time.monotonic()
+    while time.monotonic() < began + 0.5:
+        ask(line.departures.traffic, 10)
+        await asyncio.sleep(0.01)
+    assert 2 <= len(line.left) <= 4
+    await wait_for(line, 30)
+    assert time.monotonic() - began < 2
+
+
+async def test_a_few_requests_or_a_limit_of_0_slow_nothing(line):
+    ask(line.departures.traffic, LATEST - 1)
+    assert all(line.departures.take(str(number)) for number in range(10))
+    line.departures.busy_requests_per_second = 0
+    ask(line.departures.traffic, 100)
+    assert all(line.departures.take(str(number)) for number in range(10))
+
+
+async def test_a_line_that_is_stopped_forgets_and_can_be_started_again(line):
+    line.launcher.max_launches_per_second = 0.1
+    for job_id in "ab":
+        line.departures.join(job_id)
+    await wait_for(line, 1)
+    await line.departures.stop()
+    assert len(line.departures) == 0
+    line.launcher.max_launches_per_second = 0
+    line.departures.start()
+    line.departures.join("c")
+    assert await wait_for(line, 2) == ["a", "c"]
