@@ -2,10 +2,10 @@
 
 Both are one process with one worker, asked by the same load generator, by turns. The service answers a
 submit when the job's row is durable (SQLite, WAL, synchronous=FULL) and launches it on the cluster after
-that, which is waited for before the peer's turn; the peer answers when it has made the Kubernetes Job. No
-job's pod ever runs: the peer's Jobs have ``parallelism: 0``, the service's ask for a node that is not there.
-Lists and reads are measured when the service's jobs are over: it has nothing else to do then, as the peer
-has not.
+that; the peer answers when it has made the Kubernetes Job. What either leaves to do, for itself or for
+Kubernetes, is done before the next turn. No job's pod ever runs: the peer's Jobs have ``parallelism: 0``, the
+service's ask for a node that is not there. Lists and reads are measured when the service's jobs are over: it
+has nothing else to do then, as the peer has not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .hub import FakeHub
 from .load import Request, Result, run_load
 from .peer import PeerServer
 
-ROUNDS = 5
+ROUNDS = 3
 JOBS = 1000
 IN_FLIGHT = 16
 END_SECONDS = 300
@@ -111,7 +111,7 @@ class Row:
         return f"{self.name:34} {ours:28} {theirs:28} {self.unit:3} {self.ratio:6.1f}x  {verdict}"
 
 
-async def measure(kubeconfig: Path) -> list[Row]:
+async def measure(kubeconfig: Path, cluster: kubernetes.client.BatchV1Api) -> list[Row]:
     """Run both services and return the comparisons."""
     users = {TOKEN: {"name": "alice", "scopes": SCOPES}}
     async with FakeHub(users) as hub:
@@ -126,23 +126,23 @@ async def measure(kubeconfig: Path) -> list[Row]:
                 peer = PeerServer(kubeconfig, hub.api_url, "a-token-of-the-peer", peer_port)
                 await asyncio.to_thread(peer.__enter__)
                 try:
-                    return await compare(f"http://127.0.0.1:{port}{PREFIX}api/v1/jobs", f"{peer.url}/jobs/")
+                    ours, theirs = f"http://127.0.0.1:{port}{PREFIX}api/v1/jobs", f"{peer.url}/jobs/"
+                    return await compare(cluster, ours, theirs)
                 finally:
                     await asyncio.to_thread(peer.__exit__, None, None, None)
             finally:
                 await asyncio.to_thread(service.stop)
 
 
-async def compare(ours: str, theirs: str) -> list[Row]:
+async def compare(cluster: kubernetes.client.BatchV1Api, ours: str, theirs: str) -> list[Row]:
     """Ask both by turns: first submits, which leave the jobs that the lists then show."""
     submits = Row(f"submits, {IN_FLIGHT} in flight", "/s", 20, [], [], larger_is_better=True)
     share = JOBS // ROUNDS + 1
     for _ in range(ROUNDS):
-        await asyncio.sleep(QUIET_SECONDS)
         submits.ours.append((await load(Request("POST", ours, JOB), share, IN_FLIGHT)).rate)
-        await launch_jobs(ours)
-        await asyncio.sleep(QUIET_SECONDS)
+        await settle(cluster, share * (len(submits.ours) + len(submits.theirs)))
         submits.theirs.append((await load(Request("POST", theirs, PEER_JOB), share, IN_FLIGHT)).rate)
+        await settle(cluster, share * (len(submits.ours) + len(submits.theirs)))
     await end_jobs(ours)
     page = Row(f"a page of 50 at {JOBS} jobs, p50", "ms", 100, [], [], larger_is_better=False)
     for _ in range(ROUNDS):
@@ -165,11 +165,18 @@ async def load(request: Request, total: int, in_flight: int) -> Result:
     return result
 
 
-async def launch_jobs(ours: str) -> None:
-    """Wait until our jobs are all launched: what we put off is not to be in the peer's way, nor in ours."""
+async def settle(cluster: kubernetes.client.BatchV1Api, jobs: int) -> None:
+    """Wait until so many Jobs are begun: what a turn leaves behind is not to be in the way of the next."""
     async with asyncio.timeout(END_SECONDS):
-        while (await fetch(f"{ours}?status=queued&limit=1"))["items"]:  # noqa: ASYNC110
-            await asyncio.sleep(1)
+        while await asyncio.to_thread(count_begun, cluster) < jobs:  # noqa: ASYNC110
+            await asyncio.sleep(2)
+    await asyncio.sleep(QUIET_SECONDS)
+
+
+def count_begun(cluster: kubernetes.client.BatchV1Api) -> int:
+    """Return how many Jobs Kubernetes has taken care of."""
+    answer = cluster.list_job_for_all_namespaces(_request_timeout=30, _preload_content=False)
+    return sum("startTime" in job["status"] for job in json.loads(answer.data)["items"])
 
 
 async def end_jobs(ours: str) -> None:
@@ -199,7 +206,7 @@ def main() -> int:
     try:
         with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as client:
             kubernetes.client.CoreV1Api(client).create_namespace({"metadata": {"name": NAMESPACE}})
-        rows = asyncio.run(measure(Path(cluster.kubeconfig)))
+            rows = asyncio.run(measure(Path(cluster.kubeconfig), kubernetes.client.BatchV1Api(client)))
     finally:
         cluster.stop()
     print(f"{'':34} {'kbatch-server (min to max)':28} {'kbatch-proxy 0.4.2':28}")

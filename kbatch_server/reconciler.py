@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,9 @@ TERMINATING_SECONDS = 2
 LOOK_SECONDS = 0.1
 """How soon a job is looked at again at the earliest, when a time that it waits for has come."""
 
+LIST_RETRY_SECONDS = 5
+"""How soon the jobs are listed again when the database could not do it."""
+
 MESSAGE_LENGTH = 2000
 """Characters of a message that are kept: a scheduler's word on a thousand nodes is longer."""
 
@@ -60,7 +64,11 @@ class Reconciler(LoggingConfigurable):
     resync_seconds = Float(
         30,
         min=1,
-        help="""Seconds between two looks at every job that is not over, whatever the launcher reports.""",
+        help="""Seconds between two looks at each job that something is to be done for: one to be launched,
+        cancelled, deleted or cleaned up after, of which the process that does it was not told.
+
+        Jobs that run are looked at when the launcher reports a change, and each ``poll_seconds`` of it.
+        """,
         config=True,
     )
 
@@ -90,7 +98,10 @@ class Reconciler(LoggingConfigurable):
         """Begin to work, with a look at every job that is not over."""
         self.queue.on_take = RECONCILE_LAG_SECONDS.observe
         self.departures.start()
-        self._tasks = [asyncio.create_task(self._resync(), name="resync")]
+        self._tasks = [
+            asyncio.create_task(self._resync(), name="resync"),
+            asyncio.create_task(self._poll(), name="poll"),
+        ]
         self._tasks += [asyncio.create_task(self._work(), name=f"worker-{i}") for i in range(self.workers)]
 
     async def stop(self) -> None:
@@ -102,26 +113,35 @@ class Reconciler(LoggingConfigurable):
         self.queue.clear()
 
     async def _resync(self) -> None:
-        """Have all jobs looked at, again and again: the first time at once, later one after the other.
+        """Have all jobs looked at that something is to be done for, whatever was told of them."""
+        with_waiting = not self.turns.is_needed
+        await self._look_again(
+            lambda: self.store.list_due_ids(with_waiting=with_waiting), self.resync_seconds
+        )
+
+    async def _poll(self) -> None:
+        """Have all jobs looked at that the launcher has, whatever it reports."""
+        await self._look_again(self.store.list_launched_ids, self.launcher.poll_seconds)
+
+    async def _look_again(self, list_ids: Callable[[], Awaitable[list[str]]], period: float) -> None:
+        """Have jobs looked at in each period: the first time at once, later one after the other.
 
         A thousand looks at once would hold up whoever asks for something meanwhile.
         """
         seconds = 0.0
         while True:
             try:
-                await self._look_at_all(seconds)
+                job_ids = await list_ids()
             except Exception:
                 self.log.exception("the jobs that are not over could not be listed; trying again")
-            seconds = self.resync_seconds / 2
-            await asyncio.sleep(self.resync_seconds - seconds)
-
-    async def _look_at_all(self, seconds: float) -> None:
-        """Have all jobs that are not over looked at within so many seconds."""
-        job_ids = await self.store.list_active_ids(with_waiting=not self.turns.is_needed)
-        for job_id in job_ids:
-            if job_id not in self.departures:
-                self.queue.ensure(job_id)
-            await asyncio.sleep(seconds / len(job_ids))
+                await asyncio.sleep(LIST_RETRY_SECONDS)
+                continue
+            for job_id in job_ids:
+                if job_id not in self.departures:
+                    self.queue.ensure(job_id)
+                await asyncio.sleep(seconds / len(job_ids))
+            await asyncio.sleep(period - seconds)
+            seconds = period / 2
 
     async def _work(self) -> None:
         task = asyncio.current_task()

@@ -12,7 +12,7 @@ from weakref import WeakSet
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
-LATEST = 32
+LATEST = 16
 """Requests that the rate is taken from: one person's page alone must not look like a rush."""
 
 LAST_WORD_SECONDS = 1.0

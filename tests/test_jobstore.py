@@ -534,7 +534,7 @@ async def test_a_job_whose_launch_has_not_begun_is_cancelled_at_once_and_never_l
     assert cancelled.ended_at is not None
     assert not await store.begin_launch(job.id)
     assert await store.request_cancel(job.id, user="alice") == cancelled
-    assert await store.list_active_ids() == []
+    assert await store.list_due_ids() == []
 
 
 async def test_a_job_whose_launch_has_begun_is_asked_to_end(store):
@@ -577,7 +577,7 @@ async def test_a_deleted_job_is_there_for_the_reconciler_only_until_it_is_remove
     assert await names(store) == []
     assert not await store.begin_launch(job.id)
     assert (await store.find_job(job.id)).delete_requested_at is not None
-    assert await store.list_active_ids() == [job.id]
+    assert await store.list_due_ids() == [job.id]
     await store.remove_job(job.id)
     await store.remove_job(job.id)
     assert await store.find_job(job.id) is None
@@ -585,15 +585,22 @@ async def test_a_deleted_job_is_there_for_the_reconciler_only_until_it_is_remove
     assert (await add(store)).seq > job.seq
 
 
-async def test_active_is_what_is_not_over_or_not_cleaned(store):
-    queued, running, dirty, clean, never = [(await add(store)).id for _ in range(5)]
-    for job_id in (running, dirty, clean):
+async def test_due_is_what_something_is_to_be_done_for_and_launched_what_the_launcher_has(store):
+    queued, begun, running, ending, dirty, clean, never = [(await add(store)).id for _ in range(7)]
+    for job_id in (begun, running, ending, dirty, clean):
         await store.begin_launch(job_id)
-    await store.update_job(running, status=Status.RUNNING)
+    for job_id in (running, ending, dirty, clean):
+        await store.update_job(job_id, status=Status.RUNNING, launched_at=utcnow())
+    await store.request_cancel(ending, user="alice")
     await store.update_job(dirty, status=Status.SUCCEEDED)
     await store.update_job(clean, status=Status.SUCCEEDED, cleaned_at=utcnow())
     await store.update_job(never, status=Status.FAILED)
-    assert await store.list_active_ids() == [queued, running, dirty]
+    assert await store.list_due_ids() == [queued, begun, ending, dirty]
+    assert await store.list_due_ids(with_waiting=False) == [begun, ending, dirty]
+    assert await store.list_launched_ids() == [running]
+    await store.request_delete(running, user="alice")
+    assert running in await store.list_due_ids()
+    assert await store.list_launched_ids() == []
 
 
 # --- writing at the same time
@@ -753,14 +760,16 @@ async def test_a_page_is_read_along_an_index(store, query, index):
 
 
 @only_sqlite
-async def test_the_active_jobs_are_read_along_an_index(store):
-    from kbatch_server.store.jobstore import _SELECT_ACTIVE, _SELECT_DUE
+async def test_the_jobs_to_look_at_are_read_along_an_index(store):
+    from kbatch_server.store.jobstore import _SELECT_ASKED, _SELECT_ASKED_OR_WAITING, _SELECT_LAUNCHED
 
-    plan = await explain(store, _SELECT_ACTIVE)
+    plan = await explain(store, _SELECT_ASKED_OR_WAITING)
     assert "ix_jobs_due" in plan
     assert "ix_jobs_waiting" in plan
-    assert "ix_jobs_due" in await explain(store, _SELECT_DUE)
-    assert "ix_jobs_waiting" not in await explain(store, _SELECT_DUE)
+    for statement in (_SELECT_ASKED, _SELECT_LAUNCHED):
+        plan = await explain(store, statement)
+        assert "ix_jobs_due" in plan
+        assert "ix_jobs_waiting" not in plan
 
 
 @only_sqlite

@@ -113,7 +113,7 @@ async def test_a_record_goes_with_all_that_belongs_to_it_and_is_named_once(world
     await add_job(world, "new", days=1)
     assert await find(world) == [("job", "old")]
     await world.retention.sweep(with_orphans=False)
-    assert "old" in await world.store.list_active_ids()  # for the reconciler, which removes the rest
+    assert "old" in await world.store.list_due_ids()  # for the reconciler, which removes the rest
     assert await find(world) == []
 
 

@@ -327,7 +327,8 @@ class Orders(RuleBasedStateMachine):
         launcher = self.world.launcher
         launcher.is_away = launcher.ends_slowly = launcher.refuses = False
         for _ in range(LOOKS_TO_SETTLE):
-            for job_id in self.world.run(self.world.store.list_active_ids()):
+            store = self.world.store
+            for job_id in [*self.world.run(store.list_due_ids()), *self.world.run(store.list_launched_ids())]:
                 self.world.run(self.world.look(job_id))
                 seen = launcher.there.get(job_id)
                 if seen is not None and not seen.status.is_end:

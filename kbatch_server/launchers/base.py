@@ -83,6 +83,13 @@ class JobLauncher(LoggingConfigurable):
         config=True,
     )
 
+    poll_seconds = Float(
+        30,
+        min=1,
+        help="""Seconds between two looks at each job that this launcher has, whatever it reports.""",
+        config=True,
+    )
+
     async def open(self) -> None:
         """Get ready, once, for what any replica of the service may ask: ``logs`` and ``events``."""
 

@@ -143,6 +143,15 @@ class KubeJobLauncher(JobLauncher):
         config=True,
     )
 
+    poll_seconds = Float(
+        300,
+        min=1,
+        help="""
+        Seconds between two looks at each job, beside those when a watch reports a change. Default: 300.
+        """,
+        config=True,
+    )
+
     @default("namespace")
     def _default_namespace(self) -> str:
         return find_own_namespace()

@@ -6,7 +6,18 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, text, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    bindparam,
+    delete,
+    func,
+    select,
+    text,
+    union_all,
+    update,
+)
 
 from ..audit import AuditEntry
 from ..errors import Conflict, NotFound
@@ -20,7 +31,7 @@ from .countstore import CountStore
 from .dbutil import Database
 from .leadlock import LeadLock, SharedLock, SoleLock
 from .logstore import LogStore
-from .orm import DUE, WAITING, jobs
+from .orm import DUE, LAUNCHED, WAITING, jobs
 from .outputstore import OutputStore
 from .paging import make_cursor, make_page_statement
 from .queuelimits import QueueLimits
@@ -38,8 +49,10 @@ _IS_NOT_DELETED = jobs.c.delete_requested_at.is_(None)
 _SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
 _SELECT_JOBS = select(*COLUMNS).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 # in no order: SQLite would walk along all jobs rather than sort these few
-_SELECT_DUE = select(jobs.c.seq, jobs.c.id).where(text(DUE))
-_SELECT_ACTIVE = union_all(_SELECT_DUE, select(jobs.c.seq, jobs.c.id).where(text(WAITING)))
+_SELECT_DUE = select(jobs.c.seq, jobs.c.id).where(text(f"({DUE})"))
+_SELECT_LAUNCHED = _SELECT_DUE.where(text(LAUNCHED))
+_SELECT_ASKED = _SELECT_DUE.where(text(f"NOT ({LAUNCHED})"))
+_SELECT_ASKED_OR_WAITING = union_all(_SELECT_ASKED, select(jobs.c.seq, jobs.c.id).where(text(WAITING)))
 _DELETE = delete(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
 _UPDATE = update(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
 _UPDATE_UNLESS_OVER = _UPDATE.where(_IS_NOT_OVER)
@@ -189,13 +202,19 @@ class JobStore(
         found = {Status(status): count for status, count in rows}
         return {status: found.get(status, 0) for status in wanted}
 
-    async def list_active_ids(self, *, with_waiting: bool = True) -> list[str]:
-        """Return the ids of the jobs that something is still to be done for, oldest first.
+    async def list_due_ids(self, *, with_waiting: bool = True) -> list[str]:
+        """Return the ids of the jobs that something is to be done for, by the record, oldest first.
 
-        Those that are not over, those to be deleted, and those that were handed to the launcher and not
+        Those whose launch is not done, those to be cancelled or deleted, and those that are over and not
         cleaned up after (``cleaned_at``); perhaps without those that wait for their turn.
         """
-        statement = _SELECT_ACTIVE if with_waiting else _SELECT_DUE
+        return await self._list_ids(_SELECT_ASKED_OR_WAITING if with_waiting else _SELECT_ASKED)
+
+    async def list_launched_ids(self) -> list[str]:
+        """Return the ids of the jobs that the launcher has and that may go on, oldest first."""
+        return await self._list_ids(_SELECT_LAUNCHED)
+
+    async def _list_ids(self, statement: Executable) -> list[str]:
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [job_id for _, job_id in sorted(tuple(row) for row in rows)]
 

@@ -70,6 +70,12 @@ WAITING = "status = 'queued' AND launch_begun_at IS NULL AND delete_requested_at
 DUE = "delete_requested_at IS NOT NULL OR (launch_begun_at IS NOT NULL AND cleaned_at IS NULL)"
 """Which other jobs something is still to be done for."""
 
+LAUNCHED = (
+    "launched_at IS NOT NULL AND status IN ('pending', 'running')"
+    " AND cancel_requested_at IS NULL AND delete_requested_at IS NULL"
+)
+"""Which of those the launcher has, and nobody wants to end."""
+
 jobs = Table(
     "jobs",
     metadata,

@@ -39,6 +39,7 @@ c.JobConfig.termination_grace_period_seconds = 2
 c.JobConfig.output_timeout_seconds = 600
 c.LogRecorder.flush_seconds = 0.5
 c.Reconciler.resync_seconds = 10
+c.KubeJobLauncher.poll_seconds = 10
 """
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 PAST_SECONDS = 2 * 86400
