@@ -20,8 +20,8 @@ demo: $(VENV)/.demo ## Start a hub with kbatch-server here and run a job on it (
 test: test-install lint test-hub5 ## Run everything, on a real Kubernetes that is built and started for it
 	@KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required $(BIN)/pytest
 
-test-unit: $(VENV)/.test lint ## Run the quick half: what needs neither Kubernetes, nor other servers, nor a browser
-	@$(BIN)/pytest --ignore tests/kubernetes --ignore tests/browser -m "not servers" -p no:schemathesis --numprocesses 2 --dist loadfile
+test-unit: $(VENV)/.test lint ## Run the quick half: neither what is slow nor what needs Kubernetes, other servers, a browser
+	@$(BIN)/pytest --ignore tests/kubernetes --ignore tests/browser -m "not servers and not slow" -p no:schemathesis --numprocesses 2 --dist loadfile
 
 test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
 	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)

@@ -194,6 +194,7 @@ async def test_a_zip_as_people_make_them_is_good_and_each_unpacker_makes_the_sam
         assert len(unpacked) == sum(not each.is_dir() for each in file.infolist())
 
 
+@pytest.mark.slow
 async def test_any_change_of_a_byte_is_refused_or_changes_nothing_that_is_unpacked(tmp_path):
     good, passed = unpack_locally(GOOD, tmp_path), 0
     for at in range(len(GOOD)):
@@ -367,6 +368,7 @@ async def test_too_many_entries_are_refused(monkeypatch):
     assert "more than 3 entries" in await refusal(make_zip(*[(f"f{i}", b"") for i in range(4)]))
 
 
+@pytest.mark.slow
 async def test_as_many_entries_as_may_be_are_looked_at_in_seconds():
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as made:
@@ -417,6 +419,7 @@ def lying(claimed: int, real: int, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     return patched(bytes(content), file_size=claimed, crc=zlib.crc32(bytes(claimed)))
 
 
+@pytest.mark.slow
 async def test_an_entry_that_has_more_in_it_than_it_says_is_refused_without_inflating_the_rest():
     content = lying(10, 300 * MIB)
     tracemalloc.start()
@@ -471,6 +474,7 @@ async def test_a_storage_that_gives_less_than_there_is_is_no_good_zip():
         await archive.check_archive(len(GOOD), read)
 
 
+@pytest.mark.slow
 async def test_the_content_is_followed_in_constant_memory():
     """A megabyte at a time goes in, and never more than some small pieces are held."""
     content = make_zip(("zeros", bytes(90 * MIB)), ("data", os.urandom(8 * MIB)))

@@ -155,6 +155,7 @@ async def test_a_certificate_file_that_is_not_there_is_named(setting):
         await storage.open()
 
 
+@pytest.mark.slow
 async def test_a_missing_package_for_identities_is_named_with_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "azure.identity.aio", None)
     storage = AzureBlobStorage(account_name=ACCOUNT, container="code", use_identity=True)

@@ -402,6 +402,7 @@ async def test_others_get_the_bytes_as_they_are(web):
     assert ("".join(chunks), used) == ("line 0\nline 1\n", None)
 
 
+@pytest.mark.slow
 async def test_a_silent_stream_is_kept_alive_without_a_word(web, monkeypatch):
     monkeypatch.setattr("kbatch_server.handlers.kbatch.GATHER_SECONDS", 0.02)
     monkeypatch.setattr("kbatch_server.handlers.kbatch.KEEP_ALIVE_SECONDS", 0.1)

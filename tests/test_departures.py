@@ -89,6 +89,7 @@ async def test_who_is_not_to_be_launched_any_more_takes_nobodys_place(line):
     assert not line.departures.take("b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 1000])
 async def test_launches_give_way_to_many_requests_and_go_on_when_those_are_over(line, most):
     line.launcher.max_launches_per_second = most

@@ -36,6 +36,7 @@ def find_code(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_of_settings_is_what_the_code_says(tmp_path):
     # in a process and a folder of its own: no default may come from this machine or the tests
     script = (

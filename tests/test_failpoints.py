@@ -15,6 +15,7 @@ from kbatch_server import failpoints
 from kbatch_server.failpoints import STEPS, WrongFailpoint, arm, reach
 
 
+@pytest.mark.slow
 def test_outside_of_a_test_the_service_refuses_to_start_with_one(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     done = subprocess.run(

@@ -118,6 +118,7 @@ async def test_a_reader_that_was_away_while_nobody_watched_reads_all_anew(db_url
             assert (await see_past_resets(reader)).job_id == job.id
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_costs_no_memory_and_reads_all_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(jobwatch, "KEPT", 3)
     async with running(f"sqlite:///{tmp_path}/jobs.sqlite") as (store, watch), following(watch) as reader:

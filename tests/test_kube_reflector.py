@@ -356,6 +356,7 @@ async def test_pods_that_went_unseen_are_marked(api: FakeApi, client: KubeClient
         await reflector.stop()
 
 
+@pytest.mark.slow
 async def test_watch_resumes_where_it_was(api: FakeApi, client: KubeClient) -> None:
     api.put("jobs", "train-1")
     reflector = make_reflector(client, watch_seconds=1, grace_seconds=1)

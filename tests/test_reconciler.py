@@ -392,6 +392,7 @@ async def test_a_job_is_not_let_go_before_its_log_is_kept(world):
     assert await collect(await world.jobs.logs(ALICE, job.id)) == b"begun\nended\n"
 
 
+@pytest.mark.slow
 async def test_nothing_is_kept_of_the_log_of_a_deleted_job(world):
     job = await submit(world)
     await step(world, job)
@@ -469,6 +470,7 @@ async def test_jobs_that_wait_for_their_launch_are_not_even_read_and_hold_up_nob
     assert set(read) == {first.id, crowd[7].id}
 
 
+@pytest.mark.slow
 async def test_a_look_at_all_jobs_leaves_those_alone_that_wait_for_their_launch(world):
     world.launcher.max_launches_per_second = 0.01
     jobs = [await submit(world) for _ in range(3)]

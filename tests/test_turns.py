@@ -530,6 +530,7 @@ async def until(done):
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_the_task_decides_by_itself_and_goes_on_after_an_error(make_world, caplog):
     world = await make_world(user_limits={"running": 1})
     fails = [Unavailable("The database does not answer now.")]

@@ -405,6 +405,7 @@ async def test_more_than_a_page_is_collected_and_one_that_cannot_be_deleted_hold
     assert list(uploads.storage.objects) == [stuck]
 
 
+@pytest.mark.slow
 async def test_a_job_that_is_submitted_while_its_upload_is_collected_has_its_code_or_is_refused(
     uploads, store
 ):

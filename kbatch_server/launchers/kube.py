@@ -177,9 +177,6 @@ class KubeJobLauncher(JobLauncher):
     reflector: Reflector
     view: View
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
     async def open(self) -> None:
         """Connect. An API server that is away is waited for; a wrong setting is raised."""
         try:

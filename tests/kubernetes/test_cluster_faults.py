@@ -18,7 +18,7 @@ from faultkit.load import BAD, CANCELLED, GOOD, SLOW, Kind, Load
 from faultkit.site import FAKETIME, Site
 from faultkit.steps import kill_at_each
 from faultkit.table import check
-from faultkit.verdict import settle
+from faultkit.verdict import ENDS, settle
 from faultkit.waiting import until
 from postgresql import PostgreSQL
 from s3server import find_s3server, running_s3server
@@ -30,6 +30,7 @@ IS_LONG = os.environ.get("KBATCH_TEST_FAULTS") == "long"
 AWAY_SECONDS = 60
 PAUSE_SECONDS = 2.0
 SETTLE_SECONDS = 240
+OVER_SECONDS = 120
 
 WAITS = "trap 'exit 143' TERM; sleep 600 & wait"
 EVICTED = Kind("evicted", WAITS, ("failed",))
@@ -136,6 +137,11 @@ def lose_the_node(site: Site, load: Load) -> None:
         site.say_node_is_lost()  # what the node controller says itself, after a minute
     accept(load, 2)
     site.cluster.start_kubelet()
+    # one that soon finds no API server again throws away what it does not know, and the logs with it
+    client = site.client()
+    for each in list(load.jobs):
+        until(lambda each=each: client.get(each.id)["status"] in ENDS, f"{each.id} is over", OVER_SECONDS)
+    client.http.close()
 
 
 def restart_the_database(site: Site, load: Load) -> None:
