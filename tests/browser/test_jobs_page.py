@@ -155,6 +155,27 @@ def test_nobody_sees_the_jobs_of_another(site, visit):
     expect(alice.find("h1")).to_have_text("No such job")
 
 
+@pytest.mark.parametrize("path", ["", "job/{id}"])
+def test_a_page_takes_no_404_of_the_proxy_for_an_answer(site, page, path):
+    """The hub's proxy knows no way to the service for a while when both were started again."""
+    bob = site.client("bob")
+    job = bob.submit("echo begun; sleep 300", name="unrouted")
+    page.expected += ["404"]
+    page.page.route("**/api/v1/jobs**", answer_as_the_proxy)
+    page.go(path.format(id=job["id"]))
+    expect(page.find("[role=alert]", "does not answer now (404)")).to_be_visible()
+    expect(page.find("h1", "No such job")).to_have_count(0)
+    page.page.unroute("**/api/v1/jobs**")
+    expect(page.find(".status.running")).to_be_visible()
+    expect(page.find("[role=alert]")).to_have_count(0)
+    bob.call("POST", f"api/v1/jobs/{job['id']}/cancel")
+    expect(page.find(".status.cancelled")).to_be_visible()
+
+
+def answer_as_the_proxy(route):
+    route.fulfill(status=404, content_type="text/html", body="<h1>404 : Not Found</h1>")
+
+
 def test_the_page_goes_on_when_the_hub_and_the_service_were_restarted(site, page):
     bob = site.client("bob")
     job = bob.submit("echo begun; sleep 300", name="patient")

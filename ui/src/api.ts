@@ -81,6 +81,7 @@ export interface FieldError {
 }
 
 export class ApiError extends Error {
+  /** `status` is 0 where the service did not answer, whoever else did. */
   constructor(
     readonly status: number,
     readonly reason: string,
@@ -93,6 +94,11 @@ export class ApiError extends Error {
 
   get fields(): FieldError[] {
     return Array.isArray(this.details) ? (this.details as FieldError[]) : [];
+  }
+
+  /** Whether the same may be answered when it is asked again. */
+  get isPassing(): boolean {
+    return this.status === 0 || this.status >= 500;
   }
 
   /** Whether a new login would help. */
@@ -111,6 +117,9 @@ export interface Options {
 }
 
 export class Api {
+  /** Called when the service has answered well. */
+  onAnswer: () => void = () => {};
+
   /** `headers` say who asks: an XSRF token beside the browser's cookie, or an Authorization. */
   constructor(
     readonly baseUrl: string,
@@ -145,11 +154,18 @@ export class Api {
       throw new ApiError(0, "Unreachable", "The service cannot be reached. Is the network there?");
     }
     if (!answer.ok) throw await readError(answer);
+    this.onAnswer();
     return answer;
   }
 
   async json<T>(method: string, path: string, options: Options = {}): Promise<T> {
-    return (await (await this.request(method, path, options)).json()) as T;
+    const answer = await this.request(method, path, options);
+    try {
+      return (await answer.json()) as T;
+    } catch (error) {
+      if ((error as Error).name === "AbortError") throw error;
+      throw makeError(0, "");
+    }
   }
 
   get<T>(path: string, query: Query = {}, signal?: AbortSignal): Promise<T> {
@@ -161,7 +177,11 @@ async function readError(answer: Response): Promise<ApiError> {
   return makeError(answer.status, await answer.text(), answer.headers.get("Retry-After"));
 }
 
-/** Return the error that an answer says; one that is not JSON is of a proxy in between. */
+/**
+ * Return the error that an answer says; one that is not JSON is of a proxy in between.
+ *
+ * A 404 of such is no word on what was asked for: the hub's proxy gives it while hub and service start.
+ */
 export function makeError(status: number, text: string, retryAfter: string | null = null): ApiError {
   const seconds = retryAfter && /^\d+$/.test(retryAfter) ? Number(retryAfter) : null;
   try {
@@ -170,7 +190,9 @@ export function makeError(status: number, text: string, retryAfter: string | nul
   } catch {
     // not JSON
   }
-  return new ApiError(status, "Unavailable", `The service does not answer now (${status}).`, undefined, seconds);
+  const words = `The service does not answer now${status ? ` (${status})` : ""}.`;
+  const isAway = status === 404 || status >= 500;
+  return new ApiError(isAway ? 0 : status, "Unavailable", words, undefined, seconds);
 }
 
 export const isOver = (job: Job): boolean => ["succeeded", "failed", "cancelled"].includes(job.status);

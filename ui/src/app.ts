@@ -98,6 +98,9 @@ export class KbatchApp extends LitElement {
   override connectedCallback(): void {
     super.connectedCallback();
     this.api = new Api(this.baseUrl, { "X-XSRFToken": this.xsrfToken });
+    this.api.onAnswer = () => {
+      if (this.problem?.status === 0) this.problem = null; // the service does answer
+    };
     this.route = readRoute(this.baseUrl);
     addEventListener("popstate", this.look);
     addEventListener("kbatch-navigate", this.look);
@@ -121,7 +124,6 @@ export class KbatchApp extends LitElement {
   private async loadUser(): Promise<void> {
     try {
       this.user = await this.api.get<User>("user");
-      this.problem = null;
     } catch (error) {
       if (error instanceof ApiError) this.hear(error);
       if (!this.isLoggedOut) setTimeout(() => this.loadUser(), 5000);

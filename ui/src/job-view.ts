@@ -165,7 +165,7 @@ export class JobView extends LitElement {
       if (signal.aborted) return;
       if (error instanceof ApiError && error.status === 404) this.missing = error.message;
       else tellProblem(this, error);
-      if (error instanceof ApiError && (error.status === 0 || error.status >= 500)) {
+      if (error instanceof ApiError && error.isPassing) {
         setTimeout(() => !signal.aborted && !this.job && this.begin(), 5000);
       }
     }

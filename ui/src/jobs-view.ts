@@ -136,7 +136,7 @@ export class JobsView extends LitElement {
     } catch (error) {
       if (loading.signal.aborted) return;
       tellProblem(this, error);
-      if (error instanceof ApiError && (error.status === 0 || error.status >= 500)) this.later("load", 5000);
+      if (error instanceof ApiError && error.isPassing) this.later("load", 5000);
     }
     this.isLoading = false;
   }
