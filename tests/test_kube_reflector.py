@@ -15,7 +15,9 @@ from kubernetes.aio.client import Configuration
 from kbatch_server.kube import logs, watch
 from kbatch_server.kube.clients import KubeClient, KubeRefused, KubeUnavailable, make_path
 from kbatch_server.kube.logs import follow_log
+from kbatch_server.kube.objects import INSTANCE_LABEL, JOB_ID_LABEL
 from kbatch_server.kube.reflector import MAX_EVENTS, Reflector
+from kbatch_server.kube.view import Place, View
 
 Manifest = dict[str, Any]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -73,13 +75,21 @@ class FakeApi:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        kind = request.path.rpartition("/")[2]
+        parent, _, kind = request.path.rpartition("/")
+        if kind not in self.objects:
+            return self._find(parent.rpartition("/")[2], kind)
         if "watch" not in request.query:
             return self._list(kind, request)
         self.watches[kind].append(request.query["resourceVersion"])
         if self.faults[kind]:
             return await self.faults[kind].pop(0)(request)
         return await self._watch(kind, request)
+
+    def _find(self, kind: str, name: str) -> web.Response:
+        found = self.objects[kind].get(name)
+        return web.json_response(
+            found or {"kind": "Status", "reason": "NotFound"}, status=200 if found else 404
+        )
 
     def _list(self, kind: str, request: web.Request) -> web.Response:
         """Give one object a page, as no cluster does, so that paging is always used."""
@@ -206,6 +216,25 @@ async def test_it_follows_jobs_pods_and_events(api: FakeApi, client: KubeClient)
         assert reflector.find("jobs", "train-2") is not None
     finally:
         await reflector.stop()
+
+
+async def test_a_pod_that_the_watch_has_not_told_of_is_no_pod_that_is_gone(
+    api: FakeApi, client: KubeClient, reflector: Reflector
+) -> None:
+    """The watch of Jobs may come back seconds before that of Pods: a log that is then given up is lost."""
+    view = View(client, reflector, instance="hub", load_seconds=SECONDS)
+    labels = {INSTANCE_LABEL: "hub", JOB_ID_LABEL: "train-1"}
+    api.put("jobs", "train-1", metadata={"labels": labels})
+    await wait_until(reflector, lambda: reflector.find("jobs", "train-1"))
+    api.put("pods", "train-1-aaaaa", quietly=True, metadata={"labels": labels})
+    place = Place("jobs", "train-1", "uid-train-1")
+    assert reflector.is_healthy
+    behind = await view.look(place)
+    assert behind is not None
+    assert not behind.pods
+    seen = await view.look(place, pods=["train-1-aaaaa"])
+    assert seen is not None
+    assert list(seen.pods) == ["train-1-aaaaa"]
 
 
 async def test_what_comes_before_its_job_is_kept(api: FakeApi, reflector: Reflector) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -85,11 +86,16 @@ class View:
         pods = await self._client.get(make_path("pods", place.namespace), self._selector(place))
         return [trim_pod(pod) for pod in pods.get("items") or []]
 
-    async def look(self, place: Place) -> Seen | None:
-        """Return what the watches have seen of the job, or what the API says where they cannot be trusted."""
+    async def look(self, place: Place, *, pods: Iterable[str] = ()) -> Seen | None:
+        """Return what the watches have seen of the job, or what the API says where they cannot be trusted.
+
+        That is so, too, where they lack one of these pods: each watch comes back in its own time.
+        """
         await self._reflector.wait_loaded(self._load_seconds)
         seen = self._find_seen(place) if self._reflector.is_healthy else None
-        return await self.ask(place) if seen is None else seen
+        if seen is None or not seen.pods.keys() >= set(pods):
+            return await self.ask(place)
+        return seen
 
     async def ask(self, place: Place) -> Seen | None:
         """Return what the API says of the job now, with those Pods that are gone and were seen before."""

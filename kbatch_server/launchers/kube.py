@@ -295,7 +295,7 @@ class KubeJobLauncher(JobLauncher):
     async def is_ending(self, job: Job) -> bool:
         """Return whether a pod still runs, as one that sends results does; one without a Job is ended."""
         place = self._find_place(job)
-        seen = await self._look(place)
+        seen = await self._look(place, *(pod.name for pod in job.pods))
         with read_errors():
             pods = list(seen.pods.values()) if seen is not None else await self.view.list_pods(place)
             if seen is None:
@@ -304,7 +304,7 @@ class KubeJobLauncher(JobLauncher):
 
     async def find_outputs_problem(self, job: Job) -> str | None:
         """Return why the sidecar did not send what the job wrote."""
-        seen = await self._look(self._find_place(job))
+        seen = await self._look(self._find_place(job), *(pod.name for pod in job.pods))
         return explain_unsent(sort_pods(list(seen.pods.values())) if seen is not None else [])
 
     async def clean(self, job: Job) -> None:
@@ -376,16 +376,16 @@ class KubeJobLauncher(JobLauncher):
             ),
         )
 
-    async def _look(self, place: Place) -> Seen | None:
+    async def _look(self, place: Place, *pods: str) -> Seen | None:
         with read_errors():
-            return await self.view.look(place)
+            return await self.view.look(place, pods=pods)
 
     async def _wait_for_log(self, place: Place, name: str) -> None:
         """Wait until a pod's container has a log, or raise LogNotFound when it never will."""
         while True:
-            seen = await self._look(place)
+            seen = await self._look(place, name)
             pod = seen.pods.get(name) if seen is not None else None
-            if seen is None or pod is None or pod.get("isGone"):
+            if pod is None or pod.get("isGone"):
                 raise LogNotFound(_GONE)
             state = find_state(pod)
             ended = state.get("terminated")
