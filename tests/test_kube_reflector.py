@@ -536,21 +536,97 @@ async def test_followed_log_is_whole_however_it_breaks(
     breaks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
-    lines = [f"2026-01-01T10:00:{stamp}Z line {n}\n".encode() for n, stamp in enumerate(STAMPS)]
+    lines = make_lines()
     lines[-1] = lines[-1].rstrip(b"\n")
     log = FakeLog(lines, breaks)
+    got = await follow(log.answer)
+    assert got.decode().splitlines() == [f"line {n}" for n in range(len(lines))]
+    assert not got.endswith(b"\n")
+    assert "sinceTime" not in log.queries[0]
+
+
+def make_lines() -> list[bytes]:
+    return [f"2026-01-01T10:00:{stamp}Z line {n}\n".encode() for n, stamp in enumerate(STAMPS)]
+
+
+async def follow(answer: Answer) -> bytes:
+    """Return all of the log of a pod for which this answers."""
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", log.answer)
+    app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     client = KubeClient(Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
     try:
         async with asyncio.timeout(SECONDS), aclosing(follow_log(client, "jobs", "p")) as pieces:
-            got = b"".join([piece.data async for piece in pieces])
-        assert got.decode().splitlines() == [f"line {n}" for n in range(len(lines))]
-        assert not got.endswith(b"\n")
-        assert "sinceTime" not in log.queries[0]
+            return b"".join([piece.data async for piece in pieces])
     finally:
         await client.close()
         await runner.cleanup()
+
+
+class FakeNode:
+    """Ends each stream in order as long as there are answers left, and then has the whole log, or no pod."""
+
+    def __init__(
+        self, answers: list[bytes | int], *, is_removed: bool = False, is_over: bool = False
+    ) -> None:
+        self.answers = answers
+        self.is_removed = is_removed
+        self.is_over = is_over
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        missing = {"kind": "Status", "reason": "NotFound", "message": 'pod "p" does not exist'}
+        if not request.path.endswith("/log"):
+            if self.is_removed and not self.answers:
+                return web.json_response(missing, status=404)
+            is_over = self.is_over or not self.answers
+            state = {"terminated": {"exitCode": 0}} if is_over else {"running": {}}
+            status = {"phase": "Running", "containerStatuses": [{"name": "job", "state": state}]}
+            return web.json_response({"metadata": {"name": "p"}, "spec": {}, "status": status})
+        given = self.answers.pop(0) if self.answers else b"".join(make_lines())
+        if isinstance(given, bytes):
+            return web.Response(body=given)
+        return web.json_response(
+            missing | ({} if given == 404 else {"reason": "InternalError"}), status=given
+        )
+
+
+@pytest.mark.parametrize("before", [[], [b"".join(make_lines()[:3])]])
+async def test_a_node_that_was_just_started_does_not_know_its_pods_yet(
+    before: list[bytes | int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kubelet that is killed ends a stream in order; while it is away there is a 502, then, soon, a 404."""
+    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    got = await follow(FakeNode([*before, 502, 502, 404, 404]).answer)
+    assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
+
+
+COMPLAINT = b"unable to retrieve container logs for containerd://0123456789abcdef"
+
+
+async def test_a_word_of_the_node_that_it_has_no_log_may_be_passing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    got = await follow(FakeNode([COMPLAINT, COMPLAINT], is_over=True).answer)
+    assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
+
+
+@pytest.mark.parametrize(("given", "words"), [(404, "does not exist"), (COMPLAINT, "has no log of it")])
+async def test_a_log_that_the_node_never_has_is_given_up(
+    given: bytes | int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.001)
+    node = FakeNode([given] * 100, is_over=True)
+    with pytest.raises(KubeRefused, match=words):
+        await follow(node.answer)
+    assert len(node.answers) == 100 - 1 - logs.MAX_FAILURES
+
+
+async def test_a_pod_that_is_removed_when_its_stream_has_ended_was_read_to_its_end() -> None:
+    got = await follow(FakeNode([b"".join(make_lines())], is_removed=True).answer)
+    assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
+
+
+async def test_a_pod_that_is_removed_before_anything_was_read_has_no_log() -> None:
+    with pytest.raises(KubeRefused, match="does not exist"):
+        await follow(FakeNode([502], is_removed=True).answer)

@@ -17,7 +17,8 @@ SILENCE_SECONDS = 300
 """A followed log without a byte for so long is asked for anew: its connection may be dead."""
 
 MAX_FAILURES = 8
-"""Tries in a row, in about two minutes, after which a follower is told that the API is away."""
+"""Tries in a row, in about two minutes, after which a follower is told that the API is away, or that the node
+has no log: one that was just started says so of each pod, until it knows them again."""
 
 
 async def follow_log(
@@ -33,17 +34,19 @@ async def follow_log(
     while True:
         began = time.monotonic()
         failures += 1
+        is_there = False
         try:
             # asked before we read: if it was over then, what we read is all of it
             was_over = await _is_over(client, path)
+            is_there = True
             async with client.stream(
                 path + "/log", _make_query(place), silence_seconds=SILENCE_SECONDS
             ) as body:
                 has_ended = False
                 place.rewind()
                 async for chunk in body.iter_any():
-                    failures = 0
                     for piece in place.take(chunk):
+                        failures = 0
                         yield piece
                 has_ended = True
             if was_over:
@@ -56,9 +59,11 @@ async def follow_log(
             elif failures > MAX_FAILURES:
                 raise
         except KubeRefused as error:
-            if error.status == 404 and has_ended and not place.is_at_start:
+            is_gone = error.status == 404 and not is_there
+            if is_gone and has_ended and not place.is_at_start:
                 return  # the kubelet ends a stream where the container does; then the pod was removed
-            raise
+            if is_gone or error.status != 404 or failures > MAX_FAILURES:
+                raise
         await asyncio.sleep(min(30, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311
 
 

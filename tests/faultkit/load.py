@@ -7,7 +7,8 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,7 @@ class Load:
         self._upload = self._client.upload({"run.sh": "echo from the upload\n"})
         self._kinds = itertools.cycle((GOOD,))
         self._stopping = threading.Event()
+        self._turn = threading.Lock()
         self._failure: BaseException | None = None
         self._threads = [threading.Thread(target=self._run)]
 
@@ -106,6 +108,12 @@ class Load:
         """Keep what the service says of itself during this fault."""
         self.health[self.faults[-1]] = said
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no job come in meanwhile but what ``submit`` is asked for."""
+        with self._turn:
+            yield
+
     def submit(self, kind: Kind) -> str:
         """Submit one more job, until it is accepted, and return its id."""
         first = len(self.faults) - 1
@@ -131,9 +139,10 @@ class Load:
         try:
             while not self._stopping.wait(self.pause_seconds):
                 kind = next(self._kinds)
-                self.is_under_way = True
-                job_id = self.submit(kind)
-                self.is_under_way = False
+                with self._turn:
+                    self.is_under_way = True
+                    job_id = self.submit(kind)
+                    self.is_under_way = False
                 if kind.is_cancelled:
                     thread = threading.Thread(target=self._cancel, args=(job_id,))
                     self._threads.append(thread)

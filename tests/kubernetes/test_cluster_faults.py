@@ -58,6 +58,14 @@ def accept(load: Load, count: int) -> None:
     until(lambda: len(load.jobs) >= wanted, f"{count} more jobs")
 
 
+def wait_until_over(site: Site, load: Load) -> None:
+    """Wait until every job that was accepted has its end."""
+    client = site.client()
+    for each in list(load.jobs):
+        until(lambda each=each: client.get(each.id)["status"] in ENDS, f"{each.id} is over", OVER_SECONDS)
+    client.http.close()
+
+
 def stop_the_api_server(site: Site, load: Load) -> None:
     accept(load, 1)
     site.cluster.stop_apiserver()
@@ -129,19 +137,17 @@ def delete_a_job(site: Site, load: Load) -> None:
 
 
 def lose_the_node(site: Site, load: Load) -> None:
-    load.submit_and_wait(SLOW)
-    site.cluster.stop_kubelet()
+    with load.held():
+        # a container that is being started by a kubelet that is killed fails, and its job with it
+        wait_until_over(site, load)
+        load.submit_and_wait(SLOW)
+        site.cluster.stop_kubelet()
     if IS_LONG:
         until(lambda: not site.is_node_ready(), "the node is not ready", 120)
     else:
         site.say_node_is_lost()  # what the node controller says itself, after a minute
     accept(load, 2)
     site.cluster.start_kubelet()
-    # one that soon finds no API server again throws away what it does not know, and the logs with it
-    client = site.client()
-    for each in list(load.jobs):
-        until(lambda each=each: client.get(each.id)["status"] in ENDS, f"{each.id} is over", OVER_SECONDS)
-    client.http.close()
 
 
 def restart_the_database(site: Site, load: Load) -> None:
