@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -17,7 +16,7 @@ from tornado.web import Application as WebApplication
 from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, default, observe, validate
 from traitlets.config import Application, Configurable
 
-from . import __version__
+from . import __version__, garbage
 from .auth import HubAuthenticator
 from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
 from .config import JobConfig
@@ -326,7 +325,7 @@ class KBatchServer(Application):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         async with AsyncExitStack() as running:
             await self.start_parts(running)
-            gc.freeze()  # what is there now stays: the collector need not look at it again and again
+            garbage.settle()
             self.log.info("kbatch-server %s listens at %s%s", __version__, self.bind_url, self.service_prefix)
             await stopped.wait()
             await self.operations.announce_stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
@@ -302,10 +303,8 @@ class JobConfig(Configurable):
         code_sha256: str | None = None,
     ) -> JobSpec:
         """Return what the job of a user will be, or raise InvalidRequest that names the field."""
-        copied = {name: getattr(self, name) for name in _COPIED}
-        return JobSpec.model_validate(
-            copied
-            | {
+        return self._common_spec.model_copy(
+            update={
                 "image": check_image(request.image, self.image, self.allowed_images),
                 "command": request.command,
                 "args": request.args,
@@ -322,6 +321,11 @@ class JobConfig(Configurable):
                 "queue_name": self._checked_queue(request.queue_name, user, profile),
             }
         )
+
+    @cached_property
+    def _common_spec(self) -> JobSpec:
+        """What all jobs have in common; a request is checked already, and only its part is put in."""
+        return JobSpec.model_validate({name: getattr(self, name) for name in ("image", *_COPIED)})
 
     def _checked_limit(self, request: JobRequest, field: str) -> Any:
         wanted, default = getattr(request, field), getattr(self, field)

@@ -32,7 +32,9 @@ def scrub_url(url: str) -> str:
     """Return a URL without its secrets: the signed part of a job's URL, tokens and the like in the query."""
     # by hand: urlsplit raises for what a client may well send, like "//["
     path, mark, query = url.partition("?")
-    return _SIGNED_PATH.sub(r"\1[secret]", path) + mark + _SECRET_PARAMETER.sub(r"\1[secret]", query)
+    if "/code/" in path or "/outputs/" in path:
+        path = _SIGNED_PATH.sub(r"\1[secret]", path)
+    return path + mark + _SECRET_PARAMETER.sub(r"\1[secret]", query)
 
 
 def scrub_text(text: str) -> str:
@@ -93,7 +95,9 @@ def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any], *, as_json:
         handler.setFormatter(make_formatter(as_json=as_json))
     ours.propagate = False
     # what costs time in each line, and no line of ours says
+    # (https://docs.python.org/3/howto/logging.html#optimization)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     # with JSON whatever is logged has that form, also what comes of a library
     others = ("asyncio", "py.warnings") if as_json else ()
     for name in ("tornado.access", "tornado.application", "tornado.general", "kbatch_server", *others):

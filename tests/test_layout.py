@@ -38,7 +38,7 @@ LAYERS = [
     ["fairshare"],
     ["quota"],
     ["choices", "jobrequest", "logsearch", "zipdirectory"],
-    ["looplag", "timeline", "traffic"],
+    ["garbage", "looplag", "timeline", "traffic"],
     [
         "keyring",
         "log",

@@ -334,11 +334,12 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
     def set_default_headers(self) -> None:
         """Set what every answer has, also that of an error."""
         self.clear_header("Server")
-        self.set_header("X-Request-ID", self.request_id)
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Referrer-Policy", "no-referrer")
-        self.set_header("Content-Security-Policy", self.content_security_policy)
-        self.set_header("Cache-Control", self.cache_control)
+        # not by set_header, which looks for what no header may have: these are all ours
+        self._headers["X-Request-ID"] = self.request_id
+        self._headers["X-Content-Type-Options"] = "nosniff"
+        self._headers["Referrer-Policy"] = "no-referrer"
+        self._headers["Content-Security-Policy"] = self.content_security_policy
+        self._headers["Cache-Control"] = self.cache_control
 
     def send_json(self, value: Any, *, status: int = 200) -> None:
         """Answer with JSON."""
