@@ -241,9 +241,7 @@ class LogRecorder(LoggingConfigurable):
                     await writer.flush(older_than_seconds=self.flush_seconds)
         except LogNotFound as error:
             problem = str(error) or "There was no more of it to read."
-            self.log.warning(
-                "job %s: the log of %s is not whole: %s", recording.job.id, recording.pod, problem
-            )
+            self.log.info("job %s: no more of the log of %s: %s", recording.job.id, recording.pod, problem)
         except LauncherUnavailable:
             await writer.flush()
             raise
