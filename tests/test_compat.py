@@ -315,6 +315,15 @@ async def test_a_long_list_comes_whole_page_by_page(web, api):
     assert len(web.jobs.queries) == 3
 
 
+async def test_pods_are_listed_behind_a_page_of_jobs_that_have_none(web, api):
+    pod = Pod(name="train-1-abcde", phase="Running", created_at=utcnow())
+    web.jobs.add(make_job(pods=[pod]))
+    for number in range(600):
+        web.jobs.add(make_job(f"waits-{number}", status=Status.QUEUED))
+    (listed,) = (await api.get("pods/")).json()["items"]
+    assert listed["metadata"]["name"] == "train-1-abcde"
+
+
 async def test_pods_and_logs_by_the_name_of_either(web, api):
     pods = [Pod(name="train-1-abcde", phase="Running", created_at=utcnow())]
     web.jobs.add(make_job(pods=pods))
@@ -400,6 +409,30 @@ async def test_others_get_the_bytes_as_they_are(web):
     asyncio.get_running_loop().call_later(0.2, web.jobs.hold.set)
     chunks, used = await stream_chunks(web, headers={"User-Agent": "curl/8"})
     assert ("".join(chunks), used) == ("line 0\nline 1\n", None)
+
+
+@pytest.mark.slow
+async def test_lines_that_come_all_the_time_are_printed_meanwhile(web):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"line\n", 0.05] * 30
+    web.jobs.hold.set()
+    chunks, _ = await stream_chunks(web, headers={})
+    assert "".join(f"{chunk}\n" for chunk in chunks).split() == ["line"] * 30
+    assert len(chunks) >= 4
+
+
+@pytest.mark.slow
+async def test_a_line_without_an_end_does_not_let_the_client_give_up(web, monkeypatch):
+    monkeypatch.setattr("kbatch_server.handlers.kbatch.GATHER_SECONDS", 0.02)
+    monkeypatch.setattr("kbatch_server.handlers.kbatch.KEEP_ALIVE_SECONDS", 0.1)
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b".", 0.01] * 120
+    web.jobs.hold.set()
+    async with (
+        web.client(timeout=0.5) as client,
+        client.stream("GET", "jobs/logs/train-1/?stream=true") as answer,
+    ):
+        assert "".join([chunk async for chunk in answer.aiter_text()]) == "." * 120
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def make_job(job_id="train-1", *, user="alice", status=Status.RUNNING, **fields)
 
 
 class JobsDouble:
-    """Keeps jobs in a dict, newest last, and logs as lists of pieces."""
+    """Keeps jobs in a dict, newest last, and logs as lists of pieces: bytes, seconds to wait, errors."""
 
     def __init__(self):
         self.jobs = {}
@@ -191,6 +191,9 @@ class JobsDouble:
             for piece in pieces:
                 if isinstance(piece, Exception):
                     raise piece
+                if isinstance(piece, float):
+                    await asyncio.sleep(piece)
+                    continue
                 end += len(piece)
                 yield ShownPiece(piece, LogPlace(1, end))
             if follow:

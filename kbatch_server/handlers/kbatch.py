@@ -52,12 +52,12 @@ class KBatchHandler(BaseHandler):
     async def send_list(self, kind: str, pages: AsyncIterator[list[dict[str, Any]]]) -> None:
         """Answer with a list that is sent a page at a time, so that a long one is never held whole."""
         self.set_header("Content-Type", "application/json")
-        first = True
+        self.write(f'{{"kind": "{kind}List", "metadata": {{}}, "items": [')
+        comma = ""
         async for items in pages:
-            self.write(f'{{"kind": "{kind}List", "metadata": {{}}, "items": [' if first else "")
             for item in items:
-                self.write(("" if first else ", ") + json.dumps(item))
-                first = False
+                self.write(comma + json.dumps(item))
+                comma = ", "
             await self.flush()
         self.write("]}\n")
 
@@ -256,19 +256,22 @@ class LogHandler(KBatchHandler):
             self.set_header("Content-Encoding", "gzip")
             self.write(encoder.head)
         await self.flush()
-        chunker, silent_seconds = LineChunker(), 0.0
+        now = asyncio.get_running_loop().time
+        chunker, sent_at = LineChunker(), now()
         async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
             async for piece in ticking:
                 chunker.add(b"" if piece is None else piece.data)
-                silent_seconds = silent_seconds + GATHER_SECONDS if piece is None else 0.0
-                lines = chunker.take() if piece is None or chunker.is_full else b""
+                # since we wrote, not since the job did: one that writes all the time must be seen to
+                silent_seconds = now() - sent_at
+                lines = chunker.take() if chunker.is_full or silent_seconds >= GATHER_SECONDS else b""
                 if lines:
                     self.write(encoder.compress(lines) if encoder else lines)
-                    await self.flush()
                 elif encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
                     self.write(encoder.EMPTY_BLOCK)
-                    await self.flush()
-                    silent_seconds = 0.0
+                else:
+                    continue
+                await self.flush()
+                sent_at = now()
         rest = chunker.take(final=True)
         if self.is_cut_off:
             rest += CUT_OFF.rstrip().encode()
