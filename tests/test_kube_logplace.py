@@ -105,7 +105,22 @@ def test_the_word_of_a_kubelet_that_has_no_log_is_no_log() -> None:
     place = LogPlace()
     assert take_all(place, [b"unable to retrieve container logs for containerd://1\n"]) == b""
     assert place.is_at_start
-    assert place.complaint
+    assert place.is_missing
+    place.rewind()
+    assert take_all(place, [stamp(START) + b"one\n"]) == b"one\n"
+    assert not place.is_missing
+
+
+def test_an_answer_without_the_lines_that_are_known_is_not_of_this_log() -> None:
+    place = LogPlace()
+    take_all(place, [stamp(START) + b"one\n"])
+    assert not place.is_missing
+    place.rewind()
+    assert take_all(place, [b"unable to retrieve container logs for containerd://1\n"]) == b""
+    assert place.is_missing
+    place.rewind()
+    assert take_all(place, [stamp(START) + b"one\n"]) == b""
+    assert not place.is_missing
 
 
 def test_a_megabyte_of_lines_takes_no_time() -> None:

@@ -584,7 +584,9 @@ class FakeNode:
             state = {"terminated": {"exitCode": 0}} if is_over else {"running": {}}
             status = {"phase": "Running", "containerStatuses": [{"name": "job", "state": state}]}
             return web.json_response({"metadata": {"name": "p"}, "spec": {}, "status": status})
-        given = self.answers.pop(0) if self.answers else b"".join(make_lines())
+        since = request.query.get("sinceTime", "")[:19]
+        whole = b"".join(line for line in make_lines() if line.decode()[:19] >= since)
+        given = self.answers.pop(0) if self.answers else whole
         if isinstance(given, bytes):
             return web.Response(body=given)
         return web.json_response(
@@ -605,21 +607,40 @@ async def test_a_node_that_was_just_started_does_not_know_its_pods_yet(
 COMPLAINT = b"unable to retrieve container logs for containerd://0123456789abcdef"
 
 
-async def test_a_word_of_the_node_that_it_has_no_log_may_be_passing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "before",
+    [
+        [COMPLAINT, COMPLAINT],
+        [b""],
+        [b"".join(make_lines())[:50]],
+        [400, 404, 502],
+        [make_lines()[0], COMPLAINT],
+    ],
+)
+async def test_what_a_node_says_when_it_is_asked_may_be_passing(
+    before: list[bytes | int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a container that is over, too: what breaks behind the API server looks like an end."""
     monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
-    got = await follow(FakeNode([COMPLAINT, COMPLAINT], is_over=True).answer)
+    got = await follow(FakeNode(before, is_over=True).answer)
     assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
 
 
-@pytest.mark.parametrize(("given", "words"), [(404, "does not exist"), (COMPLAINT, "has no log of it")])
+@pytest.mark.parametrize("before", [[], [b"".join(make_lines()[:3])]])
+@pytest.mark.parametrize("given", [400, 404, COMPLAINT])
 async def test_a_log_that_the_node_never_has_is_given_up(
-    given: bytes | int, words: str, monkeypatch: pytest.MonkeyPatch
+    given: bytes | int, before: list[bytes | int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.001)
-    node = FakeNode([given] * 100, is_over=True)
-    with pytest.raises(KubeRefused, match=words):
+    node = FakeNode([*before, *[given] * 100], is_over=True)
+    with pytest.raises(KubeRefused) as error:
         await follow(node.answer)
-    assert len(node.answers) == 100 - 1 - logs.MAX_FAILURES
+    assert (error.value.status, error.value.reason) == (404, logs.NO_LOG)
+    assert len(node.answers) >= 100 - 1 - logs.MAX_FAILURES
+
+
+async def test_a_container_that_wrote_nothing_has_an_empty_log() -> None:
+    assert await follow(FakeNode([b""] * 3, is_over=True).answer) == b""
 
 
 async def test_a_pod_that_is_removed_when_its_stream_has_ended_was_read_to_its_end() -> None:
@@ -627,6 +648,7 @@ async def test_a_pod_that_is_removed_when_its_stream_has_ended_was_read_to_its_e
     assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
 
 
-async def test_a_pod_that_is_removed_before_anything_was_read_has_no_log() -> None:
+@pytest.mark.parametrize("answers", [[502], [b"".join(make_lines()[:3]), 502], [make_lines()[0], 404]])
+async def test_a_pod_that_is_removed_before_its_log_was_read_is_no_end(answers: list[bytes | int]) -> None:
     with pytest.raises(KubeRefused, match="does not exist"):
-        await follow(FakeNode([502], is_removed=True).answer)
+        await follow(FakeNode(answers, is_removed=True).answer)

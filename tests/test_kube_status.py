@@ -287,11 +287,24 @@ def test_failure_by_the_node(status: Manifest, reason: str, message: str) -> Non
 )
 def test_disrupted_pod_is_followed_by_another(given: str, reason: str, words: str) -> None:
     gone = pod("Failed", terminated(143), condition("DisruptionTarget", given))
-    seen = make_status(job(), [gone], [])
+    seen = make_status(job(backoffLimit=1), [gone], [])
     assert (seen.status, seen.reason) == (Status.PENDING, reason)
     assert words in seen.message
     assert seen.message.endswith("It is started again.")
     assert seen.blocked_since is None
+    once = make_status(job(), [gone], [])
+    assert (once.status, once.reason) == (Status.RUNNING, reason)
+    assert "again" not in once.message
+
+
+def test_an_attempt_that_had_to_give_way_is_not_counted_between_two() -> None:
+    gone = pod("Failed", terminated(143), condition("DisruptionTarget", "PreemptionByScheduler"))
+    failed = pod("Failed", terminated(7), name="train-1-bbbbb", created=9)
+    seen = make_status(job(backoffLimit=1), [gone, failed], [])
+    assert (seen.status, seen.message) == (
+        Status.PENDING,
+        "It ended with exit code 7. Attempt 2 of 2 starts soon.",
+    )
 
 
 DELETED = {"deletionTimestamp": at(8, 30), "deletionGracePeriodSeconds": 30}
@@ -625,7 +638,10 @@ def test_running() -> None:
 
 
 def test_running_on_a_node_that_is_away() -> None:
-    assert make_status(job(), [pod("Unknown", RUNNING)], []).reason == "NodeLost"
+    tainted = condition("DisruptionTarget", "DeletionByTaintManager")
+    lost = make_status(job(), [pod("Running", RUNNING, tainted, metadata=DELETED)], [])
+    assert (lost.status, lost.reason) == (Status.RUNNING, "NodeLost")
+    assert "is removed" in lost.message
     stopping = make_status(job(), [pod("Running", RUNNING, metadata=DELETED)], [])
     assert (stopping.status, stopping.reason) == (Status.RUNNING, "Terminating")
 

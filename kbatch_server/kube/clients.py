@@ -49,6 +49,13 @@ class KubeUnavailable(KubeError):
     """The API cannot be reached, or is too busy: ask again later."""
 
 
+READ_BYTES = 2**16
+"""Of an answer that nobody reads just now, as a log while the storage is away, twice this is held at most.
+
+The library's own 2 MiB would be four for each job that prints a lot.
+"""
+
+
 class KubeRefused(KubeError):
     """The API refused, with its HTTP ``status``, Kubernetes's ``reason`` and its message."""
 
@@ -83,7 +90,7 @@ async def load_configuration(kubeconfig: str = "", context: str = "") -> Configu
             persist_config=False,
         )
     # aiohttp would look for a proxy, and into ~/.netrc in a thread, for each request: half of its time
-    found.client_session_kwargs = {"trust_env": False}
+    found.client_session_kwargs = {"trust_env": False, "read_bufsize": READ_BYTES}
     found.proxy = found.proxy or find_proxy(found.host)
     return found
 

@@ -48,14 +48,18 @@ class LogPlace:
             self._given = position["given"]
         self._newest = max(self._counts, default=0)
         self._known = ("", 0)
-        self.complaint = ""
-        """What came instead of a log: the kubelet's word that it has none."""
         self.rewind()
 
     @property
     def is_at_start(self) -> bool:
         """Whether no line was begun yet."""
         return not self._counts
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether an answer that has ended was not of this log: without the lines that are known, or the
+        kubelet's words that it has none, which come in place of a log."""
+        return self._is_refused if self.is_at_start else self._lines_to_skip > 0
 
     @property
     def since(self) -> str:
@@ -65,6 +69,7 @@ class LogPlace:
     def rewind(self) -> None:
         """Get ready for another connection."""
         self._head: bytearray | None = bytearray()
+        self._is_refused = False
         self._skip = 0
         self._second = 0
         self._is_first = True
@@ -137,7 +142,7 @@ class LogPlace:
             # the end of a long line from before ``since``, or the kubelet's own words: neither is counted
             self._skip = sys.maxsize
             if is_first and self.is_at_start:
-                self.complaint = "The node has no log of it (any more)."
+                self._is_refused = True
             return b""
         second = self._to_second(stamp)
         if self._lines_to_skip and second <= self._newest:

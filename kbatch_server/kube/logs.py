@@ -20,40 +20,45 @@ MAX_FAILURES = 8
 """Tries in a row, in about two minutes, after which a follower is told that the API is away, or that the node
 has no log: one that was just started says so of each pod, until it knows them again."""
 
+NO_LOG = "Its node has no more of its log."
+
 
 async def follow_log(
     client: KubeClient, namespace: str, pod: str, *, position: dict[str, Any] | None = None
 ) -> AsyncGenerator[Stamped, None]:
     """Yield the log after ``position``, and what is added to it, until the container has ended.
 
-    A connection that ends or breaks before that is made anew, from the last lines on. Raises KubeUnavailable,
-    and KubeRefused: 404 when the pod is gone before its log was read to the end.
+    A connection that ends or breaks before that is made anew, from the last lines on. The API server ends an
+    answer in order also where its connection to the node broke: so only one with nothing new in it, of a
+    container that was over, is the end. Raises KubeUnavailable, and KubeRefused: 404 when the pod is gone
+    before its log was read to the end, with the reason NO_LOG when its node has no more of the log.
     """
     path = make_path("pods", namespace, pod)
-    place, failures, has_ended = LogPlace(position), 0, False
+    place, failures, has_ended, empty = LogPlace(position), 0, False, 0
     while True:
         began = time.monotonic()
         failures += 1
-        is_there = False
+        is_there = was_over = False
         try:
-            # asked before we read: if it was over then, what we read is all of it
+            # asked before we read: if it was over then, what we read may be all of it
             was_over = await _is_over(client, path)
-            is_there = True
+            is_there, empty = True, empty + 1
             async with client.stream(
                 path + "/log", _make_query(place), silence_seconds=SILENCE_SECONDS
             ) as body:
-                has_ended = False
                 place.rewind()
                 async for chunk in body.iter_any():
                     for piece in place.take(chunk):
-                        failures = 0
+                        failures = empty = 0
                         yield piece
-                has_ended = True
-            if was_over:
-                if place.complaint and place.is_at_start:
-                    raise KubeRefused(404, "NotFound", place.complaint)
+            has_ended = True
+            if was_over and place.is_missing:
+                raise KubeRefused(404, NO_LOG, NO_LOG)
+            # twice where nothing was written: there is no line that shows that the log was reached
+            if was_over and empty >= (2 if place.is_at_start else 1):
                 return
         except KubeUnavailable:
+            has_ended, empty = False, 0
             if time.monotonic() - began >= SILENCE_SECONDS:
                 failures = 0  # a job may well be silent for hours
             elif failures > MAX_FAILURES:
@@ -62,8 +67,13 @@ async def follow_log(
             is_gone = error.status == 404 and not is_there
             if is_gone and has_ended and not place.is_at_start:
                 return  # the kubelet ends a stream where the container does; then the pod was removed
-            if is_gone or error.status != 404 or failures > MAX_FAILURES:
+            # 400 is of a container whose end the kubelet did not see
+            has_none = is_there and (error.status == 404 or (error.status == 400 and was_over))
+            if not has_none:
                 raise
+            has_ended, empty = False, 0
+            if failures > MAX_FAILURES:
+                raise KubeRefused(404, NO_LOG, error.message) from None
         await asyncio.sleep(min(30, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311
 
 

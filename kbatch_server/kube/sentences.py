@@ -72,6 +72,11 @@ _PULL_CAUSES = (
     (re.compile(r"no space left", re.I), "there is no room on the disk of the node"),
 )
 
+NODE_LOST = (
+    "The node that it runs on was lost, or is being emptied: on one that does not answer it ends when that "
+    "is back, or is removed from the cluster."
+)
+
 _DISRUPTIONS = {
     "PreemptionByScheduler": "it had to make room for more important work",
     "DeletionByTaintManager": "the node that it ran on was lost or is being emptied",

@@ -105,7 +105,7 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
         message = sentences.deadline(job["spec"].get("activeDeadlineSeconds"))
     elif last:
         reason, message = explain_failure(last)
-        attempts = sum(1 for pod in pods if not find_condition(pod, "DisruptionTarget"))
+        attempts = _count_attempts(pods)
         if attempts > 1:
             message += f" That was attempt {attempts} of {job['spec'].get('backoffLimit', 0) + 1}."
     else:
@@ -132,15 +132,12 @@ def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event
     """Return the status of a Job without an end: the newest pod counts, or why there is none."""
     newest = pods[-1] if pods else None
     if newest is None or has_failed(newest):
-        return _make_between(job, newest, len(pods), events)
+        return _make_between(job, newest, _count_attempts(pods), events)
     name = newest["metadata"]["name"]
-    phase = newest["status"].get("phase")
-    if phase == "Unknown":
-        return JobStatus(
-            status=Status.RUNNING, reason="NodeLost", message="The node that it runs on does not answer."
-        )
     if "running" in find_state(newest) or is_over(newest):
         if newest["metadata"].get("deletionTimestamp"):
+            if (find_condition(newest, "DisruptionTarget") or {}).get("reason") == "DeletionByTaintManager":
+                return JobStatus(status=Status.RUNNING, reason="NodeLost", message=sentences.NODE_LOST)
             return JobStatus(status=Status.RUNNING, reason="Terminating", message="It is being stopped.")
         if is_keeping(newest):
             message = "Its command has ended, and its results are being kept."
@@ -179,14 +176,20 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
     if last is None:
         return _make_blocked(_Blocked("NoPod", "Kubernetes has not made a pod for it yet.", since))
     reason, message = explain_failure(last)
-    if find_condition(last, "DisruptionTarget"):
+    retries = job["spec"].get("backoffLimit", 0)
+    if retries and find_condition(last, "DisruptionTarget"):
         again = "It is started again."
-    elif attempts <= job["spec"].get("backoffLimit", 0):
-        again = f"Attempt {attempts + 1} of {job['spec']['backoffLimit'] + 1} starts soon."
+    elif retries and attempts <= retries:
+        again = f"Attempt {attempts + 1} of {retries + 1} starts soon."
     else:
         # the Job's own word is about to come: that it has failed
         return JobStatus(status=Status.RUNNING, reason=reason, message=message, exit_code=exit_code_of(last))
     return JobStatus(status=Status.PENDING, reason=reason, message=f"{message} {again}")
+
+
+def _count_attempts(pods: Sequence[Manifest]) -> int:
+    """Return how many attempts of those that a user asked for were made: one that had to give way is none."""
+    return sum(1 for pod in pods if not find_condition(pod, "DisruptionTarget"))
 
 
 def _make_blocked(blocked: _Blocked) -> JobStatus:

@@ -97,6 +97,14 @@ class View:
             return await self.ask(place)
         return seen
 
+    async def find_pod(self, place: Place, name: str) -> Manifest | None:
+        """Return a Pod of the job, also one that still ends while its Job is gone already."""
+        seen = await self.look(place, pods=[name])
+        if seen is not None:
+            return seen.pods.get(name)
+        pods = await self.list_pods(place)
+        return next((pod for pod in pods if pod["metadata"]["name"] == name), None)
+
     async def ask(self, place: Place) -> Seen | None:
         """Return what the API says of the job now, with those Pods that are gone and were seen before."""
         found = await self.find_job(place)

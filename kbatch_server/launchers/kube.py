@@ -16,7 +16,7 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 from ..failpoints import reach
 from ..kube import objects
 from ..kube.clients import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
-from ..kube.logs import follow_log
+from ..kube.logs import NO_LOG, follow_log
 from ..kube.pods import START_PROBLEMS, find_state, is_ending, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen
 from ..kube.sidecar import explain_unsent
@@ -334,7 +334,7 @@ class KubeJobLauncher(JobLauncher):
                     yield LogPiece(each.data, each.position, datetime.fromtimestamp(each.second, UTC))
         except KubeRefused as error:
             if error.status == 404:
-                raise LogNotFound(_GONE) from None
+                raise LogNotFound(NO_LOG if error.reason == NO_LOG else _GONE) from None
             raise LauncherUnavailable(error.message) from error
         except KubeUnavailable as error:
             raise LauncherUnavailable(str(error)) from error
@@ -383,8 +383,8 @@ class KubeJobLauncher(JobLauncher):
     async def _wait_for_log(self, place: Place, name: str) -> None:
         """Wait until a pod's container has a log, or raise LogNotFound when it never will."""
         while True:
-            seen = await self._look(place, name)
-            pod = seen.pods.get(name) if seen is not None else None
+            with read_errors():
+                pod = await self.view.find_pod(place, name)
             if pod is None or pod.get("isGone"):
                 raise LogNotFound(_GONE)
             state = find_state(pod)
