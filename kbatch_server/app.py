@@ -345,6 +345,7 @@ class KBatchServer(Application):
         running.push_async_callback(self.launcher.close)
         await self.engine.leader.start()
         running.push_async_callback(self.engine.leader.stop)
+        running.push_async_callback(self.uploads.settle)
         await self.operations.start()
         running.push_async_callback(self.operations.stop)
         server.start()

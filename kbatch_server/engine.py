@@ -53,7 +53,7 @@ class Engine(LoggingConfigurable):
         self.leader = Leader(
             parent=self.parent,
             launcher=self.launcher,
-            parts=[self.turns, Janitor(parent=self.parent, retention=self.retention, uploads=self.uploads)],
+            parts=[self.turns, Janitor(parent=self.parent, retention=self.retention)],
             reconciler=self.reconciler,
             recorder=self.recorder,
             store=self.store,

@@ -9,7 +9,6 @@ from traitlets import Float, Instance
 from traitlets.config import LoggingConfigurable
 
 from .retention import Retention
-from .uploads import Uploads
 
 
 class Janitor(LoggingConfigurable):
@@ -26,7 +25,6 @@ class Janitor(LoggingConfigurable):
     )
 
     retention = Instance(Retention)
-    uploads = Instance(Uploads)
 
     _task: asyncio.Task[None]
 
@@ -35,10 +33,9 @@ class Janitor(LoggingConfigurable):
         self._task = asyncio.create_task(self._rounds(), name="janitor")
 
     async def stop(self) -> None:
-        """End them, when the uploads that were broken off are cleared away."""
+        """End them."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        await self.uploads.settle()
 
     async def _rounds(self) -> None:
         orphans_at = 0.0

@@ -17,6 +17,7 @@ from .quota import (
     TOTAL,
     Bounds,
     Wait,
+    make_too_large_wait,
     make_turn_wait,
     make_wait,
 )
@@ -228,6 +229,10 @@ class Lines:
         for owner in self._owners(share):
             bounds = self._make_bounds(user, line, owner, now)
             short = bounds.find_short(share.demand)
+            if short is not None and not owner.startswith("user:"):
+                too_large = bounds.find_impossible(share.demand)
+                if too_large is not None:
+                    return make_too_large_wait(bounds, too_large)
             if short is not None:
                 return make_wait(bounds, short, share.demand)
         return None

@@ -71,6 +71,19 @@ class JsonFormatter(json.JsonFormatter):
                 log_data.setdefault(name, value)
 
 
+class TextFormatter(logging.Formatter):
+    """Lines to read: level, time, logger, message, and tracebacks without the secrets of URLs in them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "%(levelname).1s %(asctime)s.%(msecs)03d %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+        )
+
+    def formatException(self, ei: Any) -> str:
+        """Return a traceback."""
+        return scrub_text(super().formatException(ei))
+
+
 def find_job_id(record: logging.LogRecord) -> str | None:
     """Return the id of the job that a line is about: each such line of ours begins with ``job %s``."""
     if isinstance(record.msg, str) and record.msg.startswith(("job %s", "Job %s")) and record.args:
@@ -81,11 +94,7 @@ def find_job_id(record: logging.LogRecord) -> str | None:
 
 def make_formatter(*, as_json: bool = False) -> logging.Formatter:
     """Return how a line of the log looks: level, time, logger, message, or one JSON object."""
-    if as_json:
-        return JsonFormatter()
-    return logging.Formatter(
-        "%(levelname).1s %(asctime)s.%(msecs)03d %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
-    )
+    return JsonFormatter() if as_json else TextFormatter()
 
 
 def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any], *, as_json: bool = False) -> None:

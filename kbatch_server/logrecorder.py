@@ -19,7 +19,7 @@ from .logwriter import RETRY_SECONDS, STOP_SECONDS, JobGone, LogLimits, LogWrite
 from .models import Job, Status
 from .storage.base import Storage, StorageError
 from .store import JobStore
-from .store.logstore import LogRecord
+from .store.logstore import LogRecord, LogTaken
 from .ticks import with_ticks
 
 DELETE_AT_ONCE = 16
@@ -120,9 +120,10 @@ class LogRecorder(LoggingConfigurable):
     async def stop(self) -> None:
         """Keep what is in memory, within a limit, and end all tasks. It may be started again."""
         self._is_stopping = True
-        everything = [each for by_pod in self._recordings.values() for each in by_pod.values()]
+        # let go of at once: whoever waits for this may give up, and have it started again
+        recordings, self._recordings = self._recordings, {}
+        everything = [each for by_pod in recordings.values() for each in by_pod.values()]
         await _end([each.task for each in everything if each.task is not None])
-        self._recordings.clear()
 
     def ensure(self, job: Job) -> None:
         """See that the log of each attempt of a job is followed, once it has begun.
@@ -198,7 +199,7 @@ class LogRecorder(LoggingConfigurable):
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await writer.flush()
-        except (TimeoutError, JobGone):
+        except (TimeoutError, JobGone, LogTaken):
             self.log.warning("job %s: the end of its log is not kept yet", recording.job.id)
 
     async def _record_to_end(self, recording: _Recording) -> None:
@@ -211,6 +212,9 @@ class LogRecorder(LoggingConfigurable):
                 return
             except JobGone:
                 return
+            except LogTaken:
+                self.log.info("job %s: another wrote the log of %s, too", recording.job.id, recording.pod)
+                recording.writer = None  # what is in memory is not what comes next: it is read again
             except (LauncherUnavailable, StorageError, Unavailable) as error:
                 if not is_told:
                     self.log.warning(

@@ -249,7 +249,8 @@ class LogWriter:
         for number in dropped:
             await self._storage.delete(make_key(log.job_id, log.attempt, number))
         segments = [] if segment is None else [segment]
-        if not await self._store.keep_log(log, segments=segments, dropped=dropped):
+        after = self._log.size
+        if not await self._store.keep_log(log, after=after, segments=segments, dropped=dropped):
             raise JobGone(log.job_id)
         reach("archive.2")
 

@@ -145,6 +145,16 @@ def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
     return Wait("QuotaExceeded", _explain(bounds, resource, demand), bounds.owner, resource)
 
 
+def make_too_large_wait(bounds: Bounds, resource: str) -> Wait:
+    """Return why a job waits that needs more than all of what it shares: the limit was lowered since it came.
+
+    Nothing is kept free for it: it would be for ever.
+    """
+    of = "all jobs here" if bounds.owner == TOTAL else f"the group {bounds.owner.removeprefix('group:')!r}"
+    what = describe(resource, bounds.limits[resource])
+    return Wait("QuotaExceeded", f"it needs more than the {what} of {of}")
+
+
 @lru_cache(maxsize=256)  # it is asked of each user who waits, and is the same for most
 def make_turn_wait(owner: str, resource: str) -> Wait:
     """Return why a job waits for what somebody who comes first needs."""

@@ -42,6 +42,9 @@ SETTLE_SECONDS = 0.1
 TERMINATING_SECONDS = 2
 """How often a job that was asked to end is looked at, beside what the launcher notices."""
 
+SETTLE_MAX_SECONDS = 60
+"""How often what a job leaves is looked at, at the least, until it is kept."""
+
 LOOK_SECONDS = 0.1
 """How soon a job is looked at again at the earliest, when a time that it waits for has come."""
 
@@ -108,9 +111,11 @@ class Reconciler(LoggingConfigurable):
         """End the workers where they stand: the record is true at every moment. It may be started again."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.departures.stop()
-        self.queue.clear()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            await self.departures.stop()
+            self.queue.clear()
 
     async def _resync(self) -> None:
         """Have all jobs looked at that something is to be done for, whatever was told of them."""
@@ -207,7 +212,7 @@ class Reconciler(LoggingConfigurable):
         self.turns.leave(job.id, job.user)
         if job.cleaned_at is None:
             if not await self.harvest.settle(job):
-                self.queue.put_after(job.id, TERMINATING_SECONDS)
+                self.queue.put_after(job.id, _get_settle_seconds(job))
                 return
             reach("archive.5")
             await self.launcher.clean(job)
@@ -272,6 +277,10 @@ class Reconciler(LoggingConfigurable):
         seen = await self.launcher.poll(job)
         if seen is not None:
             self.harvest.begin(replace(job, status=seen.status, pods=_merge_pods(job, seen)))
+        elif job.cancel_requested_at is not None or VERDICT in job.state:
+            self.harvest.begin(
+                job
+            )  # what was made for it is gone, and its pod may still write its last lines
         if seen is not None and seen.status.is_end:
             await self._end(job, seen)
         elif job.cancel_requested_at is not None:
@@ -334,6 +343,13 @@ class Reconciler(LoggingConfigurable):
         self.turns.leave(job.id, job.user)
         self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
         self.queue.put(job.id)
+
+
+def _get_settle_seconds(job: Job) -> float:
+    """Return how soon to look again at what a job leaves: seldom where it takes long, as while the storage is
+    away. The recorder says itself when a log is whole."""
+    waited = (utcnow() - job.ended_at).total_seconds() if job.ended_at is not None else 0.0
+    return min(max(TERMINATING_SECONDS, waited / 10), SETTLE_MAX_SECONDS)
 
 
 def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:

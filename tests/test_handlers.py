@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import re
+import sys
 from datetime import UTC, datetime
 
 import httpx
@@ -21,7 +22,7 @@ from kbatch_server.handlers.base import BaseHandler
 from kbatch_server.handlers.needs import needs_scope
 from kbatch_server.handlers.pages import find_files
 from kbatch_server.health import Part
-from kbatch_server.log import scrub_url
+from kbatch_server.log import make_formatter, scrub_url
 from kbatch_server.logreader import LogPlace, LogSelection
 from kbatch_server.models import Pod, Status, utcnow
 
@@ -698,6 +699,17 @@ async def test_openapi_has_every_route_with_its_methods_and_parameters(api):
 
 
 # the access log
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_traceback_shows_no_secret_of_a_url(as_json):
+    try:
+        raise OSError("403 for url: https://budget/api?user=alice&token=s3cret")
+    except OSError:
+        record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "failed", (), sys.exc_info())
+    line = make_formatter(as_json=as_json).format(record)
+    assert "s3cret" not in line
+    assert "user=alice" in line
 
 
 async def test_the_access_log_tells_who_and_what_but_no_secret(web, api, caplog):

@@ -170,10 +170,14 @@ async def test_the_same_key_and_request_is_the_same_job_also_at_the_same_moment(
 
 
 async def test_a_key_of_another_request_is_refused_and_of_another_user_is_another(store):
-    await store.add_job(make_job(), idempotency_key="k", request_hash="h")
+    first, _ = await store.add_job(make_job(), idempotency_key="k", request_hash="h")
     with pytest.raises(Conflict) as refused:
         await store.add_job(make_job(), idempotency_key="k", request_hash="other")
     assert refused.value.reason == "IdempotencyKeyReused"
+    await store.request_delete(first.id, user="alice")
+    anew, is_new = await store.add_job(make_job(), idempotency_key="k", request_hash="other")
+    assert is_new, "the job of the key is not there any more for its user"
+    assert anew.id != first.id
     _, is_new = await store.add_job(make_job(user="bob"), idempotency_key="k", request_hash="h")
     assert is_new
 
@@ -370,6 +374,19 @@ async def test_a_database_that_is_restarted_keeps_what_was_accepted_and_is_used_
     assert found == jobs * 4
     assert (await one.update_job(jobs[0].id, message="m")).message == "m"
     assert (await one.add_job(make_job()))[1]
+
+
+async def test_a_server_that_takes_no_writes_any_more_is_left_for_one_that_does(stores):
+    """After a failover the address may lead to what is a standby now, whose connections are sound."""
+    store = stores[0]
+    job = await add(store)
+    await store._database.write(
+        lambda connection: connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+    )
+    with pytest.raises(Unavailable):
+        await store.update_job(job.id, message="m")
+    assert store._database.is_failing
+    assert (await store.update_job(job.id, message="m")).message == "m"
 
 
 async def test_a_connection_that_breaks_fails_all_that_share_it_and_nothing_of_them_is_kept(stores):

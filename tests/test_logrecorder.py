@@ -229,6 +229,24 @@ async def test_stopping_does_not_wait_for_ever_for_a_storage(world, monkeypatch)
         await world.recorder.stop()
 
 
+async def test_a_stop_that_is_cut_off_does_not_keep_the_next_start_from_recording(world, monkeypatch):
+    """Who leads waits a while for each part to stop, and may lead again: its logs must not stay forgotten."""
+    monkeypatch.setattr(logwriter, "STOP_SECONDS", 0.5)
+    world.storage.opens.clear()
+    world.launcher.logs["p"].write(LINES)
+    world.launcher.logs["p"].end()
+    await world.add_pods("p")
+    world.recorder.ensure(world.job)
+    await until(lambda: bool(world.storage.written))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await world.recorder.stop()
+    world.storage.opens.set()
+    await world.recorder.start()
+    await world.settle()
+    assert await world.read_kept() == LINES
+
+
 async def test_a_pod_that_is_gone_for_good_leaves_what_was_read_and_says_so(world):
     log = world.launcher.logs["p"]
     log.write(LINES)

@@ -117,6 +117,17 @@ async def test_a_record_goes_with_all_that_belongs_to_it_and_is_named_once(world
     assert await find(world) == []
 
 
+async def test_of_very_many_records_some_go_in_each_round_and_all_else_at_once(world, monkeypatch):
+    monkeypatch.setattr("kbatch_server.retention.RECORDS_AT_ONCE", 2)
+    for number in range(5):
+        await add_job(world, f"j{number}", days=201)
+    await add_job(world, "zz-other", days=100, user="zoe")
+    world.retention.job_ttl_seconds = 200 * DAY
+    assert await world.retention.sweep(with_orphans=False) == 3
+    assert await find(world) == [("job", "j2"), ("job", "j3"), ("job", "j4")]
+    assert await world.retention.sweep(with_orphans=False) == 2
+
+
 async def test_what_runs_or_is_not_cleaned_up_after_stays(world):
     await add_job(world, "runs", days=500, status=Status.RUNNING)
     running = update(jobs).where(jobs.c.id == "runs").values(ended_at=None, cleaned_at=None)
@@ -138,6 +149,20 @@ async def test_users_may_have_times_of_their_own_from_a_dict_or_a_function(world
 
     world.retention.user_ttls = times
     assert await find(world) == [("job", "of-carol")]
+
+
+async def test_a_user_whose_times_cannot_be_found_out_holds_up_nobody_else(world, caplog):
+    for user in ("alice", "bob", "carol"):
+        await add_job(world, f"of-{user}", days=100, user=user)
+
+    def times(user):
+        if user == "bob":
+            raise LookupError("bob has left")
+        return {"job_ttl_seconds": 50 * DAY}
+
+    world.retention.user_ttls = times
+    assert await find(world) == [("job", "of-alice"), ("job", "of-carol")]
+    assert "user_ttls failed for bob" in caplog.text
 
 
 @pytest.mark.parametrize("times", [{"logs": 5}, {"log_ttl_seconds": -1}, {"log_ttl_seconds": "1d"}])

@@ -123,6 +123,30 @@ async def make_world(db_url):
         await world.store.close()
 
 
+@pytest.mark.parametrize("owner", ["total", "group"])
+async def test_a_job_for_which_the_limits_became_too_small_holds_up_nobody_else(make_world, owner):
+    def make_limits(cpus):
+        return (
+            {"total_limits": {"cpu": cpus}}
+            if owner == "total"
+            else {"group_totals": {"course": {"cpu": cpus}}}
+        )
+
+    dave = User(name="dave", groups=("course",))
+    world = await make_world(**make_limits(64))
+    world.profiles = Profiles(
+        config=Config(JobConfig={"image": "i", "keep_outputs": False, "max_cpu_limit": 64})
+    )
+    world.lead()
+    large = await world.submit(GROUPED, cpu_limit=48)
+    world.set_limits(**make_limits(32))
+    small = await world.submit(dave, cpu_limit=1)
+    await world.go_on()
+    assert world.launched == [small]
+    shown = await world.show(GROUPED, large)
+    assert shown.message.startswith("Waiting: it needs more than the 32 CPUs of ")
+
+
 async def test_what_is_over_a_limit_waits_with_place_and_reason_and_then_runs(make_world):
     world = await make_world(user_limits={"running": 2})
     ids = [await world.submit() for _ in range(4)]

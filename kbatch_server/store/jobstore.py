@@ -291,11 +291,14 @@ class JobStore(
         return job
 
     async def request_delete(self, job_id: str, *, user: str | None, audit: AuditEntry | None = None) -> None:
-        """Ask for a job's removal: for its user there is no such job from now on. Raises NotFound."""
+        """Ask for a job's removal: for its user there is no such job from now on. Raises NotFound.
+
+        Its idempotency key is free again: a repeat would be answered with a job that is not there.
+        """
         statement = (
             update(jobs)
             .where(jobs.c.id == job_id, _IS_NOT_DELETED, *_of(user))
-            .values(delete_requested_at=utcnow())
+            .values(delete_requested_at=utcnow(), idempotency_key=None, request_hash=None)
             .returning(jobs.c.user)
         )
 

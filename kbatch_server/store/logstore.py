@@ -15,6 +15,10 @@ from .dbutil import Database
 from .orm import job_logs, jobs, log_segments
 
 
+class LogTaken(Exception):
+    """Somebody else writes this log."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogRecord:
     """The log of one attempt, as far as it is kept."""
@@ -105,10 +109,18 @@ class LogStore:
         )
 
     async def keep_log(
-        self, log: LogRecord, *, segments: Iterable[LogSegment] = (), dropped: Iterable[int] = ()
+        self,
+        log: LogRecord,
+        *,
+        after: int = 0,
+        segments: Iterable[LogSegment] = (),
+        dropped: Iterable[int] = (),
     ) -> bool:
         """Write down, in one transaction, how far a log is kept, with its new or longer pieces and without
         those that were dropped. Return False, and write nothing, when there is no such job (any more).
+
+        Raises LogTaken, and writes nothing, when it is not kept as far as ``after``, no more and no less:
+        then another writes it, who leads now. To write the same again does no harm.
         """
         values = {column.name: getattr(log, column.name) for column in _COLUMNS}
         values["position"] = json.dumps(log.position)
@@ -119,7 +131,12 @@ class LogStore:
             if connection.execute(_SELECT_JOB, {"of_job": log.job_id}).first() is None:
                 return False
             place = {"of_job": log.job_id, "of_pod": log.pod}
-            if connection.execute(update(job_logs).where(*_IS_IT).values(values), place).rowcount == 0:
+            mine = job_logs.c.is_complete.is_(False) & (job_logs.c.size == after)
+            again = (job_logs.c.size == log.size) & (job_logs.c.position == values["position"])
+            change = update(job_logs).where(*_IS_IT, mine | again).values(values)
+            if connection.execute(change, place).rowcount == 0:
+                if after or connection.execute(_SELECT_LOG, place).first() is not None:
+                    raise LogTaken(log.job_id)
                 connection.execute(insert(job_logs), values)
             for segment in new:
                 _keep_segment(connection, log, segment)

@@ -11,6 +11,8 @@ from .errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy.engine import ExceptionContext
+
 CONNECT_SECONDS = 5
 """How long a connection may take to be made, to each of the addresses that the host's name has."""
 
@@ -40,6 +42,10 @@ CHANNEL = "kbatch_jobs"
 
 CHANGES_CHANNEL = "kbatch_changes"
 """Where jobs are called out that look different now."""
+
+READ_ONLY = "25006"
+"""The SQLSTATE of a write to a server that takes none
+(https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
 _ANNOUNCE_CHANGES = text(
     f"SELECT pg_notify('{CHANGES_CHANNEL}', word) FROM unnest(CAST(:words AS text[])) AS word"  # noqa: S608
@@ -83,6 +89,8 @@ def make_connect_args(url: URL) -> dict[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 2,
         "tcp_user_timeout": DEAD_SECONDS * 1000,
+        # after a failover the address may lead to the old server for a while, which takes no writes any more
+        "target_session_attrs": "read-write",
     }
     address: dict[str, Any] = url.translate_connect_args(database="dbname", username="user")
     return limits | address | dict(url.query)
@@ -110,7 +118,14 @@ def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
     )
     for engine in (reader, writer):
         event.listen(engine, "connect", _prepare)
+        event.listen(engine, "handle_error", _leave_read_only)
     return reader, writer
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    """Have a connection made anew whose server takes no writes any more, as one that is a standby now."""
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def lock_migrations(connection: Connection) -> None:
