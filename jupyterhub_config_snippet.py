@@ -65,7 +65,8 @@ else:
         # the hub hands on only a few variables of its own environment
         name: value
         for name, value in os.environ.items()
-        if name.startswith(("KBATCH_", "AZURE_")) or name in ("KUBECONFIG", "DEFAULT_FILE_STORAGE")
+        if name.startswith(("KBATCH_", "AZURE_", "AWS_", "PG"))
+        or name in ("KUBECONFIG", "DEFAULT_FILE_STORAGE", "GOOGLE_APPLICATION_CREDENTIALS")
     }
     if "KBATCH_DIRECTORY" in os.environ:
         # where kbatch_server_config.py is read from, and where the service keeps its files

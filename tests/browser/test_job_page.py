@@ -36,6 +36,33 @@ def show(page, job):
     expect(page.find("h1")).to_have_text(job["name"])
 
 
+HIDE = """(isHidden) => {
+    Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_page_that_nobody_looks_at_lets_go_of_the_log_and_takes_it_up_again(site, visit):
+    """A browser has six connections to a hub: they are not for tabs in the background."""
+    alice = site.client("alice")
+    job = alice.submit("for i in $(seq 600); do echo line $i; sleep 0.5; done", name="steady")
+    page = visit("alice")
+    page.page.clock.install()
+    page.go(f"job/{job['id']}")
+    expect(page.find(".line .text", "line 2")).to_have_count(1)
+    ended = []
+    page.page.on("requestfailed", lambda request: ended.append(request.url))
+    page.page.evaluate(HIDE, True)
+    page.page.clock.fast_forward(31_000)
+    page.page.wait_for_timeout(500)
+    assert any("/logs?follow=true" in url for url in ended)
+    page.page.evaluate(HIDE, False)
+    seen = page.find(".line .text").count()
+    page.page.clock.resume()
+    expect(page.find(".line .text").nth(seen + 2)).to_be_visible()
+    alice.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
+
+
 def test_a_log_is_followed_and_results_are_looked_at_and_downloaded(site, page, tmp_path):
     job = site.client("alice").submit(
         TALKATIVE, name="talkative", description="says a lot", tags={"run": "7"}

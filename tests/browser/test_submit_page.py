@@ -76,6 +76,26 @@ def test_code_is_packed_and_sent_and_its_log_is_there(page, tmp_path):
     expect(page.find(".line .text", "hello again")).to_have_count(1)
 
 
+def test_a_job_run_again_unchanged_asks_for_the_same(site, page):
+    asked = {
+        "args": ["--epochs", "3"],
+        "retries": 1,
+        "retry_delay_seconds": 7,
+        "retry_backoff": "fixed",
+        "active_deadline_seconds": 500,
+    }
+    alice = site.client("alice")
+    job = alice.call("POST", "api/v1/jobs", json={"name": "args-only"} | asked, status=201)
+    page.go(f"submit?from={job['id']}")
+    expect(page.page.get_by_label("Name", exact=True)).to_have_value("args-only")
+    with page.page.expect_response("**/api/v1/jobs") as answer:
+        page.page.get_by_role("button", name="Submit").click()
+    again = answer.value.json()
+    assert again["id"] != job["id"]
+    assert {name: again[name] for name in asked} == asked
+    assert again["command"] is None
+
+
 def test_files_that_are_dropped_are_the_code(page):
     dropped = page.page.evaluate_handle(
         """() => {

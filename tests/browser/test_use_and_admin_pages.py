@@ -7,6 +7,21 @@ import re
 from playwright.sync_api import expect
 
 
+def test_the_place_of_a_queued_job_is_read_again(site, visit):
+    """No event of its own tells a job that those before it have begun."""
+    client = site.client("a.b")
+    jobs = [client.submit("sleep 300", name=f"placed-{number}") for number in range(3)]
+    page = visit("a.b")
+    page.page.clock.install()
+    page.go(f"job/{jobs[2]['id']}")
+    expect(page.find(".message")).to_contain_text("it is 2nd of your queued ones")
+    client.call("DELETE", f"api/v1/jobs/{jobs[1]['id']}", status=204)
+    page.page.clock.fast_forward(20_000)
+    expect(page.find(".message")).to_contain_text("it is 1st of your queued ones")
+    for job in (jobs[0], jobs[2]):
+        client.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
+
+
 def test_a_user_sees_what_runs_what_waits_in_which_place_and_what_is_allowed(site, visit):
     client = site.client("a.b")
     jobs = [client.submit("sleep 300", name=name) for name in ("sleeper", "next", "last")]

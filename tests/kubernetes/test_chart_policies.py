@@ -74,15 +74,15 @@ def is_in(address: str, cidr: str) -> bool:
 @pytest.mark.parametrize(
     ("changed", "reached_by"),
     [
-        ({}, ["proxy", "job"]),
-        ({"test": {"existingSecret": "token"}}, ["proxy", "job", "test"]),
+        ({}, ["proxy", "job", "hub"]),
+        ({"test": {"existingSecret": "token"}}, ["proxy", "job", "hub", "test"]),
         ({"hub": {"apiToken": "x", "namespace": "elsewhere"}}, ["job"]),
         ({"serviceMonitor": {"enabled": True}}, ["proxy", "job", "user", "hub", "test"]),
         ({"service": {"type": "LoadBalancer"}}, ["proxy", "job", "user", "hub", "test"]),
-        ({"jobs": {"namespace": "batch-{username}"}}, ["proxy", "job"]),
+        ({"jobs": {"namespace": "batch-{username}"}}, ["proxy", "job", "hub"]),
     ],
 )
-def test_the_service_is_reached_by_the_proxy_and_by_jobs(
+def test_the_service_is_reached_by_the_hub_its_proxy_and_jobs(
     helm: Helm, changed: dict[str, Any], reached_by: list[str]
 ) -> None:
     policy = helm.render(VALUES | changed).get("NetworkPolicy")

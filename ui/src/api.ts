@@ -92,6 +92,9 @@ export class ApiError extends Error {
     super(message);
   }
 
+  /** Whether something was only to be read, which the page does again. */
+  isReading = false;
+
   get fields(): FieldError[] {
     return Array.isArray(this.details) ? (this.details as FieldError[]) : [];
   }
@@ -151,9 +154,10 @@ export class Api {
       answer = await fetch(this.url(path, options.query), { method, headers, body, signal: options.signal });
     } catch (error) {
       if ((error as Error).name === "AbortError") throw error;
-      throw new ApiError(0, "Unreachable", "The service cannot be reached. Is the network there?");
+      const words = "The service cannot be reached. Is the network there?";
+      throw note(method, new ApiError(0, "Unreachable", words));
     }
-    if (!answer.ok) throw await readError(answer);
+    if (!answer.ok) throw note(method, await readError(answer));
     this.onAnswer();
     return answer;
   }
@@ -164,13 +168,18 @@ export class Api {
       return (await answer.json()) as T;
     } catch (error) {
       if ((error as Error).name === "AbortError") throw error;
-      throw makeError(0, "");
+      throw note(method, makeError(0, ""));
     }
   }
 
   get<T>(path: string, query: Query = {}, signal?: AbortSignal): Promise<T> {
     return this.json<T>("GET", path, { query, signal });
   }
+}
+
+function note(method: string, error: ApiError): ApiError {
+  error.isReading = method === "GET";
+  return error;
 }
 
 async function readError(answer: Response): Promise<ApiError> {

@@ -99,7 +99,7 @@ export class KbatchApp extends LitElement {
     super.connectedCallback();
     this.api = new Api(this.baseUrl, { "X-XSRFToken": this.xsrfToken });
     this.api.onAnswer = () => {
-      if (this.problem?.status === 0) this.problem = null; // the service does answer
+      if (this.problem?.isReading && this.problem.isPassing) this.problem = null; // what was to be read is there
     };
     this.route = readRoute(this.baseUrl);
     addEventListener("popstate", this.look);

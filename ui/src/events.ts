@@ -13,6 +13,9 @@ const SILENCE_MS = 45_000;
 /** Milliseconds that a hidden page goes on: a browser has few connections to one server. */
 const HIDDEN_MS = 30_000;
 
+/** Milliseconds after which the place of a queued job is read again: no event tells of those before it. */
+export const QUEUED_MS = 15_000;
+
 const DELAYS_MS = [500, 1000, 2000, 5000, 10_000, 20_000];
 
 export async function* readPieces(answer: Response, signal: AbortController): AsyncGenerator<string> {
@@ -103,7 +106,7 @@ export async function watch(api: Api, watcher: Watcher, stop: AbortSignal): Prom
 }
 
 /** Abort the connection with `stop`, or when the page was hidden for a while; return what ends the looking. */
-function abortTogether(stop: AbortSignal, connection: AbortController): () => void {
+export function abortTogether(stop: AbortSignal, connection: AbortController): () => void {
   let timer = 0;
   const abort = () => connection.abort();
   const look = () => {
@@ -119,7 +122,8 @@ function abortTogether(stop: AbortSignal, connection: AbortController): () => vo
   };
 }
 
-async function untilVisible(stop: AbortSignal): Promise<void> {
+/** Return when the page is looked at, or `stop` is aborted. */
+export async function untilVisible(stop: AbortSignal): Promise<void> {
   while (document.hidden && !stop.aborted) {
     await new Promise<void>((resolve) => {
       document.addEventListener("visibilitychange", () => resolve(), { once: true });

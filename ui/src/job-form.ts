@@ -24,6 +24,10 @@ export interface JobForm {
   /** The notebook that is to be run, or nothing. */
   notebook: string;
   parameters: Pair[];
+  /** Whether the words are arguments of the image's own command. */
+  isArgs: boolean;
+  /** What an earlier job asked for that this form does not show: it is asked for again. */
+  kept: Record<string, unknown>;
 }
 
 export const emptyForm = (): JobForm => ({
@@ -44,6 +48,8 @@ export const emptyForm = (): JobForm => ({
   files: [],
   notebook: "",
   parameters: [],
+  isArgs: false,
+  kept: {},
 });
 
 const toPairs = (map: Record<string, string | null>): Pair[] =>
@@ -75,6 +81,11 @@ export function makeForm(job: Job): JobForm {
     priority: job.priority ? String(job.priority) : "",
     minutes: job.active_deadline_seconds === null ? "" : String(job.active_deadline_seconds / 60),
     upload: job.upload ?? "",
+    isArgs: job.command === null && job.args.length > 0,
+    kept: {
+      queue_name: job.queue_name ?? undefined,
+      ...(job.retries ? { retry_delay_seconds: job.retry_delay_seconds, retry_backoff: job.retry_backoff } : {}),
+    },
   };
 }
 
@@ -99,6 +110,7 @@ export async function takeFiles(form: JobForm, files: CodeFile[]): Promise<Parti
 export function makeRequest(form: JobForm): { request: Record<string, unknown>; problems: FieldError[] } {
   const problems: FieldError[] = [];
   const request: Record<string, unknown> = {
+    ...form.kept,
     name: form.name.trim(),
     profile: form.profile || undefined,
     image: form.image.trim() || undefined,
@@ -109,13 +121,13 @@ export function makeRequest(form: JobForm): { request: Record<string, unknown>; 
   };
   if (!form.name.trim()) problems.push({ field: "name", message: "must be there" });
   try {
-    request.command = makeCommand(form);
+    request[form.isArgs && !form.notebook && !form.inShell ? "args" : "command"] = makeCommand(form);
   } catch (error) {
     problems.push({ field: "command", message: (error as Error).message });
   }
   const number = (field: string, text: string, factor = 1) => {
     if (!text.trim()) return;
-    const value = Number(text) * factor;
+    const value = factor === 1 ? Number(text) : Math.round(Number(text) * factor);
     if (Number.isNaN(value)) problems.push({ field, message: "must be a number" });
     else request[field] = value;
   };

@@ -2,7 +2,7 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
 import { type Api, ApiError, isOver, type Job, type User } from "./api";
-import { watch } from "./events";
+import { QUEUED_MS, watch } from "./events";
 import { clockTime, duration, exactTime, runSeconds } from "./format";
 import "./log-view";
 import "./outputs-view";
@@ -120,13 +120,18 @@ export class JobView extends LitElement {
   }
 
   private begin(): void {
+    this.stop.abort();
     this.stop = new AbortController();
     const { signal } = this.stop;
     this.job = null;
     this.steps = [];
     this.missing = "";
     const tick = setInterval(() => !document.hidden && (this.now = Date.now()), 1000);
-    signal.addEventListener("abort", () => clearInterval(tick));
+    const again = setInterval(() => !document.hidden && this.job?.status === "queued" && this.load(signal), QUEUED_MS);
+    signal.addEventListener("abort", () => {
+      clearInterval(tick);
+      clearInterval(again);
+    });
     this.load(signal).then(() => {
       if (!signal.aborted && this.job) this.watch(this.job, signal);
     });
@@ -166,9 +171,14 @@ export class JobView extends LitElement {
       if (error instanceof ApiError && error.status === 404) this.missing = error.message;
       else tellProblem(this, error);
       if (error instanceof ApiError && error.isPassing) {
-        setTimeout(() => !signal.aborted && !this.job && this.begin(), 5000);
+        setTimeout(() => !signal.aborted && this.loadOrBegin(signal), 5000);
       }
     }
+  }
+
+  private loadOrBegin(signal: AbortSignal): void {
+    if (this.job) this.load(signal);
+    else this.begin();
   }
 
   private async loadTimeline(signal: AbortSignal): Promise<void> {

@@ -4,7 +4,7 @@ import { customElement, property, state } from "lit/decorators.js";
 import { repeat } from "lit/directives/repeat.js";
 import { type Api, ApiError, type Job, type JobPage, STATUSES, type Status, type User } from "./api";
 import "./bulk-actions";
-import { watch } from "./events";
+import { QUEUED_MS, watch } from "./events";
 import { age, count, duration, exactTime, runSeconds } from "./format";
 import { tellProblem } from "./problem";
 import { navigate } from "./router";
@@ -63,7 +63,13 @@ export class JobsView extends LitElement {
     super.connectedCallback();
     this.stop = new AbortController();
     const tick = setInterval(() => !document.hidden && (this.now = Date.now()), 1000);
-    this.stop.signal.addEventListener("abort", () => clearInterval(tick));
+    const again = setInterval(() => {
+      if (!document.hidden && this.page?.items.some((job) => job.status === "queued")) this.load();
+    }, QUEUED_MS);
+    this.stop.signal.addEventListener("abort", () => {
+      clearInterval(tick);
+      clearInterval(again);
+    });
   }
 
   override disconnectedCallback(): void {

@@ -1,6 +1,6 @@
 // The lines of one attempt's log: those that are looked at are read, a few are kept, new ones come as they are written.
 import { type Api, ApiError } from "./api";
-import { readPieces, sleep } from "./events";
+import { abortTogether, readPieces, sleep, untilVisible } from "./events";
 
 /** Lines that are read at once. */
 const CHUNK = 500;
@@ -109,6 +109,8 @@ export class LogLines extends EventTarget {
   /** Read on until the attempt's log is complete, or `stop`: first what is there, then what comes. */
   async follow(stop: AbortSignal): Promise<void> {
     for (let failures = 0; !stop.aborted; ) {
+      await untilVisible(stop);
+      let pause = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
       try {
         await this.catchUp(stop);
         failures = 0;
@@ -116,16 +118,20 @@ export class LogLines extends EventTarget {
         await this.stream(stop);
       } catch (error) {
         if (stop.aborted) return;
+        if (document.hidden) continue; // let go of, to be taken up where it was
         failures += 1;
-        if (error instanceof ApiError && error.status >= 400 && error.status < 500 && error.reason !== "LogNotFound") {
+        pause = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
+        if (error instanceof ApiError) {
           this.problem = error.message;
-          this.tell();
-          return;
+          if (error.status === 429) pause = Math.max(pause, 1000 * (error.retryAfterSeconds ?? 0));
+          else if (!error.isPassing && error.reason !== "LogNotFound") {
+            this.tell();
+            return;
+          }
         }
-        if (error instanceof ApiError && !this.total) this.problem = error.message;
         this.tell();
       }
-      await sleep(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)], stop);
+      await sleep(pause, stop);
     }
   }
 
@@ -150,8 +156,7 @@ export class LogLines extends EventTarget {
 
   private async stream(stop: AbortSignal): Promise<void> {
     const connection = new AbortController();
-    const abort = () => connection.abort();
-    stop.addEventListener("abort", abort);
+    const release = abortTogether(stop, connection);
     try {
       const headers = { Accept: "text/plain", "Last-Event-ID": this.place };
       const query = { follow: true, attempt: this.attempt };
@@ -166,7 +171,7 @@ export class LogLines extends EventTarget {
         this.tell();
       }
     } finally {
-      stop.removeEventListener("abort", abort);
+      release();
       connection.abort();
     }
   }
@@ -176,8 +181,12 @@ export class LogLines extends EventTarget {
     const isOpen = parts.at(-1) !== "";
     if (!isOpen) parts.pop();
     parts.forEach((part, index) => {
-      if (index === 0 && this.isOpen) this.put(this.total, (this.get(this.total) ?? "") + part);
-      else this.put(++this.total, part);
+      const isEnded = index < parts.length - 1 || !isOpen;
+      const whole = index === 0 && this.isOpen ? (this.get(this.total) ?? "") + part : part;
+      // at the end of an open line it is a progress bar's, which goes on from the line's start
+      const line = isEnded ? whole.replace(/\r$/, "") : whole;
+      if (index === 0 && this.isOpen) this.put(this.total, line);
+      else this.put(++this.total, line);
     });
     if (parts.length) this.isOpen = isOpen;
   }
@@ -190,7 +199,7 @@ export class LogLines extends EventTarget {
       this.chunks.set(number, chunk);
     }
     // of a chunk that was forgotten all is read again, when it is looked at
-    chunk?.set(line, text.length > MAX_LINE ? `${text.slice(0, MAX_LINE)} …` : text.replace(/\r$/, ""));
+    chunk?.set(line, text.length > MAX_LINE ? `${text.slice(0, MAX_LINE)} …` : text);
     if (this.chunks.size > KEPT_CHUNKS) this.chunks.delete(this.chunks.keys().next().value as number);
   }
 }

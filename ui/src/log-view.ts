@@ -263,6 +263,7 @@ export class LogView extends LitElement {
         <button type="button" aria-pressed=${this.wraps ? "true" : "false"} @click=${() => (this.wraps = !this.wraps)}>Wrap</button>
         <a class="button" download href=${this.api.url(`jobs/${this.job.id}/logs`, { download: true, attempt: this.attempt })}>Download</a>
       </div>
+      ${lines.problem && lines.total && !lines.isComplete ? html`<p class="quiet small" role="status">${lines.problem}</p>` : nothing}
       <div class="scroller ${this.wraps ? "wraps" : ""}" tabindex="0" role="log" aria-live="off" aria-labelledby="log-title" @scroll=${this.scrolled}>
         ${lines.total ? this.renderLines() : html`<p class="empty quiet">${this.tellEmpty()}</p>`}
       </div>
@@ -273,7 +274,7 @@ export class LogView extends LitElement {
     if (this.lines.isComplete) return "It has written nothing.";
     if (isOver(this.job) && !this.job.attempts) return "It was never begun.";
     if (isOver(this.job)) return this.lines.problem || "Reading …";
-    return "Nothing is written yet.";
+    return this.lines.problem || "Nothing is written yet.";
   }
 
   private renderAttempts(): TemplateResult | typeof nothing {

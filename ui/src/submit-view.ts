@@ -28,6 +28,9 @@ const PLACES = ["name", "upload", "profile", "image", "command", "env", "tags", 
   "active_deadline_seconds",
 ]);
 
+const COMMAND_HINT = "A program and its arguments; empty for that of the image.";
+const ARGS_HINT = "Arguments of the image's own command.";
+
 @customElement("kbatch-submit")
 export class SubmitView extends LitElement {
   @property({ attribute: false }) api!: Api;
@@ -233,7 +236,7 @@ export class SubmitView extends LitElement {
       ${this.renderText("command", "Command", form.command, (command) => this.set({ command }), {
         rows: form.inShell ? 4 : 1,
         placeholder: "python main.py",
-        hint: form.inShell ? "A script for sh." : "A program and its arguments; empty for that of the image.",
+        hint: form.inShell ? "A script for sh." : form.isArgs ? ARGS_HINT : COMMAND_HINT,
       })}
       <label class="choice"><input type="checkbox" .checked=${form.inShell} @change=${(event: Event) => this.set({ inShell: (event.target as HTMLInputElement).checked })} /> Run it in a shell</label>
     `;
