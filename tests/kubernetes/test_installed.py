@@ -358,10 +358,19 @@ class Load:
 
 
 def wait_through_the_proxy(api: API, job_id: str) -> dict[str, Any]:
-    """Return a job when it is over; the proxy's answers are errors for as long as no pod is there."""
+    """Return a job when it is over; the proxy answers with errors, or not, for as long as no pod is there."""
     deadline = time.monotonic() + 60
-    while not (answer := api.http.get(f"api/v1/jobs/{job_id}")).is_success:
-        assert answer.status_code in (502, 503), answer.text
-        assert time.monotonic() < deadline, answer.text
+    while not is_answered(api, job_id):
+        assert time.monotonic() < deadline, f"nothing of {job_id}"
         time.sleep(0.2)
     return api.wait(job_id)
+
+
+def is_answered(api: API, job_id: str) -> bool:
+    """Return whether a job is shown; a connection to a pod that has just gone is given up soon."""
+    try:
+        answer = api.http.get(f"api/v1/jobs/{job_id}", timeout=5)
+    except httpx.TransportError:
+        return False
+    assert answer.is_success or answer.status_code in (502, 503), answer.text
+    return answer.is_success
