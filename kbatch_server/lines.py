@@ -229,12 +229,12 @@ class Lines:
         for owner in self._owners(share):
             bounds = self._make_bounds(user, line, owner, now)
             short = bounds.find_short(share.demand)
-            if short is not None and not owner.startswith("user:"):
-                too_large = bounds.find_impossible(share.demand)
-                if too_large is not None:
-                    return make_too_large_wait(bounds, too_large)
-            if short is not None:
-                return make_wait(bounds, short, share.demand)
+            if short is None:
+                continue
+            too_large = None if owner.startswith("user:") else bounds.find_impossible(share.demand)
+            if too_large is not None:
+                return make_too_large_wait(bounds, too_large)
+            return make_wait(bounds, short, share.demand)
         return None
 
     def _make_bounds(self, user: str, line: Line, owner: str, now: datetime) -> Bounds:
