@@ -278,9 +278,8 @@ class Reconciler(LoggingConfigurable):
         if seen is not None:
             self.harvest.begin(replace(job, status=seen.status, pods=_merge_pods(job, seen)))
         elif job.cancel_requested_at is not None or VERDICT in job.state:
-            self.harvest.begin(
-                job
-            )  # what was made for it is gone, and its pod may still write its last lines
+            # what was made for it is gone, and its pod may still write its last lines
+            self.harvest.begin(job)
         if seen is not None and seen.status.is_end:
             await self._end(job, seen)
         elif job.cancel_requested_at is not None:

@@ -14,6 +14,7 @@ from kbatch_server.errors import Unavailable
 from kbatch_server.launchers.base import LauncherUnavailable, LogNotFound
 from kbatch_server.models import Status
 from kbatch_server.storage.base import StorageError, StorageFull
+from kbatch_server.store.logstore import LogTaken
 
 LINES = numbered(3000)  # 120,000 bytes
 
@@ -245,6 +246,20 @@ async def test_a_stop_that_is_cut_off_does_not_keep_the_next_start_from_recordin
     await world.recorder.start()
     await world.settle()
     assert await world.read_kept() == LINES
+
+
+async def test_who_has_lost_the_lead_neither_doubles_a_log_nor_opens_it_again(world):
+    """Another leads already, and has read to the end, when what the first one writes comes through."""
+    world.launcher.logs["p"].write(b"one\n")
+    await world.record(data=b"two\n")
+    [log] = await world.store.find_logs("job-1")
+    assert (log.size, log.is_complete) == (8, True)
+    late = replace(log, is_complete=False)
+    for each, after in ((late, 4), (late, 8), (replace(late, size=4), 0), (replace(late, size=12), 4)):
+        with pytest.raises(LogTaken):
+            await world.store.keep_log(each, after=after)
+    assert await world.store.find_logs("job-1") == [log]
+    assert await world.store.keep_log(log, after=4), "the same again, whose answer was lost"
 
 
 async def test_a_pod_that_is_gone_for_good_leaves_what_was_read_and_says_so(world):

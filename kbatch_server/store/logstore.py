@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, literal, select, update
 
 from ..audit import AuditEntry
 from .auditstore import log_entry, put_entry
@@ -131,9 +131,11 @@ class LogStore:
             if connection.execute(_SELECT_JOB, {"of_job": log.job_id}).first() is None:
                 return False
             place = {"of_job": log.job_id, "of_pod": log.pod}
-            mine = job_logs.c.is_complete.is_(False) & (job_logs.c.size == after)
+            is_open = job_logs.c.is_complete.is_(False)
             again = (job_logs.c.size == log.size) & (job_logs.c.position == values["position"])
-            change = update(job_logs).where(*_IS_IT, mine | again).values(values)
+            again &= is_open | literal(log.is_complete)
+            change = update(job_logs).where(*_IS_IT, (is_open & (job_logs.c.size == after)) | again)
+            change = change.values(values)
             if connection.execute(change, place).rowcount == 0:
                 if after or connection.execute(_SELECT_LOG, place).first() is not None:
                     raise LogTaken(log.job_id)
