@@ -105,22 +105,25 @@ def test_the_word_of_a_kubelet_that_has_no_log_is_no_log() -> None:
     place = LogPlace()
     assert take_all(place, [b"unable to retrieve container logs for containerd://1\n"]) == b""
     assert place.is_at_start
-    assert place.is_missing
+    assert place.is_refused
     place.rewind()
     assert take_all(place, [stamp(START) + b"one\n"]) == b"one\n"
-    assert not place.is_missing
+    assert not place.is_refused
 
 
-def test_an_answer_without_the_lines_that_are_known_is_not_of_this_log() -> None:
+def test_the_same_word_after_some_lines_is_no_end_and_the_rest_of_a_long_line_is_no_such_word() -> None:
     place = LogPlace()
     take_all(place, [stamp(START) + b"one\n"])
-    assert not place.is_missing
+    assert not place.is_refused
     place.rewind()
     assert take_all(place, [b"unable to retrieve container logs for containerd://1\n"]) == b""
-    assert place.is_missing
+    assert place.is_refused
     place.rewind()
-    assert take_all(place, [stamp(START) + b"one\n"]) == b""
-    assert not place.is_missing
+    assert (
+        take_all(place, [b"the rest of a line\n", stamp(START) + b"one\n", stamp(START) + b"two\n"])
+        == b"two\n"
+    )
+    assert not place.is_refused
 
 
 def test_a_megabyte_of_lines_takes_no_time() -> None:

@@ -639,6 +639,12 @@ async def test_a_log_that_the_node_never_has_is_given_up(
     assert len(node.answers) >= 100 - 1 - logs.MAX_FAILURES
 
 
+async def test_a_log_that_was_rotated_at_its_end_is_at_its_end() -> None:
+    lines = make_lines()
+    got = await follow(FakeNode([b"".join(lines), b"", b""], is_over=True).answer)
+    assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
+
+
 async def test_a_container_that_wrote_nothing_has_an_empty_log() -> None:
     assert await follow(FakeNode([b""] * 3, is_over=True).answer) == b""
 

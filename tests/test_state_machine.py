@@ -192,7 +192,8 @@ class Orders(RuleBasedStateMachine):
     @rule(target=known_jobs, key=st.sampled_from("ab"), name=st.sampled_from(["x", "y"]))
     def submit_with_key(self, key: str, name: str) -> Known | None:
         used = self.keys.get(key)
-        if used is not None and self.find(used[1]) is None:
+        found = None if used is None else self.find(used[1])
+        if found is None or found.delete_requested_at is not None:
             used = None  # its job was deleted, and its key went with it
         submit = self.world.jobs.submit(ALICE, make_request(name), idempotency_key=key)
         if used is not None and used[0] != name:

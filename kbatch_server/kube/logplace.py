@@ -56,12 +56,6 @@ class LogPlace:
         return not self._counts
 
     @property
-    def is_missing(self) -> bool:
-        """Whether an answer that has ended was not of this log: without the lines that are known, or the
-        kubelet's words that it has none, which come in place of a log."""
-        return self._is_refused if self.is_at_start else self._lines_to_skip > 0
-
-    @property
     def since(self) -> str:
         """The second to ask for the log from."""
         return datetime.fromtimestamp(self._newest - OVERLAP_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -69,7 +63,11 @@ class LogPlace:
     def rewind(self) -> None:
         """Get ready for another connection."""
         self._head: bytearray | None = bytearray()
-        self._is_refused = False
+        self.is_refused = False
+        """Whether there are only the kubelet's words so far that it has no log, which come in place of one.
+
+        An answer without any line that is known is none such: a log may have been rotated at its end.
+        """
         self._skip = 0
         self._second = 0
         self._is_first = True
@@ -141,9 +139,9 @@ class LogPlace:
         if not _IS_STAMP.fullmatch(stamp):
             # the end of a long line from before ``since``, or the kubelet's own words: neither is counted
             self._skip = sys.maxsize
-            if is_first and self.is_at_start:
-                self._is_refused = True
+            self.is_refused |= is_first
             return b""
+        self.is_refused = False
         second = self._to_second(stamp)
         if self._lines_to_skip and second <= self._newest:
             self._lines_to_skip -= 1
@@ -158,6 +156,7 @@ class LogPlace:
         return lead
 
     def _count(self, second: int, lines: int) -> None:
+        self.is_refused = False
         self._counts[second] = self._counts.get(second, 0) + lines
         if second > self._newest:
             self._newest = second

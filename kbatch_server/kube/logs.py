@@ -52,7 +52,7 @@ async def follow_log(
                         failures = empty = 0
                         yield piece
             has_ended = True
-            if was_over and place.is_missing:
+            if was_over and place.is_refused:
                 raise KubeRefused(404, NO_LOG, NO_LOG)
             # twice where nothing was written: there is no line that shows that the log was reached
             if was_over and empty >= (2 if place.is_at_start else 1):
