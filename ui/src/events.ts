@@ -122,6 +122,12 @@ export function abortTogether(stop: AbortSignal, connection: AbortController): (
   };
 }
 
+/** Do something each so many milliseconds while the page is looked at, until `stop` is aborted. */
+export function repeatWhileVisible(action: () => void, milliseconds: number, stop: AbortSignal): void {
+  const timer = setInterval(() => !document.hidden && action(), milliseconds);
+  stop.addEventListener("abort", () => clearInterval(timer));
+}
+
 /** Return when the page is looked at, or `stop` is aborted. */
 export async function untilVisible(stop: AbortSignal): Promise<void> {
   while (document.hidden && !stop.aborted) {

@@ -2,7 +2,7 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
 import { type Api, ApiError, isOver, type Job, type User } from "./api";
-import { QUEUED_MS, watch } from "./events";
+import { QUEUED_MS, repeatWhileVisible, watch } from "./events";
 import { clockTime, duration, exactTime, runSeconds } from "./format";
 import "./log-view";
 import "./outputs-view";
@@ -112,10 +112,7 @@ export class JobView extends LitElement {
   }
 
   override willUpdate(changed: PropertyValues<this>): void {
-    if (changed.has("jobId") && changed.get("jobId")) {
-      this.stop.abort();
-      this.begin();
-    }
+    if (changed.has("jobId") && changed.get("jobId")) this.begin();
     if (this.job) document.title = `${this.job.name} · kbatch`;
   }
 
@@ -126,12 +123,8 @@ export class JobView extends LitElement {
     this.job = null;
     this.steps = [];
     this.missing = "";
-    const tick = setInterval(() => !document.hidden && (this.now = Date.now()), 1000);
-    const again = setInterval(() => !document.hidden && this.job?.status === "queued" && this.load(signal), QUEUED_MS);
-    signal.addEventListener("abort", () => {
-      clearInterval(tick);
-      clearInterval(again);
-    });
+    repeatWhileVisible(() => (this.now = Date.now()), 1000, signal);
+    repeatWhileVisible(() => this.job?.status === "queued" && this.load(signal), QUEUED_MS, signal);
     this.load(signal).then(() => {
       if (!signal.aborted && this.job) this.watch(this.job, signal);
     });

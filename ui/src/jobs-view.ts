@@ -4,7 +4,7 @@ import { customElement, property, state } from "lit/decorators.js";
 import { repeat } from "lit/directives/repeat.js";
 import { type Api, ApiError, type Job, type JobPage, STATUSES, type Status, type User } from "./api";
 import "./bulk-actions";
-import { QUEUED_MS, watch } from "./events";
+import { QUEUED_MS, repeatWhileVisible, watch } from "./events";
 import { age, count, duration, exactTime, runSeconds } from "./format";
 import { tellProblem } from "./problem";
 import { navigate } from "./router";
@@ -62,14 +62,10 @@ export class JobsView extends LitElement {
   override connectedCallback(): void {
     super.connectedCallback();
     this.stop = new AbortController();
-    const tick = setInterval(() => !document.hidden && (this.now = Date.now()), 1000);
-    const again = setInterval(() => {
-      if (!document.hidden && this.page?.items.some((job) => job.status === "queued")) this.load();
-    }, QUEUED_MS);
-    this.stop.signal.addEventListener("abort", () => {
-      clearInterval(tick);
-      clearInterval(again);
-    });
+    const { signal } = this.stop;
+    repeatWhileVisible(() => (this.now = Date.now()), 1000, signal);
+    const isQueued = (job: Job) => job.status === "queued";
+    repeatWhileVisible(() => this.page?.items.some(isQueued) && this.load(), QUEUED_MS, signal);
   }
 
   override disconnectedCallback(): void {

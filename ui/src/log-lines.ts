@@ -110,7 +110,7 @@ export class LogLines extends EventTarget {
   async follow(stop: AbortSignal): Promise<void> {
     for (let failures = 0; !stop.aborted; ) {
       await untilVisible(stop);
-      let pause = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
+      let least = 0;
       try {
         await this.catchUp(stop);
         failures = 0;
@@ -120,10 +120,9 @@ export class LogLines extends EventTarget {
         if (stop.aborted) return;
         if (document.hidden) continue; // let go of, to be taken up where it was
         failures += 1;
-        pause = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
         if (error instanceof ApiError) {
           this.problem = error.message;
-          if (error.status === 429) pause = Math.max(pause, 1000 * (error.retryAfterSeconds ?? 0));
+          if (error.status === 429) least = 1000 * (error.retryAfterSeconds ?? 0);
           else if (!error.isPassing && error.reason !== "LogNotFound") {
             this.tell();
             return;
@@ -131,7 +130,7 @@ export class LogLines extends EventTarget {
         }
         this.tell();
       }
-      await sleep(pause, stop);
+      await sleep(Math.max(least, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]), stop);
     }
   }
 
@@ -182,11 +181,11 @@ export class LogLines extends EventTarget {
     if (!isOpen) parts.pop();
     parts.forEach((part, index) => {
       const isEnded = index < parts.length - 1 || !isOpen;
-      const whole = index === 0 && this.isOpen ? (this.get(this.total) ?? "") + part : part;
+      const before = index === 0 && this.isOpen ? (this.get(this.total) ?? "") : null;
+      if (before === null) this.total += 1;
+      const line = (before ?? "") + part;
       // at the end of an open line it is a progress bar's, which goes on from the line's start
-      const line = isEnded ? whole.replace(/\r$/, "") : whole;
-      if (index === 0 && this.isOpen) this.put(this.total, line);
-      else this.put(++this.total, line);
+      this.put(this.total, isEnded ? line.replace(/\r$/, "") : line);
     });
     if (parts.length) this.isOpen = isOpen;
   }

@@ -2,6 +2,7 @@
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import type { Amounts, Api, Job, JobPage, User } from "./api";
+import { repeatWhileVisible } from "./events";
 import { bytes, count, duration } from "./format";
 import { tellProblem } from "./problem";
 import { base } from "./styles";
@@ -57,8 +58,7 @@ export class UseView extends LitElement {
   override connectedCallback(): void {
     super.connectedCallback();
     this.stop = new AbortController();
-    const timer = setInterval(() => !document.hidden && this.load(), REFRESH_MS);
-    this.stop.signal.addEventListener("abort", () => clearInterval(timer));
+    repeatWhileVisible(() => this.load(), REFRESH_MS, this.stop.signal);
   }
 
   override disconnectedCallback(): void {
