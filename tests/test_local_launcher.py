@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from descriptors import list_open_below
 from traitlets import TraitError
 
 from kbatch_server.launchers import accounts
@@ -623,23 +624,18 @@ async def test_a_log_is_followed_to_its_end(launcher, changes):
     await changes.next()
 
 
-async def is_watched() -> bool:
-    """Return whether the descriptor is there that the launcher watches a job by; a thread opens it."""
-    found = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
-    return any("pidfd" in str(each.readlink()) for each in found if each.is_symlink())
-
-
 async def test_a_dropped_follower_leaves_nothing_behind(launcher, changes):
     job = make_script("echo one; sleep 300")
     await launcher.launch(job, Launch())
     await until_logged(launcher, job, "one")
-    await until(is_watched)
-    before = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+    tasks = asyncio.all_tasks()
     for _ in range(20):
         log = launcher.read_log(job, "job-1-1", None)
         assert (await anext(log)).data == b"one\n"
         await log.aclose()
-    assert (len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())) == before
+    opened = [Path(path).name for path in list_open_below(launcher.root)]
+    assert not {"log.1", "times.1"}.intersection(opened)
+    assert asyncio.all_tasks() == tasks
     await cancel(launcher, job)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from descriptors import list_open_below
 from test_local_launcher import Changes, as_root, changes, jobs_root, launcher, make_script, run  # noqa: F401
 
 from kbatch_server.launchers.base import LauncherUnavailable
@@ -69,20 +70,18 @@ def test_folders_deep_inside_each_other_are_left_out_below_a_depth(tmp_path):
         path.mkdir()
     (path / "lost").write_bytes(b"1")
     (tmp_path / "fine").write_bytes(b"1")
-    before = len(os.listdir("/proc/self/fd"))
     assert read(tmp_path) == ({"fine": b"1"}, 1)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert list_open_below(tmp_path) == []
 
 
 def test_a_huge_sparse_file_is_told_at_once_and_given_up_at_any_time(tmp_path):
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(2**40)
-    before = len(os.listdir("/proc/self/fd"))
     packer, index = Packer(str(tmp_path)), TarIndex(max_entries=10)
     index.feed(packer.read())
     assert index.size == 2**40
     packer.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert list_open_below(tmp_path) == []
 
 
 def test_a_file_that_shrinks_or_grows_while_it_is_packed_breaks_nothing(tmp_path):

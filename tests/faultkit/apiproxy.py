@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ class ApiProxy:
         self.loses_answers = False
         """Whether the answer to each write is lost, when it has been done."""
         self._watches: dict[asyncio.Task[Any], web.StreamResponse] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
         self._thread.start()
-        port = self._call(self._open())
+        self._loop, self._stopped, port = started.result(30)
         config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{port}"}
         self._config = config
 
@@ -58,32 +59,29 @@ class ApiProxy:
         return self._call(self._end_watches(json.dumps({"kind": "Status"} | status).encode()))
 
     def close(self) -> None:
-        self._call(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
-        self._loop.close()
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
-    async def _open(self) -> int:
+    async def _serve(self, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]]) -> None:
+        """Serve until ``_stopped``; who runs this ends every request that is still under way after it."""
+        stopped = asyncio.Event()
         connector = aiohttp.TCPConnector(ssl=False, limit=0)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-        self._client = aiohttp.ClientSession(
+        async with aiohttp.ClientSession(
             connector=connector, timeout=timeout, skip_auto_headers={"Accept-Encoding"}
-        )
-        app = web.Application(client_max_size=2**24)
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        return int(self._runner.addresses[0][1])
-
-    async def _close(self) -> None:
-        await self._end_watches(b"")
-        await self._runner.cleanup()
-        await self._client.close()
+        ) as self._client:
+            app = web.Application(client_max_size=2**24)
+            app.router.add_route("*", "/{path:.*}", self._handle)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            started.set_result((asyncio.get_running_loop(), stopped, int(runner.addresses[0][1])))
+            await stopped.wait()
+            await self._end_watches(b"")
+            await runner.cleanup()
 
     async def _end_watches(self, last: bytes) -> int:
         watches, self._watches = self._watches, {}
