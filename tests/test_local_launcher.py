@@ -635,7 +635,7 @@ async def test_a_dropped_follower_leaves_nothing_behind(launcher, changes):
         await log.aclose()
     opened = [Path(path).name for path in list_open_below(launcher.root)]
     assert not {"log.1", "times.1"}.intersection(opened)
-    assert asyncio.all_tasks() == tasks
+    assert asyncio.all_tasks() <= tasks
     await cancel(launcher, job)
 
 

@@ -310,12 +310,12 @@ async def test_a_log_with_a_problem_says_so_to_a_follower(world):
 
 async def test_dropped_followers_leave_no_task(world):
     await begin(world, b"begun\n")
-    before = len(asyncio.all_tasks())
+    before = asyncio.all_tasks()
     for _ in range(60):
         following = world.follow()
         await anext(following)
         await following.aclose()
-    assert len(asyncio.all_tasks()) == before
+    assert asyncio.all_tasks() <= before
     assert world.launcher.open_logs == 1
 
 
