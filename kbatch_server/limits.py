@@ -26,7 +26,9 @@ from .quota import (
     Bounds,
     choose_limits,
     describe,
+    find_group,
     make_demand,
+    make_group_owner,
     read_limits,
 )
 
@@ -185,7 +187,7 @@ class Limits(LoggingConfigurable):
         how much it needs of what is limited. Raises InvalidRequest that names the field, or Forbidden."""
         demand = make_demand(spec)
         owners = [("user", limits)]
-        owners += [(f"group:{group}", self.group_totals[group]) for group in self.find_counted(groups)]
+        owners += [(make_group_owner(group), self.group_totals[group]) for group in self.find_counted(groups)]
         if spec.queue_name is None:  # of what all share, Kueue gives a job that is handed to it its part
             owners.append((TOTAL, self.total_limits))
         for owner, owned in owners:
@@ -212,7 +214,7 @@ class Limits(LoggingConfigurable):
 
 def _make_refusal(owner: str, resource: str, limit: float, spec: JobSpec) -> InvalidRequest | Forbidden:
     whose = {"user": "your jobs", TOTAL: "all jobs here"}.get(owner)
-    whose = whose or f"the jobs of the group {owner.removeprefix('group:')!r}"
+    whose = whose or f"the jobs of the group {find_group(owner)!r}"
     if resource in (RUNNING, HOURS):
         message = f"This could never start: {whose} may have no {describe(resource, 0)}."
         return Forbidden(message, reason="QuotaExceeded")

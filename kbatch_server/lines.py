@@ -17,6 +17,8 @@ from .quota import (
     TOTAL,
     Bounds,
     Wait,
+    find_group,
+    make_group_owner,
     make_too_large_wait,
     make_turn_wait,
     make_wait,
@@ -107,7 +109,7 @@ class Lines:
         self._of_user[share.user][share.id] = share
         for owner in self._owners(share):
             self._sums[owner].update(share.demand)
-            if owner.startswith("group:"):
+            if find_group(owner) is not None:
                 self._of_group[owner][share.id] = share
 
     def stop(self, job_id: str) -> Share | None:
@@ -127,7 +129,7 @@ class Lines:
         yield f"user:{share.user}"
         for group in dict.fromkeys(share.groups):
             if group in self.group_totals:
-                yield f"group:{group}"
+                yield make_group_owner(group)
         if not share.is_handed_over:
             yield TOTAL
 
@@ -241,11 +243,11 @@ class Lines:
         used: Mapping[str, float] = self._sums.get(owner, {})
         if owner == TOTAL:
             return Bounds(TOTAL, self.total_limits, used)
-        if owner.startswith("user:"):
+        group = find_group(owner)
+        if group is None:
             limits, seconds, shares = line.limits or {}, line.use.month_seconds, self._of_user.get(user, {})
             owner = "user"
         else:
-            group = owner.removeprefix("group:")
             limits, seconds = self.group_totals[group], self.group_seconds.get(group, 0.0)
             shares = self._of_group.get(owner, {})
         if HOURS in limits:

@@ -22,6 +22,8 @@ PLAIN = (QUEUED, RUNNING, CPU, MEMORY, HOURS)
 TOTAL = "total"
 """The owner of what all users share."""
 
+_GROUP = "group:"
+
 EPSILON = 1e-9
 """Sums of CPUs like 0.1 are not exact."""
 
@@ -78,12 +80,22 @@ def make_demand(spec: JobSpec) -> dict[str, float]:
     return demand
 
 
+def make_group_owner(group: str) -> str:
+    """Return a group as an owner of limits, which ``TOTAL`` and each user are, too."""
+    return f"{_GROUP}{group}"
+
+
+def find_group(owner: str) -> str | None:
+    """Return the group that an owner is, or None if it is none."""
+    return owner.removeprefix(_GROUP) if owner.startswith(_GROUP) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The limits of one owner (a user, a group, all together) and what is used of them now."""
 
     owner: str
-    """``user``, ``total``, or the name of a group after ``group:``."""
+    """``user``, TOTAL, or of a group what ``make_group_owner`` makes."""
     limits: Amounts
     used: Amounts = field(default_factory=dict)
 
@@ -150,7 +162,7 @@ def make_too_large_wait(bounds: Bounds, resource: str) -> Wait:
 
     Nothing is kept free for it: it would be for ever.
     """
-    of = "all jobs here" if bounds.owner == TOTAL else f"the group {bounds.owner.removeprefix('group:')!r}"
+    of = "all jobs here" if bounds.owner == TOTAL else f"the group {find_group(bounds.owner)!r}"
     what = describe(resource, bounds.limits[resource])
     return Wait("QuotaExceeded", f"it needs more than the {what} of {of}")
 
@@ -158,14 +170,14 @@ def make_too_large_wait(bounds: Bounds, resource: str) -> Wait:
 @lru_cache(maxsize=256)  # it is asked of each user who waits, and is the same for most
 def make_turn_wait(owner: str, resource: str) -> Wait:
     """Return why a job waits for what somebody who comes first needs."""
-    of = "" if owner == TOTAL else f" of the group {owner.removeprefix('group:')!r}"
+    of = "" if owner == TOTAL else f" of the group {find_group(owner)!r}"
     what = "places for jobs" if resource == RUNNING else describe(resource, 0)
     return Wait("WaitingForTurn", f"others{of}, who have used less lately, come first for the {what}")
 
 
 def _explain(bounds: Bounds, resource: str, demand: Amounts) -> str:
     used, limit = bounds.used.get(resource, 0.0), bounds.limits[resource]
-    group = bounds.owner.removeprefix("group:") if bounds.owner.startswith("group:") else None
+    group = find_group(bounds.owner)
     if resource == RUNNING and group is not None:
         return f"{used:g} of the {limit:g} jobs that the group {group!r} may run at a time do"
     if resource == RUNNING:
