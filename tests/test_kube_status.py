@@ -195,6 +195,14 @@ RUNC = (
             'The command "train" cannot be started: '
             "it is not a program for this kind of computer, or a script without a first line #!.",
         ),
+        (
+            terminated(
+                137, "ContainerStatusUnknown", "The container could not be located when the pod was …"
+            ),
+            None,
+            "ContainerStatusUnknown",
+            "Its node lost sight of it, as when that is started again: it is not known how it ended.",
+        ),
     ],
 )
 def test_failure_of_the_command(state: Manifest, code: int | None, reason: str, message: str) -> None:

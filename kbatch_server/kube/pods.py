@@ -15,6 +15,9 @@ Manifest = dict[str, Any]
 START_PROBLEMS = frozenset({"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"})
 """The reasons of a container whose command could not be started at all."""
 
+UNKNOWN_END = "ContainerStatusUnknown"
+"""The reason of a container whose end its node did not see; its exit code, 137, is made up by the kubelet."""
+
 _STOPPED = (137, 143)
 """The exit codes of what was stopped by KILL or TERM."""
 
@@ -105,9 +108,9 @@ def container_statuses(pod: Manifest) -> list[Manifest]:
 
 
 def exit_code_of(pod: Manifest) -> int | None:
-    """Return the exit code of the user's command; a container that never started has none."""
+    """Return the exit code of the user's command; one that never started, or ended unseen, has none."""
     ended = find_state(pod).get("terminated")
-    if not ended or ended.get("reason") in START_PROBLEMS:
+    if not ended or ended.get("reason") in START_PROBLEMS or ended.get("reason") == UNKNOWN_END:
         return None
     code: int = ended["exitCode"]
     return code
@@ -171,6 +174,8 @@ def _explain_exit(container: Manifest, ended: Manifest) -> tuple[str, str]:
             program_of(container), container.get("image", ""), ended.get("message") or ""
         )
         return reason, words
+    if reason == UNKNOWN_END:
+        return reason, sentences.UNKNOWN_END
     return reason, sentences.exit_code(ended["exitCode"])
 
 

@@ -77,6 +77,8 @@ NODE_LOST = (
     "is back, or is removed from the cluster."
 )
 
+UNKNOWN_END = "Its node lost sight of it, as when that is started again: it is not known how it ended."
+
 _DISRUPTIONS = {
     "PreemptionByScheduler": "it had to make room for more important work",
     "DeletionByTaintManager": "the node that it ran on was lost or is being emptied",
