@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import traitlets
@@ -28,6 +29,7 @@ from .slugs import make_job_id
 from .standing import Standing
 from .store import JobStore
 from .store.queuelimits import QueueLimits
+from .summary import JobSummary
 
 
 class Jobs(LoggingConfigurable):
@@ -135,6 +137,15 @@ class Jobs(LoggingConfigurable):
         """Return how many jobs of the owner's (None: of everybody's) there are of each status."""
         _check_owner(user, owner)
         return await self.store.count_jobs(owner)
+
+    async def summarize(
+        self, user: User, owner: str | None, *, since: datetime | None, limit: int
+    ) -> JobSummary:
+        """Return sums over the owner's jobs (None: everybody's), accepted since a time."""
+        _check_owner(user, owner)
+        if owner != user.name:
+            await self.store.add_audit(make_entry(Action.LIST, "", owner or "*"))
+        return await self.store.summarize_jobs(owner, since=since, limit=limit)
 
     async def follow_changes(
         self, user: User, owner: str | None, *, after: str | None = None

@@ -853,6 +853,17 @@ async def test_jobs_are_counted_by_status(web):
         assert (await client.get("api/v1/jobs/counts")).json() == {"counts": {"running": 1}}
 
 
+async def test_jobs_are_summed_up(web):
+    web.jobs.add(make_job())
+    async with web.client() as client:
+        answer = await client.get("api/v1/jobs/summary", params={"since": "2030-01-31T12:00:00Z", "limit": 3})
+        refused = await client.get("api/v1/jobs/summary?limit=101")
+    alice = {"user": "alice", "jobs": 1, "active": 1, "run_seconds": 0}
+    assert answer.json() == {"jobs": 1, "users": [alice], "reasons": []}
+    assert web.jobs.asked == [("alice", datetime(2030, 1, 31, 12, tzinfo=UTC), 3)]
+    assert (refused.status_code, refused.json()["details"][0]["field"]) == (400, "limit")
+
+
 async def test_the_timeline_of_a_job_is_that_of_its_record(web):
     begun = utcnow()
     pod = Pod(name="p1", phase="Failed", created_at=begun, exit_code=1, scheduled_at=begun, started_at=begun)

@@ -522,6 +522,43 @@ async def test_jobs_are_counted_by_status(store):
     assert await store.count_jobs("alice", statuses=[Status.RUNNING]) == {Status.RUNNING: 1}
 
 
+async def test_jobs_are_summed_up_by_user_and_by_why_they_failed(store):
+    start = utcnow().replace(microsecond=0) - timedelta(hours=2)
+
+    async def fail(reason, seconds, **fields):
+        job = await add(store, **fields)
+        ended = start + timedelta(seconds=seconds)
+        changes = {"status": Status.FAILED, "reason": reason, "message": f"{reason}.", "ended_at": ended}
+        return await store.update_job(job.id, started_at=start, **changes)
+
+    await fail("Error", 10)
+    newest = await fail("Error", 20, user="bob", name="newest")
+    await fail("OOMKilled", 30)
+    running = await add(store)
+    await store.update_job(running.id, status=Status.RUNNING, started_at=utcnow() - timedelta(seconds=1000))
+    await add(store, user="bob")
+    deleted = await add(store, user="eve")
+    await store.request_delete(deleted.id, user="eve")
+    summary = await store.summarize_jobs(None, since=start, limit=10)
+    assert summary.jobs == 5
+    assert [(each.user, each.jobs, each.active) for each in summary.users] == [("alice", 3, 1), ("bob", 2, 1)]
+    assert 1040 <= summary.users[0].run_seconds < 1100
+    assert summary.users[1].run_seconds == 20
+    assert [(each.reason, each.jobs) for each in summary.reasons] == [("Error", 2), ("OOMKilled", 1)]
+    assert summary.reasons[0].newest.model_dump() == {
+        "id": newest.id,
+        "user": "bob",
+        "name": "newest",
+        "message": "Error.",
+    }
+    own = await store.summarize_jobs("bob", since=None, limit=10)
+    assert (own.jobs, [each.user for each in own.users]) == (2, ["bob"])
+    few = await store.summarize_jobs(None, since=None, limit=1)
+    assert (few.jobs, len(few.users), len(few.reasons)) == (5, 1, 1)
+    none = await store.summarize_jobs(None, since=utcnow() + timedelta(hours=1), limit=10)
+    assert (none.jobs, none.users, none.reasons) == (0, [], [])
+
+
 # --- changing
 
 

@@ -12,6 +12,7 @@ from .needs import needs_scope
 from .query import read_int, read_statuses, read_tags, read_text, read_time
 
 MAX_PAGE = 500
+MAX_SUMS = 100
 
 
 class JobModelHandler(BaseHandler):
@@ -86,6 +87,21 @@ class CountsHandler(JobModelHandler):
         self.send_json({"counts": counts})
 
 
+class SummaryHandler(JobModelHandler):
+    """Sums over many jobs."""
+
+    @needs_scope("read", whose="self", query=("since", "limit", "user"))
+    async def get(self) -> None:
+        """Say who has most jobs, and why they failed."""
+        summary = await self.services.jobs.summarize(
+            self.user,
+            self.read_owner(),
+            since=read_time(self, "since"),
+            limit=read_int(self, "limit", minimum=1, maximum=MAX_SUMS) or 10,
+        )
+        self.send_json(summary.model_dump())
+
+
 class JobHandler(JobModelHandler):
     """One job."""
 
@@ -142,6 +158,7 @@ class EventsHandler(BaseHandler):
 default_handlers = [
     (r"api/v1/jobs/?", JobsHandler),
     (r"api/v1/jobs/counts/?", CountsHandler),
+    (r"api/v1/jobs/summary/?", SummaryHandler),
     (r"api/v1/jobs/([^/]+)/?", JobHandler),
     (r"api/v1/jobs/([^/]+)/cancel/?", CancelHandler),
     (r"api/v1/jobs/([^/]+)/rerun/?", RerunHandler),

@@ -63,6 +63,17 @@ LOG_QUERY: dict[str, Json] = {
 }
 """What some of them mean for a log."""
 
+SUMMARY_QUERY: dict[str, Json] = {
+    "limit": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 100,
+        "default": 10,
+        "description": "How many users, and how many reasons.",
+    },
+}
+"""What some of them mean for sums over jobs."""
+
 AUDIT_QUERY: dict[str, Json] = {
     "user": {"type": "string", "description": "Whose things it was done to."},
     "name": {"type": "string", "description": "The id of the job or upload."},
@@ -96,6 +107,14 @@ OPERATIONS: dict[str, dict[str, Json]] = {
             "summary": "How many jobs there are of each status",
             "answer": "JobCounts",
             "query": ("user",),
+        },
+    },
+    "jobs/summary": {
+        "get": {
+            "summary": "Who has most jobs, and the reasons that most failed for",
+            "answer": "JobSummary",
+            "query": ("since", "limit", "user"),
+            "own": SUMMARY_QUERY,
         },
     },
     "jobs/watch": {

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from ..audit import Action
 from ..jobrequest import CancelRequest, JobRequest
 from ..models import JobEvent, JobOutputs, Profile, Status
+from ..summary import JobSummary
 
 Json = dict[str, Any]
 
@@ -26,7 +27,7 @@ MAYBE_MOMENT: Json = {"type": ["string", "null"], "format": "date-time"}
 
 def make_schemas() -> Json:
     """Return all schemas, by name."""
-    models: list[type[BaseModel]] = [JobRequest, CancelRequest, Profile, JobEvent, JobOutputs]
+    models: list[type[BaseModel]] = [JobRequest, CancelRequest, Profile, JobEvent, JobOutputs, JobSummary]
     _, made = models_json_schema(
         [(model, "validation") for model in models], ref_template=SCHEMAS + "{model}"
     )

@@ -37,6 +37,7 @@ from .paging import make_cursor, make_page_statement
 from .queuelimits import QueueLimits
 from .retentionstore import RetentionStore
 from .rows import COLUMNS, SHOWN, make_changes, make_job
+from .summarystore import SummaryStore
 from .turnstore import TurnStore
 from .uploadstore import UploadStore
 from .usestore import UseStore
@@ -73,7 +74,15 @@ _BEGIN_LAUNCH = (
 
 
 class JobStore(
-    AuditStore, CountStore, RetentionStore, LogStore, OutputStore, UploadStore, TurnStore, UseStore
+    AuditStore,
+    CountStore,
+    RetentionStore,
+    LogStore,
+    OutputStore,
+    SummaryStore,
+    UploadStore,
+    TurnStore,
+    UseStore,
 ):
     """Jobs, their logs, results and uploads in one database, for all callers of one event loop.
 

@@ -1,12 +1,11 @@
 // For admins: who is busiest, why jobs failed, and everybody's jobs.
-import { css, html, LitElement, nothing, type TemplateResult } from "lit";
+import { css, html, LitElement, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { Api, Job, User } from "./api";
-import { count, duration, runSeconds } from "./format";
+import type { Api, ReasonSum, Summary, User, UserSum } from "./api";
+import { count, duration } from "./format";
 import "./jobs-view";
 import { tellProblem } from "./problem";
 import { base } from "./styles";
-import { groupBy, isActive, type Listing, listSince } from "./sums";
 
 const DAYS = [1, 7, 30];
 
@@ -18,7 +17,7 @@ export class AdminView extends LitElement {
   @property({ attribute: false }) user!: User;
   @property({ attribute: false }) query = new URLSearchParams();
   @state() private days = DAYS[0];
-  @state() private listing: Listing | null = null;
+  @state() private summary: Summary | null = null;
   private stop = new AbortController();
 
   static override styles = [
@@ -50,7 +49,8 @@ export class AdminView extends LitElement {
     this.stop = new AbortController();
     const { signal } = this.stop;
     try {
-      this.listing = await listSince(this.api, new Date(Date.now() - this.days * 86_400_000), "*", signal);
+      const since = new Date(Date.now() - this.days * 86_400_000).toISOString();
+      this.summary = await this.api.get<Summary>("jobs/summary", { user: "*", since, limit: SHOWN }, signal);
     } catch (error) {
       if (!signal.aborted) tellProblem(this, error);
     }
@@ -70,37 +70,31 @@ export class AdminView extends LitElement {
         </label>
         <button type="button" @click=${this.load}>Read again</button>
       </div>
-      ${this.listing ? this.renderSums(this.listing) : html`<p class="quiet">Reading …</p>`}
+      ${this.summary ? this.renderSums(this.summary) : html`<p class="quiet">Reading …</p>`}
       <kbatch-jobs everybody .api=${this.api} .user=${this.user} .query=${this.query}></kbatch-jobs>
     `;
   }
 
-  private renderSums({ jobs, isCut }: Listing): TemplateResult {
-    const failed = jobs.filter((job) => job.status === "failed");
+  private renderSums({ jobs, users, reasons }: Summary): TemplateResult {
     return html`
-      ${isCut ? html`<p class="quiet">There were more: these are the newest ${count(jobs.length)}.</p>` : nothing}
-      <div class="sums">
-        ${this.renderUsers(groupBy(jobs, (job) => job.user))}
-        ${this.renderReasons(groupBy(failed, (job) => job.reason || "no reason"))}
-      </div>
+      <p class="quiet">${count(jobs)} ${jobs === 1 ? "job" : "jobs"} in all.</p>
+      <div class="sums">${this.renderUsers(users)}${this.renderReasons(reasons)}</div>
     `;
   }
 
-  private renderUsers(groups: [string, Job[]][]): TemplateResult {
-    const now = Date.now();
-    const ran = (jobs: Job[]) => jobs.reduce((sum, job) => sum + (runSeconds(job, now) ?? 0), 0);
+  private renderUsers(users: UserSum[]): TemplateResult {
     return html`<div>
       <h2 id="busiest">Busiest</h2>
       ${
-        groups.length
+        users.length
           ? html`<table aria-labelledby="busiest">
               <thead><tr><th scope="col">User</th><th scope="col" class="number">Jobs</th><th scope="col" class="number">Not over</th><th scope="col" class="number">Ran</th></tr></thead>
               <tbody>
-                ${groups.slice(0, SHOWN).map(
-                  ([user, jobs]) => html`<tr>
-                    <td><a href="${this.api.baseUrl}admin?user=${encodeURIComponent(user)}">${user}</a></td>
-                    <td class="number">${count(jobs.length)}</td><td class="number">${count(jobs.filter(isActive).length)}</td>
-                    <td class="number">${duration(ran(jobs))}</td>
+                ${users.map(
+                  (each) => html`<tr>
+                    <td><a href="${this.api.baseUrl}admin?user=${encodeURIComponent(each.user)}">${each.user}</a></td>
+                    <td class="number">${count(each.jobs)}</td><td class="number">${count(each.active)}</td>
+                    <td class="number">${duration(each.run_seconds)}</td>
                   </tr>`,
                 )}
               </tbody>
@@ -110,18 +104,18 @@ export class AdminView extends LitElement {
     </div>`;
   }
 
-  private renderReasons(groups: [string, Job[]][]): TemplateResult {
+  private renderReasons(reasons: ReasonSum[]): TemplateResult {
     return html`<div>
       <h2 id="reasons">Failures by reason</h2>
       ${
-        groups.length
+        reasons.length
           ? html`<table aria-labelledby="reasons">
               <thead><tr><th scope="col">Reason</th><th scope="col" class="number">Jobs</th><th scope="col">The newest</th></tr></thead>
               <tbody>
-                ${groups.slice(0, SHOWN).map(
-                  ([reason, jobs]) => html`<tr>
-                    <td>${reason}</td><td class="number">${count(jobs.length)}</td>
-                    <td><a href="${this.api.baseUrl}job/${encodeURIComponent(jobs[0].id)}">${jobs[0].name}</a> <span class="quiet small">${jobs[0].message}</span></td>
+                ${reasons.map(
+                  ({ reason, jobs, newest }) => html`<tr>
+                    <td>${reason || "no reason"}</td><td class="number">${count(jobs)}</td>
+                    <td><a href="${this.api.baseUrl}job/${encodeURIComponent(newest.id)}">${newest.name}</a> <span class="quiet small">${newest.message}</span></td>
                   </tr>`,
                 )}
               </tbody>

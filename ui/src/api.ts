@@ -70,6 +70,26 @@ export interface Profile {
   extra_resource_limits: Record<string, string>;
 }
 
+export interface UserSum {
+  user: string;
+  jobs: number;
+  /** Those of them that are not over. */
+  active: number;
+  run_seconds: number;
+}
+
+export interface ReasonSum {
+  reason: string;
+  jobs: number;
+  newest: { id: string; user: string; name: string; message: string };
+}
+
+export interface Summary {
+  jobs: number;
+  users: UserSum[];
+  reasons: ReasonSum[];
+}
+
 export interface JobPage {
   items: Job[];
   next_cursor: string | null;
