@@ -154,15 +154,43 @@ def test_an_upload_is_cancelled_and_a_bad_zip_is_refused_at_its_field(page, tmp_
     expect(page.find("kbatch-code #problem")).to_contain_text("must be a ZIP archive")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def papermill(site):
-    """The folder of programs of an environment with papermill, as an image would have it."""
+    """The folder of programs of an environment with papermill and nbconvert, as an image would have it."""
     folder = site.service.folder / "papermill"
     # the system's Python: jobs run as another account, which may not get to ours
     subprocess.run(["/usr/bin/python3", "-m", "venv", folder], check=True)
     pip = [folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, "--requirement", Path(__file__).with_name("papermill.txt")], check=True)
+    subprocess.run([*pip, "--requirement", Path(__file__).with_name("notebooks.txt")], check=True)
     return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def nbconvert(site, papermill):
+    """The same without papermill."""
+    folder = site.service.folder / "nbconvert"
+    folder.mkdir()
+    for name in ("jupyter", "jupyter-nbconvert"):
+        (folder / name).symlink_to(papermill / name)
+    return folder
+
+
+def set_path(page, folder):
+    """Have the job find the programs of a folder, and give it what a kernel takes."""
+    page.page.get_by_role("radio", name="Large").check()  # of address space, a kernel takes more than it uses
+    page.page.get_by_role("button", name="Add variable").click()
+    page.page.get_by_label("Name of variable 1").fill("PATH")
+    page.page.get_by_label("Value of variable 1").fill(f"{folder}:/usr/bin:/bin")
+
+
+def read_executed(site, page, name):
+    """Wait for the end of the job that is shown, and return what the last cell of its notebook printed."""
+    expect(status(page)).to_have_text(re.compile("succeeded|failed"), timeout=120_000)
+    job_id = page.page.url.rstrip("/").rpartition("/")[2]
+    assert site.client("alice").get(job_id)["status"] == "succeeded", site.client("alice").logs(job_id)
+    with page.page.expect_download() as downloading:
+        page.page.get_by_role("link", name=name).click()
+    return json.loads(downloading.value.path().read_text())["cells"][-1]["outputs"][0]["text"]
 
 
 def test_a_notebook_comes_back_executed_with_its_parameters(site, page, tmp_path, papermill):
@@ -178,15 +206,15 @@ def test_a_notebook_comes_back_executed_with_its_parameters(site, page, tmp_path
     expect(page.find(".line .text", "The image has no papermill, which parameters take.")).to_have_count(1)
     page.page.get_by_role("link", name="Run again with changes").click()
     expect(page.page.get_by_label("Value of parameter 2")).to_have_value("you")
-    page.page.get_by_role("radio", name="Large").check()  # of address space, a kernel takes more than it uses
-    page.page.get_by_role("button", name="Add variable").click()
-    page.page.get_by_label("Name of variable 1").fill("PATH")
-    page.page.get_by_label("Value of variable 1").fill(f"{papermill}:/usr/bin:/bin")
+    set_path(page, papermill)
     page.page.get_by_role("button", name="Submit").click()
-    expect(status(page)).to_have_text(re.compile("succeeded|failed"), timeout=120_000)
-    job_id = page.page.url.rstrip("/").rpartition("/")[2]
-    assert site.client("alice").get(job_id)["status"] == "succeeded", site.client("alice").logs(job_id)
-    with page.page.expect_download() as downloading:
-        page.page.get_by_role("link", name="my report.ipynb").click()
-    executed = json.loads(downloading.value.path().read_text())
-    assert executed["cells"][-1]["outputs"][0]["text"] == ["you at 0.5\n"]
+    assert read_executed(site, page, "my report.ipynb") == ["you at 0.5\n"]
+
+
+def test_a_notebook_without_parameters_takes_no_papermill(site, page, tmp_path, nbconvert):
+    plain = NOTEBOOK | {"cells": [cell | {"metadata": {}} for cell in NOTEBOOK["cells"]]}
+    (tmp_path / "plain.ipynb").write_text(json.dumps(plain))
+    page.page.get_by_label("Choose files").set_input_files(tmp_path / "plain.ipynb")
+    set_path(page, nbconvert)
+    page.page.get_by_role("button", name="Submit").click()
+    assert read_executed(site, page, "plain.ipynb") == ["world at 0.5\n"]
