@@ -165,6 +165,20 @@ def test_each_route_answers_those_who_may_and_nobody_else(pattern, method, needs
             assert str(status) == expected, caller.name
 
 
+@pytest.mark.parametrize(
+    "pattern", [pattern for pattern, _, needs in DECLARED if needs.whose == "self" and "user" in needs.query]
+)
+@pytest.mark.parametrize("whose", ["alice", "*"])
+def test_what_is_of_others_is_asked_for_by_admins_only(pattern, whose, service, callers, things):
+    path = f"{make_path(pattern, things)}?user={whose}"
+    tokens = {caller.name: caller.token for caller in callers}
+    for name in ("bob", "alice", "an admin"):
+        with connect(service, tokens[name]) as client:
+            status = call(client, "get", path)
+        may = name == "an admin" or name == whose
+        assert status == (200 if may else 403), name
+
+
 @pytest.mark.parametrize("path", ["api/v1/jobs/{}", "jobs/{}"])
 def test_a_job_is_deleted_by_those_who_may_and_nobody_else(path, service, callers, things):
     with connect(service, next(each.token for each in callers if each.name == "alice")) as alice:
@@ -190,11 +204,13 @@ def test_an_admins_reading_of_others_is_on_record(service, callers, things, hub)
     with connect(service, next(each.token for each in callers if each.name == "an admin")) as admin:
         admin.get("api/v1/jobs/" + things["job"])
         admin.get("api/v1/jobs?user=*")
-        entries = admin.get("api/v1/audit?who=warden&limit=3").json()["items"]
+        admin.get("api/v1/jobs/summary?user=alice")
+        entries = admin.get("api/v1/audit?who=warden&limit=4").json()["items"]
     assert [(each["action"], each["name"], each["user"]) for each in entries] == [
         ("audit", "", "*"),
+        ("list", "", "alice"),
         ("list", "", "*"),
         ("read", things["job"], "alice"),
     ]
-    assert entries[2]["detail"] == f"GET /services/kbatch/api/v1/jobs/{things['job']}"
-    assert "admin" in entries[2]["rights"]
+    assert entries[3]["detail"] == f"GET /services/kbatch/api/v1/jobs/{things['job']}"
+    assert "admin" in entries[3]["rights"]
