@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -73,12 +75,13 @@ class Release:
         return f"http://{self.core.read_namespaced_service(self.name, self.namespace).spec.cluster_ip}"
 
     def install(self, values: Manifest, *, chart: str = "CHART") -> str:
-        """Run ``helm upgrade --install`` and wait until all pods are new; return what it printed."""
+        """Run ``helm upgrade --install``, wait until all pods are new and reached; return what it printed."""
         said = self._helm.call(
             "upgrade", "--install", self.name, chart, values=values, namespace=self.namespace
         )
         publish(self.core, self._cluster)
         self.wait()
+        self._wait_until_reached()
         return said
 
     def wait(self) -> None:
@@ -92,6 +95,16 @@ class Release:
                 return
             assert time.monotonic() < deadline, f"not {wanted} ready pods:\n{self.describe()}"
             time.sleep(0.2)
+
+    def _wait_until_reached(self) -> None:
+        """Wait until its Service leads to a pod: the node learns of a pod a moment after that is ready."""
+        address = (self.core.read_namespaced_service(self.name, self.namespace).spec.cluster_ip, 80)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(address, 1):
+                return
+            assert time.monotonic() < deadline, f"the Service leads nowhere:\n{self.describe()}"
+            time.sleep(0.05)
 
     def remove_jobs(self) -> None:
         """Remove all Jobs and their pods, as a clean cluster has them when their time is over, and wait."""
