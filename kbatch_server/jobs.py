@@ -126,9 +126,7 @@ class Jobs(LoggingConfigurable):
 
     async def list(self, user: User, query: JobQuery) -> JobPage:
         """Return a page of jobs; only an admin may ask for those of others."""
-        _check_owner(user, query.user)
-        if query.user != user.name:
-            await self.store.add_audit(make_entry(Action.LIST, "", query.user or "*"))
+        await self._begin_listing(user, query.user)
         page = await self.store.list_jobs(query)
         await self.standing.explain(page.jobs)
         return page
@@ -142,10 +140,14 @@ class Jobs(LoggingConfigurable):
         self, user: User, owner: str | None, *, since: datetime | None, limit: int
     ) -> JobSummary:
         """Return sums over the owner's jobs (None: everybody's), accepted since a time."""
+        await self._begin_listing(user, owner)
+        return await self.store.summarize_jobs(owner, since=since, limit=limit)
+
+    async def _begin_listing(self, user: User, owner: str | None) -> None:
+        """Raise Forbidden unless a user may list the owner's jobs; an admin's listing is put on record."""
         _check_owner(user, owner)
         if owner != user.name:
             await self.store.add_audit(make_entry(Action.LIST, "", owner or "*"))
-        return await self.store.summarize_jobs(owner, since=since, limit=limit)
 
     async def follow_changes(
         self, user: User, owner: str | None, *, after: str | None = None

@@ -54,7 +54,7 @@ async def test_jobs_leave_in_their_order_and_evenly_apart(line):
         line.departures.join(job_id)
     line.departures.join("a")
     assert await wait_for(line, 4) == list("abcd")
-    assert line.left["d"] - line.left["a"] >= 0.15
+    assert 0.15 <= line.left["d"] - line.left["a"] <= 0.5
     assert len(line.departures) == 0
 
 
@@ -98,12 +98,12 @@ async def test_launches_give_way_to_many_requests_and_go_on_when_those_are_over(
     for number in range(30):
         line.departures.join(str(number))
     began = time.monotonic()
-    while (seconds := time.monotonic() - began) < 0.5:
+    while time.monotonic() < began + 0.5:
         ask(line.departures.traffic, 10)
         await asyncio.sleep(0.01)
-    assert 2 <= len(line.left) <= 2 + seconds * 5
+    assert 2 <= len(line.left) <= 4
     await wait_for(line, 30)
-    assert time.monotonic() - began < 5  # at 5 in a second it would be 6
+    assert time.monotonic() - began < 2
 
 
 async def test_a_few_requests_or_a_limit_of_0_slow_nothing(line):

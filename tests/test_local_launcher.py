@@ -633,9 +633,12 @@ async def test_a_dropped_follower_leaves_nothing_behind(launcher, changes):
         log = launcher.read_log(job, "job-1-1", None)
         assert (await anext(log)).data == b"one\n"
         await log.aclose()
-    opened = [Path(path).name for path in list_open_below(launcher.root)]
-    assert not {"log.1", "times.1"}.intersection(opened)
-    assert asyncio.all_tasks() <= tasks
+    assert asyncio.all_tasks() == tasks
+
+    async def is_closed():  # what watches the job may have its lock open for a moment
+        return not list_open_below(launcher.root)
+
+    await until(is_closed)
     await cancel(launcher, job)
 
 

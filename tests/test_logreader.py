@@ -315,7 +315,7 @@ async def test_dropped_followers_leave_no_task(world):
         following = world.follow()
         await anext(following)
         await following.aclose()
-    assert asyncio.all_tasks() <= before
+    assert asyncio.all_tasks() == before
     assert world.launcher.open_logs == 1
 
 

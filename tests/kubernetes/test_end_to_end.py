@@ -536,6 +536,9 @@ def test_dropped_log_streams_leave_nothing_open(alice, installation):
         with alice.http.stream("GET", f"api/v1/jobs/{job['id']}/logs", params={"follow": "true"}) as answer:
             assert next(answer.iter_raw()) == b"begun\n"
     _wait_until(lambda: _count_sockets(pid) <= idle + 4)
+    began = time.monotonic()
+    alice.get(job["id"])
+    assert time.monotonic() - began < 5
     alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
 
 
