@@ -100,6 +100,45 @@ def test_lines_that_the_kubelet_has_no_more_are_said_to_be_missing() -> None:
     assert take_all(place, [stamp(START + 60) + b"much later\n"]) == GAP + b"much later\n"
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_no_line_of_a_later_file_is_taken_for_one_that_is_known(seed: int) -> None:
+    rnd = random.Random(seed)
+    moment, lines = float(START), []
+    for number in range(rnd.randrange(2, 60)):
+        moment += rnd.choice([0.001, 0.001, 0.1, 0.7])
+        lines.append((round(moment, 3), b"%d\n" % number))
+    first = rnd.randrange(1, len(lines))
+    place = LogPlace()
+    take_all(place, [Kubelet(lines[:first]).answer(place)])
+    if rnd.random() < 0.5:
+        place = LogPlace(json.loads(json.dumps(place.position)))
+    is_read_up = place.is_read_up = rnd.random() < 0.5
+    place.rewind()
+    assert not place.is_rotated
+    got = take_all(place, [Kubelet(lines[first:]).answer(place)])
+    assert place.is_rotated
+    assert got == (b"" if is_read_up else GAP) + b"".join(line for _, line in lines[first:])
+
+
+def test_a_file_that_was_read_up_is_followed_by_the_next_if_that_began_soon() -> None:
+    place = LogPlace()
+    take_all(place, [stamp(START) + b"one\n"])
+    place.is_read_up = True
+    place.rewind()
+    place.rewind()  # of that connection nobody knows how far it came
+    assert take_all(place, [stamp(START + 1) + b"two\n"]) == GAP + b"two\n"
+    for later, lead in ((2.9, b""), (5, GAP)):
+        place.is_read_up = True
+        place.rewind()
+        assert take_all(place, [stamp(START + later) + b"three\n"]) == lead + b"three\n"
+
+
+def test_a_place_on_record_without_a_fraction_is_known_by_its_second() -> None:
+    place = LogPlace({"counts": [[START, 2]], "given": 4})
+    answer = [stamp(START + part / 10) + b"%d\n" % part for part in (1, 2, 3)]
+    assert take_all(place, answer) == b"3\n"
+
+
 def test_the_word_of_a_kubelet_that_has_no_log_is_no_log() -> None:
     place = LogPlace()
     assert take_all(place, [b"unable to retrieve container logs for containerd://1\n"]) == b""

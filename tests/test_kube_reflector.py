@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -602,6 +603,64 @@ async def test_a_node_that_was_just_started_does_not_know_its_pods_yet(
     monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
     got = await follow(FakeNode([*before, 502, 502, 404, 404]).answer)
     assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
+
+
+class FakeRotation:
+    """Holds its first connection, on which the first file of a log comes; all others give the second."""
+
+    def __init__(self, files: list[bytes], looks: list[bytes | int], *, hold_seconds: float) -> None:
+        self.files = files
+        self.looks = looks
+        self.hold_seconds = hold_seconds
+        self.looked = self.followed = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if not request.path.endswith("/log"):
+            state = {"terminated": {"exitCode": 0}} if self.followed else {"running": {}}
+            status = {"phase": "Running", "containerStatuses": [{"name": "job", "state": state}]}
+            return web.json_response({"metadata": {"name": "p"}, "spec": {}, "status": status})
+        if "follow" not in request.query:
+            self.looked += 1
+            look = self.looks.pop(0)
+            return web.Response(body=look) if isinstance(look, bytes) else web.Response(status=look)
+        self.followed += 1
+        if self.followed > 1:
+            return web.Response(body=self.files[-1])
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(self.files[0])
+        end = time.monotonic() + self.hold_seconds
+        while request.transport and time.monotonic() < end:  # noqa: ASYNC110 - its end is no event
+            await asyncio.sleep(0.01)
+        return response
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "DOUBT_SECONDS", 0.01)
+    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+
+
+@pytest.mark.usefixtures("no_patience")
+async def test_a_connection_that_follows_a_file_of_before_is_left() -> None:
+    lines = make_lines()
+    old, new = b"".join(lines[:3]), b"".join(lines[3:])
+    # it cannot be asked; nothing is there yet; a line was written just now; and then it shows
+    node = FakeRotation([old, new], [500, b"", old + lines[3], new], hold_seconds=2 * SECONDS)
+    assert (await follow(node.answer)).decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
+    assert node.looked == 4
+
+
+@pytest.mark.parametrize(("is_empty", "looked"), [(False, 1), (True, 0)])
+@pytest.mark.usefixtures("no_patience")
+async def test_a_silent_connection_is_asked_about_once_and_that_of_an_empty_log_never(
+    is_empty: bool, looked: int
+) -> None:
+    lines = [] if is_empty else make_lines()
+    # each look shows the lines of the last two seconds
+    node = FakeRotation([b"".join(lines), b""], [b"".join(lines[3:])] * 9, hold_seconds=0.3)
+    assert len((await follow(node.answer)).splitlines()) == len(lines)
+    assert node.looked == looked
 
 
 COMPLAINT = b"unable to retrieve container logs for containerd://0123456789abcdef"

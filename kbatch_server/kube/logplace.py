@@ -12,12 +12,19 @@ from typing import Any
 OVERLAP_SECONDS = 1
 """How much older than the newest line one that comes after it may be: stdout and stderr are stamped apart."""
 
+NEAR_SECONDS = 1
+"""Lines whose seconds are no further apart have no whole file of the log between them: a kubelet rotates each
+3 seconds at most (``containerLogMonitorInterval``, its validation)."""
+
 GAP = b"[... lines may be missing here: the node had put them away before they were read ...]\n"
 """Stands where the kubelet has rotated a log and has no more of what was not read."""
 
 _RUN = re.compile(rb"([^ \n]{19})([^ \n]*) [^\n]*\n(?:\1[^ \n]* [^\n]*\n)*+")
 """Whole lines of one second."""
 _STAMP = re.compile(rb"\n[^ \n]+ ")
+_FRACTION = re.compile(r"\.(\d+)")
+_ANY_FRACTION = "~"
+"""Later than any: of a second of which it is not on record how far into it the newest line was."""
 _IS_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _MAX_STAMP = 40
 
@@ -37,7 +44,8 @@ class LogPlace:
     A new connection is asked for the log since a whole second and so repeats some of it. How many lines of
     that second and later were begun is counted, and how many bytes of the last one were given: a connection
     may break in its middle. (Not by the timestamps alone: stdout and stderr are stamped apart, not always in
-    order.)
+    order.) A line later than all that are known, before those were passed over, is of another file: the
+    kubelet has rotated the log.
     """
 
     def __init__(self, position: dict[str, Any] | None = None) -> None:
@@ -47,8 +55,17 @@ class LogPlace:
             self._counts = {int(second): count for second, count in position["counts"]}
             self._given = position["given"]
         self._newest = max(self._counts, default=0)
+        self._fraction = (position or {}).get("fraction", _ANY_FRACTION)
         self._known = ("", 0)
+        self.is_read_up = False
+        """Whether the last connection gave all of its file of the log; it counts for the next one."""
         self.rewind()
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """All that is needed to go on from here, as JSON has it."""
+        counts = [[second, count] for second, count in self._counts.items()]
+        return {"counts": counts, "given": self._given, "fraction": self._fraction}
 
     @property
     def is_at_start(self) -> bool:
@@ -60,8 +77,16 @@ class LogPlace:
         """The second to ask for the log from."""
         return datetime.fromtimestamp(self._newest - OVERLAP_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether this connection has come to the end of what is known."""
+        return not self._lines_to_skip
+
     def rewind(self) -> None:
         """Get ready for another connection."""
+        self._was_read_up, self.is_read_up = self.is_read_up, False
+        self.is_rotated = False
+        """Whether this connection began with a later file than that of what is known."""
         self._head: bytearray | None = bytearray()
         self.is_refused = False
         """Whether there are only the kubelet's words so far that it has no log, which come in place of one.
@@ -102,12 +127,13 @@ class LogPlace:
         return self._head is not None and not self._head
 
     def _make(self, data: bytes) -> Stamped:
-        counts = [[second, count] for second, count in self._counts.items()]
-        return Stamped(data, self._second, {"counts": counts, "given": self._given})
+        return Stamped(data, self._second, self.position)
 
     def _take_run(self, run: bytes) -> Stamped:
         """Return whole lines of one second without their timestamps, all at once: line by line is slow."""
-        self._count(self._second, run.count(b"\n"))
+        # all begin with the same second: the greatest has the latest timestamp
+        newest = max(run.split(b"\n"))[:_MAX_STAMP].decode("ascii", "replace")
+        self._count(self._second, _find_fraction(newest), run.count(b"\n"))
         data = _STAMP.sub(b"\n", b"\n" + run)[1:]
         self._given = len(data) - (data.rfind(b"\n", 0, -1) + 1)
         self._note_age()
@@ -142,24 +168,29 @@ class LogPlace:
             self.is_refused |= is_first
             return b""
         self.is_refused = False
-        second = self._to_second(stamp)
-        if self._lines_to_skip and second <= self._newest:
+        second, fraction = self._to_second(stamp), _find_fraction(stamp)
+        if self._lines_to_skip and (second, fraction) <= (self._newest, self._fraction):
             self._lines_to_skip -= 1
             self._skip = sys.maxsize if self._lines_to_skip else self._given
             return b""
-        lead = GAP if self._lines_to_skip else b""
-        self._lines_to_skip = 0
+        lead = b""
+        if self._lines_to_skip:
+            self.is_rotated, self._lines_to_skip = True, 0
+            is_next = self._was_read_up and second - self._newest <= NEAR_SECONDS
+            lead = b"" if is_next else GAP
         self._second = second
         self._skip = self._given = 0
-        self._count(second, 1)
+        self._count(second, fraction, 1)
         self._note_age()
         return lead
 
-    def _count(self, second: int, lines: int) -> None:
+    def _count(self, second: int, fraction: str, lines: int) -> None:
         self.is_refused = False
         self._counts[second] = self._counts.get(second, 0) + lines
-        if second > self._newest:
-            self._newest = second
+        if second == self._newest:
+            self._fraction = max(self._fraction, fraction)
+        elif second > self._newest:
+            self._newest, self._fraction = second, fraction
             oldest = second - OVERLAP_SECONDS
             self._counts = {each: n for each, n in self._counts.items() if each >= oldest}
 
@@ -174,3 +205,9 @@ class LogPlace:
         if self._known[0] != head + zone:
             self._known = (head + zone, int(datetime.fromisoformat(head + zone).timestamp()))
         return self._known[1]
+
+
+def _find_fraction(stamp: str) -> str:
+    """Return the digits after the point: the kubelet writes nine of them."""
+    found = _FRACTION.search(stamp)
+    return found[1] if found else ""

@@ -519,6 +519,55 @@ async def test_log_that_the_kubelet_rotates_is_followed_whole(
     assert lines == expected
 
 
+async def test_log_that_is_rotated_while_it_is_read_for_the_first_time_goes_on(
+    cluster: ClusterLike,
+    launcher: KubeJobLauncher,
+    make_job: Callable[..., Job],
+    core_api: client.CoreV1Api,
+) -> None:
+    """The kubelet does not notice it: it watches for a rotation once it has read the log to its end."""
+    if not cluster.is_ours:
+        pytest.skip("the kubelet of KUBECONFIG's cluster rotates at a size of its own")
+    text, is_waiting, may_go_on = "7" * 2000, asyncio.Event(), asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_waiting.set()
+        await may_go_on.wait()
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        writer.close()
+
+    async def is_rotated() -> bool:
+        return (await core_api.read_namespaced_pod_log(*where, limit_bytes=1)) != "7"
+
+    async def is_written() -> bool:
+        return "1" in await core_api.read_namespaced_pod_log(*where, tail_lines=1)
+
+    async with asyncio.timeout(SECONDS), await asyncio.start_server(hold, "0.0.0.0", 0) as server:
+        # right after a rotation more than all buffers on the way take, then lines too few to be rotated
+        url = f"http://{cluster.host_address}:{server.sockets[0].getsockname()[1]}"
+        job = make_job(
+            f"set -e; yes {text} | head -n 1000; wget -q -O - {url}; yes {text} | head -n 20000;"
+            "for i in $(seq 60); do echo $i; sleep 0.1; done"
+        )
+        await launch(launcher, job)
+        seen = await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+        where, lines, at_50 = (seen.pods[-1].name, job.state["namespace"]), bytearray(), None
+        await is_waiting.wait()
+        await wait_for(is_rotated)
+        may_go_on.set()
+        await wait_for(is_written)
+        async with aclosing(launcher.read_log(job, where[0], None)) as pieces:
+            async for piece in pieces:
+                if not lines:
+                    await wait_for(is_rotated)
+                lines += piece.data
+                if not at_50 and b"\n50\n" in lines[-100:]:
+                    at_50 = await launcher.poll(job)
+    assert lines.split() == [text.encode()] * 20000 + [b"%d" % n for n in range(1, 61)]
+    assert at_50 is not None
+    assert at_50.status == Status.RUNNING
+
+
 async def test_a_replica_that_does_not_lead_shows_events_and_may_lead_later(
     launcher: KubeJobLauncher, make_job: Callable[..., Job]
 ) -> None:
