@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kbatch_server.kube.logplace import GAP, LogPlace
+from kbatch_server.kube.logplace import GAP, LogPlace, find_moment
 
 START = 1_900_000_000
 
@@ -109,14 +109,12 @@ def test_no_line_of_a_later_file_is_taken_for_one_that_is_known(seed: int) -> No
         lines.append((round(moment, 3), b"%d\n" % number))
     first = rnd.randrange(1, len(lines))
     place = LogPlace()
-    take_all(place, [Kubelet(lines[:first]).answer(place)])
+    *_, last = place.take(Kubelet(lines[:first]).answer(place))
     if rnd.random() < 0.5:
-        place = LogPlace(json.loads(json.dumps(place.position)))
+        place = LogPlace(json.loads(json.dumps(last.position)))
     is_read_up = place.is_read_up = rnd.random() < 0.5
     place.rewind()
-    assert not place.is_rotated
     got = take_all(place, [Kubelet(lines[first:]).answer(place)])
-    assert place.is_rotated
     assert got == (b"" if is_read_up else GAP) + b"".join(line for _, line in lines[first:])
 
 
@@ -131,6 +129,26 @@ def test_a_file_that_was_read_up_is_followed_by_the_next_if_that_began_soon() ->
         place.is_read_up = True
         place.rewind()
         assert take_all(place, [stamp(START + later) + b"three\n"]) == lead + b"three\n"
+
+
+@pytest.mark.parametrize("size", [1, 10, 50, 1000])
+def test_nothing_is_taken_from_the_moment_on_at_which_it_is_told_to_stop(size: int) -> None:
+    place = LogPlace()
+    answer = b"".join(stamp(START + part / 10) + b"%d\n" % part for part in (1, 2, 4, 1, 2, 5))
+    place.stop = find_moment(stamp(START + 0.3) + b"of another file")
+    assert take_all(place, [answer[at : at + size] for at in range(0, len(answer), size)]) == b"1\n2\n"
+    assert place.is_stopped
+    place.rewind()
+    assert take_all(place, [answer[:120]]) == b"4\n"
+    assert not place.is_stopped
+
+
+def test_the_moment_of_a_log_is_that_of_its_first_line() -> None:
+    line = stamp(START + 0.5) + b"text"
+    assert find_moment(line) == (START, "500000000")
+    assert find_moment(line[:40]) == (START, "500000000")
+    for log in (b"", line[:20], b"unable to retrieve container logs", b" " + line):
+        assert find_moment(log) is None
 
 
 def test_a_place_on_record_without_a_fraction_is_known_by_its_second() -> None:

@@ -22,11 +22,20 @@ GAP = b"[... lines may be missing here: the node had put them away before they w
 _RUN = re.compile(rb"([^ \n]{19})([^ \n]*) [^\n]*\n(?:\1[^ \n]* [^\n]*\n)*+")
 """Whole lines of one second."""
 _STAMP = re.compile(rb"\n[^ \n]+ ")
-_FRACTION = re.compile(r"\.(\d+)")
 _ANY_FRACTION = "~"
 """Later than any: of a second of which it is not on record how far into it the newest line was."""
-_IS_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+_IS_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _MAX_STAMP = 40
+
+Moment = tuple[int, str]
+"""When a line was written: the second since 1970, and the digits after the point (a kubelet writes nine)."""
+
+
+def find_moment(log: bytes) -> Moment | None:
+    """Return when the first line of a log was written, or None if there is none that begins there."""
+    stamp = log.partition(b" ")[0].decode("ascii", "replace")
+    found = _IS_STAMP.fullmatch(stamp)
+    return (_find_second(stamp), found[1] or "") if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +63,11 @@ class LogPlace:
         if position:
             self._counts = {int(second): count for second, count in position["counts"]}
             self._given = position["given"]
-        self._newest = max(self._counts, default=0)
-        self._fraction = (position or {}).get("fraction", _ANY_FRACTION)
+        self._newest = (max(self._counts, default=0), (position or {}).get("fraction", _ANY_FRACTION))
         self._known = ("", 0)
         self.is_read_up = False
         """Whether the last connection gave all of its file of the log; it counts for the next one."""
         self.rewind()
-
-    @property
-    def position(self) -> dict[str, Any]:
-        """All that is needed to go on from here, as JSON has it."""
-        counts = [[second, count] for second, count in self._counts.items()]
-        return {"counts": counts, "given": self._given, "fraction": self._fraction}
 
     @property
     def is_at_start(self) -> bool:
@@ -75,18 +77,19 @@ class LogPlace:
     @property
     def since(self) -> str:
         """The second to ask for the log from."""
-        return datetime.fromtimestamp(self._newest - OVERLAP_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.fromtimestamp(self._newest[0] - OVERLAP_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @property
-    def is_caught_up(self) -> bool:
-        """Whether this connection has come to the end of what is known."""
-        return not self._lines_to_skip
+    def newest(self) -> Moment:
+        """When the latest line that is known was written."""
+        return self._newest
 
     def rewind(self) -> None:
         """Get ready for another connection."""
         self._was_read_up, self.is_read_up = self.is_read_up, False
-        self.is_rotated = False
-        """Whether this connection began with a later file than that of what is known."""
+        self.stop: Moment | None = None
+        """When the first line was written that is not to be taken of this connection, nor what follows it."""
+        self.is_stopped = False
         self._head: bytearray | None = bytearray()
         self.is_refused = False
         """Whether there are only the kubelet's words so far that it has no log, which come in place of one.
@@ -108,7 +111,7 @@ class LogPlace:
                     yield self._make(fresh)
                 if self._is_at_line and not self._lines_to_skip:
                     break
-        end = chunk.rfind(b"\n") + 1
+        end = chunk.rfind(b"\n") + 1 if self.stop is None else 0
         at = 0
         while at < end and (run := _RUN.match(chunk, at, end)):
             stamp = (run[1] + run[2]).decode("ascii", "replace")
@@ -127,13 +130,15 @@ class LogPlace:
         return self._head is not None and not self._head
 
     def _make(self, data: bytes) -> Stamped:
-        return Stamped(data, self._second, self.position)
+        counts = [[second, count] for second, count in self._counts.items()]
+        position = {"counts": counts, "given": self._given, "fraction": self._newest[1]}
+        return Stamped(data, self._second, position)
 
     def _take_run(self, run: bytes) -> Stamped:
         """Return whole lines of one second without their timestamps, all at once: line by line is slow."""
-        # all begin with the same second: the greatest has the latest timestamp
-        newest = max(run.split(b"\n"))[:_MAX_STAMP].decode("ascii", "replace")
-        self._count(self._second, _find_fraction(newest), run.count(b"\n"))
+        # they begin with the same second: the greatest has the latest timestamp
+        latest = find_moment(max(run.split(b"\n")))
+        self._count((self._second, latest[1] if latest else _ANY_FRACTION), run.count(b"\n"))
         data = _STAMP.sub(b"\n", b"\n" + run)[1:]
         self._given = len(data) - (data.rfind(b"\n", 0, -1) + 1)
         self._note_age()
@@ -150,6 +155,8 @@ class LogPlace:
             if not space:
                 return b"", b""
             lead = self._begin_line(self._head.decode("ascii", "replace"))
+            if self.is_stopped:
+                return b"", b""
             self._head, chunk = None, rest
         body, newline, chunk = chunk.partition(b"\n")
         fresh = (body + newline)[self._skip :]
@@ -162,52 +169,51 @@ class LogPlace:
     def _begin_line(self, stamp: str) -> bytes:
         """Decide what is new of a line; return what is to be said before it."""
         is_first, self._is_first = self._is_first, False
-        if not _IS_STAMP.fullmatch(stamp):
+        if not (found := _IS_STAMP.fullmatch(stamp)):
             # the end of a long line from before ``since``, or the kubelet's own words: neither is counted
             self._skip = sys.maxsize
             self.is_refused |= is_first
             return b""
         self.is_refused = False
-        second, fraction = self._to_second(stamp), _find_fraction(stamp)
-        if self._lines_to_skip and (second, fraction) <= (self._newest, self._fraction):
+        moment = (self._to_second(stamp), found[1] or "")
+        if self.stop is not None and moment >= self.stop:
+            self.is_stopped = True
+            return b""
+        if self._lines_to_skip and moment <= self._newest:
             self._lines_to_skip -= 1
             self._skip = sys.maxsize if self._lines_to_skip else self._given
             return b""
-        lead = b""
-        if self._lines_to_skip:
-            self.is_rotated, self._lines_to_skip = True, 0
-            is_next = self._was_read_up and second - self._newest <= NEAR_SECONDS
-            lead = b"" if is_next else GAP
-        self._second = second
+        is_next = self._was_read_up and moment[0] - self._newest[0] <= NEAR_SECONDS
+        lead = GAP if self._lines_to_skip and not is_next else b""
+        self._lines_to_skip = 0
+        self._second = moment[0]
         self._skip = self._given = 0
-        self._count(second, fraction, 1)
+        self._count(moment, 1)
         self._note_age()
         return lead
 
-    def _count(self, second: int, fraction: str, lines: int) -> None:
+    def _count(self, latest: Moment, lines: int) -> None:
         self.is_refused = False
+        second = latest[0]
         self._counts[second] = self._counts.get(second, 0) + lines
-        if second == self._newest:
-            self._fraction = max(self._fraction, fraction)
-        elif second > self._newest:
-            self._newest, self._fraction = second, fraction
+        is_later = second > self._newest[0]
+        self._newest = max(self._newest, latest)
+        if is_later:
             oldest = second - OVERLAP_SECONDS
             self._counts = {each: n for each, n in self._counts.items() if each >= oldest}
 
     def _note_age(self) -> None:
         """Forget a line that is too old to be repeated; of the last one that is repeated nothing is new."""
-        if self._second < self._newest - OVERLAP_SECONDS:
+        if self._second < self._newest[0] - OVERLAP_SECONDS:
             self._counts.pop(self._second, None)
             self._given = sys.maxsize
 
     def _to_second(self, stamp: str) -> int:
         head, zone = stamp[:19], stamp[19:].lstrip(".0123456789")
         if self._known[0] != head + zone:
-            self._known = (head + zone, int(datetime.fromisoformat(head + zone).timestamp()))
+            self._known = (head + zone, _find_second(stamp))
         return self._known[1]
 
 
-def _find_fraction(stamp: str) -> str:
-    """Return the digits after the point: the kubelet writes nine of them."""
-    found = _FRACTION.search(stamp)
-    return found[1] if found else ""
+def _find_second(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp[:19] + stamp[19:].lstrip(".0123456789")).timestamp())

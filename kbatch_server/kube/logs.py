@@ -9,22 +9,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import aiohttp
-
 from .clients import KubeClient, KubeRefused, KubeUnavailable, make_path
 from .logplace import LogPlace, Stamped
+from .logstream import BehindError, read_stream
 from .objects import MAIN_CONTAINER
 from .pods import find_state, is_over
 
 SILENCE_SECONDS = 300
 """A followed log without a byte for so long is asked for anew: its connection may be dead."""
-
-DOUBT_SECONDS = 1
-"""A connection that is silent for so long may follow a file that nobody writes to any more. That must be
-found before the next rotation: with that the kubelet goes on, and leaves out what is between."""
-
-LOOK_SECONDS = 10
-"""The limit of a look at what a node has of a log."""
 
 MAX_FAILURES = 8
 """Tries in a row, in about two minutes, after which a follower is told that the API is away, or that the node
@@ -57,7 +49,7 @@ async def follow_log(
                 path + "/log", _make_query(place), silence_seconds=SILENCE_SECONDS
             ) as body:
                 place.rewind()
-                async with aclosing(_read(client, path, place, body)) as chunks:
+                async with aclosing(read_stream(client, path, place, body)) as chunks:
                     async for chunk in chunks:
                         for piece in place.take(chunk):
                             failures = empty = 0
@@ -68,7 +60,7 @@ async def follow_log(
             # twice where nothing was written: there is no line that shows that the log was reached
             if was_over and empty >= (2 if place.is_at_start else 1):
                 return
-        except _IsBehindError:
+        except BehindError:
             place.is_read_up = True
             continue
         except KubeUnavailable:
@@ -91,61 +83,8 @@ async def follow_log(
         await asyncio.sleep(min(30, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311
 
 
-class _IsBehindError(Exception):
-    """A connection has given its file of the log to the end, and the log goes on in a later one."""
-
-
-async def _read(
-    client: KubeClient, path: str, place: LogPlace, body: aiohttp.StreamReader
-) -> AsyncGenerator[bytes]:
-    """Yield what comes over a connection; raises _IsBehindError.
-
-    The kubelet reads a log to its end, and only then begins to watch for its rotation (ReadLogs of
-    cri-client): one in between is not noticed until the next. So silence is not believed before the last
-    line that we know was seen to be the last of the file that is there.
-    """
-    patience, is_doubted = DOUBT_SECONDS, True
-    while True:
-        is_in_doubt = is_doubted and not place.is_at_start  # a log that is empty is not rotated
-        try:
-            async with asyncio.timeout(patience if is_in_doubt else None) as limit:
-                chunk = await body.readany()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            patience *= 2
-            is_doubted = not await _is_at_end(client, path, place)
-            continue
-        if not chunk:
-            return
-        yield chunk
-
-
-async def _is_at_end(client: KubeClient, path: str, place: LogPlace) -> bool:
-    """Return whether a log's file ends with what is known of it; False where that cannot be told.
-
-    Raises _IsBehindError if it begins after that.
-    """
-    seen = LogPlace(place.position)
-    query = _make_query(place, follow=False)
-    try:
-        async with (
-            asyncio.timeout(LOOK_SECONDS),
-            client.stream(path + "/log", query, silence_seconds=LOOK_SECONDS) as body,
-        ):
-            async for chunk in body.iter_any():
-                for _ in seen.take(chunk):
-                    if seen.is_rotated:
-                        raise _IsBehindError
-                    return False
-    except (KubeUnavailable, KubeRefused, TimeoutError):
-        return False
-    return seen.is_caught_up
-
-
-def _make_query(place: LogPlace, *, follow: bool = True) -> dict[str, Any]:
-    query = {"container": MAIN_CONTAINER, "timestamps": "true"}
-    query |= {"follow": "true"} if follow else {}
+def _make_query(place: LogPlace) -> dict[str, Any]:
+    query = {"container": MAIN_CONTAINER, "follow": "true", "timestamps": "true"}
     return query if place.is_at_start else query | {"sinceTime": place.since}
 
 

@@ -568,6 +568,35 @@ async def test_log_that_is_rotated_while_it_is_read_for_the_first_time_goes_on(
     assert at_50.status == Status.RUNNING
 
 
+async def test_log_that_is_rotated_while_nobody_takes_it_says_what_is_missing_and_repeats_nothing(
+    cluster: ClusterLike, launcher: KubeJobLauncher, make_job: Callable[..., Job]
+) -> None:
+    """As when the storage is away. The kubelet goes on with the newest file, once for each rotation."""
+    if not cluster.is_ours:
+        pytest.skip("the kubelet of KUBECONFIG's cluster rotates at a size of its own")
+    # each time 2 MB, which is soon more than all buffers on the way take; not before somebody reads
+    job = make_job(
+        "sleep 2;"
+        f"for i in $(seq 60); do for j in $(seq 100 999); do echo $i$j {'7' * 2000}; done; sleep 0.2; done"
+    )
+    await launch(launcher, job)
+    rest, words = b"", list[str]()
+    log = launcher.read_log(job, await find_pod(launcher, job), None)
+    async with asyncio.timeout(SECONDS), aclosing(log) as pieces:
+        async for piece in pieces:
+            *lines, rest = (rest + piece.data).split(b"\n")
+            if len(words) < 5000 <= len(words) + len(lines):
+                await asyncio.sleep(8)  # the kubelet rotates each 3 seconds
+            words += [line.partition(b" ")[0].decode() for line in lines]
+    expected = [f"{i}{j}" for i in range(1, 61) for j in range(100, 1000)]
+    gaps = [at for at, word in enumerate(words) if word == "[..."]
+    assert gaps
+    begin, end = gaps[0], len(words) - gaps[-1] - 1
+    assert words[:begin] == expected[:begin]
+    assert words[gaps[-1] + 1 :] == expected[-end:]
+    assert begin + end < len(expected)
+
+
 async def test_a_replica_that_does_not_lead_shows_events_and_may_lead_later(
     launcher: KubeJobLauncher, make_job: Callable[..., Job]
 ) -> None:
