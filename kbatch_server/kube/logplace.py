@@ -103,25 +103,27 @@ class LogPlace:
 
     def take(self, chunk: bytes) -> Iterator[Stamped]:
         """Yield what is new in the next bytes of the connection."""
+        at = 0
         if not self._is_at_line or self._lines_to_skip or self._is_first:
             # line by line, until all that is known was passed over
-            while chunk:
-                fresh, chunk = self._take_one(chunk)
+            while at < len(chunk):
+                fresh, at = self._take_one(chunk, at)
                 if fresh:
                     yield self._make(fresh)
                 if self._is_at_line and not self._lines_to_skip:
                     break
-        end = chunk.rfind(b"\n") + 1 if self.stop is None else 0
-        at = 0
+        end = chunk.rfind(b"\n") + 1
         while at < end and (run := _RUN.match(chunk, at, end)):
             stamp = (run[1] + run[2]).decode("ascii", "replace")
             if not _IS_STAMP.fullmatch(stamp):
                 break
-            at, self._second = run.end(), self._to_second(stamp)
+            second = self._to_second(stamp)
+            if self.stop is not None and second >= self.stop[0]:
+                break
+            at, self._second = run.end(), second
             yield self._take_run(run[0])
-        rest = chunk[at:]
-        while rest:
-            fresh, rest = self._take_one(rest)
+        while at < len(chunk):
+            fresh, at = self._take_one(chunk, at)
             if fresh:
                 yield self._make(fresh)
 
@@ -144,27 +146,29 @@ class LogPlace:
         self._note_age()
         return self._make(data)
 
-    def _take_one(self, chunk: bytes) -> tuple[bytes, bytes]:
-        """Take the rest of a line, or what is there of it; return what is new of it, and what follows."""
+    def _take_one(self, chunk: bytes, at: int) -> tuple[bytes, int]:
+        """Take the rest of a line, or what is there of it; return what is new of it, and where it ends."""
         lead = b""
         if self._head is not None:
-            stamp, space, rest = chunk.partition(b" ")
+            stamp, space, _ = chunk[at : at + _MAX_STAMP + 1].partition(b" ")
             if b"\n" in stamp or len(self._head) + len(stamp) > _MAX_STAMP:
-                stamp, space, rest = b"", b" ", chunk  # no timestamp at all
-            self._head += stamp
-            if not space:
-                return b"", b""
-            lead = self._begin_line(self._head.decode("ascii", "replace"))
+                stamp, space = b"", b""  # no timestamp at all
+            elif not space:
+                self._head += stamp
+                return b"", len(chunk)
+            at += len(stamp + space)
+            lead = self._begin_line((self._head + stamp).decode("ascii", "replace"))
             if self.is_stopped:
-                return b"", b""
-            self._head, chunk = None, rest
-        body, newline, chunk = chunk.partition(b"\n")
-        fresh = (body + newline)[self._skip :]
-        self._skip -= len(body + newline) - len(fresh)
+                return b"", len(chunk)
+            self._head = None
+        end = chunk.find(b"\n", at) + 1
+        line = chunk[at : end or len(chunk)]
+        fresh = line[self._skip :]
+        self._skip -= len(line) - len(fresh)
         self._given = min(self._given + len(fresh), sys.maxsize)
-        if newline:
+        if end:
             self._head = bytearray()
-        return lead + fresh, chunk
+        return lead + fresh, at + len(line)
 
     def _begin_line(self, stamp: str) -> bytes:
         """Decide what is new of a line; return what is to be said before it."""
