@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ NEAR_SECONDS = 1
 GAP = b"[... lines may be missing here: the node had put them away before they were read ...]\n"
 """Stands where the kubelet has rotated a log and has no more of what was not read."""
 
-_RUN = re.compile(rb"([^ \n]{19})([^ \n]*) [^\n]*\n(?:\1[^ \n]* [^\n]*\n)*+")
+_RUN = re.compile(rb"([^ \n]{19})[^ \n]* [^\n]*\n(?:\1[^ \n]* [^\n]*\n)*+")
 """Whole lines of one second."""
 _STAMP = re.compile(rb"\n[^ \n]+ ")
 _ANY_FRACTION = "~"
@@ -33,9 +34,18 @@ Moment = tuple[int, str]
 
 def find_moment(log: bytes) -> Moment | None:
     """Return when the first line of a log was written, or None if there is none that begins there."""
-    stamp = log.partition(b" ")[0].decode("ascii", "replace")
-    found = _IS_STAMP.fullmatch(stamp)
-    return (_find_second(stamp), found[1] or "") if found else None
+    return _parse(log[: _MAX_STAMP + 1].partition(b" ")[0].decode("ascii", "replace"))
+
+
+def _parse(stamp: str) -> Moment | None:
+    if not (found := _IS_STAMP.fullmatch(stamp)):
+        return None
+    return _find_second(stamp[:19] + found[2]), found[1] or ""
+
+
+@functools.lru_cache(maxsize=128)  # many lines have the same second
+def _find_second(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp).timestamp())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,6 @@ class LogPlace:
             self._counts = {int(second): count for second, count in position["counts"]}
             self._given = position["given"]
         self._newest = (max(self._counts, default=0), (position or {}).get("fraction", _ANY_FRACTION))
-        self._known = ("", 0)
         self.is_read_up = False
         """Whether the last connection gave all of its file of the log; it counts for the next one."""
         self.rewind()
@@ -114,13 +123,10 @@ class LogPlace:
                     break
         end = chunk.rfind(b"\n") + 1
         while at < end and (run := _RUN.match(chunk, at, end)):
-            stamp = (run[1] + run[2]).decode("ascii", "replace")
-            if not _IS_STAMP.fullmatch(stamp):
+            moment = find_moment(run[0])
+            if moment is None or (self.stop is not None and moment[0] >= self.stop[0]):
                 break
-            second = self._to_second(stamp)
-            if self.stop is not None and second >= self.stop[0]:
-                break
-            at, self._second = run.end(), second
+            at, self._second = run.end(), moment[0]
             yield self._take_run(run[0])
         while at < len(chunk):
             fresh, at = self._take_one(chunk, at)
@@ -173,13 +179,12 @@ class LogPlace:
     def _begin_line(self, stamp: str) -> bytes:
         """Decide what is new of a line; return what is to be said before it."""
         is_first, self._is_first = self._is_first, False
-        if not (found := _IS_STAMP.fullmatch(stamp)):
+        if (moment := _parse(stamp)) is None:
             # the end of a long line from before ``since``, or the kubelet's own words: neither is counted
             self._skip = sys.maxsize
             self.is_refused |= is_first
             return b""
         self.is_refused = False
-        moment = (self._to_second(stamp), found[1] or "")
         if self.stop is not None and moment >= self.stop:
             self.is_stopped = True
             return b""
@@ -211,13 +216,3 @@ class LogPlace:
         if self._second < self._newest[0] - OVERLAP_SECONDS:
             self._counts.pop(self._second, None)
             self._given = sys.maxsize
-
-    def _to_second(self, stamp: str) -> int:
-        head, zone = stamp[:19], stamp[19:].lstrip(".0123456789")
-        if self._known[0] != head + zone:
-            self._known = (head + zone, _find_second(stamp))
-        return self._known[1]
-
-
-def _find_second(stamp: str) -> int:
-    return int(datetime.fromisoformat(stamp[:19] + stamp[19:].lstrip(".0123456789")).timestamp())
