@@ -8,8 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-START_TIMEOUT_SECONDS = 90
-"""Azurite is some thousand files to read: from a disk without a cache that once took more than 30 s."""
+START_TIMEOUT_SECONDS = 30
 
 
 def wait_until_it_listens(process: subprocess.Popen[bytes], address: tuple[str, int], log: Path) -> None:

@@ -43,6 +43,13 @@ async def launcher(cluster: ClusterLike, namespace: str) -> AsyncIterator[KubeJo
 
 
 @pytest.fixture
+def our_kubelet(cluster: ClusterLike) -> None:
+    """A node that rotates a log of 256 KiB, each 3 seconds."""
+    if not cluster.is_ours:
+        pytest.skip("the kubelet of KUBECONFIG's cluster rotates at a size of its own")
+
+
+@pytest.fixture
 def make_job(cluster: ClusterLike) -> Callable[..., Job]:
     def make(script: str = "echo hello", **spec: Any) -> Job:
         fields: dict[str, Any] = {
@@ -503,11 +510,10 @@ async def test_log_is_followed_from_before_its_start_and_read_on_from_any_place(
         await read(launcher, job, pod="another")
 
 
+@pytest.mark.usefixtures("our_kubelet")
 async def test_log_that_the_kubelet_rotates_is_followed_whole(
-    cluster: ClusterLike, launcher: KubeJobLauncher, make_job: Callable[..., Job]
+    launcher: KubeJobLauncher, make_job: Callable[..., Job]
 ) -> None:
-    if not cluster.is_ours:
-        pytest.skip("the kubelet of KUBECONFIG's cluster rotates at a size of its own")
     # each time 50 KB, which are rotated at 256 KiB
     job = make_job(
         "for j in $(seq 80); do for i in $(seq 1000); do echo $j line $i of the log ................; done;"
@@ -519,6 +525,7 @@ async def test_log_that_the_kubelet_rotates_is_followed_whole(
     assert lines == expected
 
 
+@pytest.mark.usefixtures("our_kubelet")
 async def test_log_that_is_rotated_while_it_is_read_for_the_first_time_goes_on(
     cluster: ClusterLike,
     launcher: KubeJobLauncher,
@@ -526,8 +533,6 @@ async def test_log_that_is_rotated_while_it_is_read_for_the_first_time_goes_on(
     core_api: client.CoreV1Api,
 ) -> None:
     """The kubelet does not notice it: it watches for a rotation once it has read the log to its end."""
-    if not cluster.is_ours:
-        pytest.skip("the kubelet of KUBECONFIG's cluster rotates at a size of its own")
     text, is_waiting, may_go_on = "7" * 2000, asyncio.Event(), asyncio.Event()
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -568,12 +573,11 @@ async def test_log_that_is_rotated_while_it_is_read_for_the_first_time_goes_on(
     assert at_50.status == Status.RUNNING
 
 
+@pytest.mark.usefixtures("our_kubelet")
 async def test_log_that_is_rotated_while_nobody_takes_it_says_what_is_missing_and_repeats_nothing(
-    cluster: ClusterLike, launcher: KubeJobLauncher, make_job: Callable[..., Job]
+    launcher: KubeJobLauncher, make_job: Callable[..., Job]
 ) -> None:
     """As when the storage is away. The kubelet goes on with the newest file, once for each rotation."""
-    if not cluster.is_ours:
-        pytest.skip("the kubelet of KUBECONFIG's cluster rotates at a size of its own")
     # each time 2 MB, which is soon more than all buffers on the way take; not before somebody reads
     job = make_job(
         "sleep 2;"
