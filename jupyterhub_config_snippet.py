@@ -30,24 +30,36 @@ c.JupyterHub.custom_scopes.update(
 
 # 2. Who holds them. All users here; to let only some, give the role its own name and `groups` or `users`.
 # The role `server` is what $JUPYTERHUB_API_TOKEN in a user's server may do: with it `kbatch` works there.
+# A role that this hub defines already gets these scopes in addition: no role may be defined twice.
 kbatch_scopes = [
     "access:services!service=kbatch",
     "custom:kbatch:jobs:submit",
     "custom:kbatch:jobs:read",
     "custom:kbatch:jobs:cancel",
 ]
-c.JupyterHub.load_roles.extend(
-    [
-        {"name": "user", "scopes": ["self", *kbatch_scopes]},
-        {"name": "server", "scopes": ["users:activity!user", "access:servers!server", *kbatch_scopes]},
-        {
-            "name": "kbatch-admins",
-            "description": "See and cancel everybody's batch jobs",
-            "scopes": ["access:services!service=kbatch", "custom:kbatch:admin"],
-            "groups": ["kbatch-admins"],
-        },
-    ]
-)
+kbatch_roles = [
+    {"name": "user", "scopes": ["self", *kbatch_scopes]},
+    {"name": "server", "scopes": ["users:activity!user", "access:servers!server", *kbatch_scopes]},
+    {
+        "name": "kbatch-admins",
+        "description": "See and cancel everybody's batch jobs",
+        "scopes": ["access:services!service=kbatch", "custom:kbatch:admin"],
+        "groups": ["kbatch-admins"],
+    },
+]
+hub_roles = c.JupyterHub.load_roles
+if not isinstance(hub_roles, list):  # not assigned so far, only appended to
+    hub_roles = hub_roles.get_value([])
+for role in kbatch_roles:
+    known = next((each for each in hub_roles if each["name"] == role["name"]), None)
+    if known is None:
+        hub_roles.append(role)
+    elif "scopes" not in known:
+        known["scopes"] = role["scopes"]
+    else:
+        missing = [scope for scope in role["scopes"] if "kbatch" in scope and scope not in known["scopes"]]
+        known["scopes"] = [*known["scopes"], *missing]
+c.JupyterHub.load_roles = hub_roles
 
 # 3. The service.
 kbatch_service = {

@@ -34,6 +34,7 @@ KBATCH_SCOPES = (
 PROXY_VERSION = "^5"
 
 CONFIG = """
+{before}
 load_subconfig({snippet!r})
 c.JupyterHub.bind_url = {url!r}
 c.JupyterHub.hub_bind_url = {hub_url!r}
@@ -117,11 +118,17 @@ class Hub:
 
     With ``service_url`` the service is one that somebody else runs at that URL (its environment is
     ``service_environment``); else the hub starts kbatch-server itself, in the folder. ``prefix`` is the path
-    of all of the hub.
+    of all of the hub. ``before`` and ``extra`` come before and after the snippet in its configuration.
     """
 
     def __init__(
-        self, folder: Path, *, service_url: str | None = None, prefix: str = "/", extra: str = ""
+        self,
+        folder: Path,
+        *,
+        service_url: str | None = None,
+        prefix: str = "/",
+        before: str = "",
+        extra: str = "",
     ) -> None:
         port, hub_port, proxy_port, service_port = find_ports(4)
         self.folder = folder
@@ -148,6 +155,7 @@ class Hub:
                 metrics_token=self.metrics_token,
                 ci_token=self.ci_token,
                 kbatch_scopes=list(KBATCH_SCOPES),
+                before=before,
                 extra=extra,
             )
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+from hub import Hub, find_ports
 from traitlets.config import Config
+from traitlets.config.loader import LazyConfigValue
 
 from kbatch_server.auth import DEFAULT_SCOPES
 
@@ -18,44 +20,113 @@ HUB = yaml.safe_load((ROOT / "helm" / "zero-to-jupyterhub-values.yaml").read_tex
 URL = "http://kbatch-server:80"
 
 
-def run_snippet(monkeypatch: pytest.MonkeyPatch, **environ: str) -> Any:
-    """Return what the snippet makes of a hub's configuration."""
+def run_snippet(
+    monkeypatch: pytest.MonkeyPatch, roles: list[dict[str, Any]] | None = None, **environ: str
+) -> Any:
+    """Return what the snippet makes of a hub's configuration, which may have roles already."""
     for name in ("KBATCH_SERVICE_URL", "KBATCH_API_TOKEN", "KBATCH_DIRECTORY", "KBATCH_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    hub = SimpleNamespace(custom_scopes={}, load_roles=[], services=[])
-    exec(
-        compile(SNIPPET.read_text(), SNIPPET, "exec"), {"get_config": lambda: SimpleNamespace(JupyterHub=hub)}
-    )
-    return hub
+    config = make_config(roles)
+    exec(compile(SNIPPET.read_text(), SNIPPET, "exec"), {"get_config": lambda: config})
+    return config.JupyterHub
 
 
-def read_roles() -> list[dict[str, Any]]:
-    """Return the roles of the values, as zero-to-jupyterhub hands them to the hub."""
-    return [{"name": name, **role} for name, role in HUB["loadRoles"].items()]
+def run_values(roles: list[dict[str, Any]] | None = None) -> Any:
+    """Return what the values' code makes of a hub's configuration, which may have roles already."""
+    config = make_config()
+    for role in roles or ():
+        config.JupyterHub.load_roles.append(role)  # as the hub's chart does with loadRoles
+    exec(HUB["extraConfig"]["kbatch"], {"c": config})
+    return config.JupyterHub
+
+
+def make_config(roles: list[dict[str, Any]] | None = None) -> Config:
+    config = Config()
+    if roles is not None:
+        config.JupyterHub.load_roles = roles
+    return config
+
+
+def get_value(setting: Any, initial: Any) -> Any:
+    """Return what traitlets makes of a setting that was only added to, and of its default."""
+    return setting.get_value(initial) if isinstance(setting, LazyConfigValue) else setting
 
 
 def test_both_know_the_scopes_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     scopes = HUB["config"]["JupyterHub"]["custom_scopes"]
     assert set(scopes) == {scope for scope in DEFAULT_SCOPES.values() if scope.startswith("custom:")}
-    assert scopes == run_snippet(monkeypatch).custom_scopes
+    assert scopes == get_value(run_snippet(monkeypatch).custom_scopes, {})
     others = set(scopes) - {DEFAULT_SCOPES["admin"]}
     assert set(scopes[DEFAULT_SCOPES["admin"]]["subscopes"]) == others
 
 
 def test_both_give_the_same_roles_to_the_same_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    def order(roles: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return sorted(roles, key=lambda role: role["name"])
-
-    assert order(read_roles()) == order(run_snippet(monkeypatch).load_roles)
-    [admins] = [role for role in read_roles() if DEFAULT_SCOPES["admin"] in role["scopes"]]
+    roles = run_values().load_roles
+    assert roles == run_snippet(monkeypatch).load_roles
+    assert {"user", "server"} <= {role["name"] for role in roles}
+    [admins] = [role for role in roles if DEFAULT_SCOPES["admin"] in role["scopes"]]
     assert admins["groups"] == ["kbatch-admins"]
+
+
+@pytest.mark.parametrize("name", ["user", "server", "kbatch-admins"])
+def test_both_add_to_a_role_that_the_hub_has_already(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    own = {"name": name, "description": "ours", "scopes": ["list:users", "access:services!service=kbatch"]}
+    other = {"name": "teachers", "scopes": ["list:users"], "groups": ["teachers"]}
+    roles = run_values([dict(own), other]).load_roles
+    assert roles == run_snippet(monkeypatch, [dict(own), other]).load_roles
+    assert len({role["name"] for role in roles}) == len(roles) == 4
+    assert roles[1] == other
+    [role] = [role for role in roles if role["name"] == name]
+    assert role["description"] == "ours"
+    assert role["scopes"][:2] == own["scopes"]
+    assert len(set(role["scopes"])) == len(role["scopes"])
+    assert all("kbatch" in scope for scope in role["scopes"][2:])  # and nothing that the admin left out
+    assert any(scope.startswith("custom:kbatch") for scope in role["scopes"])
+
+
+@pytest.mark.parametrize("order", ["own values first", "own values last"])
+def test_the_values_leave_a_role_of_the_admin_s_own_values_alone(order: str) -> None:
+    """Helm merges files of values: of a list that is in both, it takes the last and drops the other."""
+    own = {"loadRoles": {"user": {"scopes": ["self", "list:users"]}}, "extraConfig": {"own": "pass"}}
+    files = [own, HUB] if order == "own values first" else [HUB, own]
+    merged = merge_values(*files)
+    roles = [{"name": name, **role} for name, role in merged["loadRoles"].items()]
+    config = make_config()
+    config.JupyterHub.load_roles = roles
+    for code in merged["extraConfig"].values():
+        exec(code, {"c": config})
+    [user] = [role for role in config.JupyterHub.load_roles if role["name"] == "user"]
+    assert {"self", "list:users", "custom:kbatch:jobs:submit"} <= set(user["scopes"])
+
+
+def merge_values(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return what helm makes of two files of values."""
+    merged = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge_values(merged[key], value) if both else value
+    return merged
+
+
+def test_a_hub_with_roles_of_its_own_starts_with_the_snippet(tmp_path: Path) -> None:
+    own = 'c.JupyterHub.load_roles = [{"name": "user", "scopes": ["self", "list:users"]}]'
+    hub = Hub(tmp_path, service_url=f"http://127.0.0.1:{find_ports(1)[0]}", before=own)
+    try:
+        hub.start()
+        scopes = httpx.get(
+            f"{hub.api_url}/user", headers={"Authorization": f"token {hub.make_token('alice')}"}
+        ).json()["scopes"]
+    finally:
+        hub.stop()
+    assert {"list:users", "custom:kbatch:jobs:submit!user=alice", "custom:kbatch:jobs:submit"} & set(scopes)
+    assert any(scope.startswith("custom:kbatch:jobs:submit") for scope in scopes)
 
 
 def test_both_name_the_same_external_service(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = run_snippet(monkeypatch, KBATCH_SERVICE_URL=URL, KBATCH_API_TOKEN="secret")
-    [said] = hub.services
+    [said] = get_value(hub.services, [])
     assert said.pop("api_token") == "secret"
     [(name, service)] = HUB["services"].items()
     assert {"name": name, **service} == said
@@ -63,7 +134,8 @@ def test_both_name_the_same_external_service(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_service_that_the_hub_starts_is_the_snippet_s_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    [service] = run_snippet(monkeypatch, KBATCH_PORT="9000", KBATCH_DIRECTORY="/srv/kbatch").services
+    hub = run_snippet(monkeypatch, KBATCH_PORT="9000", KBATCH_DIRECTORY="/srv/kbatch")
+    [service] = get_value(hub.services, [])
     assert service["url"] == "http://127.0.0.1:9000"
     assert service["command"][-2:] == ["-m", "kbatch_server"]
     assert service["cwd"] == "/srv/kbatch"
@@ -77,7 +149,7 @@ def test_the_hub_takes_the_scopes_and_roles() -> None:
 
     config = Config()
     config.JupyterHub.update(HUB["config"]["JupyterHub"])
-    config.JupyterHub.load_roles = read_roles()
+    config.JupyterHub.load_roles = run_values().load_roles
     hub = JupyterHub(config=config)
-    assert hub.load_roles == read_roles()
+    assert hub.load_roles == run_values().load_roles
     define_custom_scopes(hub.custom_scopes)
