@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 from tornado.web import Application as WebApplication
-from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, default, observe, validate
+from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, default, observe, validate
 from traitlets.config import Application, Configurable
 
 from . import __version__, garbage
@@ -162,6 +162,17 @@ class KBatchServer(Application):
         config=True,
     )
 
+    kbatch_list_days = Float(
+        7,
+        min=0,
+        help="""Days for which a job that has ended is listed by ``kbatch job list`` and ``kbatch pod list``.
+
+        That command reads no pages, so a list of all jobs would grow for ever. The page and ``api/v1`` list
+        all of them.
+        """,
+        config=True,
+    )
+
     log_json = Bool(False, help="""Log one JSON object a line: see docs/operations.md.""", config=True)
 
     shutdown_seconds = Integer(
@@ -306,6 +317,7 @@ class KBatchServer(Application):
             throttle=self.throttle,
             version=__version__,
             max_body_bytes=self.max_body_bytes,
+            kbatch_list_days=self.kbatch_list_days,
             health=self.operations.health,
             gauges=self.operations.gauges,
             traffic=self.traffic,

@@ -22,7 +22,7 @@ from .logfollower import LogFollower
 from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from .logtext import LogText
 from .metrics import SUBMITTED
-from .models import Job, JobEvent, JobPage, JobQuery, Status, User, utcnow
+from .models import Job, JobEvent, JobPage, JobQuery, JobSpec, Status, User, utcnow
 from .profiles import Profiles
 from .quota import QUEUED
 from .slugs import make_job_id
@@ -80,7 +80,7 @@ class Jobs(LoggingConfigurable):
         code_sha256 = None
         if request.upload is not None:
             code_sha256 = (await self.store.get_upload(request.upload, user=user.name)).sha256
-        spec = await self.profiles.make_spec(user, request, code_sha256=code_sha256)
+        spec = await self.make_spec(user, request, code_sha256=code_sha256)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
         job = Job(
@@ -115,6 +115,16 @@ class Jobs(LoggingConfigurable):
             self.on_submit(job)
             reach("submit.4")
         return job, is_new
+
+    async def make_spec(self, user: User, request: JobRequest, *, code_sha256: str | None = None) -> JobSpec:
+        """Return what the job that is asked for will be.
+
+        Raises InvalidRequest, naming the field, where the admin does not allow what is asked for or the
+        launcher cannot run it.
+        """
+        spec = await self.profiles.make_spec(user, request, code_sha256=code_sha256)
+        self.launcher.check_spec(spec)
+        return spec
 
     async def get(self, user: User, job_id: str) -> Job:
         """Return a job."""

@@ -379,6 +379,9 @@ class JobQuery:
     """Some letters of the job's name, in whatever case."""
     tags: tuple[tuple[str, str | None], ...] = ()
     since: datetime | None = None
+    """Jobs that were accepted then or later."""
+    unless_ended_before: datetime | None = None
+    """All that are not over, and of the others those that ended then or later; without ``statuses``."""
     cursor: str | None = None
     limit: int = 50
 

@@ -510,6 +510,23 @@ async def test_jobs_are_found_by_every_filter_and_all_together(store):
     assert await found(**everything, cursor=page.next_cursor) == [a.id]
 
 
+async def test_jobs_that_ended_long_ago_are_left_out_and_active_ones_are_not(store):
+    now = utcnow()
+    waiting, running, old, late, others = [
+        await add(store, name=name, user=user)
+        for name, user in (("w", "alice"), ("r", "alice"), ("o", "alice"), ("l", "alice"), ("x", "bob"))
+    ]
+    await store.update_job(running.id, status=Status.RUNNING)
+    for job, ended in ((old, now - timedelta(days=9)), (late, now), (others, now)):
+        await store.update_job(job.id, status=Status.FAILED, ended_at=ended)
+
+    query = JobQuery("alice", unless_ended_before=now - timedelta(days=7), limit=2)
+    page = await store.list_jobs(query)
+    assert [job.id for job in page.jobs] == [late.id, running.id]
+    page = await store.list_jobs(replace(query, cursor=page.next_cursor))
+    assert ([job.id for job in page.jobs], page.next_cursor) == ([waiting.id], None)
+
+
 async def test_jobs_are_counted_by_status(store):
     await add(store)
     running = await add(store)
@@ -786,6 +803,7 @@ INDEXES = [
     ({}, "ix_jobs_page (user=? AND seq<?)"),
     ({"statuses": (Status.RUNNING,)}, "ix_jobs_status (user=? AND status=? AND seq<?)"),
     ({"statuses": (Status.RUNNING, Status.PENDING)}, "ix_jobs_status (user=? AND status=? AND seq<?)"),
+    ({"unless_ended_before": utcnow()}, "ix_jobs_ended_at (user=? AND ended_at>?)"),
     ({"name": "a"}, "ix_jobs_name (user=? AND name=? AND seq<?)"),
     ({"tags": (("a", "b"),)}, "ix_job_tags_find (user=? AND key=? AND value=? AND job_seq<?)"),
 ]
@@ -809,7 +827,7 @@ async def test_a_page_is_read_along_an_index(store, query, index):
     sql = statement.params(values).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
     plan = await explain(store, sql)
     assert index in plan
-    if len(query.get("statuses", ())) < 2:
+    if len(query.get("statuses", ())) < 2 and "unless_ended_before" not in query:
         assert "TEMP B-TREE" not in plan
 
 

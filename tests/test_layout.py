@@ -98,7 +98,6 @@ IO = {
     "threading", "tornado",
 }  # fmt: skip
 
-MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 
@@ -174,10 +173,8 @@ def test_nothing_of_sql_is_outside_the_store():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_each_module_says_what_it_is_and_is_short(name):
-    lines = MODULES[name].read_text().splitlines()
+def test_each_module_says_what_it_is(name):
     assert ast.get_docstring(parse(name)), f"{name} has no docstring"
-    assert len(lines) < MAX_MODULE_LINES, f"{name} has {len(lines)} lines: cut it where there are two nouns"
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -22,6 +22,7 @@ import pytest
 from descriptors import list_open_below
 from traitlets import TraitError
 
+from kbatch_server.errors import InvalidRequest
 from kbatch_server.launchers import accounts
 from kbatch_server.launchers.base import (
     JobLauncher,
@@ -270,11 +271,13 @@ async def test_what_a_job_leaves_running_is_killed(launcher, changes):
     assert not is_alive((await read(launcher, job)).split()[0])
 
 
-async def test_a_job_without_a_command_is_refused(launcher):
-    job = make_job()
-    with pytest.raises(LaunchRefused, match="names no command"):
-        await launcher.launch(job, Launch())
-    assert await launcher.poll(job) is None
+async def test_a_job_without_a_command_is_refused_before_it_is_accepted(launcher):
+    with pytest.raises(InvalidRequest, match="command: must be given") as error:
+        launcher.check_spec(make_job().spec)
+    assert error.value.details[0]["field"] == "command"
+    launcher.check_spec(make_job("true").spec)
+    with pytest.raises(LaunchRefused, match="command: must be given"):  # another launcher's, from before
+        await launcher.launch(make_job(), Launch())
 
 
 # What a job has and does not have

@@ -13,12 +13,13 @@ from launcher_doubles import ScriptedLauncher
 from tars import make_tar
 from traitlets.config import Config
 
-from kbatch_server.errors import Conflict, Forbidden, NotFound, Unavailable
+from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from kbatch_server.harvest import Harvest
 from kbatch_server.jobrequest import JobRequest
 from kbatch_server.jobs import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
+from kbatch_server.launchers.local import LocalProcessJobLauncher
 from kbatch_server.launchpad import Launchpad
 from kbatch_server.logreader import LogReader
 from kbatch_server.logrecorder import LogRecorder
@@ -75,6 +76,13 @@ async def world(db_url):
 async def submit(world, user=ALICE, **fields):
     fields = {"name": "job", "image": "busybox", "command": ["true"]} | fields
     return (await world.jobs.submit(user, JobRequest(**fields)))[0]
+
+
+async def test_a_job_that_the_launcher_cannot_run_is_refused_when_it_is_submitted(world):
+    world.launcher.check_spec = LocalProcessJobLauncher().check_spec
+    with pytest.raises(InvalidRequest, match="command: must be given"):
+        await submit(world, command=None)
+    assert (await world.jobs.list(ALICE, JobQuery(user=ALICE.name))).jobs == []
 
 
 def make_fresh(world):

@@ -104,6 +104,10 @@ class JobsDouble:
         self.jobs[job.id] = job
         return job
 
+    async def make_spec(self, user, request, *, code_sha256=None):
+        if request.image == "forbidden":
+            raise InvalidRequest.of_field("image", "is not an image that may be used")
+
     async def submit(self, user, request, *, idempotency_key=None):
         if idempotency_key in self.keys:
             return self.keys[idempotency_key], False
@@ -332,10 +336,6 @@ class ProfilesDouble:
 
     async def list(self, user):
         return [self.small] if user is None else [self.small, self.large]
-
-    async def make_spec(self, user, request, *, code_sha256=None):
-        if request.image == "forbidden":
-            raise InvalidRequest.of_field("image", "is not an image that may be used")
 
 
 class LaunchpadDouble:

@@ -6,13 +6,14 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from datetime import timedelta
 from typing import Any
 
 from ..compat import flat, kbatch, manifests
 from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
 from ..logreader import LogSelection, ShownPiece
-from ..models import Job, JobPage, JobQuery
+from ..models import Job, JobPage, JobQuery, utcnow
 from ..ticks import until, with_ticks
 from .base import BaseHandler
 from .needs import needs_nothing, needs_scope, needs_user
@@ -21,7 +22,7 @@ from .streams import CUT_OFF, LineChunker
 from .uploads import ReceivingHandler
 
 MAX_LISTED = 10_000
-"""How many jobs, the newest, are listed: this client knows no pages."""
+"""The most jobs in a list, the newest: this client knows no pages."""
 
 PAGE = 500
 
@@ -62,10 +63,11 @@ class KBatchHandler(BaseHandler):
         self.write("]}\n")
 
     async def pages(self) -> AsyncIterator[list[Job]]:
-        """Yield the user's jobs, newest first, a page at a time."""
+        """Yield the user's jobs that are active or ended lately, newest first, a page at a time."""
+        ended_since = utcnow() - timedelta(days=self.services.kbatch_list_days)
         cursor: str | None = None
         for _ in range(MAX_LISTED // PAGE):
-            query = JobQuery(user=self.user.name, cursor=cursor, limit=PAGE)
+            query = JobQuery(user=self.user.name, unless_ended_before=ended_since, cursor=cursor, limit=PAGE)
             page: JobPage = await self.services.jobs.list(self.user, query)
             yield page.jobs
             cursor = page.next_cursor
@@ -99,7 +101,7 @@ class JobsHandler(KBatchHandler):
 
     @needs_scope("read", whose="self")
     async def get(self) -> None:
-        """List the newest jobs."""
+        """List the jobs that are active or ended lately."""
         await self.send_list("Job", self._models())
 
     async def _models(self) -> AsyncIterator[list[dict[str, Any]]]:
@@ -131,7 +133,7 @@ class JobsHandler(KBatchHandler):
         request, code = kbatch.read_body(data, {profile.slug: profile for profile in profiles})
         try:
             if code is not None:
-                await self.services.profiles.make_spec(self.user, request)  # before anything is kept
+                await self.services.jobs.make_spec(self.user, request)  # before anything is kept
                 request = request.model_copy(update={"upload": await self._keep(kbatch.decode_code(code))})
             job, _ = await self.services.jobs.submit(self.user, request)
         except InvalidRequest as error:
@@ -141,7 +143,7 @@ class JobsHandler(KBatchHandler):
     async def _post_flat(self, data: Any) -> None:
         request, inline = flat.read_body(data)
         if inline is not None:
-            await self.services.profiles.make_spec(self.user, request)  # before anything is kept
+            await self.services.jobs.make_spec(self.user, request)  # before anything is kept
             archive = await asyncio.to_thread(inline.to_zip)
             request = request.model_copy(update={"upload": await self._keep([archive])})
         job, _ = await self.services.jobs.submit(self.user, request)
@@ -186,7 +188,8 @@ class PodsHandler(KBatchHandler):
 
     async def _models(self, job_name: str) -> AsyncIterator[list[dict[str, Any]]]:
         if job_name:
-            yield _make_pods([await self.services.jobs.get(self.user, job_name)])
+            with suppress(NotFound):  # Kubernetes, too, lists no pods of a job that does not exist
+                yield _make_pods([await self.services.jobs.get(self.user, job_name)])
             return
         async for jobs in self.pages():
             yield _make_pods(jobs)

@@ -34,6 +34,8 @@ class Services:
     version: str
     max_body_bytes: int = 16 * 1024**2
     """How large a JSON body may be; one with code in it (the kbatch client's) three times as large."""
+    kbatch_list_days: float = 7
+    """For how many days after its end a job is in the lists of the kbatch command."""
     health: Health = field(default_factory=Health)
     """How the parts are that must work for the service to be of use."""
     traffic: Traffic = field(default_factory=Traffic)

@@ -10,7 +10,7 @@ from typing import Any
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
-from ..models import Job, JobEvent, JobStatus
+from ..models import Job, JobEvent, JobSpec, JobStatus
 
 
 @dataclass(slots=True)
@@ -108,6 +108,12 @@ class JobLauncher(LoggingConfigurable):
 
     async def check(self) -> None:
         """Raise LauncherUnavailable unless what runs the jobs can be asked; in any replica, once open."""
+
+    def check_spec(self, spec: JobSpec) -> None:
+        """Raise InvalidRequest, naming the field, for a job that this launcher can never run.
+
+        It is called before a job is accepted, in any replica. The default accepts every job.
+        """
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the job, unless it is made already, and return the state to be kept with it.

@@ -20,8 +20,9 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from traitlets import Float, Instance, Integer, TraitError, Unicode, default, validate
 
+from ..errors import InvalidRequest
 from ..failpoints import reach
-from ..models import Job, JobStatus, to_iso, utcnow
+from ..models import Job, JobSpec, JobStatus, to_iso, utcnow
 from ..storage.base import ObjectNotFound, Storage, StorageError
 from . import joblog
 from .accounts import Account, find_barrier, find_entry, get_account
@@ -152,15 +153,21 @@ class LocalProcessJobLauncher(JobLauncher):
             watcher, self._watcher = self._watcher, None
             await watcher.stop()
 
+    def check_spec(self, spec: JobSpec) -> None:
+        """Raise InvalidRequest for a job without a command: no image brings one on this machine."""
+        if not spec.command:
+            raise InvalidRequest.of_field(
+                "command", "must be given: jobs run on this machine here, and no image brings a command"
+            )
+
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Put the code in place and start the job's supervisor, unless the job was started before."""
         folder = self._get_folder(job)
         if not await self._do(folder.has, "started"):
-            if not job.spec.command:
-                raise LaunchRefused(
-                    "StartError",
-                    "The job names no command, and on this machine there is no image that would bring one.",
-                )
+            try:
+                self.check_spec(job.spec)  # one that another launcher's service has accepted
+            except InvalidRequest as error:
+                raise LaunchRefused("StartError", error.message) from error
             with _disk_errors():
                 account = await self._do(self._prepare, job, folder)
                 launching = await self._do(folder.begin_launch, self.start_timeout_seconds)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Integer, Select, bindparam, exists, select, union_all
 
 from ..errors import InvalidRequest
-from ..models import JobQuery
+from ..models import ENDS, JobQuery, Status
 from .orm import job_tags, jobs
 from .rows import COLUMNS
 
+_ACTIVE = tuple(sorted(set(Status) - ENDS))
 _LIMIT = bindparam("limit", type_=Integer())
 
 
@@ -26,6 +27,7 @@ class _Shape(NamedTuple):
     name: bool
     search: bool
     since: bool
+    lately: bool
     cursor: bool
     tags: tuple[bool, ...]
     """For each tag, whether its value is asked for too."""
@@ -39,6 +41,7 @@ def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
         name=query.name is not None,
         search=query.search is not None,
         since=query.since is not None,
+        lately=query.unless_ended_before is not None,
         cursor=query.cursor is not None,
         tags=tuple(value is not None for _, value in query.tags),
     )
@@ -51,6 +54,9 @@ def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
         values["search"] = f"%{_escape_like(query.search)}%"
     if query.since is not None:
         values["since"] = query.since
+    if query.unless_ended_before is not None:
+        values["ended_since"] = query.unless_ended_before
+        values |= {f"status_{i}": status.value for i, status in enumerate(_ACTIVE)}
     if query.cursor is not None:
         values["before"] = _parse_cursor(query.cursor)
     values |= {f"status_{i}": status.value for i, status in enumerate(query.statuses)}
@@ -63,17 +69,21 @@ def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
 
 @lru_cache(maxsize=256)
 def _make_statement(shape: _Shape) -> Select[Any]:
-    if shape.statuses < 2:
+    if shape.statuses < 2 and not shape.lately:
         return _make_simple(shape, select(*COLUMNS))
     # one index walk for each status, and of what they find the newest: asked for all at once, databases
     # walk through every job of the user's instead
-    branches = [
-        select(_make_simple(shape, select(jobs.c.seq), status=i).subquery().c.seq)
-        for i in range(shape.statuses)
-    ]
-    return (
-        select(*COLUMNS).where(jobs.c.seq.in_(union_all(*branches))).order_by(jobs.c.seq.desc()).limit(_LIMIT)
-    )
+    each_status = shape._replace(statuses=len(_ACTIVE), lately=False) if shape.lately else shape
+    walks = [_make_simple(each_status, select(jobs.c.seq), status=i) for i in range(each_status.statuses)]
+    if shape.lately:
+        # in no order and from no place on: else SQLite walks through every job of the user's for this as well
+        ended = _make_simple(shape._replace(cursor=False), select(jobs.c.seq))
+        walks.append(ended.order_by(None).limit(None))
+    branches = [select(walk.subquery().c.seq) for walk in walks]
+    page = select(*COLUMNS).where(jobs.c.seq.in_(union_all(*branches)))
+    if shape.cursor:
+        page = page.where(jobs.c.seq < bindparam("before"))
+    return page.order_by(jobs.c.seq.desc()).limit(_LIMIT)
 
 
 def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> Select[Any]:
@@ -93,6 +103,8 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
         statement = statement.where(jobs.c.seq.in_(named))
     if shape.since:
         statement = statement.where(jobs.c.created_at >= bindparam("since"))
+    if shape.lately:
+        statement = statement.where(jobs.c.ended_at >= bindparam("ended_since"))
     order = jobs.c.seq
     for i, with_value in enumerate(shape.tags):
         if shape.user and with_value and order is jobs.c.seq:
