@@ -154,6 +154,29 @@ def test_an_upload_is_cancelled_and_a_bad_zip_is_refused_at_its_field(page, tmp_
     expect(page.find("kbatch-code #problem")).to_contain_text("must be a ZIP archive")
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (413, "A proxy in front of the hub refused the upload because of its size (413). Ask an admin"),
+        (502, "A proxy in front of the service can't reach it (502)."),
+        (504, "A proxy in front of the service stopped waiting for its answer (504)."),
+    ],
+)
+def test_an_error_of_a_proxy_is_named_as_the_proxy_s(page, tmp_path, status, words):
+    page.expected.append(str(status))
+    (tmp_path / "main.py").write_text("print(1)")
+    page.page.get_by_label("Name", exact=True).fill("proxied")
+    page.page.get_by_label("Choose files").set_input_files(tmp_path / "main.py")
+    html = f"<html><head><title>{status}</title></head><body><hr><center>nginx</center></body></html>"
+    page.page.route(
+        "**/api/v1/uploads",
+        lambda route: route.fulfill(status=status, content_type="text/html", body=html),
+    )
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("[role=alert]", words)).to_be_visible()
+    page.page.unroute("**/api/v1/uploads")
+
+
 @pytest.fixture(scope="module")
 def papermill(site):
     """The folder of programs of an environment with papermill and nbconvert, as an image would have it."""

@@ -219,9 +219,31 @@ export function makeError(status: number, text: string, retryAfter: string | nul
   } catch {
     // not JSON
   }
-  const words = `The service does not answer now${status ? ` (${status})` : ""}.`;
   const isAway = status === 404 || status >= 500;
-  return new ApiError(isAway ? 0 : status, "Unavailable", words, undefined, seconds);
+  return new ApiError(isAway ? 0 : status, "Unavailable", explainProxy(status), undefined, seconds);
+}
+
+/** Return what happened between the browser and the service, and what to do about it. */
+function explainProxy(status: number): string {
+  switch (status) {
+    case 413:
+      return (
+        "A proxy in front of the hub refused the upload because of its size (413). " +
+        "Ask an admin of the hub to raise the proxy's limit: its documentation calls it the maximum body size."
+      );
+    case 502:
+      return (
+        "A proxy in front of the service can't reach it (502). Try again in a minute. " +
+        "If the error stays, ask an admin of the hub whether the service runs."
+      );
+    case 504:
+      return (
+        "A proxy in front of the service stopped waiting for its answer (504). What you sent may have arrived: " +
+        "look at your jobs before you send it again. Ask an admin of the hub to raise the proxy's read timeout."
+      );
+    default:
+      return `The service does not answer now${status ? ` (${status})` : ""}.`;
+  }
 }
 
 export const isOver = (job: Job): boolean => ["succeeded", "failed", "cancelled"].includes(job.status);
