@@ -8,6 +8,8 @@ hub's environment it is a service that somebody else runs, at that URL and with 
 import os
 import sys
 
+from traitlets.config import LazyConfigValue
+
 c = get_config()  # noqa: F821
 
 # 1. The scopes that kbatch-server asks for. A token may hold just one: one for CI that submits and reads
@@ -47,19 +49,31 @@ kbatch_roles = [
         "groups": ["kbatch-admins"],
     },
 ]
-hub_roles = c.JupyterHub.load_roles
-if not isinstance(hub_roles, list):  # not assigned so far, only appended to
-    hub_roles = hub_roles.get_value([])
-for role in kbatch_roles:
-    known = next((each for each in hub_roles if each["name"] == role["name"]), None)
-    if known is None:
-        hub_roles.append(role)
-    elif "scopes" not in known:
-        known["scopes"] = role["scopes"]
-    else:
-        missing = [scope for scope in role["scopes"] if "kbatch" in scope and scope not in known["scopes"]]
-        known["scopes"] = [*known["scopes"], *missing]
-c.JupyterHub.load_roles = hub_roles
+
+
+class MergedRoles(LazyConfigValue):
+    """Roles that are added to those of the hub: of one that both have, the hub's gets our scopes in addition.
+
+    A hub does not start when a role is defined twice.
+    """
+
+    def get_value(self, initial):
+        """Return the roles; traitlets asks for them when all files are read."""
+        roles = super().get_value(initial)
+        for role in kbatch_roles:
+            theirs = [each for each in roles if each["name"] == role["name"] and each != role]
+            if theirs and role in roles:
+                roles.remove(role)
+            for each in theirs:
+                scopes = each.get("scopes", role["scopes"])
+                missing = [scope for scope in role["scopes"] if "kbatch" in scope and scope not in scopes]
+                each["scopes"] = [*scopes, *missing]
+        return roles
+
+
+merged_roles = MergedRoles()
+merged_roles.extend(kbatch_roles)
+c.JupyterHub.load_roles = merged_roles.merge_into(c.JupyterHub.load_roles)
 
 # 3. The service.
 kbatch_service = {

@@ -51,6 +51,11 @@ def check_url(url: str, setting: str) -> str:
         port = parsed.port
     except ValueError:
         port = None
+    if parsed.scheme == "https":
+        raise TraitError(
+            f"{setting} is {url!r}: the service speaks HTTP only, so its url at the hub must begin with "
+            "http://, also where the hub has internal_ssl, which then secures the requests to the hub alone"
+        )
     if parsed.scheme != "http" or not parsed.hostname or port is None:
         raise TraitError(f"{setting} is {url!r}, it must be like http://HOST:PORT")
     return url

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ PROXY_VERSION = "^5"
 
 CONFIG = """
 {before}
-load_subconfig({snippet!r})
+exec(open({snippet!r}).read())  # as if it were pasted here
 c.JupyterHub.bind_url = {url!r}
 c.JupyterHub.hub_bind_url = {hub_url!r}
 c.ConfigurableHTTPProxy.api_url = {proxy_api_url!r}
@@ -118,7 +119,8 @@ class Hub:
 
     With ``service_url`` the service is one that somebody else runs at that URL (its environment is
     ``service_environment``); else the hub starts kbatch-server itself, in the folder. ``prefix`` is the path
-    of all of the hub. ``before`` and ``extra`` come before and after the snippet in its configuration.
+    of all of the hub. ``before`` and ``extra`` come before and after the snippet in its configuration. With
+    ``internal_ssl`` the hub's own parts show each other certificates.
     """
 
     def __init__(
@@ -129,12 +131,14 @@ class Hub:
         prefix: str = "/",
         before: str = "",
         extra: str = "",
+        internal_ssl: bool = False,
     ) -> None:
         port, hub_port, proxy_port, service_port = find_ports(4)
         self.folder = folder
         self.prefix = prefix
         self.url = f"http://127.0.0.1:{port}{prefix}".rstrip("/")
-        self.api_url = f"http://127.0.0.1:{hub_port}{prefix}hub/api"
+        scheme = "https" if internal_ssl else "http"
+        self.api_url = f"{scheme}://127.0.0.1:{hub_port}{prefix}hub/api"
         self.kbatch_url = f"{self.url}/services/kbatch/"
         self.service_token = secrets.token_hex(16)
         self.service_url = service_url
@@ -148,17 +152,18 @@ class Hub:
             CONFIG.format(
                 snippet=str(ROOT / "jupyterhub_config_snippet.py"),
                 url=self.url,
-                hub_url=f"http://127.0.0.1:{hub_port}",
-                proxy_api_url=f"http://127.0.0.1:{proxy_port}",
+                hub_url=f"{scheme}://127.0.0.1:{hub_port}",
+                proxy_api_url=f"{scheme}://127.0.0.1:{proxy_port}",
                 proxy=find_proxy(),
                 admin_token=self._admin_token,
                 metrics_token=self.metrics_token,
                 ci_token=self.ci_token,
                 kbatch_scopes=list(KBATCH_SCOPES),
-                before=before,
+                before=f"c.JupyterHub.internal_ssl = {internal_ssl}\n{before}",
                 extra=extra,
             )
         )
+        self._certificates = folder / "internal-ssl" if internal_ssl else None
         self._environment = {"KBATCH_PORT": str(service_port), "KBATCH_DIRECTORY": str(folder)}
         if service_url is not None:
             self._environment = {"KBATCH_SERVICE_URL": service_url, "KBATCH_API_TOKEN": self.service_token}
@@ -273,9 +278,25 @@ class Hub:
         """Return the end of the hub's log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
+    def _make_ssl_context(self) -> ssl.SSLContext | bool:
+        """Return what the hub's own parts show each other with ``internal_ssl``."""
+        if self._certificates is None:
+            return True
+        context = ssl.create_default_context(cafile=self._certificates / "hub-ca_trust.crt")
+        pair = self._certificates / "hub-internal/hub-internal"
+        context.load_cert_chain(pair.with_suffix(".crt"), pair.with_suffix(".key"))
+        return context
+
     def _call(self, method: str, path: str, *, json: object = None, allow: tuple[int, ...] = ()) -> dict:
         headers = {"Authorization": f"token {self._admin_token}"}
-        answer = httpx.request(method, f"{self.api_url}/{path}", headers=headers, json=json, timeout=30)
+        answer = httpx.request(
+            method,
+            f"{self.api_url}/{path}",
+            headers=headers,
+            json=json,
+            timeout=30,
+            verify=self._make_ssl_context(),
+        )
         assert answer.is_success or answer.status_code in allow, (
             f"{method} {path}: {answer.text}\n{self.tail()}"
         )

@@ -87,6 +87,7 @@ def config(tmp_path: Path, text: str, name: str = "kbatch_server_config.py") -> 
 
 WRONG_ON_THE_COMMAND_LINE = {
     "bind_url scheme": (["--url=ftp://x"], "KBatchServer.bind_url", "http://HOST:PORT"),
+    "bind_url with TLS": (["--url=https://127.0.0.1:1"], "KBatchServer.bind_url", "internal_ssl"),
     "bind_url port": (["--url=http://127.0.0.1:x"], "KBatchServer.bind_url", "http://HOST:PORT"),
     "trait": (["--JobConfig.cpu_limits=2"], "c.JobConfig.cpu_limits", "cpu_limit?"),
     "class": (["--JobConfg.cpu_limit=2"], "c.JobConfg", "JobConfig?"),
