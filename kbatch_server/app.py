@@ -14,7 +14,7 @@ from typing import Any
 import uvloop
 from tornado.web import Application as WebApplication
 from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, default, observe, validate
-from traitlets.config import Application, Configurable
+from traitlets.config import Application, Config, Configurable
 
 from . import __version__, garbage
 from .auth import HubAuthenticator
@@ -221,6 +221,21 @@ class KBatchServer(Application):
         self.init_jobs()
         self.init_auth()
         self.init_web()
+
+    @classmethod
+    def make_for(cls, command: Application) -> KBatchServer:
+        """Return the program with the parts that its configuration names, for a command to work with."""
+        own = type(command).__name__
+        server = cls(config=Config({key: command.config[key] for key in command.config if key != own}))
+        # which wins over the file, here as there
+        said = command.cli_config
+        server.cli_config = Config({key: said[key] for key in said if key != own})
+        server.init_config_file()
+        server.init_logging()
+        server.init_keyring()
+        server.init_store()
+        server.init_jobs()
+        return server
 
     def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> StrictLoader:
         return StrictLoader(argv, aliases, flags, classes=classes, log=self.log, subcommands=self.subcommands)

@@ -28,6 +28,8 @@ class Action(StrEnum):
     """An admin listed the jobs of another, or of everybody."""
     AUDIT = "audit"
     """An admin read this record."""
+    FORGET_USER = "forget-user"
+    """All that was kept of a user is to go: the user is not at the hub any more."""
     REMOVE_JOB = "remove-job"
     REMOVE_LOG = "remove-log"
     REMOVE_RESULTS = "remove-results"

@@ -39,6 +39,10 @@ SUBCOMMANDS: dict[str, Any] = {
         "kbatch_server.gccommand.CollectGarbage",
         "Remove what was kept for long enough; --dry-run prints what would go.",
     ),
+    "forget-user": (
+        "kbatch_server.forgetcommand.ForgetUser",
+        "Forget users who are not at the hub any more, with their jobs and uploads.",
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Column, Table
 from traitlets import Bool, List
-from traitlets.config import Application, Config
+from traitlets.config import Application
 
 from . import __version__
 from .app import KBatchServer
@@ -43,16 +43,7 @@ class CollectGarbage(Application):
 
     def start(self) -> None:
         """Work on the database and the storage that the service's configuration names."""
-        own = type(self).__name__
-        server = KBatchServer(config=Config({key: self.config[key] for key in self.config if key != own}))
-        # which wins over the file, here as there
-        server.cli_config = Config({key: self.cli_config[key] for key in self.cli_config if key != own})
-        server.init_config_file()
-        server.init_logging()
-        server.init_keyring()
-        server.init_store()
-        server.init_jobs()
-        asyncio.run(self._collect(server))
+        asyncio.run(self._collect(KBatchServer.make_for(self)))
 
     async def _collect(self, server: KBatchServer) -> None:
         async with AsyncExitStack() as running:

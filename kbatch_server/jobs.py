@@ -22,7 +22,7 @@ from .logfollower import LogFollower
 from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from .logtext import LogText
 from .metrics import SUBMITTED
-from .models import Job, JobEvent, JobPage, JobQuery, JobSpec, Status, User, utcnow
+from .models import ForgottenUser, Job, JobEvent, JobPage, JobQuery, JobSpec, Status, User, utcnow
 from .profiles import Profiles
 from .quota import QUEUED
 from .slugs import make_job_id
@@ -193,6 +193,22 @@ class Jobs(LoggingConfigurable):
         """Record a new job that asks for what an earlier one of the user's own was, and return it."""
         job = await self.store.get_job(job_id, user=user.name)
         return (await self.submit(user, make_request(job), rerun_of=job_id))[0]
+
+    async def forget_user(self, name: str, *, before: datetime | None = None) -> ForgottenUser:
+        """Begin to forget a user: all jobs with their logs and results, all uploads, and what was used.
+
+        From now on nobody sees the jobs; those that run are cancelled. ``before`` leaves out newer things,
+        which belong to a later user of that name. It may be repeated. The audit record stays.
+        """
+        jobs = 0
+        while job_ids := await self.store.forget_jobs(name, before=before):
+            jobs += len(job_ids)
+            for job_id in job_ids:
+                self.on_change(job_id)
+        uploads = await self.store.forget_uploads(name, before=before)
+        entry = make_entry(Action.FORGET_USER, name, name, detail=f"{jobs} jobs, {uploads} uploads")
+        await self.store.forget_usage(name, audit=entry)
+        return ForgottenUser(name, jobs, uploads)
 
     async def audit(self, query: AuditQuery) -> AuditPage:
         """Return a page of the audit record, newest first; that it was read goes on record first."""

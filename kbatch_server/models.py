@@ -387,6 +387,15 @@ class JobQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgottenUser:
+    """How much of a user the service has begun to forget."""
+
+    user: str
+    jobs: int
+    uploads: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobPage:
     """One page of jobs; ``next_cursor`` is None on the last."""
 

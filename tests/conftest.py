@@ -31,6 +31,7 @@ SERVER_MODULES = {
     "test_auth",
     "test_authorization",
     "test_faults",
+    "test_forget_user",
     "test_hub_values",
     "test_kube_sidecar",
     "test_leader",

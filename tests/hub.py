@@ -256,6 +256,10 @@ class Hub:
         """Make a user, unless there is one of that name."""
         self._call("POST", f"users/{quote(name)}", allow=(409,))
 
+    def delete_user(self, name: str) -> None:
+        """Delete a user, with all tokens."""
+        self._call("DELETE", f"users/{quote(name)}")
+
     def add_admin(self, name: str) -> None:
         """Make a user who is an admin of kbatch: none of those that all tests share, who have no rights."""
         assert name not in USERS

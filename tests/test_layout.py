@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "kbatch_server"
 
 LAYERS = [
     ["__main__"],
-    ["gccommand", "upgradedb"],
+    ["forgetcommand", "gccommand", "upgradedb"],
     ["app"],
     ["handlers"],
     ["compat"],

@@ -40,11 +40,11 @@ WAIT_SECONDS = 20
 
 
 @contextmanager
-def running(hub: Hub, extra: str = "") -> Iterator[Service]:
+def running(hub: Hub, extra: str = "", port: int = 0) -> Iterator[Service]:
     """The service, in a folder that the account of its jobs can reach, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp(prefix="kbatch-test-"))
     folder.chmod(0o711)
-    (port,) = find_ports(1)
+    port = port or find_ports(1)[0]
     config = CONFIG.format(url=f"http://127.0.0.1:{port}", folder=folder) + extra
     service = Service(folder, port=port, config=config, environment=hub.service_environment)
     service.start()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from . import audit, jobs, kbatch, logs, outputs, pages, profiles, system, uploads, watch
+from . import audit, jobs, kbatch, logs, outputs, pages, profiles, system, uploads, users, watch
 from .notfound import NotFoundHandler
 from .services import Services
 
-MODULES = (system, audit, uploads, watch, jobs, logs, outputs, profiles, kbatch, pages)
+MODULES = (system, audit, users, uploads, watch, jobs, logs, outputs, profiles, kbatch, pages)
 
 
 def make_handlers(prefix: str, services: Services) -> dict[str, Any]:

@@ -186,6 +186,12 @@ OPERATIONS: dict[str, dict[str, Json]] = {
             "own": AUDIT_QUERY,
         }
     },
+    "users/{name}": {
+        "delete": {
+            "summary": "Forget a user's jobs, with their logs and results, uploads and usage",
+            "answer": "ForgottenUser",
+        }
+    },
     "health": {"get": {"summary": "Whether the process answers", "answer": "Health", "open": True}},
     "ready": {
         "get": {
@@ -224,7 +230,7 @@ def make_openapi(version: str, base_url: str) -> Json:
 def _make_operation(path: str, operation: Json) -> Json:
     known = QUERY | operation.get("own", {})
     parameters = [{"name": name, "in": "query", "schema": known[name]} for name in operation.get("query", ())]
-    for name in ("path", "id"):
+    for name in ("path", "id", "name"):
         if f"{{{name}}}" in path:
             parameters.insert(0, {"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
     if operation.get("body") == "JobRequest":

@@ -106,6 +106,7 @@ def _make_uploads_and_users() -> Json:
     return {
         "Upload": _object(upload),
         "User": _object({**user, **_make_standing()}),
+        "ForgottenUser": _object({"user": TEXT, "jobs": INTEGER, "uploads": INTEGER}),
         "AuditEntry": _object(entry),
         "AuditPage": _object({"items": _list_of("AuditEntry"), "next_cursor": MAYBE_TEXT}),
     }

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import exists, func, literal, select, true
+from sqlalchemy import Connection, delete, exists, func, literal, select, true, union_all, update
 
-from .dbutil import Database
-from .orm import job_logs, job_outputs, jobs, log_segments
+from ..audit import AuditEntry
+from ..models import utcnow
+from .auditstore import log_entry, put_entry
+from .changes import ChangingStore, JobChange
+from .orm import job_logs, job_outputs, jobs, log_segments, monthly_use, recent_use, uploads
+
+FORGOTTEN_AT_ONCE = 500
+"""Jobs of a forgotten user in one transaction: others write, too."""
 
 Part = Literal["record", "log", "outputs"]
 """What is kept of a job: all that is known of it, its attempts' logs, or its results."""
@@ -42,10 +48,8 @@ class EndedJob:
     """Bytes in the storage that the part takes."""
 
 
-class RetentionStore:
+class RetentionStore(ChangingStore):
     """What JobStore does for those who remove what was kept long enough."""
-
-    _database: Database
 
     async def list_job_users(self) -> list[str]:
         """Return who has jobs on record."""
@@ -102,3 +106,56 @@ class RetentionStore:
         """Return the keys of the results that are kept of these jobs."""
         statement = select(job_outputs.c.key).where(job_outputs.c.job_id.in_(job_ids))
         return await self._database.read(lambda connection: set(connection.scalars(statement)))
+
+    async def list_owners(self) -> dict[str, datetime]:
+        """Return the users who have jobs or uploads on record, each with the time of the oldest."""
+        kept = union_all(
+            select(jobs.c.user, jobs.c.created_at).where(jobs.c.delete_requested_at.is_(None)),
+            select(uploads.c.user, uploads.c.created_at).where(uploads.c.expires_at > utcnow()),
+        ).subquery()
+        statement = select(kept.c.user, func.min(kept.c.created_at)).group_by(kept.c.user)
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return dict(sorted(tuple(row) for row in rows))
+
+    async def forget_jobs(self, user: str, *, before: datetime | None = None) -> list[str]:
+        """Ask for the removal of some of a user's jobs, and return their ids: empty when none is left.
+
+        It is called until it returns none. ``before`` leaves out jobs that were accepted then or later.
+        """
+        chosen = select(jobs.c.seq).where(jobs.c.user == user, jobs.c.delete_requested_at.is_(None))
+        if before is not None:
+            chosen = chosen.where(jobs.c.created_at < before)
+        statement = (
+            update(jobs)
+            .where(jobs.c.seq.in_(chosen.limit(FORGOTTEN_AT_ONCE).scalar_subquery()))
+            .values(delete_requested_at=utcnow(), idempotency_key=None, request_hash=None)
+            .returning(jobs.c.id)
+        )
+
+        def ask(connection: Connection) -> tuple[list[str], list[JobChange]]:
+            job_ids = list(connection.scalars(statement))
+            return job_ids, [JobChange(user, job_id) for job_id in job_ids]
+
+        return await self._write(ask)
+
+    async def forget_uploads(self, user: str, *, before: datetime | None = None) -> int:
+        """Let a user's uploads expire now, and return how many: they go when no job names them any more."""
+        now = utcnow()
+        statement = update(uploads).where(uploads.c.user == user, uploads.c.expires_at > now)
+        if before is not None:
+            statement = statement.where(uploads.c.created_at < before)
+        return await self._database.write(
+            lambda connection: connection.execute(statement.values(expires_at=now)).rowcount
+        )
+
+    async def forget_usage(self, user: str, *, audit: AuditEntry) -> None:
+        """Forget what a user has used, so that a new user of that name is not charged for it."""
+
+        def forget(connection: Connection) -> AuditEntry | None:
+            connection.execute(delete(recent_use).where(recent_use.c.user == user))
+            connection.execute(
+                delete(monthly_use).where(monthly_use.c.kind == "user", monthly_use.c.name == user)
+            )
+            return put_entry(connection, audit)
+
+        log_entry(await self._database.write(forget))
