@@ -308,6 +308,8 @@ class JobConfig(Configurable):
                 "image": check_image(request.image, self.image, self.allowed_images),
                 "command": request.command,
                 "args": request.args,
+                "notebook": request.notebook,
+                "collect": request.get_collect(),
                 "profile": profile,
                 "upload": request.upload,
                 "code_sha256": code_sha256,

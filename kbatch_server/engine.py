@@ -63,6 +63,7 @@ class Engine(LoggingConfigurable):
         return Launchpad(
             parent=self.parent,
             keyring=self.keyring,
+            output_limits=self.outputs.limits,
             profiles=self.profiles,
             storage=self.storage,
             store=self.store,

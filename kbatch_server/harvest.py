@@ -61,7 +61,7 @@ class Harvest(LoggingConfigurable):
 
     async def _read(self, job: Job) -> bool:
         """Keep what the launcher has of a job's results; return whether it has any."""
-        tar = await self.launcher.read_outputs(job)
+        tar = await self.launcher.read_outputs(job, self.outputs.limits)
         if tar is None:
             return False
         # what is too large is on record; a job that takes none is to be deleted

@@ -5,8 +5,18 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from .notebooks.request import Notebook
 from .validation import checked
 
 MAX_ENV_BYTES = 256 * 1024
@@ -120,6 +130,11 @@ class JobRequest(BaseModel):
     name: Annotated[Text, Field(min_length=1, max_length=63), AfterValidator(_checked_name)]
     command: Annotated[list[Text], AfterValidator(_checked_command)] | None = None
     args: Words = Field(default_factory=list)
+    notebook: Notebook | None = None
+    """A notebook of the code to run, in the place of a command."""
+    collect: Literal["outputs", "workdir"] | None = None
+    """Which files are results: those in ``$KBATCH_OUTPUT_DIR``; with ``workdir`` what is new or changed in
+    the working folder, too. Not said: ``workdir`` for a notebook of the upload."""
     image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
     profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
     env: Annotated[dict[Text, Text], AfterValidator(_checked_env)] = Field(default_factory=dict)
@@ -149,6 +164,17 @@ class JobRequest(BaseModel):
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if value is not None}
         return data
+
+    @field_validator("notebook")
+    @classmethod
+    def _is_in_place_of_a_command(cls, value: Notebook | None, info: ValidationInfo) -> Notebook | None:
+        if value is not None and (info.data.get("command") or info.data.get("args")):
+            raise ValueError("cannot be set together with a command or its arguments")
+        return value
+
+    def get_collect(self) -> Literal["outputs", "workdir"]:
+        """Return which files are results."""
+        return self.collect or ("workdir" if self.notebook and self.upload else "outputs")
 
     @classmethod
     def from_json(cls, data: Any) -> JobRequest:

@@ -269,6 +269,8 @@ def make_request(job: Job) -> JobRequest:
         name=job.name,
         command=spec.command,
         args=spec.args,
+        notebook=spec.notebook,
+        collect=spec.collect,
         image=spec.image or None,
         profile=spec.profile,
         env=job.env,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from traitlets import Instance, Integer, Unicode, validate
@@ -12,6 +13,7 @@ from .keyring import Keyring
 from .launchers.base import Launch, LaunchRefused
 from .models import Job, Upload, User
 from .profiles import Profiles
+from .results import OutputLimits
 from .storage.base import Storage
 from .store import JobStore
 
@@ -57,6 +59,7 @@ class Launchpad(LoggingConfigurable):
     )
 
     keyring = Instance(Keyring)
+    output_limits = Instance(OutputLimits, (), help="How much of what a job wrote is sent.")
     profiles = Instance(Profiles)
     storage = Instance(Storage)
     store = Instance(JobStore)
@@ -72,15 +75,19 @@ class Launchpad(LoggingConfigurable):
         user = User(name=job.user, groups=tuple(job.groups))
         environment = await self.profiles.get_environment(user, job.spec.profile) | job.env
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
-        outputs_url = self._make_outputs_url(job) if job.spec.keep_outputs else None
+        launch = Launch(
+            env=environment,
+            outputs_url=self._make_outputs_url(job) if job.spec.keep_outputs else None,
+            output_limits=self.output_limits,
+        )
         if job.spec.upload is None:
-            return Launch(env=environment, outputs_url=outputs_url)
+            return launch
         upload = await self.store.get_upload(job.spec.upload, user=job.user)
         url = await self.storage.make_url(upload.key, expires_in_seconds=self.code_url_expires_in_seconds)
         if url is None:
             signed = self.keyring.sign({"job": job.id, "upload": upload.id}, purpose="code")
             url = f"{self.url_for_jobs}code/{signed}"
-        return Launch(env=environment, code_url=url, outputs_url=outputs_url, code_key=upload.key)
+        return replace(launch, code_url=url, code_key=upload.key)
 
     def _make_outputs_url(self, job: Job) -> str:
         return f"{self.url_for_jobs}outputs/{self.keyring.sign({'job': job.id}, purpose='outputs')}"

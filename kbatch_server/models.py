@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .notebooks.request import Notebook
+from .results import JobOutputs
+
 
 def utcnow() -> datetime:
     """Return the time now, aware, in UTC, to the microsecond."""
@@ -73,6 +76,8 @@ class JobSpec(BaseModel):
     image: str
     command: list[str] | None = None
     args: list[str] = Field(default_factory=list)
+    notebook: Notebook | None = None
+    """What is run in the place of a command."""
     profile: str | None = None
     upload: str | None = None
     code_sha256: str | None = None
@@ -96,6 +101,9 @@ class JobSpec(BaseModel):
     annotations: dict[str, str] = Field(default_factory=dict)
     termination_grace_period_seconds: int = 30
     keep_outputs: bool = False
+    collect: Literal["outputs", "workdir"] = "outputs"
+    """Which files are results: those of ``$KBATCH_OUTPUT_DIR``, or what is new or changed in the working
+    folder, too."""
     output_timeout_seconds: int = 300
     ttl_seconds_after_finished: int = 3600
     retries: int = 0
@@ -191,20 +199,6 @@ class JobStatus(BaseModel):
         """Whether a job has been held up for longer than it may be."""
         left = self.get_left_seconds(spec)
         return left is not None and left <= 0
-
-
-class JobOutputs(BaseModel):
-    """What became of the files that a job wrote under ``$KBATCH_OUTPUT_DIR``, in short."""
-
-    state: Literal["kept", "failed", "removed"]
-    """``failed``: there may have been some, and they could not be kept; ``removed``: they were, as long as
-    the admin says. ``message`` says why."""
-    files: int = 0
-    size: int = 0
-    """Bytes of all files."""
-    message: str = ""
-    pod: str = ""
-    """The run of the job that wrote them: a later one replaces what an earlier one left."""
 
 
 class JobEvent(BaseModel):
@@ -318,7 +312,7 @@ class Job:
 
     @property
     def full_message(self) -> str:
-        """What a user reads: ``message``, or who else cancelled it and why; and why its results are not kept.
+        """What a user reads: ``message``, or who else cancelled it and why; and why results are not kept.
 
         Put together here and not in the record: what is kept may change after the end is written.
         """
@@ -327,9 +321,11 @@ class Job:
             message = f"Cancelled by {self.cancelled_by}" + (
                 f": {self.cancel_note}" if self.cancel_note else "."
             )
-        if self.outputs is None or self.outputs.state != "failed":
-            return message
-        return f"{message} Its results could not be kept: {self.outputs.message}".lstrip()
+        if self.outputs is not None and self.outputs.state == "failed":
+            return f"{message} Its results could not be kept: {self.outputs.message}".lstrip()
+        if self.outputs is not None and self.outputs.omitted_files:
+            return f"{message} Its results were cut: {self.outputs.message}".lstrip()
+        return message
 
     def to_dict(self, *, with_env: bool = True) -> dict[str, Any]:
         """Return the JSON form of ``api/v1/jobs``; an admin who reads another's job gets no values of env."""
@@ -350,6 +346,8 @@ class Job:
             "cancel_note": self.cancel_note,
             "command": spec.command,
             "args": spec.args,
+            "notebook": None if spec.notebook is None else spec.notebook.model_dump(),
+            "collect": spec.collect,
             "image": spec.image,
             "profile": spec.profile,
             "env": self.env if with_env else dict.fromkeys(self.env),

@@ -16,7 +16,16 @@ from .audit import AuditEntry
 from .errors import Forbidden, InvalidRequest, KBatchError, NotFound, TooLarge, Unavailable
 from .failpoints import reach
 from .launchers.base import OutputTar
-from .models import Job, JobOutputs
+from .models import Job
+from .outputfiles import (
+    ENTRIES_FOR_EACH_FILE,
+    MAX_LIST_BYTES,
+    OMITTED_LIST,
+    Selection,
+    read_omitted,
+    select,
+)
+from .results import JobOutputs, OutputLimits
 from .storage.base import Storage, StorageError, StorageFull
 from .store import JobStore
 from .store.outputstore import KeptOutputs
@@ -29,9 +38,6 @@ HEAD_BYTES = 32 * 1024
 SLICE_BYTES = 64 * 1024
 """After so much of a tar others get their turn: it may be all headers, at 50 µs each."""
 
-ENTRIES_FOR_EACH_FILE = 10
-"""How many entries there may be for each file that may be kept: folders, links, long names."""
-
 
 class Outputs(LoggingConfigurable):
     """The results of jobs: of each job one tar in the storage, as it came, and an index of it in the store.
@@ -41,19 +47,22 @@ class Outputs(LoggingConfigurable):
     """
 
     max_output_bytes = ByteSpecification(
-        2**30,
+        OutputLimits().max_bytes,
         help="""Bytes of all files that one job may keep; an integer, or a string like ``2G``.
 
-        Of a job that writes more nothing is kept, and its message says so. They are streamed: the memory that
-        is needed does not depend on it.
+        Of a job that writes more, the files that fit are kept, in the order of their paths. Its message says
+        so, and the rest is named. They are streamed: the memory that is needed does not depend on it.
         """,
         config=True,
     )
 
     max_output_files = Integer(
-        10_000,
+        OutputLimits().max_files,
         min=1,
-        help="""How many files one job may keep. Of a job that writes more nothing is kept.""",
+        help="""How many files one job may keep. Of a job that writes more, the first by path are kept.
+
+        At most ten times as many files, links and folders are looked at.
+        """,
         config=True,
     )
 
@@ -63,6 +72,11 @@ class Outputs(LoggingConfigurable):
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self._recordings: set[asyncio.Task[None]] = set()
+
+    @property
+    def limits(self) -> OutputLimits:
+        """How much one job may keep."""
+        return OutputLimits(int(self.max_output_bytes), self.max_output_files)
 
     @property
     def max_tar_bytes(self) -> int:
@@ -75,16 +89,18 @@ class Outputs(LoggingConfigurable):
             raise await self._refuse(job, self._say_too_large(size))
 
     async def receive(self, job: Job, tar: OutputTar) -> JobOutputs:
-        """Keep the files in a tar, in the place of those that an earlier attempt left.
+        """Keep the files in a tar that fit, in the place of those that an earlier attempt left.
 
-        Raises TooLarge and InvalidRequest (it is no tar), which are on the job's record then; Unavailable
-        (storage or database) and whatever reading the tar raises, after which it may come again;
-        Forbidden when the job takes no more results. Nothing is left of a tar that was not kept.
+        Raises TooLarge (whoever packed it has not left out what does not fit) and InvalidRequest (it is no
+        tar), which are on the job's record then; Unavailable (storage or database) and whatever reading the
+        tar raises, after which it may come again; Forbidden when the job takes no more results. Nothing is
+        left of a tar that was not kept.
         """
         index = TarIndex(max_entries=ENTRIES_FOR_EACH_FILE * self.max_output_files + 100)
         key = f"outputs/{job.id}/{secrets.token_hex(16)}"
         try:
-            kept = await self._keep(key, tar, index)
+            size = await self._keep(key, tar, index)
+            selection = await self._select(key, tar, index)
         except BaseException as error:
             await asyncio.shield(self._discard(key))
             if isinstance(error, StorageError):
@@ -93,7 +109,11 @@ class Outputs(LoggingConfigurable):
                 raise await self._refuse(job, error) from error
             raise
         reach("archive.3")
-        summary = make_summary(index, tar)
+        summary = self._make_summary(selection, tar)
+        is_empty = size is None or not (selection.files or selection.omitted.files)
+        if is_empty:
+            await self._discard(key)
+        kept = None if is_empty else KeptOutputs(key, size or 0, selection.files, selection.omitted.named)
         await self._record(job, summary, kept)
         reach("archive.4")
         self.log.info("job %s: %d files kept, %d bytes", job.id, summary.files, summary.size)
@@ -104,12 +124,11 @@ class Outputs(LoggingConfigurable):
         self.log.warning("job %s: its results could not be kept: %s", job.id, why)
         await self._record(job, JobOutputs(state="failed", message=why), None)
 
-    async def list(self, job: Job) -> list[OutputFile]:
+    async def list(self, job: Job) -> KeptOutputs:
         """Return a job's files, by path; raises NotFound as long as nothing is known of them."""
         if job.outputs is None:
             raise NotFound(_say_none(job), reason="OutputsNotFound")
-        kept = await self.store.find_outputs(job.id)
-        return [] if kept is None else await asyncio.to_thread(sorted, kept.files)
+        return await self.store.find_outputs(job.id) or KeptOutputs("", 0, [])
 
     async def find(self, job: Job, path: str) -> tuple[str, OutputFile]:
         """Return one file and the key of the object that it is in, or raise NotFound that says why."""
@@ -157,8 +176,8 @@ class Outputs(LoggingConfigurable):
             raise NotFound(_say_none(job), reason="OutputsNotFound")
         return kept
 
-    async def _keep(self, key: str, tar: OutputTar, index: TarIndex) -> KeptOutputs | None:
-        """Write the tar to the storage while it is looked at; None when there is no file in it."""
+    async def _keep(self, key: str, tar: OutputTar, index: TarIndex) -> int | None:
+        """Write the tar to the storage while it is looked at; return its size, None when no file is in it."""
         chunks = self._watch(tar.chunks, index)
         async with aclosing(chunks):
             head = bytearray()
@@ -166,10 +185,44 @@ class Outputs(LoggingConfigurable):
                 head += chunk
                 if len(head) >= HEAD_BYTES:
                     break
-            if index.is_complete and not index.files:
-                return None
-            size = await self.storage.write(key, _chain(bytes(head), chunks))
-        return KeptOutputs(key, size, list(index.files.values()))
+            else:
+                if not index.files:
+                    return None
+            return await self.storage.write(key, _chain(bytes(head), chunks))
+
+    async def _select(self, key: str, tar: OutputTar, index: TarIndex) -> Selection:
+        """Return which of the files are results, and which were left out, also by whoever packed them."""
+        selection = await asyncio.to_thread(select, index, tar.folders, self.limits)
+        listed = index.files.get(OMITTED_LIST) if tar.folders else None
+        if listed is not None:
+            pieces = self.storage.read(key, start=listed.offset, length=min(listed.size, MAX_LIST_BYTES))
+            text = b"".join([piece async for piece in pieces]).decode("utf-8", "backslashreplace")
+            selection.omitted = read_omitted(text).joined(selection.omitted)
+        return selection
+
+    def _make_summary(self, selection: Selection, tar: OutputTar) -> JobOutputs:
+        """Return in short what was kept of a tar, and what was not."""
+        omitted, left_out = selection.omitted, selection.left_out + tar.left_out
+        said = []
+        if omitted.files:
+            files = "1 file" if omitted.files == 1 else f"{omitted.files} files"
+            said.append(
+                f"{files} ({omitted.size} bytes) could not be kept: the limits are "
+                f"{self.max_output_files} files and {self.max_output_bytes} bytes."
+            )
+        if left_out:
+            entries = "1 entry was" if left_out == 1 else f"{left_out} entries were"
+            said.append(f"{entries} left out: only files that can be read, and links to such, are kept.")
+        sizes = [file.size for file in selection.files]
+        return JobOutputs(
+            state="kept",
+            files=len(sizes),
+            size=sum(sizes),
+            omitted_files=omitted.files,
+            omitted_size=omitted.size,
+            message=" ".join(said),
+            pod=tar.pod,
+        )
 
     async def _watch(self, chunks: AsyncIterator[bytes], index: TarIndex) -> AsyncGenerator[bytes]:
         """Yield the chunks on their way, with the index made of them, until it is over a limit."""
@@ -190,10 +243,8 @@ class Outputs(LoggingConfigurable):
             index.feed(piece)
         except TooManyEntries:
             raise self._say_too_many(f"more than {index.max_entries} entries") from None
-        if index.count > self.max_output_files:
-            raise self._say_too_many(f"more than {self.max_output_files} files")
-        if index.size > self.max_output_bytes:
-            raise self._say_too_large(index.size)
+        if index.least_size > self.max_tar_bytes:
+            raise self._say_too_large(index.least_size)
 
     def _say_too_large(self, size: int) -> TooLarge:
         limit = self.max_output_bytes
@@ -252,17 +303,6 @@ class Outputs(LoggingConfigurable):
             await self.storage.delete(key)
         except StorageError:
             self.log.warning("%s: nothing names it, and it could not be deleted", key, exc_info=True)
-
-
-def make_summary(index: TarIndex, tar: OutputTar) -> JobOutputs:
-    """Return in short what was kept of a tar."""
-    left_out = index.left_out + tar.left_out
-    message = ""
-    if left_out:
-        entries = "1 entry was" if left_out == 1 else f"{left_out} entries were"
-        message = f"{entries} left out: only plain files that can be read are kept."
-    sizes = [file.size for file in index.files.values()]
-    return JobOutputs(state="kept", files=len(sizes), size=sum(sizes), message=message, pod=tar.pod)
 
 
 def _say_none(job: Job) -> str:

@@ -28,6 +28,7 @@ from .metrics import (
     START_SECONDS,
 )
 from .models import Job, JobStatus, Pod, Status, utcnow
+from .notebooks.launch import EXIT_REASONS
 from .storage.base import StorageError
 from .store import JobStore
 from .turns import Turns
@@ -281,7 +282,7 @@ class Reconciler(LoggingConfigurable):
             # what was made for it is gone, and its pod may still write its last lines
             self.harvest.begin(job)
         if seen is not None and seen.status.is_end:
-            await self._end(job, seen)
+            await self._end(job, explain_end(job, seen))
         elif job.cancel_requested_at is not None:
             await self._terminate(job, seen, Status.CANCELLED, "Cancelled", "Cancelled by the user.")
         elif VERDICT in job.state:
@@ -370,6 +371,14 @@ def _observe_start(job: Job, changes: dict[str, Any]) -> None:
     """Count how long a job waited that has been seen to run for the first time."""
     if job.started_at is None and changes.get("started_at") is not None:
         START_SECONDS.observe(max(0.0, (changes["started_at"] - job.created_at).total_seconds()))
+
+
+def explain_end(job: Job, seen: JobStatus) -> JobStatus:
+    """Return how a job has ended; what runs a notebook says by its exit code what went wrong."""
+    reason, message = EXIT_REASONS.get(seen.exit_code or 0, (seen.reason, seen.message))
+    if job.spec.notebook is None or (seen.status, seen.reason) != (Status.FAILED, "Error"):
+        return seen
+    return seen.model_copy(update={"reason": reason, "message": message})
 
 
 def _merge_pods(job: Job, seen: JobStatus) -> list[Pod]:

@@ -32,6 +32,7 @@ _WITHOUT_CONTENT = frozenset(
         tarfile.FIFOTYPE,
     }
 )
+_ZEROS = bytes(BLOCK)
 _PLAIN = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 
 
@@ -56,17 +57,16 @@ class OutputFile(NamedTuple):
 class TarIndex:
     """What is in a tar, as far as it was fed.
 
-    Only regular files count, and hard links to one that came before. Folders go without saying; anything
-    else (links, devices, sparse files, paths that lead outside) counts as left out.
+    Only regular files count, and hard links to one that came before; symbolic links are noted. Folders go
+    without saying; anything else (devices, sparse files, paths that lead outside) counts as left out. Several
+    tars may follow each other, as ``tar --ignore-zeros`` reads them.
     """
 
     max_entries: int
     files: dict[str, OutputFile] = field(default_factory=dict)
     """By path: a later one replaces an earlier one, as it would when unpacked."""
-    size: int = 0
-    """Bytes of all that was named as a file, once for each time: known before its content comes."""
-    count: int = 0
-    """How many times something was named as a file."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Where symbolic links lead, as it was said, by their paths."""
     left_out: int = 0
     is_complete: bool = False
     _entries: int = 0
@@ -76,12 +76,13 @@ class TarIndex:
     _wanted: int = BLOCK
     _long: tarfile.TarInfo | None = None
     _is_in_map: bool = False
+    _is_done: bool = False
     _next: dict[str, str] = field(default_factory=dict)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece; raises BadTar and TooManyEntries."""
         view = memoryview(chunk)
-        while view and not self.is_complete:
+        while view and not self._is_done:
             step = 0 if self._is_in_map else min(self._skip, len(view))
             if not step:
                 step = min(self._wanted - len(self._held), len(view))
@@ -92,6 +93,11 @@ class TarIndex:
             view = view[step:]
             if len(self._held) == self._wanted:
                 self._take_block()
+
+    @property
+    def least_size(self) -> int:
+        """Bytes that the tar has at least, from what its headers have said until now."""
+        return self._offset + self._skip
 
     def finish(self) -> None:
         """Say that this was all; raises BadTar when it cannot be the whole."""
@@ -108,16 +114,20 @@ class TarIndex:
         return self._take_header(block)
 
     def _take_header(self, block: bytes) -> None:
-        try:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-        except tarfile.HeaderError as error:
-            if block.strip(b"\0"):
-                raise BadTar(f"it has a header that is none: {error}") from None
-            self.is_complete = True  # what follows is padding
-            return
         self._entries += 1
         if self._entries > self.max_entries:
             raise TooManyEntries
+        if block == _ZEROS:  # the end, or padding after it
+            self.is_complete = True
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        except tarfile.HeaderError as error:
+            if self.is_complete:
+                self._is_done = True  # what follows is no tar
+                return
+            raise BadTar(f"it has a header that is none: {error}") from None
+        self.is_complete = False
         if info.type in _LONG:
             if not 0 < info.size <= MAX_HEADER_BYTES:
                 raise BadTar("it has a name that is too long, or none")
@@ -156,13 +166,14 @@ class TarIndex:
             self._add(OutputFile(path, target.offset, target.size, moment))
         elif path is not None and info.type in _PLAIN and not is_sparse:
             self._add(OutputFile(path, self._offset, size, moment))
+        elif path is not None and info.type == tarfile.SYMTYPE:
+            self.links[path] = said.get("linkpath", info.linkname)[:MAX_PATH_LENGTH]
         else:
             self.left_out += 1
 
     def _add(self, file: OutputFile) -> None:
         self.files[file.path] = file
-        self.count += 1
-        self.size += file.size
+        self.links.pop(file.path, None)
 
 
 def clean_path(path: str) -> str | None:

@@ -18,6 +18,7 @@ from kbatch_server.launchers.base import (
     OutputTar,
 )
 from kbatch_server.models import Job, JobStatus, Status
+from kbatch_server.results import OutputLimits
 
 
 class ScriptedLauncher(JobLauncher):
@@ -61,7 +62,7 @@ class ScriptedLauncher(JobLauncher):
     async def is_ending(self, job: Job) -> bool:
         return self.is_slow
 
-    async def read_outputs(self, job: Job) -> OutputTar | None:
+    async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
         if not self.outputs_of.get(job.id):
             return None
         made = self.outputs_of[job.id].pop(0)

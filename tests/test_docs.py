@@ -20,6 +20,7 @@ from kbatch_server.handlers.openapi import OPERATIONS, QUERY
 from kbatch_server.kube.pods import START_PROBLEMS
 from kbatch_server.kube.status import IMAGE_PROBLEMS, SETUP_EVENTS
 from kbatch_server.launchers.base import JobLauncher
+from kbatch_server.notebooks.launch import EXIT_REASONS
 from kbatch_server.settings import KEYS
 from kbatch_server.storage.base import Storage
 
@@ -175,6 +176,7 @@ def find_reasons() -> set[str]:
     text = "\n".join(path.read_text() for path in sources)
     found = re.findall(r'(?:reason=|LaunchRefused\(|return )"([A-Z]\w+)"', text)
     well = {"Launched", "Terminating", "Cancelled", "Complete"}
+    found += [reason for reason, _ in EXIT_REASONS.values()]
     return {*found, *IMAGE_PROBLEMS, *SETUP_EVENTS, *START_PROBLEMS} - well
 
 
@@ -186,6 +188,7 @@ def test_each_reason_of_a_failure_is_explained(reason):
 def find_variables() -> set[str]:
     """Return the names of the environment variables that the code reads."""
     sources = [*ROOT.glob("kbatch_server/**/*.py"), ROOT / "jupyterhub_config_snippet.py"]
+    sources = [path for path in sources if path.parent.name != "in-job"]  # which no admin's variables reach
     text = "\n".join(path.read_text() for path in sources)
     found = re.findall(r'os\.(?:environ(?:\.get\(|\.setdefault\(|\[)|getenv\()\s*"(\w+)"', text)
     found += re.findall(r'"(\w+)" in os\.environ', text)

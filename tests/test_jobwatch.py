@@ -12,7 +12,8 @@ from kbatch_server import jobwatch
 from kbatch_server.errors import TooManyRequests, Unavailable
 from kbatch_server.jobwatch import JobWatch, Reset, SeenChange
 from kbatch_server.keyring import Keyring
-from kbatch_server.models import Job, JobOutputs, JobSpec, Status, utcnow
+from kbatch_server.models import Job, JobSpec, Status, utcnow
+from kbatch_server.results import JobOutputs
 from kbatch_server.slugs import make_job_id
 from kbatch_server.store import JobStore
 from kbatch_server.store.changes import SharedChanges

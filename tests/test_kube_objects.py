@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from kbatch_server.kube import objects
+from kbatch_server.kube.fetch import FETCH_SCRIPT
 from kbatch_server.kube.gates import is_gated, make_open_patch
 from kbatch_server.models import Job, JobSpec
+from kbatch_server.notebooks.files import make_files
+from kbatch_server.notebooks.launch import make_command
+from kbatch_server.results import OutputLimits
 from kbatch_server.slugs import make_slug
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,6 +39,7 @@ def make(user: str = "alice", env_names: list[str] | None = None, **spec: Any) -
         namespace="jobs",
         instance="hub",
         init_image="busybox:1.36",
+        output_limits=OutputLimits(2**30, 50),
     )
 
 
@@ -141,7 +146,7 @@ def test_job_with_everything() -> None:
             {
                 "name": "fetch-code",
                 "image": "busybox:1.36",
-                "command": ["sh", "-c", objects.FETCH_SCRIPT],
+                "command": ["sh", "-c", FETCH_SCRIPT],
                 "env": [
                     {
                         "name": "KBATCH_CODE_URL",
@@ -197,6 +202,7 @@ def test_secret_is_owned_by_its_job() -> None:
         make_record(),
         env={"A": "1", "dotted.name": "2"},
         code_url="http://example.org/code?signature=x",
+        files={},
         outputs_url="http://example.org/outputs/signed",
         namespace="jobs",
         instance="hub",
@@ -307,9 +313,7 @@ def run_fetch_script(tmp_path: Path, url: str, sha256: str) -> subprocess.Comple
     sleep = bin_dir / "sleep"
     sleep.write_text("#!/bin/sh\n")
     sleep.chmod(0o755)
-    script = objects.FETCH_SCRIPT.replace("/code", str(code)).replace(
-        "/dev/termination-log", str(tmp_path / "log")
-    )
+    script = FETCH_SCRIPT.replace("/code", str(code)).replace("/dev/termination-log", str(tmp_path / "log"))
     env = {
         "PATH": f"{bin_dir}:/usr/local/bin:/usr/bin:/bin",
         "KBATCH_CODE_URL": url,
@@ -387,3 +391,34 @@ def test_only_our_gate_of_a_pod_is_opened() -> None:
         "metadata": {"uid": "u1"},
         "spec": {"schedulingGates": [{"name": "example.org/theirs"}]},
     }
+
+
+def test_a_notebook_has_its_files_from_the_secret_and_runs_by_them() -> None:
+    notebook = {"path": "a b/train.ipynb", "parameters": {"key": "s3cr3t"}}
+    job = make(notebook=notebook, upload="u1", keep_outputs=True, collect="workdir")
+    pod = pod_of(job)
+    [main] = pod["containers"]
+    assert main["command"] == make_command("/kbatch-notebook")
+    assert "args" not in main
+    assert {"name": "kbatch-notebook", "mountPath": "/kbatch-notebook", "readOnly": True} in main[
+        "volumeMounts"
+    ]
+    names = ["run_notebook.py", "notebook_setup.py", "notebook.json"]
+    items = [{"key": name, "path": name} for name in names]
+    assert {"name": "kbatch-notebook", "secret": {"secretName": "train-1", "items": items}} in pod["volumes"]
+    assert set(names) <= objects.secret_keys(job)
+    assert "kbatch-notebook" not in str(pod["initContainers"])
+    assert "s3cr3t" not in str(job)
+    record = make_record(notebook=notebook)
+    secret = objects.make_secret(
+        record,
+        env={"A": "1"},
+        files=make_files(record.spec.notebook),
+        code_url=None,
+        outputs_url=None,
+        namespace="jobs",
+        instance="hub",
+        owner_uid="uid-1",
+    )
+    assert set(secret["stringData"]) == {"env.A", *names}
+    assert "s3cr3t" in secret["stringData"]["notebook.json"]

@@ -19,10 +19,14 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from kbatch_server.kube import sidecar
-from kbatch_server.kube.sidecar import SEND_SCRIPT, explain_unsent
+from kbatch_server.kube.fetch import FETCH_SCRIPT
+from kbatch_server.kube.sidecar import MANIFEST_SCRIPT, SEND_SCRIPT, explain_unsent
 from tests.cluster.images import find_busybox
 
-APPLETS = ("sh", "nc", "tar", "timeout", "sed", "wc", "sleep", "ssl_client")
+APPLETS = (
+    *("sh", "nc", "tar", "timeout", "sed", "wc", "sleep", "ssl_client"),
+    *("find", "stat", "awk", "sort", "xargs", "tr", "head", "cat"),
+)
 SECONDS = 30
 
 
@@ -56,11 +60,17 @@ def test_a_job_whose_results_are_kept_has_a_sidecar_and_a_place_for_them() -> No
             {
                 "name": "KBATCH_OUTPUTS_URL",
                 "valueFrom": {"secretKeyRef": {"name": "train-1", "key": "outputs-url"}},
-            }
+            },
+            {"name": "KBATCH_FOLDERS", "value": "outputs=/kbatch-outputs"},
+            {"name": "KBATCH_MAX_BYTES", "value": str(2**30)},
+            {"name": "KBATCH_MAX_FILES", "value": "50"},
         ],
         "resources": {"limits": {"cpu": "200m"}, "requests": {"memory": "64Mi"}},
         "securityContext": security,
-        "volumeMounts": [{"name": "kbatch-outputs", "mountPath": "/kbatch-outputs", "readOnly": True}],
+        "volumeMounts": [
+            {"name": "kbatch-outputs", "mountPath": "/kbatch/outputs", "readOnly": True},
+            {"name": "kbatch-lists", "mountPath": "/kbatch/lists"},
+        ],
     }
     [main] = pod["containers"]
     assert main["env"] == [
@@ -76,8 +86,25 @@ def test_a_job_whose_results_are_kept_has_a_sidecar_and_a_place_for_them() -> No
         {"name": "kbatch-code", "emptyDir": {}},
         {"name": "home", "emptyDir": {}},
         {"name": "kbatch-outputs", "emptyDir": {}},
+        {"name": "kbatch-lists", "emptyDir": {}},
     ]
     assert "kbatch-outputs" not in str(plain)
+
+
+def test_a_job_whose_working_folder_is_collected_has_a_list_of_what_was_unpacked_that_it_does_not_see() -> (
+    None
+):
+    pod = pod_of(make(upload="u1", keep_outputs=True, collect="workdir"))
+    fetch, keep = pod["initContainers"]
+    lists = {"name": "kbatch-lists", "mountPath": "/kbatch/lists"}
+    assert fetch["command"][2] == FETCH_SCRIPT + MANIFEST_SCRIPT
+    assert fetch["volumeMounts"] == [{"name": "kbatch-code", "mountPath": "/code"}, lists]
+    assert keep["volumeMounts"][1:] == [
+        lists,
+        {"name": "kbatch-code", "mountPath": "/kbatch/workdir", "readOnly": True},
+    ]
+    assert {"name": "KBATCH_FOLDERS", "value": "outputs=/kbatch-outputs workdir=/code"} in keep["env"]
+    assert "kbatch-lists" not in str(pod["containers"])
 
 
 def make_pod(message: str | None) -> dict:
@@ -144,13 +171,20 @@ class Sink:
             sock.close()
         await self.server.close_all_connections()
 
-    def files(self) -> dict[str, bytes]:
-        with tarfile.open(fileobj=io.BytesIO(self.requests[-1].body)) as archive:
+    def files(self) -> dict[str, bytes | str]:
+        """Return the content of files, and where links lead, by path."""
+        with tarfile.open(fileobj=io.BytesIO(self.requests[-1].body), ignore_zeros=True) as archive:
             return {
-                member.name: archive.extractfile(member).read()  # type: ignore[union-attr]
+                member.name: archive.extractfile(member).read() if member.isreg() else member.linkname  # type: ignore[union-attr]
                 for member in archive
-                if member.isreg()
+                if not member.isdir()
             }
+
+
+def write_all(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
 
 
 class Sidecar:
@@ -158,17 +192,22 @@ class Sidecar:
 
     def __init__(self, folder: Path) -> None:
         self.outputs = folder / "outputs"
+        self.workdir = folder / "workdir"
         self.log = folder / "log"
         self.printed = folder / "printed"
+        self.max_bytes, self.max_files = 2**30, 50
         self._output = self.printed.open("wb")
         self.outputs.mkdir()
+        (folder / "lists").mkdir()
         (folder / "bin").mkdir()
         busybox = find_busybox()
         assert busybox is not None, "no busybox (Debian: busybox-static)"
         for applet in APPLETS:
             (folder / "bin" / applet).symlink_to(busybox)
         self._path = f"{folder}/bin"
-        script = SEND_SCRIPT.replace("/kbatch-outputs", str(self.outputs))
+        self._root = str(folder)
+        script = SEND_SCRIPT.replace("root=/kbatch\n", f"root={folder}\n")
+        script = script.replace("root=/kbatch ", f"root={folder} ")
         self._script = script.replace("/dev/termination-log", str(self.log))
 
     def __enter__(self) -> Sidecar:
@@ -177,13 +216,30 @@ class Sidecar:
     def __exit__(self, *_: object) -> None:
         self._output.close()
 
+    def unpack(self, files: dict[str, str]) -> None:
+        """Make the working folder as the container that fetches the code does."""
+        write_all(self.workdir, files)
+        for path in self.workdir.rglob("*"):
+            os.utime(path, (1e9, 1e9), follow_symlinks=False)
+        script = MANIFEST_SCRIPT.replace("/kbatch/", f"{self._root}/")
+        subprocess.run(
+            [f"{self._path}/sh", "-c", script], cwd=self.workdir, env={"PATH": self._path}, check=True
+        )
+
     async def run(self, url: str, *, seconds: float = SECONDS) -> int:
         """Start it, tell it that the command has ended, and return its exit code."""
         process = await asyncio.create_subprocess_exec(
             f"{self._path}/sh",
             "-c",
             self._script,
-            env={"PATH": self._path, "KBATCH_OUTPUTS_URL": url, "HOSTNAME": "train-1-abcde"},
+            env={
+                "PATH": self._path,
+                "KBATCH_OUTPUTS_URL": url,
+                "KBATCH_FOLDERS": "outputs=/kbatch-outputs workdir=/code",
+                "KBATCH_MAX_BYTES": str(self.max_bytes),
+                "KBATCH_MAX_FILES": str(self.max_files),
+                "HOSTNAME": "train-1-abcde",
+            },
             stdout=self._output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -237,10 +293,92 @@ async def test_what_the_job_wrote_arrives_byte_for_byte(job: Sidecar, make_sink)
     sink = make_sink()
     sink.start()
     assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
-    assert sink.files() == {"./sub/x.bin": CONTENT, "./ünï \n x": b"odd"}
+    assert sink.files() == {"outputs/sub/x.bin": CONTENT, "outputs/ünï \n x": b"odd"}
     [sent] = sink.requests
     assert sent.request.headers["X-Kbatch-Pod"] == "train-1-abcde"
     assert sent.request.headers["X-Kbatch-Unreadable"] == "0"
+    assert sent.request.headers["X-Kbatch-Folders"] == "outputs=/kbatch-outputs workdir=/code"
+
+
+async def test_what_is_new_or_changed_in_the_working_folder_is_sent_too_and_nothing_else(
+    job: Sidecar, make_sink
+) -> None:
+    job.unpack({"main.py": "1", "data/x.csv": "2", "data/y.csv": "3", ".git/config": "4"})
+    (job.workdir / "data/y.csv").write_text("4")  # of the same size
+    (job.workdir / "main.py").chmod(0o755)
+    write_all(
+        job.workdir, {"trial.csv": "5", "a b/fig  1.txt": "6", ".cache/x": "7", "__pycache__/m.pyc": "8"}
+    )
+    write_all(job.workdir, {"node_modules/x": "9", ".env": "10"})
+    write_all(job.outputs, {"both": "yes", ".hidden": "yes"})
+    (job.workdir / "new").symlink_to("trial.csv")
+    sink = make_sink()
+    sink.start()
+    assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
+    assert sink.files() == {
+        "outputs/.hidden": b"yes",
+        "outputs/both": b"yes",
+        "workdir/a b/fig  1.txt": b"6",
+        "workdir/data/y.csv": b"4",
+        "workdir/new": "trial.csv",
+        "workdir/trial.csv": b"5",
+    }
+    assert sink.requests[0].request.headers["X-Kbatch-Unreadable"] == "0"
+
+
+async def test_all_of_a_working_folder_without_code_is_sent(job: Sidecar, make_sink) -> None:
+    write_all(job.workdir, {"x": "1", ".hidden": "2"})
+    sink = make_sink()
+    sink.start()
+    assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
+    assert sink.files() == {"workdir/x": b"1"}
+
+
+async def test_of_too_many_files_the_first_by_path_are_sent_and_the_rest_is_named(
+    job: Sidecar, make_sink
+) -> None:
+    job.unpack({"main.py": "1"})
+    write_all(job.workdir, {"both": "not this", "d/x": "1" * 30, "z": "1"})
+    write_all(job.outputs, {"both": "this", "d-": "2" * 20, "d.txt": "3" * 50, "a a": "4", "b": "5"})
+    job.max_files = 4
+    sink = make_sink()
+    sink.start()
+    assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
+    assert sink.files() == {
+        "outputs/a a": b"4",
+        "outputs/b": b"5",
+        "outputs/both": b"this",
+        "outputs/d-": b"2" * 20,
+        "lists/omitted": b"3 81\n50 d.txt\n30 d/x\n1 z\n",
+    }
+
+
+async def test_of_too_many_bytes_the_first_that_fit_are_sent(job: Sidecar, make_sink) -> None:
+    write_all(job.outputs, {"a": "1" * 70, "b": "2" * 50, "c": "3" * 30, "sub/d": "4"})
+    job.max_bytes = 100
+    sink = make_sink()
+    sink.start()
+    assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
+    assert sink.files() == {
+        "outputs/a": b"1" * 70,
+        "outputs/c": b"3" * 30,
+        "lists/omitted": b"2 51\n50 b\n1 sub/d\n",
+    }
+
+
+async def test_a_huge_tree_is_cut_in_little_memory_and_named_up_to_a_limit(job: Sidecar, make_sink) -> None:
+    for folder in range(30):
+        write_all(job.outputs / f"run-{folder:02}", {f"file-{number:04}": "" for number in range(100)})
+    job.max_files = 500
+    sink = make_sink()
+    sink.start()
+    assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
+    files = sink.files()
+    first, *named = files.pop("lists/omitted").decode().splitlines()  # type: ignore[union-attr]
+    assert first == "2500 0"
+    assert (len(files), len(named)) == (500, 1000)
+    assert max(files) == "outputs/run-04/file-0099"
+    assert named[0] == "0 run-05/file-0000"
 
 
 async def test_it_is_sent_by_https_too(job: Sidecar, make_sink, tmp_path: Path) -> None:
@@ -253,7 +391,7 @@ async def test_it_is_sent_by_https_too(job: Sidecar, make_sink, tmp_path: Path) 
     sink = make_sink(context, statuses=(503, 200))
     sink.start()
     assert await job.run(f"https://127.0.0.1:{sink.port}/up/signed.x") == 0
-    assert sink.files() == {"./x.bin": CONTENT}
+    assert sink.files() == {"outputs/x.bin": CONTENT}
     assert len(sink.requests) == 2
 
 
@@ -264,7 +402,7 @@ async def test_it_tries_again_until_the_service_is_there_and_well(job: Sidecar, 
         sock.listen(0)
     asyncio.get_running_loop().call_later(1.5, sink.start)
     assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
-    assert sink.files() == {"./x.bin": CONTENT}
+    assert sink.files() == {"outputs/x.bin": CONTENT}
     assert job.log.read_text() == ""
 
 

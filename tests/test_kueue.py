@@ -13,6 +13,7 @@ from kbatch_server.kube.kueue import trim_workload
 from kbatch_server.kube.status import make_status
 from kbatch_server.models import Job, JobSpec, User, utcnow
 from kbatch_server.profiles import Profiles
+from kbatch_server.results import OutputLimits
 
 QUEUE = "team-a"
 RUNNING = {"running": {"startedAt": "2026-01-01T10:03:00Z"}}
@@ -61,6 +62,7 @@ def test_a_job_is_kueues_from_the_moment_that_it_is_let_go_and_not_before():
         namespace="jobs",
         instance="x",
         init_image="i",
+        output_limits=OutputLimits(),
     )
     labels = manifest["metadata"]["labels"]
     assert manifest["spec"]["suspend"] is True

@@ -15,16 +15,19 @@ from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
 from tars import as_sent, make_tar
 
+from kbatch_server import outputfiles
 from kbatch_server.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unavailable
 from kbatch_server.harvest import Harvest
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, OutputTar
 from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import Job, JobOutputs, JobSpec, Pod, Status, utcnow
+from kbatch_server.models import Job, JobSpec, Pod, Status, utcnow
+from kbatch_server.outputfiles import select
 from kbatch_server.outputs import Outputs
+from kbatch_server.results import JobOutputs, OmittedFile, OutputLimits
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.store import JobStore
-from kbatch_server.tarindex import OutputFile
+from kbatch_server.tarindex import OutputFile, TarIndex
 from kbatch_server.zipstream import make_zip
 
 FILES = {"a.txt": b"hello\n", "sub/b.bin": bytes(range(256)) * 400, "empty": b"", "ünï.txt": b"u"}
@@ -104,10 +107,12 @@ async def test_what_was_sent_is_listed_and_read_file_by_file(world):
         "state": "kept",
         "files": 4,
         "size": sum(map(len, FILES.values())),
+        "omitted_files": 0,
+        "omitted_size": 0,
         "message": "",
         "pod": "train-1-x",
     }
-    assert [(file.path, file.size) for file in await world.outputs.list(job)] == sorted(
+    assert [(file.path, file.size) for file in (await world.outputs.list(job)).files] == sorted(
         (path, len(content)) for path, content in FILES.items()
     )
     for path, content in FILES.items():
@@ -128,7 +133,7 @@ async def test_a_job_that_wrote_nothing_costs_the_storage_nothing(world):
 async def test_what_a_later_attempt_wrote_replaces_what_an_earlier_one_did(world):
     await receive(world, make_tar({"old": b"1"}))
     await receive(world, make_tar({"new": b"2"}))
-    assert [file.path for file in await world.outputs.list(await find_job(world))] == ["new"]
+    assert [file.path for file in (await world.outputs.list(await find_job(world))).files] == ["new"]
     assert len(world.storage.objects) == 1
     await receive(world, make_tar({}))
     assert world.storage.objects == {}
@@ -137,26 +142,118 @@ async def test_what_a_later_attempt_wrote_replaces_what_an_earlier_one_did(world
 async def test_entries_that_were_left_out_are_counted_where_a_user_reads_it(world):
     tar = make_tar({"a": b"1"}, others={"link": (b"2", "/etc/passwd"), "fifo": (b"6", "")})
     summary = await receive(world, tar, left_out=3)
-    assert summary.message == "5 entries were left out: only plain files that can be read are kept."
+    assert (
+        summary.message
+        == "5 entries were left out: only files that can be read, and links to such, are kept."
+    )
     assert "could not be kept" not in (await find_job(world)).full_message
 
 
+async def list_all(world):
+    kept = await world.outputs.list(await find_job(world))
+    return {file.path: await read_file(world, file.path) for file in kept.files}, kept.omitted
+
+
+async def test_a_link_inside_the_folder_comes_as_its_file_and_none_that_leads_outside(world):
+    links = {
+        "latest": "run-2",
+        "run-2/best": "../run-1/model",
+        "copy": "latest/best",
+        "round": "round",
+        "outside": "/etc/passwd",
+        "up": "../../x",
+        "nothing": "missing",
+    }
+    tar = make_tar({"run-1/model": b"1", "run-2/log": b"2"}, others={k: (b"2", v) for k, v in links.items()})
+    summary = await receive(world, tar)
+    assert await list_all(world) == (
+        {
+            "run-1/model": b"1",
+            "run-2/log": b"2",
+            "run-2/best": b"1",
+            "copy": b"1",
+            "latest/log": b"2",
+        },
+        [],
+    )
+    assert summary.message.startswith("4 entries were left out")
+
+
+SENT = {"outputs": "/kbatch-outputs", "workdir": "/code"}
+
+
+async def test_files_of_the_working_folder_are_beside_those_of_the_outputs_folder_which_count(world):
+    files = {"outputs/a": b"1", "workdir/sub/b": b"2", "workdir/a": b"not this", "elsewhere/c": b"3"}
+    links = {"outputs/l": "/kbatch-outputs/a", "workdir/m": "../kbatch-outputs/a", "outputs/n": "/code/sub/b"}
+    tar = make_tar(files, others={path: (b"2", target) for path, target in links.items()})
+    summary = await receive(world, tar, folders=SENT)
+    assert await list_all(world) == ({"a": b"1", "sub/b": b"2", "l": b"1", "m": b"1", "n": b"2"}, [])
+    assert summary.message.startswith("1 entry was left out")
+
+
+async def test_what_whoever_packed_it_has_left_out_is_named_too(world):
+    listed = "3 600\n100 b\n200 d d\nnonsense\n"
+    summary = await receive(
+        world, make_tar({"outputs/a": b"1", "lists/omitted": listed.encode()}), folders=SENT
+    )
+    assert await list_all(world) == ({"a": b"1"}, [OmittedFile("b", 100), OmittedFile("d d", 200)])
+    assert (summary.files, summary.omitted_files, summary.omitted_size) == (1, 3, 600)
+    assert "3 files (600 bytes) could not be kept" in (await find_job(world)).full_message
+
+
+async def test_a_job_whose_only_file_is_too_large_keeps_its_name(world):
+    summary = await receive(world, make_tar({"lists/omitted": b"1 900000\n900000 big\n"}), folders=SENT)
+    assert await list_all(world) == ({}, [OmittedFile("big", 900_000)])
+    assert (summary.files, summary.omitted_files) == (0, 1)
+
+
+def test_links_that_multiply_what_is_there_end_at_a_limit():
+    index = TarIndex(max_entries=10**6)
+    index.feed(make_tar({f"d/{number}": b"x" for number in range(100)}))
+    index.links = {f"l{number}": "d" for number in range(1000)}
+    found = select(index, {}, OutputLimits(10**6, 200))
+    assert len(found.files) == 200
+    assert found.omitted.files <= 2000
+    assert found.files[0].path == "d/0"
+
+
+def test_links_that_lead_a_long_way_round_cost_a_bounded_number_of_steps(monkeypatch):
+    monkeypatch.setattr(outputfiles, "MAX_STEPS", 1000)
+    index = TarIndex(max_entries=10**6)
+    index.feed(make_tar({"x": b"1"}))
+    index.links = {f"l{number}": "a/../" * 100 + f"l{number + 1}" for number in range(1000)}
+    found = select(index, {}, OutputLimits(10**6, 200))
+    assert (len(found.files), found.left_out) == (1, 1000)
+
+
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "omitted"),
     [
-        ({"a": bytes(150_000), "b": bytes(60_000)}, ["210000 bytes", "200000 bytes", "write less"]),
-        ({str(number): b"" for number in range(21)}, ["more than 20 files", "into one"]),
+        ({"c": bytes(40_000), "b": bytes(60_000), "a": bytes(150_000)}, ["b"]),
+        ({f"{number:02}": b"" for number in reversed(range(22))}, ["20", "21"]),
     ],
 )
-async def test_over_a_limit_nothing_is_kept_and_the_jobs_message_says_what_to_do(world, files, words):
+async def test_over_a_limit_the_first_that_fit_are_kept_and_the_rest_is_named(world, files, omitted):
+    await receive(world, make_tar(files))
+    job = await find_job(world)
+    assert job.outputs.omitted_files == len(omitted)
+    assert job.outputs.omitted_size == sum(len(files[path]) for path in omitted)
+    kept = await world.outputs.list(job)
+    assert [file.path for file in kept.files] == sorted(files.keys() - set(omitted))
+    assert [file.path for file in kept.omitted] == omitted
+    assert "Its results were cut: " in job.to_dict()["message"]
+    assert "the limits are 20 files and 200000 bytes" in job.to_dict()["message"]
+
+
+async def test_what_nobody_cut_and_is_much_too_large_is_refused_and_the_jobs_message_says_what_to_do(world):
     await receive(world, make_tar({"earlier": b"1"}))
     with pytest.raises(TooLarge):
-        await receive(world, make_tar(files))
+        await receive(world, make_tar({str(number): b"" for number in range(400)}))
     job = await find_job(world)
     assert (job.outputs.state, world.storage.objects) == ("failed", {})
     message = job.to_dict()["message"]
     assert "Its results could not be kept: They" in message
-    assert all(word in message for word in words)
+    assert all(word in message for word in ("more than 300 entries", "20 files", "into one"))
     with pytest.raises(NotFound, match="could not be kept"):
         await world.outputs.find(job, "earlier")
 
@@ -322,13 +419,13 @@ async def zip_of(world):
 
 
 async def test_all_results_come_as_one_zip(world):
-    world.outputs.max_output_bytes = 300_000  # a link counts as much as what it leads to
-    others = {"hard": (b"1", "sub/b.bin")}
+    world.outputs.max_output_bytes = 400_000  # a link counts as much as what it leads to
+    others = {"hard": (b"1", "sub/b.bin"), "soft": (b"2", "sub/b.bin")}
     await receive(world, make_tar(FILES, others=others))
     archive = await zip_of(world)
     assert archive.testzip() is None
     read = {name: archive.read(name) for name in archive.namelist()}
-    assert read == FILES | {"hard": FILES["sub/b.bin"]}
+    assert read == FILES | {"hard": FILES["sub/b.bin"], "soft": FILES["sub/b.bin"]}
     assert archive.getinfo("a.txt").date_time[0] == 2023
 
 
@@ -421,7 +518,7 @@ async def test_a_folder_that_cannot_be_read_is_tried_again(world):
 
 
 async def test_results_that_are_too_large_settle_it(world):
-    world.launcher.outputs_of["train-1"] = [make_tar({"x": bytes(300_000)})]
+    world.launcher.outputs_of["train-1"] = [make_tar({"x": bytes(2_000_000)})]
     await settle(world, await end(world))
     assert "the limit is 200000 bytes" in (await find_job(world)).full_message
 

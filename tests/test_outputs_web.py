@@ -13,7 +13,8 @@ from kbatch_server.errors import RangeNotSatisfiable, Unavailable
 from kbatch_server.handlers.outputs import make_disposition
 from kbatch_server.handlers.ranges import read_range
 from kbatch_server.log import scrub_url
-from kbatch_server.models import JobOutputs, Status
+from kbatch_server.models import Status
+from kbatch_server.results import JobOutputs, OmittedFile
 
 URL = "api/v1/jobs/train-1/outputs"
 FILES = {
@@ -41,6 +42,19 @@ async def test_results_are_listed(api, job):
         "message": "",
     }
     assert (await api.get("api/v1/jobs/train-1")).json()["outputs"] == job.outputs.model_dump()
+
+
+async def test_what_was_left_out_for_the_limits_is_named_in_the_list(web, api):
+    web.outputs.files["train-1"] = {"a": b"1"}
+    web.outputs.omitted = [OmittedFile("b", 10**10)]
+    message = "1 file (10000000000 bytes) could not be kept."
+    kept = JobOutputs(state="kept", files=1, size=1, omitted_files=1, omitted_size=10**10, message=message)
+    web.jobs.add(make_job(status=Status.SUCCEEDED, message="It has ended well.", outputs=kept))
+    answer = (await api.get(URL)).raise_for_status().json()
+    assert answer["omitted"] == [{"path": "b", "size": 10**10}]
+    assert (answer["omitted_files"], answer["omitted_size"]) == (1, 10**10)
+    job = (await api.get("api/v1/jobs/train-1")).json()
+    assert job["message"] == f"It has ended well. Its results were cut: {message}"
 
 
 async def test_results_that_are_not_there_are_404_with_the_reason(web, api):
@@ -160,14 +174,20 @@ async def test_results_that_could_not_be_kept_are_told_in_the_message_of_every_w
 
 async def test_what_a_job_sends_is_taken_for_a_good_link_only(web):
     async with web.client(token=None) as client:
-        headers = {"X-Kbatch-Unreadable": "2", "X-Kbatch-Pod": "train-1-abcde"}
+        headers = {
+            "X-Kbatch-Unreadable": "2",
+            "X-Kbatch-Pod": "train-1-abcde",
+            "X-Kbatch-Folders": "outputs=/o workdir=/w",
+        }
         answer = await client.post("outputs/good", content=b"t" * 100_000, headers=headers)
         assert answer.status_code == 200
-        assert web.outputs.sent["train-1"] == (b"t" * 100_000, 2, "train-1-abcde")
+        data, tar = web.outputs.sent["train-1"]
+        assert (data, tar.left_out, tar.pod) == (b"t" * 100_000, 2, "train-1-abcde")
+        assert tar.folders == {"outputs": "/o", "workdir": "/w"}
         refused = await client.post("outputs/forged", content=b"x")
         assert (refused.status_code, refused.json()["reason"]) == (403, "BadLink")
-        odd = await client.post("outputs/good", content=b"x", headers={"X-Kbatch-Unreadable": "many"})
-        assert odd.status_code == 400
+        for odd in ({"X-Kbatch-Unreadable": "many"}, {"X-Kbatch-Folders": "home=/"}):
+            assert (await client.post("outputs/good", content=b"x", headers=odd)).status_code == 400
         assert (await client.get("outputs/good")).status_code == 405
 
 

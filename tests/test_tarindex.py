@@ -52,8 +52,8 @@ def test_the_files_are_found_where_the_standard_library_finds_them(format, size)
     hard = found.files.pop("hard")
     assert found.files == expected
     assert (hard.offset, hard.size) == (expected["a.txt"].offset, 5)
-    assert found.left_out == 4
-    assert found.size == sum(map(len, FILES.values())) + 5
+    assert found.left_out == 3
+    assert found.links == {"link": "y" * 300}
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,27 @@ def test_sparse_files_are_left_out_and_those_behind_them_found(tmp_path, format)
     assert data[file.offset :][: file.size] == b"behind"
 
 
-def test_a_later_file_of_the_same_path_counts_and_both_count_for_the_limit():
+def test_a_later_file_of_the_same_path_counts():
     found = index(make_tar({"a": b"1"})[:1024] + make_tar({"./a": b"22"}))
     assert [file.size for file in found.files.values()] == [2]
-    assert (found.count, found.size) == (2, 3)
+
+
+def test_tars_that_follow_each_other_are_one():
+    data = make_tar({"a": b"1"}) + make_tar({"b": b"22"}, others={"c": (tarfile.SYMTYPE, "a")})
+    found = index(data, 700)
+    assert {path: data[file.offset :][: file.size] for path, file in found.files.items()} == {
+        "a": b"1",
+        "b": b"22",
+    }
+    assert (found.links, found.is_complete) == ({"c": "a"}, True)
+    with pytest.raises(BadTar, match="middle"):
+        index(data[: len(make_tar({"a": b"1"})) + 600])
+
+
+def test_how_large_a_tar_is_at_least_is_known_from_its_headers():
+    found = TarIndex(max_entries=10)
+    found.feed(make_header(size=2**40))
+    assert found.least_size == 512 + 2**40
 
 
 def test_names_that_are_no_utf_8_stay_apart():

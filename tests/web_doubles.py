@@ -24,8 +24,10 @@ from kbatch_server.jobwatch import Reset, SeenChange
 from kbatch_server.log import log_request
 from kbatch_server.logreader import ALL, LogPlace, ShownPiece
 from kbatch_server.logtext import LogText, Part
-from kbatch_server.models import Job, JobEvent, JobOutputs, JobPage, JobSpec, Profile, Status, Upload, utcnow
+from kbatch_server.models import Job, JobEvent, JobPage, JobSpec, Profile, Status, Upload, utcnow
 from kbatch_server.places import Places
+from kbatch_server.results import JobOutputs
+from kbatch_server.store.outputstore import KeptOutputs
 from kbatch_server.summary import JobSummary, UserSum
 from kbatch_server.tarindex import OutputFile
 from kbatch_server.zipdirectory import refused
@@ -276,6 +278,7 @@ class OutputsDouble:
 
     def __init__(self):
         self.files = {}
+        self.omitted = []
         self.sent = {}
         self.fails = None
         self.receiving = asyncio.Event()
@@ -287,7 +290,8 @@ class OutputsDouble:
         return self.files[job.id]
 
     async def list(self, job):
-        return [OutputFile(path, 512, len(data), 1_700_000_000) for path, data in self._find(job).items()]
+        files = [OutputFile(path, 512, len(data), 1_700_000_000) for path, data in self._find(job).items()]
+        return KeptOutputs(f"outputs/{job.id}/0", 10_000, files, self.omitted)
 
     async def find(self, job, path):
         files = self._find(job)
@@ -324,7 +328,7 @@ class OutputsDouble:
             raise
         if self.fails:
             raise self.fails
-        self.sent[job.id] = bytes(data), tar.left_out, tar.pod
+        self.sent[job.id] = bytes(data), tar
         return JobOutputs(state="kept", pod=tar.pod)
 
 

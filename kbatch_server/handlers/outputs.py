@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -14,7 +14,10 @@ from urllib.parse import quote
 
 from ..errors import InvalidRequest, Unavailable
 from ..launchers.base import OutputTar
-from ..models import Job, JobOutputs, to_iso
+from ..models import Job, to_iso
+from ..outputfiles import OUTPUTS, WORKDIR
+from ..results import JobOutputs
+from ..store.outputstore import KeptOutputs
 from ..tarindex import OutputFile
 from .base import BaseHandler
 from .inflow import IDLE_SECONDS, Inflow
@@ -44,10 +47,10 @@ class OutputsHandler(BaseHandler):
     async def get(self, job_id: str) -> None:
         """List the files, by path."""
         job = await self.services.jobs.get(self.user, job_id)
-        files = await self.services.outputs.list(job)
+        kept = await self.services.outputs.list(job)
         self.set_header("Content-Type", "application/json")
         # in a thread: ten thousand of them take a while
-        self.write(await asyncio.to_thread(make_listing, files, job.outputs))
+        self.write(await asyncio.to_thread(make_listing, kept, job.outputs))
 
 
 class SandboxedHandler(BaseHandler):
@@ -147,6 +150,7 @@ class SentOutputsHandler(BaseHandler):
             _retried(self._inflow.pieces()),
             left_out=self._read_unreadable(),
             pod=self.request.headers.get("X-Kbatch-Pod", "")[:253],
+            folders=self._read_folders(),
         )
         receiving = self.services.outputs.receive(self._job, tar)
         await self._inflow.start(asyncio.create_task(receiving, name=f"outputs {self._job.id}"))
@@ -156,6 +160,14 @@ class SentOutputsHandler(BaseHandler):
         if not (text.isascii() and text.isdigit() and int(text[:20]) < MAX_UNREADABLE):
             raise InvalidRequest.of_field("X-Kbatch-Unreadable", "must be a number")
         return int(text)
+
+    def _read_folders(self) -> dict[str, str]:
+        """Return the folders of the tar, from ``X-Kbatch-Folders: outputs=/kbatch-outputs workdir=/code``."""
+        said = self.request.headers.get("X-Kbatch-Folders", "")[:1000].split()
+        folders = dict(each.partition("=")[::2] for each in said)
+        if not all(name in (OUTPUTS, WORKDIR) and path.startswith("/") for name, path in folders.items()):
+            raise InvalidRequest.of_field("X-Kbatch-Folders", "must be like outputs=/PATH workdir=/PATH")
+        return folders
 
     async def receive(self, chunk: bytes) -> None:
         """Pass a piece of the body on."""
@@ -192,11 +204,14 @@ async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise Unavailable(error.message) from error
 
 
-def make_listing(files: Sequence[OutputFile], summary: JobOutputs | None) -> str:
-    """Return the JSON of a list of results."""
-    items = [{"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))} for file in files]
+def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> str:
+    """Return the JSON of a list of results, and of the first of those that did not fit."""
+    items = [
+        {"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))} for file in kept.files
+    ]
+    omitted = [file._asdict() for file in kept.omitted]
     known: dict[str, Any] = {} if summary is None else summary.model_dump()
-    return json.dumps({"items": items, **known}) + "\n"
+    return json.dumps({"items": items, "omitted": omitted, **known}) + "\n"
 
 
 def _moment(file: OutputFile) -> datetime:

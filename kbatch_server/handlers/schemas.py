@@ -9,7 +9,8 @@ from pydantic.json_schema import models_json_schema
 
 from ..audit import Action
 from ..jobrequest import CancelRequest, JobRequest
-from ..models import JobEvent, JobOutputs, Profile, Status
+from ..models import JobEvent, Profile, Status
+from ..results import JobOutputs
 from ..summary import JobSummary
 
 Json = dict[str, Any]
@@ -62,12 +63,15 @@ def _make_jobs(schemas: Json) -> Json:
         "mem_limit": {"type": ["integer", "null"]},
         "tags": {"type": "object", "additionalProperties": TEXT},
     }
+    omitted: Json = {"type": "array", "items": _object({"path": TEXT, "size": INTEGER})}
     return {
         "Job": _object(job),
         "JobPage": _object({"items": _list_of("Job"), "next_cursor": MAYBE_TEXT}),
         "JobCounts": _object({"counts": _object(dict.fromkeys(Status, INTEGER))}),
         "OutputFile": _object({"path": TEXT, "size": INTEGER, "modified_at": MOMENT}),
-        "OutputList": _object({"items": _list_of("OutputFile"), **schemas["JobOutputs"]["properties"]}),
+        "OutputList": _object(
+            {"items": _list_of("OutputFile"), "omitted": omitted, **schemas["JobOutputs"]["properties"]}
+        ),
         "JobEventList": _object({"items": _list_of("JobEvent")}),
         "ProfileList": _object({"items": _list_of("Profile")}),
     }

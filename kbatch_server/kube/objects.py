@@ -10,10 +10,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..models import Job, JobSpec
+from ..notebooks.launch import make_command
+from ..results import OutputLimits
 from ..slugs import MAX_LABEL, make_slug
+from . import notebook, sidecar
+from .fetch import FETCH_SCRIPT
 from .gates import ATTEMPT_GATE, has_own_delay
 from .kueue import PRIORITY_LABEL, QUEUE_LABEL
-from .sidecar import OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUT_VOLUME, OUTPUTS_URL_KEY, make_sidecar
+from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUT_VOLUME, OUTPUTS_URL_KEY
 
 Manifest = dict[str, Any]
 
@@ -28,8 +32,6 @@ LAUNCHED_ANNOTATION = f"{PREFIX}launched"
 
 MAIN_CONTAINER = "job"
 FETCH_CONTAINER = "fetch-code"
-CODE_DIR = "/code"
-CODE_VOLUME = "kbatch-code"
 CODE_URL_KEY = "code-url"
 ENV_KEY_PREFIX = "env."
 
@@ -37,45 +39,15 @@ LEFTOVER_TTL_SECONDS = 30 * 86400
 """How long a Job stays after its end when no service comes to see it. One that does sets the admin's time:
 a Job that is gone before its end is on record would count as lost, or be made again."""
 
-FETCH_EXIT_CODE, CHECKSUM_EXIT_CODE, UNZIP_EXIT_CODE = 81, 82, 83
-
-FETCH_SECONDS = 900
-"""Limit of one try to fetch the code."""
-
-FETCH_SCRIPT = rf"""
-# Fetch the ZIP, check it, unpack it. The URL is a secret: nothing that could hold it is ever printed.
-# Not `wget -T`: busybox 1.35 of Debian 12 crashes on it.
-fail() {{ printf '%s\n' "$2" | tee /dev/termination-log; exit "$1"; }}
-cd {CODE_DIR} || fail {FETCH_EXIT_CODE} 'there is no folder {CODE_DIR}'
-for pause in 1 2 4 8 0; do
-  error=$(timeout {FETCH_SECONDS} wget -q -O .kbatch-code.zip "$KBATCH_CODE_URL" 2>&1) && break
-  ended=$?
-  answer=$(printf %s "$error" | sed -n 's/.*HTTP\/[0-9.]* //p')
-  case $ended:$error in
-    124:*|143:*) why='it took longer than {FETCH_SECONDS} seconds'; pause=0;;
-    *HTTP/*) why="the service answered $answer";;
-    *'No space'*) why='there is no room on the disk of the node'; pause=0;;
-    *efused*) why='the service refused the connection';;
-    *'bad address'*) why='the name of the service is not known here';;
-    *'timed out'*) why='the service did not answer in time';;
-    *) why='the service could not be reached';;
-  esac
-  case $answer in 4??*) pause=0;; esac
-  [ $pause = 0 ] && fail {FETCH_EXIT_CODE} "$why"
-  sleep $pause
-done
-printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 2>&1 ||
-  fail {CHECKSUM_EXIT_CODE} 'what arrived is not what was uploaded (its SHA-256 differs)'
-unzip -q -o .kbatch-code.zip >/dev/null 2>&1 || fail {UNZIP_EXIT_CODE} 'the ZIP could not be unpacked'
-rm -f .kbatch-code.zip
-# the job may run as another user than this container
-chmod -R a+rwX . 2>/dev/null || true
-""".lstrip()
-"""For busybox; any image with sh, wget, timeout, sha256sum, unzip, sed and tee will do."""
-
 
 def make_job(
-    job: Job, *, env_names: Collection[str], namespace: str, instance: str, init_image: str
+    job: Job,
+    *,
+    env_names: Collection[str],
+    namespace: str,
+    instance: str,
+    init_image: str,
+    output_limits: OutputLimits,
 ) -> Manifest:
     """Return the Job of a job, suspended: it is let go when its Secret is there.
 
@@ -93,7 +65,7 @@ def make_job(
         "ttlSecondsAfterFinished": LEFTOVER_TTL_SECONDS,
         "template": {
             "metadata": {"labels": labels, "annotations": annotations},
-            "spec": make_pod_spec(job, env_names=env_names, init_image=init_image),
+            "spec": make_pod_spec(job, output_limits, env_names=env_names, init_image=init_image),
         },
     }
     if spec.retries:
@@ -133,17 +105,18 @@ def make_secret(
     job: Job,
     *,
     env: Mapping[str, str],
+    files: Mapping[str, str],
     code_url: str | None,
     outputs_url: str | None,
     namespace: str,
     instance: str,
     owner_uid: str,
 ) -> Manifest:
-    """Return the Secret with a job's environment and the URLs for its code and its results.
+    """Return the Secret with a job's environment, files, and the URLs for its code and its results.
 
     It goes when its Job goes.
     """
-    data = {ENV_KEY_PREFIX + name: value for name, value in env.items()}
+    data = {ENV_KEY_PREFIX + name: value for name, value in env.items()} | dict(files)
     if code_url is not None:
         data[CODE_URL_KEY] = code_url
     if outputs_url is not None:
@@ -196,7 +169,9 @@ def secret_keys(job: Manifest) -> set[str]:
         for container in [*(spec.get("initContainers") or []), *spec["containers"]]
         for variable in container.get("env") or []
     ]
-    return {reference["key"] for reference in references if reference.get("name") == name}
+    volumes = [volume.get("secret") or {} for volume in spec["volumes"]]
+    items = [item for each in volumes if each.get("secretName") == name for item in each.get("items") or []]
+    return {each["key"] for each in (*references, *items) if each.get("name", name) == name and "key" in each}
 
 
 def make_namespace(name: str, *, user: str, instance: str) -> Manifest:
@@ -244,7 +219,9 @@ def is_of(manifest: Manifest, *, instance: str, label: str = JOB_ID_LABEL, value
     return labels.get(INSTANCE_LABEL) == instance and labels.get(label) == value
 
 
-def make_pod_spec(job: Job, *, env_names: Collection[str], init_image: str) -> Manifest:
+def make_pod_spec(
+    job: Job, output_limits: OutputLimits, *, env_names: Collection[str], init_image: str
+) -> Manifest:
     """Return the spec of a job's pod: the user's container, and those that serve it."""
     spec = job.spec
     pod: Manifest = {
@@ -259,10 +236,12 @@ def make_pod_spec(job: Job, *, env_names: Collection[str], init_image: str) -> M
     }
     if has_own_delay(spec):
         pod["schedulingGates"] = [{"name": ATTEMPT_GATE}]
-    if init_containers := _make_init_containers(job, init_image):
+    if init_containers := _make_init_containers(job, init_image, output_limits):
         pod["initContainers"] = init_containers
     if spec.keep_outputs:
-        pod["volumes"].append({"name": OUTPUT_VOLUME, "emptyDir": {}})
+        pod["volumes"] += [{"name": each, "emptyDir": {}} for each in (OUTPUT_VOLUME, sidecar.LISTS_VOLUME)]
+    if spec.notebook is not None:
+        pod["volumes"].append(notebook.make_volume(job.id))
     optional = {
         "nodeSelector": expand(spec.node_selector, job.user),
         "tolerations": spec.tolerations,
@@ -279,17 +258,19 @@ def _get_grace_seconds(spec: JobSpec) -> int:
     return spec.termination_grace_period_seconds + extra
 
 
-def _make_init_containers(job: Job, image: str) -> list[Manifest]:
+def _make_init_containers(job: Job, image: str, output_limits: OutputLimits) -> list[Manifest]:
     """Return what starts before the user's container: a job whose code cannot be fetched has no results."""
     containers = [_make_fetch_container(job, image)] if job.spec.upload is not None else []
     if job.spec.keep_outputs:
-        sidecar = make_sidecar(
+        keeper = sidecar.make_sidecar(
+            job.spec,
+            output_limits,
             image=image,
             url=_make_secret_env("KBATCH_OUTPUTS_URL", job.id, OUTPUTS_URL_KEY),
             main_resources=_make_resources(job.spec),
-            security_context=_make_security_context(job.spec),
+            security=_make_security_context(job.spec),
         )
-        containers.append(sidecar)
+        containers.append(keeper)
     return containers
 
 
@@ -302,6 +283,8 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
         env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
         env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
         mounts.append({"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR})
+    if spec.notebook is not None:
+        mounts.append(notebook.MOUNT)
     container: Manifest = {
         "name": MAIN_CONTAINER,
         "image": spec.image,
@@ -313,19 +296,24 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     }
     optional = {
         # `$(NAME)` in a command is Kubernetes's own syntax; users mean what they write
-        "command": [_escape(word) for word in spec.command or []],
+        "command": [_escape(word) for word in _get_command(spec)],
         "args": [_escape(word) for word in spec.args],
         "imagePullPolicy": spec.image_pull_policy,
     }
     return container | {key: value for key, value in optional.items() if value}
 
 
+def _get_command(spec: JobSpec) -> list[str]:
+    return spec.command or [] if spec.notebook is None else make_command(notebook.FOLDER)
+
+
 def _make_fetch_container(job: Job, init_image: str) -> Manifest:
     resources = _make_resources(job.spec)
+    collects = job.spec.keep_outputs and job.spec.collect == "workdir"
     return {
         "name": FETCH_CONTAINER,
         "image": init_image,
-        "command": ["sh", "-c", FETCH_SCRIPT],
+        "command": ["sh", "-c", FETCH_SCRIPT + (sidecar.MANIFEST_SCRIPT if collects else "")],
         "env": [
             _make_secret_env("KBATCH_CODE_URL", job.id, CODE_URL_KEY),
             {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
@@ -337,7 +325,10 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
             for kind, amounts in resources.items()
         },
         "securityContext": _make_security_context(job.spec),
-        "volumeMounts": [{"name": CODE_VOLUME, "mountPath": CODE_DIR}],
+        "volumeMounts": [
+            {"name": CODE_VOLUME, "mountPath": CODE_DIR},
+            *([sidecar.LISTS_MOUNT] if collects else []),
+        ],
     }
 
 

@@ -8,13 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..models import JobSpec
+from ..results import OutputLimits
+
 Manifest = dict[str, Any]
 
 KEEP_CONTAINER = "keep-outputs"
+CODE_DIR = "/code"
+CODE_VOLUME = "kbatch-code"
 OUTPUT_DIR = "/kbatch-outputs"
 OUTPUT_VOLUME = "kbatch-outputs"
 OUTPUT_VARIABLE = "KBATCH_OUTPUT_DIR"
 OUTPUTS_URL_KEY = "outputs-url"
+
+ROOT = "/kbatch"
+"""Where the sidecar has the folders that it packs, which are the names in the tar: see ``outputfiles``."""
+
+LISTS_VOLUME = "kbatch-lists"
+"""Lists of files, which the job does not see: of those that were unpacked, of those that are sent."""
+
+LISTS_MOUNT = {"name": LISTS_VOLUME, "mountPath": f"{ROOT}/lists"}
 
 AMOUNTS = {"cpu": "200m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
 """What the sidecar gets of each thing that the job's own container asks for, as a quota wants it to."""
@@ -22,16 +35,86 @@ AMOUNTS = {"cpu": "200m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
 MAX_SAID_LENGTH = 200
 """Characters of the sidecar's last word that are passed on."""
 
+_LIST_WORKDIR = r"""
+# Hidden files, and what Python and npm keep, are no results. A name with a line break is in no list.
+list_workdir() {
+  find . -name '.?*' -prune -o -name __pycache__ -prune -o -name node_modules -prune -o \
+    \( -type f -o -type l \) ! -path '*
+*' -exec stat -c '%s %y %n' {} +
+}
+""".lstrip()
+
+MANIFEST_SCRIPT = rf"""
+# Note what was unpacked: what is there later and not in this list, with its size and time, is a result.
+{_LIST_WORKDIR}
+list_workdir >{ROOT}/lists/before 2>/dev/null
+""".lstrip()
+"""Is added to the script of the container that unpacks the code, in that folder."""
+
 SEND_SCRIPT = rf"""
 # Wait for the command's end (then TERM comes), pack what it wrote, send it. The URL is a secret: nothing
 # prints it. Not `wget --post-file`, which sends up to the first NUL. Our half of the connection stays open
 # until the answer came: closed, it looks like a client that has gone.
-export dir={OUTPUT_DIR} log=/dev/termination-log
+export root={ROOT} log=/dev/termination-log
+{_LIST_WORKDIR}
+list_outputs() {{
+  find outputs \( -type f -o -type l \) ! -path '*
+*' -exec stat -c '%s %n' {{}} +
+}}
+# Say in lists/chosen what is sent beside all of outputs ($whole), or in its place where that is too much:
+# then the first that fit, by path. Of two files of one path that of outputs counts.
+choose() {{
+  cd "$root" || return
+  : >lists/changed
+  if [ -d workdir ]; then
+    [ -e lists/before ] || : >lists/before
+    (cd workdir && list_workdir) | awk '
+      FILENAME == ARGV[1] {{ before[$0]; next }}
+      !($0 in before) {{ size = $1; sub(/^[^ ]+ [^ ]+ [^ ]+ [^ ]+ \.\//, ""); print size " workdir/" $0 }}
+    ' lists/before - >lists/changed
+  fi
+  sum='{{ files++; bytes += $1 }} END {{ printf "%.0f %.0f\n", files, bytes }}'
+  all=$({{ list_outputs; cat lists/changed; }} | awk "$sum")
+  entries=$({{ find outputs; cat lists/changed; }} | wc -l)
+  export whole=outputs
+  sed 's/^[0-9]* //' lists/changed >lists/chosen
+  [ "$entries" -le "$KBATCH_MAX_FILES" ] && [ "${{all#* }}" -le "$KBATCH_MAX_BYTES" ] && return
+  whole=
+  : >lists/named
+  {{ list_outputs; cat lists/changed; }} | head -n $((10 * KBATCH_MAX_FILES + 100)) | awk '{{
+    path = substr($0, length($1) + 2)
+    at = index(path, "/")
+    print substr(path, at + 1) "\001" substr(path, 1, at - 1) "\001" $1
+  }}' | sort | awk -v all="$all" -v max_files="$KBATCH_MAX_FILES" -v max_bytes="$KBATCH_MAX_BYTES" '
+    BEGIN {{ FS = "\001"; split(all, left, " "); room = 250000 }}
+    {{
+      size = $NF; folder = $(NF - 1)
+      path = substr($0, 1, length($0) - length(size) - length(folder) - 2)
+      if (NR > 1 && path == last) {{ left[1]--; left[2] -= size; next }}
+      last = path
+      if (files < max_files && bytes + size <= max_bytes) {{
+        files++; bytes += size
+        print folder "/" path
+      }} else if (named < 1000 && room > 0) {{
+        named++; room -= length(path) + 24
+        print size " " path >"lists/named"
+      }}
+    }}
+    END {{ printf "%.0f %.0f\n", left[1] - files, left[2] - bytes >"lists/omitted" }}
+  ' >lists/chosen
+  cat lists/named >>lists/omitted
+}}
+export pack='
+cd "$root"
+[ -z "$whole" ] || tar c outputs
+[ ! -s lists/chosen ] || tr "\n" "\0" <lists/chosen | xargs -0 tar c --
+[ ! -s lists/omitted ] || tar c lists/omitted
+'
 export exchange='
 request() {{
   printf "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/x-tar\r\n" "$path" "$host"
   printf "Content-Length: %s\r\nX-Kbatch-Pod: %s\r\n" "$size" "$HOSTNAME"
-  printf "X-Kbatch-Unreadable: %s\r\n" "$unreadable"
+  printf "X-Kbatch-Unreadable: %s\r\nX-Kbatch-Folders: %s\r\n" "$unreadable" "$KBATCH_FOLDERS"
   [ "$scheme" = https ] || printf "Expect: 100-continue\r\n"
   printf "Connection: close\r\n\r\n"
 }}
@@ -42,13 +125,13 @@ answer() {{
 }}
 if [ "$scheme" = https ]; then
   exec 9<&0
-  {{ request; tar c -C "$dir" .; }} 2>/dev/null | ssl_client -s 9 $sni 2>/dev/null | answer
+  {{ request; eval "$pack"; }} 2>/dev/null | ssl_client -s 9 $sni 2>/dev/null | answer
   exit
 fi
 request
 read -r -t 10 version code rest
 case $code in 100) read -r blank;; ?*) echo "$code" >"$log"; exit;; esac
-tar c -C "$dir" . 2>/dev/null
+(eval "$pack") 2>/dev/null
 answer
 '
 send() {{
@@ -64,8 +147,9 @@ send() {{
   esac
   name=${{name#\[}} name=${{name%\]}}
   case $name in *[!0-9.:a-f]*) sni="-n $name";; esac
+  choose 2>/dev/null
   # how many bytes the tar has, and how many complaints about what may not be read
-  eval "$({{ {{ tar c -C "$dir" . 2>&1 >&3 | sed -n '$=' | sed 's/^/unreadable=/' >&4; }} 3>&1 |
+  eval "$({{ {{ (eval "$pack") 2>&1 >&3 | sed -n '$=' | sed 's/^/unreadable=/' >&4; }} 3>&1 |
     wc -c | sed 's/^/size=/'; }} 4>&1)"
   export size unreadable=${{unreadable:-0}}
   pause=1
@@ -87,28 +171,46 @@ send() {{
 trap send TERM
 while :; do sleep 3600 & wait $!; done
 """.lstrip()
-"""For busybox; any image with sh, nc (with -e), tar, timeout, sed, wc and, for https, ssl_client will do."""
+"""For busybox; any image with sh, nc (with -e), tar, timeout, find, stat, awk, sort, xargs, tr, sed, head, wc
+and, for https, ssl_client will do."""
 
 
 def make_sidecar(
-    *, image: str, url: Manifest, main_resources: Manifest, security_context: Manifest
+    spec: JobSpec,
+    limits: OutputLimits,
+    *,
+    image: str,
+    url: Manifest,
+    main_resources: Manifest,
+    security: Manifest,
 ) -> Manifest:
     """Return the container; ``url`` is the variable ``KBATCH_OUTPUTS_URL``, which comes from the Secret.
 
     ``main_resources`` are those of the job's own container.
     """
+    folders = {"outputs": OUTPUT_DIR} | ({"workdir": CODE_DIR} if spec.collect == "workdir" else {})
+    env = {
+        "KBATCH_FOLDERS": " ".join(f"{name}={path}" for name, path in folders.items()),
+        "KBATCH_MAX_BYTES": str(limits.max_bytes),
+        "KBATCH_MAX_FILES": str(limits.max_files),
+    }
+    mounts = [
+        {"name": OUTPUT_VOLUME, "mountPath": f"{ROOT}/outputs", "readOnly": True},
+        LISTS_MOUNT,
+        {"name": CODE_VOLUME, "mountPath": f"{ROOT}/workdir", "readOnly": True},
+    ]
     return {
         "name": KEEP_CONTAINER,
         "image": image,
         "restartPolicy": "Always",
         "command": ["sh", "-c", SEND_SCRIPT],
-        "env": [url],
+        "env": [url, *({"name": name, "value": value} for name, value in env.items())],
         "resources": {
             kind: {name: AMOUNTS[name] for name in amounts if name in AMOUNTS}
             for kind, amounts in main_resources.items()
         },
-        "securityContext": security_context,
-        "volumeMounts": [{"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR, "readOnly": True}],
+        "securityContext": security,
+        "volumeMounts": mounts[: 1 + len(folders)],
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
+from ..errors import InvalidRequest
 from ..models import Job, JobEvent, JobSpec, JobStatus
+from ..results import OutputLimits
 
 
 @dataclass(slots=True)
@@ -22,6 +24,8 @@ class OutputTar:
     """Entries that could not be packed; whoever packs counts on while ``chunks`` are read."""
     pod: str = ""
     """The name of the run that wrote it."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Of a tar of several folders, as ``outputfiles`` has them: the absolute paths that they had."""
 
 
 class LauncherUnavailable(Exception):
@@ -53,6 +57,8 @@ class Launch:
     """Where a tar of what the job wrote is sent to; good for this job, until it is cleaned up."""
     code_key: str | None = None
     """The ZIP's key in the storage, for a launcher on the service's own machine."""
+    output_limits: OutputLimits = field(default_factory=OutputLimits)
+    """How much of what it wrote is to be sent to ``outputs_url``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,9 @@ class JobLauncher(LoggingConfigurable):
     whose ``state`` is empty may be there all the same: it is looked for by its id. Each raises
     LauncherUnavailable when it cannot know or cannot act now.
     """
+
+    runs_notebooks = False
+    """Whether a job may have a notebook in the place of a command: see ``notebooks.launch``."""
 
     max_launches_per_second = Float(
         0,
@@ -112,8 +121,11 @@ class JobLauncher(LoggingConfigurable):
     def check_spec(self, spec: JobSpec) -> None:
         """Raise InvalidRequest, naming the field, for a job that this launcher can never run.
 
-        It is called before a job is accepted, in any replica. The default accepts every job.
+        It is called before a job is accepted, in any replica. The default refuses only a notebook, unless
+        ``runs_notebooks`` is set.
         """
+        if spec.notebook is not None and not self.runs_notebooks:
+            raise InvalidRequest.of_field("notebook", "cannot be run here: the launcher runs only commands")
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the job, unless it is made already, and return the state to be kept with it.
@@ -145,11 +157,12 @@ class JobLauncher(LoggingConfigurable):
         """Return whether something of a job that is over still runs, as what sends its results may."""
         return False
 
-    async def read_outputs(self, job: Job) -> OutputTar | None:
-        """Return what a job that is over wrote under ``$KBATCH_OUTPUT_DIR``.
+    async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
+        """Return what a job that is over wrote under ``$KBATCH_OUTPUT_DIR``, and with ``collect`` elsewhere.
 
         None, the default, where it is sent by what runs the job, to ``Launch.outputs_url``, or not at all.
-        It is read once and before ``clean``, and again after a failure. Only regular files are kept.
+        It is read once and before ``clean``, and again after a failure. Only regular files are kept, and
+        links to such. A tar that is much larger than the limits is refused as a whole.
         """
         return None
 

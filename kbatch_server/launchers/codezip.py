@@ -107,7 +107,7 @@ def clean_folder(folder: JobFolder, names: Collection[str]) -> None:
     if folder.find_supervisor() is not None and not folder.read_status().get("end"):
         return
     for name in os.listdir(folder.path):
-        if name.startswith(("log.", "times.")):
+        if name.startswith(("log.", "times.", "manifest")):
             os.unlink(folder.get_path(name))
         elif name in names or name.startswith("unpack-"):
             remove_tree(Path(folder.get_path(name)))

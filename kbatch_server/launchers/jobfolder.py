@@ -5,6 +5,8 @@
     <root>/<job.id>/       the service's; the job's account may pass through it and no more
         code/              the job's own: the ZIP unpacked, the working directory
         output/            the job's own: $KBATCH_OUTPUT_DIR
+        notebook/          what runs the job's notebook, for the job to read
+        manifest           what was unpacked to code/: JSON (see ``outputtar``)
         lock               locked by the supervisor for as long as it lives
         started            made once, by whoever decides about the job's only start
         launch             locked by the process of the service that is just launching the job
@@ -26,6 +28,7 @@ import json
 import os
 import struct
 import time
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 _FLOCK = "hhqqi"  # struct flock of fcntl(2): type, whence, start, length, pid
@@ -63,6 +66,16 @@ class JobFolder:
         os.close(fd)
         self._sync()
         return True
+
+    def write_files(self, name: str, files: Mapping[str, str]) -> None:
+        """Make a folder with files that the job may read; harmless to repeat."""
+        os.makedirs(self.get_path(name), 0o755, exist_ok=True)
+        os.chmod(self.get_path(name), 0o755)  # noqa: S103  # whatever the umask is
+        for each, text in files.items():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW
+            with open(os.open(os.path.join(self.get_path(name), each), flags, 0o644), "w") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(text)
 
     def open_lock(self) -> int:
         """Return a descriptor of the lock file. Closing *any* descriptor of it drops a lock that is held."""

@@ -43,6 +43,8 @@ class KubeJobLauncher(JobLauncher):
     is ever without an owner, and a crash between two steps is repaired by the next launch().
     """
 
+    runs_notebooks = True
+
     namespace = Unicode(
         help="""
         The namespace where jobs run. Default: the environment variable POD_NAMESPACE, else the namespace
@@ -78,9 +80,9 @@ class KubeJobLauncher(JobLauncher):
         "busybox:1.36",
         help="""
         The image of the containers that fetch a job's code and send its results. It needs ``sh``, ``wget``,
-        ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc`` and, where
-        ``Launchpad.url_for_jobs`` is ``https``, ``ssl_client``, as busybox has them. Default:
-        ``busybox:1.36``; example: ``registry.example.org/busybox:1.36``.
+        ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``, ``find``,
+        ``head``, ``sort``, ``stat``, ``tr``, ``xargs`` and, where ``Launchpad.url_for_jobs`` is ``https``,
+        ``ssl_client``, as busybox has. Default: ``busybox:1.36``; like ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )
@@ -238,6 +240,7 @@ class KubeJobLauncher(JobLauncher):
             namespace=place.namespace,
             instance=self.instance,
             init_image=self.init_image,
+            output_limits=launch.output_limits,
         )
         await self._modify_pod(manifest, job)
         with launch_errors():

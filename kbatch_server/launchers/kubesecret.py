@@ -8,6 +8,7 @@ from ..kube import objects
 from ..kube.clients import KubeClient, KubeUnavailable, make_path
 from ..kube.view import Place
 from ..models import Job
+from ..notebooks.files import make_files
 from .base import Launch
 
 
@@ -17,6 +18,7 @@ async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Pla
     secret = objects.make_secret(
         job,
         env=launch.env,
+        files=make_files(job.spec.notebook) if job.spec.notebook is not None else {},
         code_url=launch.code_url,
         outputs_url=launch.outputs_url,
         namespace=place.namespace,

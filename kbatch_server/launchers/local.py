@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -16,21 +15,26 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from traitlets import Float, Instance, Integer, TraitError, Unicode, default, validate
 
 from ..errors import InvalidRequest
 from ..failpoints import reach
 from ..models import Job, JobSpec, JobStatus, to_iso, utcnow
+from ..notebooks.files import make_files
+from ..notebooks.launch import make_command
+from ..outputfiles import OUTPUTS, WORKDIR
+from ..results import OutputLimits
 from ..storage.base import ObjectNotFound, Storage, StorageError
 from . import joblog
 from .accounts import Account, find_barrier, find_entry, get_account
 from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece, OutputTar
+from .codefetch import fetch_code
 from .codezip import BadCode, clean_folder, give_tree, remove_tree, unpack
 from .jobfolder import JobFolder, make_end
 from .localstatus import find_status
-from .outputtar import read_folder
+from .outputtar import PackedFolder, read_folders, write_manifest
 from .processes import find_process, kill_below, send_signal
 from .supervisor import REFUSED, STARTED, Spec
 from .watcher import Watcher
@@ -55,6 +59,8 @@ class LocalProcessJobLauncher(JobLauncher):
     job from the files of the service: that is for trying things out, not for people who do not trust
     each other.
     """
+
+    runs_notebooks = True
 
     root = Unicode(
         help="""
@@ -155,7 +161,7 @@ class LocalProcessJobLauncher(JobLauncher):
 
     def check_spec(self, spec: JobSpec) -> None:
         """Raise InvalidRequest for a job without a command: no image brings one on this machine."""
-        if not spec.command:
+        if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
                 "command", "must be given: jobs run on this machine here, and no image brings a command"
             )
@@ -200,13 +206,18 @@ class LocalProcessJobLauncher(JobLauncher):
     async def clean(self, job: Job) -> None:
         """Remove the code and the log of a job that is over, and what it wrote where that is kept."""
         with _disk_errors():
-            names = {"code", "output"} if job.spec.keep_outputs else {"code"}
+            names = {"code", "notebook", *(["output"] if job.spec.keep_outputs else [])}
             await self._do(clean_folder, self._get_folder(job), names)
 
-    async def read_outputs(self, job: Job) -> OutputTar | None:
-        """Return what the job left in its output folder, packed while it is read."""
+    async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
+        """Return what the job left in its output folder and in that of its code, packed while it is read."""
         folder = self._get_folder(job)
-        return read_folder(folder.output, self._do) if await self._do(folder.has, "output") else None
+        if not await self._do(folder.has, "output"):
+            return None
+        folders = [PackedFolder(OUTPUTS, folder.output)]
+        if job.spec.collect == "workdir" and await self._do(folder.has, "manifest"):
+            folders.append(PackedFolder(WORKDIR, folder.code, folder.get_path("manifest")))
+        return read_folders(folders, limits, self._do)
 
     async def read_log(self, job: Job, pod: str, position: dict[str, Any] | None) -> AsyncIterator[LogPiece]:
         """Yield the log of the attempt that ``pod`` (``<job.id>-<number>``) names."""
@@ -266,6 +277,8 @@ class LocalProcessJobLauncher(JobLauncher):
                 os.mkdir(path, 0o700)
             os.chown(path, uid, account.gid, follow_symlinks=False)
             os.chmod(path, mode)
+        if job.spec.notebook is not None:
+            folder.write_files("notebook", make_files(job.spec.notebook))
         return account
 
     async def _ensure_code(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> None:
@@ -278,9 +291,14 @@ class LocalProcessJobLauncher(JobLauncher):
             if launch.code_key is None:
                 await self._do(code.mkdir, 0o700)
             else:
-                await self._fetch_code(launch.code_key, job.spec.code_sha256, work / "code.zip")
+                if self.storage is None:
+                    raise RuntimeError("LocalProcessJobLauncher.storage is not set")
+                pieces = self.storage.read(launch.code_key)
+                await fetch_code(pieces, job.spec.code_sha256, work / "code.zip", in_thread=self._do)
                 await self._do(unpack, work / "code.zip", code, max_bytes=self.max_code_bytes)
             await self._do(give_tree, code, account.uid, account.gid)
+            if job.spec.collect == "workdir":
+                await self._do(write_manifest, str(code), folder.get_path("manifest"))
             await self._do(os.rename, code, folder.code)
         except BadCode as error:
             raise LaunchRefused("CodeFetchFailed", str(error)) from error
@@ -291,17 +309,6 @@ class LocalProcessJobLauncher(JobLauncher):
             raise LauncherUnavailable(f"the storage failed: {error}") from error
         finally:
             await self._do(remove_tree, work)
-
-    async def _fetch_code(self, key: str, sha256: str | None, path: Path) -> None:
-        if self.storage is None:
-            raise RuntimeError("LocalProcessJobLauncher.storage is not set")
-        digest = hashlib.sha256()
-        with await self._do(open, path, "wb") as file:
-            async with contextlib.aclosing(self.storage.read(key)) as pieces:  # type: ignore[type-var]
-                async for piece in pieces:
-                    await self._do(_keep, piece, file, digest)
-        if sha256 and digest.hexdigest() != sha256:
-            raise BadCode("The ZIP of code is not what was uploaded: its SHA-256 is another.")
 
     def _start_supervisor(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> None:
         spec = self._make_spec(job, launch, folder, account)
@@ -340,7 +347,9 @@ class LocalProcessJobLauncher(JobLauncher):
             "SHELL": "/bin/sh",
         }
         return Spec(
-            command=[*(spec.command or []), *spec.args],
+            command=make_command(folder.get_path("notebook"))
+            if spec.notebook
+            else [*(spec.command or []), *spec.args],
             # the last is ours to say: anywhere else, nothing would be found
             env=defaults | launch.env | {"KBATCH_OUTPUT_DIR": folder.output},
             uid=account.uid if os.geteuid() == 0 else None,
@@ -384,11 +393,6 @@ class LocalProcessJobLauncher(JobLauncher):
             send_signal(process, signal.SIGKILL)
         else:
             send_signal(process, signal.SIGTERM)
-
-
-def _keep(piece: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:
-    file.write(piece)
-    digest.update(piece)
 
 
 @contextlib.contextmanager

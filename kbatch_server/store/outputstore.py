@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from ..audit import AuditEntry
-from ..models import JobOutputs, utcnow
+from ..models import utcnow
+from ..results import JobOutputs, OmittedFile
 from ..tarindex import OutputFile
 from .auditstore import log_entry, put_entry
 from .changes import ChangingStore, JobChange
@@ -26,6 +27,9 @@ class KeptOutputs:
     size: int
     """Bytes of the object."""
     files: Sequence[OutputFile]
+    """By path."""
+    omitted: Sequence[OmittedFile] = ()
+    """The first, by path, of those that did not fit."""
 
 
 class OutputStore(ChangingStore):
@@ -52,19 +56,19 @@ class OutputStore(ChangingStore):
             old = _take_key(connection, job_id)
             if kept is not None:
                 row = {"job_id": job_id, "key": kept.key, "size": kept.size, "created_at": utcnow()}
-                connection.execute(insert(job_outputs), row | {"files": _pack(kept.files)})
+                connection.execute(insert(job_outputs), row | {"files": _pack(kept)})
             return (True, old), [JobChange(owner, job_id)]
 
         return await self._write(put)
 
     async def find_outputs(self, job_id: str) -> KeptOutputs | None:
-        """Return where a job's files are, in the order in which they were packed; None when it has none."""
+        """Return where a job's files are, and what they are; None when it has none."""
         columns = job_outputs.c.key, job_outputs.c.size, job_outputs.c.files
         statement = select(*columns).where(job_outputs.c.job_id == job_id)
 
         def find(connection: Connection) -> KeptOutputs | None:
             row = connection.execute(statement).first()
-            return None if row is None else KeptOutputs(row.key, row.size, _unpack(row.files))
+            return None if row is None else KeptOutputs(row.key, row.size, *_unpack(row.files))
 
         return await self._database.read(find)
 
@@ -100,10 +104,12 @@ def _take_key(connection: Connection, job_id: str) -> str | None:
     return key
 
 
-def _pack(files: Sequence[OutputFile]) -> bytes:
-    return zlib.compress(json.dumps(files).encode(), 1)
+def _pack(kept: KeptOutputs) -> bytes:
+    return zlib.compress(json.dumps({"files": kept.files, "omitted": kept.omitted}).encode(), 1)
 
 
-def _unpack(packed: bytes) -> list[OutputFile]:
-    found: list[Any] = json.loads(zlib.decompress(packed))
-    return [OutputFile(*each) for each in found]
+def _unpack(packed: bytes) -> tuple[list[OutputFile], list[OmittedFile]]:
+    found: Any = json.loads(zlib.decompress(packed))
+    if isinstance(found, list):  # as it was written before anything could be omitted, in the tar's order
+        return sorted(OutputFile(*each) for each in found), []
+    return [OutputFile(*each) for each in found["files"]], [OmittedFile(*each) for each in found["omitted"]]

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 from sqlalchemy import Column
 
 from ..keyring import BadKey, Keyring
-from ..models import Job, JobOutputs, JobSpec, Pod, Status
+from ..models import Job, JobSpec, Pod, Status
+from ..results import JobOutputs
 from .orm import jobs
 
 _PODS = TypeAdapter(list[Pod])

@@ -48,16 +48,20 @@ WRITE = "mkdir -p $KBATCH_OUTPUT_DIR/sub; echo result > $KBATCH_OUTPUT_DIR/sub/o
 
 
 def test_results_are_read_after_the_pod_is_deleted(alice, installation, kube):
-    job = alice.submit(f"{WRITE}; ln -s /etc/passwd $KBATCH_OUTPUT_DIR/link; mkfifo $KBATCH_OUTPUT_DIR/fifo")
+    links = (
+        "ln -s /etc/passwd $KBATCH_OUTPUT_DIR/link; ln -s $KBATCH_OUTPUT_DIR/sub $KBATCH_OUTPUT_DIR/latest"
+    )
+    job = alice.submit(f"{WRITE}; {links}; mkfifo $KBATCH_OUTPUT_DIR/fifo")
     done = alice.wait(job["id"])
     print(done["message"], done["outputs"])
-    assert (done["status"], done["outputs"]["state"], done["outputs"]["files"]) == ("succeeded", "kept", 1)
+    assert (done["status"], done["outputs"]["state"], done["outputs"]["files"]) == ("succeeded", "kept", 2)
     assert "2 entries were left out" in done["outputs"]["message"]
     [pod] = find_pods(installation, kube, job)
     kube.delete_namespaced_pod(pod.metadata.name, installation.namespace)
     wait_until(lambda: not find_pods(installation, kube, job))
     listing = alice.call("GET", f"api/v1/jobs/{job['id']}/outputs")
-    assert [(item["path"], item["size"]) for item in listing["items"]] == [("sub/out.txt", 7)]
+    found = [(item["path"], item["size"]) for item in listing["items"]]
+    assert found == [("latest/out.txt", 7), ("sub/out.txt", 7)]
     assert read(alice, job, "sub/out.txt") == b"result\n"
     answer = alice.http.get(f"api/v1/jobs/{job['id']}/outputs.zip")
     assert zipfile.ZipFile(io.BytesIO(answer.content)).read("sub/out.txt") == b"result\n"
@@ -133,15 +137,33 @@ def test_results_arrive_when_the_service_was_away_at_the_jobs_end(alice, install
     assert read(alice, done, "sub/out.txt") == b"result\n"
 
 
-def test_results_that_are_too_many_are_not_kept_and_the_message_says_so(alice):
-    script = "cd $KBATCH_OUTPUT_DIR; for i in $(seq 60); do echo > $i; done"
+def test_of_results_that_are_too_many_the_first_are_kept_and_the_rest_is_named(alice):
+    script = "cd $KBATCH_OUTPUT_DIR; mkdir d; for i in $(seq 100 150); do echo > d/$i; done; ln -s d/100 a"
     done = alice.wait(alice.submit(script)["id"])
     print(done["message"])
-    assert (done["status"], done["outputs"]["state"]) == ("succeeded", "failed")
-    assert "Its results could not be kept" in done["message"]
-    assert "50 files" in done["message"]
-    error = alice.call("GET", f"api/v1/jobs/{done['id']}/outputs.zip", status=404)
-    assert "50 files" in error["message"]
+    assert (done["status"], done["outputs"]["state"], done["outputs"]["files"]) == ("succeeded", "kept", 50)
+    assert (
+        "Its results were cut: 2 files (2 bytes) could not be kept: the limits are 50 files"
+        in done["message"]
+    )
+    listing = alice.call("GET", f"api/v1/jobs/{done['id']}/outputs")
+    assert [item["path"] for item in listing["items"]] == ["a", *(f"d/{i}" for i in range(100, 149))]
+    assert listing["omitted"] == [{"path": "d/149", "size": 1}, {"path": "d/150", "size": 1}]
+    assert read(alice, done, "a") == b"\n"
+
+
+def test_what_is_new_or_changed_in_the_working_folder_is_kept_where_that_is_asked_for(alice):
+    upload = alice.upload(
+        {"main.sh": "echo 1 >new.txt; echo 2 >data/b; ln -s new.txt link", "data/a": "a", "data/b": "b"}
+    )
+    fields = {"command": ["sh", "main.sh"], "upload": upload, "collect": "workdir"}
+    done = alice.wait(alice.submit(**fields)["id"])
+    listing = alice.call("GET", f"api/v1/jobs/{done['id']}/outputs")
+    assert [item["path"] for item in listing["items"]] == ["data/b", "link", "new.txt"]
+    assert read(alice, done, "data/b") == b"2\n"
+    assert read(alice, done, "link") == b"1\n"
+    done = alice.wait(alice.submit("echo 1 >new.txt", collect="workdir")["id"])  # without code
+    assert read(alice, done, "new.txt") == b"1\n"
 
 
 def test_the_url_that_results_are_sent_to_is_in_no_pod_log_or_answer(alice, installation, kube):

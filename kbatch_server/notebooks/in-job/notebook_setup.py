@@ -1,0 +1,272 @@
+"""What a notebook's job has before its first cell: tools, the notebook itself, its kernel, its parameters.
+
+A part of ``run_notebook``, in a file of its own beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+CELL_FAILED, NO_TOOLS, BAD_NOTEBOOK, NO_KERNEL, KERNEL_DIED, RUNNER_FAILED = 1, 90, 91, 92, 93, 94
+"""Exit codes; ``launch.EXIT_REASONS`` says in words what they mean."""
+
+SAVE_SECONDS = 30
+"""A cell that runs for longer than this is saved with what it has put out so far, again and again."""
+
+PROGRAMS = ("papermill", "jupyter-nbconvert", "jupyter-execute", "jupyter")
+"""Their first line names the Python that has papermill or nbclient, where that is not the one on PATH."""
+
+PYTHON = "python"
+
+TRIED = "KBATCH_NOTEBOOK_PYTHON"
+"""Set for a second Python, so that it does not look for a third."""
+
+
+class Refused(Exception):
+    """The notebook cannot be run; carries the exit code and a sentence."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Notebook:
+    """The notebook that is run, and where it is kept."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        import nbformat
+
+        self.path = os.path.abspath(settings["path"])
+        self.folder = os.path.dirname(self.path)
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                self.nb: Any = nbformat.reads(file.read(), as_version=4)
+        except OSError as error:
+            raise Refused(
+                BAD_NOTEBOOK, f"The notebook {settings['path']} cannot be read: {error.strerror}."
+            ) from None
+        except Exception as error:
+            raise Refused(BAD_NOTEBOOK, f"{settings['path']} is not a notebook: {error}") from None
+        self.target = find_target(settings["path"])
+        self._write = nbformat.writes
+        self._next_save = 0.0
+
+    def save(self) -> None:
+        """Write the notebook as it is now."""
+        begun = time.monotonic()
+        write(self._write(self.nb), self.target)
+        now = time.monotonic()
+        self._next_save = now + max(SAVE_SECONDS, 20 * (now - begun))
+
+    def save_if_due(self) -> None:
+        """Write the notebook, unless that was done lately."""
+        if time.monotonic() >= self._next_save:
+            self.save()
+
+
+def find_target(path: str) -> str | None:
+    """Return where the executed notebook is kept: where it is in the code, below the folder of results."""
+    folder = os.environ.get("KBATCH_OUTPUT_DIR")
+    if not folder:
+        return None
+    relative = os.path.normpath(path)
+    if os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
+        relative = os.path.basename(relative)
+    return os.path.join(os.path.abspath(folder), relative)
+
+
+def write(text: str, target: str | None) -> None:
+    """Write a file as a whole: whoever ends this meanwhile leaves the one that was there before."""
+    if target is None:
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    scratch = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.part")
+    with open(scratch, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    os.replace(scratch, target)
+
+
+# Tools and kernels
+
+
+def find_tool() -> str:
+    """Return ``papermill`` or ``nbclient``; goes on in another Python where only that has one of them."""
+    with contextlib.suppress(Exception):  # an import may fail in any way
+        import papermill
+        import papermill.execute
+
+        if int(papermill.__version__.split(".")[0]) >= 2:
+            return "papermill"
+    with contextlib.suppress(Exception):
+        import nbclient  # noqa: F401
+
+        return "nbclient"
+    if TRIED not in os.environ:
+        python = find_other_python()
+        if python:
+            os.execve(python, [python, *sys.argv], {**os.environ, TRIED: python})  # noqa: S606
+    raise Refused(
+        NO_TOOLS,
+        f"The Python of this image ({sys.executable}) lacks papermill and nbclient, a part of nbconvert. "
+        "A notebook needs one of them: choose another image, or install papermill and ipykernel in this one.",
+    )
+
+
+def find_other_python() -> str | None:
+    """Return the interpreter of the first of PROGRAMS that names another one than this."""
+    for program in PROGRAMS:
+        path = shutil.which(program)
+        if path is None:
+            continue
+        with open(path, "rb") as file:
+            line = file.readline(4096).decode("utf-8", "replace")
+        words = line[2:].split() if line.startswith("#!") else []
+        if words and "python" in words[0] and os.access(words[0], os.X_OK):
+            return words[0]
+    return None
+
+
+def find_language(nb: Any) -> str:
+    """Return the language that a notebook says it is in; python where it says nothing."""
+    spec, info = nb.metadata.get("kernelspec", {}), nb.metadata.get("language_info", {})
+    return str(spec.get("language") or info.get("name") or PYTHON)
+
+
+def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], None]) -> tuple[str, str]:
+    """Return the kernel's name and its language, which the notebook's metadata say from then on.
+
+    Where the image lacks the notebook's own, another one of its language; for Python the image's own first.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    nb, specs = notebook.nb, KernelSpecManager()
+
+    def find(name: str | None) -> Any:
+        with contextlib.suppress(Exception):
+            return specs.get_kernel_spec(name)
+        return None
+
+    said, language = nb.metadata.get("kernelspec", {}).get("name"), find_language(nb)
+    name = wanted or said
+    spec = find(name) if name else None
+    if spec is None:
+        known = {each: find(each) for each in sorted(specs.find_kernel_specs())}
+        have = ", ".join(each for each, found in known.items() if found) or "none"
+        if wanted:
+            raise Refused(
+                NO_KERNEL, f"The image has no kernel {wanted!r}, which the job asks for. It has: {have}."
+            )
+        same = [each for each, found in known.items() if found and found.language.lower() == language.lower()]
+        if language.lower() == PYTHON and find("python3"):
+            same = ["python3"]
+        if not same:
+            package = "ipykernel" if language.lower() == PYTHON else "its kernel"
+            raise Refused(
+                NO_KERNEL,
+                f"The image has no kernel for {language}, which the notebook is in. It has: {have}. "
+                f"Choose an image that has one, or install {package}.",
+            )
+        name, spec = same[0], find(same[0])
+        why = (
+            f"This image does not have the notebook's kernel {said!r}"
+            if said
+            else "The notebook names no kernel"
+        )
+        instead = "the image's own Python" if name == "python3" else f"the kernel {name!r}"
+        tell(f"{why}: it runs with {instead}.")
+    if spec.language.lower() != language.lower() or name != said:
+        nb.metadata["kernelspec"] = {
+            "name": name,
+            "display_name": spec.display_name,
+            "language": spec.language,
+        }
+        nb.metadata.pop("language_info", None)
+    return name, PYTHON if spec.language.lower() == PYTHON else spec.language
+
+
+def is_captured(language: str) -> bool:
+    """Whether the kernel sends what is written to its descriptors as a cell's output: ipykernel from 6 on."""
+    try:
+        from ipykernel import version_info
+    except Exception:
+        return language == PYTHON
+    return language == PYTHON and int(version_info[0]) >= 6
+
+
+# Parameters
+
+
+def inject(nb: Any, settings: dict[str, Any], kernel: str, language: str) -> None:
+    """Add a cell that sets what the user changed, after the cell tagged "parameters", else as the first one.
+
+    Tagged "injected-parameters", as papermill's own, it takes the place of one that an earlier run has left.
+    Nothing, where nothing is changed.
+    """
+    import nbformat
+
+    values, expressions = settings["parameters"], settings["expressions"]
+    if not values and not expressions:
+        return
+    source = make_assignments(values, expressions, kernel, language)
+    cell = nbformat.v4.new_code_cell(source=source, metadata={"tags": ["injected-parameters"]})
+    nb.update(nbformat.v4.upgrade(nb))
+    tags = [each.metadata.get("tags", []) for each in nb.cells]
+    for index, found in enumerate(tags):
+        if "injected-parameters" in found:
+            nb.cells[index] = cell
+            break
+    else:
+        place = next((index + 1 for index, found in enumerate(tags) if "parameters" in found), 0)
+        nb.cells.insert(place, cell)
+
+
+def make_assignments(values: dict[str, Any], expressions: dict[str, str], kernel: str, language: str) -> str:
+    """Return the code that gives names their values, of the values' own types. Raises Refused."""
+    if language == PYTHON:
+        lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in values.items())]
+    else:
+        lines = [translate(values, kernel, language).rstrip("\n")]
+    for name, expression in expressions.items():
+        check_expression(name, expression, language)
+        is_plain = "\n" not in expression and "#" not in expression
+        # else on lines of its own, so that a comment at its end ends there
+        lines.append(f"{name} = {expression.strip()}" if is_plain else f"{name} = (\n{expression}\n)")
+    source = "\n".join(lines)
+    if language == PYTHON:
+        try:
+            compile(source, "parameters", "exec")
+        except (SyntaxError, ValueError) as error:
+            raise Refused(BAD_NOTEBOOK, f"The parameters are not valid Python: {error}.") from None
+    return source
+
+
+def translate(values: dict[str, Any], kernel: str, language: str) -> str:
+    """Return the same in a language that papermill knows."""
+    try:
+        from papermill.translators import translate_parameters
+    except Exception:
+        message = f"Parameters of a notebook in {language} take papermill, which this image does not have."
+        raise Refused(NO_TOOLS, message) from None
+    try:
+        code: str = translate_parameters(kernel, language, values, "Parameters")
+    except Exception as error:
+        raise Refused(BAD_NOTEBOOK, f"The parameters cannot be set: {error}") from None
+    return code
+
+
+def check_expression(name: str, expression: str, language: str) -> None:
+    """Raise Refused unless an expression can be put behind ``name =``: in Python when it is a single one."""
+    if language == PYTHON:
+        try:
+            compile(expression.strip(), "expression", "eval")
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            raise Refused(BAD_NOTEBOOK, f"The expression for {name} is not valid Python: {error}.") from None
+    elif language.lower() not in ("r", "julia"):
+        message = f"The parameter {name} is an expression, which only Python, R and Julia notebooks can have."
+        raise Refused(BAD_NOTEBOOK, message)

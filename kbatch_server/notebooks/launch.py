@@ -1,0 +1,49 @@
+"""What starts a notebook in a job's image, and what its end means. Pure.
+
+A launcher puts the files of ``files.make_files`` into a folder that the job may read, and runs
+``make_command`` of it in the place of the job's command.
+"""
+
+from __future__ import annotations
+
+SOURCE_FILES = ("run_notebook.py", "notebook_setup.py")
+"""What runs the notebook, the first of them by way of the other."""
+
+SETTINGS_FILE = "notebook.json"
+
+NO_TOOLS = 90
+"""As in ``in-job/notebook_setup.py``, which says the same of a Python that has nothing for notebooks."""
+
+EXIT_REASONS = {
+    1: (
+        "CellFailed",
+        "A cell of the notebook failed: its error ends the log, and is in the notebook.",
+    ),
+    90: (
+        "NotebookToolsMissing",
+        "The image has no Python with papermill or nbclient (a part of nbconvert), which a notebook takes: "
+        "choose another image.",
+    ),
+    91: ("BadNotebook", "The notebook or its parameters cannot be used: the end of the log says why."),
+    92: ("KernelMissing", "The image has no kernel for the notebook: the end of the log says which it has."),
+    93: (
+        "KernelDied",
+        "The notebook's kernel died or does not answer: it may have been short of memory. What it put out "
+        "until then is in the notebook.",
+    ),
+    94: ("NotebookRunnerFailed", "What runs the notebook failed: the end of the log says why."),
+}
+"""The reason and the sentence of each exit code of ``in-job/run_notebook.py``."""
+
+_START = f"""
+for python in python3 python; do
+  command -v "$python" >/dev/null 2>&1 && exec "$python" "$1/{SOURCE_FILES[0]}" "$1/{SETTINGS_FILE}"
+done
+echo '[kbatch] This image has no Python, which a notebook takes: choose another image.' >&2
+exit {NO_TOOLS}
+""".strip()
+
+
+def make_command(folder: str) -> list[str]:
+    """Return the command that runs a job's notebook, by the files in ``folder``."""
+    return ["sh", "-c", _START, "run-notebook", folder]
