@@ -26,14 +26,19 @@ const { metafile } = await build({
   minify: true,
   format: "esm",
   target: "es2022",
+  splitting: true, // what reads Python is loaded when there is a notebook
   entryNames: "[name]-[hash]",
+  chunkNames: "[name]-[hash]",
   outdir: target,
   metafile: true,
   legalComments: "inline",
 });
+const entries = { "src/app.ts": "app.js", "src/theme.ts": "theme.js", "src/page.css": "page.css" };
 const files = Object.fromEntries(
-  Object.entries(metafile.outputs)
-    .filter(([, output]) => output.entryPoint)
-    .map(([path, output]) => [basename(output.entryPoint).replace(/\.ts$/, ".js"), basename(path)]),
+  // what is loaded later has no name but its own
+  Object.entries(metafile.outputs).map(([path, output]) => [
+    entries[output.entryPoint] ?? basename(path),
+    basename(path),
+  ]),
 );
 writeFileSync(join(target, "manifest.json"), `${JSON.stringify({ sources: hashSources(), files }, null, 2)}\n`);

@@ -24,6 +24,7 @@ c.LocalProcessJobLauncher.root = "{folder}/jobs"
 c.JobConfig.image = "this-machine"
 c.JobConfig.termination_grace_period_seconds = 1
 c.JobConfig.max_cpu_limit = 8
+c.Outputs.max_output_files = 20
 c.Limits.limits_hook = lambda user, groups, limits: {{"running": 1, "cpu": 4}} if user == "a.b" else None
 c.Profiles.profile_list = [
     {{

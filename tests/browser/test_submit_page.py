@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-NOTEBOOK = {
-    "cells": [
-        {"cell_type": "markdown", "source": "# Hello", "metadata": {}},
-        {
-            "cell_type": "code",
-            "source": ["rate = 0.5  # how much\n", 'name = "world"\n'],
-            "metadata": {"tags": ["parameters"]},
-            "outputs": [],
-            "execution_count": None,
-        },
-        {
-            "cell_type": "code",
-            "source": "print(f'{name} at {rate}')",
-            "metadata": {},
-            "outputs": [],
-            "execution_count": None,
-        },
-    ],
-    "metadata": {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    },
-    "nbformat": 4,
-    "nbformat_minor": 5,
-}
+from tests.notebooks import copy_environment, make_notebook
+
+PARAMETERS = """
+layers = [64, 32]
+zip_code = "00501"  # with its zeros
+color = "#ff0000"
+lr = 1/3
+cfg = {"a": 1,
+       "b": 2}
+""".strip()
+NOTEBOOK = make_notebook("#:# Hello", f"P:{PARAMETERS}", "print([layers, zip_code, color, lr, cfg])")
 
 
 @pytest.fixture
@@ -85,15 +69,20 @@ def test_a_job_run_again_unchanged_asks_for_the_same(site, page):
         "active_deadline_seconds": 500,
     }
     alice = site.client("alice")
-    job = alice.call("POST", "api/v1/jobs", json={"name": "args-only"} | asked, status=201)
+    made = {"name": "args-only", "command": ["true"]} | asked
+    job = alice.call("POST", "api/v1/jobs", status=201, json=made)
+    # of a launcher whose images bring commands of their own
+    shown = json.dumps(alice.get(job["id"]) | {"command": None})
+    page.page.route(f"**/api/v1/jobs/{job['id']}", lambda route: route.fulfill(body=shown))
+    page.expected.append("400")
     page.go(f"submit?from={job['id']}")
     expect(page.page.get_by_label("Name", exact=True)).to_have_value("args-only")
-    with page.page.expect_response("**/api/v1/jobs") as answer:
+    with page.page.expect_request("**/api/v1/jobs") as request:
         page.page.get_by_role("button", name="Submit").click()
-    again = answer.value.json()
-    assert again["id"] != job["id"]
+    again = request.value.post_data_json
     assert {name: again[name] for name in asked} == asked
-    assert again["command"] is None
+    assert "command" not in again
+    expect(page.find("#command-problem")).to_contain_text("must be given")
 
 
 def test_files_that_are_dropped_are_the_code(page):
@@ -180,22 +169,7 @@ def test_an_error_of_a_proxy_is_named_as_the_proxy_s(page, tmp_path, status, wor
 @pytest.fixture(scope="module")
 def papermill(site):
     """The folder of programs of an environment with papermill and nbconvert, as an image would have it."""
-    folder = site.service.folder / "papermill"
-    # the system's Python: jobs run as another account, which may not get to ours
-    subprocess.run(["/usr/bin/python3", "-m", "venv", folder], check=True)
-    pip = [folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, "--requirement", Path(__file__).with_name("notebooks.txt")], check=True)
-    return folder / "bin"
-
-
-@pytest.fixture(scope="module")
-def nbconvert(site, papermill):
-    """The same without papermill."""
-    folder = site.service.folder / "nbconvert"
-    folder.mkdir()
-    for name in ("jupyter", "jupyter-nbconvert"):
-        (folder / name).symlink_to(papermill / name)
-    return folder
+    return copy_environment(site.service.folder / "papermill")
 
 
 def set_path(page, folder):
@@ -206,38 +180,221 @@ def set_path(page, folder):
     page.page.get_by_label("Value of variable 1").fill(f"{folder}:/usr/bin:/bin")
 
 
-def read_executed(site, page, name):
-    """Wait for the end of the job that is shown, and return what the last cell of its notebook printed."""
+def choose_notebook(page, folder, text, name="my report.ipynb"):
+    (folder / name).write_text(text)
+    page.page.get_by_label("Choose files").set_input_files(folder / name)
+
+
+def submit(page):
+    """Submit, and return what was asked for and the job's id."""
+    with page.page.expect_response("**/api/v1/jobs") as answer:
+        page.page.get_by_role("button", name="Submit").click()
+    return answer.value.request.post_data_json, answer.value.json()["id"]
+
+
+def wait_for_end(site, page, job_id, status_wanted="succeeded"):
     expect(status(page)).to_have_text(re.compile("succeeded|failed"), timeout=120_000)
-    job_id = page.page.url.rstrip("/").rpartition("/")[2]
-    assert site.client("alice").get(job_id)["status"] == "succeeded", site.client("alice").logs(job_id)
-    with page.page.expect_download() as downloading:
-        page.page.get_by_role("link", name=name).click()
-    return json.loads(downloading.value.path().read_text())["cells"][-1]["outputs"][0]["text"]
+    assert site.client("alice").get(job_id)["status"] == status_wanted, site.client("alice").logs(job_id)
+    return site.client("alice").logs(job_id)
 
 
-def test_a_notebook_comes_back_executed_with_its_parameters(site, page, tmp_path, papermill):
-    (tmp_path / "my report.ipynb").write_text(json.dumps(NOTEBOOK))
-    page.page.get_by_label("Choose files").set_input_files(tmp_path / "my report.ipynb")
+def test_a_notebook_shows_its_parameters_as_they_are_and_runs_untouched(site, page, tmp_path, papermill):
+    choose_notebook(page, tmp_path, NOTEBOOK)
     expect(page.page.get_by_label("Name", exact=True)).to_have_value("my-report")
-    expect(page.page.get_by_label("Value of parameter 1")).to_have_value("0.5")
-    expect(page.page.get_by_label("Value of parameter 2")).to_have_value("world")
-    page.page.get_by_label("Value of parameter 2").fill("you")
-    page.shoot("submit-notebook")
-    page.page.get_by_role("button", name="Submit").click()
-    expect(status(page)).to_have_text("failed")
-    expect(page.find(".line .text", "The image has no papermill, which parameters take.")).to_have_count(1)
-    page.page.get_by_role("link", name="Run again with changes").click()
-    expect(page.page.get_by_label("Value of parameter 2")).to_have_value("you")
+    for name, value in {
+        "layers": "[64, 32]",
+        "zip_code": "00501",
+        "color": "#ff0000",
+        "lr": "1/3",
+        "cfg": '{"a": 1,\n       "b": 2}',
+    }.items():
+        expect(page.page.get_by_label(name, exact=True)).to_have_value(value)
+    expect(page.page.get_by_label("Kind of zip_code")).to_have_value("text")
+    expect(page.page.get_by_label("Kind of lr")).to_have_value("code")
+    expect(page.find("kbatch-parameters")).to_contain_text("with its zeros")
     set_path(page, papermill)
-    page.page.get_by_role("button", name="Submit").click()
-    assert read_executed(site, page, "my report.ipynb") == ["you at 0.5\n"]
+    page.shoot("submit-notebook")
+    asked, job_id = submit(page)
+    assert asked["notebook"] == {
+        "path": "my report.ipynb",
+        "parameters": {},
+        "expressions": {},
+        "kernel": None,
+    }
+    assert "command" not in asked
+    log = wait_for_end(site, page, job_id)
+    assert log == "[[64, 32], '00501', '#ff0000', 0.3333333333333333, {'a': 1, 'b': 2}]\n"
+    expect(page.page.get_by_role("link", name="my report.ipynb")).to_be_visible()
+    expect(page.find(".notebook")).to_have_text("Notebook my report.ipynb")
 
 
-def test_a_notebook_without_parameters_takes_no_papermill(site, page, tmp_path, nbconvert):
-    plain = NOTEBOOK | {"cells": [cell | {"metadata": {}} for cell in NOTEBOOK["cells"]]}
-    (tmp_path / "plain.ipynb").write_text(json.dumps(plain))
-    page.page.get_by_label("Choose files").set_input_files(tmp_path / "plain.ipynb")
-    set_path(page, nbconvert)
+def test_only_what_was_changed_is_asked_for_with_its_type_and_so_it_is_again(site, page, tmp_path, papermill):
+    choose_notebook(page, tmp_path, NOTEBOOK)
+    page.page.get_by_label("layers", exact=True).fill("[1.0, 2]")
+    page.page.get_by_label("zip_code", exact=True).fill("007")
+    page.page.get_by_label("cfg", exact=True).fill('{"a": None}')
+    page.page.get_by_label("color", exact=True).fill("red")
+    page.page.get_by_label("Reset color").click()
+    set_path(page, papermill)
+    asked, job_id = submit(page)
+    changed = {"parameters": {"zip_code": "007", "cfg": {"a": None}}, "expressions": {"layers": "[1.0, 2]"}}
+    assert asked["notebook"] == {"path": "my report.ipynb", "kernel": None} | changed
+    printed = "[[1.0, 2], '007', '#ff0000', 0.3333333333333333, {'a': None}]\n"
+    assert wait_for_end(site, page, job_id) == printed
+    said = 'Notebook my report.ipynb, parameters: zip_code = "007", cfg = {"a":null}, layers = [1.0, 2]'
+    expect(page.find(".notebook")).to_have_text(said)
+    page.shoot("job-notebook")
+    # again: what it could set is read from the notebook that came back
+    page.page.get_by_role("link", name="Run again with changes").click()
+    expect(page.page.get_by_label("zip_code", exact=True)).to_have_value("007")
+    expect(page.page.get_by_label("layers", exact=True)).to_have_value("[1.0, 2]")
+    expect(page.page.get_by_label("lr", exact=True)).to_have_value("1/3")
+    page.page.get_by_label("lr", exact=True).fill("0.5")
+    page.page.get_by_label("Reset cfg").click()
+    asked, job_id = submit(page)
+    changed = {"parameters": {"zip_code": "007", "lr": 0.5}, "expressions": {"layers": "[1.0, 2]"}}
+    assert asked["notebook"] == {"path": "my report.ipynb", "kernel": None} | changed
+    assert wait_for_end(site, page, job_id) == "[[1.0, 2], '007', '#ff0000', 0.5, {'a': 1, 'b': 2}]\n"
+
+
+def test_a_job_of_the_api_keeps_the_types_of_its_parameters_when_it_is_run_again_on_the_page(site, page):
+    alice = site.client("alice")
+    notebook = {
+        "path": "a.ipynb",
+        "parameters": {"rate": 2.0, "big": 2**60, "text": "1.0", "all": [1.0, {"x": True}]},
+        "expressions": {"lr": "1/3"},
+        "kernel": "python3",
+    }
+    body = {"name": "by-api", "upload": alice.upload({"a.ipynb": "{}"}), "notebook": notebook}
+    job = alice.call("POST", "api/v1/jobs", status=201, json=body)
+    page.go(f"submit?from={job['id']}")
+    expect(page.page.get_by_label("Value of rate")).to_have_value("2.0")
+    expect(page.page.get_by_label("Kind of text")).to_have_value("text")
+    asked, _ = submit(page)
+    assert asked["notebook"] == {
+        "path": "a.ipynb",
+        "parameters": {"text": "1.0"},
+        "expressions": {"rate": "2.0", "big": str(2**60), "all": '[1.0, {"x": True}]', "lr": "1/3"},
+        "kernel": "python3",
+    }
+
+
+def test_what_is_wrong_with_a_parameter_stands_beside_it(page, tmp_path):
+    choose_notebook(page, tmp_path, NOTEBOOK)
+    page.page.get_by_label("lr", exact=True).fill("1/3)(")
+    page.page.get_by_role("button", name="Add parameter").click()
+    page.page.get_by_label("Name of parameter 6").fill("not a name")
+    page.page.get_by_label("Value of not a name").fill("5")
     page.page.get_by_role("button", name="Submit").click()
-    assert read_executed(site, page, "plain.ipynb") == ["world at 0.5\n"]
+    expect(page.page.get_by_label("lr", exact=True)).to_be_focused()
+    problem = page.find("kbatch-parameters .problem")
+    expect(problem).to_contain_text("is not a value or an expression of Python")
+    expect(problem).to_be_in_viewport()
+    page.shoot("submit-notebook-wrong")
+    page.expected.append("400")
+    page.page.get_by_label("lr", exact=True).fill("1/4")
+    expect(problem).to_have_count(0)
+    page.page.get_by_role("button", name="Submit").click()
+    expect(problem).to_contain_text("'not a name' is not the name of a variable")
+
+
+def test_a_notebook_of_another_language_shows_its_cell(page, tmp_path):
+    choose_notebook(page, tmp_path, make_notebook("P:lr <- 1/3", "print(lr)", kernel="ir", language="R"))
+    expect(page.find("kbatch-parameters pre")).to_have_text("lr <- 1/3")
+    page.page.get_by_role("button", name="Add parameter").click()
+    page.page.get_by_label("Name of parameter 1").fill("lr")
+    page.page.get_by_label("Value of lr").fill("0.5")
+    page.page.get_by_role("button", name="Add parameter").click()
+    page.page.get_by_label("Name of parameter 2").fill("n")
+    page.page.get_by_label("Value of n").fill("1:10")
+    asked, _ = submit(page)
+    assert asked["notebook"] == {
+        "path": "my report.ipynb",
+        "parameters": {"lr": 0.5},
+        "expressions": {"n": "1:10"},
+        "kernel": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("Untitled (1).ipynb", "Untitled-1"),
+        ("-_x_-.py", "x"),
+        ("データ.ipynb", "notebook"),
+        ("データ.py", "job"),
+        ("a" * 80 + ".py", "a" * 63),
+    ],
+)
+def test_the_name_that_is_suggested_is_one_that_the_service_accepts(page, tmp_path, file, name):
+    choose_notebook(page, tmp_path, NOTEBOOK if file.endswith(".ipynb") else "pass", file)
+    expect(page.page.get_by_label("Name", exact=True)).to_have_value(name)
+    if not file.endswith(".ipynb"):
+        page.page.get_by_label("Command").fill("true")
+    asked, _ = submit(page)
+    assert asked["name"] == name
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_is_wrong_with_any_field_is_seen_without_scrolling(visit, width):
+    page = visit("alice", "submit", width=width)
+    page.page.set_viewport_size({"width": width, "height": 500})
+    page.expected.append("400")
+    page.page.get_by_label("Name", exact=True).fill("a-name")
+    page.page.get_by_label("Command").fill("true")
+    for _ in range(6):
+        page.page.get_by_role("button", name="Add variable").click()
+    page.find("summary").click()
+    for label, value, good, words in [
+        ("Name of variable 6", "a b", "a", "is not the name of an environment variable"),
+        ("CPUs at most", "many", "1", "must be a number"),
+        ("Memory at most", "lots", "512M", "must be a number of bytes"),
+        ("Priority among your jobs", "5000", "5", "less than or equal to 1000"),
+        ("Image", "an image", "", "match pattern"),
+        ("Name", "no name!", "a-name", "must be letters, digits"),
+        ("Command", "echo 'open", "true", "not closed"),
+    ]:
+        field = page.page.get_by_label(label, exact=True)
+        field.fill(value)
+        page.page.get_by_role("button", name="Submit").click()
+        problem = page.find(".problem").filter(has_text=words)
+        expect(problem).to_be_in_viewport()
+        if label != "Name of variable 6":
+            expect(field).to_be_focused()
+            expect(field).to_be_in_viewport()
+        field.fill(good)
+        expect(problem).to_have_count(0)
+
+
+def test_a_name_that_cannot_be_is_told_as_soon_as_its_field_is_left(page):
+    page.page.get_by_label("Name", exact=True).fill("Untitled-1-")
+    page.page.get_by_label("Command").focus()
+    expect(page.find("#name-problem")).to_contain_text("beginning and ending with a letter or digit")
+    page.page.get_by_label("Name", exact=True).fill("Untitled-1")
+    expect(page.find("#name-problem")).to_have_count(0)
+
+
+def test_files_of_the_working_folder_are_results_where_that_is_ticked(site, page, tmp_path):
+    (tmp_path / "main.sh").write_text("echo 1 > beside.txt")
+    page.page.get_by_label("Choose files").set_input_files(tmp_path / "main.sh")
+    page.page.get_by_label("Command").fill("sh main.sh")
+    page.page.get_by_label("Keep files that are new or changed").check()
+    asked, job_id = submit(page)
+    assert asked["collect"] == "workdir"
+    wait_for_end(site, page, job_id)
+    expect(page.page.get_by_role("link", name="beside.txt")).to_be_visible()
+    page.page.get_by_role("link", name="Run again with changes").click()
+    expect(page.page.get_by_label("Keep files that are new or changed")).to_be_checked()
+
+
+def test_results_that_did_not_fit_are_named_on_the_jobs_page(site, page):
+    script = "cd $KBATCH_OUTPUT_DIR; for i in $(seq 1001 1025); do echo > $i; done"
+    alice = site.client("alice")
+    body = {"name": "many", "command": ["sh", "-c", script]}
+    job = alice.wait(alice.call("POST", "api/v1/jobs", status=201, json=body)["id"])
+    page.go(f"job/{job['id']}")
+    expect(page.find(".message")).to_contain_text("Its results were cut: 5 files")
+    page.page.get_by_text("Files that were not kept").click()
+    expect(page.find("kbatch-outputs li")).to_have_count(5)
+    expect(page.find("kbatch-outputs li").first).to_contain_text("1021")
+    page.shoot("job-results-cut")

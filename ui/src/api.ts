@@ -1,4 +1,6 @@
 // Asks api/v1, the same that scripts and the command line use, and turns its errors into ApiError.
+import type { NotebookRequest } from "./notebook";
+
 export type Status = "queued" | "pending" | "running" | "succeeded" | "failed" | "cancelled";
 
 export const STATUSES: Status[] = ["queued", "pending", "running", "succeeded", "failed", "cancelled"];
@@ -7,6 +9,9 @@ export interface Outputs {
   state: "kept" | "failed" | "removed";
   files: number;
   size: number;
+  /** What was not kept, as there were too many or too large files. */
+  omitted_files: number;
+  omitted_size: number;
   message: string;
 }
 
@@ -26,6 +31,8 @@ export interface Job {
   attempts: number;
   command: string[] | null;
   args: string[];
+  notebook: NotebookRequest | null;
+  collect: "outputs" | "workdir";
   image: string;
   profile: string | null;
   env: Record<string, string | null>;

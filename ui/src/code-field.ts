@@ -10,7 +10,7 @@ export class CodeField extends LitElement {
   @property({ attribute: false }) files: CodeFile[] = [];
   /** The id of an upload that is there already. */
   @property() upload = "";
-  @property() problem = "";
+  @property({ reflect: true }) problem = "";
   @state() private isOver = false;
 
   static override styles = [

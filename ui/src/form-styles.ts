@@ -37,14 +37,14 @@ export const formStyles = css`
   .label .quiet {
     font-weight: 400;
   }
-  kbatch-pairs + button {
+  kbatch-parameters + button {
     margin-top: 0.75rem;
   }
   .choice {
     display: flex;
     gap: 0.5rem;
     align-items: center;
-    margin-top: 0.35rem;
+    margin-top: 0.5rem;
   }
   .cards {
     display: grid;

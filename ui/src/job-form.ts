@@ -1,6 +1,6 @@
 // What the form of a new job holds, and how that becomes the request of the API.
 import type { FieldError, Job } from "./api";
-import { findParameters, makeNotebookCommand, readNotebookCommand } from "./notebook";
+import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } from "./notebook";
 import type { Pair } from "./pairs-field";
 import { joinWords, splitWords } from "./words";
 import type { CodeFile } from "./zip";
@@ -21,9 +21,10 @@ export interface JobForm {
   minutes: string;
   upload: string;
   files: CodeFile[];
-  /** The notebook that is to be run, or nothing. */
-  notebook: string;
-  parameters: Pair[];
+  /** The notebook that is to be run in the place of a command. */
+  notebook: NotebookForm | null;
+  /** Whether what is new or changed in the working folder is a result, too. */
+  collects: boolean;
   /** Whether the words are arguments of the image's own command. */
   isArgs: boolean;
   /** What an earlier job asked for that this form does not show: it is asked for again. */
@@ -46,11 +47,20 @@ export const emptyForm = (): JobForm => ({
   minutes: "",
   upload: "",
   files: [],
-  notebook: "",
-  parameters: [],
+  notebook: null,
+  collects: false,
   isArgs: false,
   kept: {},
 });
+
+const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
+
+// in the service's own words
+const NAME_HINT =
+  "must be letters, digits, '.', '_' and '-' (ASCII), beginning and ending with a letter or digit, 63 at most";
+
+/** What is wrong with a field that has to be filled in: not to be said before it was. */
+export const MISSING = "must be there";
 
 const toPairs = (map: Record<string, string | null>): Pair[] =>
   Object.entries(map).map(([name, value]) => ({ name, value: value ?? "" }));
@@ -58,17 +68,15 @@ const toPairs = (map: Record<string, string | null>): Pair[] =>
 const toMap = (pairs: Pair[]): Record<string, string> =>
   Object.fromEntries(pairs.filter(({ name }) => name).map(({ name, value }) => [name, value]));
 
-/** Return the form that asks for what an earlier job was. */
+/** Return the form that asks for what an earlier job was, but for its notebook. */
 export function makeForm(job: Job): JobForm {
   const words = [...(job.command ?? []), ...job.args];
-  const run = readNotebookCommand(words);
   const inShell = words.length === 3 && words[0] === "sh" && words[1] === "-c";
   return {
     ...emptyForm(),
     name: job.name,
-    command: run ? "" : inShell ? words[2] : joinWords(words),
-    notebook: run?.path ?? "",
-    parameters: run?.parameters ?? [],
+    command: inShell ? words[2] : joinWords(words),
+    collects: job.collect === "workdir",
     inShell,
     profile: job.profile ?? "",
     image: job.image,
@@ -92,12 +100,13 @@ export function makeForm(job: Job): JobForm {
 /** Return what the form changes to when code was dropped on it. */
 export async function takeFiles(form: JobForm, files: CodeFile[]): Promise<Partial<JobForm>> {
   const notebooks = files.filter(({ path }) => path.endsWith(".ipynb"));
-  const changes: Partial<JobForm> = { files, upload: "", notebook: "", parameters: [] };
+  const changes: Partial<JobForm> = { files, upload: "", notebook: null, collects: notebooks.length === 1 };
   const first = files[0]?.path.split("/").pop() ?? "";
-  if (!form.name && files.length === 1) changes.name = first.replace(/\.\w+$/, "").replace(/[^A-Za-z0-9._-]+/g, "-");
+  if (!form.name && files.length === 1) {
+    changes.name = suggestName(first, first.endsWith(".ipynb") ? "notebook" : "job");
+  }
   if (notebooks.length === 1) {
-    changes.notebook = notebooks[0].path;
-    changes.parameters = findParameters(await notebooks[0].file.text());
+    changes.notebook = await openNotebook(notebooks[0].path, await notebooks[0].file.text());
   } else if (!form.command && files.some(({ path }) => path === "main.py")) {
     changes.command = "python main.py";
   } else if (!form.command && files.length === 1 && first.endsWith(".py")) {
@@ -118,12 +127,20 @@ export function makeRequest(form: JobForm): { request: Record<string, unknown>; 
     tags: toMap(form.tags),
     description: form.description,
     mem_limit: form.memory.trim() || undefined,
+    collect: form.collects === Boolean(form.notebook) ? undefined : form.collects ? "workdir" : "outputs",
   };
-  if (!form.name.trim()) problems.push({ field: "name", message: "must be there" });
-  try {
-    request[form.isArgs && !form.notebook && !form.inShell ? "args" : "command"] = makeCommand(form);
-  } catch (error) {
-    problems.push({ field: "command", message: (error as Error).message });
+  if (!form.name.trim()) problems.push({ field: "name", message: MISSING });
+  else if (!NAME.test(form.name.trim())) problems.push({ field: "name", message: NAME_HINT });
+  if (form.notebook) {
+    const made = makeNotebookRequest(form.notebook);
+    request.notebook = made.request;
+    problems.push(...made.problems);
+  } else {
+    try {
+      request[form.isArgs && !form.inShell ? "args" : "command"] = makeCommand(form);
+    } catch (error) {
+      problems.push({ field: "command", message: (error as Error).message });
+    }
   }
   const number = (field: string, text: string, factor = 1) => {
     if (!text.trim()) return;
@@ -140,7 +157,6 @@ export function makeRequest(form: JobForm): { request: Record<string, unknown>; 
 }
 
 function makeCommand(form: JobForm): string[] | undefined {
-  if (form.notebook) return makeNotebookCommand(form.notebook, form.parameters);
   if (!form.command.trim()) return undefined;
   return form.inShell ? ["sh", "-c", form.command] : splitWords(form.command);
 }

@@ -5,6 +5,7 @@ import { type Api, ApiError, isOver, type Job, type User } from "./api";
 import { QUEUED_MS, repeatWhileVisible, watch } from "./events";
 import { clockTime, duration, exactTime, runSeconds } from "./format";
 import "./log-view";
+import { describeNotebook } from "./notebook";
 import "./outputs-view";
 import "./request-view";
 import { tellProblem } from "./problem";
@@ -58,6 +59,14 @@ export class JobView extends LitElement {
         margin: 0.5rem 0 0;
         font-size: 1.05rem;
         overflow-wrap: anywhere;
+      }
+      .notebook {
+        margin-top: 0.25rem;
+        overflow-wrap: anywhere;
+        display: -webkit-box;
+        -webkit-line-clamp: 3;
+        -webkit-box-orient: vertical;
+        overflow: hidden;
       }
       .message.failed {
         color: var(--kb-bad);
@@ -259,6 +268,7 @@ export class JobView extends LitElement {
         <button type="button" class="danger" ?disabled=${this.isBusy} @click=${() => this.dialog.showModal()}>Delete</button>
       </div>
       <div class="quiet small">${job.id}${isMine ? "" : ` of ${job.user}`}${job.description ? ` · ${job.description}` : ""}</div>
+      ${job.notebook ? html`<div class="notebook">${describeNotebook(job.notebook)}</div>` : nothing}
       ${job.message ? html`<p class="message ${job.status}">${job.message}</p>` : nothing}
     `;
   }

@@ -6,6 +6,11 @@ import { bytes, count, exactTime } from "./format";
 import { tellProblem } from "./problem";
 import { base } from "./styles";
 
+interface Listing {
+  items: File[];
+  omitted: { path: string; size: number }[];
+}
+
 interface File {
   path: string;
   size: number;
@@ -26,6 +31,7 @@ export class OutputsView extends LitElement {
   @property({ attribute: false }) api!: Api;
   @property({ attribute: false }) job!: Job;
   @state() private files: File[] | null = null;
+  @state() private omitted: Listing["omitted"] = [];
   @state() private problem = "";
   @state() private most = SHOWN;
   @state() private filter = "";
@@ -59,6 +65,21 @@ export class OutputsView extends LitElement {
       td.path {
         overflow-wrap: anywhere;
       }
+      details {
+        margin-bottom: 0.75rem;
+      }
+      summary {
+        cursor: pointer;
+      }
+      ul {
+        max-height: 16rem;
+        overflow: auto;
+        margin: 0.35rem 0 0;
+        padding-left: 1.25rem;
+      }
+      li {
+        overflow-wrap: anywhere;
+      }
       td button {
         min-height: 1.9rem;
       }
@@ -79,9 +100,12 @@ export class OutputsView extends LitElement {
 
   private async load(): Promise<void> {
     this.files = null;
+    this.omitted = [];
     if (this.job.outputs?.state !== "kept") return;
     try {
-      this.files = (await this.api.get<{ items: File[] }>(`jobs/${this.job.id}/outputs`)).items;
+      const listing = await this.api.get<Listing>(`jobs/${this.job.id}/outputs`);
+      this.files = listing.items;
+      this.omitted = listing.omitted;
     } catch (error) {
       this.problem = error instanceof ApiError ? error.message : String(error);
     }
@@ -116,7 +140,7 @@ export class OutputsView extends LitElement {
             : nothing
         }
       </div>
-      ${this.renderState()} ${this.files?.length ? this.renderFiles(this.files) : nothing} ${this.renderDialog()}
+      ${this.renderState()} ${this.renderOmitted()} ${this.files?.length ? this.renderFiles(this.files) : nothing} ${this.renderDialog()}
     </section>`;
   }
 
@@ -126,8 +150,22 @@ export class OutputsView extends LitElement {
     if (!outputs)
       return html`<p class="quiet">What it writes to the folder <code>$KBATCH_OUTPUT_DIR</code> is here when its command has ended.</p>`;
     if (outputs.state !== "kept") return html`<p>${outputs.message}</p>`;
-    const what = outputs.files ? `${count(outputs.files)} files, ${bytes(outputs.size)}.` : "It has left no files.";
+    const files = outputs.files === 1 ? "1 file" : `${count(outputs.files)} files`;
+    const what = outputs.files ? `${files}, ${bytes(outputs.size)}.` : "It has left no files.";
     return html`<p class="quiet">${what} ${outputs.message}</p>`;
+  }
+
+  private renderOmitted(): TemplateResult | typeof nothing {
+    const { omitted } = this;
+    if (!omitted.length) return nothing;
+    const more = (this.job.outputs?.omitted_files ?? 0) - omitted.length;
+    return html`<details>
+      <summary>Files that were not kept</summary>
+      <ul>
+        ${omitted.map(({ path, size }) => html`<li>${path} <span class="quiet">(${bytes(size)})</span></li>`)}
+        ${more > 0 ? html`<li>and ${count(more)} more</li>` : nothing}
+      </ul>
+    </details>`;
   }
 
   private renderFiles(files: File[]): TemplateResult {

@@ -12,7 +12,7 @@ export interface Pair {
 export class PairsField extends LitElement {
   @property() label = "";
   @property() noun = "one";
-  @property() problem = "";
+  @property({ reflect: true }) problem = "";
   @property({ attribute: false }) pairs: Pair[] = [];
 
   static override styles = [

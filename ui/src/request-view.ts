@@ -3,6 +3,7 @@ import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import type { Job } from "./api";
 import { bytes, duration, exactTime } from "./format";
+import type { NotebookRequest } from "./notebook";
 import { base } from "./styles";
 import { joinWords } from "./words";
 
@@ -46,8 +47,12 @@ export class RequestView extends LitElement {
 
   override render(): TemplateResult {
     const { job } = this;
+    const command = joinWords([...(job.command ?? []), ...job.args]) || "that of the image";
     const facts: [string, unknown][] = [
-      ["Command", html`<code>${joinWords([...(job.command ?? []), ...job.args]) || "that of the image"}</code>`],
+      ...(job.notebook
+        ? this.describeNotebook(job.notebook)
+        : [["Command", html`<code>${command}</code>`] as [string, unknown]]),
+      ["Results", job.collect === "workdir" ? "also what is new or changed in the working folder" : null],
       ["Image", job.image],
       ["Profile", job.profile],
       ["CPU", job.cpu_limit === null ? null : `${job.cpu_limit} at most`],
@@ -84,15 +89,30 @@ export class RequestView extends LitElement {
     </section>`;
   }
 
+  private describeNotebook({ path, kernel, ...set }: NotebookRequest): [string, unknown][] {
+    const values = Object.entries(set.parameters).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
+    const code = Object.entries(set.expressions).map(([name, value]) => `${name} = ${value}`);
+    const lines = [...values, ...code].join("\n");
+    return [
+      ["Notebook", html`<code>${path}</code>`],
+      ["Parameters", lines ? html`<code>${lines}</code>` : "as they are in the notebook"],
+      ["Kernel", kernel],
+    ];
+  }
+
   private makeRequest(job: Job, withValues: boolean): string {
     const { name, command, args, image, profile, upload, description, tags } = job;
     const { cpu_limit, mem_limit, retries, active_deadline_seconds, priority, queue_name } = job;
-    const { retry_delay_seconds, retry_backoff } = job;
+    const { retry_delay_seconds, retry_backoff, notebook } = job;
+    const usual = notebook && upload ? "workdir" : "outputs";
+    const collect = job.collect === usual ? null : job.collect;
     const env = withValues ? job.env : Object.fromEntries(Object.keys(job.env).map((each) => [each, "…"]));
     const all = {
       name,
       command,
       args,
+      notebook,
+      collect,
       image,
       profile,
       env,

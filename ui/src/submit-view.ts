@@ -4,8 +4,10 @@ import { customElement, property, state } from "lit/decorators.js";
 import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "./api";
 import "./code-field";
 import { bytes } from "./format";
-import { emptyForm, type JobForm, makeForm, makeRequest, takeFiles } from "./job-form";
+import { emptyForm, type JobForm, MISSING, makeForm, makeRequest, takeFiles } from "./job-form";
+import { type NotebookForm, type NotebookRequest, openNotebook, type Parameter, takeRequest } from "./notebook";
 import "./pairs-field";
+import "./parameters-field";
 import { formStyles } from "./form-styles";
 import type { Pair } from "./pairs-field";
 import { tellProblem } from "./problem";
@@ -19,14 +21,37 @@ interface Work {
   part: number;
 }
 
-/** The fields of a request that have a place in the form. */
-const PLACES = ["name", "upload", "profile", "image", "command", "env", "tags", "description"].concat([
-  "cpu_limit",
-  "mem_limit",
-  "retries",
-  "priority",
-  "active_deadline_seconds",
+/** The fields of a request that stand in the part of the form that can be folded. */
+const FOLDED = ["image", "cpu_limit", "mem_limit", "active_deadline_seconds", "retries", "priority"].concat([
+  "description",
+  "tags",
 ]);
+
+/** The fields of a request that have a place in the form. */
+const PLACES = ["name", "upload", "profile", "command", "notebook", "collect", "env", ...FOLDED];
+
+const LABELS: Record<string, string> = {
+  name: "Name",
+  upload: "Code",
+  profile: "Profile",
+  command: "Command",
+  notebook: "Parameters",
+  env: "Environment",
+  image: "Image",
+  cpu_limit: "CPUs",
+  mem_limit: "Memory",
+  active_deadline_seconds: "Minutes",
+  retries: "Tries",
+  priority: "Priority",
+  description: "Description",
+  tags: "Tags",
+};
+
+/** How long after a field is left its problem may come: one that moves a button under the pointer loses the click. */
+const CHECK_MS = 250;
+
+/** Of an executed notebook, so much is read for its parameters. */
+const MAX_NOTEBOOK_BYTES = 20_000_000;
 
 const COMMAND_HINT = "A program and its arguments; empty for that of the image.";
 const ARGS_HINT = "Arguments of the image's own command.";
@@ -79,9 +104,33 @@ export class SubmitView extends LitElement {
     this.general = "";
     if (!this.from) return;
     try {
-      this.form = makeForm(await this.api.get<Job>(`jobs/${encodeURIComponent(this.from)}`));
+      const answer = await this.api.request("GET", `jobs/${encodeURIComponent(this.from)}`);
+      const text = await answer.text();
+      const job = JSON.parse(text) as Job;
+      this.form = makeForm(job);
+      if (job.notebook) this.form = { ...this.form, notebook: await this.reopen(job, text) };
     } catch (error) {
       tellProblem(this, error);
+    }
+  }
+
+  /** Return the form of an earlier job's notebook; what it could set is read from the one that came back. */
+  private async reopen(job: Job, text: string): Promise<NotebookForm> {
+    const { parseExact } = await import("./python");
+    const exact = (parseExact(text) as { notebook: NotebookRequest }).notebook;
+    return takeRequest(await openNotebook(exact.path, await this.readExecuted(job, exact.path)), exact);
+  }
+
+  private async readExecuted(job: Job, path: string): Promise<string | null> {
+    if (job.outputs?.state !== "kept") return null;
+    const name = path.startsWith("/") ? path.replace(/.*\//, "") : path.replace(/^(\.?\/+)+/, "");
+    try {
+      const { items } = await this.api.get<{ items: { path: string; size: number }[] }>(`jobs/${job.id}/outputs`);
+      if (!items.some((each) => each.path === name && each.size < MAX_NOTEBOOK_BYTES)) return null;
+      const file = `jobs/${job.id}/outputs/${name.split("/").map(encodeURIComponent).join("/")}`;
+      return await (await this.api.request("GET", file, { headers: { Accept: "*/*" } })).text();
+    } catch {
+      return null; // then only what was changed is shown
     }
   }
 
@@ -89,9 +138,24 @@ export class SubmitView extends LitElement {
     this.form = { ...this.form, ...changes };
   }
 
+  /** Take what was typed into a field: what was wrong with it may be so no more. */
+  private take(field: string, changes: Partial<JobForm>): void {
+    this.set(changes);
+    this.problems = this.problems.filter((each) => !isOf(each, field));
+  }
+
+  /** Say what is wrong with a field as soon as it is left, as far as that is known here. */
+  private check(field: string): void {
+    const found = makeRequest(this.form).problems.filter((each) => isOf(each, field) && each.message !== MISSING);
+    this.problems = [...this.problems.filter((each) => !isOf(each, field)), ...found];
+  }
+
+  private problemsOf(field: string): FieldError[] {
+    return this.problems.filter((each) => isOf(each, field));
+  }
+
   private problemOf(field: string): string {
-    return this.problems
-      .filter((each) => each.field === field || each.field.startsWith(`${field}.`))
+    return this.problemsOf(field)
       .map((each) => (each.field === field ? each.message : `${each.field.slice(field.length + 1)}: ${each.message}`))
       .join("; ");
   }
@@ -152,7 +216,8 @@ export class SubmitView extends LitElement {
     } else if (error instanceof FieldProblem) {
       this.problems = [{ field: error.field, message: error.message }];
     } else if (error instanceof ApiError && error.fields.length) {
-      this.problems = error.fields;
+      // the words of the command may be its arguments
+      this.problems = error.fields.map((each) => (isOf(each, "args") ? { ...each, field: "command" } : each));
     } else if (error instanceof ApiError && error.isLoginNeeded) {
       tellProblem(this, error);
     } else {
@@ -161,24 +226,26 @@ export class SubmitView extends LitElement {
     this.showProblems();
   }
 
-  /** Have what is wrong seen: what has no place of its own stands above the button. */
+  /** Have what is wrong seen: the first field of those, and above the button what has no place of its own. */
   private async showProblems(): Promise<void> {
     const homeless = this.problems.filter(({ field }) => !PLACES.includes(field.split(".")[0]));
     if (homeless.length) this.general = homeless.map(({ field, message }) => `${field} ${message}`).join("; ");
     const advanced = this.renderRoot.querySelector("details");
-    const isAdvanced = [
-      "cpu_limit",
-      "mem_limit",
-      "retries",
-      "priority",
-      "active_deadline_seconds",
-      "tags",
-      "description",
-      "image",
-    ];
-    if (advanced && this.problems.some(({ field }) => isAdvanced.includes(field.split(".")[0]))) advanced.open = true;
+    if (advanced && this.problems.some(({ field }) => FOLDED.includes(field.split(".")[0]))) advanced.open = true;
     await this.updateComplete;
-    this.renderRoot.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+    await new Promise(requestAnimationFrame); // until the parts of the form have taken it up
+    this.showFirst();
+  }
+
+  private showFirst(): void {
+    const first = this.renderRoot.querySelector<HTMLElement>("[aria-invalid=true], [problem]:not([problem=''])");
+    if (!first) return;
+    const within = first.shadowRoot;
+    const inner = ["[aria-invalid=true]", "input, button"].map((each) => within?.querySelector<HTMLElement>(each));
+    const field = inner.find(Boolean) ?? first;
+    field.focus({ preventScroll: true });
+    const said = within?.querySelector(".problem") ?? first.closest(".field")?.querySelector(".problem");
+    (said ?? first).scrollIntoView({ block: "center" });
   }
 
   // How it looks
@@ -188,20 +255,22 @@ export class SubmitView extends LitElement {
     return html`
       <h1>${this.from ? "Run again with changes" : "New job"}</h1>
       <form novalidate @submit=${this.submit}>
-        ${this.renderText("name", "Name", form.name, (name) => this.set({ name }), { maxlength: 63 })}
+        ${this.renderText("name", "Name", form.name, (name) => ({ name }), { maxlength: 63 })}
         <div class="field">
           <div class="label">Code <span class="quiet">(optional: it is the folder that the command runs in)</span></div>
           <kbatch-code
             .files=${form.files}
             .upload=${form.upload}
             .problem=${this.problemOf("upload")}
-            @choose=${async (event: CustomEvent<CodeFile[]>) => this.set(await takeFiles(form, event.detail))}
+            @choose=${(event: CustomEvent<CodeFile[]>) => this.choose(event.detail)}
           ></kbatch-code>
         </div>
-        ${form.notebook ? this.renderNotebook() : this.renderCommand()} ${this.renderProfiles()}
-        <kbatch-pairs class="field" label="Environment" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.set({ env: event.detail })}></kbatch-pairs>
+        ${form.notebook ? this.renderNotebook(form.notebook) : this.renderCommand()} ${this.renderCollects()}
+        ${this.renderProfiles()}
+        <kbatch-pairs class="field" label="Environment" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.take("env", { env: event.detail })}></kbatch-pairs>
         ${this.renderAdvanced()}
         <div role="alert">${this.general ? html`<p class="alert bad">${this.general}</p>` : nothing}</div>
+        ${this.renderSummary()}
         ${this.renderButtons()}
       </form>
     `;
@@ -211,19 +280,20 @@ export class SubmitView extends LitElement {
     field: string,
     label: string,
     value: string,
-    change: (value: string) => void,
+    make: (value: string) => Partial<JobForm>,
     { maxlength = 512, hint = "", placeholder = "", rows = 0 } = {},
   ): TemplateResult {
     const problem = this.problemOf(field);
-    const take = (event: Event) => change((event.target as HTMLInputElement).value);
+    const take = (event: Event) => this.take(field, make((event.target as HTMLInputElement).value));
+    const check = () => setTimeout(() => this.check(field), CHECK_MS);
     const described = [problem ? `${field}-problem` : "", hint ? `${field}-hint` : ""].filter(Boolean).join(" ");
     const invalid = problem ? "true" : "false";
     return html`<div class="field">
       <label for=${field}>${label}</label>
       ${
         rows
-          ? html`<textarea id=${field} rows=${rows} spellcheck="false" placeholder=${placeholder} aria-invalid=${invalid} aria-describedby=${described || nothing} .value=${value} @input=${take}></textarea>`
-          : html`<input id=${field} autocomplete="off" spellcheck="false" maxlength=${maxlength} placeholder=${placeholder} aria-invalid=${invalid} aria-describedby=${described || nothing} .value=${value} @input=${take} />`
+          ? html`<textarea id=${field} rows=${rows} spellcheck="false" placeholder=${placeholder} aria-invalid=${invalid} aria-describedby=${described || nothing} .value=${value} @input=${take} @blur=${check}></textarea>`
+          : html`<input id=${field} autocomplete="off" spellcheck="false" maxlength=${maxlength} placeholder=${placeholder} aria-invalid=${invalid} aria-describedby=${described || nothing} .value=${value} @input=${take} @blur=${check} />`
       }
       ${hint ? html`<div id="${field}-hint" class="quiet small">${hint}</div>` : nothing}
       ${problem ? html`<div id="${field}-problem" class="problem small">${problem}</div>` : nothing}
@@ -233,37 +303,63 @@ export class SubmitView extends LitElement {
   private renderCommand(): TemplateResult {
     const { form } = this;
     return html`
-      ${this.renderText("command", "Command", form.command, (command) => this.set({ command }), {
+      ${this.renderText("command", "Command", form.command, (command) => ({ command }), {
         rows: form.inShell ? 4 : 1,
         placeholder: "python main.py",
         hint: form.inShell ? "A script for sh." : form.isArgs ? ARGS_HINT : COMMAND_HINT,
       })}
-      <label class="choice"><input type="checkbox" .checked=${form.inShell} @change=${(event: Event) => this.set({ inShell: (event.target as HTMLInputElement).checked })} /> Run it in a shell</label>
+      <label class="choice"><input type="checkbox" .checked=${form.inShell} @change=${(event: Event) => this.take("command", { inShell: (event.target as HTMLInputElement).checked })} /> Run it in a shell</label>
     `;
   }
 
-  private renderNotebook(): TemplateResult {
-    const { form } = this;
+  private renderNotebook(notebook: NotebookForm): TemplateResult {
+    const problems = this.problemsOf("notebook");
     return html`<div class="field panel">
-      <div class="label">The notebook ${form.notebook} is run</div>
+      <div class="label">Runs the notebook ${notebook.path}</div>
       <p class="quiet small">
-        It comes back executed, among the results. This takes <code>papermill</code> in the image, or, without
-        parameters, <code>jupyter nbconvert</code>.
+        It comes back executed, among the results. The image needs papermill or nbclient, which
+        <code>jupyter nbconvert</code> brings along.
       </p>
-      <kbatch-pairs label="Parameters" noun="parameter" .pairs=${form.parameters} @change=${(event: CustomEvent<Pair[]>) => this.set({ parameters: event.detail })}></kbatch-pairs>
-      <button type="button" @click=${() => this.set({ notebook: "" })}>Run a command of my own instead</button>
+      <kbatch-parameters
+        problem=${problems.length ? "yes" : ""}
+        .notebook=${notebook}
+        .problems=${problems}
+        @change=${(event: CustomEvent<Parameter[]>) => this.take("notebook", { notebook: { ...notebook, parameters: event.detail } })}
+      ></kbatch-parameters>
+      <button type="button" @click=${() => this.take("notebook", { notebook: null })}>Run a command of my own instead</button>
     </div>`;
   }
 
+  private renderCollects(): TemplateResult {
+    const set = (event: Event) => this.take("collect", { collects: (event.target as HTMLInputElement).checked });
+    return html`<label class="choice"><input type="checkbox" .checked=${this.form.collects} @change=${set} />
+      Keep files that are new or changed in the working folder as results</label>`;
+  }
+
+  private renderSummary(): TemplateResult | typeof nothing {
+    const placed = this.problems.filter(({ field }) => PLACES.includes(field.split(".")[0]));
+    if (!placed.length) return nothing;
+    const names = [...new Set(placed.map(nameField))].join(", ");
+    return html`<p class="problem small">
+      To be changed: ${names}. <button type="button" class="link" @click=${this.showFirst}>Show</button>
+    </p>`;
+  }
+
+  /** Take the code that was dropped or chosen. */
+  private async choose(files: CodeFile[]): Promise<void> {
+    this.take("upload", await takeFiles(this.form, files));
+    this.problems = this.problems.filter((each) => !isOf(each, "notebook") && !isOf(each, "name"));
+  }
+
   /** Choose a profile: it has an image and sizes of its own, so those of another, or of the job before, go. */
-  private choose(profile: Profile): void {
-    this.set({ profile: profile.slug, image: "", cpu: "", memory: "" });
+  private chooseProfile(profile: Profile): void {
+    this.take("profile", { profile: profile.slug, image: "", cpu: "", memory: "" });
   }
 
   private renderProfiles(): TemplateResult | typeof nothing {
     if (!this.profiles.length) return nothing;
     const problem = this.problemOf("profile");
-    return html`<fieldset class="field">
+    return html`<fieldset class="field" problem=${problem}>
       <legend>Profile</legend>
       <div class="cards">
         ${this.profiles.map((profile) => {
@@ -273,7 +369,7 @@ export class SubmitView extends LitElement {
             ...Object.entries(profile.extra_resource_limits).map(([name, value]) => `${value} ${name}`),
           ];
           return html`<label class="card">
-            <input type="radio" name="profile" .checked=${this.form.profile === profile.slug} @change=${() => this.choose(profile)} />
+            <input type="radio" name="profile" .checked=${this.form.profile === profile.slug} @change=${() => this.chooseProfile(profile)} />
             <span><strong>${profile.display_name}</strong><br />
               ${profile.description ? html`${profile.description}<br />` : nothing}
               <span class="quiet small">${facts.filter(Boolean).join(" · ")}</span></span>
@@ -289,15 +385,15 @@ export class SubmitView extends LitElement {
     return html`<details class="field">
       <summary>Image, limits and more</summary>
       <div class="columns">
-        ${this.renderText("image", "Image", form.image, (image) => this.set({ image }), { hint: "Empty: that of the profile." })}
-        ${this.renderText("cpu_limit", "CPUs at most", form.cpu, (cpu) => this.set({ cpu }), { placeholder: "2" })}
-        ${this.renderText("mem_limit", "Memory at most", form.memory, (memory) => this.set({ memory }), { placeholder: "4G" })}
-        ${this.renderText("active_deadline_seconds", "Minutes at most", form.minutes, (minutes) => this.set({ minutes }), { placeholder: "60" })}
-        ${this.renderText("retries", "Tries again when it fails", form.retries, (retries) => this.set({ retries }), { placeholder: "0" })}
-        ${this.renderText("priority", "Priority among your jobs", form.priority, (priority) => this.set({ priority }), { placeholder: "0" })}
-        ${this.renderText("description", "Description", form.description, (description) => this.set({ description }), { maxlength: 4096 })}
+        ${this.renderText("image", "Image", form.image, (image) => ({ image }), { hint: "Empty: that of the profile." })}
+        ${this.renderText("cpu_limit", "CPUs at most", form.cpu, (cpu) => ({ cpu }), { placeholder: "2" })}
+        ${this.renderText("mem_limit", "Memory at most", form.memory, (memory) => ({ memory }), { placeholder: "4G" })}
+        ${this.renderText("active_deadline_seconds", "Minutes at most", form.minutes, (minutes) => ({ minutes }), { placeholder: "60" })}
+        ${this.renderText("retries", "Tries again when it fails", form.retries, (retries) => ({ retries }), { placeholder: "0" })}
+        ${this.renderText("priority", "Priority among your jobs", form.priority, (priority) => ({ priority }), { placeholder: "0" })}
+        ${this.renderText("description", "Description", form.description, (description) => ({ description }), { maxlength: 4096 })}
       </div>
-      <kbatch-pairs class="field" label="Tags" noun="tag" .pairs=${form.tags} .problem=${this.problemOf("tags")} @change=${(event: CustomEvent<Pair[]>) => this.set({ tags: event.detail })}></kbatch-pairs>
+      <kbatch-pairs class="field" label="Tags" noun="tag" .pairs=${form.tags} .problem=${this.problemOf("tags")} @change=${(event: CustomEvent<Pair[]>) => this.take("tags", { tags: event.detail })}></kbatch-pairs>
     </details>`;
   }
 
@@ -309,6 +405,17 @@ export class SubmitView extends LitElement {
       <button type="button" @click=${() => this.stop.abort()}>Cancel</button>
     </div>`;
   }
+}
+
+/** Return what the form calls the field that a problem is about. */
+function nameField({ field }: FieldError): string {
+  const [top, , name] = field.split(".");
+  return top === "notebook" && name ? name : (LABELS[top] ?? top);
+}
+
+/** Whether something that is wrong is a matter of a field of the form. */
+function isOf(problem: FieldError, field: string): boolean {
+  return problem.field === field || problem.field.startsWith(`${field}.`);
 }
 
 /** Something that is wrong with one field, found out here. */
