@@ -219,6 +219,31 @@ def test_a_kernel_that_the_image_lacks_is_its_own_python_with_a_line_in_the_log(
     assert kernel is None or repr(kernel) in line
 
 
+def test_the_images_own_python_comes_before_other_kernels_of_python(nbclient):
+    folder = nbclient.files / "kernels/another"
+    folder.mkdir(parents=True)
+    spec = {"argv": ["/nothing"], "display_name": "Another", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    nbclient.env["JUPYTER_PATH"] = str(nbclient.files)
+    code, log = nbclient.run(make_notebook("print('hello')", kernel=".venv"))
+    assert (code, log.splitlines()[-1]) == (0, "hello")
+
+
+def test_another_kernel_of_the_same_language_runs_a_notebook_whose_own_is_not_there(nbclient):
+    folder = nbclient.files / "kernels/julia-1.11"
+    folder.mkdir(parents=True)
+    # what is started does not matter here: it is Python that answers
+    python = ensure_environment() / "bin/python"
+    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "Julia 1.11", "language": "julia"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    nbclient.env["JUPYTER_PATH"] = str(nbclient.files)
+    code, log = nbclient.run(make_notebook("print('hello')", kernel="julia-1.10", language="julia"))
+    line, said = log.splitlines()
+    assert (code, said) == (0, "hello")
+    assert line.endswith("it runs with the kernel 'julia-1.11'.")
+
+
 def test_a_kernel_that_was_asked_for_is_not_replaced(nbclient):
     code, log = nbclient.run(make_notebook("print('hello')"), kernel="julia-1.10")
     assert code == 92

@@ -24,6 +24,7 @@ from kbatch_server.launchpad import Launchpad
 from kbatch_server.logreader import LogReader
 from kbatch_server.logrecorder import LogRecorder
 from kbatch_server.models import JobQuery, JobStatus, Pod, Status, User, utcnow
+from kbatch_server.notebooks.launch import EXIT_REASONS
 from kbatch_server.outputs import Outputs
 from kbatch_server.profiles import Profiles
 from kbatch_server.reconciler import Reconciler
@@ -83,6 +84,19 @@ async def test_a_job_that_the_launcher_cannot_run_is_refused_when_it_is_submitte
     with pytest.raises(InvalidRequest, match="command: must be given"):
         await submit(world, command=None)
     assert (await world.jobs.list(ALICE, JobQuery(user=ALICE.name))).jobs == []
+
+
+async def test_a_notebook_is_refused_by_a_launcher_that_runs_none_and_else_its_end_is_told_in_words(world):
+    notebook = {"command": None, "notebook": {"path": "a.ipynb"}}
+    world.launcher.runs_notebooks = False
+    with pytest.raises(InvalidRequest, match="notebook: cannot be run here"):
+        await submit(world, **notebook)
+    world.launcher.runs_notebooks = True
+    job = await step(world, await submit(world, **notebook))
+    see(world, job, Status.FAILED, reason="Error", message="Exit code 93.", exit_code=93, ended_at=utcnow())
+    job = await step(world, job)
+    assert (job.status, job.reason, job.exit_code) == ("failed", "KernelDied", 93)
+    assert job.message == EXIT_REASONS[93][1]
 
 
 def make_fresh(world):
