@@ -311,6 +311,7 @@ class JobConfig(Configurable):
                 "profile": profile,
                 "upload": request.upload,
                 "code_sha256": code_sha256,
+                "working_dir": request.working_dir or None,
                 "cpu_limit": self._checked_limit(request, "cpu_limit"),
                 "mem_limit": self._checked_limit(request, "mem_limit"),
                 "retries": check_at_most(request.retries, self.max_retries, "retries"),

@@ -94,6 +94,13 @@ def _checked_command(value: list[str]) -> list[str]:
     return _checked_words(value)
 
 
+def _checked_folder(value: str) -> str:
+    parts = [part for part in value.split("/") if part not in {"", "."}]
+    if value.startswith("/") or ".." in parts or "\0" in value:
+        raise ValueError("must be a path inside of the code, like src/train, without '..' or a '/' before it")
+    return "/".join(parts)
+
+
 def _checked_unicode(value: str) -> str:
     value.encode()  # a lone surrogate, which JSON can say and UTF-8 cannot
     return value
@@ -124,6 +131,8 @@ class JobRequest(BaseModel):
     profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
     env: Annotated[dict[Text, Text], AfterValidator(_checked_env)] = Field(default_factory=dict)
     upload: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
+    working_dir: Annotated[Text, Field(max_length=2000), AfterValidator(_checked_folder)] | None = None
+    """The folder of the upload that the command runs in. Not said: that which holds all of it."""
     description: Annotated[Text, Field(max_length=4096)] = ""
     tags: Annotated[
         dict[Text, Annotated[Text, Field(max_length=256)]],

@@ -12,17 +12,18 @@ from traitlets import Instance, default
 from traitlets.config import LoggingConfigurable
 
 from .audit import Action, AuditPage, AuditQuery, is_first, make_entry
-from .errors import Forbidden, Unavailable
+from .errors import Forbidden, InvalidRequest, Unavailable
 from .failpoints import reach
 from .jobrequest import JobRequest
 from .jobwatch import JobWatch, Reset, SeenChange
 from .launchers.base import JobLauncher, LauncherUnavailable
 from .limits import Limits
+from .listing import JobPage, JobQuery
 from .logfollower import LogFollower
 from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from .logtext import LogText
 from .metrics import SUBMITTED
-from .models import ForgottenUser, Job, JobEvent, JobPage, JobQuery, JobSpec, Status, User, utcnow
+from .models import ForgottenUser, Job, JobEvent, JobSpec, Status, User, utcnow
 from .profiles import Profiles
 from .quota import QUEUED
 from .slugs import make_job_id
@@ -78,8 +79,10 @@ class Jobs(LoggingConfigurable):
         upload is not the user's, Conflict where the key was used for another request.
         """
         code_sha256 = None
+        if request.working_dir and request.upload is None:
+            raise InvalidRequest.of_field("working_dir", "is a folder of the code: name an upload as well")
         if request.upload is not None:
-            code_sha256 = (await self.store.get_upload(request.upload, user=user.name)).sha256
+            code_sha256 = (await self.store.get_upload(request.upload, user=user.name)).code_sha256
         spec = await self.make_spec(user, request, code_sha256=code_sha256)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
@@ -273,6 +276,7 @@ def make_request(job: Job) -> JobRequest:
         profile=spec.profile,
         env=job.env,
         upload=spec.upload,
+        working_dir=spec.working_dir,
         description=job.description,
         tags=job.tags,
         cpu_limit=spec.cpu_limit,

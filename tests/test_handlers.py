@@ -326,7 +326,7 @@ async def test_a_zip_is_kept_as_it_was_sent(web, api, form):
             "api/v1/uploads", content=archive, headers={"Content-Type": "application/zip"}
         )
     assert answer.status_code == 201, answer.text
-    assert set(answer.json()) == {"id", "size", "sha256", "created_at", "expires_at"}
+    assert set(answer.json()) == {"id", "size", "sha256", "created_at", "expires_at", "top_folder"}
     assert web.uploads.kept[answer.json()["id"]] == archive
     assert (await api.get(web.join(answer.headers["Location"]))).json() == answer.json()
 

@@ -54,6 +54,11 @@ WRONG = [
     ({"retry_backoff": "never"}, "retry_backoff"),
     ({"active_deadline_seconds": 0}, "active_deadline_seconds"),
     ({"description": "x" * 5000}, "description"),
+    ({"working_dir": "/etc"}, "working_dir"),
+    ({"working_dir": "../x"}, "working_dir"),
+    ({"working_dir": "a/../../x"}, "working_dir"),
+    ({"working_dir": "a\0b"}, "working_dir"),
+    ({"working_dir": "x" * 2001}, "working_dir"),
     ({"hostPath": "/etc"}, "hostPath"),
     ({"serviceAccountName": "admin"}, "serviceAccountName"),
 ]

@@ -17,7 +17,8 @@ from sqlalchemy.exc import OperationalError
 
 from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
-from kbatch_server.models import Job, JobQuery, JobSpec, Pod, Status, Upload, utcnow
+from kbatch_server.listing import JobQuery
+from kbatch_server.models import Job, JobSpec, Pod, Status, Upload, utcnow
 from kbatch_server.slugs import make_job_id
 from kbatch_server.store import JobStore, postgresql
 
@@ -46,7 +47,8 @@ def make_job(name="train", user="alice", **fields) -> Job:
 
 def make_upload(upload_id="u1", user="alice", sha256="ab", expires_in_seconds=60) -> Upload:
     now = utcnow()
-    return Upload(upload_id, user, 10, sha256, now, now + timedelta(seconds=expires_in_seconds))
+    expires_at = now + timedelta(seconds=expires_in_seconds)
+    return Upload(upload_id, user, 10, sha256, now, expires_at, code_size=10, code_sha256=sha256)
 
 
 async def add(store: JobStore, **fields) -> Job:

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
-from tars import make_tar
+from tars import make_tar, pieces_of
 from traitlets.config import Config
+from zips import make_mixed_zip
 
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from kbatch_server.harvest import Harvest
@@ -21,14 +22,16 @@ from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchers.local import LocalProcessJobLauncher
 from kbatch_server.launchpad import Launchpad
+from kbatch_server.listing import JobQuery
 from kbatch_server.logreader import LogReader
 from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import JobQuery, JobStatus, Pod, Status, User, utcnow
+from kbatch_server.models import JobStatus, Pod, Status, User, utcnow
 from kbatch_server.outputs import Outputs
 from kbatch_server.profiles import Profiles
 from kbatch_server.reconciler import Reconciler
 from kbatch_server.storage.base import StorageFull
 from kbatch_server.store import JobStore
+from kbatch_server.uploads import Uploads
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 ADMIN = User(name="root", admin=True)
@@ -83,6 +86,19 @@ async def test_a_job_that_the_launcher_cannot_run_is_refused_when_it_is_submitte
     with pytest.raises(InvalidRequest, match="command: must be given"):
         await submit(world, command=None)
     assert (await world.jobs.list(ALICE, JobQuery(user=ALICE.name))).jobs == []
+
+
+async def test_a_folder_to_run_in_is_one_of_an_upload_and_holds_when_the_job_is_run_again(world):
+    with pytest.raises(InvalidRequest, match="working_dir: is a folder of the code: name an upload"):
+        await submit(world, working_dir="src")
+    upload = await Uploads(storage=world.storage, store=world.store).receive(
+        ALICE, pieces_of(make_mixed_zip())
+    )
+    job = await submit(world, upload=upload.id, working_dir="./sub//")
+    assert (job.spec.working_dir, job.spec.code_sha256) == ("sub", upload.code_sha256)
+    assert upload.code_sha256 != upload.sha256
+    assert (await world.jobs.rerun(ALICE, job.id)).spec.working_dir == "sub"
+    assert (await submit(world, working_dir="")).spec.working_dir is None
 
 
 def make_fresh(world):

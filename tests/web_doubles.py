@@ -21,10 +21,11 @@ from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, 
 from kbatch_server.handlers import make_handlers
 from kbatch_server.handlers.services import Services
 from kbatch_server.jobwatch import Reset, SeenChange
+from kbatch_server.listing import JobPage
 from kbatch_server.log import log_request
 from kbatch_server.logreader import ALL, LogPlace, ShownPiece
 from kbatch_server.logtext import LogText, Part
-from kbatch_server.models import Job, JobEvent, JobOutputs, JobPage, JobSpec, Profile, Status, Upload, utcnow
+from kbatch_server.models import Job, JobEvent, JobOutputs, JobSpec, Profile, Status, Upload, utcnow
 from kbatch_server.places import Places
 from kbatch_server.summary import JobSummary, UserSum
 from kbatch_server.tarindex import OutputFile
@@ -253,7 +254,16 @@ class UploadsDouble:
         if not data.startswith(b"PK"):
             raise refused("The submitted file must be a ZIP archive.")
         now = utcnow()
-        upload = Upload(f"u{len(self.kept)}", user.name, len(data), "0" * 64, now, now + timedelta(days=1))
+        upload = Upload(
+            f"u{len(self.kept)}",
+            user.name,
+            len(data),
+            "0" * 64,
+            now,
+            now + timedelta(days=1),
+            code_size=len(data),
+            code_sha256="0" * 64,
+        )
         self.kept[upload.id] = bytes(data)
         self.owners[upload.id] = upload
         return upload

@@ -74,7 +74,7 @@ class Container(Manifest):
     args: list[str] = Field(default_factory=list)
     env: list[EnvVar] = Field(default_factory=list)
     resources: Resources = Resources()
-    working_dir: Literal["/code"] = "/code"
+    working_dir: Annotated[str, Field(pattern=r"^/code(/|$)")] = "/code"
 
 
 class Toleration(Manifest):
@@ -177,6 +177,7 @@ def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, s
         "name": metadata.name or (metadata.generate_name or "").rstrip("-"),
         "command": container.command,
         "args": container.args,
+        "working_dir": container.working_dir.removeprefix("/code").lstrip("/"),
         "image": None if profile is not None and profile.image == container.image else container.image,
         "profile": slug,
         "env": {variable.name: variable.value for variable in container.env},
@@ -204,6 +205,7 @@ def rename_fields(error: InvalidRequest) -> InvalidRequest:
         "priority": "job.spec.template.spec.priority",
         "active_deadline_seconds": "job.spec.active_deadline_seconds",
         "upload": "code",
+        "working_dir": f"{CONTAINER}.working_dir",
         "file": "code.binary_data.code",
         **{name: f"{CONTAINER}.{name}" for name in ("image", "command", "args", "env")},
     }

@@ -108,7 +108,7 @@ def _make_container(job: Job, *, with_env: bool) -> dict[str, Any]:
         "args": spec.args,
         "env": [{"name": name, "value": value if with_env else None} for name, value in job.env.items()],
         "resources": {"limits": make_limits(spec.cpu_limit, spec.mem_limit)},
-        "working_dir": "/code",
+        "working_dir": f"/code/{spec.working_dir}" if spec.working_dir else "/code",
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..errors import InvalidRequest
 from ..jobrequest import CancelRequest, JobRequest
-from ..models import Job, JobQuery
+from ..listing import JobQuery
+from ..models import Job
 from ..timeline import make_timeline
 from ..validation import checked
 from .base import BaseHandler

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..compat import flat, kbatch, manifests
 from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
+from ..listing import JobPage, JobQuery
 from ..logreader import LogSelection, ShownPiece
-from ..models import Job, JobPage, JobQuery, utcnow
+from ..models import Job, utcnow
 from ..ticks import until, with_ticks
 from .base import BaseHandler
 from .needs import needs_nothing, needs_scope, needs_user

@@ -95,6 +95,7 @@ def _make_of_a_job() -> Json:
 
 def _make_uploads_and_users() -> Json:
     upload = {"id": TEXT, "size": INTEGER, "sha256": TEXT, "created_at": MOMENT, "expires_at": MOMENT}
+    upload["top_folder"] = MAYBE_TEXT
     user = {"name": TEXT, "kind": TEXT, "groups": TEXTS, "admin": FLAG, "actions": TEXTS, "scopes": TEXTS}
     entry = {
         "at": MOMENT,

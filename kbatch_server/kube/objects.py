@@ -11,6 +11,7 @@ from typing import Any
 
 from ..models import Job, JobSpec
 from ..slugs import MAX_LABEL, make_slug
+from .fetch import CODE_DIR, FETCH_SCRIPT
 from .gates import ATTEMPT_GATE, has_own_delay
 from .kueue import PRIORITY_LABEL, QUEUE_LABEL
 from .sidecar import OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUT_VOLUME, OUTPUTS_URL_KEY, make_sidecar
@@ -28,7 +29,6 @@ LAUNCHED_ANNOTATION = f"{PREFIX}launched"
 
 MAIN_CONTAINER = "job"
 FETCH_CONTAINER = "fetch-code"
-CODE_DIR = "/code"
 CODE_VOLUME = "kbatch-code"
 CODE_URL_KEY = "code-url"
 ENV_KEY_PREFIX = "env."
@@ -36,42 +36,6 @@ ENV_KEY_PREFIX = "env."
 LEFTOVER_TTL_SECONDS = 30 * 86400
 """How long a Job stays after its end when no service comes to see it. One that does sets the admin's time:
 a Job that is gone before its end is on record would count as lost, or be made again."""
-
-FETCH_EXIT_CODE, CHECKSUM_EXIT_CODE, UNZIP_EXIT_CODE = 81, 82, 83
-
-FETCH_SECONDS = 900
-"""Limit of one try to fetch the code."""
-
-FETCH_SCRIPT = rf"""
-# Fetch the ZIP, check it, unpack it. The URL is a secret: nothing that could hold it is ever printed.
-# Not `wget -T`: busybox 1.35 of Debian 12 crashes on it.
-fail() {{ printf '%s\n' "$2" | tee /dev/termination-log; exit "$1"; }}
-cd {CODE_DIR} || fail {FETCH_EXIT_CODE} 'there is no folder {CODE_DIR}'
-for pause in 1 2 4 8 0; do
-  error=$(timeout {FETCH_SECONDS} wget -q -O .kbatch-code.zip "$KBATCH_CODE_URL" 2>&1) && break
-  ended=$?
-  answer=$(printf %s "$error" | sed -n 's/.*HTTP\/[0-9.]* //p')
-  case $ended:$error in
-    124:*|143:*) why='it took longer than {FETCH_SECONDS} seconds'; pause=0;;
-    *HTTP/*) why="the service answered $answer";;
-    *'No space'*) why='there is no room on the disk of the node'; pause=0;;
-    *efused*) why='the service refused the connection';;
-    *'bad address'*) why='the name of the service is not known here';;
-    *'timed out'*) why='the service did not answer in time';;
-    *) why='the service could not be reached';;
-  esac
-  case $answer in 4??*) pause=0;; esac
-  [ $pause = 0 ] && fail {FETCH_EXIT_CODE} "$why"
-  sleep $pause
-done
-printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 2>&1 ||
-  fail {CHECKSUM_EXIT_CODE} 'what arrived is not what was uploaded (its SHA-256 differs)'
-unzip -q -o .kbatch-code.zip >/dev/null 2>&1 || fail {UNZIP_EXIT_CODE} 'the ZIP could not be unpacked'
-rm -f .kbatch-code.zip
-# the job may run as another user than this container
-chmod -R a+rwX . 2>/dev/null || true
-""".lstrip()
-"""For busybox; any image with sh, wget, timeout, sha256sum, unzip, sed and tee will do."""
 
 
 def make_job(
@@ -305,7 +269,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     container: Manifest = {
         "name": MAIN_CONTAINER,
         "image": spec.image,
-        "workingDir": CODE_DIR,
+        "workingDir": f"{CODE_DIR}/{spec.working_dir}" if spec.working_dir else CODE_DIR,
         "env": env,
         "resources": _make_resources(spec),
         "securityContext": _make_security_context(spec),
@@ -321,7 +285,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
 
 
 def _make_fetch_container(job: Job, init_image: str) -> Manifest:
-    resources = _make_resources(job.spec)
+    resources, working_dir = _make_resources(job.spec), job.spec.working_dir
     return {
         "name": FETCH_CONTAINER,
         "image": init_image,
@@ -329,6 +293,7 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
         "env": [
             _make_secret_env("KBATCH_CODE_URL", job.id, CODE_URL_KEY),
             {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
+            *([{"name": "KBATCH_WORKING_DIR", "value": _escape(working_dir)}] if working_dir else []),
         ],
         # What the job itself has: a quota wants some in each container, and Kubernetes reserves the larger
         # of init and main, so that the same adds nothing. A GPU is of no use here.

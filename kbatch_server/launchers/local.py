@@ -27,7 +27,7 @@ from ..storage.base import ObjectNotFound, Storage, StorageError
 from . import joblog
 from .accounts import Account, find_barrier, find_entry, get_account
 from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece, OutputTar
-from .codezip import BadCode, clean_folder, give_tree, remove_tree, unpack
+from .codezip import BadCode, check_folder, clean_folder, give_tree, remove_tree, unpack
 from .jobfolder import JobFolder, make_end
 from .localstatus import find_status
 from .outputtar import read_folder
@@ -280,6 +280,7 @@ class LocalProcessJobLauncher(JobLauncher):
             else:
                 await self._fetch_code(launch.code_key, job.spec.code_sha256, work / "code.zip")
                 await self._do(unpack, work / "code.zip", code, max_bytes=self.max_code_bytes)
+                await self._do(check_folder, code, job.spec.working_dir)
             await self._do(give_tree, code, account.uid, account.gid)
             await self._do(os.rename, code, folder.code)
         except BadCode as error:
@@ -354,6 +355,7 @@ class LocalProcessJobLauncher(JobLauncher):
             retry_delays_seconds=[spec.get_retry_delay_seconds(i + 1) for i in range(spec.retries)],
             active_deadline_seconds=spec.active_deadline_seconds,
             grace_seconds=spec.termination_grace_period_seconds,
+            working_dir=spec.working_dir or "",
         )
 
     def _terminate(self, job: Job, folder: JobFolder) -> bool:

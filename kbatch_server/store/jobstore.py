@@ -23,7 +23,8 @@ from ..audit import AuditEntry
 from ..errors import Conflict, NotFound
 from ..fairshare import Accounting
 from ..keyring import Keyring
-from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
+from ..listing import JobPage, JobQuery
+from ..models import ENDS, Job, Status, utcnow
 from . import postgresql
 from .auditstore import AuditStore, log_entry, put_entry
 from .changes import JobChange, SharedChanges, SoleChanges

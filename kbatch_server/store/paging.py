@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Integer, Select, bindparam, exists, select, union_all
 
 from ..errors import InvalidRequest
-from ..models import ENDS, JobQuery, Status
+from ..listing import JobQuery
+from ..models import ENDS, Status
 from .orm import job_tags, jobs
 from .rows import COLUMNS
 

@@ -30,6 +30,7 @@ export interface Job {
   profile: string | null;
   env: Record<string, string | null>;
   upload: string | null;
+  working_dir: string | null;
   description: string;
   tags: Record<string, string>;
   cpu_limit: number | null;

@@ -4,7 +4,7 @@ import { customElement, property, state } from "lit/decorators.js";
 import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "./api";
 import "./code-field";
 import { bytes } from "./format";
-import { emptyForm, type JobForm, makeForm, makeRequest, takeFiles } from "./job-form";
+import { emptyForm, isZip, type JobForm, makeForm, makeRequest, takeFiles } from "./job-form";
 import "./pairs-field";
 import { formStyles } from "./form-styles";
 import type { Pair } from "./pairs-field";
@@ -20,7 +20,7 @@ interface Work {
 }
 
 /** The fields of a request that have a place in the form. */
-const PLACES = ["name", "upload", "profile", "image", "command", "env", "tags", "description"].concat([
+const PLACES = ["name", "upload", "working_dir", "profile", "image", "command", "env", "tags", "description"].concat([
   "cpu_limit",
   "mem_limit",
   "retries",
@@ -131,8 +131,7 @@ export class SubmitView extends LitElement {
     const limit = Number(this.user.limits.max_upload_bytes) || Number.POSITIVE_INFINITY;
     const tell = (words: string) => (part: number) => (this.work = { words, part });
     try {
-      const isZip = files.length === 1 && files[0].path.toLowerCase().endsWith(".zip");
-      const content = isZip ? files[0].file : await makeZip(files, limit, tell("Packing …"), this.stop.signal);
+      const content = isZip(files) ? files[0].file : await makeZip(files, limit, tell("Packing …"), this.stop.signal);
       if (content.size > limit) throw new TooLarge();
       this.work = { words: "Sending …", part: 0 };
       const upload = await sendUpload(this.api, content, tell("Sending …"), this.stop.signal);
@@ -197,6 +196,7 @@ export class SubmitView extends LitElement {
             .problem=${this.problemOf("upload")}
             @choose=${async (event: CustomEvent<CodeFile[]>) => this.set(await takeFiles(form, event.detail))}
           ></kbatch-code>
+          ${form.topFolder ? this.renderTopFolder() : nothing}
         </div>
         ${form.notebook ? this.renderNotebook() : this.renderCommand()} ${this.renderProfiles()}
         <kbatch-pairs class="field" label="Environment" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.set({ env: event.detail })}></kbatch-pairs>
@@ -240,6 +240,16 @@ export class SubmitView extends LitElement {
       })}
       <label class="choice"><input type="checkbox" .checked=${form.inShell} @change=${(event: Event) => this.set({ inShell: (event.target as HTMLInputElement).checked })} /> Run it in a shell</label>
     `;
+  }
+
+  private renderTopFolder(): TemplateResult {
+    const { topFolder, workingDir } = this.form;
+    const problem = this.problemOf("working_dir");
+    const change = (event: Event) =>
+      this.set({ workingDir: (event.target as HTMLInputElement).checked ? topFolder : "" });
+    return html`<label class="choice"><input type="checkbox" .checked=${workingDir !== ""} @change=${change} /> Run in the folder <code>${topFolder}</code></label>
+      ${this.form.files.length ? html`<div class="quiet small">Everything in this ZIP is in that folder.</div>` : nothing}
+      ${problem ? html`<div class="problem small" role="alert">${problem}</div>` : nothing}`;
   }
 
   private renderNotebook(): TemplateResult {

@@ -1,0 +1,34 @@
+"""Which jobs are asked for, and a page of them. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from .models import Job, Status
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs to list, newest first: ``user`` None means everybody's, ``cursor`` is a page's end."""
+
+    user: str | None
+    statuses: tuple[Status, ...] = ()
+    name: str | None = None
+    search: str | None = None
+    """Some letters of the job's name, in whatever case."""
+    tags: tuple[tuple[str, str | None], ...] = ()
+    since: datetime | None = None
+    """Jobs that were accepted then or later."""
+    unless_ended_before: datetime | None = None
+    """All that are not over, and of the others those that ended then or later; without ``statuses``."""
+    cursor: str | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """One page of jobs; ``next_cursor`` is None on the last."""
+
+    jobs: list[Job]
+    next_cursor: str | None
