@@ -1,4 +1,4 @@
-"""Archives that were damaged on purpose, and a limit on the steps that reading one may take.
+"""Archives that were damaged on purpose, and limits on the steps and the memory that reading may take.
 
 Steps are counted, not seconds: a machine that is busy does not fail a test, and a loop without an end does.
 """
@@ -6,6 +6,7 @@ Steps are counted, not seconds: a machine that is busy does not fail a test, and
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,18 @@ def at_most_steps(limit: int, *, also: tuple[str, ...] = ()) -> Iterator[Callabl
         yield lambda: count
     finally:
         sys.settrace(before)
+
+
+@contextmanager
+def peak_below(limit: int) -> Iterator[None]:
+    """See that no more than so many bytes are held at any moment."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit, f"{peak / 2**20:.1f} MiB"
 
 
 Change = tuple[str, int, bytes]

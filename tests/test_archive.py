@@ -17,11 +17,11 @@ import warnings
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fuzzing import at_most_steps, changes, damage, fuzzed
+from fuzzing import at_most_steps, changes, damage, fuzzed, peak_below
 from hypothesis import given
 from hypothesis import strategies as st
 from zips import NAME, stored, unicode_path
@@ -794,18 +794,6 @@ def test_what_follows_the_end_of_compressed_data_is_not_kept():
 
 
 # --- memory
-
-
-@contextlib.contextmanager
-def peak_below(limit: int) -> Iterator[None]:
-    """See that no more than so many bytes are held at any moment."""
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < limit, f"{peak / MIB:.1f} MiB"
 
 
 def make_deep(count: int, depth: int) -> bytes:

@@ -394,6 +394,7 @@ class Web:
             gauges=GaugesDouble(),
             version="1.2.3",
             max_body_bytes=1024**2,
+            max_job_bytes=1024**2,
         )
         self.application = Application(
             **make_handlers(PREFIX, self.services), log_function=log_request, cookie_secret=b"0" * 32

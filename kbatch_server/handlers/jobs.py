@@ -15,6 +15,9 @@ from .query import read_int, read_statuses, read_tags, read_text, read_time
 MAX_PAGE = 500
 MAX_SUMS = 100
 
+MAX_CANCEL_BYTES = 16 * 1024
+"""Bytes of a body that says why a job is cancelled: a thousand characters, each in up to twelve."""
+
 
 class JobModelHandler(BaseHandler):
     """A handler that answers with jobs."""
@@ -39,6 +42,11 @@ class JobModelHandler(BaseHandler):
 
 class JobsHandler(JobModelHandler):
     """All jobs of a user."""
+
+    @property
+    def body_limit(self) -> int:
+        """How many bytes the body may have: that of a job."""
+        return self.services.max_job_bytes
 
     @needs_scope("submit", whose="self", spends="submit")
     async def post(self) -> None:
@@ -120,6 +128,8 @@ class JobHandler(JobModelHandler):
 
 class CancelHandler(JobModelHandler):
     """The end of a job."""
+
+    body_limit = MAX_CANCEL_BYTES
 
     @needs_scope("cancel", whose="job")
     async def post(self, job_id: str) -> None:

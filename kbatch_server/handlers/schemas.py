@@ -118,6 +118,7 @@ def _make_standing() -> Json:
     amounts: Json = {"type": "object", "additionalProperties": {"type": "number"}}
     limits = {
         "max_upload_bytes": INTEGER,
+        "max_job_bytes": INTEGER,
         "max_body_bytes": INTEGER,
         "jobs": {"anyOf": [amounts, {"type": "null"}]},
     }

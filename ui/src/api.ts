@@ -50,7 +50,7 @@ export interface User {
   groups: string[];
   actions: string[];
   /** Those of requests, and those of jobs by resource: null where they cannot be found out now. */
-  limits: { max_upload_bytes: number; max_body_bytes: number; jobs: Amounts | null };
+  limits: { max_upload_bytes: number; max_job_bytes: number; jobs: Amounts | null };
   /** Those that all members of a group have together. */
   group_totals: Record<string, Amounts>;
   usage: Amounts;
