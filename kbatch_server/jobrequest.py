@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from .quantities import MIN_CPUS, MIN_MEMORY_BYTES
 from .validation import at_most, checked
 
 MAX_ENV_BYTES = 256 * 1024
@@ -152,8 +153,10 @@ class JobRequest(BaseModel):
         AfterValidator(_checked_tags),
         at_most(MAX_TAGS, "tags"),
     ] = Field(default_factory=dict)
-    cpu_limit: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
-    mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
+    cpu_limit: Annotated[float, Field(ge=MIN_CPUS, le=4096, allow_inf_nan=False)] | None = None
+    mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(ge=MIN_MEMORY_BYTES, le=2**50)] | None = (
+        None
+    )
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     retry_delay_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] | None = None
     retry_backoff: Literal["exponential", "fixed"] = "exponential"

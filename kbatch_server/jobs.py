@@ -127,7 +127,7 @@ class Jobs(LoggingConfigurable):
         """
         spec = await self.profiles.make_spec(user, request, code_sha256=code_sha256)
         self.launcher.check_spec(spec)
-        return spec
+        return self.launcher.round_spec(spec)
 
     async def get(self, user: User, job_id: str) -> Job:
         """Return a job."""

@@ -280,7 +280,7 @@ def test_command_is_taken_as_it_is_written(word: str, sent: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpu", "text"), [(1, "1"), (0.1, "100m"), (1.5, "1500m"), (0.0001, "1m"), (0.001, "1m")]
+    ("cpu", "text"), [(1, "1"), (0.1, "100m"), (1.5, "1500m"), (0.0001, "1m"), (0.001, "1m"), (1e-10, "1m")]
 )
 def test_cpu_is_written_in_thousandths(cpu: float, text: str) -> None:
     assert pod_of(make(cpu_limit=cpu))["containers"][0]["resources"] == {"limits": {"cpu": text}}

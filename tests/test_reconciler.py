@@ -101,6 +101,13 @@ async def test_a_folder_to_run_in_is_one_of_an_upload_and_holds_when_the_job_is_
     assert (await submit(world, working_dir="")).spec.working_dir is None
 
 
+async def test_limits_count_the_whole_cpus_that_a_job_on_one_machine_has(world):
+    world.launcher.round_spec = LocalProcessJobLauncher().round_spec
+    assert (await submit(world, cpu_limit=0.001)).spec.cpu_limit == 1
+    assert (await submit(world, cpu_limit=2.5)).spec.cpu_limit == 3
+    assert (await submit(world)).spec.cpu_limit is None
+
+
 def make_fresh(world):
     return Reconciler(
         launcher=world.launcher, launchpad=world.launchpad, store=world.store, harvest=world.harvest

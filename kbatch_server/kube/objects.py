@@ -325,8 +325,8 @@ def _make_resources(spec: JobSpec) -> Manifest:
 
 
 def _format_cpu(cpu: float) -> str:
-    """``2`` or ``1500m``: Kubernetes counts in thousandths, at least one."""
-    return str(int(cpu)) if cpu == int(cpu) else f"{math.ceil(round(cpu * 1000, 6))}m"
+    """Return ``2`` or ``1500m``: Kubernetes counts in thousandths, and takes 0 for no limit."""
+    return str(int(cpu)) if cpu == int(cpu) else f"{max(1, math.ceil(round(cpu * 1000, 6)))}m"
 
 
 def _make_security_context(spec: JobSpec) -> Manifest:

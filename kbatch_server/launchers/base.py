@@ -115,6 +115,14 @@ class JobLauncher(LoggingConfigurable):
         It is called before a job is accepted, in any replica. The default accepts every job.
         """
 
+    def round_spec(self, spec: JobSpec) -> JobSpec:
+        """Return what a job will really have: its sizes rounded to those that this launcher can give.
+
+        It is called before a job is accepted, so that limits count what the job has, and not what it asked
+        for. The default gives any size.
+        """
+        return spec
+
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the job, unless it is made already, and return the state to be kept with it.
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -159,6 +160,12 @@ class LocalProcessJobLauncher(JobLauncher):
             raise InvalidRequest.of_field(
                 "command", "must be given: jobs run on this machine here, and no image brings a command"
             )
+
+    def round_spec(self, spec: JobSpec) -> JobSpec:
+        """Return the spec with whole CPUs: a process is kept to some of them."""
+        if spec.cpu_limit is None:
+            return spec
+        return spec.model_copy(update={"cpu_limit": float(math.ceil(spec.cpu_limit))})
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Put the code in place and start the job's supervisor, unless the job was started before."""
