@@ -7,6 +7,9 @@ from datetime import datetime
 
 from .models import Job, Status
 
+PAGE_BYTES = 4 * 2**20
+"""What a page of jobs may have: each of them may have 130 kB of command and arguments."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
@@ -24,6 +27,8 @@ class JobQuery:
     """All that are not over, and of the others those that ended then or later; without ``statuses``."""
     cursor: str | None = None
     limit: int = 50
+    max_bytes: int = PAGE_BYTES
+    """Of all jobs of the page together, about; it has one at least, however large that is."""
 
 
 @dataclass(frozen=True, slots=True)

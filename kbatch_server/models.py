@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -296,9 +297,8 @@ class Job:
     exit_code: int | None = None
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict, repr=False)
-    is_env_lost: bool = False
-    """Whether the environment cannot be read, as it was sealed with a key that was removed."""
+    has_env: bool = False
+    """Whether it has an environment. That stays sealed in the store until it is asked for."""
     groups: list[str] = field(default_factory=list)
     attempts: int = 0
     launch_begun_at: datetime | None = None
@@ -342,8 +342,8 @@ class Job:
             return message
         return f"{message} Its results could not be kept: {self.outputs.message}".lstrip()
 
-    def to_dict(self, *, with_env: bool = True) -> dict[str, Any]:
-        """Return the JSON form of ``api/v1/jobs``; an admin who reads another's job gets no values of env."""
+    def to_dict(self, *, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+        """Return the JSON form of ``api/v1/jobs``; ``env`` is the environment, where it is to be shown."""
         spec = self.spec
         return {
             "id": self.id,
@@ -363,7 +363,7 @@ class Job:
             "args": spec.args,
             "image": spec.image,
             "profile": spec.profile,
-            "env": self.env if with_env else dict.fromkeys(self.env),
+            "env": None if env is None and self.has_env else dict(env or {}),
             "upload": spec.upload,
             "working_dir": spec.working_dir,
             "description": self.description,

@@ -343,7 +343,8 @@ async def test_a_rerun_asks_for_the_same_again(world):
     job = await submit(world, env={"A": "1"}, args=["x"], tags={"t": "u"}, retries=2, cpu_limit=2.0)
     again = await world.jobs.rerun(ALICE, job.id)
     assert again.id != job.id
-    assert (again.spec, again.env, again.tags, again.name) == (job.spec, job.env, job.tags, job.name)
+    assert (again.spec, again.tags, again.name) == (job.spec, job.tags, job.name)
+    assert await world.jobs.read_env(again) == {"A": "1"}
 
 
 async def test_the_log_of_a_job_that_has_none_is_not_found_and_says_why(world):
@@ -522,6 +523,9 @@ async def test_a_job_whose_key_was_removed_fails_with_the_reason_and_hides_no_ot
     world.store._keyring = Keyring(["another key of thirty-two characters"])
     listed = (await world.jobs.list(ALICE, JobQuery(user="alice"))).jobs
     assert {job.id for job in listed} == {lost.id, other.id}
+    assert await world.jobs.read_env(lost) == {}
+    with pytest.raises(Conflict, match="Its environment cannot be read any more"):
+        await world.jobs.rerun(ALICE, lost.id)
     lost = await step(world, lost)
     assert (lost.status, lost.reason) == ("failed", "EnvironmentLost")
     assert world.launcher.launched == []

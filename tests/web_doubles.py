@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import zipfile
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -91,6 +92,7 @@ class JobsDouble:
 
     def __init__(self):
         self.jobs = {}
+        self.envs = {}
         self.pieces = {}
         self.asked = []
         self.hold = asyncio.Event()
@@ -101,9 +103,14 @@ class JobsDouble:
         self.entries = []
         self.audit_queries = []
 
-    def add(self, job):
+    def add(self, job, *, env=None):
+        job.has_env = bool(env)
         self.jobs[job.id] = job
+        self.envs[job.id] = env or {}
         return job
+
+    async def read_env(self, job):
+        return self.envs[job.id]
 
     async def make_spec(self, user, request, *, code_sha256=None):
         if request.image == "forbidden":
@@ -120,7 +127,7 @@ class JobsDouble:
             upload=request.upload,
         )
         job = self.add(
-            make_job(f"{request.name}-{len(self.requests)}", user=user.name, spec=spec, env=request.env)
+            make_job(f"{request.name}-{len(self.requests)}", user=user.name, spec=spec), env=request.env
         )
         if idempotency_key is not None:
             self.keys[idempotency_key] = job
@@ -165,7 +172,7 @@ class JobsDouble:
         yield Reset("x-0")
         for number, job in enumerate(self.jobs.values(), 1):
             if owner in (None, job.user):
-                yield SeenChange(f"x-{number}", job.user, job.id, job)
+                yield SeenChange(f"x-{number}", job.user, job.id, json.dumps(job.to_dict()))
         yield SeenChange("x-9", "alice", "gone-1", None)
 
     async def cancel(self, user, job_id, *, note=None):

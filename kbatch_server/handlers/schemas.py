@@ -52,7 +52,7 @@ def _make_jobs(schemas: Json) -> Json:
         "attempts": INTEGER,
         "cancelled_by": MAYBE_TEXT,
         "cancel_note": MAYBE_TEXT,
-        "env": {"type": "object", "additionalProperties": MAYBE_TEXT},
+        "env": {"type": ["object", "null"], "additionalProperties": MAYBE_TEXT},
         "outputs": {"anyOf": [{"$ref": SCHEMAS + "JobOutputs"}, {"type": "null"}]},
         **asked,
         # what is shown of these is what they came to, which may be more than may be asked for

@@ -28,7 +28,8 @@ export interface Job {
   args: string[];
   image: string;
   profile: string | null;
-  env: Record<string, string | null>;
+  /** Null in lists and changes: it is read with the one job. */
+  env: Record<string, string | null> | null;
   upload: string | null;
   working_dir: string | null;
   description: string;

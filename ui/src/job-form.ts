@@ -79,7 +79,7 @@ export function makeForm(job: Job): JobForm {
     inShell,
     profile: job.profile ?? "",
     image: job.image,
-    env: toPairs(job.env),
+    env: toPairs(job.env ?? {}),
     tags: toPairs(job.tags),
     description: job.description,
     cpu: job.cpu_limit === null ? "" : String(job.cpu_limit),

@@ -74,7 +74,7 @@ export class RequestView extends LitElement {
               : nothing
           }
           ${
-            Object.values(job.env).some((value) => value !== null)
+            Object.values(job.env ?? {}).some((value) => value !== null)
               ? html`<button type="button" aria-pressed=${this.showsValues ? "true" : "false"} @click=${() => (this.showsValues = !this.showsValues)}>Show the values of env</button>`
               : nothing
           }
@@ -88,7 +88,8 @@ export class RequestView extends LitElement {
     const { name, command, args, image, profile, upload, description, tags } = job;
     const { cpu_limit, mem_limit, retries, active_deadline_seconds, priority, queue_name } = job;
     const { retry_delay_seconds, retry_backoff } = job;
-    const env = withValues ? job.env : Object.fromEntries(Object.keys(job.env).map((each) => [each, "…"]));
+    const known = job.env ?? {};
+    const env = withValues ? known : Object.fromEntries(Object.keys(known).map((each) => [each, "…"]));
     const all = {
       name,
       command,
@@ -97,6 +98,7 @@ export class RequestView extends LitElement {
       profile,
       env,
       upload,
+      ...(job.working_dir ? { working_dir: job.working_dir } : {}),
       description,
       tags,
       cpu_limit,
