@@ -155,10 +155,20 @@ class KBatchServer(Application):
         config=True,
     )
 
+    max_job_bytes = Integer(
+        2 * 1024**2,
+        min=64 * 1024,
+        help="""Bytes of the JSON of one job at most, as ``api/v1`` takes it. All that a job may have fits,
+        also where a client writes six bytes for a character. Code is not JSON: ``Uploads.max_upload_bytes``.
+        """,
+        config=True,
+    )
+
     max_body_bytes = Integer(
         16 * 1024**2,
         min=1024**2,
-        help="""Bytes of a request's JSON at most. Code is not JSON: ``Uploads.max_upload_bytes``.""",
+        help="""A third of the bytes that the JSON of the kbatch command and of the first client may have,
+        which has code in it. It is in memory a few times over while it is read.""",
         config=True,
     )
 
@@ -331,6 +341,7 @@ class KBatchServer(Application):
             launchpad=self.engine.launchpad,
             throttle=self.throttle,
             version=__version__,
+            max_job_bytes=self.max_job_bytes,
             max_body_bytes=self.max_body_bytes,
             kbatch_list_days=self.kbatch_list_days,
             health=self.operations.health,

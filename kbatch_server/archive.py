@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from .errors import InvalidRequest
 from .zipcontent import ContentCheck
 from .zipdirectory import MAX_DIRECTORY_BYTES, Directory, NeedsMore, read_directory, refused
+from .ziprewrite import rewrite
 
 TAIL_BYTES = 128 * 2**10
 """What is read at first: enough for the whole directory of a thousand files."""
@@ -18,21 +20,45 @@ Reader = Callable[[int, int], AsyncIterator[bytes]]
 """Given a start and a length, yields those bytes of the ZIP."""
 
 
-async def check_archive(size: int, read: Reader) -> None:
-    """Raise InvalidRequest, naming the entry, unless what ``read`` reads is a ZIP that may be unpacked.
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A ZIP that was checked: its entries, and where its links lead, by their names."""
 
-    ``size`` is the ZIP's, in bytes. Its directory is held in memory, up to MAX_DIRECTORY_BYTES, and the rest
-    is read once from its beginning and dropped. Threads do the work.
+    directory: Directory
+    targets: Mapping[str, str]
+
+
+Admit = Callable[[int], None]
+"""Called with the bytes that a ZIP unpacks to, before they are: raises what its sender is told instead."""
+
+
+async def check_archive(size: int, read: Reader, *, admit: Admit = lambda size: None) -> Archive:
+    """Return what is in a ZIP, or raise InvalidRequest, naming the entry, unless it may be unpacked.
+
+    ``size`` is the ZIP's, in bytes, and ``read`` reads it. Its directory is held in memory, up to
+    MAX_DIRECTORY_BYTES, and the rest is read once from its beginning and dropped. Threads do the work.
     """
     try:
         directory = await _get_directory(size, read)
+        admit(directory.size)
         content = ContentCheck(directory)
         async with aclosing(read(0, directory.start)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 await asyncio.to_thread(content.feed, piece)
-        content.finish()
+        await asyncio.to_thread(content.finish)
     except zipfile.BadZipFile:
         raise await _make_refusal(size, read) from None
+    return Archive(directory, content.targets)
+
+
+async def rewrite_archive(archive: Archive, read: Reader) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a plain ZIP of the same; see ``ziprewrite``."""
+    async with (
+        aclosing(read(0, archive.directory.start)) as pieces,  # type: ignore[type-var]
+        aclosing(rewrite(archive.directory, archive.targets, pieces)) as made,
+    ):
+        async for piece in made:
+            yield piece
 
 
 async def _get_directory(size: int, read: Reader) -> Directory:

@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Bool, Dict, Float, Integer, List, Unicode
+from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, validate
 from traitlets.config import Configurable
 
 from .choices import check_at_most, check_image, check_queue, fill_queue_name
 from .errors import InvalidRequest
 from .jobrequest import JobRequest
 from .models import RETRY_DELAY_SECONDS, JobSpec
+from .quantities import MIN_CPUS, MIN_MEMORY_BYTES
 
 
 class JobConfig(Configurable):
@@ -49,8 +50,9 @@ class JobConfig(Configurable):
     cpu_limit = Float(
         None,
         allow_none=True,
-        min=0,
-        help="""CPUs that a job may use at most when it asks for no other number. None: no limit.""",
+        min=MIN_CPUS,
+        help="""CPUs that a job may use at most when it asks for no other number. None: ``max_cpu_limit``, and
+        no limit where that is None as well.""",
         config=True,
     )
 
@@ -65,8 +67,9 @@ class JobConfig(Configurable):
     max_cpu_limit = Float(
         None,
         allow_none=True,
-        min=0,
-        help="""The largest ``cpu_limit`` that a user may ask for. None: any.""",
+        min=MIN_CPUS,
+        help="""The largest ``cpu_limit`` that a user may ask for, and that of a job that asks for none where
+        ``cpu_limit`` is not set. None: any, and none.""",
         config=True,
     )
 
@@ -76,7 +79,7 @@ class JobConfig(Configurable):
         help="""Bytes of memory that a job may use at most when it asks for no other number.
 
         An integer, or a string with a unit of 1024: ``512M``, ``2G``. A job that uses more is killed and
-        fails with the reason OOMKilled. None: no limit.
+        fails with the reason OOMKilled. None: ``max_mem_limit``, and no limit where that is None as well.
         """,
         config=True,
     )
@@ -91,7 +94,8 @@ class JobConfig(Configurable):
     max_mem_limit = ByteSpecification(
         None,
         allow_none=True,
-        help="""The largest ``mem_limit`` that a user may ask for, as ``mem_limit``. None: any.""",
+        help="""The largest ``mem_limit`` that a user may ask for, as ``mem_limit``, and that of a job that
+        asks for none where ``mem_limit`` is not set. None: any, and none.""",
         config=True,
     )
 
@@ -294,6 +298,19 @@ class JobConfig(Configurable):
         config=True,
     )
 
+    @validate("mem_limit", "max_mem_limit")
+    def _validate_memory(self, proposal: Any) -> Any:
+        size = proposal["value"]
+        if size is not None and size < MIN_MEMORY_BYTES:
+            name = f"JobConfig.{proposal['trait'].name}"
+            raise TraitError(f"{name}: is {size} bytes, the least is {MIN_MEMORY_BYTES}; None is no limit")
+        return size
+
+    def get_default(self, field: str) -> Any:
+        """Return the ``cpu_limit`` or the ``mem_limit`` of a job that asks for none, or None for no limit."""
+        default = getattr(self, field)
+        return getattr(self, f"max_{field}") if default is None else default
+
     def make_spec(
         self,
         request: JobRequest,
@@ -313,6 +330,7 @@ class JobConfig(Configurable):
                 "profile": profile,
                 "upload": request.upload,
                 "code_sha256": code_sha256,
+                "working_dir": request.working_dir or None,
                 "cpu_limit": self._checked_limit(request, "cpu_limit"),
                 "mem_limit": self._checked_limit(request, "mem_limit"),
                 "retries": check_at_most(request.retries, self.max_retries, "retries"),
@@ -330,7 +348,7 @@ class JobConfig(Configurable):
         return JobSpec.model_validate({name: getattr(self, name) for name in ("image", *_COPIED)})
 
     def _checked_limit(self, request: JobRequest, field: str) -> Any:
-        wanted, default = getattr(request, field), getattr(self, field)
+        wanted, default = getattr(request, field), self.get_default(field)
         if wanted is None or wanted == default:
             return default
         if not self.allow_user_limits:

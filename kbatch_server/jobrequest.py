@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from .notebooks.request import Notebook
-from .validation import checked
+from .quantities import MIN_CPUS, MIN_MEMORY_BYTES
+from .validation import at_most, checked
 
 MAX_ENV_BYTES = 256 * 1024
 """All of a job's environment, names and values: a Kubernetes Secret ends at 1 MiB, base64 included."""
@@ -27,6 +28,11 @@ MAX_COMMAND_BYTES = 64 * 1024
 
 MAX_ENV_NAMES = 1000
 """The variables of a job's environment: each takes a reference to the Secret in the Job."""
+
+MAX_WORDS = 5000
+"""The words of a job's command, and of its arguments."""
+
+MAX_TAGS = 32
 
 MAX_ENV_NAME_LENGTH = 200
 """Characters of a variable's name, which is a part of a key in the Secret: Kubernetes allows 253."""
@@ -67,8 +73,6 @@ def _checked_name(value: str) -> str:
 
 
 def _checked_env(value: dict[str, str]) -> dict[str, str]:
-    if len(value) > MAX_ENV_NAMES:
-        raise ValueError(f"has {len(value)} variables, the limit is {MAX_ENV_NAMES}")
     for name, text in value.items():
         if not _ENV_NAME.fullmatch(name) or len(name) > MAX_ENV_NAME_LENGTH:
             raise ValueError(f"{name[:60]!r} is not the name of an environment variable")
@@ -104,13 +108,29 @@ def _checked_command(value: list[str]) -> list[str]:
     return _checked_words(value)
 
 
+def _checked_folder(value: str) -> str:
+    parts = [part for part in value.split("/") if part not in {"", "."}]
+    if value.startswith("/") or ".." in parts or "\0" in value:
+        raise ValueError("must be a path inside of the code, like src/train, without '..' or a '/' before it")
+    return "/".join(parts)
+
+
 def _checked_unicode(value: str) -> str:
     value.encode()  # a lone surrogate, which JSON can say and UTF-8 cannot
     return value
 
 
 Text = Annotated[str, AfterValidator(_checked_unicode)]
-Words = Annotated[list[Text], AfterValidator(_checked_words)]
+# the maximum twice: ``at_most`` comes before the elements are looked at, and ``Field`` is in the schema
+_Texts = Annotated[list[Text], Field(max_length=MAX_WORDS)]
+Words = Annotated[_Texts, AfterValidator(_checked_words), at_most(MAX_WORDS, "words")]
+Command = Annotated[_Texts, AfterValidator(_checked_command), at_most(MAX_WORDS, "words")]
+Variables = Annotated[
+    dict[Text, Text],
+    Field(max_length=MAX_ENV_NAMES),
+    AfterValidator(_checked_env),
+    at_most(MAX_ENV_NAMES, "variables"),
+]
 
 
 class CancelRequest(BaseModel):
@@ -128,7 +148,7 @@ class JobRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: Annotated[Text, Field(min_length=1, max_length=63), AfterValidator(_checked_name)]
-    command: Annotated[list[Text], AfterValidator(_checked_command)] | None = None
+    command: Command | None = None
     args: Words = Field(default_factory=list)
     notebook: Notebook | None = None
     """A notebook of the code to run, in the place of a command."""
@@ -137,16 +157,21 @@ class JobRequest(BaseModel):
     the working folder, too. Not said: ``workdir`` for a notebook of the upload."""
     image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
     profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
-    env: Annotated[dict[Text, Text], AfterValidator(_checked_env)] = Field(default_factory=dict)
+    env: Variables = Field(default_factory=dict)
     upload: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
+    working_dir: Annotated[Text, Field(max_length=2000), AfterValidator(_checked_folder)] | None = None
+    """The folder of the upload that the command runs in. Not said: that which holds all of it."""
     description: Annotated[Text, Field(max_length=4096)] = ""
     tags: Annotated[
         dict[Text, Annotated[Text, Field(max_length=256)]],
-        Field(max_length=32),
+        Field(max_length=MAX_TAGS),
         AfterValidator(_checked_tags),
+        at_most(MAX_TAGS, "tags"),
     ] = Field(default_factory=dict)
-    cpu_limit: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
-    mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
+    cpu_limit: Annotated[float, Field(ge=MIN_CPUS, le=4096, allow_inf_nan=False)] | None = None
+    mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(ge=MIN_MEMORY_BYTES, le=2**50)] | None = (
+        None
+    )
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     retry_delay_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] | None = None
     retry_backoff: Literal["exponential", "fixed"] = "exponential"

@@ -12,17 +12,18 @@ from traitlets import Instance, default
 from traitlets.config import LoggingConfigurable
 
 from .audit import Action, AuditPage, AuditQuery, is_first, make_entry
-from .errors import Forbidden, Unavailable
+from .errors import Conflict, Forbidden, InvalidRequest, Unavailable
 from .failpoints import reach
 from .jobrequest import JobRequest
 from .jobwatch import JobWatch, Reset, SeenChange
 from .launchers.base import JobLauncher, LauncherUnavailable
 from .limits import Limits
+from .listing import JobPage, JobQuery
 from .logfollower import LogFollower
 from .logreader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from .logtext import LogText
 from .metrics import SUBMITTED
-from .models import ForgottenUser, Job, JobEvent, JobPage, JobQuery, JobSpec, Status, User, utcnow
+from .models import ForgottenUser, Job, JobEvent, JobSpec, Status, User, utcnow
 from .profiles import Profiles
 from .quota import QUEUED
 from .slugs import make_job_id
@@ -78,8 +79,10 @@ class Jobs(LoggingConfigurable):
         upload is not the user's, Conflict where the key was used for another request.
         """
         code_sha256 = None
+        if request.working_dir and request.upload is None:
+            raise InvalidRequest.of_field("working_dir", "is a folder of the code: name an upload as well")
         if request.upload is not None:
-            code_sha256 = (await self.store.get_upload(request.upload, user=user.name)).sha256
+            code_sha256 = (await self.store.get_upload(request.upload, user=user.name)).code_sha256
         spec = await self.make_spec(user, request, code_sha256=code_sha256)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
@@ -92,7 +95,6 @@ class Jobs(LoggingConfigurable):
             message="Waiting to be started.",
             description=request.description,
             tags=dict(request.tags),
-            env=dict(request.env),
             groups=list(user.groups),
         )
         request_hash = None
@@ -104,6 +106,7 @@ class Jobs(LoggingConfigurable):
         reach("submit.1")
         job, is_new = await self.store.add_job(
             job,
+            env=request.env,
             idempotency_key=idempotency_key,
             request_hash=request_hash,
             limits=QueueLimits(limits.get(QUEUED), self.limits.find_group_queues(user.groups)),
@@ -124,7 +127,7 @@ class Jobs(LoggingConfigurable):
         """
         spec = await self.profiles.make_spec(user, request, code_sha256=code_sha256)
         self.launcher.check_spec(spec)
-        return spec
+        return self.launcher.round_spec(spec)
 
     async def get(self, user: User, job_id: str) -> Job:
         """Return a job."""
@@ -192,7 +195,15 @@ class Jobs(LoggingConfigurable):
     async def rerun(self, user: User, job_id: str) -> Job:
         """Record a new job that asks for what an earlier one of the user's own was, and return it."""
         job = await self.store.get_job(job_id, user=user.name)
-        return (await self.submit(user, make_request(job), rerun_of=job_id))[0]
+        env = await self.store.read_env(job_id)
+        if env is None:
+            message = "Its environment cannot be read any more: submit the job anew, with one."
+            raise Conflict(message, reason="EnvironmentLost")
+        return (await self.submit(user, make_request(job, env), rerun_of=job_id))[0]
+
+    async def read_env(self, job: Job) -> dict[str, str]:
+        """Return the environment of a job, in the clear; empty where the key to it was removed."""
+        return (await self.store.read_env(job.id) or {}) if job.has_env else {}
 
     async def forget_user(self, name: str, *, before: datetime | None = None) -> ForgottenUser:
         """Begin to forget a user: all jobs with their logs and results, all uploads, and what was used.
@@ -262,8 +273,8 @@ def _owner(user: User) -> str | None:
     return None if user.admin else user.name
 
 
-def make_request(job: Job) -> JobRequest:
-    """Return the request that makes a job like this one."""
+def make_request(job: Job, env: dict[str, str]) -> JobRequest:
+    """Return the request that makes a job like this one, with its environment."""
     spec = job.spec
     return JobRequest(
         name=job.name,
@@ -273,8 +284,9 @@ def make_request(job: Job) -> JobRequest:
         collect=spec.collect,
         image=spec.image or None,
         profile=spec.profile,
-        env=job.env,
+        env=env,
         upload=spec.upload,
+        working_dir=spec.working_dir,
         description=job.description,
         tags=job.tags,
         cpu_limit=spec.cpu_limit,

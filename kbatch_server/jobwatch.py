@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from jupyterhub.traitlets import ByteSpecification
 from traitlets import Instance, Integer, default
 from traitlets.config import LoggingConfigurable
 
 from .errors import TooManyRequests, Unavailable
 from .limits import Limits
-from .models import Job
+from .metrics import LIMITS_HELD
 from .standing import Standing
 from .store import JobStore
 from .store.changes import JobChange
@@ -27,22 +29,24 @@ RETRY_SECONDS = 2
 GATHER_SECONDS = 0.1
 """How long changes are gathered: a job changes in bursts, and is read once for all who watch."""
 
-BATCH = 200
+BATCH = 50
 """Jobs that are read at once."""
 
 KEPT = 2000
-"""Changes that are kept for readers that are slow, or lost their connection."""
+"""Changes that are kept for readers that are slow, or lost their connection, and no more bytes of them than
+``JobWatch.max_kept_bytes``."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenChange:
-    """A job as it was after a change; ``job`` is None when it was deleted."""
+    """A job as it was after a change."""
 
     place: str
     """What a reader names to go on after it."""
     user: str
     job_id: str
-    job: Job | None
+    data: str | None
+    """What readers are told of it, as JSON; None when it was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,13 @@ class JobWatch(LoggingConfigurable):
         config=True,
     )
 
+    max_kept_bytes = ByteSpecification(
+        16 * 2**20,
+        help="""Bytes of the newest changes that are kept for readers that are slow, or lost their connection.
+        Those who need an older one are told to read everything anew.""",
+        config=True,
+    )
+
     standing = Instance(Standing)
     store = Instance(JobStore)
 
@@ -81,7 +92,8 @@ class JobWatch(LoggingConfigurable):
         super().__init__(**kwargs)
         self._epoch = secrets.token_hex(4)
         self._last = 0
-        self._kept: deque[SeenChange] = deque(maxlen=KEPT)
+        self._kept: deque[SeenChange] = deque()
+        self._kept_bytes = 0
         self._news = asyncio.Event()
         self._pending: dict[JobChange, None] = {}
         self._has_pending = asyncio.Event()
@@ -205,14 +217,25 @@ class JobWatch(LoggingConfigurable):
             job = found.get(change.job_id)
             if job is not None and job.delete_requested_at is not None:
                 job = None
+            data = None if job is None else json.dumps(job.to_dict())
             self._last += 1
-            place = self._make_place(self._last)
-            self._kept.append(SeenChange(place, change.user, change.job_id, job))
+            self._kept.append(SeenChange(self._make_place(self._last), change.user, change.job_id, data))
+            self._kept_bytes += len(data or "")
+            self._forget()
         self._wake()
+
+    def _forget(self) -> None:
+        """Let go of the oldest changes that are too many, or too large; the newest stays."""
+        is_full = self._kept_bytes > self.max_kept_bytes
+        while len(self._kept) > 1 and (len(self._kept) > KEPT or self._kept_bytes > self.max_kept_bytes):
+            self._kept_bytes -= len(self._kept.popleft().data or "")
+        if is_full:
+            LIMITS_HELD.labels("max_kept_bytes").inc()
 
     def _skip(self) -> None:
         """Have all who read on from before read everything anew."""
         self._kept.clear()
+        self._kept_bytes = 0
         self._last += 1
         self._wake()
 

@@ -69,11 +69,12 @@ class Launchpad(LoggingConfigurable):
 
         Raises StorageError when the storage does not answer, LaunchRefused when the environment is lost.
         """
-        if job.is_env_lost:
+        own = await self.store.read_env(job.id) if job.has_env else {}
+        if own is None:
             message = "Its environment was sealed with a key that this service does not have any more."
             raise LaunchRefused("EnvironmentLost", message)
         user = User(name=job.user, groups=tuple(job.groups))
-        environment = await self.profiles.get_environment(user, job.spec.profile) | job.env
+        environment = await self.profiles.get_environment(user, job.spec.profile) | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         launch = Launch(
             env=environment,

@@ -102,6 +102,12 @@ HUB_FAILURES = Counter("kbatch_hub_failures", "Questions that the hub did not an
 
 UPLOADS = Counter("kbatch_uploads", "Uploads that were accepted here.", registry=REGISTRY)
 UPLOADED_BYTES = Counter("kbatch_uploaded_bytes", "Bytes of the uploads accepted here.", registry=REGISTRY)
+LIMITS_HELD = Counter(
+    "kbatch_limits_held",
+    "Times that something was refused or put off because of a limit, by the name of its trait.",
+    ("limit",),
+    registry=REGISTRY,
+)
 DATABASE_FAILURES = Counter(
     "kbatch_database_failures", "Reads and writes that the database did not do.", registry=REGISTRY
 )

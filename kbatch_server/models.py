@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -81,6 +82,8 @@ class JobSpec(BaseModel):
     profile: str | None = None
     upload: str | None = None
     code_sha256: str | None = None
+    working_dir: str | None = None
+    """The folder of the code that the command runs in; None: that which holds all of it."""
     cpu_limit: float | None = None
     cpu_guarantee: float | None = None
     mem_limit: int | None = None
@@ -233,7 +236,11 @@ def make_upload_key(upload_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A ZIP of code that a user sent, kept in the storage under ``key``."""
+    """A ZIP of code that a user sent, kept in the storage under ``key``.
+
+    ``size`` and ``sha256`` are those of what was sent. What is kept may be another ZIP of the same files, of
+    which every unpacker makes the same: ``code_size`` and ``code_sha256`` are of that.
+    """
 
     id: str
     user: str
@@ -241,6 +248,10 @@ class Upload:
     sha256: str
     created_at: datetime
     expires_at: datetime
+    code_size: int
+    code_sha256: str
+    top_folder: str | None = None
+    """The folder that all of it is in, where there is nothing beside that."""
 
     @property
     def key(self) -> str:
@@ -255,6 +266,7 @@ class Upload:
             "sha256": self.sha256,
             "created_at": to_iso(self.created_at),
             "expires_at": to_iso(self.expires_at),
+            "top_folder": self.top_folder,
         }
 
 
@@ -279,9 +291,8 @@ class Job:
     exit_code: int | None = None
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict, repr=False)
-    is_env_lost: bool = False
-    """Whether the environment cannot be read, as it was sealed with a key that was removed."""
+    has_env: bool = False
+    """Whether it has an environment. That stays sealed in the store until it is asked for."""
     groups: list[str] = field(default_factory=list)
     attempts: int = 0
     launch_begun_at: datetime | None = None
@@ -327,8 +338,8 @@ class Job:
             return f"{message} Its results were cut: {self.outputs.message}".lstrip()
         return message
 
-    def to_dict(self, *, with_env: bool = True) -> dict[str, Any]:
-        """Return the JSON form of ``api/v1/jobs``; an admin who reads another's job gets no values of env."""
+    def to_dict(self, *, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+        """Return the JSON form of ``api/v1/jobs``; ``env`` is the environment, where it is to be shown."""
         spec = self.spec
         return {
             "id": self.id,
@@ -350,8 +361,9 @@ class Job:
             "collect": spec.collect,
             "image": spec.image,
             "profile": spec.profile,
-            "env": self.env if with_env else dict.fromkeys(self.env),
+            "env": None if env is None and self.has_env else dict(env or {}),
             "upload": spec.upload,
+            "working_dir": spec.working_dir,
             "description": self.description,
             "tags": self.tags,
             "cpu_limit": spec.cpu_limit,
@@ -367,35 +379,9 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class JobQuery:
-    """Which jobs to list, newest first: ``user`` None means everybody's, ``cursor`` is a page's end."""
-
-    user: str | None
-    statuses: tuple[Status, ...] = ()
-    name: str | None = None
-    search: str | None = None
-    """Some letters of the job's name, in whatever case."""
-    tags: tuple[tuple[str, str | None], ...] = ()
-    since: datetime | None = None
-    """Jobs that were accepted then or later."""
-    unless_ended_before: datetime | None = None
-    """All that are not over, and of the others those that ended then or later; without ``statuses``."""
-    cursor: str | None = None
-    limit: int = 50
-
-
-@dataclass(frozen=True, slots=True)
 class ForgottenUser:
     """How much of a user the service has begun to forget."""
 
     user: str
     jobs: int
     uploads: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """One page of jobs; ``next_cursor`` is None on the last."""
-
-    jobs: list[Job]
-    next_cursor: str | None

@@ -120,8 +120,8 @@ class Profiles(LoggingConfigurable):
             description=entry.get("description", ""),
             default=bool(entry.get("default")),
             image=config.image,
-            cpu_limit=config.cpu_limit,
-            mem_limit=config.mem_limit,
+            cpu_limit=config.get_default("cpu_limit"),
+            mem_limit=config.get_default("mem_limit"),
             extra_resource_limits=config.extra_resource_limits,
         )
 

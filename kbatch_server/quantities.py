@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+MIN_CPUS = 0.001
+"""The least that Kubernetes knows of a CPU: less would be written as 0, which is no limit at all."""
+
+MIN_MEMORY_BYTES = 6 * 2**20
+"""The least memory that Docker starts a container with; less is a unit that was forgotten."""
+
 _QUANTITY = re.compile(r"(\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _UNITS = {
     "m": Decimal("0.001"),

@@ -237,7 +237,7 @@ class Retention(LoggingConfigurable):
         while page := await self.store.list_expired_uploads(now, after=after, limit=AT_ONCE):
             for each in page:
                 why = f"unused, and expired {each.expires_at:%Y-%m-%d}"
-                yield Removal("upload", each.id, each.user, each.size, why)
+                yield Removal("upload", each.id, each.user, each.code_size, why)
             after = page[-1]
 
     async def _find_parts(self, user: str, ttls: Ttls, now: datetime) -> AsyncIterator[Removal]:

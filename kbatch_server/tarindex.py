@@ -1,7 +1,15 @@
-"""Finds the files in a tar as it streams by, by its headers alone: what is between them is not looked at."""
+"""Finds the files in a tar as it streams by, from its headers alone; the content between them is skipped.
+
+Each header block is decoded by the standard library's ``TarInfo.frombuf``. The rest is ours because
+``TarFile`` reads: over a body that arrives piece by piece it would hold a thread for as long as that takes,
+and it limits neither the size of an extended header, nor the number of members that it remembers, nor
+(CVE-2025-8194, Python before 3.13.6) how often it reads the same block. Here each byte is looked at a bounded
+number of times.
+"""
 
 from __future__ import annotations
 
+import re
 import tarfile
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -34,6 +42,15 @@ _WITHOUT_CONTENT = frozenset(
 )
 _ZEROS = bytes(BLOCK)
 _PLAIN = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
+
+_KEYWORDS = frozenset({"path", "linkpath", "size", "mtime"})
+"""The keywords of an extended header that are of use here; any other may come in any number."""
+_SPARSE = "GNU.sparse"
+
+# the standard's "%d %s=%s\n": https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html
+_RECORD_LENGTH = re.compile(rb"([0-9]{1,20}) ")
+_NUMBER = re.compile(r"(-?[0-9]{1,18})(?:\.|$)")
+_MIN_RECORD_BYTES = len(b"5 a=\n")
 
 
 class BadTar(ValueError):
@@ -158,7 +175,7 @@ class TarIndex:
         path = clean_path(said.get("path", info.name))
         moment = _read_int(said["mtime"]) if "mtime" in said else int(info.mtime)
         moment = min(max(moment, 0), MAX_TIME)
-        is_sparse = any(name.startswith("GNU.sparse") for name in said)
+        is_sparse = _SPARSE in said
         target = None
         if info.type == tarfile.LNKTYPE:
             target = self.files.get(clean_path(said.get("linkpath", info.linkname)) or "")
@@ -185,24 +202,35 @@ def clean_path(path: str) -> str | None:
 
 
 def _read_pax(data: bytes) -> dict[str, str]:
-    """Return the records of a pax header: ``"%d %s=%s\\n"``, with the length of the whole record first."""
+    """Return the records of an extended header that are of use here; raises BadTar.
+
+    Each is ``"%d %s=%s\\n"``, with the length of the whole record first.
+    """
     records: dict[str, str] = {}
-    while data and data[0]:
-        length, _, _ = data.partition(b" ")
-        size = _read_int(_decode(length))
-        keyword, equals, value = data[len(length) + 1 : size - 1].partition(b"=")
-        if not equals or size > len(data):
-            raise BadTar("it has an extended header that is none")
-        records[_decode(keyword)] = _decode(value)
-        data = data[size:]
+    start = 0
+    while start < len(data) and data[start]:
+        match = _RECORD_LENGTH.match(data, start)
+        end = start + int(match[1]) if match else 0
+        if match is None or not start + _MIN_RECORD_BYTES <= end <= len(data) or data[end - 1 : end] != b"\n":
+            raise BadTar("it has an extended header that cannot be read")
+        keyword, equals, value = data[match.end() : end - 1].partition(b"=")
+        if not keyword or not equals:
+            raise BadTar("it has an extended header that cannot be read")
+        name = _decode(keyword)
+        if name in _KEYWORDS:
+            records[name] = _decode(value)
+        elif name.startswith(_SPARSE):
+            records[_SPARSE] = ""
+        start = end
     return records
 
 
 def _read_int(text: str) -> int:
-    whole = text.partition(".")[0]
-    if not whole.lstrip("-").isdecimal() or len(whole) > 18:
-        raise BadTar(f"it has a number that is none: {text[:20]!r}")
-    return int(whole)
+    """Return the whole part of a number, which may have a fraction; raises BadTar."""
+    match = _NUMBER.match(text)
+    if match is None:
+        raise BadTar(f"it has a number that cannot be read: {text[:20]!r}")
+    return int(match[1])
 
 
 def _decode(data: bytes) -> str:

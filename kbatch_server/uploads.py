@@ -7,27 +7,35 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from jupyterhub.traitlets import ByteSpecification
 from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
 
-from .archive import check_archive
+from .archive import Archive, Reader, check_archive, rewrite_archive
 from .audit import AuditEntry
-from .errors import TooLarge, Unavailable
-from .metrics import UPLOADED_BYTES, UPLOADS
+from .errors import TooLarge, TooManyRequests, Unavailable
+from .metrics import LIMITS_HELD, UPLOADED_BYTES, UPLOADS
 from .models import Upload, User, make_upload_key, utcnow
-from .places import Places
+from .places import FairPlaces, Places
+from .rates import Rates
 from .slugs import make_upload_id
 from .storage.base import ObjectNotFound, Storage, StorageError, StorageFull
 from .store import JobStore
 
 CHECKS = 2
-"""How many ZIPs are looked at at a time: each inflates, which takes a processor."""
+"""How many ZIPs are checked at a time: each inflates, which takes a processor."""
 
 CHECK_SECONDS = 600
-"""How long it may take to look at one: ten times what 10 GiB need."""
+"""How long it may take to check one: ten times what 10 GiB need."""
+
+CHECK_WAIT_SECONDS = 600
+"""How long one may wait for its turn to be checked."""
+
+HOUR_SECONDS = 3600
 
 DECODINGS = 2
 """How many large bodies of JSON with code in it are in memory at a time as more than they came."""
@@ -80,13 +88,26 @@ class Uploads(LoggingConfigurable):
         config=True,
     )
 
+    inflated_bytes_per_hour = ByteSpecification(
+        100 * 2**30,
+        help="""Bytes, unpacked, of the ZIPs of one user that are checked in an hour, on average; an integer,
+        or a string like ``100G``. A ZIP that would go over it is answered with 429.
+
+        Each replica counts by itself. A check inflates all of a ZIP, which takes about four seconds a GiB:
+        users take turns for it, and each has one at a time.
+        """,
+        config=True,
+    )
+
     storage = Instance(Storage)
     store = Instance(JobStore)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._places = Places(per_user=self.concurrent_uploads_per_user, total=self.concurrent_uploads)
-        self._checks = asyncio.Semaphore(CHECKS)
+        self._checks = FairPlaces(CHECKS)
+        bytes_per_hour = int(self.inflated_bytes_per_hour)
+        self._inflated = Rates(per_second=bytes_per_hour / HOUR_SECONDS, burst=bytes_per_hour)
         self._under_way: set[asyncio.Task[Any]] = set()
         self.decoding = asyncio.Semaphore(DECODINGS)
         """Held by who has a job's JSON with code in it in memory, in more than one form."""
@@ -110,16 +131,15 @@ class Uploads(LoggingConfigurable):
         if declared_size is not None and declared_size > self.max_upload_bytes:
             raise TooLarge.of_body(self.max_upload_bytes, size=declared_size)
         counted = _Counted(chunks, self.max_upload_bytes)
-        upload = self._make_upload(user, make_upload_id(), counted)
+        upload = self._make_upload(user, counted)
         task = asyncio.current_task()
         if task is not None:
             self._under_way.add(task)
         try:
             with _unavailable():
                 await self.storage.write(upload.key, counted)
-                upload = self._make_upload(user, upload.id, counted)
-                await self._check(upload)
-                kept = await self._keep(upload)
+                upload = self._make_upload(user, counted, upload_id=upload.id)
+                kept = await self._accept(upload)
         except BaseException:
             await self._discard(upload)
             raise
@@ -129,6 +149,29 @@ class Uploads(LoggingConfigurable):
         UPLOADS.inc()
         UPLOADED_BYTES.inc(kept.size)
         self.log.info("upload %s: %d bytes from %s", kept.id, kept.size, kept.user)
+        return kept
+
+    async def _accept(self, upload: Upload) -> Upload:
+        """Return the upload to be used for what was just written: a new one, or the user's earlier one."""
+        earlier = await self.store.renew_upload(upload)
+        if earlier is not None and await self._is_whole(earlier):
+            await self._delete(upload)
+            return earlier
+        archive = await self._check(upload)
+        upload = replace(upload, top_folder=archive.directory.tree.find_top_folder())
+        if archive.directory.is_plain:
+            return await self._keep(upload)
+        plain = replace(upload, id=make_upload_id())
+        try:
+            counted = _Counted(rewrite_archive(archive, self._reader(upload)))
+            with self._in_time(upload):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self.storage.write(plain.key, counted)
+            kept = await self._keep(replace(plain, code_size=counted.size, code_sha256=counted.sha256))
+            await self._delete(upload)
+        except BaseException:
+            await self._discard(plain)
+            raise
         return kept
 
     async def settle(self) -> None:
@@ -155,28 +198,59 @@ class Uploads(LoggingConfigurable):
         await self.store.delete_upload(upload_id)
         return True
 
-    def _make_upload(self, user: User, upload_id: str, counted: _Counted) -> Upload:
+    def _make_upload(self, user: User, counted: _Counted, *, upload_id: str = "") -> Upload:
+        """Return the upload of the bytes that were counted."""
         now = utcnow()
-        expires_at = now + timedelta(seconds=self.upload_ttl_seconds)
-        return Upload(upload_id, user.name, counted.size, counted.sha256, now, expires_at)
+        return Upload(
+            upload_id or make_upload_id(),
+            user.name,
+            counted.size,
+            counted.sha256,
+            now,
+            now + timedelta(seconds=self.upload_ttl_seconds),
+            code_size=counted.size,
+            code_sha256=counted.sha256,
+        )
 
-    async def _check(self, upload: Upload) -> None:
-        """Raise InvalidRequest unless it is a good ZIP: one that the user sent before was."""
-        if await self.store.find_upload_by_sha256(upload.user, upload.sha256) is not None:
-            return
-        try:
-            async with self._checks, asyncio.timeout(CHECK_SECONDS):
-                await check_archive(
-                    upload.size, lambda start, length: self.read(upload, start=start, length=length)
+    def _reader(self, upload: Upload) -> Reader:
+        """Return what reads a part of an upload's object."""
+        return lambda start, length: self.read(upload, start=start, length=length)
+
+    async def _check(self, upload: Upload) -> Archive:
+        """Return what is in the ZIP, or raise InvalidRequest, TooManyRequests or Unavailable."""
+
+        def admit(size: int) -> None:
+            wait_seconds = self._inflated.take(upload.user, size)
+            if wait_seconds:
+                LIMITS_HELD.labels("inflated_bytes_per_hour").inc()
+                raise TooManyRequests(
+                    f"Your ZIPs of this hour unpack to more than {self.inflated_bytes_per_hour} bytes, which "
+                    f"is the limit: send this one again in {wait_seconds} s.",
+                    details={"limit": self.inflated_bytes_per_hour},
+                    retry_after_seconds=wait_seconds,
                 )
+
+        with self._in_time(upload):
+            async with (
+                self._checks.take(upload.user, wait_seconds=CHECK_WAIT_SECONDS),
+                asyncio.timeout(CHECK_SECONDS),
+            ):
+                return await check_archive(upload.size, self._reader(upload), admit=admit)
+
+    @contextlib.contextmanager
+    def _in_time(self, upload: Upload) -> Iterator[None]:
+        """Say to the user that it took too long."""
+        try:
+            yield
         except TimeoutError:
-            raise Unavailable(f"The ZIP could not be looked at within {CHECK_SECONDS} seconds.") from None
+            self.log.warning("upload %s: not checked in time", upload.id)
+            raise Unavailable("The ZIP could not be checked in time. Send it again later.") from None
 
     async def _keep(self, upload: Upload) -> Upload:
         """Record an upload and return it, or the earlier one of the same content, whose object is there."""
         kept = await self.store.add_upload(upload)
         if kept.id != upload.id:
-            if not await self._is_whole(kept):  # the storage was changed or emptied
+            if kept.code_sha256 == upload.code_sha256 and not await self._is_whole(kept):
                 self.log.warning("upload %s: its object was lost, and is there again", kept.id)
                 await self.storage.write(kept.key, self.read(upload))
             await self._delete(upload)
@@ -184,7 +258,7 @@ class Uploads(LoggingConfigurable):
 
     async def _is_whole(self, upload: Upload) -> bool:
         try:
-            return await self.storage.get_size(upload.key) == upload.size
+            return await self.storage.get_size(upload.key) == upload.code_size
         except ObjectNotFound:
             return False
 
@@ -213,7 +287,7 @@ class Uploads(LoggingConfigurable):
 class _Counted:
     """The chunks as they pass, their size and their SHA-256."""
 
-    def __init__(self, chunks: AsyncIterable[bytes], limit: int) -> None:
+    def __init__(self, chunks: AsyncIterable[bytes], limit: int | None = None) -> None:
         self._chunks = chunks
         self._limit = limit
         self._hash = hashlib.sha256()
@@ -226,7 +300,7 @@ class _Counted:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._chunks:
             self.size += len(chunk)
-            if self.size > self._limit:
+            if self._limit is not None and self.size > self._limit:
                 raise TooLarge.of_body(self._limit, received=self.size)
             self._hash.update(chunk)
             yield chunk

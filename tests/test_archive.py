@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import os
@@ -9,19 +10,26 @@ import shutil
 import stat
 import struct
 import subprocess
+import tempfile
 import time
 import tracemalloc
 import warnings
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fuzzing import at_most_steps, changes, damage, fuzzed, peak_below
+from hypothesis import given
+from hypothesis import strategies as st
+from zips import NAME, stored, unicode_path
 
-from kbatch_server import archive, zipcontent, zipdirectory
+from kbatch_server import archive, zipcontent, zipdirectory, ziprewrite
 from kbatch_server.errors import InvalidRequest, KBatchError
-from kbatch_server.launchers.codezip import unpack
+from kbatch_server.launchers.codezip import BadCode, unpack
+from kbatch_server.zipnames import split_path
 
 MIB = 2**20
 LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
@@ -75,12 +83,28 @@ def renamed(content: bytes, old: str, new: bytes, *, everywhere: bool = True) ->
     return content[:at] + content[at:].replace(old.encode(), new)
 
 
-async def check(content: bytes, piece_bytes: int = 1000) -> None:
+def reader_of(content: bytes, piece_bytes: int = 1000) -> archive.Reader:
     async def read(start: int, length: int) -> AsyncIterator[bytes]:
         for at in range(start, start + length, piece_bytes):
             yield content[at : min(at + piece_bytes, start + length)]
 
-    await archive.check_archive(len(content), read)
+    return read
+
+
+async def check(content: bytes, piece_bytes: int = 1000) -> archive.Archive:
+    return await archive.check_archive(len(content), reader_of(content, piece_bytes))
+
+
+async def make_plain(content: bytes, piece_bytes: int = 1000) -> bytes:
+    """Return what is kept of a ZIP: itself, where every unpacker makes the same of it."""
+    checked = await check(content, piece_bytes)
+    if checked.directory.is_plain:
+        return content
+    made = archive.rewrite_archive(checked, reader_of(content, piece_bytes))
+    plain = b"".join([piece async for piece in made])
+    kept = (await check(plain)).directory
+    assert kept.is_plain or all(not entry.is_odd and not entry.is_left_out for entry in kept.entries)
+    return plain
 
 
 async def refusal(content: bytes, piece_bytes: int = 1000) -> str:
@@ -167,6 +191,15 @@ def unpack_by_busybox(content: bytes, folder: Path) -> dict[bytes, bytes] | None
     return read_tree(folder / "busybox") if done.returncode == 0 else None
 
 
+def unpack_by_python(content: bytes) -> dict[bytes, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        return {
+            os.fsencode("/".join(split_path(each.filename))): file.read(each)
+            for each in file.infolist()
+            if not each.is_dir()
+        }
+
+
 def unpack_locally(content: bytes, folder: Path) -> dict[bytes, bytes]:
     (folder / "code.zip").write_bytes(content)
     unpack(folder / "code.zip", folder / "local", max_bytes=100 * MIB)
@@ -174,11 +207,13 @@ def unpack_locally(content: bytes, folder: Path) -> dict[bytes, bytes]:
 
 
 def read_tree(folder: Path) -> dict[bytes, bytes]:
-    return {
-        os.fsencode(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            found[os.fsencode(path.relative_to(folder))] = b"-> " + os.fsencode(path.readlink())
+        elif path.is_file():
+            found[os.fsencode(path.relative_to(folder))] = path.read_bytes()
+    return found
 
 
 @pytest.mark.parametrize("name", ZIPS)
@@ -187,9 +222,10 @@ async def test_a_zip_as_people_make_them_is_good_and_each_unpacker_makes_the_sam
     tmp_path, name, piece_bytes
 ):
     content = ZIPS[name]
-    await check(content, max(piece_bytes, len(content) // 10_000))
-    unpacked = unpack_locally(content, tmp_path)
-    assert unpacked == unpack_by_busybox(content, tmp_path)
+    plain = await make_plain(content, max(piece_bytes, len(content) // 10_000))
+    unpacked = unpack_locally(plain, tmp_path)
+    assert unpacked == unpack_by_busybox(plain, tmp_path)
+    assert unpacked == unpack_by_python(plain)
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         assert len(unpacked) == sum(not each.is_dir() for each in file.infolist())
 
@@ -319,18 +355,219 @@ async def test_two_entries_for_one_place_are_refused(names, problem):
     assert problem in await refusal(make_zip(*[(name, b"") for name in names]))
 
 
+OEM = NAME.encode("cp437")
+NAMES = {
+    "oem": (stored(OEM), NAME),
+    "utf8-that-says-so": (stored(NAME.encode(), flags=0x800), NAME),
+    "utf8-that-does-not": (stored(NAME.encode(), system=3), NAME),
+    "unicode-path": (stored(b"donn?es.txt", extra=unicode_path(b"donn?es.txt", NAME.encode())), NAME),
+    "unicode-path-behind-another-field": (
+        stored(OEM, extra=struct.pack("<HHL", 0x5455, 4, 1) + unicode_path(OEM, NAME.encode())),
+        NAME,
+    ),
+    "unicode-path-of-another-name": (stored(OEM, extra=unicode_path(b"other", b"wrong.txt")), NAME),
+    "unicode-path-of-a-later-version": (stored(OEM, extra=unicode_path(OEM, b"wrong.txt", version=2)), NAME),
+    "unicode-path-that-is-not-utf8": (stored(OEM, extra=unicode_path(OEM, b"\xff.txt")), NAME),
+    "unicode-path-beside-utf8": (
+        stored(NAME.encode(), flags=0x800, extra=unicode_path(NAME.encode(), b"wrong.txt")),
+        NAME,
+    ),
+    "backslashes": (stored(b"proj\\sub\\main.py"), "proj/sub/main.py"),
+    "backslashes-of-ntfs": (stored(b"proj\\main.py", system=11), "proj/main.py"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_name_is_the_same_to_the_check_and_to_every_unpacker(tmp_path, name):
+    content, right = NAMES[name]
+    assert [entry.name for entry in (await check(content)).directory.entries] == [right]
+    plain = await make_plain(content)
+    expected = {right.encode(): b"x"}
+    assert unpack_locally(plain, tmp_path) == expected
+    assert unpack_by_busybox(plain, tmp_path) == expected
+    assert unpack_by_python(plain) == expected
+
+
+async def test_a_name_of_a_zip_that_was_kept_before_is_right_on_one_machine(tmp_path):
+    assert unpack_locally(NAMES["oem"][0], tmp_path) == {NAME.encode(): b"x"}
+
+
+@pytest.mark.parametrize("raw", [b"..\\x", b"a\\..\\x", b"\\x", b"c:\\x"])
+async def test_a_path_that_leads_out_by_backslashes_is_refused(raw):
+    assert "path" in await refusal(stored(raw))
+
+
+async def test_a_path_that_leads_out_by_the_unicode_path_field_is_refused():
+    content = stored(b"good.txt", extra=unicode_path(b"good.txt", b"../bad.txt"))
+    assert "entry '../bad.txt' has '..' in its path" in await refusal(content)
+
+
+async def test_two_names_that_mean_the_same_are_refused():
+    content = make_zip((entry("a/b"), b""), (entry("aXb"), b""))
+    same = renamed(content, "aXb", b"a\\b").replace(CENTRAL + b"\x14\x03", CENTRAL + b"\x14\x00")
+    assert "'a/b' is there twice" in await refusal(same)
+
+
+async def test_what_macos_adds_for_itself_is_left_out(tmp_path):
+    content = make_zip(
+        ("project/main.py", b"1"),
+        ("project/.DS_Store", b"2"),
+        ("__MACOSX/project/._main.py", b"3"),
+        ("__MACOSX/._project", b"4"),
+        ("project/__MACOSX/x", b"5"),
+        (".DS_Store.d/x", b"6"),
+    )
+    plain = await make_plain(content)
+    expected = {b"project/main.py": b"1", b"project/__MACOSX/x": b"5", b".DS_Store.d/x": b"6"}
+    assert unpack_locally(plain, tmp_path) == unpack_by_busybox(plain, tmp_path) == expected
+    assert await refusal(make_zip(("__MACOSX/x", b""), ("a/.DS_Store", b""))) == (
+        "The ZIP archive has no files."
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "top"),
+    [
+        (("repo-main/", "repo-main/a", "repo-main/b/c"), "repo-main"),
+        (("repo-main/b/c",), "repo-main"),
+        (("./repo-main//b/c", "__MACOSX/x", ".DS_Store"), "repo-main"),
+        (("a/x", "b/x"), None),
+        (("a/x", "b"), None),
+        (("main.py",), None),
+        (("a/x", "empty/"), None),
+    ],
+)
+async def test_one_folder_at_the_top_is_known(names, top):
+    content = make_zip(*[(name, b"") for name in names])
+    assert (await check(content)).directory.tree.find_top_folder() == top
+
+
+async def test_a_zip_that_is_made_plain_has_the_rights_times_and_bytes_of_the_first(tmp_path):
+    program = entry("bin/go", mode=stat.S_IFREG | 0o755)
+    program.date_time = (2026, 10, 1, 12, 30, 58)
+    data = os.urandom(300_000)
+    content = make_zip((program, b"#!/bin/sh\n"), ("data\u00fc", data), (".DS_Store", b""), ("empty/", b""))
+    plain = await make_plain(content, 7000)
+    with zipfile.ZipFile(io.BytesIO(plain)) as made:
+        assert made.testzip() is None
+        assert made.namelist() == ["bin/go", "data\u00fc", "empty/"]
+        assert made.getinfo("bin/go").date_time == program.date_time
+        assert made.read("data\u00fc") == data
+    unpack_locally(plain, tmp_path)
+    unpack_by_busybox(plain, tmp_path)
+    for folder in ("local", "busybox"):
+        assert (tmp_path / folder / "bin/go").stat().st_mode & 0o100
+        assert not (tmp_path / folder / "data\u00fc").stat().st_mode & 0o100
+
+
+async def test_a_large_zip_is_made_plain_in_the_form_for_large_ones(monkeypatch):
+    monkeypatch.setattr(ziprewrite, "IN_ZIP64", 1000)
+    monkeypatch.setattr(ziprewrite, "IN_ZIP64_16", 2)
+    monkeypatch.setattr(zipdirectory, "IN_ZIP64", 1000)
+    monkeypatch.setattr(zipdirectory, "IN_ZIP64_16", 2)
+    monkeypatch.setattr(zipcontent, "IN_ZIP64", 1000)
+    content = make_zip(("b", b"1" * 900), ("c", b"3"), (".DS_Store", b""), compress_type=zipfile.ZIP_STORED)
+    plain = await make_plain(content)
+    assert b"PK\6\6" in plain
+    assert [each.size for each in (await check(plain)).directory.entries] == [900, 1]
+
+
+# --- links
+
+
+def linked(*links: tuple[str, bytes], compress_type: int = zipfile.ZIP_DEFLATED) -> bytes:
+    made = [(entry(name, mode=stat.S_IFLNK | 0o777), target) for name, target in links]
+    return make_zip(*made, ("a/b/file", b"x"), ("top", b"y"), compress_type=compress_type)
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [("link", b"top")],
+        [("link", b"a/b")],
+        [("a/b/link", b"../../top")],
+        [("a/link", b"b/file"), ("second", b"a/link")],
+        [("a/up", b".."), ("second", b"a/up/a/b")],
+        [("link", b"is/not/there")],
+        [("link", b".")],
+    ],
+)
+async def test_links_that_stay_inside_are_links(tmp_path, links):
+    for compress_type in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
+        folder = tmp_path / str(compress_type)
+        folder.mkdir()
+        plain = await make_plain(linked(*links, compress_type=compress_type))
+        unpacked = unpack_locally(plain, folder)
+        assert unpacked == unpack_by_busybox(plain, folder)
+        for name, target in links:
+            assert unpacked[name.encode()] == b"-> " + target
+
+
+@pytest.mark.parametrize(
+    ("links", "problem"),
+    [
+        ([("evil", b"/etc/passwd")], "'evil' is a link to an absolute path"),
+        ([("evil", b"..")], "'evil' is a link that leads outside"),
+        ([("a/evil", b"../../x")], "'a/evil' is a link that leads outside"),
+        ([("a/evil", b"b/../../../x")], "'a/evil' is a link that leads outside"),
+        # each of these is inside by its own words
+        ([("a/up", b".."), ("evil", b"a/up/../x")], "'evil' is a link that leads outside"),
+        ([("a/up", b"b"), ("evil", b"a/up/../../../x")], "'evil' is a link that leads outside"),
+        ([("1", b"a/b"), ("a/b/2", b"../../1/../../.."), ("3", b"1/2")], "is a link that leads outside"),
+        ([("evil", b"nothing/../../x")], "'evil' is a link that leads outside"),
+        ([("evil", b"top/../../x")], "'evil' is a link that leads outside"),
+        ([("one", b"two"), ("two", b"one")], "is a link that leads through itself"),
+        ([("evil", b"evil")], "'evil' is a link that leads through itself"),
+        ([("evil", b"")], "'evil' is a link to nothing"),
+        ([("evil", b"a\0b")], "'evil' is a link to nothing, or to a name"),
+        ([("evil", b"\xff")], "'evil' is a link to nothing, or to a name"),
+        ([("evil", b"x" * 2001)], "'evil' is a link that cannot be read, or is longer"),
+        ([("evil/", b"top")], "'evil/' is a link that cannot be read"),
+        ([("top", b"a")], "'top' is there twice"),
+        ([("a", b"top")], "'a' is a link, and a folder as well"),
+        ([("a/b/file/x", b"top")], "'a/b/file' is a file, and a folder as well"),
+    ],
+)
+async def test_a_link_that_could_lead_outside_or_be_written_through_is_refused(links, problem):
+    assert problem in await refusal(linked(*links))
+
+
+async def test_nothing_is_written_through_a_link_whatever_comes_first():
+    content = make_zip((entry("link", mode=stat.S_IFLNK | 0o777), b"a"), ("a/x", b""), ("link/x", b"evil"))
+    assert "'link' is a link, and a folder as well" in await refusal(content)
+
+
+async def test_a_chain_of_links_that_linux_would_not_follow_is_refused():
+    chain = [(f"l{i}", f"l{i + 1}".encode()) for i in range(60)]
+    assert "leads through itself, or through too many others" in await refusal(linked(*chain))
+
+
+async def test_the_steps_for_links_grow_with_their_number_only():
+    steps = []
+    for count in (500, 1000):
+        content = linked(*[(f"l{i}", f"l{i - 1}/a/b/..".encode() if i % 30 else b"a") for i in range(count)])
+        with at_most_steps(10**7) as count_steps:
+            directory = zipdirectory.read_directory(content, 0)
+            following = zipcontent.ContentCheck(directory)
+            following.feed(content[: directory.start])
+            following.finish()
+        steps.append(count_steps())
+    assert steps[1] < 2.2 * steps[0]
+
+
+async def test_links_that_say_too_much_in_all_are_refused(monkeypatch):
+    monkeypatch.setattr(zipdirectory, "MAX_LINK_BYTES", 50)
+    assert "has links of more than 50 bytes" in await refusal(linked(("l", b"a" * 30), ("m", b"b" * 30)))
+
+
 # --- kinds
-
-
-@pytest.mark.parametrize("target", [b"/etc/passwd", b"../../x", b"inside"])
-async def test_a_link_is_refused(target):
-    link = make_zip(("inside", b""), (entry("evil", mode=stat.S_IFLNK | 0o777), target))
-    assert "'evil' is a link" in await refusal(link)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
 async def test_a_device_is_refused(kind):
-    assert "'evil' is neither a file nor a folder" in await refusal(make_zip((entry("evil", mode=kind), b"")))
+    assert "'evil' is neither a file, a folder nor a link" in await refusal(
+        make_zip((entry("evil", mode=kind), b""))
+    )
 
 
 async def test_an_encrypted_entry_is_refused():
@@ -372,7 +609,7 @@ async def test_too_many_entries_are_refused(monkeypatch):
 async def test_as_many_entries_as_may_be_are_looked_at_in_seconds():
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as made:
-        for i in range(zipdirectory.MAX_ENTRIES):
+        for i in range(zipdirectory.MAX_ENTRIES - 1):
             made.writestr(f"folder/{i}", b"x")
     start = time.process_time()
     await check(file.getvalue(), MIB)
@@ -491,7 +728,92 @@ async def test_the_content_is_followed_in_constant_memory():
     assert peak < 4 * MIB
 
 
-async def test_random_bytes_in_the_place_of_any_part_are_never_a_crash():
-    for at in range(0, len(GOOD), 3):
-        with contextlib.suppress(InvalidRequest):
-            await check(GOOD[:at] + os.urandom(8) + GOOD[at + 8 :])
+# --- any bytes at all
+
+
+VARIED = make_zip(
+    ("a/b.txt", b"hello" * 20),
+    (entry("dir/", mode=stat.S_IFDIR | 0o755), b""),
+    (entry("link", mode=stat.S_IFLNK | 0o777), b"a/b.txt"),
+    ("ü", b"x"),
+    ("__MACOSX/._x", b"y"),
+)
+FUZZED = [GOOD, VARIED, streamed(), zip64(), *(content for content, _ in NAMES.values())]
+
+
+def read_sync(content: bytes) -> None:
+    """Check a ZIP without threads, so that its steps can be counted."""
+    directory = zipdirectory.read_directory(content, 0)
+    following = zipcontent.ContentCheck(directory)
+    following.feed(content[: directory.start])
+    following.finish()
+
+
+@fuzzed
+@given(changes(most=2), st.sampled_from(FUZZED))
+def test_a_damaged_zip_is_read_in_few_steps_and_refused_or_each_unpacker_makes_the_same_of_it(made, base):
+    content = damage(base, made)
+    with at_most_steps(2000 + 20 * len(content)):
+        try:
+            read_sync(content)
+        except (InvalidRequest, zipfile.BadZipFile):
+            return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = asyncio.run(make_plain(content))
+        with at_most_steps(4000 + 20 * len(plain)):
+            unpacked = unpack_locally(plain, Path(folder))
+        assert unpacked == unpack_by_busybox(plain, Path(folder))
+
+
+@fuzzed
+@given(changes(most=2), st.sampled_from(FUZZED))
+def test_a_damaged_zip_is_unpacked_on_one_machine_in_few_steps_or_is_refused(made, base):
+    content = damage(base, made)
+    with tempfile.TemporaryDirectory() as folder:
+        with at_most_steps(4000 + 20 * len(content)), contextlib.suppress(BadCode):
+            unpack_locally(content, Path(folder))
+        assert set(os.listdir(folder)) <= {"code.zip", "local"}
+
+
+def test_what_follows_the_end_of_compressed_data_is_not_kept():
+    """zlib keeps all that comes after the end: of an entry that says it has a gigabyte, all of that."""
+    good = make_zip(("liar", b"x"), ("b", b""))
+    size = zipfile.ZipFile(io.BytesIO(good)).getinfo("liar").compress_size
+    junk = bytes(30 * MIB)
+    at = good.index(LOCAL, 4)
+    longer = bytearray(good[:at] + junk + good[at:])
+    struct.pack_into("<L", longer, 18, size + len(junk))
+    content = patched(bytes(longer), compress_size=size + len(junk))
+    content = patched(content, number=1, place=at + len(junk))
+    struct.pack_into("<L", end := bytearray(content), len(content) - 6, content.index(CENTRAL))
+    directory = zipdirectory.read_directory(bytes(end), 0)
+    following = zipcontent.ContentCheck(directory)
+    pieces = [content[start : start + MIB] for start in range(0, directory.start, MIB)]
+    with peak_below(2 * MIB), pytest.raises(InvalidRequest, match="'liar' is damaged"):
+        deque(map(following.feed, pieces), maxlen=0)
+
+
+# --- memory
+
+
+def make_deep(count: int, depth: int) -> bytes:
+    return make_zip(*[(f"{i}/" + "d/" * (depth - 1) + "f", b"") for i in range(count)])
+
+
+def test_folders_that_only_paths_name_are_counted():
+    content = make_deep(1100, 97)
+    with peak_below(30 * MIB), pytest.raises(InvalidRequest, match="100,000 files and folders, those in"):
+        zipdirectory.read_directory(content, 0)
+
+
+@pytest.mark.slow
+def test_the_largest_directory_that_may_be_takes_little_memory():
+    for names in (
+        [f"{i:06}" + "n" * 110 for i in range(zipdirectory.MAX_ENTRIES)],
+        [f"{i}/" + "d/" * 97 + "f" for i in range(1000)],
+        [f"{i}/" + "/".join(["m" * 190] * 10) for i in range(8000)],
+    ):
+        content = make_zip(*[(name, b"") for name in names])
+        assert len(content) - content.index(CENTRAL) < zipdirectory.MAX_DIRECTORY_BYTES
+        with peak_below(80 * MIB):
+            zipdirectory.read_directory(content, 0)

@@ -103,6 +103,15 @@ def test_keys_may_be_written_as_kubernetes_writes_them():
     assert (request.name, request.retries, request.active_deadline_seconds) == ("train", 2, 60)
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("/code", ""), ("/code/", ""), ("/code/repo-main", "repo-main"), ("/code/a//b/", "a/b")],
+)
+def test_a_folder_of_the_code_may_be_the_working_directory(said, meant):
+    body = put(SENT["0.5.0b1"]["plain"], (*CONTAINER, "working_dir"), said)
+    assert read(body)[0].working_dir == meant
+
+
 # what is refused, and by which path
 
 
@@ -173,6 +182,8 @@ CONTAINER = (*POD, "containers", 0)
         ((*CONTAINER, "env"), [{"name": "A", "value": 1}], f"{SPEC}.containers[0].env[0].value"),
         ((*CONTAINER, "env"), [{"name": "A=B", "value": "1"}], f"{SPEC}.containers[0].env"),
         ((*CONTAINER, "working_dir"), "/", f"{SPEC}.containers[0].working_dir"),
+        ((*CONTAINER, "working_dir"), "/codes", f"{SPEC}.containers[0].working_dir"),
+        ((*CONTAINER, "working_dir"), "/code/../etc", f"{SPEC}.containers[0].working_dir"),
         (
             (*CONTAINER, "lifecycle"),
             {"post_start": {"exec": {}}, "x": 1},

@@ -87,6 +87,42 @@ def test_a_job_without_a_deadline_gets_the_longest_that_is_allowed():
     assert spec.active_deadline_seconds == 100
 
 
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({}, (None, None)),
+        ({"max_cpu_limit": 8, "max_mem_limit": "32G"}, (8, 2**35)),
+        ({"max_cpu_limit": 8, "cpu_limit": 1, "max_mem_limit": "32G", "mem_limit": "1G"}, (1, 2**30)),
+    ],
+)
+async def test_a_job_that_asks_for_no_size_gets_no_more_than_may_be_asked_for(options, sizes):
+    spec = JobConfig(image="x", **options).make_spec(request())
+    assert (spec.cpu_limit, spec.mem_limit) == sizes
+    profiles = Profiles(profile_list=[{"display_name": "P", "kbatch_override": {"image": "x"} | options}])
+    spec = await profiles.make_spec(ALICE, request(profile="p"))
+    assert (spec.cpu_limit, spec.mem_limit) == sizes
+    [shown] = await profiles.list(ALICE)
+    assert (shown.cpu_limit, shown.mem_limit) == sizes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cpu_limit": 0},
+        {"cpu_limit": 1e-10},
+        {"max_cpu_limit": 0.0001},
+        {"mem_limit": 0},
+        {"mem_limit": 4},
+        {"max_mem_limit": "1M"},
+    ],
+)
+def test_a_size_that_is_none_or_no_limit_at_all_is_refused_at_the_start(options):
+    with pytest.raises(TraitError, match=next(iter(options))):
+        JobConfig(**options)
+    with pytest.raises(TraitError):
+        Profiles(profile_list=[{"display_name": "x", "kbatch_override": options}])
+
+
 async def test_a_profile_sets_what_its_jobs_are_and_the_default_one_holds_for_those_that_name_none():
     profiles = Profiles(profile_list=[GPU, SMALL], config=Config(JobConfig={"image": "base:1"}))
     gpu = await profiles.make_spec(ALICE, request(profile="gpu"))

@@ -143,7 +143,7 @@ async def test_what_is_not_there_is_404_and_the_wrong_method_is_405(web, api):
         (b'{"name": "a", "command": []}', "command"),
         (b'{"name": "a", "privileged": true}', "privileged"),
         (b'{"name": "a", "env": {"A": 1}}', "env.A"),
-        (b'{"name": "a", "env": {"A": "\\ud800"}}', "env.A"),
+        (b'{"name": "a", "env": {"A": "\\ud800"}}', "body"),
     ],
 )
 async def test_bad_input_is_400_with_the_field(web, api, body, field):
@@ -291,13 +291,25 @@ async def test_another_users_job_is_not_there(web, api):
     assert answer.status_code == 403
 
 
+async def test_a_job_is_shown_with_its_environment_and_a_list_without(web, api):
+    body = {"name": "train", "command": ["true"], "env": {"PASSWORD": "hunter2"}}
+    answer = await api.post("api/v1/jobs", json=body)
+    assert answer.json()["env"] == body["env"]
+    job_id = answer.json()["id"]
+    assert (await api.get(f"api/v1/jobs/{job_id}")).json()["env"] == body["env"]
+    for route in ("api/v1/jobs", "jobs/"):
+        assert "hunter2" not in (await api.get(route)).text
+    assert (await api.post("api/v1/jobs", json=body | {"env": {}})).json()["env"] == {}
+    assert [job["env"] for job in (await api.get("api/v1/jobs")).json()["items"]] == [{}, None]
+
+
 async def test_an_admin_sees_everybodys_jobs_without_the_values_of_their_environment(web):
-    web.jobs.add(make_job("theirs-1", user="bob", env={"PASSWORD": "hunter2"}))
+    web.jobs.add(make_job("theirs-1", user="bob"), env={"PASSWORD": "hunter2"})
     async with web.client("admin-token") as client:
         listed = (await client.get("api/v1/jobs?user=*")).json()["items"]
         shown = (await client.get("api/v1/jobs/theirs-1")).json()
         page = await client.get("jobs/theirs-1")
-    assert [job["env"] for job in listed] == [{"PASSWORD": None}]
+    assert [job["env"] for job in listed] == [None]
     assert shown["env"] == {"PASSWORD": None}
     assert "hunter2" not in page.text
 
@@ -326,7 +338,7 @@ async def test_a_zip_is_kept_as_it_was_sent(web, api, form):
             "api/v1/uploads", content=archive, headers={"Content-Type": "application/zip"}
         )
     assert answer.status_code == 201, answer.text
-    assert set(answer.json()) == {"id", "size", "sha256", "created_at", "expires_at"}
+    assert set(answer.json()) == {"id", "size", "sha256", "created_at", "expires_at", "top_folder"}
     assert web.uploads.kept[answer.json()["id"]] == archive
     assert (await api.get(web.join(answer.headers["Location"]))).json() == answer.json()
 
@@ -830,7 +842,7 @@ async def test_an_odd_content_length_is_the_clients_mistake(web):
 
 
 async def test_watching_sends_changes_as_events_with_ids(web):
-    web.jobs.add(make_job(env={"KEY": "secret"}))
+    web.jobs.add(make_job(), env={"KEY": "secret"})
     web.jobs.add(make_job("other-1", user="bob"))
     async with web.client() as client:
         answer = await client.get("api/v1/jobs/watch", headers={"Last-Event-ID": "x-3"})
@@ -841,7 +853,7 @@ async def test_watching_sends_changes_as_events_with_ids(web):
     assert events[1] == "event: reset\nid: x-0\ndata: {}"
     head, data = events[2].split("\ndata: ")
     assert head == "event: job\nid: x-1"
-    assert (json.loads(data)["id"], json.loads(data)["env"]) == ("train-1", {"KEY": None})
+    assert (json.loads(data)["id"], json.loads(data)["env"]) == ("train-1", None)
     assert events[3] == 'event: deleted\nid: x-9\ndata: {"id": "gone-1"}'
     assert "other-1" not in answer.text
     assert refused.status_code == 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 import threading
@@ -12,14 +13,16 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import psycopg
 import pytest
+from fuzzing import peak_below
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
-from kbatch_server.models import Job, JobQuery, JobSpec, Pod, Status, Upload, utcnow
+from kbatch_server.listing import JobQuery
+from kbatch_server.models import Job, JobSpec, Pod, Status, Upload, utcnow
 from kbatch_server.slugs import make_job_id
-from kbatch_server.store import JobStore, postgresql
+from kbatch_server.store import JobStore, paging, postgresql
 
 LOG = logging.getLogger("test")
 KEYRING = Keyring(["k" * 32])
@@ -46,7 +49,8 @@ def make_job(name="train", user="alice", **fields) -> Job:
 
 def make_upload(upload_id="u1", user="alice", sha256="ab", expires_in_seconds=60) -> Upload:
     now = utcnow()
-    return Upload(upload_id, user, 10, sha256, now, now + timedelta(seconds=expires_in_seconds))
+    expires_at = now + timedelta(seconds=expires_in_seconds)
+    return Upload(upload_id, user, 10, sha256, now, expires_at, code_size=10, code_sha256=sha256)
 
 
 async def add(store: JobStore, **fields) -> Job:
@@ -93,12 +97,11 @@ async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(store, db_u
         description="d",
         message="Waiting.",
         tags={"run": "7", "team": ""},
-        env={"PASSWORD": "s3cret", "EMPTY": ""},
         groups=["a", "b"],
         state={"uid": "1", "n": [1, None]},
         pods=[Pod(name="p", phase="Running", created_at=utcnow())],
     )
-    added, is_new = await store.add_job(job)
+    added, is_new = await store.add_job(job, env={"PASSWORD": "s3cret", "EMPTY": ""})
     assert is_new
     assert added.seq > 0
     await store.close()
@@ -106,17 +109,85 @@ async def test_a_job_comes_back_as_it_was_given_also_after_a_restart(store, db_u
     again = make_store(db_url)
     await again.open()
     assert await again.get_job(job.id, user=job.user) == added
+    assert added.has_env
+    assert await again.read_env(job.id) == {"PASSWORD": "s3cret", "EMPTY": ""}
     await again.close()
 
 
 @only_sqlite
 async def test_the_environment_is_sealed_and_the_file_is_private(store, tmp_path):
-    await add(store, env={"PASSWORD": "s3cret"})
+    await store.add_job(make_job(), env={"PASSWORD": "s3cret"})
     await store.close()
     path = tmp_path / "jobs.sqlite"
     assert b"s3cret" not in path.read_bytes()
     assert b"python:3.12" in path.read_bytes()
     assert path.stat().st_mode & 0o077 == 0
+
+
+async def test_an_environment_is_opened_for_who_asks_for_it_and_for_nobody_else(store, monkeypatch):
+    opened = []
+    unseal = store._keyring.unseal
+    monkeypatch.setattr(store._keyring, "unseal", lambda sealed: opened.append(1) or unseal(sealed))
+    job, _ = await store.add_job(make_job(), env={"A": "1"}, idempotency_key="k", request_hash="h")
+    bare, _ = await store.add_job(make_job())
+    again, is_new = await store.add_job(make_job(), env={"A": "1"}, idempotency_key="k", request_hash="h")
+    page = (await store.list_jobs(JobQuery("alice"))).jobs
+    seen = [
+        again,
+        *page,
+        *(await store.find_jobs([job.id, bare.id])).values(),
+        await store.get_job(job.id, user="alice"),
+        await store.update_job(job.id, status=Status.RUNNING),
+        await store.update_job(bare.id, status=Status.RUNNING),
+        await store.request_cancel(job.id, user="alice"),
+    ]
+    assert {each.id: each.has_env for each in seen} == {job.id: True, bare.id: False}
+    assert (is_new, opened) == (False, [])
+    assert await store.read_env(job.id) == {"A": "1"}
+    assert await store.read_env(bare.id) == await store.read_env("none-1") == {}
+    assert len(opened) == 1
+    await store.remove_job(job.id)
+    assert len(opened) == 1
+
+
+async def test_a_page_ends_where_it_has_enough_bytes_and_the_next_goes_on_there(store):
+    made = []
+    for number in range(25):
+        size = 60_000 if number % 5 else 10
+        job = make_job()
+        job.spec = JobSpec(image="x", args=["é" * size])  # six bytes each, as JSON
+        made.append((await store.add_job(job, env={"A": "x" * 200_000}))[0].id)
+    found, sizes, cursor = [], [], None
+    while True:
+        page = await store.list_jobs(JobQuery("alice", cursor=cursor, limit=20, max_bytes=10**6))
+        found += [job.id for job in page.jobs]
+        sizes.append(len(json.dumps([job.to_dict() for job in page.jobs])))
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert found == made[::-1]
+    assert max(sizes) < 10**6
+    assert len(sizes) == 10
+    with peak_below(3 * 2**20):  # of 5 MB of environments, and 10 MB of arguments
+        one = await store.list_jobs(JobQuery("alice", max_bytes=1))
+    assert [job.id for job in one.jobs] == made[-1:]
+    assert one.next_cursor is not None
+
+
+async def test_pages_of_many_jobs_are_whole(store, monkeypatch):
+    monkeypatch.setattr(paging, "STEP", 3)
+    made = [(await add(store)).id for _ in range(10)]
+    for limit in (1, 2, 3, 4, 6, 7, 9, 10, 11):
+        found, cursor = [], None
+        while True:
+            page = await store.list_jobs(JobQuery("alice", cursor=cursor, limit=limit))
+            assert len(page.jobs) == limit or page.next_cursor is None
+            found += [job.id for job in page.jobs]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert found == made[::-1]
+    assert (await store.list_jobs(JobQuery("bob"))).jobs == []
 
 
 async def test_a_moment_is_kept_in_utc_and_a_naive_one_is_refused(store):
@@ -823,7 +894,7 @@ async def test_a_page_is_read_along_an_index(store, query, index):
 
     from kbatch_server.store.paging import make_cursor, make_page_statement
 
-    statement, values = make_page_statement(JobQuery("alice", cursor=make_cursor(9), **query))
+    statement, values = make_page_statement(JobQuery("alice", cursor=make_cursor(9), **query), 51)
     sql = statement.params(values).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
     plan = await explain(store, sql)
     assert index in plan

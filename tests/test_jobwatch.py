@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from contextlib import aclosing, asynccontextmanager
 
@@ -12,6 +13,7 @@ from kbatch_server import jobwatch
 from kbatch_server.errors import TooManyRequests, Unavailable
 from kbatch_server.jobwatch import JobWatch, Reset, SeenChange
 from kbatch_server.keyring import Keyring
+from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models import Job, JobSpec, Status, utcnow
 from kbatch_server.results import JobOutputs
 from kbatch_server.slugs import make_job_id
@@ -57,6 +59,10 @@ async def see_past_resets(reader):
     return seen
 
 
+def status_of(seen):
+    return json.loads(seen.data)["status"]
+
+
 def make_job(name="train", user="alice", **fields):
     spec = JobSpec(image="python:3", command=["true"])
     return Job(id=make_job_id(name), user=user, name=name, spec=spec, created_at=utcnow(), **fields)
@@ -68,15 +74,15 @@ async def test_a_reader_sees_each_change_of_own_jobs_and_no_others(db_url):
         await store.add_job(make_job("not-mine", user="bob"))
         job, _ = await store.add_job(make_job())
         seen = await see_past_resets(reader)
-        assert (seen.job_id, seen.job.status) == (job.id, Status.QUEUED)
+        assert (seen.job_id, status_of(seen)) == (job.id, Status.QUEUED)
         await store.update_job(job.id, launched_at=utcnow())  # nothing that a user sees
         await store.update_job(job.id, status=Status.RUNNING)
-        assert (await see(reader)).job.status == Status.RUNNING
+        assert status_of(await see(reader)) == Status.RUNNING
         await store.put_outputs(job.id, JobOutputs(state="kept"), None)
-        assert (await see(reader)).job.outputs.state == "kept"
+        assert json.loads((await see(reader)).data)["outputs"]["state"] == "kept"
         await store.request_delete(job.id, user="alice")
         seen = await see(reader)
-        assert (seen.job_id, seen.job) == (job.id, None)
+        assert (seen.job_id, seen.data) == (job.id, None)
 
 
 async def test_an_admin_sees_everybodys(db_url):
@@ -129,7 +135,7 @@ async def test_a_slow_reader_costs_no_memory_and_reads_all_anew(tmp_path, monkey
         for code in range(8):
             await store.update_job(job.id, exit_code=code)
             for _ in range(500):
-                if watch._kept and watch._kept[-1].job.exit_code == code:
+                if watch._kept and json.loads(watch._kept[-1].data)["exit_code"] == code:
                     break
                 await asyncio.sleep(0.01)
         assert len(watch._kept) == 3
@@ -164,7 +170,7 @@ async def test_changes_by_another_process_are_seen(postgresql_url):
         job, _ = await one.add_job(make_job())
         assert (await see_past_resets(reader)).job_id == job.id
         await one.request_cancel(job.id, user="alice")
-        assert (await see_past_resets(reader)).job.status == Status.CANCELLED
+        assert status_of(await see_past_resets(reader)) == Status.CANCELLED
 
 
 async def test_a_database_that_was_away_is_a_reset(postgresql, postgresql_url):
@@ -176,4 +182,26 @@ async def test_a_database_that_was_away_is_a_reset(postgresql, postgresql_url):
         postgresql.start()
         assert isinstance(await see(reader), Reset)
         await store.update_job(job.id, status=Status.RUNNING)
-        assert (await see_past_resets(reader)).job.status == Status.RUNNING
+        assert status_of(await see_past_resets(reader)) == Status.RUNNING
+
+
+async def test_no_more_bytes_are_kept_than_may_be_and_who_needs_an_older_change_reads_anew(db_url):
+    async with running(db_url, max_kept_bytes=200_000) as (store, watch), following(watch) as reader:
+        place = (await see(reader)).place
+        before = LIMITS_HELD.labels("max_kept_bytes")._value.get()
+        for _ in range(10):
+            job = make_job()
+            job.spec = JobSpec(image="x", args=["y" * 50_000])
+            await store.add_job(job, env={"SECRET": "s3cret" * 10_000})
+        async with asyncio.timeout(10):
+            while watch._last < 10:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert sum(len(each.data) for each in watch._kept) == watch._kept_bytes <= 200_000
+        assert 0 < len(watch._kept) < 5
+        assert not any("s3cret" in each.data for each in watch._kept)
+        assert LIMITS_HELD.labels("max_kept_bytes")._value.get() > before
+        assert isinstance(await see(reader), Reset)
+    async with running(db_url, max_kept_bytes=10) as (store, watch), following(watch, after=place) as reader:
+        await see(reader)
+        large, _ = await store.add_job(make_job())
+        assert (await see_past_resets(reader)).job_id == large.id  # the newest is there, however large

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import zipfile
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import make_command
 from kbatch_server.results import OutputLimits
 from kbatch_server.slugs import make_slug
+from tests.cluster.images import find_busybox
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -284,7 +286,7 @@ def test_command_is_taken_as_it_is_written(word: str, sent: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpu", "text"), [(1, "1"), (0.1, "100m"), (1.5, "1500m"), (0.0001, "1m"), (0.001, "1m")]
+    ("cpu", "text"), [(1, "1"), (0.1, "100m"), (1.5, "1500m"), (0.0001, "1m"), (0.001, "1m"), (1e-10, "1m")]
 )
 def test_cpu_is_written_in_thousandths(cpu: float, text: str) -> None:
     assert pod_of(make(cpu_limit=cpu))["containers"][0]["resources"] == {"limits": {"cpu": text}}
@@ -299,16 +301,18 @@ def test_what_is_ours_has_our_labels(instance: str, value: str, ours: bool) -> N
     assert not objects.is_of({"metadata": {"name": "train-1"}}, instance="hub", value="train-1")
 
 
-def run_fetch_script(tmp_path: Path, url: str, sha256: str) -> subprocess.CompletedProcess[str]:
+def run_fetch_script(
+    tmp_path: Path, url: str, sha256: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the script with this machine's sh, and a wget that copies the file that the URL names."""
     bin_dir, code = tmp_path / "bin", tmp_path / "code"
-    bin_dir.mkdir()
-    code.mkdir()
+    bin_dir.mkdir(exist_ok=True)
+    code.mkdir(exist_ok=True)
     wget = bin_dir / "wget"
     wget.write_text('#!/bin/sh\ncase "$4" in *.zip) cp "$4" "$3";; *) echo "wget: $4" >&2; exit 1;; esac\n')
     wget.chmod(0o755)
     unzip = bin_dir / "unzip"
-    unzip.write_text('#!/bin/sh\nexec python3 -m zipfile -e "$3" .\n')
+    unzip.write_text(f'#!/bin/sh\nexec {find_busybox()} unzip "$@"\n')
     unzip.chmod(0o755)
     sleep = bin_dir / "sleep"
     sleep.write_text("#!/bin/sh\n")
@@ -318,6 +322,7 @@ def run_fetch_script(tmp_path: Path, url: str, sha256: str) -> subprocess.Comple
         "PATH": f"{bin_dir}:/usr/local/bin:/usr/bin:/bin",
         "KBATCH_CODE_URL": url,
         "KBATCH_CODE_SHA256": sha256,
+        **variables,
     }
     return subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=False)
 
@@ -332,6 +337,43 @@ def test_fetch_script_unpacks(tmp_path: Path) -> None:
     done = run_fetch_script(tmp_path, str(source), digest)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert [path.name for path in (tmp_path / "code").iterdir()] == ["main.py"]
+
+
+def test_fetch_script_begins_anew_what_was_broken_off_and_unpacks_links(tmp_path: Path) -> None:
+    source = tmp_path / "source.zip"
+    link = zipfile.ZipInfo("link")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("main.py", "print()")
+        archive.writestr(link, "main.py")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    for _ in range(2):
+        done = run_fetch_script(tmp_path, str(source), digest)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+        (tmp_path / "code/.left").write_text("half of a file")
+    assert (tmp_path / "code/link").readlink() == Path("main.py")
+    assert sorted(path.name for path in (tmp_path / "code").iterdir()) == [".left", "link", "main.py"]
+
+
+@pytest.mark.parametrize(("folder", "code"), [("repo-main", 0), ("repo-main/src", 0), ("repo-mian", 84)])
+def test_fetch_script_looks_for_the_folder_to_run_in(tmp_path: Path, folder: str, code: int) -> None:
+    source = tmp_path / "source.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("repo-main/src/main.py", "print()")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    done = run_fetch_script(tmp_path, str(source), digest, KBATCH_WORKING_DIR=folder)
+    assert done.returncode == code
+    if code:
+        words = f"the ZIP has no folder '{folder}', which working_dir names\n"
+        assert (tmp_path / "log").read_text() == words
+
+
+def test_a_job_runs_in_the_folder_of_its_code_that_it_names() -> None:
+    pod = make(upload="u", working_dir="repo-main/$(KBATCH_CODE_URL)")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["workingDir"] == "/code/repo-main/$(KBATCH_CODE_URL)"
+    [fetch] = [each for each in pod["initContainers"] if each["name"] == "fetch-code"]
+    variables = {each["name"]: each.get("value") for each in fetch["env"]}
+    assert variables["KBATCH_WORKING_DIR"] == "repo-main/$$(KBATCH_CODE_URL)"  # no variable's value
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,11 @@ LAYERS = [
     ["storage", "store"],
     ["audit"],
     ["archive", "auth", "commandline", "plugins", "profiles", "settings", "zipstream"],
-    ["config", "configcheck", "limits", "linecutter", "throttle", "webserver", "zipcontent"],
+    ["config", "configcheck", "limits", "linecutter", "throttle", "webserver", "zipcontent", "ziprewrite"],
     ["fairshare", "outputfiles"],
     ["quota"],
     ["choices", "jobrequest", "logsearch", "zipdirectory"],
-    ["garbage", "looplag", "timeline", "traffic"],
+    ["garbage", "listing", "looplag", "timeline", "traffic", "ziptree"],
     [
         "keyring",
         "log",
@@ -52,6 +52,7 @@ LAYERS = [
         "ticks",
         "validation",
         "workqueue",
+        "zipnames",
     ],
     ["errors", "failpoints", "metrics", "notebooks", "results"],
     ["__init__"],
@@ -85,8 +86,8 @@ PURE = {
     "tarindex",
     "timeline",
     "kube.events",
-    "kube.kueue",
     "kube.fetch",
+    "kube.kueue",
     "kube.gates",
     "kube.notebook",
     "kube.logplace",
@@ -96,6 +97,10 @@ PURE = {
     "kube.sentences",
     "kube.sidecar",
     "kube.status",
+    "listing",
+    "zipdirectory",
+    "zipnames",
+    "ziptree",
 }
 """Values in, values out: no files, no network, no clock to wait for."""
 

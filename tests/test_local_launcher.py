@@ -321,13 +321,36 @@ async def test_the_code_is_unpacked_and_the_output_folder_is_there(launcher, cha
     assert not list(folder.glob("unpack-*"))
 
 
+async def test_a_job_runs_in_the_folder_of_its_code_that_it_names(launcher, changes):
+    launcher.storage.objects["k"] = make_zip({"repo-main/src/main.sh": "pwd", "main.sh": "echo wrong"})
+    job = make_job("sh", "main.sh", working_dir="repo-main/src")
+    status = await run(launcher, changes, job, code_key="k")
+    assert status.status == Status.SUCCEEDED, status
+    assert await read(launcher, job) == f"{launcher.root}/{job.id}/code/repo-main/src\n"
+
+
+async def test_a_folder_to_run_in_that_the_code_lacks_is_said(launcher):
+    launcher.storage.objects["k"] = make_zip({"repo-main/main.sh": "pwd"})
+    with pytest.raises(LaunchRefused, match="no folder 'repo-mian', which working_dir names"):
+        await launcher.launch(make_job("true", working_dir="repo-mian"), Launch(code_key="k"))
+
+
+async def test_links_and_names_in_the_code_are_as_they_were_meant(launcher, changes):
+    link = zipfile.ZipInfo("link")
+    link.external_attr = 0o120777 << 16
+    launcher.storage.objects["k"] = make_zip({"a/b.txt": "hello", link: "a/b.txt", ".DS_Store": ""})
+    status = await run(launcher, changes, make_job("sh", "-c", "cat link; ls -A"), code_key="k")
+    assert status.status == Status.SUCCEEDED, status
+    assert await read(launcher, make_job("sh")) == "helloa\nlink\n"
+
+
 @pytest.mark.parametrize(
     ("files", "sha256", "words"),
     [
         (None, None, "not in the storage"),
         ({"a": "b"}, "0" * 64, "SHA-256"),
-        ({"../a": "b"}, None, "leads outside"),
-        ({"/a": "b"}, None, "leads outside"),
+        ({"../a": "b"}, None, r"has '\.\.' in its path"),
+        ({"/a": "b"}, None, "absolute path"),
         ({"a": "b", "a/b": "c"}, None, "cannot be unpacked"),
         ({"a": "b" * 2000}, None, "too large"),
         ({"d/" * 101: ""}, None, "deep"),
@@ -346,7 +369,7 @@ async def test_code_that_cannot_be_had_is_refused(launcher, files, sha256, words
     assert await launcher.poll(job) is None
 
 
-def test_a_link_in_the_zip_is_refused(tmp_path):
+def test_a_link_in_the_zip_that_leads_outside_is_refused(tmp_path):
     link = zipfile.ZipInfo("link")
     link.external_attr = 0o120777 << 16
     (tmp_path / "x.zip").write_bytes(make_zip({link: "/etc/passwd"}))

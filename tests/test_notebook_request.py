@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -33,13 +35,14 @@ def test_a_notebook_is_kept_with_the_types_of_its_parameters_and_asked_for_again
     spec = JobSpec(image="i", upload="u", notebook=asked.notebook, collect=asked.get_collect())
     spec = JobSpec.model_validate_json(spec.model_dump_json())
     job = Job(id="x-1", user="alice", name="x", spec=spec, created_at=utcnow())
-    again = make_request(job)
+    again = make_request(job, {})
     assert again.notebook == asked.notebook
     assert repr(again.notebook.parameters) == repr(PARAMETERS)
     assert job.to_dict()["notebook"] == ASKED
     assert (again.get_collect(), job.to_dict()["collect"]) == ("workdir", "workdir")
-    settings = make_files(again.notebook)[SETTINGS_FILE]
-    assert Notebook.model_validate_json(settings) == asked.notebook
+    settings = json.loads(make_files(again.notebook, "src")[SETTINGS_FILE])
+    assert (repr(settings["parameters"]), settings.pop("working_dir")) == (repr(PARAMETERS), "src")
+    assert Notebook(**settings) == asked.notebook
 
 
 @pytest.mark.parametrize(

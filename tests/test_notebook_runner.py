@@ -43,15 +43,18 @@ class Image:
             "KBATCH_OUTPUT_DIR": str(self.output),
         }
 
-    def start(self, notebook: str, path: str = "train.ipynb", **asked: object) -> subprocess.Popen[str]:
+    def start(
+        self, notebook: str, path: str = "train.ipynb", *, working_dir: str = "", **asked: object
+    ) -> subprocess.Popen[str]:
         """Start the command of a job; both of its streams are one, as in a log."""
-        (self.code / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.code / path).write_text(notebook)
-        for name, text in make_files(Notebook(path=path, **asked)).items():
+        folder = self.code / working_dir
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(notebook)
+        for name, text in make_files(Notebook(path=path, **asked), working_dir).items():
             (self.files / name).write_text(text)
         return subprocess.Popen(
             make_command(str(self.files)),
-            cwd=self.code,
+            cwd=folder,
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -122,6 +125,11 @@ def test_it_runs_in_its_own_folder_and_comes_back_where_it_was(image):
     assert image.run(make_notebook(code), "notebooks/reads data.ipynb") == (0, "a\n1\n")
     assert image.read("notebooks/reads data.ipynb") == ["a\n1\n"]
     assert (image.code / "notebooks/side.txt").exists()
+
+
+def test_in_a_folder_of_the_code_it_comes_back_below_that(nbclient):
+    assert nbclient.run(make_notebook("print(1)"), "./a/b.ipynb", working_dir="repo-main/src") == (0, "1\n")
+    assert nbclient.read("repo-main/src/a/b.ipynb") == ["1\n"]
 
 
 def test_prints_come_once_and_as_they_come_and_nothing_else_is_in_the_log(image):

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
-from tars import make_tar
+from tars import make_tar, pieces_of
 from traitlets.config import Config
+from zips import make_mixed_zip
 
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from kbatch_server.harvest import Harvest
@@ -21,15 +22,17 @@ from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchers.local import LocalProcessJobLauncher
 from kbatch_server.launchpad import Launchpad
+from kbatch_server.listing import JobQuery
 from kbatch_server.logreader import LogReader
 from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import JobQuery, JobStatus, Pod, Status, User, utcnow
+from kbatch_server.models import JobStatus, Pod, Status, User, utcnow
 from kbatch_server.notebooks.launch import EXIT_REASONS
 from kbatch_server.outputs import Outputs
 from kbatch_server.profiles import Profiles
 from kbatch_server.reconciler import Reconciler
 from kbatch_server.storage.base import StorageFull
 from kbatch_server.store import JobStore
+from kbatch_server.uploads import Uploads
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 ADMIN = User(name="root", admin=True)
@@ -97,6 +100,26 @@ async def test_a_notebook_is_refused_by_a_launcher_that_runs_none_and_else_its_e
     job = await step(world, job)
     assert (job.status, job.reason, job.exit_code) == ("failed", "KernelDied", 93)
     assert job.message == EXIT_REASONS[93][1]
+
+
+async def test_a_folder_to_run_in_is_one_of_an_upload_and_holds_when_the_job_is_run_again(world):
+    with pytest.raises(InvalidRequest, match="working_dir: is a folder of the code: name an upload"):
+        await submit(world, working_dir="src")
+    upload = await Uploads(storage=world.storage, store=world.store).receive(
+        ALICE, pieces_of(make_mixed_zip())
+    )
+    job = await submit(world, upload=upload.id, working_dir="./sub//")
+    assert (job.spec.working_dir, job.spec.code_sha256) == ("sub", upload.code_sha256)
+    assert upload.code_sha256 != upload.sha256
+    assert (await world.jobs.rerun(ALICE, job.id)).spec.working_dir == "sub"
+    assert (await submit(world, working_dir="")).spec.working_dir is None
+
+
+async def test_limits_count_the_whole_cpus_that_a_job_on_one_machine_has(world):
+    world.launcher.round_spec = LocalProcessJobLauncher().round_spec
+    assert (await submit(world, cpu_limit=0.001)).spec.cpu_limit == 1
+    assert (await submit(world, cpu_limit=2.5)).spec.cpu_limit == 3
+    assert (await submit(world)).spec.cpu_limit is None
 
 
 def make_fresh(world):
@@ -334,7 +357,8 @@ async def test_a_rerun_asks_for_the_same_again(world):
     job = await submit(world, env={"A": "1"}, args=["x"], tags={"t": "u"}, retries=2, cpu_limit=2.0)
     again = await world.jobs.rerun(ALICE, job.id)
     assert again.id != job.id
-    assert (again.spec, again.env, again.tags, again.name) == (job.spec, job.env, job.tags, job.name)
+    assert (again.spec, again.tags, again.name) == (job.spec, job.tags, job.name)
+    assert await world.jobs.read_env(again) == {"A": "1"}
 
 
 async def test_the_log_of_a_job_that_has_none_is_not_found_and_says_why(world):
@@ -513,6 +537,9 @@ async def test_a_job_whose_key_was_removed_fails_with_the_reason_and_hides_no_ot
     world.store._keyring = Keyring(["another key of thirty-two characters"])
     listed = (await world.jobs.list(ALICE, JobQuery(user="alice"))).jobs
     assert {job.id for job in listed} == {lost.id, other.id}
+    assert await world.jobs.read_env(lost) == {}
+    with pytest.raises(Conflict, match="Its environment cannot be read any more"):
+        await world.jobs.rerun(ALICE, lost.id)
     lost = await step(world, lost)
     assert (lost.status, lost.reason) == ("failed", "EnvironmentLost")
     assert world.launcher.launched == []

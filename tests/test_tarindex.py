@@ -8,9 +8,12 @@ import subprocess
 import tarfile
 
 import pytest
+from fuzzing import at_most_steps, changes, damage, fuzzed
+from hypothesis import given
+from hypothesis import strategies as st
 from tars import MODIFIED_AT, make_tar
 
-from kbatch_server.tarindex import BadTar, OutputFile, TarIndex, TooManyEntries, clean_path
+from kbatch_server.tarindex import BLOCK, BadTar, OutputFile, TarIndex, TooManyEntries, clean_path
 
 FILES = {
     "./a.txt": b"hello",
@@ -162,3 +165,89 @@ def test_endless_entries_are_refused():
 
 def test_what_follows_the_end_is_padding():
     assert sorted(index(WHOLE + b"x" * 5000).files) == sorted(clean_path(name) for name in FILES)
+
+
+def make_pax_header(records: bytes, size: int | None = None) -> bytes:
+    """Return an extended header with these records, whatever they are."""
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, len(records) if size is None else size
+    return info.tobuf(tarfile.USTAR_FORMAT) + records.ljust(-(-len(records) // BLOCK) * BLOCK, b"\0")
+
+
+def make_record(keyword: bytes, value: bytes) -> bytes:
+    """Return a record of an extended header, with its own length at its beginning."""
+    rest = b" %b=%b\n" % (keyword, value)
+    length = next(n for n in range(len(rest), len(rest) + 20) if n == len(b"%d" % n) + len(rest))
+    return b"%d%b" % (length, rest)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        b"0 a=b\n",
+        b"1 a=b\n",
+        b"4 =b\n",
+        b"5 ab\n",
+        b"6 a=b\n7",
+        b"x a=b\n",
+        b"-6 a=b\n",
+        b"99 a=b\n",
+        b"6 a=bc",
+    ],
+)
+def test_an_extended_header_with_a_wrong_length_is_no_tar(records):
+    with at_most_steps(500), pytest.raises(BadTar, match="extended header"):
+        index(make_pax_header(records) + bytes(1024))
+
+
+@pytest.mark.parametrize("number", ["--5", "5-", "²", "٣", "1e5", "", "1" * 19])
+def test_a_number_that_cannot_be_read_is_no_tar(number):
+    with pytest.raises(BadTar, match="number"):
+        index(make_pax_header(make_record(b"size", number.encode())) + make_tar({"a": b""}))
+
+
+def test_the_steps_for_an_extended_header_grow_with_its_length_only():
+    steps = []
+    for count in (1000, 2000):
+        with at_most_steps(10**6) as count_steps:
+            index(make_pax_header(b"5 a=\n" * count) + make_tar({"a": b""}), 512)
+        steps.append(count_steps())
+    assert steps[1] < 2.2 * steps[0]
+
+
+def test_extended_headers_one_after_the_other_take_no_memory():
+    found = TarIndex(max_entries=10_000)
+    for number in range(100):
+        found.feed(make_pax_header(make_record(b"key%d" % number, b"x" * 60_000)))
+    assert sum(map(len, found._next.values())) == 0
+
+
+@fuzzed
+@given(
+    changes(), st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]), st.booleans(), st.integers(1, 600)
+)
+def test_a_damaged_tar_is_read_in_few_steps_or_is_no_tar(made, format, is_sealed, size):
+    data = damage(make_tar(SMALL_FILES, format=format, others=OTHERS), made)
+    if is_sealed:
+        data = seal(data)
+    with at_most_steps(100 * (2 + len(data) // BLOCK) + 30 * (1 + len(data) // size)):
+        try:
+            found = index(data, size, max_entries=200)
+        except (BadTar, TooManyEntries):
+            return
+    assert all(file.offset >= 0 and file.offset + file.size <= len(data) for file in found.files.values())
+    again = index(data, max_entries=200)
+    assert (again.files, again.links, again.left_out) == (found.files, found.links, found.left_out)
+
+
+SMALL_FILES = {"./a.txt": b"hello", "b/" * 60 + "long.bin": bytes(700), "ü/" + "é" * 120: b"1"}
+
+
+def seal(data: bytes) -> bytes:
+    """Return a tar in which each block that looks like a header has the right checksum: else none is read."""
+    result = bytearray(data)
+    for start in range(0, len(data) - BLOCK + 1, BLOCK):
+        if b"ustar" in result[start : start + BLOCK]:
+            result[start + 148 : start + 156] = b" " * 8
+            result[start + 148 : start + 156] = b"%06o\0 " % sum(result[start : start + BLOCK])
+    return bytes(result)

@@ -21,9 +21,10 @@ from kbatch_server.jobs import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchpad import Launchpad
 from kbatch_server.limits import Limits
+from kbatch_server.listing import JobQuery
 from kbatch_server.logreader import LogReader
 from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import JobQuery, JobStatus, Status, User, utcnow
+from kbatch_server.models import JobStatus, Status, User, utcnow
 from kbatch_server.outputs import Outputs
 from kbatch_server.profiles import Profiles
 from kbatch_server.reconciler import Reconciler

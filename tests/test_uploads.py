@@ -15,12 +15,13 @@ from datetime import timedelta
 import pytest
 from doubles import MemoryStorage
 
-from kbatch_server.errors import InvalidRequest, NotFound, TooLarge, TooManyRequests, Unavailable
+from kbatch_server.errors import InvalidRequest, KBatchError, NotFound, TooLarge, TooManyRequests, Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.logrecorder import LogRecorder
+from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models import Job, JobSpec, User, utcnow
 from kbatch_server.outputs import Outputs
-from kbatch_server.places import Places
+from kbatch_server.places import FairPlaces, Places
 from kbatch_server.retention import Retention
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.storage.local import FileStorage
@@ -295,7 +296,7 @@ async def test_a_check_that_takes_too_long_is_given_up(uploads, monkeypatch):
 
     break_down(uploads.storage, monkeypatch, "read-content", hang)
     monkeypatch.setattr("kbatch_server.uploads.CHECK_SECONDS", 0.05)
-    with pytest.raises(Unavailable, match="could not be looked at within"):
+    with pytest.raises(Unavailable, match="could not be checked in time"):
         await uploads.receive(ALICE, chunked(GOOD))
     assert await nothing_is_left(uploads)
 
@@ -309,6 +310,113 @@ async def test_what_the_user_sent_before_is_not_looked_at_again(uploads, monkeyp
 
 
 # --- places
+
+
+MAC = make_zip(("project/main.py", b"print()"), ("project/.DS_Store", b""), ("__MACOSX/._project", b""))
+
+
+async def test_what_is_kept_of_a_zip_is_what_every_unpacker_makes_the_same_of(uploads):
+    upload = await uploads.receive(ALICE, chunked(MAC))
+    assert (upload.size, upload.sha256) == (len(MAC), hashlib.sha256(MAC).hexdigest())
+    assert list(uploads.storage.objects) == [upload.key]
+    kept = b"".join([piece async for piece in uploads.read(upload)])
+    assert (upload.code_size, upload.code_sha256) == (len(kept), hashlib.sha256(kept).hexdigest())
+    assert zipfile.ZipFile(io.BytesIO(kept)).namelist() == ["project/main.py"]
+    assert upload.top_folder == "project"
+    assert await uploads.get(ALICE, upload.id) == upload
+    assert (await uploads.receive(ALICE, chunked(GOOD))).top_folder is None
+
+
+async def test_a_zip_that_was_made_plain_is_known_again_when_it_is_sent_again(uploads, monkeypatch):
+    first = await uploads.receive(ALICE, chunked(MAC))
+    monkeypatch.setattr("kbatch_server.uploads.check_archive", None)
+    again = await uploads.receive(ALICE, chunked(MAC))
+    assert (again.id, again.code_sha256) == (first.id, first.code_sha256)
+    assert list(uploads.storage.objects) == [first.key]
+
+
+async def test_a_zip_that_was_made_plain_is_there_again_when_the_storage_lost_it(uploads):
+    first = await uploads.receive(ALICE, chunked(MAC))
+    lost = uploads.storage.objects.pop(first.key)
+    again = await uploads.receive(ALICE, chunked(MAC))
+    assert (again.id, uploads.storage.objects) == (first.id, {first.key: lost})
+
+
+@pytest.mark.parametrize("fault", [StorageFull("full"), StorageError("away"), asyncio.CancelledError()])
+async def test_when_a_zip_cannot_be_made_plain_nothing_is_left(uploads, monkeypatch, fault):
+    write, writes = uploads.storage.write, []
+
+    async def fail_the_second_time(key, chunks):
+        writes.append(key)
+        if len(writes) == 2:
+            async for _ in chunks:
+                raise fault
+        return await write(key, chunks)
+
+    monkeypatch.setattr(uploads.storage, "write", fail_the_second_time)
+    with pytest.raises(asyncio.CancelledError if isinstance(fault, asyncio.CancelledError) else KBatchError):
+        await uploads.receive(ALICE, chunked(MAC))
+    assert len(writes) == 2
+    assert await nothing_is_left(uploads)
+
+
+async def test_a_user_has_one_zip_checked_at_a_time_and_users_take_turns():
+    places, order = FairPlaces(2), []
+    gates = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "b2", "c1")}
+
+    async def check(name):
+        async with places.take(name[0], wait_seconds=5):
+            order.append(name)
+            await gates[name].wait()
+
+    tasks = [asyncio.create_task(check(name)) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
+    steps = [["a1", "b1"], ["c1"], ["a2"], ["b2"], ["a3"]]
+    for step, ended in zip(steps, ["a1", "b1", "c1", "a2", "b2"], strict=True):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert order[-len(step) :] == step
+        gates[ended].set()
+    gates["a3"].set()
+    await asyncio.gather(*tasks)
+    assert sorted(order) == sorted(gates)
+
+
+async def test_a_turn_that_is_not_waited_for_any_more_is_another_ones():
+    places = FairPlaces(1)
+    async with places.take("a", wait_seconds=1):
+        with pytest.raises(TimeoutError):
+            async with places.take("b", wait_seconds=0.01):
+                pass
+        waiting = asyncio.create_task(anext(aiter(hold(places, "c"))))
+        await asyncio.sleep(0)
+    waiting.cancel()  # just when its turn has come
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with places.take("d", wait_seconds=1):
+        pass
+
+
+async def hold(places, user):
+    async with places.take(user, wait_seconds=1):
+        yield
+
+
+async def test_what_a_user_has_inflated_in_an_hour_is_limited(store, monkeypatch):
+    uploads = Uploads(storage=MemoryStorage(), store=store, inflated_bytes_per_hour=1000)
+    monkeypatch.setattr(uploads._inflated, "time", lambda: now)
+    now = 0.0
+    before = LIMITS_HELD.labels("inflated_bytes_per_hour")._value.get()
+    await uploads.receive(ALICE, chunked(make_zip(("a", b"x" * 600))))
+    with pytest.raises(TooManyRequests, match="unpack to more than 1000 bytes") as refused:
+        await uploads.receive(ALICE, chunked(make_zip(("b", b"x" * 600))))
+    assert refused.value.retry_after_seconds == 720
+    assert LIMITS_HELD.labels("inflated_bytes_per_hour")._value.get() == before + 1
+    assert len(uploads.storage.objects) == 1
+    await uploads.receive(BOB, chunked(make_zip(("b", b"x" * 600))))
+    now = 720.0
+    await uploads.receive(ALICE, chunked(make_zip(("b", b"x" * 600))))
+    now = 7200.0
+    await uploads.receive(ALICE, chunked(make_zip(("c", b"x" * 5000))))  # it could never be sent otherwise
 
 
 def test_a_user_has_some_places_and_everybody_together_has_more():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import zipfile
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -21,10 +22,11 @@ from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, 
 from kbatch_server.handlers import make_handlers
 from kbatch_server.handlers.services import Services
 from kbatch_server.jobwatch import Reset, SeenChange
+from kbatch_server.listing import JobPage
 from kbatch_server.log import log_request
 from kbatch_server.logreader import ALL, LogPlace, ShownPiece
 from kbatch_server.logtext import LogText, Part
-from kbatch_server.models import Job, JobEvent, JobPage, JobSpec, Profile, Status, Upload, utcnow
+from kbatch_server.models import Job, JobEvent, JobSpec, Profile, Status, Upload, utcnow
 from kbatch_server.places import Places
 from kbatch_server.results import JobOutputs
 from kbatch_server.store.outputstore import KeptOutputs
@@ -92,6 +94,7 @@ class JobsDouble:
 
     def __init__(self):
         self.jobs = {}
+        self.envs = {}
         self.pieces = {}
         self.asked = []
         self.hold = asyncio.Event()
@@ -102,9 +105,14 @@ class JobsDouble:
         self.entries = []
         self.audit_queries = []
 
-    def add(self, job):
+    def add(self, job, *, env=None):
+        job.has_env = bool(env)
         self.jobs[job.id] = job
+        self.envs[job.id] = env or {}
         return job
+
+    async def read_env(self, job):
+        return self.envs[job.id]
 
     async def make_spec(self, user, request, *, code_sha256=None):
         if request.image == "forbidden":
@@ -121,7 +129,7 @@ class JobsDouble:
             upload=request.upload,
         )
         job = self.add(
-            make_job(f"{request.name}-{len(self.requests)}", user=user.name, spec=spec, env=request.env)
+            make_job(f"{request.name}-{len(self.requests)}", user=user.name, spec=spec), env=request.env
         )
         if idempotency_key is not None:
             self.keys[idempotency_key] = job
@@ -166,7 +174,7 @@ class JobsDouble:
         yield Reset("x-0")
         for number, job in enumerate(self.jobs.values(), 1):
             if owner in (None, job.user):
-                yield SeenChange(f"x-{number}", job.user, job.id, job)
+                yield SeenChange(f"x-{number}", job.user, job.id, json.dumps(job.to_dict()))
         yield SeenChange("x-9", "alice", "gone-1", None)
 
     async def cancel(self, user, job_id, *, note=None):
@@ -255,7 +263,16 @@ class UploadsDouble:
         if not data.startswith(b"PK"):
             raise refused("The submitted file must be a ZIP archive.")
         now = utcnow()
-        upload = Upload(f"u{len(self.kept)}", user.name, len(data), "0" * 64, now, now + timedelta(days=1))
+        upload = Upload(
+            f"u{len(self.kept)}",
+            user.name,
+            len(data),
+            "0" * 64,
+            now,
+            now + timedelta(days=1),
+            code_size=len(data),
+            code_sha256="0" * 64,
+        )
         self.kept[upload.id] = bytes(data)
         self.owners[upload.id] = upload
         return upload
@@ -388,6 +405,7 @@ class Web:
             gauges=GaugesDouble(),
             version="1.2.3",
             max_body_bytes=1024**2,
+            max_job_bytes=1024**2,
         )
         self.application = Application(
             **make_handlers(PREFIX, self.services), log_function=log_request, cookie_secret=b"0" * 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +56,9 @@ def read_body(data: Any) -> tuple[JobRequest, InlineFile | None]:
     return JobRequest.from_json(fields), None if inline is None else _read_inline(inline)
 
 
-def make_job(job: Job, root: str, *, with_env: bool = True) -> dict[str, Any]:
-    """Return a job in the flat form; ``root`` is the URL of the service."""
-    shown = job.to_dict(with_env=with_env)
+def make_job(job: Job, root: str, *, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return a job in the flat form, with its environment; ``root`` is the URL of the service."""
+    shown = job.to_dict(env=env)
     upload = job.spec.upload
     return {
         **shown,

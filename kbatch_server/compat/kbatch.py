@@ -16,10 +16,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from ..errors import InvalidRequest
-from ..jobrequest import JobRequest
+from ..jobrequest import MAX_ENV_NAMES, MAX_WORDS, JobRequest
 from ..models import Profile
 from ..quantities import parse_quantity
-from ..validation import checked
+from ..validation import at_most, checked
 
 PROFILE_KEY = "kbatch.jupyter.org/profile"
 """The key of the toleration that says which profile a body was made from: the client copies a profile's
@@ -70,11 +70,11 @@ class Container(Manifest):
 
     name: str = "job"
     image: str | None = None
-    command: list[str] | None = None
-    args: list[str] = Field(default_factory=list)
-    env: list[EnvVar] = Field(default_factory=list)
+    command: Annotated[list[str], at_most(MAX_WORDS, "words")] | None = None
+    args: Annotated[list[str], at_most(MAX_WORDS, "words")] = Field(default_factory=list)
+    env: Annotated[list[EnvVar], at_most(MAX_ENV_NAMES, "variables")] = Field(default_factory=list)
     resources: Resources = Resources()
-    working_dir: Literal["/code"] = "/code"
+    working_dir: Annotated[str, Field(pattern=r"^/code(/|$)")] = "/code"
 
 
 class Toleration(Manifest):
@@ -88,9 +88,9 @@ class Toleration(Manifest):
 class PodSpec(Manifest):
     """What is run. ``priority`` is among the user's own jobs: the cluster's priorities are the admin's."""
 
-    containers: Annotated[list[Container], Field(min_length=1, max_length=1)]
+    containers: Annotated[list[Container], Field(min_length=1), at_most(1, "containers")]
     restart_policy: Literal["Never"] = "Never"
-    tolerations: Annotated[list[Toleration], Field(max_length=1)] = Field(default_factory=list)
+    tolerations: Annotated[list[Toleration], at_most(1, "tolerations")] = Field(default_factory=list)
     priority: int = 0
 
 
@@ -177,6 +177,7 @@ def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, s
         "name": metadata.name or (metadata.generate_name or "").rstrip("-"),
         "command": container.command,
         "args": container.args,
+        "working_dir": container.working_dir.removeprefix("/code").lstrip("/"),
         "image": None if profile is not None and profile.image == container.image else container.image,
         "profile": slug,
         "env": {variable.name: variable.value for variable in container.env},
@@ -204,6 +205,7 @@ def rename_fields(error: InvalidRequest) -> InvalidRequest:
         "priority": "job.spec.template.spec.priority",
         "active_deadline_seconds": "job.spec.active_deadline_seconds",
         "upload": "code",
+        "working_dir": f"{CONTAINER}.working_dir",
         "file": "code.binary_data.code",
         **{name: f"{CONTAINER}.{name}" for name in ("image", "command", "args", "env")},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,8 +10,8 @@ from ..models import Job, Pod, Status
 from .kbatch import make_limits
 
 
-def make_job(job: Job, *, with_env: bool = True) -> dict[str, Any]:
-    """Return a job as a V1Job; its name is our id."""
+def make_job(job: Job, *, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+    """Return a job as a V1Job, with its environment where that is to be shown; its name is our id."""
     spec = job.spec
     return {
         "api_version": "batch/v1",
@@ -33,7 +34,7 @@ def make_job(job: Job, *, with_env: bool = True) -> dict[str, Any]:
             "active_deadline_seconds": spec.active_deadline_seconds,
             "template": {
                 "metadata": {"labels": {"job-name": job.id}},
-                "spec": {"restart_policy": "Never", "containers": [_make_container(job, with_env=with_env)]},
+                "spec": {"restart_policy": "Never", "containers": [_make_container(job, env)]},
             },
         },
         "status": make_status(job),
@@ -99,16 +100,16 @@ def to_timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _make_container(job: Job, *, with_env: bool) -> dict[str, Any]:
+def _make_container(job: Job, env: Mapping[str, str | None] | None) -> dict[str, Any]:
     spec = job.spec
     return {
         "name": "job",
         "image": spec.image,
         "command": spec.command,
         "args": spec.args,
-        "env": [{"name": name, "value": value if with_env else None} for name, value in job.env.items()],
+        "env": None if env is None else [{"name": name, "value": value} for name, value in env.items()],
         "resources": {"limits": make_limits(spec.cpu_limit, spec.mem_limit)},
-        "working_dir": "/code",
+        "working_dir": f"/code/{spec.working_dir}" if spec.working_dir else "/code",
     }
 
 

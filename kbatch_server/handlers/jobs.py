@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..errors import InvalidRequest
 from ..jobrequest import CancelRequest, JobRequest
-from ..models import Job, JobQuery
+from ..listing import JobQuery
+from ..models import Job
 from ..timeline import make_timeline
 from ..validation import checked
 from .base import BaseHandler
@@ -14,30 +17,43 @@ from .query import read_int, read_statuses, read_tags, read_text, read_time
 MAX_PAGE = 500
 MAX_SUMS = 100
 
+MAX_CANCEL_BYTES = 16 * 1024
+"""Bytes of a body that says why a job is cancelled: a thousand characters, each in up to twelve."""
+
 
 class JobModelHandler(BaseHandler):
     """A handler that answers with jobs."""
 
-    def make_model(self, job: Job) -> dict[str, object]:
-        """Return a job's JSON; values of the environment are for its own user, with a token that may read."""
-        may_read = "read" in self.user.actions
-        return job.to_dict(with_env=may_read and job.user == self.user.name)
+    async def make_model(self, job: Job, env: Mapping[str, str] | None = None) -> dict[str, object]:
+        """Return the JSON of one job with its environment, which is read where it is not given.
+
+        Its values are for the job's own user, with a token that may read.
+        """
+        shown: Mapping[str, str | None] = await self.services.jobs.read_env(job) if env is None else env
+        if "read" not in self.user.actions or job.user != self.user.name:
+            shown = dict.fromkeys(shown)
+        return job.to_dict(env=shown)
 
     def read_owner(self) -> str | None:
         """Return whose jobs are asked for: the user's own where nothing is said, None for everybody's."""
         name = self.get_query_argument("user", self.user.name)
         return None if name == "*" else name
 
-    def send_job(self, job: Job, *, status: int = 200) -> None:
+    async def send_job(self, job: Job, *, status: int = 200, env: Mapping[str, str] | None = None) -> None:
         """Answer with a job; a new one has its URL in the header Location."""
         if status == 201:
             prefix = self.services.auth.base_url
             self.set_header("Location", f"{prefix}api/v1/jobs/{job.id}")
-        self.send_json(self.make_model(job), status=status)
+        self.send_json(await self.make_model(job, env), status=status)
 
 
 class JobsHandler(JobModelHandler):
     """All jobs of a user."""
+
+    @property
+    def body_limit(self) -> int:
+        """How many bytes the body may have: that of a job."""
+        return self.services.max_job_bytes
 
     @needs_scope("submit", whose="self", spends="submit")
     async def post(self) -> None:
@@ -46,7 +62,7 @@ class JobsHandler(JobModelHandler):
         job, is_new = await self.services.jobs.submit(
             self.user, request, idempotency_key=self._get_idempotency_key()
         )
-        self.send_job(job, status=201 if is_new else 200)
+        await self.send_job(job, status=201 if is_new else 200, env=request.env)
 
     @needs_scope(
         "read",
@@ -66,9 +82,7 @@ class JobsHandler(JobModelHandler):
             limit=read_int(self, "limit", minimum=1, maximum=MAX_PAGE) or 50,
         )
         page = await self.services.jobs.list(self.user, query)
-        self.send_json(
-            {"items": [self.make_model(job) for job in page.jobs], "next_cursor": page.next_cursor}
-        )
+        self.send_json({"items": [job.to_dict() for job in page.jobs], "next_cursor": page.next_cursor})
 
     def _get_idempotency_key(self) -> str | None:
         key: str | None = self.request.headers.get("Idempotency-Key")
@@ -108,7 +122,7 @@ class JobHandler(JobModelHandler):
     @needs_scope("read", whose="job")
     async def get(self, job_id: str) -> None:
         """Show the job."""
-        self.send_job(await self.services.jobs.get(self.user, job_id))
+        await self.send_job(await self.services.jobs.get(self.user, job_id))
 
     @needs_scope("cancel", whose="job")
     async def delete(self, job_id: str) -> None:
@@ -120,11 +134,13 @@ class JobHandler(JobModelHandler):
 class CancelHandler(JobModelHandler):
     """The end of a job."""
 
+    body_limit = MAX_CANCEL_BYTES
+
     @needs_scope("cancel", whose="job")
     async def post(self, job_id: str) -> None:
         """Cancel the job; a body may say why."""
         asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()
-        self.send_job(await self.services.jobs.cancel(self.user, job_id, note=asked.note))
+        await self.send_job(await self.services.jobs.cancel(self.user, job_id, note=asked.note))
 
 
 class RerunHandler(JobModelHandler):
@@ -133,7 +149,7 @@ class RerunHandler(JobModelHandler):
     @needs_scope("submit", whose="own-job", spends="submit")
     async def post(self, job_id: str) -> None:
         """Submit a new job like this one."""
-        self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
+        await self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
 
 
 class TimelineHandler(BaseHandler):

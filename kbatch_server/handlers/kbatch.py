@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Any
 
 from ..compat import flat, kbatch, manifests
 from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
+from ..listing import JobPage, JobQuery
 from ..logreader import LogSelection, ShownPiece
-from ..models import Job, JobPage, JobQuery, utcnow
+from ..models import Job, utcnow
 from ..ticks import until, with_ticks
 from .base import BaseHandler
 from .needs import needs_nothing, needs_scope, needs_user
@@ -66,10 +67,13 @@ class KBatchHandler(BaseHandler):
         """Yield the user's jobs that are active or ended lately, newest first, a page at a time."""
         ended_since = utcnow() - timedelta(days=self.services.kbatch_list_days)
         cursor: str | None = None
-        for _ in range(MAX_LISTED // PAGE):
-            query = JobQuery(user=self.user.name, unless_ended_before=ended_since, cursor=cursor, limit=PAGE)
+        left = MAX_LISTED
+        while left:
+            limit = min(left, PAGE)
+            query = JobQuery(user=self.user.name, unless_ended_before=ended_since, cursor=cursor, limit=limit)
             page: JobPage = await self.services.jobs.list(self.user, query)
             yield page.jobs
+            left -= len(page.jobs)
             cursor = page.next_cursor
             if cursor is None:
                 return
@@ -138,7 +142,7 @@ class JobsHandler(KBatchHandler):
             job, _ = await self.services.jobs.submit(self.user, request)
         except InvalidRequest as error:
             raise kbatch.rename_fields(error) from None
-        self.send_json(manifests.make_job(job))
+        self.send_json(manifests.make_job(job, env=request.env))
 
     async def _post_flat(self, data: Any) -> None:
         request, inline = flat.read_body(data)
@@ -147,7 +151,7 @@ class JobsHandler(KBatchHandler):
             archive = await asyncio.to_thread(inline.to_zip)
             request = request.model_copy(update={"upload": await self._keep([archive])})
         job, _ = await self.services.jobs.submit(self.user, request)
-        self.send_json(flat.make_job(job, self.root), status=201)
+        self.send_json(flat.make_job(job, self.root, env=request.env), status=201)
 
     async def _keep(self, pieces: Iterable[bytes]) -> str:
         async def chunks() -> AsyncIterator[bytes]:
@@ -169,7 +173,10 @@ class JobHandler(KBatchHandler):
     async def get(self, name: str) -> None:
         """Show the job."""
         job = await self.services.jobs.get(self.user, name)
-        self.send_json(manifests.make_job(job, with_env=job.user == self.user.name))
+        env: Mapping[str, str | None] = await self.services.jobs.read_env(job)
+        if job.user != self.user.name:
+            env = dict.fromkeys(env)
+        self.send_json(manifests.make_job(job, env=env))
 
     @needs_scope("cancel", whose="job")
     async def delete(self, name: str) -> None:

@@ -35,6 +35,7 @@ class UserHandler(BaseHandler):
                 "scopes": sorted(user.scopes),
                 "limits": {
                     "max_upload_bytes": self.services.uploads.max_upload_bytes,
+                    "max_job_bytes": self.services.max_job_bytes,
                     "max_body_bytes": self.services.max_body_bytes,
                     "jobs": own,
                 },

@@ -53,7 +53,7 @@ def _make_jobs(schemas: Json) -> Json:
         "attempts": INTEGER,
         "cancelled_by": MAYBE_TEXT,
         "cancel_note": MAYBE_TEXT,
-        "env": {"type": "object", "additionalProperties": MAYBE_TEXT},
+        "env": {"type": ["object", "null"], "additionalProperties": MAYBE_TEXT},
         "outputs": {"anyOf": [{"$ref": SCHEMAS + "JobOutputs"}, {"type": "null"}]},
         **asked,
         # what is shown of these is what they came to, which may be more than may be asked for
@@ -99,6 +99,7 @@ def _make_of_a_job() -> Json:
 
 def _make_uploads_and_users() -> Json:
     upload = {"id": TEXT, "size": INTEGER, "sha256": TEXT, "created_at": MOMENT, "expires_at": MOMENT}
+    upload["top_folder"] = MAYBE_TEXT
     user = {"name": TEXT, "kind": TEXT, "groups": TEXTS, "admin": FLAG, "actions": TEXTS, "scopes": TEXTS}
     entry = {
         "at": MOMENT,
@@ -121,6 +122,7 @@ def _make_standing() -> Json:
     amounts: Json = {"type": "object", "additionalProperties": {"type": "number"}}
     limits = {
         "max_upload_bytes": INTEGER,
+        "max_job_bytes": INTEGER,
         "max_body_bytes": INTEGER,
         "jobs": {"anyOf": [amounts, {"type": "null"}]},
     }

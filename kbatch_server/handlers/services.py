@@ -32,8 +32,10 @@ class Services:
     launchpad: Launchpad
     gauges: Gauges
     version: str
+    max_job_bytes: int = 2 * 1024**2
+    """How large the JSON of a job may be."""
     max_body_bytes: int = 16 * 1024**2
-    """How large a JSON body may be; one with code in it (the kbatch client's) three times as large."""
+    """A third of how large the JSON of the kbatch command may be, which has code in it."""
     kbatch_list_days: float = 7
     """For how many days after its end a job is in the lists of the kbatch command."""
     health: Health = field(default_factory=Health)

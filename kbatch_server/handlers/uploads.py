@@ -133,9 +133,9 @@ class CodeHandler(BaseHandler):
         """Send the ZIP, or the one range of it that is asked for."""
         upload = await self.services.launchpad.get_code(signed)
         start, end = self._read_range(upload)
-        if end - start < upload.size:
+        if end - start < upload.code_size:
             self.set_status(206)
-            self.set_header("Content-Range", f"bytes {start}-{end - 1}/{upload.size}")
+            self.set_header("Content-Range", f"bytes {start}-{end - 1}/{upload.code_size}")
         self._set_headers(upload, end - start)
         await self.run_while_connected(self._send(upload, start, end - start))
 
@@ -143,14 +143,14 @@ class CodeHandler(BaseHandler):
     async def head(self, signed: str) -> None:
         """Send the headers only: for them a range has no meaning."""
         upload = await self.services.launchpad.get_code(signed)
-        self._set_headers(upload, upload.size)
+        self._set_headers(upload, upload.code_size)
 
     def _read_range(self, upload: Upload) -> tuple[int, int]:
         """Return start and end of what is asked for; the whole, when it is of another version than this."""
         condition = self.request.headers.get("If-Range")
         if condition not in {None, make_etag(upload)}:
-            return 0, upload.size
-        return read_range(self.request.headers.get("Range"), upload.size) or (0, upload.size)
+            return 0, upload.code_size
+        return read_range(self.request.headers.get("Range"), upload.code_size) or (0, upload.code_size)
 
     def _set_headers(self, upload: Upload, length: int) -> None:
         self.set_header("Content-Type", "application/zip")
@@ -170,8 +170,8 @@ class CodeHandler(BaseHandler):
 
 
 def make_etag(upload: Upload) -> str:
-    """Return what names the content of an upload, as ETag and If-Range have it."""
-    return f'"{upload.sha256}"'
+    """Return what names the code of an upload, as ETag and If-Range have it."""
+    return f'"{upload.code_sha256}"'
 
 
 default_handlers = [

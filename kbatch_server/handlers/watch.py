@@ -59,12 +59,10 @@ class WatchHandler(JobModelHandler):
     def _make_event(self, change: SeenChange | Reset) -> bytes:
         if isinstance(change, Reset):
             return EventEncoder.make_event("{}", event="reset", event_id=change.place)
-        if change.job is None:
+        if change.data is None:
             data = json.dumps({"id": change.job_id})
             return EventEncoder.make_event(data, event="deleted", event_id=change.place)
-        # without the values of its environment: they are for who asks for the one job
-        data = json.dumps(change.job.to_dict(with_env=False))
-        return EventEncoder.make_event(data, event="job", event_id=change.place)
+        return EventEncoder.make_event(change.data, event="job", event_id=change.place)
 
 
 default_handlers = [(r"api/v1/jobs/watch/?", WatchHandler)]

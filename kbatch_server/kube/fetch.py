@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .sidecar import CODE_DIR
 
-FETCH_EXIT_CODE, CHECKSUM_EXIT_CODE, UNZIP_EXIT_CODE = 81, 82, 83
+FETCH_EXIT_CODE, CHECKSUM_EXIT_CODE, UNZIP_EXIT_CODE, FOLDER_EXIT_CODE = 81, 82, 83, 84
 
 FETCH_SECONDS = 900
 """Limit of one try to fetch the code."""
@@ -14,6 +14,8 @@ FETCH_SCRIPT = rf"""
 # Not `wget -T`: busybox 1.35 of Debian 12 crashes on it.
 fail() {{ printf '%s\n' "$2" | tee /dev/termination-log; exit "$1"; }}
 cd {CODE_DIR} || fail {FETCH_EXIT_CODE} 'there is no folder {CODE_DIR}'
+# what an earlier try left, which was broken off: unzip writes over no link
+rm -rf ./* ./.[!.]* ./..?*
 for pause in 1 2 4 8 0; do
   error=$(timeout {FETCH_SECONDS} wget -q -O .kbatch-code.zip "$KBATCH_CODE_URL" 2>&1) && break
   ended=$?
@@ -35,6 +37,8 @@ printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 
   fail {CHECKSUM_EXIT_CODE} 'what arrived is not what was uploaded (its SHA-256 differs)'
 unzip -q -o .kbatch-code.zip >/dev/null 2>&1 || fail {UNZIP_EXIT_CODE} 'the ZIP could not be unpacked'
 rm -f .kbatch-code.zip
+[ -d "./$KBATCH_WORKING_DIR" ] ||
+  fail {FOLDER_EXIT_CODE} "the ZIP has no folder '$KBATCH_WORKING_DIR', which working_dir names"
 # the job may run as another user than this container
 chmod -R a+rwX . 2>/dev/null || true
 """.lstrip()

@@ -288,7 +288,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     container: Manifest = {
         "name": MAIN_CONTAINER,
         "image": spec.image,
-        "workingDir": CODE_DIR,
+        "workingDir": f"{CODE_DIR}/{spec.working_dir}" if spec.working_dir else CODE_DIR,
         "env": env,
         "resources": _make_resources(spec),
         "securityContext": _make_security_context(spec),
@@ -308,7 +308,7 @@ def _get_command(spec: JobSpec) -> list[str]:
 
 
 def _make_fetch_container(job: Job, init_image: str) -> Manifest:
-    resources = _make_resources(job.spec)
+    resources, working_dir = _make_resources(job.spec), job.spec.working_dir
     collects = job.spec.keep_outputs and job.spec.collect == "workdir"
     return {
         "name": FETCH_CONTAINER,
@@ -317,6 +317,7 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
         "env": [
             _make_secret_env("KBATCH_CODE_URL", job.id, CODE_URL_KEY),
             {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
+            *([{"name": "KBATCH_WORKING_DIR", "value": _escape(working_dir)}] if working_dir else []),
         ],
         # What the job itself has: a quota wants some in each container, and Kubernetes reserves the larger
         # of init and main, so that the same adds nothing. A GPU is of no use here.
@@ -351,8 +352,8 @@ def _make_resources(spec: JobSpec) -> Manifest:
 
 
 def _format_cpu(cpu: float) -> str:
-    """``2`` or ``1500m``: Kubernetes counts in thousandths, at least one."""
-    return str(int(cpu)) if cpu == int(cpu) else f"{math.ceil(round(cpu * 1000, 6))}m"
+    """Return ``2`` or ``1500m``: Kubernetes counts in thousandths, and takes 0 for no limit."""
+    return str(int(cpu)) if cpu == int(cpu) else f"{max(1, math.ceil(round(cpu * 1000, 6)))}m"
 
 
 def _make_security_context(spec: JobSpec) -> Manifest:

@@ -127,6 +127,14 @@ class JobLauncher(LoggingConfigurable):
         if spec.notebook is not None and not self.runs_notebooks:
             raise InvalidRequest.of_field("notebook", "cannot be run here: the launcher runs only commands")
 
+    def round_spec(self, spec: JobSpec) -> JobSpec:
+        """Return what a job will really have: its sizes rounded to those that this launcher can give.
+
+        It is called before a job is accepted, so that limits count what the job has, and not what it asked
+        for. The default gives any size.
+        """
+        return spec
+
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Make the job, unless it is made already, and return the state to be kept with it.
 

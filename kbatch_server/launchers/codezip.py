@@ -9,18 +9,19 @@ import os
 import secrets
 import stat
 import zipfile
-import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
-from ..zipdirectory import MAX_DEPTH, MAX_ENTRIES
+from ..archive import TAIL_BYTES
+from ..errors import InvalidRequest
+from ..zipcontent import ContentCheck, OnData
+from ..zipdirectory import Directory, Entry, NeedsMore, read_directory
+from ..zipnames import split_path
 from .jobfolder import JobFolder
 
 PIECE_BYTES = 256 * 1024
 
-# What zipfile raises for a ZIP that is broken, encrypted, or packed in a way that it does not know.
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError)
-_IS_UTF8 = 0x800  # flag_bits
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRONG_NAMES = {
     errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ENOENT, errno.EILSEQ,
@@ -34,61 +35,99 @@ class BadCode(Exception):
 def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
     """Unpack ``archive`` into the new folder ``target``, which nobody else can write to.
 
-    Files keep whether they are executable; all are for their owner only. Raises BadCode for what leads
-    outside, for links, and for more than ``max_bytes`` (counted as they come, whatever the ZIP claims).
+    The same code reads it that checked it when it was uploaded, so both make the same of it; it is checked
+    again. Files keep whether they are executable; all are for their owner only. Raises BadCode for what leads
+    outside, and for more than ``max_bytes``.
     """
     target.mkdir(mode=0o700)
     try:
-        with zipfile.ZipFile(archive) as file:
-            entries = file.infolist()
-            if len(entries) > MAX_ENTRIES:
-                raise BadCode(f"The ZIP of code has {len(entries)} entries, the limit is {MAX_ENTRIES}.")
-            room = max_bytes
-            for entry in entries:
-                room -= _unpack_entry(file, entry, target, room)
-    except _UNREADABLE as error:
-        raise BadCode(f"The ZIP of code cannot be unpacked: {error}.") from error
+        with open(archive, "rb") as file:
+            directory = _read_directory(file)
+            if sum(entry.size for entry in directory.entries if not entry.is_left_out) > max_bytes:
+                raise BadCode("The ZIP of code is too large when unpacked.")
+            with contextlib.closing(_Unpacker(target)) as unpacker:
+                targets = _follow(file, directory, unpacker.write)
+            for name, path in targets.items():
+                unpacker.make_link(name, path)
+    except InvalidRequest as error:
+        raise BadCode(f"The ZIP of code cannot be unpacked: {error.message}") from error
+    except zipfile.BadZipFile as error:
+        raise BadCode("The ZIP of code cannot be unpacked: it is damaged.") from error
     except OSError as error:
         if error.errno in _WRONG_NAMES:
             raise BadCode(f"The ZIP of code cannot be unpacked: {error.strerror}.") from error
         raise
 
 
-def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, room: int) -> int:
-    """Unpack one file or folder and return its size."""
-    name = _get_name(entry)
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    mode = entry.external_attr >> 16
-    if name.startswith("/") or ".." in parts:
-        raise BadCode(f"The ZIP of code has a path that leads outside: {name[:100]!r}.")
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise BadCode(f"The ZIP of code has a link or a device: {name[:100]!r}.")
-    if len(parts) - (not entry.is_dir()) > MAX_DEPTH:
-        raise BadCode(f"The ZIP of code has folders more than {MAX_DEPTH} deep.")
-    path = target.joinpath(*parts)
-    if entry.is_dir():
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return 0
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    size = 0
-    with (
-        file.open(entry) as source,
-        open(os.open(path, flags, 0o700 if mode & stat.S_IXUSR else 0o600), "wb") as copy,
-    ):
-        while piece := source.read(PIECE_BYTES):
-            size += len(piece)
-            if size > room:
-                raise BadCode("The ZIP of code is too large when unpacked.")
-            copy.write(piece)
-    return size
+def check_folder(code: Path, name: str | None) -> None:
+    """Raise BadCode unless the code that was unpacked has a folder of this name; None stands for itself."""
+    if name is not None and not (code / name).is_dir():
+        raise BadCode(f"The ZIP of code has no folder {name[:100]!r}, which working_dir names.")
 
 
-def _get_name(entry: zipfile.ZipInfo) -> str:
-    """Return the name as it is in the ZIP: zipfile takes one that is not marked as UTF-8 for cp437."""
-    if entry.flag_bits & _IS_UTF8:
-        return entry.filename
-    return entry.filename.encode("cp437").decode("utf-8", "surrogateescape")
+def _read_directory(file: BinaryIO) -> Directory:
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - TAIL_BYTES)
+    while True:
+        file.seek(start)
+        try:
+            return read_directory(file.read(), start)
+        except NeedsMore as more:
+            start = more.start
+
+
+def _follow(file: BinaryIO, directory: Directory, on_data: OnData) -> Mapping[str, str]:
+    """Have ``on_data`` called with all that the entries unpack to; return where the links lead."""
+    content = ContentCheck(directory, on_data)
+    file.seek(0)
+    left = directory.start
+    while left and (piece := file.read(min(left, PIECE_BYTES))):
+        content.feed(piece)
+        left -= len(piece)
+    content.finish()
+    return content.targets
+
+
+class _Unpacker:
+    """Writes the entries of a ZIP, one after the other, into a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._entry: Entry | None = None
+        self._file: BinaryIO | None = None
+
+    def write(self, entry: Entry, data: bytes) -> None:
+        """Take the next bytes of an entry; none of them make an empty file, or a folder."""
+        if entry.is_left_out or entry.is_link:
+            return
+        if entry is not self._entry:
+            self.close()
+            self._entry = entry
+            self._begin(entry)
+        if self._file is not None:
+            self._file.write(data)
+
+    def _begin(self, entry: Entry) -> None:
+        path = self._target.joinpath(*split_path(entry.name))
+        if entry.is_folder:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        rights = 0o700 if entry.mode & stat.S_IXUSR else 0o600
+        self._file = open(os.open(path, flags, rights), "wb")  # noqa: SIM115  # closed by ``close``
+
+    def make_link(self, name: str, path: str) -> None:
+        """Make a link, when all files are there."""
+        link = self._target.joinpath(*split_path(name))
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        link.symlink_to(path)
+
+    def close(self) -> None:
+        """Close the file that was written last."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 def give_tree(path: Path, uid: int, gid: int) -> None:

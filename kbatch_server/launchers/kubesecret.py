@@ -18,7 +18,7 @@ async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Pla
     secret = objects.make_secret(
         job,
         env=launch.env,
-        files=make_files(job.spec.notebook) if job.spec.notebook is not None else {},
+        files=make_files(job.spec.notebook, job.spec.working_dir) if job.spec.notebook is not None else {},
         code_url=launch.code_url,
         outputs_url=launch.outputs_url,
         namespace=place.namespace,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from . import joblog
 from .accounts import Account, find_barrier, find_entry, get_account
 from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece, OutputTar
 from .codefetch import fetch_code
-from .codezip import BadCode, clean_folder, give_tree, remove_tree, unpack
+from .codezip import BadCode, check_folder, clean_folder, give_tree, remove_tree, unpack
 from .jobfolder import JobFolder, make_end
 from .localstatus import find_status
 from .outputtar import PackedFolder, read_folders, write_manifest
@@ -166,6 +167,12 @@ class LocalProcessJobLauncher(JobLauncher):
                 "command", "must be given: jobs run on this machine here, and no image brings a command"
             )
 
+    def round_spec(self, spec: JobSpec) -> JobSpec:
+        """Return the spec with whole CPUs: a process is kept to some of them."""
+        if spec.cpu_limit is None:
+            return spec
+        return spec.model_copy(update={"cpu_limit": float(math.ceil(spec.cpu_limit))})
+
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Put the code in place and start the job's supervisor, unless the job was started before."""
         folder = self._get_folder(job)
@@ -278,7 +285,7 @@ class LocalProcessJobLauncher(JobLauncher):
             os.chown(path, uid, account.gid, follow_symlinks=False)
             os.chmod(path, mode)
         if job.spec.notebook is not None:
-            folder.write_files("notebook", make_files(job.spec.notebook))
+            folder.write_files("notebook", make_files(job.spec.notebook, job.spec.working_dir))
         return account
 
     async def _ensure_code(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> None:
@@ -296,6 +303,7 @@ class LocalProcessJobLauncher(JobLauncher):
                 pieces = self.storage.read(launch.code_key)
                 await fetch_code(pieces, job.spec.code_sha256, work / "code.zip", in_thread=self._do)
                 await self._do(unpack, work / "code.zip", code, max_bytes=self.max_code_bytes)
+                await self._do(check_folder, code, job.spec.working_dir)
             await self._do(give_tree, code, account.uid, account.gid)
             if job.spec.collect == "workdir":
                 await self._do(write_manifest, str(code), folder.get_path("manifest"))
@@ -363,6 +371,7 @@ class LocalProcessJobLauncher(JobLauncher):
             retry_delays_seconds=[spec.get_retry_delay_seconds(i + 1) for i in range(spec.retries)],
             active_deadline_seconds=spec.active_deadline_seconds,
             grace_seconds=spec.termination_grace_period_seconds,
+            working_dir=spec.working_dir or "",
         )
 
     def _terminate(self, job: Job, folder: JobFolder) -> bool:

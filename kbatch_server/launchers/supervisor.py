@@ -56,6 +56,8 @@ class Spec(NamedTuple):
     """The wait before each further attempt, as many as there may be."""
     active_deadline_seconds: float | None
     grace_seconds: float
+    working_dir: str = ""
+    """The folder of the code that the command runs in."""
 
 
 class Supervisor:
@@ -64,6 +66,7 @@ class Supervisor:
     def __init__(self, folder: JobFolder, spec: Spec) -> None:
         self.folder = folder
         self.spec = spec
+        self.working_dir = os.path.join(folder.code, spec.working_dir) if spec.working_dir else folder.code
         self.attempts: list[dict[str, Any]] = []
         self.told_to_stop = False
         self.asked_to_end = False  # whether the command was sent TERM
@@ -141,9 +144,9 @@ class Supervisor:
         """Return the end of a job whose command could not be started, in words that help."""
         program = self.spec.command[0]
         exit_code = 126
-        if isinstance(error, FileNotFoundError) and error.filename == self.folder.code:
+        if isinstance(error, FileNotFoundError) and error.filename == self.working_dir:
             message = "The folder of code is not there any more."
-        elif isinstance(error, PermissionError) and error.filename == self.folder.code:
+        elif isinstance(error, PermissionError) and error.filename == self.working_dir:
             message = "The job's account may not enter the folder of code: an admin must open the way to it."
         elif isinstance(error, FileNotFoundError) or "/" not in program:
             exit_code = 127
@@ -162,7 +165,7 @@ class Supervisor:
 
     def _is_script(self, program: str) -> bool:
         """Return whether the program is a file of the job's own code: elsewhere we, as root, see too much."""
-        path = os.path.realpath(os.path.join(self.folder.code, program))
+        path = os.path.realpath(os.path.join(self.working_dir, program))
         return path.startswith(os.path.join(self.folder.code, "")) and os.path.isfile(path)
 
     def _run_attempt(self) -> int:
@@ -199,7 +202,7 @@ class Supervisor:
         return subprocess.Popen(
             spec.command,
             env=spec.env,
-            cwd=self.folder.code,
+            cwd=self.working_dir,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

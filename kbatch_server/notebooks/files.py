@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -9,9 +10,13 @@ from .launch import SETTINGS_FILE, SOURCE_FILES
 from .request import Notebook
 
 
-def make_files(notebook: Notebook) -> dict[str, str]:
-    """Return their content by name: what runs the notebook, and which one how."""
-    return {name: _read(name) for name in SOURCE_FILES} | {SETTINGS_FILE: notebook.model_dump_json()}
+def make_files(notebook: Notebook, working_dir: str | None = None) -> dict[str, str]:
+    """Return their content by name: what runs the notebook, and which one how.
+
+    ``working_dir`` is the folder of the code that the job runs in: the notebook comes back below it.
+    """
+    settings = notebook.model_dump() | {"working_dir": working_dir or ""}
+    return {name: _read(name) for name in SOURCE_FILES} | {SETTINGS_FILE: json.dumps(settings)}
 
 
 @cache

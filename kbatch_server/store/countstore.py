@@ -56,7 +56,7 @@ class CountStore:
 
     async def sum_bytes(self) -> KeptBytes:
         """Return how many bytes in the storage the records name; it reads all of them."""
-        kinds = {"uploads": uploads.c.size, "logs": log_segments.c.size, "outputs": job_outputs.c.size}
+        kinds = {"uploads": uploads.c.code_size, "logs": log_segments.c.size, "outputs": job_outputs.c.size}
 
         def add_up(connection: Connection) -> KeptBytes:
             return {

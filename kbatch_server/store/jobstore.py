@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -23,7 +23,8 @@ from ..audit import AuditEntry
 from ..errors import Conflict, NotFound
 from ..fairshare import Accounting
 from ..keyring import Keyring
-from ..models import ENDS, Job, JobPage, JobQuery, Status, utcnow
+from ..listing import JobPage, JobQuery
+from ..models import ENDS, Job, Status, utcnow
 from . import postgresql
 from .auditstore import AuditStore, log_entry, put_entry
 from .changes import JobChange, SharedChanges, SoleChanges
@@ -33,10 +34,10 @@ from .leadlock import LeadLock, SharedLock, SoleLock
 from .logstore import LogStore
 from .orm import DUE, LAUNCHED, WAITING, jobs
 from .outputstore import OutputStore
-from .paging import make_cursor, make_page_statement
+from .paging import read_page
 from .queuelimits import QueueLimits
 from .retentionstore import RetentionStore
-from .rows import COLUMNS, SHOWN, make_changes, make_job
+from .rows import COLUMNS, SHOWN, make_changes, make_job, open_env
 from .summarystore import SummaryStore
 from .turnstore import TurnStore
 from .uploadstore import UploadStore
@@ -48,6 +49,7 @@ _IS_NOT_DELETED = jobs.c.delete_requested_at.is_(None)
 
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
+_SELECT_ENV = select(jobs.c.env).where(jobs.c.id == bindparam("job_id"))
 _SELECT_JOBS = select(*COLUMNS).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 # in no order: SQLite would walk along all jobs rather than sort these few
 _SELECT_DUE = select(jobs.c.seq, jobs.c.id).where(text(f"({DUE})"))
@@ -149,12 +151,15 @@ class JobStore(
         self,
         job: Job,
         *,
+        env: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         request_hash: str | None = None,
         limits: QueueLimits | None = None,
         audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
-        """Record a new job, durably, with its entry in the audit record, and return it and True.
+        """Record a new job, durably, with its environment and its entry in the audit record.
+
+        Returns it and True.
 
         Returns the earlier job and False when this user has used the key for the same request, and raises
         Conflict (``IdempotencyKeyReused``) when it was for another, NotFound when the job's upload is not
@@ -162,6 +167,7 @@ class JobStore(
         """
         added, is_new = await self._writer.add(
             job,
+            env or {},
             idempotency_key=idempotency_key,
             request_hash=request_hash,
             limits=limits or QueueLimits(),
@@ -181,11 +187,21 @@ class JobStore(
         """Return a job, also one whose deletion was asked for."""
         return await self._database.read(lambda connection: self._find(connection, job_id))
 
+    async def read_env(self, job_id: str) -> dict[str, str] | None:
+        """Return a job's environment, in the clear; None where it was sealed with a key that was removed.
+
+        Whoever asks for it holds it no longer than a request, or a launch, takes.
+        """
+        values = {"job_id": job_id}
+        return await self._database.read(
+            lambda connection: open_env(connection.execute(_SELECT_ENV, values).scalar(), self._keyring)
+        )
+
     async def find_jobs(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Return those of some jobs that are there, by id, also such as are to be deleted."""
         values = {"job_ids": list(job_ids)}
         rows = await self._database.read(lambda connection: connection.execute(_SELECT_JOBS, values).all())
-        found = [make_job(row, self._keyring) for row in rows]
+        found = [make_job(row) for row in rows]
         return {job.id: job for job in found}
 
     async def list_jobs(self, query: JobQuery) -> JobPage:
@@ -194,10 +210,7 @@ class JobStore(
         Of two processes one may commit a job later than the other one with a higher number. It is on none of
         the pages that were read on from before, as no newer job is: it was not accepted yet.
         """
-        statement, values = make_page_statement(query)
-        rows = await self._database.read(lambda connection: connection.execute(statement, values).all())
-        page = [make_job(row, self._keyring) for row in rows[: query.limit]]
-        return JobPage(page, make_cursor(page[-1].seq) if len(rows) > query.limit else None)
+        return await self._database.read(lambda connection: read_page(connection, query))
 
     async def count_jobs(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
         """Return how many jobs of the user's (None: of everybody's) there are of each of the statuses."""
@@ -250,7 +263,7 @@ class JobStore(
 
         def change(connection: Connection) -> tuple[Job | None, list[JobChange]]:
             row = connection.execute(statement, values).first()
-            job = None if row is None else make_job(row, self._keyring)
+            job = None if row is None else make_job(row)
             if job is not None and job.is_over and "status" in columns:
                 self._charge(connection, job, job.ended_at or utcnow())
             return job, [JobChange(job.user, job_id)] if job is not None and is_shown else []
@@ -327,7 +340,7 @@ class JobStore(
 
         def remove(connection: Connection) -> None:
             row = connection.execute(_DELETE, {"job_id": job_id}).first()
-            job = None if row is None else make_job(row, self._keyring)
+            job = None if row is None else make_job(row)
             if job is not None and not job.is_over:  # else it was counted at its end
                 self._charge(connection, job, utcnow())
 
@@ -335,7 +348,7 @@ class JobStore(
 
     def _find(self, connection: Connection, job_id: str) -> Job | None:
         row = connection.execute(_SELECT_JOB, {"job_id": job_id}).first()
-        return None if row is None else make_job(row, self._keyring)
+        return None if row is None else make_job(row)
 
 
 def _is_hidden(job: Job, user: str | None) -> bool:

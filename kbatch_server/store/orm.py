@@ -195,6 +195,10 @@ uploads = Table(
     Column("sha256", String(64), nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=False, index=True),
+    # of what is kept, which may be another ZIP than the one that was sent
+    Column("code_size", BigInteger, nullable=False, server_default="0"),
+    Column("code_sha256", String(64), nullable=False, server_default=""),
+    Column("top_folder", Text),
     # set before its object is deleted: from then on no job may name it
     Column("delete_requested_at", Moment),
     Index("ix_uploads_content", "user", "sha256"),

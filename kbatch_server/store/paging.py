@@ -1,22 +1,51 @@
-"""Which rows are on a page of jobs: a statement for each kind of question, made once, and the cursor."""
+"""Pages of jobs: a statement for each kind of question, made once, and the cursor."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, Select, bindparam, exists, select, union_all
+from sqlalchemy import Connection, Integer, Select, bindparam, exists, select, union_all
 
 from ..errors import InvalidRequest
-from ..models import ENDS, JobQuery, Status
+from ..listing import JobPage, JobQuery
+from ..models import ENDS, Job, Status
 from .orm import job_tags, jobs
-from .rows import COLUMNS
+from .rows import COLUMNS, make_job, measure
 
 _ACTIVE = tuple(sorted(set(Status) - ENDS))
 _LIMIT = bindparam("limit", type_=Integer())
+
+
+STEP = 100
+"""Jobs that are read in one go: PostgreSQL's driver has all rows of an answer in memory at once."""
+
+
+def read_page(connection: Connection, query: JobQuery) -> JobPage:
+    """Return a page, newest first, of ``query.limit`` jobs and ``query.max_bytes`` at most, and one at least.
+
+    Raises InvalidRequest for a cursor that is none of ours.
+    """
+    page: list[Job] = []
+    left, left_bytes = query.limit, query.max_bytes
+    while left:
+        step = min(left, STEP)
+        statement, values = make_page_statement(query, step + 1)  # one more, to know if others follow
+        rows = connection.execute(statement, values).all()
+        for row in rows[:step]:
+            left_bytes -= measure(row)
+            if page and left_bytes < 0:
+                return JobPage(page, make_cursor(page[-1].seq))
+            page.append(make_job(row))
+        if len(rows) <= step:
+            return JobPage(page, None)
+        left -= step
+        query = replace(query, cursor=make_cursor(page[-1].seq))
+    return JobPage(page, query.cursor)
 
 
 class _Shape(NamedTuple):
@@ -33,8 +62,8 @@ class _Shape(NamedTuple):
     """For each tag, whether its value is asked for too."""
 
 
-def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
-    """Return a statement and its values: for one job more than a page has, to know if more follow."""
+def make_page_statement(query: JobQuery, limit: int) -> tuple[Select[Any], dict[str, Any]]:
+    """Return a statement for so many jobs, and its values."""
     shape = _Shape(
         user=query.user is not None,
         statuses=len(query.statuses),
@@ -45,7 +74,7 @@ def make_page_statement(query: JobQuery) -> tuple[Select[Any], dict[str, Any]]:
         cursor=query.cursor is not None,
         tags=tuple(value is not None for _, value in query.tags),
     )
-    values: dict[str, Any] = {"limit": query.limit + 1}
+    values: dict[str, Any] = {"limit": limit}
     if query.user is not None:
         values["user"] = query.user
     if query.name is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Column
+from sqlalchemy import ColumnElement, func
 
 from ..keyring import BadKey, Keyring
 from ..models import Job, JobSpec, Pod, Status
@@ -15,6 +15,12 @@ from ..results import JobOutputs
 from .orm import jobs
 
 _PODS = TypeAdapter(list[Pod])
+
+_ROW_BYTES = 500
+"""What a job has in its JSON beside its texts: names of fields, times."""
+
+_ESCAPED_BYTES = 6
+"""What a character takes in JSON that is not ASCII."""
 
 _SAME = (
     "id",
@@ -38,11 +44,14 @@ _SAME = (
 )
 """The columns that hold what the field of a job of the same name holds."""
 
-COLUMNS: tuple[Column[Any], ...] = tuple(
-    jobs.c[name]
-    for name in ("seq", "status", "spec", "tags", "env", "groups", "pods", "state", "outputs", *_SAME)
+COLUMNS: tuple[ColumnElement[Any], ...] = (
+    *(jobs.c[name] for name in ("seq", "status", "spec", "tags", "groups", "pods", "state", "outputs")),
+    # its length, as SQLite 3.40 says of every column in RETURNING that it is not null
+    func.coalesce(func.length(jobs.c.env), 0).label("env_bytes"),
+    *(jobs.c[name] for name in _SAME),
 )
-"""What is read of a job, in the order that ``make_job`` expects."""
+"""What is read of a job, in the order that ``make_job`` expects. Its environment, a large
+secret, is read by itself."""
 
 UPDATABLE = frozenset(
     {
@@ -66,13 +75,13 @@ SHOWN = UPDATABLE - {"launched_at", "cleaned_at", "state"}
 """What of it a user sees."""
 
 
-def make_row(job: Job, keyring: Keyring) -> dict[str, Any]:
-    """Return a job as the values of all columns but ``seq`` and those of its idempotency."""
+def make_row(job: Job, env: Mapping[str, str], keyring: Keyring) -> dict[str, Any]:
+    """Return a job and its environment as the values of all columns but ``seq`` and its idempotency's."""
     row = {name: getattr(job, name) for name in _SAME}
     row["status"] = job.status.value
     row["spec"] = job.spec.model_dump_json(exclude_defaults=True)
     row["tags"] = json.dumps(job.tags) if job.tags else "{}"
-    row["env"] = keyring.seal(job.env) if job.env else None
+    row["env"] = keyring.seal(dict(env)) if env else None
     row["groups"] = json.dumps(job.groups) if job.groups else "[]"
     row["pods"] = _dump_pods(job.pods)
     row["state"] = json.dumps(job.state) if job.state else "{}"
@@ -82,24 +91,28 @@ def make_row(job: Job, keyring: Keyring) -> dict[str, Any]:
     return row
 
 
-def make_job(row: Sequence[Any], keyring: Keyring) -> Job:
+def make_job(row: Sequence[Any]) -> Job:
     """Return the job of a row of ``COLUMNS``."""
-    seq, status, spec, tags, env, groups, pods, state, outputs, *same = row
+    seq, status, spec, tags, groups, pods, state, outputs, env_bytes, *same = row
     # an empty one is what most of them are: not parsed, fifty times a page
-    opened = {} if env is None else _open_env(env, keyring)
     return Job(
         **dict(zip(_SAME, same, strict=True)),
         seq=seq,
         status=Status(status),
         spec=JobSpec.model_validate_json(spec),
         tags={} if tags == "{}" else json.loads(tags),
-        env=opened or {},
-        is_env_lost=opened is None,
+        has_env=env_bytes > 0,
         groups=[] if groups == "[]" else json.loads(groups),
         pods=[] if pods == "[]" else _PODS.validate_json(pods),
         state={} if state == "{}" else json.loads(state),
         outputs=None if outputs is None else JobOutputs.model_validate_json(outputs),
     )
+
+
+def measure(row: Sequence[Any]) -> int:
+    """Return about how many bytes a row of ``COLUMNS`` has as JSON, by what of it may be large."""
+    texts = [each for each in row if isinstance(each, str)]
+    return _ROW_BYTES + sum(len(each) if each.isascii() else _ESCAPED_BYTES * len(each) for each in texts)
 
 
 def make_changes(columns: dict[str, Any]) -> dict[str, Any]:
@@ -123,8 +136,10 @@ def _dump_pods(pods: list[Pod]) -> str:
     return _PODS.dump_json(pods).decode() if pods else "[]"
 
 
-def _open_env(sealed: bytes, keyring: Keyring) -> dict[str, str] | None:
-    """Return an environment, or None where its key was removed: one such job must not hide the others."""
+def open_env(sealed: bytes | None, keyring: Keyring) -> dict[str, str] | None:
+    """Return an environment, or None where its key was removed."""
+    if sealed is None:
+        return {}
     try:
         env: dict[str, str] = keyring.unseal(sealed)
     except BadKey:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, select, text
+from sqlalchemy import Connection, Executable, Integer, bindparam, delete, func, insert, select, text
 
 from ..models import ENDS, Job, JobSpec
 from ..quota import Wait, make_demand
 from .dbutil import Database
 from .orm import DUE, WAITING, jobs, waits
 from .usestore import Use, find_uses
+
+STEP = 100
+"""Jobs that are read in one go."""
 
 _LIMIT = bindparam("limit", type_=Integer())
 _PART = (
@@ -27,9 +30,10 @@ _PART = (
     jobs.c.launch_begun_at,
     jobs.c.started_at,
 )
-_SELECT_BEGUN = select(*_PART).where(
+_SELECT_BEGUN = select(jobs.c.seq).where(
     text(f"({DUE})"), jobs.c.launch_begun_at.is_not(None), jobs.c.status.not_in(sorted(ENDS))
 )
+_SELECT_SOME = select(*_PART).where(jobs.c.seq.in_(bindparam("seqs", expanding=True)))
 _SELECT_BEGUN_OF = _SELECT_BEGUN.where(jobs.c.user == bindparam("of_user")).limit(_LIMIT)
 _SELECT_USERS = select(jobs.c.user).where(text(WAITING)).group_by(jobs.c.user)
 _SELECT_HEAD = (
@@ -114,16 +118,14 @@ class TurnStore:
 
     async def list_begun(self) -> list[Share]:
         """Return the jobs whose launch has begun and that are not over."""
-        rows = await self._database.read(lambda connection: connection.execute(_SELECT_BEGUN).all())
-        return [_make_share(row) for row in rows]
+        return await self._database.read(lambda connection: _read_shares(connection, _SELECT_BEGUN, {}))
 
     async def list_begun_of(self, user: str, *, limit: int) -> list[Share]:
         """Return those of one user."""
         values = {"of_user": user, "limit": limit}
-        rows = await self._database.read(
-            lambda connection: connection.execute(_SELECT_BEGUN_OF, values).all()
+        return await self._database.read(
+            lambda connection: _read_shares(connection, _SELECT_BEGUN_OF, values)
         )
-        return [_make_share(row) for row in rows]
 
     async def list_waiting_users(self) -> list[str]:
         """Return who has jobs that wait for their turn."""
@@ -188,6 +190,19 @@ class TurnStore:
 def count_queued(connection: Connection, users: Iterable[str]) -> dict[str, int]:
     """Return how many jobs of each of the users wait for their turn, of those who have any."""
     return {row[0]: row[1] for row in connection.execute(_COUNT_QUEUED, {"users": list(users)})}
+
+
+def _read_shares(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> list[Share]:
+    """Return the shares of the jobs whose numbers a statement finds.
+
+    They are read a few at a time: of each all that it runs is read, which may be 130 kB.
+    """
+    seqs = list(connection.scalars(statement, values))
+    shares: list[Share] = []
+    for start in range(0, len(seqs), STEP):
+        some = connection.execute(_SELECT_SOME, {"seqs": seqs[start : start + STEP]})
+        shares += [_make_share(row) for row in some]
+    return shares
 
 
 def _make_share(row: Sequence[Any]) -> Share:

@@ -24,6 +24,9 @@ _COLUMNS = (
     uploads.c.sha256,
     uploads.c.created_at,
     uploads.c.expires_at,
+    uploads.c.code_size,
+    uploads.c.code_sha256,
+    uploads.c.top_folder,
 )
 _IS_KEPT = uploads.c.delete_requested_at.is_(None)
 _IS_NAMED = exists().where(jobs.c.upload == uploads.c.id)
@@ -40,25 +43,34 @@ class UploadStore:
         Of two that come at the same time one is the earlier. That one is then kept as long as the new one
         would have been, and longer than it was, so that ``withdraw_upload`` knows that somebody relies on it.
         """
-        same = uploads.c.user == upload.user, uploads.c.sha256 == upload.sha256, _IS_KEPT
 
         def add(connection: Connection) -> Upload:
-            if self._database.is_shared:
-                postgresql.lock_word(connection, f"{upload.user} {upload.sha256}")
-            row = connection.execute(select(*_COLUMNS).where(*same).limit(1).with_for_update()).first()
-            if row is None:
+            earlier = self._renew(connection, upload)
+            if earlier is None:
                 connection.execute(
                     insert(uploads), {each.name: getattr(upload, each.name) for each in _COLUMNS}
                 )
-                return upload
-            earlier = _make_upload(row)
-            expires_at = max(upload.expires_at, earlier.expires_at + timedelta(microseconds=1))
-            connection.execute(
-                update(uploads).where(uploads.c.id == earlier.id).values(expires_at=expires_at)
-            )
-            return replace(earlier, expires_at=expires_at)
+            return earlier or upload
 
         return await self._database.write(add)
+
+    async def renew_upload(self, upload: Upload) -> Upload | None:
+        """Return the user's earlier upload of this content, kept as long as this one would be, or None."""
+        if await self.find_upload_by_sha256(upload.user, upload.sha256) is None:
+            return None
+        return await self._database.write(lambda connection: self._renew(connection, upload))
+
+    def _renew(self, connection: Connection, upload: Upload) -> Upload | None:
+        if self._database.is_shared:
+            postgresql.lock_word(connection, f"{upload.user} {upload.sha256}")
+        same = uploads.c.user == upload.user, uploads.c.sha256 == upload.sha256, _IS_KEPT
+        row = connection.execute(select(*_COLUMNS).where(*same).limit(1).with_for_update()).first()
+        if row is None:
+            return None
+        earlier = _make_upload(row)
+        expires_at = max(upload.expires_at, earlier.expires_at + timedelta(microseconds=1))
+        connection.execute(update(uploads).where(uploads.c.id == earlier.id).values(expires_at=expires_at))
+        return replace(earlier, expires_at=expires_at)
 
     async def withdraw_upload(self, upload: Upload) -> bool:
         """Forget an upload that was just added, or was to be, and return whether its object may be deleted.

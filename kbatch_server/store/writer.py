@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,7 @@ class JobWriter:
     async def add(
         self,
         job: Job,
+        env: Mapping[str, str],
         *,
         idempotency_key: str | None,
         request_hash: str | None,
@@ -125,7 +126,8 @@ class JobWriter:
         audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
         """Return the job as recorded and whether it is new, once that is durable."""
-        row = make_row(job, self._keyring)
+        job.has_env = bool(env)
+        row = make_row(job, env, self._keyring)
         row["idempotency_key"] = idempotency_key
         row["request_hash"] = request_hash
         request = _Request(job, row, asyncio.get_running_loop().create_future(), limits, audit)
@@ -223,7 +225,7 @@ class JobWriter:
         found = {}
         rows = connection.execute(_SELECT_KEYS, {"users": users, "keys": words})
         for *columns, key, request_hash in rows:
-            job = make_job(columns, self._keyring)
+            job = make_job(columns)
             found[job.user, key] = (job, request_hash)
         return found
 

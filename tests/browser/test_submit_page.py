@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 
 import pytest
 from playwright.sync_api import expect
@@ -83,6 +84,42 @@ def test_a_job_run_again_unchanged_asks_for_the_same(site, page):
     assert {name: again[name] for name in asked} == asked
     assert "command" not in again
     expect(page.find("#command-problem")).to_contain_text("must be given")
+
+
+def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no(page, tmp_path):
+    archive = tmp_path / "repo-main.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("repo-main/main.sh", "pwd; ls")
+        made.writestr("__MACOSX/._repo-main", "x")
+    page.page.get_by_label("Choose files").set_input_files(archive)
+    choice = page.page.get_by_label("Run in the folder repo-main")
+    expect(choice).to_be_checked()
+    expect(page.find("kbatch-submit")).to_contain_text("Everything in this ZIP is in that folder.")
+    page.page.get_by_label("Command").fill("sh main.sh")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(status(page)).to_have_text("succeeded")
+    text = page.find(".line .text")
+    expect(text.filter(has_text="/repo-main")).to_have_count(1)
+    # again, from above
+    page.page.get_by_role("link", name="with changes").click()
+    expect(choice).to_be_checked()
+    choice.uncheck()
+    page.page.get_by_label("Command").fill("ls")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(status(page)).to_have_text("succeeded")
+    expect(text.filter(has_text="repo-main")).to_have_count(1)
+    expect(text.filter(has_text="__MACOSX")).to_have_count(0)
+
+
+@pytest.mark.parametrize("names", [["main.sh"], ["a/main.sh", "b/x"], ["a/main.sh", "x"]])
+def test_a_zip_without_such_a_folder_is_run_as_it_is(page, tmp_path, names):
+    archive = tmp_path / "code.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for name in names:
+            made.writestr(name, "")
+    page.page.get_by_label("Choose files").set_input_files(archive)
+    expect(page.find("kbatch-code")).to_contain_text("code.zip")
+    expect(page.page.get_by_label("Run in the folder")).to_have_count(0)
 
 
 def test_files_that_are_dropped_are_the_code(page):

@@ -13,6 +13,7 @@ from pathlib import Path
 import kubernetes
 import pytest
 from installation import API, Installation, make_zip
+from zips import NAME, make_mixed_zip
 
 
 @pytest.fixture
@@ -85,6 +86,20 @@ def test_the_code_runs_with_its_environment_and_the_log_is_read_in_every_way(ali
     assert alice.logs(job["id"], tail=2) == "".join(lines[-2:])
     reasons = [event["reason"] for event in alice.call("GET", f"api/v1/jobs/{job['id']}/events")["items"]]
     assert "Scheduled" in reasons
+
+
+def test_names_and_links_of_a_zip_are_as_they_were_meant(alice):
+    zipped = {"file": ("code.zip", make_mixed_zip(), "application/zip")}
+    upload = alice.call("POST", "api/v1/uploads", status=201, files=zipped)
+    command = ["sh", "-c", f"cat ../{NAME} link; echo; find .."]
+    job = alice.wait(alice.submit(command=command, upload=upload["id"], working_dir="sub")["id"])
+    assert job["status"] == "succeeded", job
+    content, *paths = alice.logs(job["id"]).splitlines()
+    assert content == "hellolinked"
+    assert sorted(paths) == ["..", "../data", f"../{NAME}", "../sub", "../sub/link"]
+    job = alice.wait(alice.submit(command=["true"], upload=upload["id"], working_dir="sup")["id"])
+    assert (job["status"], job["reason"]) == ("failed", "CodeFetchFailed")
+    assert "the ZIP has no folder 'sup', which working_dir names" in job["message"]
 
 
 def test_the_timeline_has_all_that_a_job_went_through_when_its_pod_is_gone(alice, installation, kube):

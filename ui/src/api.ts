@@ -35,8 +35,10 @@ export interface Job {
   collect: "outputs" | "workdir";
   image: string;
   profile: string | null;
-  env: Record<string, string | null>;
+  /** Null in lists and changes: it is read with the one job. */
+  env: Record<string, string | null> | null;
   upload: string | null;
+  working_dir: string | null;
   description: string;
   tags: Record<string, string>;
   cpu_limit: number | null;
@@ -56,7 +58,7 @@ export interface User {
   groups: string[];
   actions: string[];
   /** Those of requests, and those of jobs by resource: null where they cannot be found out now. */
-  limits: { max_upload_bytes: number; max_body_bytes: number; jobs: Amounts | null };
+  limits: { max_upload_bytes: number; max_job_bytes: number; jobs: Amounts | null };
   /** Those that all members of a group have together. */
   group_totals: Record<string, Amounts>;
   usage: Amounts;

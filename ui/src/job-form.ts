@@ -2,6 +2,7 @@
 import type { FieldError, Job } from "./api";
 import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } from "./notebook";
 import type { Pair } from "./pairs-field";
+import { findTopFolder } from "./top-folder";
 import { joinWords, splitWords } from "./words";
 import type { CodeFile } from "./zip";
 
@@ -21,6 +22,10 @@ export interface JobForm {
   minutes: string;
   upload: string;
   files: CodeFile[];
+  /** The folder that all of the ZIP is in, or nothing. */
+  topFolder: string;
+  /** The folder of the code that the command runs in; nothing: that which holds all of it. */
+  workingDir: string;
   /** The notebook that is to be run in the place of a command. */
   notebook: NotebookForm | null;
   /** Whether what is new or changed in the working folder is a result, too. */
@@ -47,6 +52,8 @@ export const emptyForm = (): JobForm => ({
   minutes: "",
   upload: "",
   files: [],
+  topFolder: "",
+  workingDir: "",
   notebook: null,
   collects: false,
   isArgs: false,
@@ -80,7 +87,7 @@ export function makeForm(job: Job): JobForm {
     inShell,
     profile: job.profile ?? "",
     image: job.image,
-    env: toPairs(job.env),
+    env: toPairs(job.env ?? {}),
     tags: toPairs(job.tags),
     description: job.description,
     cpu: job.cpu_limit === null ? "" : String(job.cpu_limit),
@@ -89,6 +96,8 @@ export function makeForm(job: Job): JobForm {
     priority: job.priority ? String(job.priority) : "",
     minutes: job.active_deadline_seconds === null ? "" : String(job.active_deadline_seconds / 60),
     upload: job.upload ?? "",
+    topFolder: job.working_dir ?? "",
+    workingDir: job.working_dir ?? "",
     isArgs: job.command === null && job.args.length > 0,
     kept: {
       queue_name: job.queue_name ?? undefined,
@@ -97,10 +106,23 @@ export function makeForm(job: Job): JobForm {
   };
 }
 
+/** Whether what was chosen is sent as it is. */
+export function isZip(files: CodeFile[]): boolean {
+  return files.length === 1 && files[0].path.toLowerCase().endsWith(".zip");
+}
+
 /** Return what the form changes to when code was dropped on it. */
 export async function takeFiles(form: JobForm, files: CodeFile[]): Promise<Partial<JobForm>> {
   const notebooks = files.filter(({ path }) => path.endsWith(".ipynb"));
-  const changes: Partial<JobForm> = { files, upload: "", notebook: null, collects: notebooks.length === 1 };
+  const topFolder = isZip(files) ? await findTopFolder(files[0].file) : "";
+  const changes: Partial<JobForm> = {
+    files,
+    upload: "",
+    notebook: null,
+    collects: notebooks.length === 1,
+    topFolder,
+    workingDir: topFolder,
+  };
   const first = files[0]?.path.split("/").pop() ?? "";
   if (!form.name && files.length === 1) {
     changes.name = suggestName(first, first.endsWith(".ipynb") ? "notebook" : "job");
@@ -128,6 +150,7 @@ export function makeRequest(form: JobForm): { request: Record<string, unknown>; 
     description: form.description,
     mem_limit: form.memory.trim() || undefined,
     collect: form.collects === Boolean(form.notebook) ? undefined : form.collects ? "workdir" : "outputs",
+    working_dir: form.workingDir || undefined,
   };
   if (!form.name.trim()) problems.push({ field: "name", message: MISSING });
   else if (!NAME.test(form.name.trim())) problems.push({ field: "name", message: NAME_HINT });

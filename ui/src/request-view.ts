@@ -79,7 +79,7 @@ export class RequestView extends LitElement {
               : nothing
           }
           ${
-            Object.values(job.env).some((value) => value !== null)
+            Object.values(job.env ?? {}).some((value) => value !== null)
               ? html`<button type="button" aria-pressed=${this.showsValues ? "true" : "false"} @click=${() => (this.showsValues = !this.showsValues)}>Show the values of env</button>`
               : nothing
           }
@@ -106,7 +106,8 @@ export class RequestView extends LitElement {
     const { retry_delay_seconds, retry_backoff, notebook } = job;
     const usual = notebook && upload ? "workdir" : "outputs";
     const collect = job.collect === usual ? null : job.collect;
-    const env = withValues ? job.env : Object.fromEntries(Object.keys(job.env).map((each) => [each, "…"]));
+    const known = job.env ?? {};
+    const env = withValues ? known : Object.fromEntries(Object.keys(known).map((each) => [each, "…"]));
     const all = {
       name,
       command,
@@ -117,6 +118,7 @@ export class RequestView extends LitElement {
       profile,
       env,
       upload,
+      ...(job.working_dir ? { working_dir: job.working_dir } : {}),
       description,
       tags,
       cpu_limit,

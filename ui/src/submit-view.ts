@@ -4,7 +4,7 @@ import { customElement, property, state } from "lit/decorators.js";
 import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "./api";
 import "./code-field";
 import { bytes } from "./format";
-import { emptyForm, type JobForm, MISSING, makeForm, makeRequest, takeFiles } from "./job-form";
+import { emptyForm, isZip, type JobForm, MISSING, makeForm, makeRequest, takeFiles } from "./job-form";
 import { type NotebookForm, type NotebookRequest, openNotebook, type Parameter, takeRequest } from "./notebook";
 import "./pairs-field";
 import "./parameters-field";
@@ -28,11 +28,12 @@ const FOLDED = ["image", "cpu_limit", "mem_limit", "active_deadline_seconds", "r
 ]);
 
 /** The fields of a request that have a place in the form. */
-const PLACES = ["name", "upload", "profile", "command", "notebook", "collect", "env", ...FOLDED];
+const PLACES = ["name", "upload", "working_dir", "profile", "command", "notebook", "collect", "env", ...FOLDED];
 
 const LABELS: Record<string, string> = {
   name: "Name",
   upload: "Code",
+  working_dir: "Folder",
   profile: "Profile",
   command: "Command",
   notebook: "Parameters",
@@ -123,7 +124,8 @@ export class SubmitView extends LitElement {
 
   private async readExecuted(job: Job, path: string): Promise<string | null> {
     if (job.outputs?.state !== "kept") return null;
-    const name = path.startsWith("/") ? path.replace(/.*\//, "") : path.replace(/^(\.?\/+)+/, "");
+    const below = [job.working_dir, path.replace(/^(\.?\/+)+/, "")].filter(Boolean).join("/");
+    const name = path.startsWith("/") ? path.replace(/.*\//, "") : below;
     try {
       const { items } = await this.api.get<{ items: { path: string; size: number }[] }>(`jobs/${job.id}/outputs`);
       if (!items.some((each) => each.path === name && each.size < MAX_NOTEBOOK_BYTES)) return null;
@@ -195,8 +197,7 @@ export class SubmitView extends LitElement {
     const limit = Number(this.user.limits.max_upload_bytes) || Number.POSITIVE_INFINITY;
     const tell = (words: string) => (part: number) => (this.work = { words, part });
     try {
-      const isZip = files.length === 1 && files[0].path.toLowerCase().endsWith(".zip");
-      const content = isZip ? files[0].file : await makeZip(files, limit, tell("Packing …"), this.stop.signal);
+      const content = isZip(files) ? files[0].file : await makeZip(files, limit, tell("Packing …"), this.stop.signal);
       if (content.size > limit) throw new TooLarge();
       this.work = { words: "Sending …", part: 0 };
       const upload = await sendUpload(this.api, content, tell("Sending …"), this.stop.signal);
@@ -264,6 +265,7 @@ export class SubmitView extends LitElement {
             .problem=${this.problemOf("upload")}
             @choose=${(event: CustomEvent<CodeFile[]>) => this.choose(event.detail)}
           ></kbatch-code>
+          ${form.topFolder ? this.renderTopFolder() : nothing}
         </div>
         ${form.notebook ? this.renderNotebook(form.notebook) : this.renderCommand()} ${this.renderCollects()}
         ${this.renderProfiles()}
@@ -310,6 +312,16 @@ export class SubmitView extends LitElement {
       })}
       <label class="choice"><input type="checkbox" .checked=${form.inShell} @change=${(event: Event) => this.take("command", { inShell: (event.target as HTMLInputElement).checked })} /> Run it in a shell</label>
     `;
+  }
+
+  private renderTopFolder(): TemplateResult {
+    const { topFolder, workingDir } = this.form;
+    const problem = this.problemOf("working_dir");
+    const change = (event: Event) =>
+      this.take("working_dir", { workingDir: (event.target as HTMLInputElement).checked ? topFolder : "" });
+    return html`<label class="choice" problem=${problem}><input type="checkbox" .checked=${workingDir !== ""} @change=${change} /> Run in the folder <code>${topFolder}</code></label>
+      ${this.form.files.length ? html`<div class="quiet small">Everything in this ZIP is in that folder.</div>` : nothing}
+      ${problem ? html`<div class="problem small" role="alert">${problem}</div>` : nothing}`;
   }
 
   private renderNotebook(notebook: NotebookForm): TemplateResult {

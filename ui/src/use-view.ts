@@ -93,7 +93,7 @@ export class UseView extends LitElement {
         ${this.renderLimits()}
         <p class="quiet">
           An upload may have ${bytes(this.user.limits.max_upload_bytes)}, a request without one
-          ${bytes(this.user.limits.max_body_bytes)}.
+          ${bytes(this.user.limits.max_job_bytes)}.
         </p>
       </section>
       ${Object.entries(this.user.group_totals).map(

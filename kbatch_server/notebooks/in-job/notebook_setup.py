@@ -53,7 +53,7 @@ class Notebook:
             ) from None
         except Exception as error:
             raise Refused(BAD_NOTEBOOK, f"{settings['path']} is not a notebook: {error}") from None
-        self.target = find_target(settings["path"])
+        self.target = find_target(settings["path"], settings["working_dir"])
         self._write = nbformat.writes
         self._next_save = 0.0
 
@@ -70,15 +70,15 @@ class Notebook:
             self.save()
 
 
-def find_target(path: str) -> str | None:
+def find_target(path: str, working_dir: str) -> str | None:
     """Return where the executed notebook is kept: where it is in the code, below the folder of results."""
     folder = os.environ.get("KBATCH_OUTPUT_DIR")
     if not folder:
         return None
     relative = os.path.normpath(path)
-    if os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
-        relative = os.path.basename(relative)
-    return os.path.join(os.path.abspath(folder), relative)
+    if os.path.isabs(relative):
+        return os.path.join(os.path.abspath(folder), os.path.basename(relative))
+    return os.path.join(os.path.abspath(folder), working_dir, relative)
 
 
 def write(text: str, target: str | None) -> None:

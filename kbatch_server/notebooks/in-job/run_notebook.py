@@ -2,7 +2,8 @@
 
 The launchers put this folder's files and the settings beside a job, and start it with the image's own Python,
 of 3.8 or later. It imports nothing of the service. The settings are a JSON object: ``path`` of the notebook,
-``parameters`` (a value for each name), ``expressions`` (code for each name), the ``kernel`` to use or null.
+``parameters`` (a value for each name), ``expressions`` (code for each name), the ``kernel`` to use or null,
+and the ``working_dir``, the folder of the code that this is started in.
 
 The executed notebook is written to ``$KBATCH_OUTPUT_DIR`` after each cell, and every half a minute within a
 long one. What the cells print goes to standard output and standard error as it comes. Beside that the log has

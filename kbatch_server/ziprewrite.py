@@ -1,0 +1,182 @@
+"""Writes a ZIP anew, so that every unpacker makes the same of it: names in UTF-8, links stored.
+
+busybox, Info-ZIP and Python differ about a name that is not plain UTF-8, a backslash or a compressed link, so
+a ZIP with one is not kept as it came. The data of each entry is copied, neither inflated nor compressed
+again, which zipfile cannot do.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+
+from .zipdirectory import IN_ZIP64, IN_ZIP64_16, UNIX, Directory, Entry
+from .zipnames import IS_UTF8
+
+PIECE_BYTES = 64 * 2**10
+
+_VERSION, _ZIP64_VERSION = 20, 45
+_COMMON = struct.Struct("<HHHLLLLHH")  # of both headers: version, flags, method, time, crc, sizes, lengths
+_CENTRAL_REST = struct.Struct("<HHHLL")
+_ZIP64_END = struct.Struct("<4sQHHLLQQQQ")
+_LOCATOR = struct.Struct("<4sLQL")
+_END = struct.Struct("<4sHHHHLLH")
+
+
+async def rewrite(
+    directory: Directory, targets: Mapping[str, str], pieces: AsyncIterator[bytes]
+) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a plain ZIP of the same files, folders and links.
+
+    ``directory`` and ``targets`` are those of a ZIP that was checked, ``pieces`` its bytes up to there.
+    Links come last, so that nothing is ever written through one.
+    """
+    writer = _Writer()
+    source = _Source(pieces)
+    for entry in directory.entries:
+        if entry.is_left_out or entry.is_link:
+            continue
+        writer.add(entry)
+        async for piece in source.read(entry.data_offset, entry.compress_size):
+            writer.put(piece)
+            if writer.is_full:
+                yield writer.take()
+    for entry in directory.entries:
+        if entry.is_link and not entry.is_left_out:
+            writer.add_link(entry, targets[entry.name].encode())
+    for made in writer.finish():
+        yield made
+
+
+class _Writer:
+    """The ZIP as it is made: what waits to be taken, and what its directory will say."""
+
+    def __init__(self) -> None:
+        self._waiting = bytearray()
+        self._taken = 0
+        self._central: list[tuple[Entry, int, int]] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is enough to be taken."""
+        return len(self._waiting) >= PIECE_BYTES
+
+    def take(self) -> bytes:
+        """Return what waits."""
+        taken = bytes(self._waiting)
+        self._waiting.clear()
+        self._taken += len(taken)
+        return taken
+
+    def put(self, data: bytes) -> None:
+        """Add bytes of an entry's data."""
+        self._waiting += data
+
+    def add(self, entry: Entry) -> None:
+        """Begin an entry; its data is to follow."""
+        offset = self._taken + len(self._waiting)
+        extra = _make_field(_get_long_sizes(entry))
+        self._waiting += b"PK\x03\x04" + _make_common(entry, extra)
+        self._waiting += entry.name.encode() + extra
+        self._central.append((entry, offset, _make_mode(entry)))
+
+    def add_link(self, entry: Entry, target: bytes) -> None:
+        """Add a link as it is: busybox knows none that is compressed."""
+        plain = Entry(
+            name=entry.name,
+            raw_name=entry.name.encode(),
+            flags=IS_UTF8,
+            method=zipfile.ZIP_STORED,
+            crc=zlib.crc32(target),
+            compress_size=len(target),
+            size=len(target),
+            offset=0,
+            mode=entry.mode,
+            modified=entry.modified,
+        )
+        self.add(plain)
+        self.put(target)
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield the rest: what waits, and the directory."""
+        start = self._taken + len(self._waiting)
+        for entry, offset, mode in self._central:
+            self._waiting += _make_central(entry, offset, mode)
+            if self.is_full:
+                yield self.take()
+        end = self._taken + len(self._waiting)
+        count, size = len(self._central), end - start
+        if count >= IN_ZIP64_16 or start >= IN_ZIP64:
+            version = _ZIP64_VERSION
+            long = (_ZIP64_END.size - 12, version, version, 0, 0, count, count, size, start)
+            self._waiting += _ZIP64_END.pack(b"PK\x06\x06", *long) + _LOCATOR.pack(b"PK\x06\x07", 0, end, 1)
+        short = min(count, IN_ZIP64_16)
+        self._waiting += _END.pack(b"PK\x05\x06", 0, 0, short, short, size, min(start, IN_ZIP64), 0)
+        yield self.take()
+
+
+def _make_common(entry: Entry, extra: bytes) -> bytes:
+    """Return the part of an entry's header that stands before its data, and in the directory again."""
+    name = entry.name.encode()
+    sizes = (IN_ZIP64, IN_ZIP64) if _get_long_sizes(entry) else (entry.compress_size, entry.size)
+    flags = 0 if name.isascii() else IS_UTF8
+    version = _ZIP64_VERSION if extra else _VERSION
+    return _COMMON.pack(
+        version, flags, entry.method, entry.modified, entry.crc, *sizes, len(name), len(extra)
+    )
+
+
+def _make_central(entry: Entry, offset: int, mode: int) -> bytes:
+    """Return an entry of the directory."""
+    extra = _make_field(_get_long_sizes(entry) + ((offset,) if offset >= IN_ZIP64 else ()))
+    head = b"PK\x01\x02" + struct.pack("<BB", _VERSION, UNIX) + _make_common(entry, extra)
+    rest = _CENTRAL_REST.pack(0, 0, 0, mode << 16, min(offset, IN_ZIP64))
+    return head + rest + entry.name.encode() + extra
+
+
+def _get_long_sizes(entry: Entry) -> tuple[int, ...]:
+    """Return both sizes of an entry, in the extra field's order, when one is too large for its place."""
+    sizes = entry.size, entry.compress_size
+    return sizes if max(sizes) >= IN_ZIP64 else ()
+
+
+def _make_field(numbers: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
+
+
+def _make_mode(entry: Entry) -> int:
+    """Return kind and rights; an entry that says nothing of them gets the usual ones."""
+    if entry.is_link:
+        return stat.S_IFLNK | 0o777
+    kind = stat.S_IFDIR if entry.is_folder else stat.S_IFREG
+    rights = stat.S_IMODE(entry.mode) or (0o755 if entry.is_folder else 0o644)
+    return kind | (rights & 0o777)
+
+
+class _Source:
+    """The ZIP as it is read, from its beginning on."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._position = 0
+        self._rest = memoryview(b"")
+
+    async def read(self, start: int, length: int) -> AsyncGenerator[bytes]:
+        """Yield a range that is behind the last one; raises BadZipFile when there is less."""
+        while length:
+            skipped = min(start - self._position, len(self._rest))
+            self._rest, self._position = self._rest[skipped:], self._position + skipped
+            if not self._rest:
+                piece = await anext(self._pieces, None)
+                if piece is None:
+                    raise zipfile.BadZipFile
+                self._rest = memoryview(piece)
+                continue
+            taken = bytes(self._rest[:length])
+            self._rest = self._rest[len(taken) :]
+            self._position += len(taken)
+            start, length = start + len(taken), length - len(taken)
+            yield taken
