@@ -122,12 +122,22 @@ async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
     [(job_id, launch)] = world.launcher.launched
     assert job_id == job.id
     assert launch.env == {
+        "PYTHONUNBUFFERED": "1",
+        "TERM": "xterm-256color",
+        "COLUMNS": "120",
         "SITE": "here",
         "A": "mine",
         "JUPYTERHUB_USER": "alice",
         "KBATCH_JOB_ID": job.id,
         "KBATCH_JOB_NAME": "job",
     }
+
+
+async def test_how_a_program_writes_its_log_is_for_the_user_to_choose(world):
+    job = await submit(world, env={"PYTHONUNBUFFERED": "", "COLUMNS": "80"})
+    await step(world, job)
+    [(_, launch)] = world.launcher.launched
+    assert [launch.env[name] for name in ("PYTHONUNBUFFERED", "COLUMNS")] == ["", "80"]
 
 
 async def test_an_end_is_never_left_again(world):
