@@ -132,6 +132,7 @@ class JobRequest(BaseModel):
     ] = Field(default_factory=dict)
     cpu_limit: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
     mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
+    shm_size: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     retry_delay_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] | None = None
     retry_backoff: Literal["exponential", "fixed"] = "exponential"

@@ -60,6 +60,7 @@ def _make_jobs(schemas: Json) -> Json:
         "args": TEXTS,
         "image": TEXT,
         "mem_limit": {"type": ["integer", "null"]},
+        "shm_size": {"type": ["integer", "null"]},
         "tags": {"type": "object", "additionalProperties": TEXT},
     }
     return {

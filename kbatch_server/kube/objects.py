@@ -5,15 +5,18 @@ The shapes: https://kubernetes.io/docs/reference/kubernetes-api/workload-resourc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..models import Job, JobSpec
 from ..slugs import MAX_LABEL, make_slug
+from .fetch import FETCH_SCRIPT
 from .gates import ATTEMPT_GATE, has_own_delay
+from .home import make_account_env, needs_home, wrap_command
 from .kueue import PRIORITY_LABEL, QUEUE_LABEL
-from .sidecar import OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUT_VOLUME, OUTPUTS_URL_KEY, make_sidecar
+from .resources import make_init_resources, make_resources, make_sidecar_resources
+from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY, make_sidecar
+from .volumes import make_mounts, make_volumes, runs_in_code_dir
 
 Manifest = dict[str, Any]
 
@@ -28,8 +31,6 @@ LAUNCHED_ANNOTATION = f"{PREFIX}launched"
 
 MAIN_CONTAINER = "job"
 FETCH_CONTAINER = "fetch-code"
-CODE_DIR = "/code"
-CODE_VOLUME = "kbatch-code"
 CODE_URL_KEY = "code-url"
 ENV_KEY_PREFIX = "env."
 
@@ -37,41 +38,12 @@ LEFTOVER_TTL_SECONDS = 30 * 86400
 """How long a Job stays after its end when no service comes to see it. One that does sets the admin's time:
 a Job that is gone before its end is on record would count as lost, or be made again."""
 
-FETCH_EXIT_CODE, CHECKSUM_EXIT_CODE, UNZIP_EXIT_CODE = 81, 82, 83
-
-FETCH_SECONDS = 900
-"""Limit of one try to fetch the code."""
-
-FETCH_SCRIPT = rf"""
-# Fetch the ZIP, check it, unpack it. The URL is a secret: nothing that could hold it is ever printed.
-# Not `wget -T`: busybox 1.35 of Debian 12 crashes on it.
-fail() {{ printf '%s\n' "$2" | tee /dev/termination-log; exit "$1"; }}
-cd {CODE_DIR} || fail {FETCH_EXIT_CODE} 'there is no folder {CODE_DIR}'
-for pause in 1 2 4 8 0; do
-  error=$(timeout {FETCH_SECONDS} wget -q -O .kbatch-code.zip "$KBATCH_CODE_URL" 2>&1) && break
-  ended=$?
-  answer=$(printf %s "$error" | sed -n 's/.*HTTP\/[0-9.]* //p')
-  case $ended:$error in
-    124:*|143:*) why='it took longer than {FETCH_SECONDS} seconds'; pause=0;;
-    *HTTP/*) why="the service answered $answer";;
-    *'No space'*) why='there is no room on the disk of the node'; pause=0;;
-    *efused*) why='the service refused the connection';;
-    *'bad address'*) why='the name of the service is not known here';;
-    *'timed out'*) why='the service did not answer in time';;
-    *) why='the service could not be reached';;
-  esac
-  case $answer in 4??*) pause=0;; esac
-  [ $pause = 0 ] && fail {FETCH_EXIT_CODE} "$why"
-  sleep $pause
-done
-printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 2>&1 ||
-  fail {CHECKSUM_EXIT_CODE} 'what arrived is not what was uploaded (its SHA-256 differs)'
-unzip -q -o .kbatch-code.zip >/dev/null 2>&1 || fail {UNZIP_EXIT_CODE} 'the ZIP could not be unpacked'
-rm -f .kbatch-code.zip
-# the job may run as another user than this container
-chmod -R a+rwX . 2>/dev/null || true
-""".lstrip()
-"""For busybox; any image with sh, wget, timeout, sha256sum, unzip, sed and tee will do."""
+STAYS_ANNOTATIONS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""What keeps autoscalers from emptying the node of a pod that could not be run again.
+https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md, https://karpenter.sh/docs/concepts/disruption/"""
 
 
 def make_job(
@@ -92,7 +64,7 @@ def make_job(
         "podReplacementPolicy": "Failed",
         "ttlSecondsAfterFinished": LEFTOVER_TTL_SECONDS,
         "template": {
-            "metadata": {"labels": labels, "annotations": annotations},
+            "metadata": {"labels": labels, "annotations": _make_pod_annotations(spec) | annotations},
             "spec": make_pod_spec(job, env_names=env_names, init_image=init_image),
         },
     }
@@ -120,6 +92,11 @@ def make_job(
         },
         "spec": job_spec,
     }
+
+
+def _make_pod_annotations(spec: JobSpec) -> dict[str, str]:
+    """Return the annotations of a pod which the administrator's win over."""
+    return {} if spec.retries else STAYS_ANNOTATIONS
 
 
 def _make_kueue_labels(spec: JobSpec) -> dict[str, str]:
@@ -255,14 +232,15 @@ def make_pod_spec(job: Job, *, env_names: Collection[str], init_image: str) -> M
         "enableServiceLinks": False,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **spec.pod_security_context},
         "containers": [_make_main_container(job, env_names)],
-        "volumes": [{"name": CODE_VOLUME, "emptyDir": {}}, *expand(spec.volumes, job.user)],
+        "volumes": [
+            *make_volumes(spec, has_home=needs_home(spec, env_names)),
+            *expand(spec.volumes, job.user),
+        ],
     }
     if has_own_delay(spec):
         pod["schedulingGates"] = [{"name": ATTEMPT_GATE}]
     if init_containers := _make_init_containers(job, init_image):
         pod["initContainers"] = init_containers
-    if spec.keep_outputs:
-        pod["volumes"].append({"name": OUTPUT_VOLUME, "emptyDir": {}})
     optional = {
         "nodeSelector": expand(spec.node_selector, job.user),
         "tolerations": spec.tolerations,
@@ -286,7 +264,7 @@ def _make_init_containers(job: Job, image: str) -> list[Manifest]:
         sidecar = make_sidecar(
             image=image,
             url=_make_secret_env("KBATCH_OUTPUTS_URL", job.id, OUTPUTS_URL_KEY),
-            main_resources=_make_resources(job.spec),
+            resources=make_sidecar_resources(job.spec),
             security_context=_make_security_context(job.spec),
         )
         containers.append(sidecar)
@@ -295,25 +273,26 @@ def _make_init_containers(job: Job, image: str) -> list[Manifest]:
 
 def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     spec = job.spec
+    has_home = needs_home(spec, env_names)
     env = [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)]
-    mounts = [{"name": CODE_VOLUME, "mountPath": CODE_DIR}]
+    env += make_account_env(job.user, env_names)
     if spec.keep_outputs:
         # ours wins: anywhere else, nothing would be found
         env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
         env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
-        mounts.append({"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR})
     container: Manifest = {
         "name": MAIN_CONTAINER,
         "image": spec.image,
-        "workingDir": CODE_DIR,
         "env": env,
-        "resources": _make_resources(spec),
+        "resources": make_resources(spec),
         "securityContext": _make_security_context(spec),
-        "volumeMounts": [*mounts, *expand(spec.volume_mounts, job.user)],
+        "volumeMounts": [*make_mounts(spec, has_home=has_home), *expand(spec.volume_mounts, job.user)],
     }
+    command = [_escape(word) for word in spec.command or []]
     optional = {
+        "workingDir": CODE_DIR if runs_in_code_dir(spec) else None,
         # `$(NAME)` in a command is Kubernetes's own syntax; users mean what they write
-        "command": [_escape(word) for word in spec.command or []],
+        "command": wrap_command(command) if has_home else command,
         "args": [_escape(word) for word in spec.args],
         "imagePullPolicy": spec.image_pull_policy,
     }
@@ -321,7 +300,6 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
 
 
 def _make_fetch_container(job: Job, init_image: str) -> Manifest:
-    resources = _make_resources(job.spec)
     return {
         "name": FETCH_CONTAINER,
         "image": init_image,
@@ -330,12 +308,7 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
             _make_secret_env("KBATCH_CODE_URL", job.id, CODE_URL_KEY),
             {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
         ],
-        # What the job itself has: a quota wants some in each container, and Kubernetes reserves the larger
-        # of init and main, so that the same adds nothing. A GPU is of no use here.
-        "resources": {
-            kind: {name: value for name, value in amounts.items() if name in ("cpu", "memory")}
-            for kind, amounts in resources.items()
-        },
+        "resources": make_init_resources(job.spec),
         "securityContext": _make_security_context(job.spec),
         "volumeMounts": [{"name": CODE_VOLUME, "mountPath": CODE_DIR}],
     }
@@ -343,25 +316,6 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
 
 def _make_secret_env(name: str, secret: str, key: str) -> Manifest:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
-
-
-def _make_resources(spec: JobSpec) -> Manifest:
-    limits = dict(spec.extra_resource_limits)
-    requests = dict(spec.extra_resource_guarantees)
-    for amounts, cpu, memory in (
-        (limits, spec.cpu_limit, spec.mem_limit),
-        (requests, spec.cpu_guarantee, spec.mem_guarantee),
-    ):
-        if cpu is not None:
-            amounts["cpu"] = _format_cpu(cpu)
-        if memory is not None:
-            amounts["memory"] = str(memory)
-    return {kind: amounts for kind, amounts in (("limits", limits), ("requests", requests)) if amounts}
-
-
-def _format_cpu(cpu: float) -> str:
-    """``2`` or ``1500m``: Kubernetes counts in thousandths, at least one."""
-    return str(int(cpu)) if cpu == int(cpu) else f"{math.ceil(round(cpu * 1000, 6))}m"
 
 
 def _make_security_context(spec: JobSpec) -> Manifest:

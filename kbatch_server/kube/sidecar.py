@@ -11,13 +11,12 @@ from typing import Any
 Manifest = dict[str, Any]
 
 KEEP_CONTAINER = "keep-outputs"
+CODE_DIR = "/code"
+CODE_VOLUME = "kbatch-code"
 OUTPUT_DIR = "/kbatch-outputs"
 OUTPUT_VOLUME = "kbatch-outputs"
 OUTPUT_VARIABLE = "KBATCH_OUTPUT_DIR"
 OUTPUTS_URL_KEY = "outputs-url"
-
-AMOUNTS = {"cpu": "200m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
-"""What the sidecar gets of each thing that the job's own container asks for, as a quota wants it to."""
 
 MAX_SAID_LENGTH = 200
 """Characters of the sidecar's last word that are passed on."""
@@ -90,23 +89,15 @@ while :; do sleep 3600 & wait $!; done
 """For busybox; any image with sh, nc (with -e), tar, timeout, sed, wc and, for https, ssl_client will do."""
 
 
-def make_sidecar(
-    *, image: str, url: Manifest, main_resources: Manifest, security_context: Manifest
-) -> Manifest:
-    """Return the container; ``url`` is the variable ``KBATCH_OUTPUTS_URL``, which comes from the Secret.
-
-    ``main_resources`` are those of the job's own container.
-    """
+def make_sidecar(*, image: str, url: Manifest, resources: Manifest, security_context: Manifest) -> Manifest:
+    """Return the container; ``url`` is the variable ``KBATCH_OUTPUTS_URL``, which comes from the Secret."""
     return {
         "name": KEEP_CONTAINER,
         "image": image,
         "restartPolicy": "Always",
         "command": ["sh", "-c", SEND_SCRIPT],
         "env": [url],
-        "resources": {
-            kind: {name: AMOUNTS[name] for name in amounts if name in AMOUNTS}
-            for kind, amounts in main_resources.items()
-        },
+        "resources": resources,
         "securityContext": security_context,
         "volumeMounts": [{"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR, "readOnly": True}],
     }

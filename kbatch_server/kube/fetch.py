@@ -1,0 +1,41 @@
+"""The script that fetches a job's code, checks it and unpacks it. Pure."""
+
+from __future__ import annotations
+
+from .sidecar import CODE_DIR
+
+FETCH_EXIT_CODE, CHECKSUM_EXIT_CODE, UNZIP_EXIT_CODE = 81, 82, 83
+
+FETCH_SECONDS = 900
+"""Limit of one try to fetch the code."""
+
+FETCH_SCRIPT = rf"""
+# Fetch the ZIP, check it, unpack it. The URL is a secret: nothing that could hold it is ever printed.
+# Not `wget -T`: busybox 1.35 of Debian 12 crashes on it.
+fail() {{ printf '%s\n' "$2" | tee /dev/termination-log; exit "$1"; }}
+cd {CODE_DIR} || fail {FETCH_EXIT_CODE} 'there is no folder {CODE_DIR}'
+for pause in 1 2 4 8 0; do
+  error=$(timeout {FETCH_SECONDS} wget -q -O .kbatch-code.zip "$KBATCH_CODE_URL" 2>&1) && break
+  ended=$?
+  answer=$(printf %s "$error" | sed -n 's/.*HTTP\/[0-9.]* //p')
+  case $ended:$error in
+    124:*|143:*) why='it took longer than {FETCH_SECONDS} seconds'; pause=0;;
+    *HTTP/*) why="the service answered $answer";;
+    *'No space'*) why='there is no room on the disk of the node'; pause=0;;
+    *efused*) why='the service refused the connection';;
+    *'bad address'*) why='the name of the service is not known here';;
+    *'timed out'*) why='the service did not answer in time';;
+    *) why='the service could not be reached';;
+  esac
+  case $answer in 4??*) pause=0;; esac
+  [ $pause = 0 ] && fail {FETCH_EXIT_CODE} "$why"
+  sleep $pause
+done
+printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 2>&1 ||
+  fail {CHECKSUM_EXIT_CODE} 'what arrived is not what was uploaded (its SHA-256 differs)'
+unzip -q -o .kbatch-code.zip >/dev/null 2>&1 || fail {UNZIP_EXIT_CODE} 'the ZIP could not be unpacked'
+rm -f .kbatch-code.zip
+# the job may run as another user than this container
+chmod -R a+rwX . 2>/dev/null || true
+""".lstrip()
+"""For busybox; any image with sh, wget, timeout, sha256sum, unzip, sed and tee will do."""
