@@ -5,6 +5,7 @@
     <root>/<job.id>/       the service's; the job's account may pass through it and no more
         code/              the job's own: the ZIP unpacked, the working directory
         output/            the job's own: $KBATCH_OUTPUT_DIR
+        home/              the job's own: $HOME, where its account has none
         lock               locked by the supervisor for as long as it lives
         started            made once, by whoever decides about the job's only start
         launch             locked by the process of the service that is just launching the job
@@ -42,6 +43,7 @@ class JobFolder:
         self.path = path
         self.code = os.path.join(path, "code")
         self.output = os.path.join(path, "output")
+        self.home = os.path.join(path, "home")
 
     def __repr__(self) -> str:
         return f"JobFolder({self.path!r})"
