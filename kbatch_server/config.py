@@ -7,16 +7,17 @@ from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
 from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, validate
-from traitlets.config import Configurable
 
 from .choices import check_at_most, check_image, check_queue, fill_queue_name
 from .errors import InvalidRequest
+from .guarantees import limit_guarantee, limit_guarantees
 from .jobrequest import JobRequest
 from .models import RETRY_DELAY_SECONDS, JobSpec
+from .podconfig import PodConfig
 from .quantities import MIN_CPUS, MIN_MEMORY_BYTES
 
 
-class JobConfig(Configurable):
+class JobConfig(PodConfig):
     """The options of one job, as the admin set them; a profile may set each of them anew.
 
     Where KubeSpawner has a trait of the same name, it means the same here. Strings in ``volumes``,
@@ -60,7 +61,8 @@ class JobConfig(Configurable):
         None,
         allow_none=True,
         min=0,
-        help="""CPUs that are set aside for a job. None: as much as Kubernetes derives from the limit.""",
+        help="""CPUs that are set aside for a job, or its ``cpu_limit`` if that is less. None: as much as
+        Kubernetes derives from the limit.""",
         config=True,
     )
 
@@ -87,7 +89,8 @@ class JobConfig(Configurable):
     mem_guarantee = ByteSpecification(
         None,
         allow_none=True,
-        help="""Bytes of memory that are set aside for a job, as ``mem_limit``. None: as the limit says.""",
+        help="""Bytes of memory that are set aside for a job, as ``mem_limit``, or its ``mem_limit`` if that
+        is less. None: as the limit says.""",
         config=True,
     )
 
@@ -107,7 +110,8 @@ class JobConfig(Configurable):
 
     extra_resource_guarantees = Dict(
         Unicode(),
-        help="""Other resources that are set aside for every job, as ``extra_resource_limits``.""",
+        help="""Other resources that are set aside for every job, as ``extra_resource_limits``, and not more
+        than those. Of an extended resource (``nvidia.com/gpu``) Kubernetes sets aside what the limit is.""",
         config=True,
     )
 
@@ -215,60 +219,6 @@ class JobConfig(Configurable):
         config=True,
     )
 
-    node_selector = Dict(Unicode(), help="""Labels of the nodes that a job may run on.""", config=True)
-
-    tolerations = List(Dict(), help="""Kubernetes tolerations of a job's pods.""", config=True)
-
-    volumes = List(
-        Dict(),
-        help="""Kubernetes volumes of a job's pods, like
-        ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}]``.""",
-        config=True,
-    )
-
-    volume_mounts = List(
-        Dict(),
-        help="""Where ``volumes`` are mounted: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.""",
-        config=True,
-    )
-
-    service_account = Unicode(
-        None,
-        allow_none=True,
-        help="""The Kubernetes service account of a job's pods. None: the namespace's default, no token.""",
-        config=True,
-    )
-
-    pod_security_context = Dict(
-        help="""The security context of a job's pods, in Kubernetes's words (``runAsUser``, …).""",
-        config=True,
-    )
-
-    container_security_context = Dict(
-        help="""The security context of a job's container, in Kubernetes's words.""", config=True
-    )
-
-    image_pull_policy = Unicode(
-        None,
-        allow_none=True,
-        help="""Always, IfNotPresent or Never. None: Kubernetes decides.""",
-        config=True,
-    )
-
-    image_pull_secrets = List(
-        Unicode(), help="""Names of the Secrets that the images are pulled with.""", config=True
-    )
-
-    priority_class_name = Unicode(
-        None, allow_none=True, help="""The Kubernetes PriorityClass of a job's pods.""", config=True
-    )
-
-    labels = Dict(Unicode(), help="""Labels that a job's Job and Pods get besides ours.""", config=True)
-
-    annotations = Dict(
-        Unicode(), help="""Annotations that a job's Job and Pods get besides ours.""", config=True
-    )
-
     queue_name = Unicode(
         None,
         allow_none=True,
@@ -320,6 +270,7 @@ class JobConfig(Configurable):
         code_sha256: str | None = None,
     ) -> JobSpec:
         """Return what the job of a user will be, or raise InvalidRequest that names the field."""
+        cpu_limit, mem_limit = (self._checked_limit(request, name) for name in ("cpu_limit", "mem_limit"))
         return self._common_spec.model_copy(
             update={
                 "image": check_image(request.image, self.image, self.allowed_images),
@@ -331,8 +282,11 @@ class JobConfig(Configurable):
                 "upload": request.upload,
                 "code_sha256": code_sha256,
                 "working_dir": request.working_dir or None,
-                "cpu_limit": self._checked_limit(request, "cpu_limit"),
-                "mem_limit": self._checked_limit(request, "mem_limit"),
+                "cpu_limit": cpu_limit,
+                "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
+                "mem_limit": mem_limit,
+                "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
+                "shm_size": self._checked_shm_size(request, mem_limit),
                 "retries": check_at_most(request.retries, self.max_retries, "retries"),
                 "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
                 "retry_backoff": request.retry_backoff,
@@ -345,7 +299,9 @@ class JobConfig(Configurable):
     @cached_property
     def _common_spec(self) -> JobSpec:
         """What all jobs have in common; a request is checked already, and only its part is put in."""
-        return JobSpec.model_validate({name: getattr(self, name) for name in ("image", *_COPIED)})
+        values = {name: getattr(self, name) for name in ("image", *_COPIED)}
+        guarantees = limit_guarantees(self.extra_resource_guarantees, self.extra_resource_limits)
+        return JobSpec.model_validate(values | {"extra_resource_guarantees": guarantees})
 
     def _checked_limit(self, request: JobRequest, field: str) -> Any:
         wanted, default = getattr(request, field), self.get_default(field)
@@ -357,6 +313,15 @@ class JobConfig(Configurable):
         if default is not None and maximum is None:
             maximum = default
         return check_at_most(wanted, maximum, field)
+
+    def _checked_shm_size(self, request: JobRequest, mem_limit: int | None) -> Any:
+        """Return the size of /dev/shm, which is a part of the job's memory."""
+        wanted, default = request.shm_size, self.shm_size
+        if wanted is None or wanted == default:
+            return limit_guarantee(default, mem_limit)
+        if not self.allow_user_limits:
+            raise InvalidRequest.of_field("shm_size", "cannot be set here: choose a profile instead")
+        return check_at_most(wanted, limit_guarantee(self.max_shm_size or wanted, mem_limit), "shm_size")
 
     def _checked_queue(self, wanted: str | None, user: str, profile: str | None) -> str | None:
         default = None if self.queue_name is None else fill_queue_name(self.queue_name, user, profile)
@@ -376,10 +341,14 @@ class JobConfig(Configurable):
 
 
 _COPIED = (
-    "cpu_guarantee",
-    "mem_guarantee",
     "extra_resource_limits",
-    "extra_resource_guarantees",
+    "code_volume_size",
+    "home_volume_size",
+    "output_volume_size",
+    "init_resources",
+    "sidecar_resources",
+    "sidecar_timeout_seconds",
+    "ensure_home",
     "start_timeout_seconds",
     "schedule_timeout_seconds",
     "termination_grace_period_seconds",

@@ -172,6 +172,7 @@ class JobRequest(BaseModel):
     mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(ge=MIN_MEMORY_BYTES, le=2**50)] | None = (
         None
     )
+    shm_size: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     retry_delay_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] | None = None
     retry_backoff: Literal["exponential", "fixed"] = "exponential"

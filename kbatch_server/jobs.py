@@ -291,6 +291,7 @@ def make_request(job: Job, env: dict[str, str]) -> JobRequest:
         tags=job.tags,
         cpu_limit=spec.cpu_limit,
         mem_limit=spec.mem_limit,
+        shm_size=spec.shm_size,
         retries=spec.retries,
         retry_delay_seconds=spec.retry_delay_seconds,
         retry_backoff=spec.retry_backoff,

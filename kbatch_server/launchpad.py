@@ -17,6 +17,16 @@ from .results import OutputLimits
 from .storage.base import Storage
 from .store import JobStore
 
+DEFAULT_ENVIRONMENT = {
+    # a program whose output is no terminal keeps back some kilobytes of it, which are lost when it is killed;
+    # of those that do, Python's can be told not to by a variable
+    "PYTHONUNBUFFERED": "1",
+    # what the page of a job shows: colours and links for programs that are told to use them (FORCE_COLOR)
+    "TERM": "xterm-256color",
+    "COLUMNS": "120",
+}
+"""What each job's environment has unless the administrator or the user sets it."""
+
 
 class Launchpad(LoggingConfigurable):
     """Makes the Launch of a job, and knows the code URLs that it signed again."""
@@ -74,7 +84,7 @@ class Launchpad(LoggingConfigurable):
             message = "Its environment was sealed with a key that this service does not have any more."
             raise LaunchRefused("EnvironmentLost", message)
         user = User(name=job.user, groups=tuple(job.groups))
-        environment = await self.profiles.get_environment(user, job.spec.profile) | own
+        environment = DEFAULT_ENVIRONMENT | await self.profiles.get_environment(user, job.spec.profile) | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         launch = Launch(
             env=environment,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from .logsearch import MAX_SHOWN_BYTES, Hit, show_line
+from .terminal import fold, has_controls
+
+MAX_REST_BYTES = 64 * 1024
+"""A longer line that is drawn again and again is made shorter: what was drawn over does not count."""
 
 
 class LineCutter:
@@ -34,21 +38,28 @@ class LineCutter:
         while self._next_line < self._end:
             newline = piece.find(b"\n", at)
             if newline < 0:
-                # what is more is not shown, and a line may be as long as the log
-                self._rest = (self._rest + piece[at : at + MAX_SHOWN_BYTES + 1])[: MAX_SHOWN_BYTES + 1]
+                self._keep(piece[at:])
                 break
             lines.append(self._cut(self._rest + piece[at:newline]))
             at = newline + 1
         return lines
 
-    def finish(self) -> list[Hit]:
-        """Return the last line, which no newline ended, if it is wanted."""
-        return [self._cut(self._rest)] if self._rest else []
+    def finish(self, *, is_open: bool = False) -> list[Hit]:
+        """Return the last line, which no newline ended, if it is wanted; ``is_open`` says that it goes on."""
+        return [self._cut(self._rest, is_open=is_open)] if self._rest else []
 
-    def _cut(self, line: bytes) -> Hit:
+    def _keep(self, part: bytes) -> None:
+        """Keep the beginning of a line, which may be as long as the log."""
+        self._rest += part
+        if not has_controls(self._rest):
+            self._rest = self._rest[: MAX_SHOWN_BYTES + 1]  # what is more is not shown
+        elif len(self._rest) > MAX_REST_BYTES:
+            self._rest = fold(self._rest, columns=MAX_SHOWN_BYTES + 1)
+
+    def _cut(self, line: bytes, *, is_open: bool = False) -> Hit:
         self._rest = b""
         self._next_line += 1
-        return Hit(self._next_line - 1, show_line(line))
+        return Hit(self._next_line - 1, show_line(line, is_open=is_open))
 
 
 def find_line(content: bytes, number: int) -> int:

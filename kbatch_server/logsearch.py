@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .terminal import fold, has_controls, show_plain, show_styled
+
 MAX_SHOWN_BYTES = 8192
 """A longer line is shown in part."""
 
+MAX_STYLED_BYTES = 4 * MAX_SHOWN_BYTES
+"""A line that is longer with its colours and links is shown without them."""
+
 MAX_LINE_BYTES = 256 * 1024
-"""A longer line is searched in parts: a log of one endless line must not be kept in memory."""
+"""A longer line is searched in parts: a log of one endless line must not be kept in memory. Of one that is
+drawn again and again, as a progress bar is, only what is seen counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,10 @@ class Hit:
 
 
 class LineSearch:
-    """Takes the pieces of a text in their order. It blocks for a moment for each megabyte: use a thread."""
+    """Finds words in what a terminal shows of each line: colours and links do not part them.
+
+    It takes the pieces of a text in their order, and blocks for a moment for each megabyte: use a thread.
+    """
 
     def __init__(self, words: str) -> None:
         self._words = words.lower()
@@ -50,6 +59,8 @@ class LineSearch:
         self._next_line += text.count(b"\n", 0, end)
         self._rest = text[end:]
         if len(self._rest) > MAX_LINE_BYTES:
+            self._rest = fold(self._rest)
+        if len(self._rest) > MAX_LINE_BYTES:
             hits += self._search(self._rest)
             self._rest = self._rest[-self._overlap :]
         return hits
@@ -62,7 +73,7 @@ class LineSearch:
 
     def _search(self, text: bytes) -> list[Hit]:
         hits = []
-        for index, line in _find(text, self._words):
+        for index, line in _find(show_plain(text), self._words):
             number = self._next_line + index
             if number != self._found:  # a long line may be found in two of its parts
                 self._found = number
@@ -89,7 +100,17 @@ def _find(text: bytes, words: str) -> Iterator[tuple[int, bytes]]:
                 yield index, line
 
 
-def show_line(line: bytes) -> str:
-    """Return a line as text, the rest of a long one left out."""
-    text = line[:MAX_SHOWN_BYTES].decode("utf-8", "replace").removesuffix("\r")
-    return text + " …" if len(line) > MAX_SHOWN_BYTES else text
+def show_line(line: bytes, *, is_open: bool = False) -> str:
+    """Return a line as text with its colours and links, without them or in part if it is long.
+
+    With ``is_open``, for a line that is still being written, the place of the cursor is in it.
+    """
+    if not is_open:
+        line = line.removesuffix(b"\r")
+    plain = styled = line
+    if has_controls(line):
+        plain = show_plain(line)
+        styled = fold(line).removeprefix(b"\r") if is_open else show_styled(line)
+    if len(plain) > MAX_SHOWN_BYTES:
+        return plain[:MAX_SHOWN_BYTES].decode("utf-8", "replace") + " …"
+    return (styled if len(styled) <= MAX_STYLED_BYTES else plain).decode("utf-8", "replace")

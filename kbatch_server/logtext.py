@@ -138,7 +138,7 @@ class LogText:
                 continue
             for line in await asyncio.to_thread(cutter.add, content, part.first_line):
                 yield line
-        for line in cutter.finish():
+        for line in cutter.finish(is_open=not self.is_complete):
             yield line
 
     def find_time(self, moment: datetime) -> int:

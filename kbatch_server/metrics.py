@@ -43,7 +43,8 @@ SUBMITTED = Counter("kbatch_jobs_submitted", "Jobs that were accepted here.", re
 ENDED = Counter("kbatch_jobs_ended", "Jobs that ended, by their status.", ("status",), registry=REGISTRY)
 LAUNCHES = Counter(
     "kbatch_launches",
-    "Tries to hand a job over: ok, refused (for good), unavailable (tried again), failed (a defect).",
+    "Tries to hand a job over: ok, refused (for good), unavailable (tried again), failed (a defect), again "
+    "(launched again, as its node did not take it).",
     ("result",),
     registry=REGISTRY,
 )

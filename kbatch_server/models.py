@@ -90,6 +90,13 @@ class JobSpec(BaseModel):
     mem_guarantee: int | None = None
     extra_resource_limits: dict[str, str] = Field(default_factory=dict)
     extra_resource_guarantees: dict[str, str] = Field(default_factory=dict)
+    shm_size: int | None = None
+    code_volume_size: int | None = None
+    home_volume_size: int | None = None
+    output_volume_size: int | None = None
+    init_resources: dict[str, dict[str, str]] = Field(default_factory=dict)
+    sidecar_resources: dict[str, dict[str, str]] = Field(default_factory=dict)
+    ensure_home: bool | None = None
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
     volumes: list[dict[str, Any]] = Field(default_factory=list)
@@ -108,6 +115,7 @@ class JobSpec(BaseModel):
     """Which files are results: those of ``$KBATCH_OUTPUT_DIR``, or what is new or changed in the working
     folder, too."""
     output_timeout_seconds: int = 300
+    sidecar_timeout_seconds: int = 30
     ttl_seconds_after_finished: int = 3600
     retries: int = 0
     retry_delay_seconds: float = RETRY_DELAY_SECONDS
@@ -173,6 +181,11 @@ class JobStatus(BaseModel):
     deadline_message: str = ""
     held_until: datetime | None = None
     """When the launcher is to let the next attempt go, where it is held back until then."""
+    never_began: bool = False
+    """Of a job that failed: whether nothing of its command ran, for a reason that may pass."""
+    finish_at: datetime | None = None
+    """When the service is to end what is left of it: its command has ended with ``exit_code``, and something
+    that was put beside it runs on."""
 
     def get_limit_seconds(self, spec: JobSpec) -> int:
         """Return how long a job may be held up by what holds it up now; 0 means for ever."""
@@ -192,6 +205,10 @@ class JobStatus(BaseModel):
     def get_held_seconds(self) -> float | None:
         """Return the seconds until the next attempt is to be let go, or None where none is held back."""
         return None if self.held_until is None else (self.held_until - utcnow()).total_seconds()
+
+    def get_seconds_to_finish(self) -> float | None:
+        """Return the seconds until what is left beside its command is to be ended, or None."""
+        return None if self.finish_at is None else (self.finish_at - utcnow()).total_seconds()
 
     def is_past_deadline(self) -> bool:
         """Whether the service is to end it now."""
@@ -368,6 +385,7 @@ class Job:
             "tags": self.tags,
             "cpu_limit": spec.cpu_limit,
             "mem_limit": spec.mem_limit,
+            "shm_size": spec.shm_size,
             "retries": spec.retries,
             "retry_delay_seconds": spec.retry_delay_seconds,
             "retry_backoff": spec.retry_backoff,

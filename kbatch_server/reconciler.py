@@ -29,6 +29,7 @@ from .metrics import (
 )
 from .models import Job, JobStatus, Pod, Status, utcnow
 from .notebooks.launch import EXIT_REASONS
+from .relaunch import Relaunch, keep_count
 from .storage.base import StorageError
 from .store import JobStore
 from .turns import Turns
@@ -76,6 +77,16 @@ class Reconciler(LoggingConfigurable):
         config=True,
     )
 
+    max_relaunches = Integer(
+        6,
+        min=0,
+        help="""How often a job is launched again of which nothing began, as the node that Kubernetes sent
+        it to did not take it (``OutOfcpu``, ``UnexpectedAdmissionError``, ``NodeAffinity``): after 10
+        seconds, then each time after twice as long. It counts as no attempt. The metric
+        ``kbatch_launches_total`` counts them as ``again``.""",
+        config=True,
+    )
+
     departures = Instance(Departures)
     harvest = Instance(Harvest)
     launcher = Instance(JobLauncher)
@@ -97,6 +108,7 @@ class Reconciler(LoggingConfigurable):
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.departures.on_departure = self.queue.put
+        self._relaunch = Relaunch(self.launcher, self.store, self.queue, self.log)
 
     async def start(self) -> None:
         """Begin to work, with a look at every job that is not over."""
@@ -231,7 +243,7 @@ class Reconciler(LoggingConfigurable):
         reach("launch.2")
         try:
             launch = await self.launchpad.make_launch(job)
-            state = await self.launcher.launch(job, launch)
+            state = keep_count(job, dict(await self.launcher.launch(job, launch)))
         except LaunchRefused as error:
             LAUNCHES.labels("refused").inc()
             await self._end(job, JobStatus(status=Status.FAILED, reason=error.reason, message=error.message))
@@ -252,7 +264,7 @@ class Reconciler(LoggingConfigurable):
             reach("launch.5")
             LAUNCHES.labels("ok").inc()
             QUEUE_SECONDS.observe((utcnow() - job.created_at).total_seconds())
-            await self._record_launch(job, dict(state))
+            await self._record_launch(job, state)
 
     async def _record_launch(self, job: Job, state: dict[str, Any]) -> None:
         launched = await self.store.update_job(
@@ -281,12 +293,17 @@ class Reconciler(LoggingConfigurable):
         elif job.cancel_requested_at is not None or VERDICT in job.state:
             # what was made for it is gone, and its pod may still write its last lines
             self.harvest.begin(job)
-        if seen is not None and seen.status.is_end:
+        verdict, is_cancelled = _get_verdict(job), job.cancel_requested_at is not None
+        if verdict is not None and verdict[0] is Status.SUCCEEDED:
+            await self._terminate(job, seen, *verdict)
+        elif not is_cancelled and await self._relaunch.take(job, seen, most=self.max_relaunches):
+            return
+        elif seen is not None and seen.status.is_end and not (is_cancelled and seen.never_began):
             await self._end(job, explain_end(job, seen))
-        elif job.cancel_requested_at is not None:
+        elif is_cancelled:
             await self._terminate(job, seen, Status.CANCELLED, "Cancelled", "Cancelled by the user.")
-        elif VERDICT in job.state:
-            await self._terminate(job, seen, Status.FAILED, *job.state[VERDICT])
+        elif verdict is not None:
+            await self._terminate(job, seen, *verdict)
         elif seen is None:
             message = "What was made for it was removed by someone or something other than this service."
             await self._end(job, JobStatus(status=Status.FAILED, reason="Lost", message=message))
@@ -295,11 +312,24 @@ class Reconciler(LoggingConfigurable):
             await self._give_up(job, seen.reason, f"{seen.message} It was given up after {limit} seconds.")
         elif seen.is_past_deadline():
             await self._give_up(job, "DeadlineExceeded", seen.deadline_message)
+        elif (left := seen.get_seconds_to_finish()) is not None and left <= 0:
+            await self._finish(job, seen)
         else:
             held = seen.get_held_seconds()
             if held is not None and held <= 0:
                 await self.launcher.release(job)
             await self._record(job, seen)
+
+    async def _finish(self, job: Job, seen: JobStatus) -> None:
+        """End a job whose command has ended and whose pod has not, with what the command came to."""
+        await self._record(job, seen)
+        if seen.exit_code == 0:
+            # not by its pod: the Job would have failed if what ran beside the command ends otherwise
+            verdict = ["Complete", "It has ended well.", Status.SUCCEEDED.value]
+            await self.store.update_job(job.id, state=job.state | {VERDICT: verdict})
+            self.queue.put(job.id)
+        else:
+            await self.launcher.finish(job)
 
     async def _give_up(self, job: Job, reason: str, message: str) -> None:
         await self.store.update_job(job.id, state=job.state | {VERDICT: [reason, message]})
@@ -315,6 +345,7 @@ class Reconciler(LoggingConfigurable):
                 seen.model_copy() if seen is not None else JobStatus(status=status, started_at=job.started_at)
             )
             end.status, end.reason, end.message, end.ended_at = status, reason, message, utcnow()
+            end.exit_code = 0 if status is Status.SUCCEEDED else end.exit_code
             await self._end(job, end)
             return
         reach("cancel.5")
@@ -329,7 +360,7 @@ class Reconciler(LoggingConfigurable):
             await self.store.update_job(job.id, **changes)
         _observe_start(job, changes)
         limits = seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline(), seen.get_held_seconds()
-        for left in limits:
+        for left in (*limits, seen.get_seconds_to_finish()):
             if left is not None:
                 self.queue.put_after(job.id, max(LOOK_SECONDS, left))
 
@@ -343,6 +374,14 @@ class Reconciler(LoggingConfigurable):
         self.turns.leave(job.id, job.user)
         self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
         self.queue.put(job.id)
+
+
+def _get_verdict(job: Job) -> tuple[Status, str, str] | None:
+    """Return how we end the job, with reason and message, or None where it ends by itself."""
+    if VERDICT not in job.state:
+        return None
+    reason, message, *status = job.state[VERDICT]
+    return Status(status[0]) if status else Status.FAILED, reason, message
 
 
 def _get_settle_seconds(job: Job) -> float:

@@ -54,9 +54,11 @@ class Installation:
         *,
         namespace: str,
         config: str = "",
+        last_config: str = "",
         kubeconfig: Path | None = None,
     ) -> None:
-        """``config`` is read before the rest of it; ``kubeconfig`` has the service's rights, else all."""
+        """``config`` is read before the rest of it, ``last_config`` after it; ``kubeconfig`` has the
+        service's rights, else all."""
         (port,) = find_ports(1)
         self.cluster = cluster
         self.namespace = namespace
@@ -68,6 +70,7 @@ class Installation:
         config = config + CONFIG.format(
             port=port, host=cluster.host_address, namespace=namespace, image=cluster.image
         )
+        config += last_config
         environment = self.hub.service_environment | {"KUBECONFIG": str(kubeconfig or cluster.kubeconfig)}
         self.service = Service(folder / "service", port=port, config=config, environment=environment)
         self.service.start()

@@ -31,6 +31,7 @@ class ScriptedLauncher(JobLauncher):
         self.logs: defaultdict[str, ScriptedLog] = defaultdict(ScriptedLog)
         self.open_logs = 0
         self.released: list[str] = []
+        self.finished: list[str] = []
         self.fails: Exception | None = None
         self.ends_slowly = False
         self.is_slow = False
@@ -58,6 +59,9 @@ class ScriptedLauncher(JobLauncher):
 
     async def release(self, job: Job) -> None:
         self.released.append(job.id)
+
+    async def finish(self, job: Job) -> None:
+        self.finished.append(job.id)
 
     async def is_ending(self, job: Job) -> bool:
         return self.is_slow

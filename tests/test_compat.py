@@ -19,7 +19,7 @@ from web_doubles import ProfilesDouble, make_job, make_zip
 from kbatch_server.compat import flat, kbatch, manifests
 from kbatch_server.errors import InvalidRequest
 from kbatch_server.handlers.kbatch import Compressor
-from kbatch_server.handlers.streams import LineChunker
+from kbatch_server.handlers.streams import MAX_LINE_BYTES, LineChunker
 from kbatch_server.models import JobSpec, Pod, Status, utcnow
 
 VERSIONS = ("0.4.2", "0.5.0b1")
@@ -416,6 +416,35 @@ async def test_the_client_that_prints_chunk_by_chunk_prints_the_log(web):
         assert "".join(f"{chunk}\n" for chunk in chunks) == log + "\n"
 
 
+BAR = b"".join(b"\rstep %d/1000" % each for each in range(1001)) + b"\n\x1b[1mINFO\x1b[0m | saved\n"
+
+
+async def test_a_progress_bar_is_printed_once_as_it_was_at_last(web):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [BAR[at : at + 1000] for at in range(0, len(BAR), 1000)]
+    web.jobs.hold.set()
+    expected = "step 1000/1000\n\x1b[1mINFO\x1b[0m | saved\n"
+    for encoding in ("gzip", "identity"):
+        chunks, _ = await stream_chunks(web, headers={"Accept-Encoding": encoding})
+        assert "".join(f"{chunk}\n" for chunk in chunks) == expected
+    async with web.client() as client:
+        assert (await client.get("jobs/logs/train-1/")).text == expected
+    async with web.client(headers={"User-Agent": "curl/8"}) as client:
+        assert (await client.get("jobs/logs/train-1/")).content == BAR
+
+
+@pytest.mark.slow
+async def test_a_progress_bar_that_takes_long_is_printed_now_and_then(web, monkeypatch):
+    monkeypatch.setattr("kbatch_server.handlers.kbatch.GATHER_SECONDS", 0.01)
+    monkeypatch.setattr("kbatch_server.handlers.kbatch.BAR_SECONDS", 0.2)
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"\rhalf", 0.7, b"\rdone\n"]
+    web.jobs.hold.set()
+    chunks, _ = await stream_chunks(web, headers={})
+    assert set(chunks[:-1]) == {"half"}
+    assert chunks[-1] == "done"
+
+
 async def test_others_get_the_bytes_as_they_are(web):
     web.jobs.add(make_job())
     web.jobs.pieces["train-1"] = [b"line 0\nli", b"ne 1\n"]
@@ -471,6 +500,20 @@ def test_chunks_of_whole_lines():
         printed += f"{lines.decode()}\n" if lines else ""
     rest = chunker.take(final=True)
     assert printed + rest.decode() + "\n" == "a\nbc\n\nd\ne\n"
+
+
+def test_a_line_that_is_drawn_for_ever_is_kept_in_little_memory():
+    chunker = LineChunker()
+    chunker.add(b"first\n")
+    for number in range(100):
+        chunker.add(b"\rstep %d" % number * 5000)
+        assert len(chunker._rest) <= MAX_LINE_BYTES
+        assert not chunker.is_full
+    assert (chunker.take(), chunker.show_bar()) == (b"first", b"step 99")
+    chunker.add(b"\r\x1b[K\n")
+    assert chunker.take() == b""  # an empty line goes with the next one
+    chunker.add(b"last\n")
+    assert chunker.take() == b"\nlast"
 
 
 def test_an_empty_block_is_no_data():

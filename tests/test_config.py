@@ -52,6 +52,10 @@ def test_what_the_user_leaves_out_comes_from_the_admin():
         ({"image": "x", "cpu_limit": 4}, {"cpu_limit": 8}, "cpu_limit"),
         ({"image": "x", "max_mem_limit": "1G"}, {"mem_limit": 2**31}, "mem_limit"),
         ({"image": "x", "allow_user_limits": False}, {"cpu_limit": 0.1}, "cpu_limit"),
+        ({"image": "x", "max_shm_size": "1G"}, {"shm_size": 2**31}, "shm_size"),
+        ({"image": "x", "mem_limit": "1G"}, {"shm_size": 2**31}, "shm_size"),
+        ({"image": "x"}, {"mem_limit": 2**30, "shm_size": 2**31}, "shm_size"),
+        ({"image": "x", "allow_user_limits": False}, {"shm_size": 2**20}, "shm_size"),
         ({"image": "x", "max_retries": 1}, {"retries": 2}, "retries"),
         ({"image": "x", "max_retry_delay_seconds": 60}, {"retry_delay_seconds": 61}, "retry_delay_seconds"),
         (
@@ -65,6 +69,47 @@ def test_what_the_admin_does_not_allow_is_refused_by_name(options, fields, field
     with pytest.raises(InvalidRequest) as caught:
         JobConfig(**options).make_spec(request(**fields))
     assert caught.value.details[0]["field"] == field
+
+
+def test_what_is_set_aside_is_never_more_than_what_the_job_asks_for():
+    config = JobConfig(
+        image="x",
+        cpu_guarantee=2,
+        mem_guarantee="4G",
+        extra_resource_guarantees={
+            "ephemeral-storage": "20Gi",
+            "example.org/fpga": "1",
+            "hugepages-2Mi": "4Mi",
+        },
+        extra_resource_limits={"ephemeral-storage": "10G", "example.org/fpga": "2"},
+    )
+    spec = config.make_spec(request(cpu_limit=0.5, mem_limit=2**30))
+    assert (spec.cpu_limit, spec.cpu_guarantee) == (0.5, 0.5)
+    assert (spec.mem_limit, spec.mem_guarantee) == (2**30, 2**30)
+    assert spec.extra_resource_guarantees == {
+        "ephemeral-storage": "10G",
+        "example.org/fpga": "2",  # Kubernetes wants just the limit
+        "hugepages-2Mi": "4Mi",
+    }
+    spec = config.make_spec(request(cpu_limit=4))
+    assert (spec.cpu_guarantee, spec.mem_guarantee) == (2, 2**32)
+
+
+async def test_a_profile_that_is_smaller_than_the_guarantee_of_all_takes_it_down():
+    config = Config(JobConfig={"cpu_guarantee": 4, "mem_guarantee": "8G"})
+    profiles = Profiles(
+        profile_list=[SMALL | {"kbatch_override": {"cpu_limit": 1, "mem_limit": "1G"}}], config=config
+    )
+    spec = await profiles.make_spec(ALICE, request(image="x"))
+    assert (spec.cpu_guarantee, spec.mem_guarantee) == (1, 2**30)
+
+
+def test_shared_memory_is_a_part_of_the_memory():
+    config = JobConfig(image="x", shm_size="1G", max_shm_size="4G")
+    assert config.make_spec(request()).shm_size == 2**30
+    assert config.make_spec(request(shm_size=2**32)).shm_size == 2**32
+    assert config.make_spec(request(mem_limit=2**29)).shm_size == 2**29
+    assert JobConfig(image="x").make_spec(request()).shm_size is None
 
 
 def test_the_default_image_is_allowed_whatever_the_patterns_say():

@@ -526,6 +526,20 @@ async def test_a_progress_bar_is_seen_as_it_goes(web, api):
     assert lines == ["data: 10%", "data: 20%", "data: 30%"]
 
 
+async def test_what_was_drawn_over_before_it_is_sent_is_no_event(web, api):
+    web.jobs.add(make_job(status=Status.SUCCEEDED))
+    bar = b"".join(b"\rstep %d/1000" % each for each in range(1001))
+    web.jobs.pieces["train-1"] = [b"one\n" + bar, b"\n", b"step 1000/1000\n", b"\x1b[1mbold\x1b[0m"]
+    answer = await api.get("api/v1/jobs/train-1/logs", headers={"Accept": "text/event-stream"})
+    assert answer.text.split("\n\n")[1:6] == [
+        "id: 1-4\ndata: one",
+        "id: 1-4\ndata: step 1000/1000",
+        f"id: 1-{len(bar) + 20}\ndata: step 1000/1000",
+        f"id: 1-{len(bar) + 32}\ndata: \x1b[1mbold\x1b[0m",
+        answer.text.split("\n\n")[5],
+    ]
+
+
 async def test_a_long_line_is_sent_in_parts_and_no_character_is_torn(web, api):
     web.jobs.add(make_job(status=Status.SUCCEEDED))
     line = "é" * 100_000

@@ -52,6 +52,7 @@ WRONG = [
     ({"mem_limit": "2 apples"}, "mem_limit"),
     ({"mem_limit": -1}, "mem_limit"),
     ({"mem_limit": True}, "mem_limit"),
+    ({"shm_size": "2 apples"}, "shm_size"),
     ({"retries": -1}, "retries"),
     ({"retries": 1.5}, "retries"),
     ({"retry_delay_seconds": -1}, "retry_delay_seconds"),

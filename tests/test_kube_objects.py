@@ -14,6 +14,7 @@ import pytest
 from kbatch_server.kube import objects
 from kbatch_server.kube.fetch import FETCH_SCRIPT
 from kbatch_server.kube.gates import is_gated, make_open_patch
+from kbatch_server.kube.home import HOME_SCRIPT
 from kbatch_server.models import Job, JobSpec
 from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import make_command
@@ -32,6 +33,11 @@ LABELS = {
     "kbatch.jupyter.org/username": "alice",
 }
 ANNOTATIONS = {"kbatch.jupyter.org/username": "alice", "kbatch.jupyter.org/job-name": "Train"}
+STAYS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+ACCOUNT = [{"name": "USER", "value": "alice"}, {"name": "LOGNAME", "value": "alice"}]
 
 
 def make(user: str = "alice", env_names: list[str] | None = None, **spec: Any) -> dict[str, Any]:
@@ -73,7 +79,7 @@ def test_smallest_job() -> None:
             "podReplacementPolicy": "Failed",
             "ttlSecondsAfterFinished": 30 * 86400,
             "template": {
-                "metadata": {"labels": LABELS, "annotations": ANNOTATIONS},
+                "metadata": {"labels": LABELS, "annotations": ANNOTATIONS | STAYS},
                 "spec": {
                     "restartPolicy": "Never",
                     "terminationGracePeriodSeconds": 30,
@@ -84,11 +90,10 @@ def test_smallest_job() -> None:
                         {
                             "name": "job",
                             "image": "python:3.12",
-                            "workingDir": "/code",
-                            "env": [],
+                            "env": ACCOUNT,
                             "resources": {},
                             "securityContext": {"allowPrivilegeEscalation": False},
-                            "volumeMounts": [{"name": "kbatch-code", "mountPath": "/code"}],
+                            "volumeMounts": [],
                         }
                     ],
                     "volumes": [{"name": "kbatch-code", "emptyDir": {}}],
@@ -111,6 +116,9 @@ def test_job_with_everything() -> None:
         mem_guarantee=2**20,
         extra_resource_limits={"nvidia.com/gpu": "1"},
         extra_resource_guarantees={"ephemeral-storage": "1Gi"},
+        shm_size=2**20,
+        code_volume_size=2**32,
+        home_volume_size=2**31,
         node_selector={"pool": "{username}"},
         tolerations=[{"key": "batch", "operator": "Exists"}],
         volumes=[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}],
@@ -170,11 +178,12 @@ def test_job_with_everything() -> None:
                 "image": "python:3.12",
                 "imagePullPolicy": "Always",
                 "workingDir": "/code",
-                "command": ["python", "main.py"],
+                "command": ["/bin/sh", "-c", HOME_SCRIPT, "sh", "python", "main.py"],
                 "args": ["--fast"],
                 "env": [
                     {"name": "A", "valueFrom": {"secretKeyRef": {"name": "train-1", "key": "env.A"}}},
                     {"name": "B", "valueFrom": {"secretKeyRef": {"name": "train-1", "key": "env.B"}}},
+                    *ACCOUNT,
                 ],
                 "resources": {
                     "limits": {"cpu": "2", "memory": "1073741824", "nvidia.com/gpu": "1"},
@@ -183,12 +192,16 @@ def test_job_with_everything() -> None:
                 "securityContext": security,
                 "volumeMounts": [
                     {"name": "kbatch-code", "mountPath": "/code"},
+                    {"name": "kbatch-home", "mountPath": "/kbatch-home"},
+                    {"name": "kbatch-shm", "mountPath": "/dev/shm"},
                     {"name": "home", "mountPath": "/home/alice"},
                 ],
             }
         ],
         "volumes": [
-            {"name": "kbatch-code", "emptyDir": {}},
+            {"name": "kbatch-code", "emptyDir": {"sizeLimit": "4294967296"}},
+            {"name": "kbatch-home", "emptyDir": {"sizeLimit": "2147483648"}},
+            {"name": "kbatch-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1048576"}},
             {"name": "home", "persistentVolumeClaim": {"claimName": "claim-alice"}},
         ],
         "nodeSelector": {"pool": "alice"},
@@ -197,6 +210,89 @@ def test_job_with_everything() -> None:
         "imagePullSecrets": [{"name": "registry"}],
         "priorityClassName": "low",
     }
+
+
+@pytest.mark.parametrize(
+    ("spec", "env_names", "is_wrapped"),
+    [
+        ({}, [], False),  # the image's own user
+        ({"pod_security_context": {"runAsUser": 1000}}, [], True),
+        ({"container_security_context": {"runAsUser": 1000}}, [], True),
+        ({"pod_security_context": {"runAsUser": 1000}}, ["HOME"], False),
+        ({"pod_security_context": {"runAsUser": 1000}, "ensure_home": False}, [], False),
+        ({"pod_security_context": {"runAsUser": 1000}, "command": None}, [], False),
+        ({"ensure_home": True}, [], True),  # a cluster that chooses the user
+    ],
+)
+def test_a_home_is_seen_to_where_the_user_may_be_a_stranger_to_the_image(
+    spec: dict[str, Any], env_names: list[str], is_wrapped: bool
+) -> None:
+    pod = pod_of(make(env_names=env_names, **({"command": ["env", "$(X)"]} | spec)))
+    [container] = pod["containers"]
+    wrap = ["/bin/sh", "-c", HOME_SCRIPT, "sh"] if is_wrapped else []
+    own = [] if spec.get("command", "") is None else ["env", "$$(X)"]
+    assert container.get("command", []) == wrap + own
+    volumes = {each["name"] for each in (*pod["volumes"], *container["volumeMounts"])}
+    assert ("kbatch-home" in volumes) == is_wrapped
+
+
+@pytest.mark.parametrize(("user", "name"), [("ada", "ada"), ("a.b@c.org", "a.b@c.org"), ("A b", None)])
+def test_a_program_that_asks_for_its_account_finds_a_name(user: str, name: str | None) -> None:
+    [container] = pod_of(make(user, env_names=["LOGNAME"]))["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert env["USER"] == (name or make_slug(user))
+    assert env["LOGNAME"] is None  # the user's own, from the Secret
+
+
+def test_the_folder_of_the_image_holds_where_there_is_no_code() -> None:
+    [container] = pod_of(make(command=["pwd"]))["containers"]
+    assert "workingDir" not in container
+    assert "/code" not in [each["mountPath"] for each in container["volumeMounts"]]
+    [container] = pod_of(make(command=["pwd"], upload="u1"))["containers"]
+    assert container["workingDir"] == "/code"
+
+
+def test_an_autoscaler_keeps_a_node_for_a_job_that_cannot_be_run_again() -> None:
+    def annotations(**spec: Any) -> dict[str, str]:
+        found: dict[str, str] = make(**spec)["spec"]["template"]["metadata"]["annotations"]
+        return found
+
+    assert annotations().items() >= STAYS.items()
+    assert not annotations(retries=1).keys() & STAYS.keys()
+    own = {"karpenter.sh/do-not-disrupt": "false"}
+    assert annotations(annotations=own).items() >= own.items()
+
+
+SIDECAR = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "requests"),
+    [
+        ({}, SIDECAR["requests"]),
+        ({"cpu_limit": 1}, SIDECAR["requests"]),
+        ({"cpu_limit": 1, "mem_limit": 2**30}, SIDECAR["limits"]),  # a pod of the class Guaranteed stays one
+        ({"cpu_limit": 1, "mem_limit": 2**30, "cpu_guarantee": 0.5}, SIDECAR["requests"]),
+        (
+            {"extra_resource_guarantees": {"ephemeral-storage": "1Gi"}},
+            {**SIDECAR["requests"], "ephemeral-storage": "16Mi"},
+        ),
+    ],
+)
+def test_no_container_of_ours_is_left_to_a_limit_range(
+    spec: dict[str, Any], requests: dict[str, str]
+) -> None:
+    pod = pod_of(make(keep_outputs=True, upload="u1", sidecar_resources=SIDECAR, **spec))
+    fetch, keep = pod["initContainers"]
+    [main] = pod["containers"]
+    assert keep["resources"] == {"limits": SIDECAR["limits"], "requests": requests}
+    for kind, amounts in main["resources"].items():
+        assert fetch["resources"][kind] == {
+            name: amounts[name] for name in ("cpu", "memory") if name in amounts
+        }
+    own = {"requests": {"cpu": "1"}}
+    pod = pod_of(make(upload="u1", init_resources=own, **spec))
+    assert pod["initContainers"][0]["resources"] == own
 
 
 def test_secret_is_owned_by_its_job() -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_kube_objects import make, pod_of
+from test_kube_objects import ACCOUNT, make, pod_of
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
@@ -43,6 +43,7 @@ def test_a_job_whose_results_are_kept_has_a_sidecar_and_a_place_for_them() -> No
         mem_guarantee=2**20,
         extra_resource_limits={"nvidia.com/gpu": "1"},
         container_security_context={"capabilities": {"drop": ["ALL"]}},
+        sidecar_resources={"limits": {"cpu": "100m"}},
         volumes=[{"name": "home", "emptyDir": {}}],
         volume_mounts=[{"name": "home", "mountPath": "/home"}],
     )
@@ -65,7 +66,7 @@ def test_a_job_whose_results_are_kept_has_a_sidecar_and_a_place_for_them() -> No
             {"name": "KBATCH_MAX_BYTES", "value": str(2**30)},
             {"name": "KBATCH_MAX_FILES", "value": "50"},
         ],
-        "resources": {"limits": {"cpu": "200m"}, "requests": {"memory": "64Mi"}},
+        "resources": {"limits": {"cpu": "100m"}},
         "securityContext": security,
         "volumeMounts": [
             {"name": "kbatch-outputs", "mountPath": "/kbatch/outputs", "readOnly": True},
@@ -75,6 +76,7 @@ def test_a_job_whose_results_are_kept_has_a_sidecar_and_a_place_for_them() -> No
     [main] = pod["containers"]
     assert main["env"] == [
         {"name": "A", "valueFrom": {"secretKeyRef": {"name": "train-1", "key": "env.A"}}},
+        *ACCOUNT,
         {"name": "KBATCH_OUTPUT_DIR", "value": "/kbatch-outputs"},
     ]
     assert main["volumeMounts"] == [
@@ -84,9 +86,9 @@ def test_a_job_whose_results_are_kept_has_a_sidecar_and_a_place_for_them() -> No
     ]
     assert pod["volumes"] == [
         {"name": "kbatch-code", "emptyDir": {}},
-        {"name": "home", "emptyDir": {}},
         {"name": "kbatch-outputs", "emptyDir": {}},
-        {"name": "kbatch-lists", "emptyDir": {}},
+        {"name": "kbatch-lists", "emptyDir": {"sizeLimit": "512Mi"}},
+        {"name": "home", "emptyDir": {}},
     ]
     assert "kbatch-outputs" not in str(plain)
 

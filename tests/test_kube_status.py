@@ -10,7 +10,7 @@ import pytest
 from kbatch_server.kube import sentences
 from kbatch_server.kube.events import Event
 from kbatch_server.kube.objects import FETCH_CONTAINER, MAIN_CONTAINER
-from kbatch_server.kube.pods import parse_time
+from kbatch_server.kube.pods import MAX_FREE_ATTEMPTS, get_wanted_limit, parse_time
 from kbatch_server.kube.podtimes import make_pod
 from kbatch_server.kube.reflector import Seen
 from kbatch_server.kube.status import make_status
@@ -175,6 +175,25 @@ RUNC = (
             "Error",
             "It ended with exit code 139 (it crashed with a segmentation fault, SIGSEGV).",
         ),
+        (
+            terminated(134),
+            134,
+            "Error",
+            "It ended with exit code 134 (it aborted itself, SIGABRT; what it printed last often says why).",
+        ),
+        (
+            terminated(135),
+            135,
+            "Error",
+            "It ended with exit code 135 (it accessed memory that is not there, SIGBUS; "
+            "often /dev/shm is full, which shm_size makes larger).",
+        ),
+        (
+            terminated(136),
+            136,
+            "Error",
+            "It ended with exit code 136 (it divided by zero or overflowed, SIGFPE).",
+        ),
         (terminated(137, "OOMKilled"), 137, "OOMKilled", "It ran out of memory: its limit is 1.5 GiB."),
         (
             terminated(128, "StartError", RUNC + 'exec: "train": executable file not found in $PATH'),
@@ -273,6 +292,25 @@ def test_deadline() -> None:
             "It wrote more to its disk than it may: 500Mi.",
         ),
         (
+            {
+                "reason": "Evicted",
+                "message": 'Usage of EmptyDir volume "kbatch-code" exceeds the limit "34359738368". ',
+            },
+            "Evicted",
+            "It wrote more to its working folder /code than it may: 32 GiB.",
+        ),
+        (
+            {"reason": "Evicted", "message": 'Usage of EmptyDir volume "scratch" exceeds the limit "5Gi". '},
+            "Evicted",
+            "It wrote more to the volume scratch than it may: 5 GiB.",
+        ),
+        (
+            {"reason": "NodeAffinity", "message": "Pod was rejected: Predicate NodeAffinity failed"},
+            "NodeAffinity",
+            "Its node did not take it any more, as when its kubelet is started again: "
+            "Predicate NodeAffinity failed",
+        ),
+        (
             {"reason": "UnexpectedAdmissionError", "message": "Allocate failed due to no GPU"},
             "UnexpectedAdmissionError",
             "Its node could not run it: Allocate failed due to no GPU",
@@ -282,6 +320,91 @@ def test_deadline() -> None:
 def test_failure_by_the_node(status: Manifest, reason: str, message: str) -> None:
     seen = failed(pod("Failed", None, **status))
     assert (seen.reason, seen.message) == (reason, message)
+
+
+def rejected(reason: str = "OutOfcpu", *, after_seconds: int = 1, **fields: Any) -> Manifest:
+    """Return a pod that its node did not take, as the reflector keeps it of Kubernetes 1.35."""
+    message = f"Pod was rejected: {reason} is what it says"
+    written = {"metadata": {"statusWrittenAt": at(1, after_seconds)}}
+    return pod(
+        "Failed", None, SCHEDULED, reason=reason, message=message, startTime=at(1), **(written | fields)
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("OutOfcpu", "Its node had not enough CPU left when it came."),
+        ("OutOfnvidia.com/gpu", "Its node had not enough nvidia.com/gpu left when it came."),
+        (
+            "UnexpectedAdmissionError",
+            "Its node could not give it what it needs: UnexpectedAdmissionError is what it says",
+        ),
+        ("NodeAffinity", "Its node did not take it: NodeAffinity is what it says"),
+    ],
+)
+def test_a_job_that_its_node_did_not_take_never_began(reason: str, words: str) -> None:
+    seen = failed(rejected(reason))
+    assert (seen.reason, seen.message) == (reason, words)
+    assert seen.never_began
+    assert seen.pods == []  # no attempt
+
+
+def test_what_ran_and_was_then_not_taken_any_more_began() -> None:
+    # a kubelet that is started again leaves no more of a pod that ran than of one that did not
+    seen = failed(rejected(after_seconds=3))
+    assert not seen.never_began
+    assert len(seen.pods) == 1
+    unknown = rejected(metadata={})
+    assert not failed(unknown).never_began
+    began = pod("Failed", terminated(3), name="train-1-bbbbb", created=9)
+    assert not failed(rejected(), began).never_began
+    evicted = rejected("Evicted")
+    evicted["status"]["conditions"] = [condition("DisruptionTarget", "TerminationByKubelet")]
+    assert not failed(evicted).never_began
+
+
+def test_an_attempt_that_its_node_did_not_take_is_none() -> None:
+    seen = make_status(job(backoffLimit=2), [rejected()], [])
+    assert (seen.status, seen.reason) == (Status.PENDING, "OutOfcpu")
+    assert seen.message == "Its node had not enough CPU left when it came. It is started again."
+    second = pod("Failed", terminated(3), name="train-1-bbbbb", created=2)
+    spec = JobSpec(image=IMAGE, retries=1)
+    seen = make_timed_status(make_seen(job(backoffLimit=1), rejected(), second), spec, timedelta())
+    assert seen.message == "It ended with exit code 3. Attempt 2 of 2 starts soon."
+    assert seen.held_until == moment(1)  # the Job is to be let have an attempt more, at once
+    seen = make_timed_status(make_seen(job(backoffLimit=2), rejected(), second), spec, timedelta())
+    assert seen.held_until is None
+    assert get_wanted_limit([rejected(name=f"p{n}") for n in range(99)], spec) == 1 + MAX_FREE_ATTEMPTS
+
+
+MESH = {"name": "istio-proxy", "state": RUNNING}
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_container_that_the_cluster_added_does_not_keep_a_job_running(code: int) -> None:
+    lingering = pod("Running", terminated(code, "Completed" if not code else "Error", finished=5))
+    lingering["status"]["containerStatuses"].append(MESH)
+    spec = JobSpec(image=IMAGE, sidecar_timeout_seconds=20)
+    seen = make_timed_status(make_seen(job(), lingering), spec, timedelta(seconds=1))
+    assert (seen.status, seen.reason, seen.exit_code) == (Status.RUNNING, "SidecarRunning", code)
+    assert seen.message == (
+        "Its command has ended. In its pod istio-proxy still runs, which is a container that the cluster "
+        "added to it, and will be ended."
+    )
+    assert seen.finish_at == moment(5, 21)
+    spec = JobSpec(image=IMAGE, sidecar_timeout_seconds=0)
+    never = make_timed_status(make_seen(job(), lingering), spec, timedelta())
+    assert never.finish_at is None
+    running = pod("Running", RUNNING)
+    running["status"]["containerStatuses"].append(MESH)
+    assert make_status(job(), [running], []).finish_at is None
+    lingering["metadata"]["deletionTimestamp"] = at(6)
+    assert make_status(job(), [lingering], []).reason == "Terminating"
+
+
+def make_seen(found: Manifest, *pods: Manifest) -> Seen:
+    return Seen(found, {each["metadata"]["name"]: each for each in pods})
 
 
 @pytest.mark.parametrize(
@@ -475,6 +598,28 @@ def test_refused(message: str, on: str, words: str) -> None:
     assert (seen.status, seen.reason) == (Status.PENDING, "FailedCreate")
     assert (seen.blocked_on, seen.blocked_since) == (on, moment(0, 1))
     assert seen.message == words
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            "minimum memory usage per Container is 128Mi, but request is 64Mi",
+            "at least 128 MiB of memory in each container here (a LimitRange), and one has 64 MiB of memory",
+        ),
+        (
+            "[maximum cpu usage per Pod is 2, but limit is 2200m, minimum memory usage per Container is 1Gi, "
+            "but request is 64Mi]",
+            "at most 2 CPUs in each pod here (a LimitRange), and one has 2.2 CPUs",
+        ),
+    ],
+)
+def test_a_size_that_the_cluster_does_not_allow_is_said(message: str, words: str) -> None:
+    seen = make_status(job(), [], [refusal(f'pods "train-1-aaaaa" is forbidden: {message}')])
+    assert seen.message == (
+        f"The cluster wants {words}. Ask for another size; if yours is right, an administrator must set that "
+        "of the sidecar."
+    )
 
 
 def test_a_refusal_that_is_over_is_forgotten() -> None:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 import zipfile
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from traitlets import TraitError
 
 from kbatch_server.errors import InvalidRequest
 from kbatch_server.launchers import accounts
+from kbatch_server.launchers.accounts import Account, has_home
 from kbatch_server.launchers.base import (
     JobLauncher,
     Launch,
@@ -265,6 +267,32 @@ async def test_cpus_and_file_sizes_are_limited(launcher, changes):
     assert os.path.getsize(Path(launcher.root) / job.id / "code/big") == 1000
 
 
+FORKS = """
+import os, signal, time
+children = []
+try:
+    while len(children) < 2000:
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+        children.append(child)
+except BlockingIOError as error:
+    print(error.strerror)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+print(len(children))
+"""
+
+
+async def test_a_job_that_starts_processes_without_end_is_stopped_by_the_system(launcher, changes):
+    launcher.max_processes = 300  # of its account, which may have others
+    job = make_job("/usr/bin/env", "python3", "-c", FORKS)
+    await run(launcher, changes, job)
+    [words, count] = (await read(launcher, job)).splitlines()
+    assert words == "Resource temporarily unavailable"
+    assert int(count) < 300
+
+
 async def test_what_a_job_leaves_running_is_killed(launcher, changes):
     job = make_script("setsid sh -c 'echo $$; exec sleep 300' & sleep 0.3; echo end")
     assert (await run(launcher, changes, job)).status == Status.SUCCEEDED
@@ -292,6 +320,25 @@ async def test_the_environment_is_the_jobs_and_nothing_of_the_services(launcher,
     assert names == {"GREETING", "PATH", "LANG", "HOME", "USER", "LOGNAME", "SHELL", "KBATCH_OUTPUT_DIR"}
     assert "GREETING=grüß\ngott" in log
     assert "the-services-own" not in log
+
+
+async def test_an_account_without_a_home_gets_one_beside_the_code(launcher, changes):
+    job = make_script("touch $HOME/x; mkdir -p ~/.cache; echo $HOME; ls -A")
+    assert (await run(launcher, changes, job)).status == Status.SUCCEEDED
+    folder = Path(launcher.root) / job.id
+    assert (await read(launcher, job)) == f"{folder}/home\n"  # and nothing is in the folder of the code
+    await launcher.clean(job)
+    assert not (folder / "home").exists()
+
+
+def test_a_home_is_one_that_its_user_can_write_to(tmp_path):
+    account = Account("ada", os.geteuid(), os.getegid(), (), str(tmp_path), "/bin/sh", is_users_own=True)
+    assert has_home(account)
+    assert not has_home(replace(account, is_users_own=False))
+    assert not has_home(replace(account, home=str(tmp_path / "nonexistent")))
+    assert not has_home(replace(account, uid=os.geteuid() + 1))
+    tmp_path.chmod(0o500)
+    assert not has_home(account)
 
 
 async def test_secrets_stand_in_no_file_and_no_argument(launcher, changes):

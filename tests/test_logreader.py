@@ -15,6 +15,7 @@ from kbatch_server.logreader import LogPlace, LogSelection
 from kbatch_server.logsearch import MAX_LINE_BYTES, MAX_SHOWN_BYTES, LineSearch
 from kbatch_server.models import Status, utcnow
 from kbatch_server.storage.base import StorageError
+from kbatch_server.terminal import show_plain
 
 LINES = numbered(1000)  # 40,000 bytes
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -332,6 +333,42 @@ async def test_lines_are_found_with_their_numbers(world, is_running):
     assert [hit.text async for hit in text.search("error 9")] == ["ERROR 999 " + "." * 35]
 
 
+def make_bar(steps):
+    """Return what a progress bar writes, each of its states drawn over the one before."""
+    return b"".join(b"\rstep %d/%d [%-50s]" % (n, steps, b"#" * (50 * n // steps)) for n in range(steps + 1))
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_progress_bar_is_its_last_state_and_the_raw_log_its_whole_history(world, is_running):
+    data = b"begin\n" + make_bar(1000) + b"\n\x1b[1mINFO\x1b[0m | saved\n" + make_bar(50)
+    await (begin(world, data) if is_running else world.record(data=data))
+    text, _ = await world.reader.open(world.job)
+    for words, lines in [("1000/1000", [2]), ("500/1000", []), ("INFO | saved", [3]), ("50/50", [4])]:
+        assert [hit.line async for hit in text.search(words)] == lines, words
+    assert [hit.text async for hit in text.search("info")] == ["INFO | saved"]
+    last = "step 50/50 [" + "#" * 50 + "]"
+    assert [(line.line, line.text) async for line in text.read_lines(1, 100)] == [
+        (1, "begin"),
+        (2, "step 1000/1000 [" + "#" * 50 + "]"),
+        (3, "\x1b[1mINFO\x1b[0m | saved"),
+        (4, last),
+    ]
+    assert [line.line async for line in text.read_lines(4, 1)] == [4]
+    assert await world.read() == data
+
+
+async def test_a_line_that_is_drawn_on_goes_on_from_what_was_shown(world):
+    log = await begin(world, b"50% of all\r")
+    text, _ = await world.reader.open(world.job)
+    (line,) = [line async for line in text.read_lines(1, 1)]
+    log.write(b"60%")
+    log.end()
+    await world.settle()
+    text, _ = await world.reader.open(world.job)
+    assert [line.text async for line in text.read_lines(1, 1)] == ["60% of all"]
+    assert show_plain(line.text.encode() + b"60%") == b"60% of all"
+
+
 async def test_a_search_begins_where_the_selection_does(world):
     await world.record(data=LINES)
     text, _ = await world.reader.open(world.job, LogSelection(tail=300))
@@ -361,3 +398,12 @@ def test_a_search_keeps_no_endless_line():
     hits += search.finish()
     assert [hit.line for hit in hits] == [1]
     assert len(hits[0].text) <= MAX_SHOWN_BYTES + 2
+
+
+def test_a_search_keeps_of_a_line_that_is_drawn_for_ever_what_is_seen():
+    search, hits = LineSearch("needle"), []
+    for number in range(40):
+        hits += search.add(b"\rstep %d" % number * 20_000 + (b"\rneedle " if number == 39 else b""), 1)
+        assert len(search._rest) <= MAX_LINE_BYTES
+    assert hits == []
+    assert [(hit.line, hit.text) for hit in search.finish()] == [(1, "needle")]

@@ -30,6 +30,7 @@ from kbatch_server.notebooks.launch import EXIT_REASONS
 from kbatch_server.outputs import Outputs
 from kbatch_server.profiles import Profiles
 from kbatch_server.reconciler import Reconciler
+from kbatch_server.relaunch import RELAUNCH
 from kbatch_server.storage.base import StorageFull
 from kbatch_server.store import JobStore
 from kbatch_server.uploads import Uploads
@@ -159,12 +160,106 @@ async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
     [(job_id, launch)] = world.launcher.launched
     assert job_id == job.id
     assert launch.env == {
+        "PYTHONUNBUFFERED": "1",
+        "TERM": "xterm-256color",
+        "COLUMNS": "120",
         "SITE": "here",
         "A": "mine",
         "JUPYTERHUB_USER": "alice",
         "KBATCH_JOB_ID": job.id,
         "KBATCH_JOB_NAME": "job",
     }
+
+
+async def test_how_a_program_writes_its_log_is_for_the_user_to_choose(world):
+    job = await submit(world, env={"PYTHONUNBUFFERED": "", "COLUMNS": "80"})
+    await step(world, job)
+    [(_, launch)] = world.launcher.launched
+    assert [launch.env[name] for name in ("PYTHONUNBUFFERED", "COLUMNS")] == ["", "80"]
+
+
+def see_refused(world, job):
+    see(world, job, Status.FAILED, reason="OutOfcpu", message="Its node was full.", never_began=True)
+
+
+async def make_due(world, job):
+    """Let the time pass after which a job is launched again."""
+    state = job.state | {RELAUNCH: job.state[RELAUNCH] | {"at": "2020-01-01T00:00:00Z"}}
+    return await world.store.update_job(job.id, state=state)
+
+
+async def test_a_job_whose_node_did_not_take_it_is_launched_again_some_times(world):
+    job = await step(world, await submit(world))
+    for count, delay in enumerate((10, 20, 40, 80, 160, 320), 1):
+        see_refused(world, job)
+        job = await step(world, job)
+        assert (job.status, job.reason, job.ended_at) == ("pending", "OutOfcpu", None)
+        assert job.message == (
+            f"Its node was full. Its command did not begin; it is launched again in {delay} s."
+        )
+        job = await step(world, job)  # too early
+        assert len(world.launcher.launched) == count
+        job = await make_due(world, job)
+        world.launcher.ends_slowly = True
+        job = await step(world, job)
+        assert job.launched_at is not None  # what there is of it is not gone yet
+        world.launcher.ends_slowly = False
+        world.launcher.seen[job.id] = None
+        job = await step(world, job)
+        assert (job.launched_at, job.attempts) == (None, 0)
+        job = await step(world, job)
+        assert job.launched_at is not None
+        assert len(world.launcher.launched) == count + 1
+    see_refused(world, job)
+    job = await step(world, job)
+    assert (job.status, job.reason, job.message) == ("failed", "OutOfcpu", "Its node was full.")
+
+
+async def test_a_job_that_was_seen_to_run_is_not_launched_again(world):
+    job = await step(world, await submit(world))
+    see(world, job, Status.RUNNING, started_at=utcnow())
+    job = await step(world, job)
+    see_refused(world, job)
+    assert (await step(world, job)).status == "failed"
+    assert len(world.launcher.launched) == 1
+
+
+async def test_a_job_that_waits_to_be_launched_again_can_be_cancelled(world):
+    job = await step(world, await submit(world))
+    see_refused(world, job)
+    job = await step(world, job)
+    await world.jobs.cancel(ALICE, job.id)
+    job = await step(world, job)
+    assert job.status == "cancelled"
+    assert len(world.launcher.launched) == 1
+
+
+async def test_a_job_whose_command_has_ended_well_ends_though_its_pod_does_not(world):
+    job = await step(world, await submit(world))
+    running = {"reason": "SidecarRunning", "message": "A proxy still runs.", "exit_code": 0}
+    see(world, job, Status.RUNNING, finish_at=utcnow() + timedelta(seconds=60), **running)
+    job = await step(world, job)
+    assert (job.status, job.reason) == ("running", "SidecarRunning")
+    see(world, job, Status.RUNNING, finish_at=utcnow(), **running)
+    job = await step(world, job)
+    world.launcher.ends_slowly = True
+    # what ran beside it may end as it likes, and the Job fail for it
+    see(world, job, Status.FAILED, reason="Error", message="Exit code 137.", exit_code=137)
+    job = await step(world, job)
+    assert job.status == "running"
+    world.launcher.ends_slowly = False
+    job = await step(world, job)
+    assert (job.status, job.reason, job.exit_code) == ("succeeded", "Complete", 0)
+    assert world.launcher.finished == []
+
+
+async def test_of_a_job_whose_command_has_failed_only_the_pod_is_ended(world):
+    job = await step(world, await submit(world, retries=1))
+    see(world, job, Status.RUNNING, reason="SidecarRunning", exit_code=3, finish_at=utcnow())
+    job = await step(world, job)
+    assert (job.status, world.launcher.finished) == ("running", [job.id])
+    see(world, job, Status.PENDING, message="Attempt 2 of 2 starts soon.")
+    assert (await step(world, job)).status == "pending"
 
 
 async def test_an_end_is_never_left_again(world):

@@ -33,6 +33,9 @@ LARGE_BODY_BYTES = 2**20
 GATHER_SECONDS = 0.2
 """For how long lines are gathered into one chunk for the client that prints chunk by chunk."""
 
+BAR_SECONDS = 60.0
+"""How long nothing is printed before a progress bar is, as far as it got: a line each time."""
+
 KEEP_ALIVE_SECONDS = 20.0
 """The client gives up when it reads nothing for 60 s, though the job it follows may well be silent."""
 
@@ -240,11 +243,14 @@ class LogHandler(KBatchHandler):
         if follow:
             self.is_stream = True
             pieces = until(pieces, self.services.traffic.stopping)
+        is_kbatch = self.request.headers.get("User-Agent", "").startswith("python-httpx")
         async with aclosing(pieces):
-            if follow and self.request.headers.get("User-Agent", "").startswith("python-httpx"):
-                await self._send_lines(pieces)
-            else:
+            if not is_kbatch:
                 await self._send_bytes(pieces)
+            elif follow:
+                await self._send_chunks(pieces)
+            else:
+                await self._send_lines(pieces)
 
     async def _send_bytes(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         await self.flush()
@@ -255,6 +261,16 @@ class LogHandler(KBatchHandler):
             self.write(CUT_OFF)
 
     async def _send_lines(self, pieces: AsyncGenerator[ShownPiece]) -> None:
+        """Send the lines as a terminal shows them."""
+        chunker = LineChunker()
+        async for piece in pieces:
+            chunker.add(piece.data)
+            if lines := chunker.take():
+                self.write(lines + b"\n")
+            await self.flush()
+        self.write(chunker.take(final=True))
+
+    async def _send_chunks(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         """Send chunks of whole lines without their last newline: see LineChunker.
 
         Compressed, because an empty block of deflate is no text but is traffic: it keeps the client from
@@ -268,13 +284,17 @@ class LogHandler(KBatchHandler):
         await self.flush()
         now = asyncio.get_running_loop().time
         chunker, sent_at = LineChunker(), now()
+        printed_at = sent_at
         async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
             async for piece in ticking:
                 chunker.add(b"" if piece is None else piece.data)
                 # since we wrote, not since the job did: one that writes all the time must be seen to
                 silent_seconds = now() - sent_at
                 lines = chunker.take() if chunker.is_full or silent_seconds >= GATHER_SECONDS else b""
+                if not lines and now() - printed_at >= BAR_SECONDS:
+                    lines = chunker.show_bar()
                 if lines:
+                    printed_at = now()
                     self.write(encoder.compress(lines) if encoder else lines)
                 elif encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
                     self.write(encoder.EMPTY_BLOCK)

@@ -61,6 +61,7 @@ def _make_jobs(schemas: Json) -> Json:
         "args": TEXTS,
         "image": TEXT,
         "mem_limit": {"type": ["integer", "null"]},
+        "shm_size": {"type": ["integer", "null"]},
         "tags": {"type": "object", "additionalProperties": TEXT},
     }
     omitted: Json = {"type": "array", "items": _object({"path": TEXT, "size": INTEGER})}

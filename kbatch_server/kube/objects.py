@@ -5,7 +5,6 @@ The shapes: https://kubernetes.io/docs/reference/kubernetes-api/workload-resourc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -16,8 +15,11 @@ from ..slugs import MAX_LABEL, make_slug
 from . import notebook, sidecar
 from .fetch import FETCH_SCRIPT
 from .gates import ATTEMPT_GATE, has_own_delay
+from .home import make_account_env, needs_home, wrap_command
 from .kueue import PRIORITY_LABEL, QUEUE_LABEL
-from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUT_VOLUME, OUTPUTS_URL_KEY
+from .resources import make_init_resources, make_resources, make_sidecar_resources
+from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY
+from .volumes import find_working_dir, make_mounts, make_volumes
 
 Manifest = dict[str, Any]
 
@@ -38,6 +40,13 @@ ENV_KEY_PREFIX = "env."
 LEFTOVER_TTL_SECONDS = 30 * 86400
 """How long a Job stays after its end when no service comes to see it. One that does sets the admin's time:
 a Job that is gone before its end is on record would count as lost, or be made again."""
+
+STAYS_ANNOTATIONS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""What keeps autoscalers from emptying the node of a pod that could not be run again.
+https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md, https://karpenter.sh/docs/concepts/disruption/"""
 
 
 def make_job(
@@ -64,7 +73,7 @@ def make_job(
         "podReplacementPolicy": "Failed",
         "ttlSecondsAfterFinished": LEFTOVER_TTL_SECONDS,
         "template": {
-            "metadata": {"labels": labels, "annotations": annotations},
+            "metadata": {"labels": labels, "annotations": _make_pod_annotations(spec) | annotations},
             "spec": make_pod_spec(job, output_limits, env_names=env_names, init_image=init_image),
         },
     }
@@ -92,6 +101,11 @@ def make_job(
         },
         "spec": job_spec,
     }
+
+
+def _make_pod_annotations(spec: JobSpec) -> dict[str, str]:
+    """Return the annotations of a pod which the administrator's win over."""
+    return {} if spec.retries else STAYS_ANNOTATIONS
 
 
 def _make_kueue_labels(spec: JobSpec) -> dict[str, str]:
@@ -232,14 +246,15 @@ def make_pod_spec(
         "enableServiceLinks": False,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **spec.pod_security_context},
         "containers": [_make_main_container(job, env_names)],
-        "volumes": [{"name": CODE_VOLUME, "emptyDir": {}}, *expand(spec.volumes, job.user)],
+        "volumes": [
+            *make_volumes(spec, has_home=needs_home(spec, env_names)),
+            *expand(spec.volumes, job.user),
+        ],
     }
     if has_own_delay(spec):
         pod["schedulingGates"] = [{"name": ATTEMPT_GATE}]
     if init_containers := _make_init_containers(job, init_image, output_limits):
         pod["initContainers"] = init_containers
-    if spec.keep_outputs:
-        pod["volumes"] += [{"name": each, "emptyDir": {}} for each in (OUTPUT_VOLUME, sidecar.LISTS_VOLUME)]
     if spec.notebook is not None:
         pod["volumes"].append(notebook.make_volume(job.id))
     optional = {
@@ -267,8 +282,8 @@ def _make_init_containers(job: Job, image: str, output_limits: OutputLimits) -> 
             output_limits,
             image=image,
             url=_make_secret_env("KBATCH_OUTPUTS_URL", job.id, OUTPUTS_URL_KEY),
-            main_resources=_make_resources(job.spec),
-            security=_make_security_context(job.spec),
+            resources=make_sidecar_resources(job.spec),
+            security_context=_make_security_context(job.spec),
         )
         containers.append(keeper)
     return containers
@@ -276,27 +291,27 @@ def _make_init_containers(job: Job, image: str, output_limits: OutputLimits) -> 
 
 def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     spec = job.spec
+    has_home = needs_home(spec, env_names)
     env = [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)]
-    mounts = [{"name": CODE_VOLUME, "mountPath": CODE_DIR}]
+    env += make_account_env(job.user, env_names)
     if spec.keep_outputs:
         # ours wins: anywhere else, nothing would be found
         env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
         env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
-        mounts.append({"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR})
-    if spec.notebook is not None:
-        mounts.append(notebook.MOUNT)
+    mounts = make_mounts(spec, has_home=has_home) + ([notebook.MOUNT] if spec.notebook is not None else [])
     container: Manifest = {
         "name": MAIN_CONTAINER,
         "image": spec.image,
-        "workingDir": f"{CODE_DIR}/{spec.working_dir}" if spec.working_dir else CODE_DIR,
         "env": env,
-        "resources": _make_resources(spec),
+        "resources": make_resources(spec),
         "securityContext": _make_security_context(spec),
         "volumeMounts": [*mounts, *expand(spec.volume_mounts, job.user)],
     }
+    command = [_escape(word) for word in _get_command(spec)]
     optional = {
+        "workingDir": find_working_dir(spec),
         # `$(NAME)` in a command is Kubernetes's own syntax; users mean what they write
-        "command": [_escape(word) for word in _get_command(spec)],
+        "command": wrap_command(command) if has_home else command,
         "args": [_escape(word) for word in spec.args],
         "imagePullPolicy": spec.image_pull_policy,
     }
@@ -308,7 +323,7 @@ def _get_command(spec: JobSpec) -> list[str]:
 
 
 def _make_fetch_container(job: Job, init_image: str) -> Manifest:
-    resources, working_dir = _make_resources(job.spec), job.spec.working_dir
+    working_dir = job.spec.working_dir
     collects = job.spec.keep_outputs and job.spec.collect == "workdir"
     return {
         "name": FETCH_CONTAINER,
@@ -319,12 +334,7 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
             {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
             *([{"name": "KBATCH_WORKING_DIR", "value": _escape(working_dir)}] if working_dir else []),
         ],
-        # What the job itself has: a quota wants some in each container, and Kubernetes reserves the larger
-        # of init and main, so that the same adds nothing. A GPU is of no use here.
-        "resources": {
-            kind: {name: value for name, value in amounts.items() if name in ("cpu", "memory")}
-            for kind, amounts in resources.items()
-        },
+        "resources": make_init_resources(job.spec),
         "securityContext": _make_security_context(job.spec),
         "volumeMounts": [
             {"name": CODE_VOLUME, "mountPath": CODE_DIR},
@@ -335,25 +345,6 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
 
 def _make_secret_env(name: str, secret: str, key: str) -> Manifest:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
-
-
-def _make_resources(spec: JobSpec) -> Manifest:
-    limits = dict(spec.extra_resource_limits)
-    requests = dict(spec.extra_resource_guarantees)
-    for amounts, cpu, memory in (
-        (limits, spec.cpu_limit, spec.mem_limit),
-        (requests, spec.cpu_guarantee, spec.mem_guarantee),
-    ):
-        if cpu is not None:
-            amounts["cpu"] = _format_cpu(cpu)
-        if memory is not None:
-            amounts["memory"] = str(memory)
-    return {kind: amounts for kind, amounts in (("limits", limits), ("requests", requests)) if amounts}
-
-
-def _format_cpu(cpu: float) -> str:
-    """Return ``2`` or ``1500m``: Kubernetes counts in thousandths, and takes 0 for no limit."""
-    return str(int(cpu)) if cpu == int(cpu) else f"{max(1, math.ceil(round(cpu * 1000, 6)))}m"
 
 
 def _make_security_context(spec: JobSpec) -> Manifest:

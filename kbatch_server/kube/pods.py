@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from ..models import JobSpec
 from . import sentences
 from .objects import FETCH_CONTAINER, MAIN_CONTAINER
 from .sidecar import KEEP_CONTAINER
@@ -17,6 +18,12 @@ START_PROBLEMS = frozenset({"StartError", "RunContainerError", "CreateContainerE
 
 UNKNOWN_END = "ContainerStatusUnknown"
 """The reason of a container whose end its node did not see; its exit code, 137, is made up by the kubelet."""
+
+REJECTION_SECONDS = 2
+"""How long a kubelet may take to write that it does not take a pod, from when it first saw it."""
+
+MAX_FREE_ATTEMPTS = 6
+"""How many pods that a node did not take count as no attempt of a job."""
 
 _STOPPED = (137, 143)
 """The exit codes of what was stopped by KILL or TERM."""
@@ -59,6 +66,42 @@ def find_state(pod: Manifest, name: str = MAIN_CONTAINER) -> Manifest:
 def is_over(pod: Manifest) -> bool:
     """Whether nothing of the pod's main container will run any more."""
     return pod["status"].get("phase") in ("Succeeded", "Failed") or "terminated" in find_state(pod)
+
+
+def never_began(pod: Manifest) -> bool:
+    """Whether a node's kubelet refused a pod as it came: nothing of it ran.
+
+    Such a pod has no statuses of containers. But so has one that ran, when its kubelet is started again and
+    takes it no more (1.35): that had been seen for longer when this was written.
+    """
+    status = pod["status"]
+    if status.get("phase") != "Failed" or container_statuses(pod) or find_condition(pod, "DisruptionTarget"):
+        return False
+    seen, written = status.get("startTime"), pod["metadata"].get("statusWrittenAt")
+    if not (seen and written):
+        return False
+    return parse_time(written) - parse_time(seen) <= timedelta(seconds=REJECTION_SECONDS)
+
+
+def get_wanted_limit(pods: Iterable[Manifest], spec: JobSpec) -> int:
+    """Return the ``backoffLimit`` of a Job with these pods: its retries, one for each not begun."""
+    count = sum(1 for pod in pods if never_began(pod))
+    return spec.retries + min(count, MAX_FREE_ATTEMPTS)
+
+
+def find_strangers(pod: Manifest) -> list[str]:
+    """Return the containers that still run when the command has ended: something else put them into the pod.
+
+    A native sidecar is none of them: that is ended by Kubernetes.
+    """
+    if pod.get("isGone") or "terminated" not in find_state(pod):
+        return []
+    own = [
+        each["name"]
+        for each in pod["status"].get("containerStatuses") or []
+        if "running" in (each.get("state") or {})
+    ]
+    return [name for name in own if name != MAIN_CONTAINER]
 
 
 def is_ending(pod: Manifest) -> bool:
@@ -146,12 +189,15 @@ def explain_failure(pod: Manifest) -> tuple[str, str]:
         if ended and ended["exitCode"] and not is_sidecar:
             return _explain_init_failure(pod, each["name"], ended)
     ended = find_state(pod).get("terminated")
+    if never_began(pod):
+        reason = status.get("reason") or "Rejected"
+        return reason, sentences.rejected(reason, status.get("message") or "")
     if _was_deleted(pod, ended):
         return "Deleted", "Its pod was deleted by somebody, or something, outside this service."
     if ended and (ended["exitCode"] or ended.get("reason") == "OOMKilled"):
         return _explain_exit(find_container(pod), ended)
     reason = status.get("reason") or "Failed"
-    return reason, f"Its node could not run it: {sentences.cut(status.get('message') or reason)}"
+    return reason, sentences.failed_on_node(status.get("message") or reason)
 
 
 def _explain_init_failure(pod: Manifest, name: str, ended: Manifest) -> tuple[str, str]:

@@ -330,6 +330,8 @@ def trim_pod(manifest: Manifest) -> Manifest:
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
     )
+    if status.get("phase") == "Failed" and not status.get("containerStatuses"):
+        kept["statusWrittenAt"] = _find_status_time(metadata)
     labels = metadata.get("labels") or {}
     kept["labels"] = _pick(labels, JOB_ID_LABEL, INSTANCE_LABEL)
     return {
@@ -340,7 +342,7 @@ def trim_pod(manifest: Manifest) -> Manifest:
             "containers": [_trim_container(each) for each in spec["containers"]],
         },
         "status": {
-            **_pick(status, "phase", "reason", "message", "conditions"),
+            **_pick(status, "phase", "reason", "message", "conditions", "startTime"),
             "initContainerStatuses": [
                 _pick(each, "name", "state") for each in status.get("initContainerStatuses") or []
             ],
@@ -349,6 +351,15 @@ def trim_pod(manifest: Manifest) -> Manifest:
             ],
         },
     }
+
+
+def _find_status_time(metadata: Manifest) -> str | None:
+    """Return when the node wrote the status of a pod."""
+    for each in metadata.get("managedFields") or []:
+        if each.get("subresource") == "status" and each.get("manager") == "kubelet":
+            time: str | None = each.get("time")
+            return time
+    return None
 
 
 def trim_event(manifest: Manifest) -> Manifest:

@@ -6,7 +6,7 @@ Each sentence is for someone who knows the job and not the cluster: what happene
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -37,12 +37,34 @@ _SUFFIXES = {
 _EXIT_CODES = {
     126: "the command was found, but is not a program that can be run",
     127: "a command was not found",
+    129: "its terminal was closed, SIGHUP",
     130: "it was interrupted, SIGINT",
-    134: "it aborted itself, SIGABRT",
+    131: "it was asked to quit, SIGQUIT",
+    132: "it has an instruction that this CPU does not know, SIGILL; often a library for another CPU",
+    133: "it hit a breakpoint, SIGTRAP",
+    134: "it aborted itself, SIGABRT; what it printed last often says why",
+    135: "it accessed memory that is not there, SIGBUS; often /dev/shm is full, which shm_size makes larger",
+    136: "it divided by zero or overflowed, SIGFPE",
     137: "it was killed, SIGKILL; often a sign of too little memory",
+    138: "it was ended by SIGUSR1",
     139: "it crashed with a segmentation fault, SIGSEGV",
+    140: "it was ended by SIGUSR2",
+    141: "it wrote to a pipe that nobody read, SIGPIPE",
+    142: "its own timer ended it, SIGALRM",
     143: "it was told to stop, SIGTERM",
+    152: "it used more CPU time than its limit, SIGXCPU",
+    153: "it wrote a file that is larger than its limit, SIGXFSZ",
+    159: "it made a system call that is not allowed here, SIGSYS",
 }
+"""What ended a command, by exit code: from 129 on it is 128 and the number of a signal (Linux)."""
+
+_VOLUMES = {
+    "kbatch-code": "its working folder /code",
+    "kbatch-outputs": "its folder of results ($KBATCH_OUTPUT_DIR)",
+    "kbatch-home": "its home folder",
+    "kbatch-shm": "its shared memory (/dev/shm)",
+}
+"""What users call the volumes that a pod has of its own."""
 
 _RESOURCES = {"cpu": "CPU", "memory": "memory", "ephemeral-storage": "disk space", "pods": "pods"}
 
@@ -71,6 +93,8 @@ _PULL_CAUSES = (
     (re.compile(r"no match for platform", re.I), "it is not made for this kind of computer"),
     (re.compile(r"no space left", re.I), "there is no room on the disk of the node"),
 )
+
+_REJECTED = "Pod was rejected: "
 
 NODE_LOST = (
     "The node that it runs on was lost, or is being emptied: on one that does not answer it ends when that "
@@ -115,6 +139,14 @@ def format_bytes(size: int) -> str:
         if size >= 2**power:
             return f"{_plain(round(Decimal(size) / 2**power, 1))} {unit}"
     return f"{size} bytes"
+
+
+def _format_size(quantity: str) -> str:
+    """Return ``2 GiB`` for ``2Gi`` or ``2147483648``."""
+    try:
+        return format_bytes(int(parse_quantity(quantity)))
+    except ValueError:
+        return quantity
 
 
 def format_requests(container: Manifest) -> str:
@@ -216,12 +248,45 @@ def evicted(message: str) -> str:
     low = re.search(r"low on resource: ([\w-]+)", message)
     if low:
         return f"Its node ran out of {_RESOURCES.get(low[1], low[1])}, and it had to go."
+    volume = re.search(r'EmptyDir volume "([^"]+)" exceeds the limit "([^"]+)"', message)
+    if volume:
+        where = _VOLUMES.get(volume[1], f"the volume {volume[1]}")
+        return f"It wrote more to {where} than it may: {_format_size(volume[2])}."
     local = re.search(
         r"(?:limit of containers|ephemeral storage limit) \"?([0-9][0-9A-Za-z.]*?)\"?\. *$", message
     )
     if local:
         return f"It wrote more to its disk than it may: {local[1]}."
     return f"Its node threw it out: {cut(message)}" if message else "Its node threw it out."
+
+
+def failed_on_node(message: str) -> str:
+    """Say why a node failed a pod that it had taken, from kubelet's words."""
+    if message.startswith(_REJECTED):
+        said = cut(message.removeprefix(_REJECTED))
+        return f"Its node did not take it any more, as when its kubelet is started again: {said}"
+    return f"Its node could not run it: {cut(message)}"
+
+
+def rejected(reason: str, message: str) -> str:
+    """Say why a node did not take a pod that was sent to it, from kubelet's words."""
+    said = message.removeprefix(_REJECTED)
+    if reason.startswith("OutOf"):
+        what = reason.removeprefix("OutOf")
+        return f"Its node had not enough {_RESOURCES.get(what, what)} left when it came."
+    if reason == "UnexpectedAdmissionError":
+        return f"Its node could not give it what it needs: {cut(said)}"
+    return f"Its node did not take it: {cut(said or reason)}"
+
+
+def strangers(names: Sequence[str]) -> str:
+    """Say what keeps a pod alive whose command has ended."""
+    are = "is a container" if len(names) == 1 else "are containers"
+    verb = "runs" if len(names) == 1 else "run"
+    return (
+        f"Its command has ended. In its pod {_join(list(names))} still {verb}, which {are} that the cluster "
+        "added to it, and will be ended."
+    )
 
 
 def disruption(reason: str, message: str) -> str:
@@ -237,6 +302,13 @@ def refused(message: str) -> str:
     quota = re.match(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)", said)
     if quota:
         return _quota(*quota.groups())
+    bound = re.search(
+        r"(minimum|maximum) (\S+) usage per (Container|Pod) is (\S+?), "
+        r"but (?:request|limit) is (\S+?)[.,\]]?(?: |$)",
+        said,
+    )
+    if bound:
+        return _out_of_range(*bound.groups())
     if said.startswith("failed quota: "):
         return f"The quota here wants a size for each job: {cut(said.removeprefix('failed quota: '))}."
     security = re.match(r'violates PodSecurity "([^"]*)": (.*)', said, re.DOTALL)
@@ -274,6 +346,18 @@ def _quota(name: str, requested: str, used: str, limited: str) -> str:
             part += f", of which {format_amount(resource, in_use[key]).removesuffix(unit)} is in use"
         parts.append(part)
     return f'The quota here ("{name}") leaves no room: {_join(parts)}.'
+
+
+def _out_of_range(kind: str, resource: str, what: str, bound: str, amount: str) -> str:
+    """Say that a LimitRange refuses a size, which may be that of one of our containers."""
+    most = f"at {'least' if kind == 'minimum' else 'most'} {format_amount(resource, bound)}"
+    sentence = (
+        f"The cluster wants {most} in each {what.lower()} here (a LimitRange), "
+        f"and one has {format_amount(resource, amount)}."
+    )
+    return (
+        f"{sentence} Ask for another size; if yours is right, an administrator must set that of the sidecar."
+    )
 
 
 def _parse_amounts(text: str) -> dict[str, str]:

@@ -29,9 +29,6 @@ LISTS_VOLUME = "kbatch-lists"
 
 LISTS_MOUNT = {"name": LISTS_VOLUME, "mountPath": f"{ROOT}/lists"}
 
-AMOUNTS = {"cpu": "200m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
-"""What the sidecar gets of each thing that the job's own container asks for, as a quota wants it to."""
-
 MAX_SAID_LENGTH = 200
 """Characters of the sidecar's last word that are passed on."""
 
@@ -181,13 +178,10 @@ def make_sidecar(
     *,
     image: str,
     url: Manifest,
-    main_resources: Manifest,
-    security: Manifest,
+    resources: Manifest,
+    security_context: Manifest,
 ) -> Manifest:
-    """Return the container; ``url`` is the variable ``KBATCH_OUTPUTS_URL``, which comes from the Secret.
-
-    ``main_resources`` are those of the job's own container.
-    """
+    """Return the container; ``url`` is the variable ``KBATCH_OUTPUTS_URL``, which comes from the Secret."""
     folders = {"outputs": OUTPUT_DIR} | ({"workdir": CODE_DIR} if spec.collect == "workdir" else {})
     env = {
         "KBATCH_FOLDERS": " ".join(f"{name}={path}" for name, path in folders.items()),
@@ -205,11 +199,8 @@ def make_sidecar(
         "restartPolicy": "Always",
         "command": ["sh", "-c", SEND_SCRIPT],
         "env": [url, *({"name": name, "value": value} for name, value in env.items())],
-        "resources": {
-            kind: {name: AMOUNTS[name] for name in amounts if name in AMOUNTS}
-            for kind, amounts in main_resources.items()
-        },
-        "securityContext": security,
+        "resources": resources,
+        "securityContext": security_context,
         "volumeMounts": mounts[: 1 + len(folders)],
     }
 

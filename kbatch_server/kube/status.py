@@ -26,9 +26,11 @@ from .pods import (
     find_condition,
     find_container,
     find_state,
+    find_strangers,
     has_failed,
     is_keeping,
     is_over,
+    never_began,
     parse_time,
     program_of,
     sort_pods,
@@ -75,7 +77,8 @@ def make_status(
     """
     pods = sort_pods(pods)
     status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events)
-    status.pods = [make_pod(pod, events) for pod in pods]
+    # a pod that a node did not take is no attempt: there is nothing to be seen of it
+    status.pods = [make_pod(pod, events) for pod in pods if not never_began(pod)]
     status.started_at = min(_starts(pods), default=None)
     return status
 
@@ -116,6 +119,7 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
         message=message,
         exit_code=code,
         ended_at=parse_time(failure["lastTransitionTime"]),
+        never_began=bool(pods) and all(never_began(pod) for pod in pods),
     )
 
 
@@ -131,7 +135,7 @@ def _make_held(job: Manifest, pods: Sequence[Manifest], workload: Manifest | Non
 def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event]) -> JobStatus:
     """Return the status of a Job without an end: the newest pod counts, or why there is none."""
     newest = pods[-1] if pods else None
-    if newest is None or has_failed(newest):
+    if newest is None or (has_failed(newest) and not find_strangers(newest)):
         return _make_between(job, newest, _count_attempts(pods), events)
     name = newest["metadata"]["name"]
     if "running" in find_state(newest) or is_over(newest):
@@ -139,6 +143,14 @@ def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event
             if (find_condition(newest, "DisruptionTarget") or {}).get("reason") == "DeletionByTaintManager":
                 return JobStatus(status=Status.RUNNING, reason="NodeLost", message=sentences.NODE_LOST)
             return JobStatus(status=Status.RUNNING, reason="Terminating", message="It is being stopped.")
+        if strangers := find_strangers(newest):
+            return JobStatus(
+                status=Status.RUNNING,
+                reason="SidecarRunning",
+                message=sentences.strangers(strangers),
+                exit_code=exit_code_of(newest),
+                finish_at=ended_at(newest),
+            )
         if is_keeping(newest):
             message = "Its command has ended, and its results are being kept."
             return JobStatus(status=Status.RUNNING, reason="KeepingOutputs", message=message)
@@ -177,7 +189,7 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
         return _make_blocked(_Blocked("NoPod", "Kubernetes has not made a pod for it yet.", since))
     reason, message = explain_failure(last)
     retries = job["spec"].get("backoffLimit", 0)
-    if retries and find_condition(last, "DisruptionTarget"):
+    if retries and (find_condition(last, "DisruptionTarget") or never_began(last)):
         again = "It is started again."
     elif retries and attempts <= retries:
         again = f"Attempt {attempts + 1} of {retries + 1} starts soon."
@@ -188,8 +200,9 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
 
 
 def _count_attempts(pods: Sequence[Manifest]) -> int:
-    """Return how many attempts of those that a user asked for were made: one that had to give way is none."""
-    return sum(1 for pod in pods if not find_condition(pod, "DisruptionTarget"))
+    """Return how many attempts of those that a user asked for were made: a pod that had to give way is none,
+    nor is one that a node did not take."""
+    return sum(1 for pod in pods if not (find_condition(pod, "DisruptionTarget") or never_began(pod)))
 
 
 def _make_blocked(blocked: _Blocked) -> JobStatus:

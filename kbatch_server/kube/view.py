@@ -19,9 +19,11 @@ from .pods import (
     ended_at,
     explain_failure,
     find_condition,
+    get_wanted_limit,
     has_failed,
     is_keeping,
     is_over,
+    never_began,
     parse_time,
     sort_pods,
 )
@@ -165,7 +167,9 @@ def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
         set_deadline(status, seen, spec)
     if has_own_delay(spec):
         set_hold(status, seen, spec)
-    for name in ("blocked_since", "deadline_at", "held_until"):
+    set_free_attempts(status, seen, spec)
+    set_finish(status, spec)
+    for name in ("blocked_since", "deadline_at", "held_until", "finish_at"):
         moment = getattr(status, name)
         if moment is not None:
             setattr(status, name, moment + ahead)
@@ -195,7 +199,7 @@ def set_hold(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
     pods = sort_pods(list(seen.pods.values()))
     if not pods or not is_gated(pods[-1]) or has_failed(pods[-1]):
         return
-    failed = [pod for pod in pods[:-1] if not find_condition(pod, "DisruptionTarget")]
+    failed = [pod for pod in pods[:-1] if not (find_condition(pod, "DisruptionTarget") or never_began(pod))]
     status.blocked_since, status.reason = None, "BackOff"
     if not failed:
         status.held_until = parse_time(pods[-1]["metadata"]["creationTimestamp"])
@@ -205,6 +209,21 @@ def set_hold(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
     status.held_until = ended_at(failed[-1]) + timedelta(seconds=delay)
     _, why = explain_failure(failed[-1])
     status.message = f"{why} Attempt {len(failed) + 1} of {spec.retries + 1} starts {delay:g} s after that."
+
+
+def set_free_attempts(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
+    """Say in a status that the Job is to be let have an attempt more, where a node did not take one."""
+    pods = list(seen.pods.values())
+    limit = get_wanted_limit(pods, spec)
+    if spec.retries and not status.status.is_end and seen.job["spec"].get("backoffLimit", 0) < limit:
+        status.held_until = min(parse_time(pod["metadata"]["creationTimestamp"]) for pod in pods)
+
+
+def set_finish(status: JobStatus, spec: JobSpec) -> None:
+    """Say in a status when what runs on beside a command that has ended is to be ended."""
+    if status.finish_at is not None:
+        seconds = spec.sidecar_timeout_seconds
+        status.finish_at = status.finish_at + timedelta(seconds=seconds) if seconds else None
 
 
 def is_behind(seen: Seen) -> bool:

@@ -69,6 +69,16 @@ def find_entry(name: str) -> pwd.struct_passwd | None:
     return entry if entry.pw_name == name else None
 
 
+def has_home(account: Account) -> bool:
+    """Return whether the account's home folder is its own user's, who can write to it."""
+    try:
+        info = os.stat(account.home)
+    except OSError:
+        return False
+    is_own = info.st_uid == account.uid and bool(info.st_mode & stat.S_IWUSR)
+    return account.is_users_own and stat.S_ISDIR(info.st_mode) and is_own
+
+
 def find_barrier(path: Path, account: Account) -> Path | None:
     """Return the first folder on the way down to ``path`` that the account may not enter, or None."""
     for folder in (*reversed(path.parents), path):

@@ -161,6 +161,12 @@ class JobLauncher(LoggingConfigurable):
         Nothing, where the launcher holds none.
         """
 
+    async def finish(self, job: Job) -> None:
+        """End what is left of an attempt whose command has ended; what runs the job sees to the rest of it.
+
+        Called where ``poll`` says so by ``finish_at``; nothing, where that cannot be.
+        """
+
     async def is_ending(self, job: Job) -> bool:
         """Return whether something of a job that is over still runs, as what sends its results may."""
         return False

@@ -5,6 +5,7 @@
     <root>/<job.id>/       the service's; the job's account may pass through it and no more
         code/              the job's own: the ZIP unpacked, the working directory
         output/            the job's own: $KBATCH_OUTPUT_DIR
+        home/              the job's own: $HOME, where its account has none
         notebook/          what runs the job's notebook, for the job to read
         manifest           what was unpacked to code/: JSON (see ``outputtar``)
         lock               locked by the supervisor for as long as it lives
@@ -45,6 +46,7 @@ class JobFolder:
         self.path = path
         self.code = os.path.join(path, "code")
         self.output = os.path.join(path, "output")
+        self.home = os.path.join(path, "home")
 
     def __repr__(self) -> str:
         return f"JobFolder({self.path!r})"

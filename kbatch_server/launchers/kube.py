@@ -17,7 +17,7 @@ from ..failpoints import reach
 from ..kube import objects
 from ..kube.clients import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from ..kube.logs import NO_LOG, follow_log
-from ..kube.pods import START_PROBLEMS, find_state, is_ending, is_over, sort_pods
+from ..kube.pods import START_PROBLEMS, find_state, find_strangers, is_ending, is_over, sort_pods
 from ..kube.reflector import Reflector, Seen
 from ..kube.sidecar import explain_unsent
 from ..kube.view import Place, View, is_behind, make_timed_status
@@ -25,7 +25,7 @@ from ..models import Job, JobEvent, JobStatus
 from .base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from .kubeerrors import launch_errors, read_errors
 from .kubenamespace import find_own_namespace, is_namespace_template
-from .kubepods import end_pods, open_gates
+from .kubepods import end_pods, open_gates, raise_limit
 from .kubesecret import check_is_same, ensure_secret
 
 Manifest = dict[str, Any]
@@ -277,9 +277,18 @@ class KubeJobLauncher(JobLauncher):
         return status
 
     async def release(self, job: Job) -> None:
-        """Open the gate of the job's pod."""
+        """Open the gate of the job's pod, and let no attempt count that a node did not take."""
+        place = self._find_place(job)
         with read_errors():
-            await open_gates(self.client, await self.view.list_pods(self._find_place(job)))
+            pods = await self.view.list_pods(place)
+            await open_gates(self.client, pods)
+            await raise_limit(self.client, await self.view.find_job(place), pods, job.spec)
+
+    async def finish(self, job: Job) -> None:
+        """Delete the pod whose command has ended; the Job makes another where that is to be tried again."""
+        with read_errors():
+            pods = await self.view.list_pods(self._find_place(job))
+            await end_pods(self.client, filter(find_strangers, pods), job.spec, log=self.log)
 
     async def terminate(self, job: Job) -> bool:
         """Delete the Pods and the Job, and with it its Secret; return whether the API has none of them left.

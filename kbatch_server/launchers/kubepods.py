@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..kube.clients import KubeClient, KubeRefused, make_path
 from ..kube.gates import is_gated, make_open_patch
-from ..kube.pods import is_ending
+from ..kube.pods import get_wanted_limit, is_ending
 from ..models import JobSpec
 
 MIN_GRACE_SECONDS = 5
@@ -17,7 +17,7 @@ MIN_GRACE_SECONDS = 5
 
 async def end_pods(
     client: KubeClient,
-    pods: Sequence[dict[str, Any]],
+    pods: Iterable[dict[str, Any]],
     spec: JobSpec,
     *,
     log: logging.Logger | logging.LoggerAdapter[Any],
@@ -45,6 +45,17 @@ async def open_gates(client: KubeClient, pods: Sequence[dict[str, Any]]) -> None
     """Open our gate of each pod that has it; raises KubeError."""
     for pod in filter(is_gated, pods):
         await client.patch(_make_pod_path(pod), make_open_patch(pod))
+
+
+async def raise_limit(
+    client: KubeClient, job: dict[str, Any] | None, pods: Sequence[dict[str, Any]], spec: JobSpec
+) -> None:
+    """Let a Job have an attempt more for each pod that a node did not take; raises KubeError."""
+    limit = get_wanted_limit(pods, spec)
+    if job is not None and spec.retries and job["spec"].get("backoffLimit", 0) < limit:
+        metadata = job["metadata"]
+        path = f"{make_path('jobs', metadata['namespace'])}/{metadata['name']}"
+        await client.patch(path, {"metadata": {"uid": metadata["uid"]}, "spec": {"backoffLimit": limit}})
 
 
 def _make_pod_path(pod: dict[str, Any]) -> str:

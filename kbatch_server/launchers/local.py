@@ -29,7 +29,7 @@ from ..outputfiles import OUTPUTS, WORKDIR
 from ..results import OutputLimits
 from ..storage.base import ObjectNotFound, Storage, StorageError
 from . import joblog
-from .accounts import Account, find_barrier, find_entry, get_account
+from .accounts import Account, find_barrier, find_entry, get_account, has_home
 from .base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece, OutputTar
 from .codefetch import fetch_code
 from .codezip import BadCode, check_folder, clean_folder, give_tree, remove_tree, unpack
@@ -117,6 +117,17 @@ class LocalProcessJobLauncher(JobLauncher):
         0,
         min=0,
         help="The size in bytes that one file of a job may have (RLIMIT_FSIZE); 0: no limit.",
+    ).tag(config=True)
+
+    max_processes = Integer(
+        4096,
+        min=0,
+        help="""
+        How many processes, threads among them, the account of a job may have at a time (RLIMIT_NPROC); 0: no
+        limit. All jobs of the account count together, and whatever else it runs: the limit keeps one that
+        starts processes without end from taking the machine. A job that reaches it is told by the system
+        ("Resource temporarily unavailable"), which its log shows. It does not hold for root.
+        """,
     ).tag(config=True)
 
     start_timeout_seconds = Float(
@@ -213,7 +224,7 @@ class LocalProcessJobLauncher(JobLauncher):
     async def clean(self, job: Job) -> None:
         """Remove the code and the log of a job that is over, and what it wrote where that is kept."""
         with _disk_errors():
-            names = {"code", "notebook", *(["output"] if job.spec.keep_outputs else [])}
+            names = {"code", "home", "notebook", *(["output"] if job.spec.keep_outputs else [])}
             await self._do(clean_folder, self._get_folder(job), names)
 
     async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
@@ -279,7 +290,11 @@ class LocalProcessJobLauncher(JobLauncher):
                 f"The system account {account.name!r}, which would run the job, may not enter {barrier}. "
                 "An admin must set LocalProcessJobLauncher.root to a folder that it can reach.",
             )
-        for path, uid, mode in ((folder.path, os.geteuid(), 0o710), (folder.output, account.uid, 0o700)):
+        own = [] if has_home(account) else [folder.home]
+        for path, uid, mode in (
+            (folder.path, os.geteuid(), 0o710),
+            *((path, account.uid, 0o700) for path in (folder.output, *own)),
+        ):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
             os.chown(path, uid, account.gid, follow_symlinks=False)
@@ -349,7 +364,7 @@ class LocalProcessJobLauncher(JobLauncher):
         defaults = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": os.environ.get("LANG", "C.UTF-8"),
-            "HOME": account.home if account.is_users_own else folder.code,
+            "HOME": account.home if has_home(account) else folder.home,
             "USER": account.name,
             "LOGNAME": account.name,
             "SHELL": "/bin/sh",
@@ -367,6 +382,7 @@ class LocalProcessJobLauncher(JobLauncher):
             mem_limit=spec.mem_limit,
             max_file_bytes=self.max_file_bytes,
             max_log_bytes=self.max_log_bytes,
+            max_processes=self.max_processes,
             retries=spec.retries,
             retry_delays_seconds=[spec.get_retry_delay_seconds(i + 1) for i in range(spec.retries)],
             active_deadline_seconds=spec.active_deadline_seconds,

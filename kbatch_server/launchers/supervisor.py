@@ -51,6 +51,7 @@ class Spec(NamedTuple):
     mem_limit: int | None
     max_file_bytes: int
     max_log_bytes: int
+    max_processes: int
     retries: int
     retry_delays_seconds: list[float]
     """The wait before each further attempt, as many as there may be."""
@@ -224,6 +225,8 @@ class Supervisor:
             first = os.getpid() % len(allowed)  # not all jobs on the same ones
             os.sched_setaffinity(0, (allowed[first:] + allowed[:first])[: math.ceil(spec.cpu_limit)])
         _set_limit(resource.RLIMIT_CORE, 0)
+        if spec.max_processes:
+            _set_limit(resource.RLIMIT_NPROC, spec.max_processes)
         if spec.max_file_bytes:
             _set_limit(resource.RLIMIT_FSIZE, spec.max_file_bytes)
         if spec.mem_limit:

@@ -101,6 +101,55 @@ def test_a_log_is_followed_and_results_are_looked_at_and_downloaded(site, page, 
     assert "tick 6" in download.value.path().read_text()
 
 
+DRAWN = """
+import time
+for i in range(1001):
+    print(f"\\rstep {i}/1000 [{'#' * (i // 20):50}]", end="")
+    time.sleep(1 if i in (300, 600) else 0)
+print()
+print("\\x1b[1mINFO\\x1b[0m | saved")
+print("see \\x1b]8;;https://example.org/docs\\x1b\\\\the \\x1b[31mdocs\\x1b[0m\\x1b]8;;\\x1b\\\\, "
+      "not \\x1b]8;;javascript:alert(1)\\x1b\\\\this\\x1b]8;;\\x1b\\\\")
+print("\\x1b]0;a title\\x07\\x1b[?25lthe end")
+"""
+
+
+def test_a_progress_bar_is_its_last_state_and_links_lead_somewhere_safe(site, page):
+    job = site.client("alice").submit(name="drawn", command=["python3", "-c", DRAWN])
+    show(page, job)
+    text = page.find(".line .text")
+    bar = "step 1000/1000 [" + "#" * 50 + "]"
+    lines = [bar, "INFO | saved", "see the docs, not this", "the end"]
+    expect(text).to_have_text(lines)
+    link = page.find(".line .text a")
+    expect(link).to_have_count(1)
+    expect(link).to_have_text("the docs")
+    expect(link).to_have_attribute("href", "https://example.org/docs")
+    expect(link).to_have_attribute("rel", "noopener noreferrer")
+    expect(page.find("[role=status].status")).to_have_text("succeeded")
+    page.go(f"job/{job['id']}")  # what is read afterwards is what was followed
+    expect(text).to_have_text(lines)
+    expect(link).to_have_count(1)
+    expect(page.find(".line .ansi-red")).to_have_text("docs")
+    none = "No line has it."
+    for words, found in (("INFO | saved", "1 of 1"), ("1000/1000", "1 of 1"), ("500/1000", none)):
+        search = page.page.get_by_label("Search the log")
+        search.fill(words)
+        search.press("Enter")
+        expect(page.find("kbatch-log [role=status]")).to_have_text(found)
+
+
+def test_what_python_prints_is_seen_at_once_and_kept_when_it_is_cancelled(site, page):
+    slow = "import time\nfor i in range(40):\n    print('line', i); time.sleep(1)"
+    alice = site.client("alice")
+    job = alice.submit(name="slow", command=["python3", "-c", slow])
+    show(page, job)
+    expect(page.find(".line .text").nth(1)).to_have_text("line 1")
+    page.page.get_by_role("button", name="Cancel").click()
+    expect(page.find("[role=status].status")).to_have_text("cancelled")
+    assert alice.logs(job["id"]).startswith("line 0\nline 1\n")
+
+
 def test_a_job_is_cancelled_and_run_again(site, page):
     job = site.client("alice").submit("echo begun; sleep 300", name="endless", env={"SECRET": "geheim"})
     show(page, job)

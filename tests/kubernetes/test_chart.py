@@ -312,8 +312,30 @@ def test_the_configuration_of_the_values_wins_and_python_is_last(
     config = read_configuration(helm.render(values), tmp_path, monkeypatch).config
     assert config.JobConfig.annotations == {"made-by": "20-hook"}
     assert config.JobConfig.pod_security_context == {"runAsUser": 7}
-    assert config.JobConfig.labels == {"team": "a", "hub.jupyter.org/network-access-hub": "true"}
+    assert config.JobConfig.labels == {"team": "a", "hub.jupyter.org/network-access-hub": "true"} | NO_MESH[0]
     assert "container_security_context" not in config.JobConfig
+
+
+NO_MESH = (
+    {"sidecar.istio.io/inject": "false", "kuma.io/sidecar-injection": "disabled"},
+    {
+        "sidecar.istio.io/inject": "false",
+        "linkerd.io/inject": "disabled",
+        "consul.hashicorp.com/connect-inject": "false",
+    },
+)
+"""The labels and the annotations that tell a service mesh to leave a pod alone."""
+
+
+def test_a_service_mesh_leaves_jobs_alone_unless_it_may(render: Render) -> None:
+    jobs = read_values(render())["JobConfig"]
+    assert (jobs["labels"], jobs["annotations"]) == NO_MESH
+    own = {"labels": {"team": "a"}, "annotations": {"linkerd.io/inject": "enabled"}}
+    jobs = read_values(render(config={"JobConfig": own}))["JobConfig"]
+    assert jobs["labels"] == {"team": "a"} | NO_MESH[0]
+    assert jobs["annotations"] == NO_MESH[1] | own["annotations"]
+    may = read_values(render(jobs={"namespace": "batch-jobs", "serviceMesh": True}))["JobConfig"]
+    assert not {"labels", "annotations"} & may.keys()
 
 
 def test_the_role_is_that_of_the_documents(helm: Helm, render: Render) -> None:

@@ -62,6 +62,10 @@ def is_peer(said: Manifest, peer: Pod | str, here: str) -> bool:
     selector = said.get("namespaceSelector", {"matchLabels": {"kubernetes.io/metadata.name": here}})
     names = selector.get("matchLabels", {})
     assert set(names) <= {"kubernetes.io/metadata.name"}
+    among = selector.get("matchExpressions", [])
+    assert all((each["key"], each["operator"]) == ("kubernetes.io/metadata.name", "In") for each in among)
+    if not all(namespace in each["values"] for each in among):
+        return False
     wanted = said.get("podSelector", {}).get("matchLabels", {})
     return set(names.values()) <= {namespace} and wanted.items() <= labels.items()
 
@@ -115,6 +119,10 @@ UNREACHED = {
     "the credentials of AWS's pods": "169.254.170.23",
     "the metadata of AWS, IPv6": "fd00:ec2::254",
     "a link-local address, IPv6": "fe80::1",
+    "this host": "0.0.0.0",
+    "metadata, mapped": "::ffff:169.254.169.254",
+    "metadata, by way of NAT64": "64:ff9b::169.254.169.254",
+    "a machine of the institute, by way of NAT64": "64:ff9b::172.20.1.1",
 }
 
 
@@ -123,6 +131,35 @@ def test_a_job_does_not_reach(helm: Helm, address: str) -> None:
     policy = helm.render(VALUES).get("NetworkPolicy", "-jobs")
     assert not allows(policy, "egress", address, 443)
     assert not allows(policy, "egress", address, 80)
+
+
+@pytest.mark.parametrize(
+    ("server", "port"),
+    [
+        (DNS, 53),
+        (("openshift-dns", {"dns.operator.openshift.io/daemonset-dns": "default"}), 5353),
+        ("169.254.20.10", 53),  # on the node
+        ("169.254.169.254", 53),  # Google's, with Cloud DNS
+        ("10.0.0.10", 53),  # outside of the cluster
+        ("fd00:10::a", 53),
+    ],
+)
+def test_a_job_asks_for_names_wherever_the_cluster_has_them(helm: Helm, server: Pod | str, port: int) -> None:
+    jobs = {"allowInternet": False}
+    policy = helm.render(VALUES | {"networkPolicy": {"jobs": jobs}}).get("NetworkPolicy", "-jobs")
+    assert allows(policy, "egress", server, port)
+    assert not allows(policy, "egress", server, 80)
+    if isinstance(server, str):
+        assert not allows(policy, "egress", server, 5353)
+
+
+def test_a_job_reaches_no_public_address_that_is_named(helm: Helm) -> None:
+    jobs = {"exceptCidrs": ["192.0.2.0/24", "2001:db8:1::/48"]}
+    policy = helm.render(VALUES | {"networkPolicy": {"jobs": jobs}}).get("NetworkPolicy", "-jobs")
+    for address in ("192.0.2.7", "2001:db8:1::7", "10.0.0.1"):
+        assert not allows(policy, "egress", address, 443), address
+    for address in ("192.0.3.7", "2001:db8:2::7"):
+        assert allows(policy, "egress", address, 443), address
 
 
 def test_a_job_reaches_the_hub_only_if_allowed(helm: Helm) -> None:

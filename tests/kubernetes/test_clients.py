@@ -58,6 +58,18 @@ def test_a_followed_log_comes_line_by_line_without_lines_lost_or_empty_ones_adde
     assert printed == "line 1\nline 2\nline 3\n\nlast\n"
 
 
+def test_a_progress_bar_is_printed_as_it_was_at_last(kbatch, installation):
+    bar = r"for i in $(seq 0 1000); do printf '\rstep %d/1000' $i; done; "
+    bar += r"printf '\n\033[1mINFO\033[0m | saved\n'"
+    name = installation.client("alice").submit(bar)["id"]
+    wait(installation, name, "succeeded")
+    whole = installation.client("alice").logs(name)
+    assert whole.startswith("\rstep 0/1000\rstep 1/1000\r")
+    [pod] = _pods(kbatch, name)
+    for command in (("pod", "logs", pod), ("pod", "logs", pod, "--stream")):
+        assert kbatch(*command).rstrip().splitlines() == ["step 1000/1000", "\x1b[1mINFO\x1b[0m | saved"]
+
+
 def test_the_tables_and_the_json_show_each_job_as_it_is(kbatch, installation):
     good = kbatch.submit(name="good", image="localhost/busybox:1", command=["true"])
     bad = kbatch.submit(name="bad", image="localhost/busybox:1", command=sh("exit 3"))

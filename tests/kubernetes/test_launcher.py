@@ -152,7 +152,7 @@ async def test_job_succeeds_with_env_and_no_secret_of_ours(
     assert seen.ended_at is not None
     assert seen.started_at <= seen.ended_at
     assert [pod.exit_code for pod in seen.pods] == [0]
-    assert await read(launcher, job) == "hello $(X) $$ from /code\n"
+    assert await read(launcher, job) == "hello $(X) $$ from /\n"  # the image's folder, as there is no code
     secret = await core_api.read_namespaced_secret(job.id, job.state["namespace"])
     assert secret.metadata.owner_references[0].uid == job.state["uid"]
     assert {event.reason for event in await launcher.events(job)} >= {"Scheduled", "SuccessfulCreate"}
@@ -646,6 +646,42 @@ async def test_followed_log_survives_the_api_server(
     async with asyncio.timeout(SECONDS):
         assert await following == "".join(f"line {i}\n" for i in range(1, 61))
     await wait_until(launcher, job, lambda seen: seen.status == Status.SUCCEEDED)
+
+
+async def test_a_job_that_ran_when_its_node_refused_it_is_not_one_that_never_began(
+    cluster: ClusterLike,
+    launcher: KubeJobLauncher,
+    make_job: Callable[..., Job],
+    core_api: client.CoreV1Api,
+) -> None:
+    """A kubelet that is started again refuses what runs there, too, and may leave no trace of that it ran."""
+    if not cluster.is_ours:
+        pytest.skip("the kubelet of KUBECONFIG's cluster is not ours to stop")
+    [node] = (await core_api.list_node()).items
+    job = make_job("sleep 1000", node_selector={"kbatch-test": job_label(launcher)})
+
+    async def label(value: str | None) -> None:
+        await core_api.patch_node(node.metadata.name, {"metadata": {"labels": {"kbatch-test": value}}})
+
+    await label(job_label(launcher))
+    await launch(launcher, job)
+    await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
+    await label(None)
+    await asyncio.to_thread(cluster.stop_kubelet)
+    await asyncio.to_thread(cluster.start_kubelet)
+    seen = await wait_until(launcher, job, lambda seen: seen.status.is_end)
+    assert seen.status == Status.FAILED
+    assert not seen.never_began
+    never = make_job("true")
+    launcher.modify_pod_hook = lambda launcher, pod, job: pod["spec"].update(
+        nodeName=node.metadata.name, nodeSelector={"kbatch-test": "none"}
+    )
+    seen = await run(launcher, never)
+    assert (seen.reason, seen.never_began, seen.pods) == ("NodeAffinity", True, [])
+
+
+def job_label(launcher: KubeJobLauncher) -> str:
+    return launcher.instance
 
 
 async def poll_or_none(launcher: KubeJobLauncher, job: Job) -> JobStatus | None:

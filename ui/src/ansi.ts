@@ -1,7 +1,8 @@
-// A line of a log with its ANSI colours, as elements; what a carriage return overwrote is left out.
+// A line of a log as a terminal shows it, with its colours and links, as elements.
 import Anser from "anser";
 import { css, html, nothing, type TemplateResult } from "lit";
 import { classMap } from "lit/directives/class-map.js";
+import { drawLine, hasControls, type Segment } from "./terminal";
 
 const NAMED = /^ansi-(bright-)?(black|red|green|yellow|blue|magenta|cyan|white)$/;
 
@@ -28,12 +29,31 @@ export const ansiStyles = css`
 `;
 
 export function renderLine(text: string): TemplateResult | string | typeof nothing {
-  let shown = text;
-  const end = shown.lastIndexOf("\r");
-  if (end >= 0) shown = shown.slice(end + 1);
-  if (!shown) return nothing;
-  if (!shown.includes("\u001b")) return shown;
-  const pieces = Anser.ansiToJson(shown, { use_classes: true, json: true, remove_empty: true });
+  if (!text) return nothing;
+  if (!hasControls(text)) return text;
+  const parts: { link: string; segments: Segment[] }[] = [];
+  for (const segment of drawLine(text)) {
+    const last = parts.at(-1);
+    if (last?.link === segment.link) last.segments.push(segment);
+    else parts.push({ link: segment.link, segments: [segment] });
+  }
+  return html`${parts.map(({ link, segments }) => {
+    const shown = segments.map((segment) => (segment.style ? renderColours(segment) : segment.text));
+    const target = toSafeUrl(link);
+    if (!target) return shown;
+    return html`<a href=${target} target="_blank" rel="noopener noreferrer">${shown}</a>`;
+  })}`;
+}
+
+/** Return where a link leads, or nothing: what a job writes may not make the page run anything. */
+function toSafeUrl(link: string): string {
+  const url = URL.canParse(link) ? new URL(link) : null;
+  return url && ["http:", "https:", "mailto:"].includes(url.protocol) ? url.href : "";
+}
+
+function renderColours(segment: Segment): TemplateResult {
+  const text = `\u001b[${segment.style}m${segment.text}`;
+  const pieces = Anser.ansiToJson(text, { use_classes: true, json: true, remove_empty: true });
   return html`${pieces.map((piece) => {
     const classes: Record<string, boolean> = {};
     for (const each of piece.decorations ?? []) classes[each] = true;

@@ -43,6 +43,7 @@ export interface Job {
   tags: Record<string, string>;
   cpu_limit: number | null;
   mem_limit: number | null;
+  shm_size: number | null;
   retries: number;
   retry_delay_seconds: number;
   retry_backoff: string;

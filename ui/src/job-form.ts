@@ -101,6 +101,7 @@ export function makeForm(job: Job): JobForm {
     isArgs: job.command === null && job.args.length > 0,
     kept: {
       queue_name: job.queue_name ?? undefined,
+      shm_size: job.shm_size ?? undefined,
       ...(job.retries ? { retry_delay_seconds: job.retry_delay_seconds, retry_backoff: job.retry_backoff } : {}),
     },
   };

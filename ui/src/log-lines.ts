@@ -1,6 +1,7 @@
 // The lines of one attempt's log: those that are looked at are read, a few are kept, new ones come as they are written.
 import { type Api, ApiError } from "./api";
 import { abortTogether, readPieces, sleep, untilVisible } from "./events";
+import { foldLine, hasControls } from "./terminal";
 
 /** Lines that are read at once. */
 const CHUNK = 500;
@@ -184,7 +185,6 @@ export class LogLines extends EventTarget {
       const before = index === 0 && this.isOpen ? (this.get(this.total) ?? "") : null;
       if (before === null) this.total += 1;
       const line = (before ?? "") + part;
-      // at the end of an open line it is a progress bar's, which goes on from the line's start
       this.put(this.total, isEnded ? line.replace(/\r$/, "") : line);
     });
     if (parts.length) this.isOpen = isOpen;
@@ -198,7 +198,13 @@ export class LogLines extends EventTarget {
       this.chunks.set(number, chunk);
     }
     // of a chunk that was forgotten all is read again, when it is looked at
-    chunk?.set(line, text.length > MAX_LINE ? `${text.slice(0, MAX_LINE)} …` : text);
+    chunk?.set(line, shorten(text));
     if (this.chunks.size > KEPT_CHUNKS) this.chunks.delete(this.chunks.keys().next().value as number);
   }
+}
+
+/** Return what is kept of a line: of one that is drawn again and again what is seen of it, and its cursor. */
+function shorten(text: string): string {
+  if (hasControls(text)) return foldLine(text, MAX_LINE);
+  return text.length > MAX_LINE ? `${text.slice(0, MAX_LINE)} …` : text;
 }

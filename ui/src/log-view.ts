@@ -79,7 +79,7 @@ export class LogView extends LitElement {
       .line.hit {
         background: var(--kb-mark);
       }
-      .line a {
+      .line > a {
         flex: none;
         width: 4.5rem;
         padding-right: 0.75rem;
@@ -106,7 +106,7 @@ export class LogView extends LitElement {
         padding: 1rem;
       }
       @media (max-width: 600px) {
-        .line a {
+        .line > a {
           width: 3rem;
           padding-right: 0.4rem;
         }

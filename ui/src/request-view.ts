@@ -57,6 +57,7 @@ export class RequestView extends LitElement {
       ["Profile", job.profile],
       ["CPU", job.cpu_limit === null ? null : `${job.cpu_limit} at most`],
       ["Memory", job.mem_limit === null ? null : `${bytes(job.mem_limit)} at most`],
+      ["Shared memory", job.shm_size === null ? null : `${bytes(job.shm_size)} at most`],
       ["Time", job.active_deadline_seconds === null ? null : `${duration(job.active_deadline_seconds)} at most`],
       ["Retries", job.retries || null],
       ["Priority", job.priority || null],
@@ -102,7 +103,7 @@ export class RequestView extends LitElement {
 
   private makeRequest(job: Job, withValues: boolean): string {
     const { name, command, args, image, profile, upload, description, tags } = job;
-    const { cpu_limit, mem_limit, retries, active_deadline_seconds, priority, queue_name } = job;
+    const { cpu_limit, mem_limit, shm_size, retries, active_deadline_seconds, priority, queue_name } = job;
     const { retry_delay_seconds, retry_backoff, notebook } = job;
     const usual = notebook && upload ? "workdir" : "outputs";
     const collect = job.collect === usual ? null : job.collect;
@@ -123,6 +124,7 @@ export class RequestView extends LitElement {
       tags,
       cpu_limit,
       mem_limit,
+      shm_size,
       retries,
       ...(retries ? { retry_delay_seconds, retry_backoff } : {}),
       active_deadline_seconds,

@@ -1,0 +1,42 @@
+"""Give a job a name and a home, whichever user it runs as: the image need not know that one. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ..models import JobSpec
+from ..slugs import make_slug
+
+Manifest = dict[str, Any]
+
+HOME_DIR = "/kbatch-home"
+HOME_VOLUME = "kbatch-home"
+SHELL = "/bin/sh"
+
+HOME_SCRIPT = f'[ -w "$HOME" ] || export HOME={HOME_DIR}; exec "$@"'
+"""Runs a command, with another home where HOME is not writable. What HOME is only the container can say: it
+comes from the image, from the user's entry in the image's list of accounts, or is ``/``."""
+
+_ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
+
+
+def needs_home(spec: JobSpec, env_names: Collection[str]) -> bool:
+    """Whether a job may run as a user whose home in its image is missing, or another's."""
+    if not (spec.command or spec.notebook) or "HOME" in env_names:
+        return False
+    if spec.ensure_home is not None:
+        return spec.ensure_home
+    return "runAsUser" in {**spec.pod_security_context, **spec.container_security_context}
+
+
+def wrap_command(command: Sequence[str]) -> list[str]:
+    """Return the command that sees to HOME, and is this one then."""
+    return [SHELL, "-c", HOME_SCRIPT, "sh", *command]
+
+
+def make_account_env(user: str, env_names: Collection[str]) -> list[Manifest]:
+    """Return the variables that say who a job's user is, for programs that would look for an account."""
+    name = user if _ACCOUNT.fullmatch(user) else make_slug(user)
+    return [{"name": each, "value": name} for each in ("USER", "LOGNAME") if each not in env_names]

@@ -1,0 +1,165 @@
+"""What a job's pod looks like: where it runs, what it mounts, and what serves it. It runs nothing."""
+
+from __future__ import annotations
+
+from jupyterhub.traitlets import ByteSpecification
+from traitlets import Bool, Dict, Integer, List, Unicode
+from traitlets.config import Configurable
+
+GIB = 2**30
+
+
+class PodConfig(Configurable):
+    """The options of a job's pod, as the admin set them."""
+
+    shm_size = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""Bytes of shared memory (``/dev/shm``) of a job that asks for no other number, as
+        ``mem_limit``.
+
+        What is in it counts as memory of the job, and so to its ``mem_limit``. None: what the container
+        runtime gives, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
+        """,
+        config=True,
+    )
+
+    max_shm_size = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""The largest ``shm_size`` that a user may ask for, as ``mem_limit``. None: as much as the job's
+        ``mem_limit``.""",
+        config=True,
+    )
+
+    code_volume_size = ByteSpecification(
+        32 * GIB,
+        allow_none=True,
+        help="""Bytes that the code of a job and what it writes beside it, in ``/code``, may have. Default:
+        32 GiB.
+
+        The node evicts a job that writes more, and the job fails with a message that says so. None: as much
+        as the node's disk has, which all pods of the node share.
+        """,
+        config=True,
+    )
+
+    output_volume_size = ByteSpecification(
+        16 * GIB,
+        allow_none=True,
+        help="""Bytes that a job may write under ``$KBATCH_OUTPUT_DIR``, as ``code_volume_size``. Default:
+        16 GiB.
+
+        ``Outputs.max_output_bytes`` says how much of it is kept.
+        """,
+        config=True,
+    )
+
+    home_volume_size = ByteSpecification(
+        8 * GIB,
+        allow_none=True,
+        help="""Bytes that a job may write to the home folder that it is given by ``ensure_home``, as
+        ``code_volume_size``. Default: 8 GiB.""",
+        config=True,
+    )
+
+    ensure_home = Bool(
+        None,
+        allow_none=True,
+        help="""Whether a job gets a home folder of its own, ``/kbatch-home``, where it may not write to its
+        HOME.
+
+        The HOME of the image stays where the job may write to it. The check takes ``/bin/sh`` in the image:
+        a job whose command is in an image without a shell must set HOME in its ``env``; then nothing is
+        checked. Nor is it for a job without a ``command``. None, the default: where
+        ``pod_security_context`` or ``container_security_context`` has ``runAsUser``, which need not be the
+        user that the image was made for. Set it to True where the cluster chooses the user, as OpenShift
+        does.
+        """,
+        config=True,
+    )
+
+    init_resources = Dict(
+        help="""What the container that fetches the code asks for and may use, as ``sidecar_resources``.
+        Default: the CPU and the memory of the job itself, which it needs later only, so that nothing is
+        added.""",
+        config=True,
+    )
+
+    sidecar_resources = Dict(
+        default_value={
+            "requests": {"cpu": "10m", "memory": "64Mi"},
+            "limits": {"cpu": "200m", "memory": "64Mi"},
+        },
+        help="""What the container that sends the results of a job asks for and may use, in Kubernetes's
+        words.
+
+        It comes on top of what the job itself asks for. Where a LimitRange of the namespace wants more in
+        each container, set as much. In the pod of a job whose requests are its limits, the limits are asked
+        for, so that the pod's quality of service stays Guaranteed.
+        """,
+        config=True,
+    )
+
+    sidecar_timeout_seconds = Integer(
+        30,
+        min=0,
+        help="""Seconds after the end of a job's command until a container that something else put into its
+        pod is ended, such as the proxy of a service mesh, which would run for ever. The job's result is
+        that of its command. 0: never.""",
+        config=True,
+    )
+
+    node_selector = Dict(Unicode(), help="""Labels of the nodes that a job may run on.""", config=True)
+
+    tolerations = List(Dict(), help="""Kubernetes tolerations of a job's pods.""", config=True)
+
+    volumes = List(
+        Dict(),
+        help="""Kubernetes volumes of a job's pods, like
+        ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}]``.""",
+        config=True,
+    )
+
+    volume_mounts = List(
+        Dict(),
+        help="""Where ``volumes`` are mounted: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.""",
+        config=True,
+    )
+
+    service_account = Unicode(
+        None,
+        allow_none=True,
+        help="""The Kubernetes service account of a job's pods. None: the namespace's default, no token.""",
+        config=True,
+    )
+
+    pod_security_context = Dict(
+        help="""The security context of a job's pods, in Kubernetes's words (``runAsUser``, …).""",
+        config=True,
+    )
+
+    container_security_context = Dict(
+        help="""The security context of a job's container, in Kubernetes's words.""", config=True
+    )
+
+    image_pull_policy = Unicode(
+        None,
+        allow_none=True,
+        help="""Always, IfNotPresent or Never. None: Kubernetes decides.""",
+        config=True,
+    )
+
+    image_pull_secrets = List(
+        Unicode(), help="""Names of the Secrets that the images are pulled with.""", config=True
+    )
+
+    priority_class_name = Unicode(
+        None, allow_none=True, help="""The Kubernetes PriorityClass of a job's pods.""", config=True
+    )
+
+    labels = Dict(Unicode(), help="""Labels that a job's Job and Pods get besides ours.""", config=True)
+
+    annotations = Dict(
+        Unicode(), help="""Annotations that a job's Job and Pods get besides ours.""", config=True
+    )

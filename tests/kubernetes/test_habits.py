@@ -1,0 +1,212 @@
+"""Jobs on a cluster with habits: users that no image knows, a LimitRange, a mesh, nodes that refuse pods."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+import zipfile
+from collections.abc import Iterator
+
+import kubernetes
+import pytest
+from installation import API, Installation
+
+from tests.cluster import ClusterLike
+from tests.images import JOB, ensure_job_image
+
+STRANGER, ADA = 54321, 4321
+"""Users' ids: one that is in no image, and one with a home in that of the tests."""
+
+CONFIG = f"""
+c.JobConfig.image = {JOB!r}
+c.JobConfig.allowed_images = [{JOB!r}]
+c.JobConfig.pod_security_context = {{"runAsUser": {STRANGER}, "runAsGroup": {STRANGER}}}
+c.JobConfig.cpu_limit, c.JobConfig.mem_limit, c.JobConfig.max_mem_limit = 0.2, "128M", "1G"
+# more than a job has, and than the node
+c.JobConfig.cpu_guarantee, c.JobConfig.mem_guarantee = 400, "800G"
+c.JobConfig.output_volume_size = "2M"
+c.JobConfig.sidecar_timeout_seconds = 2
+c.Profiles.profile_list = [
+    {{"display_name": "Ada", "kbatch_override": {{"pod_security_context": {{"runAsUser": {ADA}}}}}}},
+]
+
+launched = set()
+
+def modify_pod_hook(launcher, pod_template, job):
+    spec = pod_template["spec"]
+    if job.name == "meshed":  # what a mesh's webhook does that does not know native sidecars
+        proxy = {{"name": "proxy", "image": launcher.init_image, "command": ["sleep", "100000"]}}
+        spec["containers"].append(proxy)
+    if job.name == "late" and job.id not in launched:
+        # as if the last room of the node was given away since the scheduler chose it
+        launched.add(job.id)
+        spec["nodeName"] = "NODE"
+        spec["containers"][0]["resources"] = {{"limits": {{"cpu": "1000", "memory": "64Mi"}}}}
+
+c.KubeJobLauncher.modify_pod_hook = modify_pod_hook
+"""
+
+LIMIT_RANGE = {
+    "metadata": {"name": "limits"},
+    "spec": {
+        "limits": [
+            {
+                "type": "Container",
+                "min": {"cpu": "10m", "memory": "64Mi"},
+                "default": {"cpu": "1", "memory": "1Gi"},
+                "defaultRequest": {"cpu": "1", "memory": "1Gi"},
+            }
+        ]
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def api(cluster: ClusterLike) -> Iterator[kubernetes.client.CoreV1Api]:
+    with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as client:
+        yield kubernetes.client.CoreV1Api(client)
+
+
+@pytest.fixture(scope="module")
+def site(
+    cluster: ClusterLike, api: kubernetes.client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    cluster.load_image(ensure_job_image())
+    namespace = f"habits-{secrets.token_hex(4)}"
+    api.create_namespace({"metadata": {"name": namespace}})
+    api.create_namespaced_limit_range(namespace, LIMIT_RANGE)
+    [node] = api.list_node().items
+    site = Installation(
+        tmp_path_factory.mktemp("habits"),
+        cluster,
+        namespace=namespace,
+        last_config=CONFIG.replace("NODE", node.metadata.name),
+    )
+    yield site
+    site.stop()
+    api.delete_namespace(namespace)
+
+
+@pytest.fixture
+def alice(site: Installation) -> API:
+    return site.client("alice")
+
+
+def make_wheel() -> bytes:
+    """Return the wheel of a package with one module, as pip wants it."""
+    info = "trial-1.0.dist-info"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("trial.py", "print('trial is there')\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: trial\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/RECORD", f"trial.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
+    return buffer.getvalue()
+
+
+AS_A_STRANGER = """
+set -e
+id -u
+python3 -c 'import getpass, pathlib; print(getpass.getuser(), pathlib.Path.home())'
+export PYTHONPATH=$(echo /usr/share/python-wheels/pip-*.whl)
+python3 -m pip install -q --no-index --break-system-packages --user trial-1.0-py3-none-any.whl
+unset PYTHONPATH
+python3 -m trial
+mkdir -p ~/.cache/tool
+pwd
+"""
+
+
+def test_a_user_that_no_image_knows_has_a_name_and_a_home(alice: API) -> None:
+    code = alice.upload({"trial-1.0-py3-none-any.whl": make_wheel()})
+    job = alice.submit(AS_A_STRANGER, upload=code)
+    done, log = alice.wait(job["id"]), alice.logs(job["id"])
+    assert done["status"] == "succeeded", log
+    assert log.splitlines()[-4:] == [str(STRANGER), "alice /kbatch-home", "trial is there", "/code"], log
+
+
+def test_the_home_and_the_folder_of_the_image_stay(alice: API) -> None:
+    job = alice.submit("touch ~/x && echo $HOME $(pwd) $USER", profile="ada")
+    assert alice.wait(job["id"])["status"] == "succeeded"
+    assert alice.logs(job["id"]) == "/srv/ada /srv/work alice\n"
+    own = alice.submit("echo $HOME", env={"HOME": "/tmp", "USER": "me"})
+    assert alice.wait(own["id"])["status"] == "succeeded"
+    assert alice.logs(own["id"]) == "/tmp\n"
+
+
+def test_shared_memory_has_the_size_that_is_asked_for(alice: API) -> None:
+    script = (
+        "df -k /dev/shm | tail -n 1 | awk '{print $2}'; head -c 90m /dev/zero > /dev/shm/x && ls -l /dev/shm"
+    )
+    job = alice.submit(script, shm_size="96M", mem_limit="256M")
+    assert alice.wait(job["id"])["status"] == "succeeded"
+    assert alice.logs(job["id"]).splitlines()[0] == str(96 * 1024)
+    assert alice.call("POST", f"api/v1/jobs/{job['id']}/rerun", status=201)["shm_size"] == 96 * 2**20
+
+
+def test_sizes_are_the_jobs_own_on_a_cluster_that_would_choose_others(
+    site: Installation, alice: API, api: kubernetes.client.CoreV1Api
+) -> None:
+    job = alice.submit("true", upload=alice.upload({"a": "b"}), cpu_limit=0.1, mem_limit="64M")
+    assert alice.wait(job["id"])["status"] == "succeeded"
+    [pod] = api.list_namespaced_pod(
+        site.namespace, label_selector=f"kbatch.jupyter.org/job-id={job['id']}"
+    ).items
+    sizes = {
+        each.name: (each.resources.requests, each.resources.limits)
+        for each in (*pod.spec.init_containers, *pod.spec.containers)
+    }
+    own = {"cpu": "100m", "memory": str(2**26)}  # the guarantee of all is far above
+    assert sizes == {
+        "fetch-code": (own, own),
+        "job": (own, own),
+        "keep-outputs": ({"cpu": "200m", "memory": "64Mi"}, {"cpu": "200m", "memory": "64Mi"}),
+    }
+
+
+def test_a_job_that_its_node_refused_is_launched_again(alice: API) -> None:
+    job = alice.submit("echo begun", name="late")
+    waits = alice.wait(job["id"], "pending")
+    deadline = time.monotonic() + 60
+    while "launched again" not in (waits := alice.get(job["id"]))["message"]:
+        assert time.monotonic() < deadline, waits
+        time.sleep(0.1)
+    assert (waits["status"], waits["reason"], waits["attempts"]) == ("pending", "OutOfcpu", 0)
+    assert waits["message"] == (
+        "Its node had not enough CPU left when it came. "
+        "Its command did not begin; it is launched again in 10 s."
+    )
+    done = alice.wait(job["id"])
+    assert (done["status"], done["attempts"]) == ("succeeded", 1), done
+    assert alice.logs(job["id"]) == "begun\n"
+
+
+def test_a_container_that_never_ends_does_not_keep_a_job(alice: API) -> None:
+    job = alice.submit('echo result > "$KBATCH_OUTPUT_DIR/file"', name="meshed")
+    done = alice.wait(job["id"])
+    assert (done["status"], done["exit_code"], done["message"]) == ("succeeded", 0, "It has ended well.")
+    deadline = time.monotonic() + 60
+    while (found := alice.get(job["id"]))["outputs"] is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (found["outputs"]["state"], found["outputs"]["files"]) == ("kept", 1), found
+
+
+def test_a_command_that_fails_beside_one_is_tried_again(alice: API) -> None:
+    job = alice.submit("echo ran; exit 3", name="meshed", retries=1)
+    done = alice.wait(job["id"])
+    assert (done["status"], done["exit_code"], done["attempts"]) == ("failed", 3, 2)
+    assert done["message"] == "It ended with exit code 3. That was attempt 2 of 2."
+    assert [alice.logs(job["id"], attempt=number) for number in (1, 2)] == ["ran\n", "ran\n"]
+
+
+def test_a_job_that_fills_its_folder_of_results_is_ended_and_told_why(alice: API) -> None:
+    job = alice.submit('head -c 9m /dev/zero > "$KBATCH_OUTPUT_DIR/x"; exec sleep 300')
+    done = alice.wait(job["id"], seconds=180)
+    assert (done["status"], done["reason"]) == ("failed", "Evicted")
+    assert done["message"].startswith(
+        "It wrote more to its folder of results ($KBATCH_OUTPUT_DIR) than it may: 2 MiB."
+    )
