@@ -23,6 +23,7 @@ c.KubeJobLauncher.namespace = "{namespace}"
 c.KubeJobLauncher.init_image = "{image}"
 c.JobConfig.allowed_images = ["{image}", "localhost/nope:1"]
 c.JobConfig.image = "{image}"
+c.JobConfig.cpu_limit = 0.5
 c.JobConfig.max_cpu_limit = 2000
 c.JobConfig.termination_grace_period_seconds = 2
 c.Outputs.max_output_files = 50
