@@ -38,7 +38,7 @@ LAYERS = [
     ["fairshare"],
     ["quota"],
     ["choices", "jobrequest", "logsearch", "zipdirectory"],
-    ["garbage", "listing", "looplag", "timeline", "traffic", "ziptree"],
+    ["garbage", "listing", "logmemory", "looplag", "timeline", "traffic", "ziptree"],
     [
         "keyring",
         "log",
