@@ -114,7 +114,11 @@ class LogFollower:
         """Return what is kept beyond an offset, and where to begin in it."""
         with reading_errors():
             times = selection is not None and selection.since is not None
-            text = await self._reader.make_text(self._job, attempt, after=at, times=times)
+            # what is in memory is followed, a little at a time, but where it must be looked at from its end
+            with_live = times or (selection is not None and selection.tail is not None)
+            text = await self._reader.make_text(
+                self._job, attempt, after=at, times=times, with_live=with_live
+            )
             if text is None:
                 return None, 0
             return text, text.find_offset(at) if selection is None else await find_begin(text, selection)

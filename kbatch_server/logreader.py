@@ -116,16 +116,25 @@ class LogReader(LoggingConfigurable):
             delay = min(delay * 1.5, limit)
 
     async def make_text(
-        self, job: Job, attempt: Attempt, *, after: int = 0, times: bool = False, is_last: bool = False
+        self,
+        job: Job,
+        attempt: Attempt,
+        *,
+        after: int = 0,
+        times: bool = False,
+        is_last: bool = False,
+        with_live: bool = True,
     ) -> LogText | None:
         """Return what there is of a log, its pieces before the offset ``after`` left out.
 
-        None means that there is nothing, and that it is not to be expected just now. With ``is_last`` it says
-        so where the end is lacking. Raises StorageError.
+        Without ``with_live`` what a recorder of this process has in memory is left out: a copy of that is
+        held for as long as its reader takes. None means that there is nothing, and that it is not to be
+        expected just now. With ``is_last`` it says so where the end is lacking. Raises StorageError.
         """
         # what is in memory first: what leaves it meanwhile is in the record then
         writer = self.recorder.find_writer(job.id, attempt.pod)
-        live = None if writer is None or writer.is_complete else _look(writer)
+        is_live = with_live and writer is not None and not writer.is_complete
+        live = _look(writer) if writer is not None and is_live else None
         log = await self.store.find_log(job.id, attempt.pod)
         if log is None and (live is None or not live.size) and job.status != Status.RUNNING:
             return None

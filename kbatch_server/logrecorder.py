@@ -15,6 +15,7 @@ from traitlets.config import LoggingConfigurable
 from .audit import AuditEntry
 from .errors import Unavailable
 from .launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
+from .logmemory import LogMemory
 from .logwriter import RETRY_SECONDS, STOP_SECONDS, JobGone, LogLimits, LogWriter, make_key
 from .models import Job, Status
 from .storage.base import Storage, StorageError
@@ -58,18 +59,16 @@ class _Recording:
 class LogRecorder(LoggingConfigurable):
     """Owns a task for each attempt of a job that runs, or whose log is not kept whole yet.
 
-    A task holds one segment in memory at most, and reads on only when that is kept: so neither many logs nor
-    a slow storage fill the memory. What was read is known from the store: after a kill, a task goes on from
-    there.
+    A task holds one segment in memory at most, and all together no more than LogMemory lets them. Each reads
+    on only when its own is kept: so neither many logs nor a slow storage fill the memory. What was read is
+    known from the store: after a kill, a task goes on from there.
     """
 
     segment_bytes = Integer(
         2**20,
         min=2**12,
-        help="""Bytes of a log that are kept as one object: so much memory is needed for each job that runs.
-
-        A log is read and searched by pieces of this size.
-        """,
+        help="""Bytes of a log that are kept as one object, and in memory until it is full; less where
+        ``max_memory_bytes`` is used up. A log is read and searched by pieces of this size.""",
         config=True,
     )
 
@@ -81,6 +80,15 @@ class LogRecorder(LoggingConfigurable):
         The user sees it at once in any case. This is how much of a log may be lost if what runs the job is
         lost together with this service, and how often a storage that counts requests is written to.
         """,
+        config=True,
+    )
+
+    max_memory_bytes = Integer(
+        128 * 2**20,
+        min=2**20,
+        help="""Bytes of memory for the ends of all logs that are recorded. When they are used up, logs that
+        have more than an even share of them are kept in smaller objects, and read on when those are kept.
+        Until they are it may be twice as much; what is on its way on each connection comes on top.""",
         config=True,
     )
 
@@ -105,6 +113,7 @@ class LogRecorder(LoggingConfigurable):
         super().__init__(**kwargs)
         self._recordings: dict[str, dict[str, _Recording]] = {}
         self._is_stopping = False
+        self._memory = LogMemory(self.max_memory_bytes)
 
     async def start(self) -> None:
         """Begin: from now on this process, and no other, records."""
@@ -188,6 +197,9 @@ class LogRecorder(LoggingConfigurable):
         except asyncio.CancelledError:
             await self._save(recording)
             raise
+        finally:
+            if recording.writer is not None:
+                recording.writer.forget()
         recording.is_done = True
         self.on_complete(recording.job.id)
 
@@ -214,6 +226,8 @@ class LogRecorder(LoggingConfigurable):
                 return
             except LogTaken:
                 self.log.info("job %s: another wrote the log of %s, too", recording.job.id, recording.pod)
+                if recording.writer is not None:
+                    recording.writer.forget()
                 recording.writer = None  # what is in memory is not what comes next: it is read again
             except (LauncherUnavailable, StorageError, Unavailable) as error:
                 if not is_told:
@@ -261,6 +275,7 @@ class LogRecorder(LoggingConfigurable):
             log or LogRecord(job_id, pod, recording.attempt, {}, 0, False, ""),
             segments,
             limits=LogLimits(size, self.max_log_bytes),
+            memory=self._memory,
             storage=self.storage,
             store=self.store,
             logger=self.log,

@@ -33,12 +33,19 @@ class LineSearch:
     It takes the pieces of a text in their order, and blocks for a moment for each megabyte: use a thread.
     """
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, words: str, most: int | None = None) -> None:
+        """``most`` is the number of hits after which nothing is searched any more."""
+        self._left = most
         self._words = words.lower()
         self._overlap = 4 * len(self._words)
         self._rest = b""
         self._next_line = 0
         self._found = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there are as many hits as may be."""
+        return self._left == 0
 
     def add(self, piece: bytes, first_line: int, skip: int = 0) -> list[Hit]:
         """Return the hits in the lines that are complete with this piece.
@@ -72,12 +79,17 @@ class LineSearch:
         return hits
 
     def _search(self, text: bytes) -> list[Hit]:
-        hits = []
+        hits: list[Hit] = []
         for index, line in _find(show_plain(text), self._words):
+            if self.is_done:
+                break
             number = self._next_line + index
-            if number != self._found:  # a long line may be found in two of its parts
-                self._found = number
-                hits.append(Hit(number, show_line(line)))
+            if number == self._found:  # a long line may be found in two of its parts
+                continue
+            self._found = number
+            hits.append(Hit(number, show_line(line)))
+            if self._left is not None:
+                self._left -= 1
         return hits
 
 

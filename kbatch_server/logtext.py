@@ -156,9 +156,12 @@ class LogText:
                 return at + (max(offset - (part.end - part.size), 0) if part.first_line else 0)
         return self.size
 
-    async def search(self, words: str) -> AsyncGenerator[Hit]:
-        """Yield the lines from ``begin`` on that hold some words, in whatever case; raises StorageError."""
-        search = LineSearch(words)
+    async def search(self, words: str, *, most: int | None = None) -> AsyncGenerator[Hit]:
+        """Yield the lines from ``begin`` on that hold some words, in whatever case; raises StorageError.
+
+        After ``most`` of them nothing more is read.
+        """
+        search = LineSearch(words, most)
         for part, at in zip(self._parts, self._starts, strict=False):
             if not part.first_line or at + part.size <= self.begin:
                 continue
@@ -169,6 +172,8 @@ class LogText:
                 continue
             for hit in await asyncio.to_thread(search.add, content, part.first_line, first):
                 yield hit
+            if search.is_done:
+                return
         for hit in search.finish():
             yield hit
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from .errors import Unavailable
 from .failpoints import reach
 from .launchers.base import LogPiece
+from .logmemory import LogMemory
 from .models import utcnow
 from .storage.base import Storage, StorageError
 from .store import JobStore
@@ -25,6 +26,9 @@ MAX_TIMES = 2000
 
 MARKS = 64
 """Pieces of which it is remembered how to go on after them: a segment can end in those only."""
+
+TIME_BYTES, MARK_BYTES = 160, 600
+"""What one change of the second, and what is remembered of one piece, takes of memory, about."""
 
 RETRY_SECONDS = (0.5, 60.0)
 """The wait for a storage or a database that is away: at first, and at last."""
@@ -72,21 +76,28 @@ class LogWriter:
         segments: list[LogSegment],
         *,
         limits: LogLimits,
+        memory: LogMemory,
         storage: Storage,
         store: JobStore,
         logger: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         self._log = log
         self._limits = limits
+        self._memory = memory
         self._storage = storage
         self._store = store
         self._logger = logger
-        self._segments = [(each.number, each.start, each.size) for each in segments]
+        self._sum = 0  # of all segments
+        # those that may be cut out when the log is too long, by number and size
+        self._middle: deque[tuple[int, int]] = deque()
+        for each in segments:
+            self._note_segment(each)
         self._number = segments[-1].number + 1 if segments else 0
         self._line = segments[-1].first_line + segments[-1].lines if segments else 1
         self._buffer = bytearray()
         self._times: list[list[int]] = []
         self._kept = 0  # bytes of the buffer that are kept already
+        self._is_keeping = False
         self._dirty_since = 0.0
         self._is_head = log.size < limits.head_bytes
         self._skip = int(log.position.get("skip", 0))
@@ -137,6 +148,7 @@ class LogWriter:
         if self._kept == len(self._buffer):
             self._dirty_since = time.monotonic()
         self._buffer += data
+        self._note_memory()
         self._tell()
         while cut := self._find_cut():
             await self._keep(cut)
@@ -147,12 +159,34 @@ class LogWriter:
         is_new = self._kept < len(self._buffer)
         if is_new and time.monotonic() - self._dirty_since >= older_than_seconds:
             await self._keep(len(self._buffer))
+        while cut := self._find_cut():  # others may need the memory
+            await self._keep(cut)
+            self._close_segment(cut)
+
+    def release(self) -> None:
+        """Let go of what is in memory: all of it is kept, and nothing is being written."""
+        self._close_segment(self._kept)
 
     async def finish(self, problem: str) -> None:
         """Keep all, and that this is all; ``problem`` says why it is not, or is empty."""
         self._log = replace(self._log, problem=problem)
         await self._keep(len(self._buffer), is_complete=True)
         self._close_segment(len(self._buffer))
+        self._memory.forget(self)
+
+    def forget(self) -> None:
+        """Say that what is in memory is of no use any more; nothing more is to be added."""
+        self._memory.forget(self)
+
+    def _note_memory(self) -> None:
+        entries = TIME_BYTES * len(self._times) + MARK_BYTES * len(self._marks)
+        is_idle = self._kept == len(self._buffer) and not self._is_keeping
+        self._memory.note(self, len(self._buffer) + entries, is_idle=is_idle)
+
+    def _note_segment(self, segment: LogSegment) -> None:
+        self._sum += segment.size
+        if segment.end > self._limits.head_bytes:
+            self._middle.append((segment.number, segment.size))
 
     def _tell(self) -> None:
         news, self.news = self.news, asyncio.Event()
@@ -165,18 +199,19 @@ class LogWriter:
         """
         size, head = len(self._buffer), self._limits.head_bytes - self.start
         is_head = self._is_head and 0 < head <= size
-        if size < self._limits.segment_bytes and len(self._times) < MAX_TIMES and not is_head:
+        most = self._memory.get_limit(self._limits.segment_bytes)
+        if not size or (size < most and len(self._times) < MAX_TIMES and not is_head):
             return 0
-        limit = min(size, self._limits.segment_bytes, head if is_head else size)
         self._is_head = self._is_head and not is_head
         first_mark = max(self._marks[0][1] - self.start, 0)
+        limit = max(min(size, most, head if is_head else size), first_mark)
         return self._buffer.rfind(b"\n", first_mark, limit) + 1 or limit
 
     def _close_segment(self, size: int) -> None:
         """Let go of the first bytes in memory, which are kept."""
         if size:
             segment = self._make_segment(size)
-            self._segments.append((segment.number, segment.start, segment.size))
+            self._note_segment(segment)
             self._line += segment.lines
             self._number += 1
             later = [[at - size, second] for at, second in self._times if at > size]
@@ -187,6 +222,7 @@ class LogWriter:
             del self._buffer[:size]
             self.start += size
             self._kept = max(self._kept - size, 0)
+            self._note_memory()
         self._tell()
 
     def _make_segment(self, size: int) -> LogSegment:
@@ -203,18 +239,25 @@ class LogWriter:
 
     def _find_dropped(self, size: int) -> list[int]:
         """Return the segments of the middle that go, so that no more is kept than may be."""
-        over = sum(each[2] for each in self._segments) + size - self._limits.max_log_bytes
+        over = self._sum + size - self._limits.max_log_bytes
         dropped = []
-        for number, start, length in self._segments:
+        for number, length in self._middle:
             if over <= 0:
                 break
-            if start + length > self._limits.head_bytes:
-                dropped.append(number)
-                over -= length
+            dropped.append(number)
+            over -= length
         return dropped
 
     async def _keep(self, size: int, *, is_complete: bool = False) -> None:
         """Keep the first bytes in memory, however long that takes."""
+        self._is_keeping = True
+        try:
+            await self._keep_long(size, is_complete=is_complete)
+        finally:
+            self._is_keeping = False
+            self._note_memory()
+
+    async def _keep_long(self, size: int, *, is_complete: bool) -> None:
         log = replace(
             self._log,
             position=self._make_position(self.start + size),
@@ -238,13 +281,16 @@ class LogWriter:
         if is_told:
             self._logger.info("job %s: its log is being kept again", log.job_id)
         self._log = log
-        self._segments = [each for each in self._segments if each[0] not in dropped]
+        for _ in dropped:
+            self._sum -= self._middle.popleft()[1]
         self._kept = max(size, self._kept)
 
     async def _keep_once(self, log: LogRecord, segment: LogSegment | None, dropped: list[int]) -> None:
         if segment is not None:
-            content = bytes(self._buffer[: segment.size])
-            await self._storage.write(make_key(log.job_id, log.attempt, segment.number), _once(content))
+            async with self._memory.writes:
+                with memoryview(self._buffer) as view:
+                    content = bytes(view[: segment.size])
+                await self._storage.write(make_key(log.job_id, log.attempt, segment.number), _once(content))
             reach("archive.1")
         for number in dropped:
             await self._storage.delete(make_key(log.job_id, log.attempt, number))

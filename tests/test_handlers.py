@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from fuzzing import peak_below
 from web_doubles import ACCESS, PREFIX, make_job, make_zip
 
 from kbatch_server import handlers
@@ -596,6 +597,18 @@ async def test_a_log_is_searched(web, api):
     assert (await api.get(f"{url}&limit=3", headers=as_json)).json()["truncated"] is False
     nothing = await api.get("api/v1/jobs/train-1/logs?search=none", headers=as_json)
     assert nothing.json() == {"items": [], "truncated": False}
+
+
+async def test_many_long_lines_are_sent_as_they_are_read(web, api):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [(b"e" + b"\x01" * 8000 + b"\n") * 1000]  # six times as much, as JSON
+    for query in ("line=1", "search=e"):
+        size = 0
+        with peak_below(32 * 2**20):  # the log itself is there three times
+            async with api.stream("GET", f"api/v1/jobs/train-1/logs?{query}&limit=1000") as answer:
+                async for chunk in answer.aiter_bytes():
+                    size += len(chunk)
+        assert size >= 8 * 10**6
 
 
 async def test_a_log_is_downloaded(web, api):

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from fuzzing import peak_below
 from log_doubles import numbered, running_logs, until
 
 from kbatch_server import logfollower, logreader, logrecorder, logwriter
@@ -407,3 +408,21 @@ def test_a_search_keeps_of_a_line_that_is_drawn_for_ever_what_is_seen():
         assert len(search._rest) <= MAX_LINE_BYTES
     assert hits == []
     assert [(hit.line, hit.text) for hit in search.finish()] == [(1, "needle")]
+async def test_a_search_reads_no_further_than_to_the_last_hit_that_is_wanted(world):
+    await world.record(data=LINES)
+    text, _ = await world.reader.open(world.job)
+    reads = []
+    read = world.storage.read
+    world.storage.read = lambda key, **options: reads.append(key) or read(key, **options)
+    assert [hit.line async for hit in text.search(".", most=2)] == [1, 2]
+    assert len(reads) == 1
+    assert [hit.line async for hit in text.search("000 .", most=2)] == [1000]
+    assert len(reads) > 10
+
+
+def test_a_search_for_few_hits_holds_few():
+    piece = b"a\n" * 2**19
+    search = LineSearch("a", 2)
+    with peak_below(4 * 2**20):
+        assert [hit.line for hit in search.add(piece, 1)] == [1, 2]
+    assert search.add(piece, 2**19 + 1) == search.finish() == []

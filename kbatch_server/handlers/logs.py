@@ -25,6 +25,9 @@ RETRY_SECONDS = 2
 
 MAX_HITS = 10_000
 
+FLUSH_BYTES = 64 * 1024
+"""How much of an answer waits to be sent: ten thousand long lines are a hundred megabytes."""
+
 MAX_WORDS = 1000
 """Characters to search for."""
 
@@ -184,10 +187,14 @@ class LogHandler(BaseHandler):
             }
             self.write(json.dumps(head)[:-1] + ', "items": [')
             async with aclosing(text.read_lines(first, limit)) as lines:
-                comma = ""
+                comma, unsent = "", 0
                 async for each in lines:
-                    self.write(comma + json.dumps({"line": each.line, "text": each.text}))
-                    comma = ", "
+                    shown = comma + json.dumps({"line": each.line, "text": each.text})
+                    self.write(shown)
+                    comma, unsent = ", ", unsent + len(shown)
+                    if unsent >= FLUSH_BYTES:
+                        await self.flush()
+                        unsent = 0
         self.write("]}\n")
 
     async def _search(self, job_id: str, selection: LogSelection, words: str, limit: int) -> None:
@@ -201,7 +208,7 @@ class LogHandler(BaseHandler):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         count = 0
         with reading_errors():
-            async with aclosing(text.search(words)) as hits:
+            async with aclosing(text.search(words, most=limit + 1)) as hits:
                 async for hit in hits:
                     if count == limit:
                         self.write(f"[... more lines have it: these are the first {limit} ...]\n")
@@ -216,7 +223,7 @@ class LogHandler(BaseHandler):
         self.write('{"items": [')
         count, is_truncated = 0, False
         with reading_errors():
-            async with aclosing(text.search(words)) as hits:
+            async with aclosing(text.search(words, most=limit + 1)) as hits:
                 async for hit in hits:
                     if count == limit:
                         is_truncated = True
