@@ -20,14 +20,20 @@ def limit_guarantee(guarantee: Amount | None, limit: Amount | None) -> Amount | 
 def limit_guarantees(guarantees: Mapping[str, str], limits: Mapping[str, str]) -> dict[str, str]:
     """Return the same for resources by name, in quantities of Kubernetes.
 
-    Of an extended resource (``vendor/thing``) a pod must ask for just its limit. What is no quantity stays
-    as it is.
+    Of what cannot be overcommitted a pod must ask for just its limit. What is no quantity stays as it is.
     https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#extended-resources
     """
     return {
-        name: limits[name] if name in limits and ("/" in name or _is_less(limits[name], amount)) else amount
+        name: limits[name]
+        if name in limits and (is_exclusive(name) or _is_less(limits[name], amount))
+        else amount
         for name, amount in guarantees.items()
     }
+
+
+def is_exclusive(name: str) -> bool:
+    """Whether a resource cannot be overcommitted: an extended one (``vendor/thing``), or huge pages."""
+    return "/" in name or name.startswith("hugepages-")
 
 
 def _is_less(one: str, other: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .logsearch import MAX_SHOWN_BYTES, Hit, show_line
+from .logsearch import MAX_SHOWN_BYTES, Hit, show_line, show_text
 from .terminal import fold, has_controls
 
 MAX_REST_BYTES = 64 * 1024
@@ -35,18 +35,25 @@ class LineCutter:
                 self._next_line += piece.count(b"\n")
                 return lines
             self._next_line = self._first
+        show = show_line if has_controls(piece) or has_controls(self._rest) else show_text
         while self._next_line < self._end:
             newline = piece.find(b"\n", at)
             if newline < 0:
                 self._keep(piece[at:])
                 break
-            lines.append(self._cut(self._rest + piece[at:newline]))
+            lines.append(Hit(self._next_line, show(self._rest + piece[at:newline])))
+            self._rest = b""
+            self._next_line += 1
             at = newline + 1
         return lines
 
     def finish(self, *, is_open: bool = False) -> list[Hit]:
         """Return the last line, which no newline ended, if it is wanted; ``is_open`` says that it goes on."""
-        return [self._cut(self._rest, is_open=is_open)] if self._rest else []
+        if not self._rest:
+            return []
+        line, self._rest = Hit(self._next_line, show_line(self._rest, is_open=is_open)), b""
+        self._next_line += 1
+        return [line]
 
     def _keep(self, part: bytes) -> None:
         """Keep the beginning of a line, which may be as long as the log."""
@@ -55,11 +62,6 @@ class LineCutter:
             self._rest = self._rest[: MAX_SHOWN_BYTES + 1]  # what is more is not shown
         elif len(self._rest) > MAX_REST_BYTES:
             self._rest = fold(self._rest, columns=MAX_SHOWN_BYTES + 1)
-
-    def _cut(self, line: bytes, *, is_open: bool = False) -> Hit:
-        self._rest = b""
-        self._next_line += 1
-        return Hit(self._next_line - 1, show_line(line, is_open=is_open))
 
 
 def find_line(content: bytes, number: int) -> int:

@@ -87,7 +87,7 @@ class LineSearch:
             if number == self._found:  # a long line may be found in two of its parts
                 continue
             self._found = number
-            hits.append(Hit(number, show_line(line)))
+            hits.append(Hit(number, show_text(line)))
             if self._left is not None:
                 self._left -= 1
         return hits
@@ -119,10 +119,16 @@ def show_line(line: bytes, *, is_open: bool = False) -> str:
     """
     if not is_open:
         line = line.removesuffix(b"\r")
-    plain = styled = line
-    if has_controls(line):
-        plain = show_plain(line)
-        styled = fold(line).removeprefix(b"\r") if is_open else show_styled(line)
-    if len(plain) > MAX_SHOWN_BYTES:
-        return plain[:MAX_SHOWN_BYTES].decode("utf-8", "replace") + " …"
-    return (styled if len(styled) <= MAX_STYLED_BYTES else plain).decode("utf-8", "replace")
+    if not has_controls(line):
+        return show_text(line)
+    plain = show_plain(line)
+    styled = fold(line).removeprefix(b"\r") if is_open else show_styled(line)
+    if len(plain) > MAX_SHOWN_BYTES or len(styled) > MAX_STYLED_BYTES:
+        return show_text(plain)
+    return styled.decode("utf-8", "replace")
+
+
+def show_text(line: bytes) -> str:
+    """Return a line that has no escape sequences as text, the rest of a long one left out."""
+    text = line[:MAX_SHOWN_BYTES].decode("utf-8", "replace")
+    return text + " …" if len(line) > MAX_SHOWN_BYTES else text

@@ -7,6 +7,7 @@ from traitlets.config import Config
 from kbatch_server.config import JobConfig
 from kbatch_server.errors import InvalidRequest
 from kbatch_server.jobrequest import JobRequest
+from kbatch_server.kube.resources import make_resources
 from kbatch_server.models import User
 from kbatch_server.profiles import Profiles
 
@@ -80,8 +81,13 @@ def test_what_is_set_aside_is_never_more_than_what_the_job_asks_for():
             "ephemeral-storage": "20Gi",
             "example.org/fpga": "1",
             "hugepages-2Mi": "4Mi",
+            "example.org/other": "1",
         },
-        extra_resource_limits={"ephemeral-storage": "10G", "example.org/fpga": "2"},
+        extra_resource_limits={
+            "ephemeral-storage": "10G",
+            "example.org/fpga": "2",
+            "hugepages-2Mi": "8Mi",
+        },
     )
     spec = config.make_spec(request(cpu_limit=0.5, mem_limit=2**30))
     assert (spec.cpu_limit, spec.cpu_guarantee) == (0.5, 0.5)
@@ -89,8 +95,10 @@ def test_what_is_set_aside_is_never_more_than_what_the_job_asks_for():
     assert spec.extra_resource_guarantees == {
         "ephemeral-storage": "10G",
         "example.org/fpga": "2",  # Kubernetes wants just the limit
-        "hugepages-2Mi": "4Mi",
+        "hugepages-2Mi": "8Mi",
+        "example.org/other": "1",
     }
+    assert make_resources(spec)["limits"]["example.org/other"] == "1"
     spec = config.make_spec(request(cpu_limit=4))
     assert (spec.cpu_guarantee, spec.mem_guarantee) == (2, 2**32)
 

@@ -138,7 +138,8 @@ def test_job_with_everything() -> None:
     )
     labels = {"team": "alice", **LABELS}
     annotations = {"contact": "alice@example.org", **ANNOTATIONS}
-    assert (manifest["metadata"]["labels"], manifest["metadata"]["annotations"]) == (labels, annotations)
+    assert manifest["metadata"]["labels"] == labels
+    assert manifest["metadata"]["annotations"] == annotations | {"kbatch.jupyter.org/retries": "3"}
     assert manifest["spec"]["template"]["metadata"] == {"labels": labels, "annotations": annotations}
     assert {key: manifest["spec"][key] for key in ("backoffLimit", "activeDeadlineSeconds")} == {
         "backoffLimit": 3,

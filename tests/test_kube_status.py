@@ -372,10 +372,21 @@ def test_an_attempt_that_its_node_did_not_take_is_none() -> None:
     spec = JobSpec(image=IMAGE, retries=1)
     seen = make_timed_status(make_seen(job(backoffLimit=1), rejected(), second), spec, timedelta())
     assert seen.message == "It ended with exit code 3. Attempt 2 of 2 starts soon."
+    raised = job(backoffLimit=2)
+    raised["metadata"]["annotations"]["kbatch.jupyter.org/retries"] = "1"
+    last = failed_last(
+        raised, rejected(), second, pod("Failed", terminated(4), name="train-1-ccccc", created=9)
+    )
+    assert last == "It ended with exit code 4. That was attempt 2 of 2."
     assert seen.held_until == moment(1)  # the Job is to be let have an attempt more, at once
     seen = make_timed_status(make_seen(job(backoffLimit=2), rejected(), second), spec, timedelta())
     assert seen.held_until is None
     assert get_wanted_limit([rejected(name=f"p{n}") for n in range(99)], spec) == 1 + MAX_FREE_ATTEMPTS
+
+
+def failed_last(found: Manifest, *pods: Manifest) -> str:
+    found["status"]["conditions"] = [condition("Failed", "BackoffLimitExceeded", minute=10)]
+    return make_status(found, list(pods), []).message
 
 
 MESH = {"name": "istio-proxy", "state": RUNNING}

@@ -32,6 +32,9 @@ JOB_NAME_ANNOTATION = f"{PREFIX}job-name"
 LAUNCHED_ANNOTATION = f"{PREFIX}launched"
 """Set together with ``suspend: false``: from then on launch() leaves the Job alone."""
 
+RETRIES_ANNOTATION = f"{PREFIX}retries"
+"""How often the job is to be tried again: ``backoffLimit`` is raised for what counts as no attempt."""
+
 MAIN_CONTAINER = "job"
 FETCH_CONTAINER = "fetch-code"
 CODE_URL_KEY = "code-url"
@@ -97,7 +100,7 @@ def make_job(
             "name": job.id,
             "namespace": namespace,
             "labels": labels | _make_kueue_labels(spec),
-            "annotations": annotations,
+            "annotations": annotations | ({RETRIES_ANNOTATION: str(spec.retries)} if spec.retries else {}),
         },
         "spec": job_spec,
     }
@@ -160,6 +163,12 @@ def make_launch_patch(uid: str, *, queue_name: str | None = None) -> Manifest:
     if queue_name is not None:
         return {"metadata": metadata | {"labels": {QUEUE_LABEL: queue_name}}}
     return {"metadata": metadata, "spec": {"suspend": False}}
+
+
+def get_retries(job: Manifest) -> int:
+    """Return how often a Job is to be tried again."""
+    said = (job["metadata"].get("annotations") or {}).get(RETRIES_ANNOTATION)
+    return int(job["spec"].get("backoffLimit", 0) if said is None else said)
 
 
 def is_launched(job: Manifest) -> bool:

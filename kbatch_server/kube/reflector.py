@@ -12,7 +12,7 @@ from typing import Any
 from .clients import KubeClient, make_path
 from .events import Event
 from .kueue import find_owner, make_workloads_path, trim_workload
-from .objects import INSTANCE_LABEL, JOB_ID_LABEL, LAUNCHED_ANNOTATION
+from .objects import INSTANCE_LABEL, JOB_ID_LABEL, LAUNCHED_ANNOTATION, RETRIES_ANNOTATION
 from .watch import Watch
 
 Manifest = dict[str, Any]
@@ -308,8 +308,8 @@ def trim_job(manifest: Manifest) -> Manifest:
     kept = _pick(metadata, "name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp")
     if metadata.get("deletionTimestamp"):
         kept["deletionTimestamp"] = metadata["deletionTimestamp"]
-    if LAUNCHED_ANNOTATION in (metadata.get("annotations") or {}):
-        kept["annotations"] = {LAUNCHED_ANNOTATION: metadata["annotations"][LAUNCHED_ANNOTATION]}
+    if annotations := _pick(metadata.get("annotations") or {}, LAUNCHED_ANNOTATION, RETRIES_ANNOTATION):
+        kept["annotations"] = annotations
     return {
         "metadata": kept,
         "spec": _pick(spec, "suspend", "backoffLimit", "activeDeadlineSeconds"),

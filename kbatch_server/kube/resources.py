@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..guarantees import is_exclusive
 from ..models import JobSpec
 
 Manifest = dict[str, Any]
@@ -17,6 +18,9 @@ def make_resources(spec: JobSpec) -> Manifest:
     """Return those of the job's own container."""
     limits = dict(spec.extra_resource_limits)
     requests = dict(spec.extra_resource_guarantees)
+    for name, amount in requests.items():
+        if is_exclusive(name):  # which Kubernetes takes with a limit only
+            limits.setdefault(name, amount)
     for amounts, cpu, memory in (
         (limits, spec.cpu_limit, spec.mem_limit),
         (requests, spec.cpu_guarantee, spec.mem_guarantee),

@@ -15,7 +15,7 @@ from ..models import JobStatus, Status
 from . import sentences
 from .events import Event
 from .kueue import explain_hold, is_handed_over
-from .objects import FETCH_CONTAINER, LAUNCHED_ANNOTATION
+from .objects import FETCH_CONTAINER, LAUNCHED_ANNOTATION, get_retries
 from .pods import (
     START_PROBLEMS,
     container_statuses,
@@ -110,7 +110,7 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
         reason, message = explain_failure(last)
         attempts = _count_attempts(pods)
         if attempts > 1:
-            message += f" That was attempt {attempts} of {job['spec'].get('backoffLimit', 0) + 1}."
+            message += f" That was attempt {attempts} of {get_retries(job) + 1}."
     else:
         message = f"It failed, and its pods are gone, so that no more is known: {sentences.cut(message)}."
     return JobStatus(
@@ -188,7 +188,7 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
     if last is None:
         return _make_blocked(_Blocked("NoPod", "Kubernetes has not made a pod for it yet.", since))
     reason, message = explain_failure(last)
-    retries = job["spec"].get("backoffLimit", 0)
+    retries = get_retries(job)
     if retries and (find_condition(last, "DisruptionTarget") or never_began(last)):
         again = "It is started again."
     elif retries and attempts <= retries:

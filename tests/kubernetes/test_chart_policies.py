@@ -120,7 +120,6 @@ UNREACHED = {
     "the metadata of AWS, IPv6": "fd00:ec2::254",
     "a link-local address, IPv6": "fe80::1",
     "this host": "0.0.0.0",
-    "metadata, mapped": "::ffff:169.254.169.254",
     "metadata, by way of NAT64": "64:ff9b::169.254.169.254",
     "a machine of the institute, by way of NAT64": "64:ff9b::172.20.1.1",
 }

@@ -680,6 +680,36 @@ async def test_a_job_that_ran_when_its_node_refused_it_is_not_one_that_never_beg
     assert (seen.reason, seen.never_began, seen.pods) == ("NodeAffinity", True, [])
 
 
+async def test_an_attempt_that_its_node_refused_takes_none_of_the_retries(
+    launcher: KubeJobLauncher,
+    make_job: Callable[..., Job],
+    core_api: client.CoreV1Api,
+    batch_api: client.BatchV1Api,
+) -> None:
+    [node] = (await core_api.list_node()).items
+    label = f"kbatch-test/{job_label(launcher)}"
+    # sent to the node whether it has the label or not, as if it had lost it just then
+    launcher.modify_pod_hook = lambda launcher, pod, job: pod["spec"].update(
+        nodeName=node.metadata.name, nodeSelector={label: "there"}
+    )
+    job = make_job("exit 3", retries=1)
+    await launch(launcher, job)
+    seen = await wait_until(launcher, job, lambda seen: seen.reason == "NodeAffinity")
+    assert (seen.status, seen.pods) == (Status.PENDING, [])
+    assert seen.message.endswith("It is started again.")
+    assert seen.held_until is not None
+    await launcher.release(job)
+    made = await batch_api.read_namespaced_job(job.id, job.state["namespace"])
+    assert made.spec.backoff_limit == 2
+    await core_api.patch_node(node.metadata.name, {"metadata": {"labels": {label: "there"}}})
+    try:
+        seen = await wait_until(launcher, job, lambda seen: seen.status.is_end, seconds=2 * SECONDS)
+    finally:
+        await core_api.patch_node(node.metadata.name, {"metadata": {"labels": {label: None}}})
+    assert (seen.status, seen.exit_code, len(seen.pods)) == (Status.FAILED, 3, 2)
+    assert seen.message == "It ended with exit code 3. That was attempt 2 of 2."
+
+
 def job_label(launcher: KubeJobLauncher) -> str:
     return launcher.instance
 
