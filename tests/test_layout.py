@@ -53,7 +53,7 @@ LAYERS = [
         "validation",
         "workqueue",
     ],
-    ["errors", "failpoints", "metrics"],
+    ["errors", "failpoints", "metrics", "scrub"],
     ["__init__"],
 ]
 """Each imports from those below it only, and never from its own row."""

@@ -12,8 +12,8 @@ from web_doubles import PREFIX, make_job
 from kbatch_server.errors import RangeNotSatisfiable, Unavailable
 from kbatch_server.handlers.outputs import make_disposition
 from kbatch_server.handlers.ranges import read_range
-from kbatch_server.log import scrub_url
 from kbatch_server.models import JobOutputs, Status
+from kbatch_server.scrub import scrub_url
 
 URL = "api/v1/jobs/train-1/outputs"
 FILES = {

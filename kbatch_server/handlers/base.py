@@ -26,8 +26,9 @@ from ..errors import (
     TooLarge,
     Unavailable,
 )
-from ..log import REQUEST_ID, scrub_url
+from ..log import REQUEST_ID
 from ..models import User
+from ..scrub import scrub_url
 from ..validation import parse_json
 from .needs import Needs
 from .publicerror import public_error
