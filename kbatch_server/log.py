@@ -114,7 +114,7 @@ def log_request(handler: RequestHandler) -> None:
     count_request(handler, status, seconds)
     fields = {
         "status": status,
-        "method": request.method,
+        "method": _method_name(handler),
         "url": scrub_url(request.uri or ""),
         "user": _user_name(handler),
         "ip": request.remote_ip,
@@ -134,9 +134,16 @@ def count_request(handler: RequestHandler, status: int, seconds: float) -> None:
     cls = type(handler)
     name = f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
     method = handler.request.method
-    REQUESTS.labels(name, method if method in handler.SUPPORTED_METHODS else "other", status).inc()
+    REQUESTS.labels(name, method if method in RequestHandler.SUPPORTED_METHODS else "other", status).inc()
     if not getattr(handler, "is_stream", False):
         REQUEST_SECONDS.labels(name).observe(seconds)
+
+
+def _method_name(handler: RequestHandler) -> str:
+    # what was asked for: our handlers have one name for all that there are not
+    return (
+        str(getattr(handler, "asked_method", handler.request.method)).encode("ascii", "replace")[:20].decode()
+    )
 
 
 def _user_name(handler: RequestHandler) -> str:

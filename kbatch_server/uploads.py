@@ -85,7 +85,12 @@ class Uploads(LoggingConfigurable):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._places = Places(per_user=self.concurrent_uploads_per_user, total=self.concurrent_uploads)
+        self._places = Places(
+            per_user=self.concurrent_uploads_per_user,
+            total=self.concurrent_uploads,
+            limit="concurrent_uploads",
+            what="uploads",
+        )
         self._checks = asyncio.Semaphore(CHECKS)
         self._under_way: set[asyncio.Task[Any]] = set()
         self.decoding = asyncio.Semaphore(DECODINGS)

@@ -33,13 +33,15 @@ LAYERS = [
     ["kube"],
     ["storage", "store"],
     ["audit"],
-    ["archive", "auth", "commandline", "plugins", "profiles", "settings", "zipstream"],
-    ["config", "configcheck", "limits", "linecutter", "throttle", "webserver", "zipcontent"],
+    ["archive", "auth", "commandline", "plugins", "profiles", "settings", "webserver", "zipstream"],
+    ["config", "configcheck", "limits", "linecutter", "throttle", "zipcontent"],
     ["fairshare"],
     ["quota"],
     ["choices", "jobrequest", "logsearch", "zipdirectory"],
-    ["garbage", "looplag", "timeline", "traffic"],
+    ["garbage", "login", "looplag", "timeline", "traffic"],
     [
+        "connections",
+        "forwarded",
         "keyring",
         "log",
         "models",
@@ -53,7 +55,7 @@ LAYERS = [
         "validation",
         "workqueue",
     ],
-    ["errors", "failpoints", "metrics", "scrub"],
+    ["errors", "failpoints", "metrics", "private", "scrub"],
     ["__init__"],
 ]
 """Each imports from those below it only, and never from its own row."""

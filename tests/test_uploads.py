@@ -312,7 +312,7 @@ async def test_what_the_user_sent_before_is_not_looked_at_again(uploads, monkeyp
 
 
 def test_a_user_has_some_places_and_everybody_together_has_more():
-    places = Places(per_user=2, total=3)
+    places = Places(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
     with ExitStack() as held:
         held.enter_context(places.take("alice"))
         held.enter_context(places.take("alice"))

@@ -10,6 +10,7 @@ from ..validation import checked
 from .base import BaseHandler
 from .needs import needs_scope
 from .query import read_int, read_statuses, read_tags, read_text, read_time
+from .schemas import BRIEF
 
 MAX_PAGE = 500
 MAX_SUMS = 100
@@ -19,9 +20,12 @@ class JobModelHandler(BaseHandler):
     """A handler that answers with jobs."""
 
     def make_model(self, job: Job) -> dict[str, object]:
-        """Return a job's JSON; values of the environment are for its own user, with a token that may read."""
-        may_read = "read" in self.user.actions
-        return job.to_dict(with_env=may_read and job.user == self.user.name)
+        """Return a job's JSON: of a token that may not read, no more than which job it is, and its status.
+
+        Values of the environment are for its own user.
+        """
+        shown = job.to_dict(with_env=job.user == self.user.name)
+        return shown if "read" in self.user.actions else {name: shown[name] for name in BRIEF}
 
     def read_owner(self) -> str | None:
         """Return whose jobs are asked for: the user's own where nothing is said, None for everybody's."""
@@ -39,7 +43,7 @@ class JobModelHandler(BaseHandler):
 class JobsHandler(JobModelHandler):
     """All jobs of a user."""
 
-    @needs_scope("submit", whose="self", spends="submit")
+    @needs_scope("submit", whose="self", body=True, spends="submit")
     async def post(self) -> None:
         """Submit a job: 201, or 200 when the Idempotency-Key is that of an earlier, equal request."""
         request = JobRequest.from_json(self.get_json())
@@ -55,6 +59,8 @@ class JobsHandler(JobModelHandler):
     )
     async def get(self) -> None:
         """List jobs, newest first, a page at a time."""
+        if {"search", "tag"} & set(self.request.query_arguments):
+            self.hold_costly_read()
         query = JobQuery(
             user=self.read_owner(),
             statuses=read_statuses(self),
@@ -90,7 +96,7 @@ class CountsHandler(JobModelHandler):
 class SummaryHandler(JobModelHandler):
     """Sums over many jobs."""
 
-    @needs_scope("read", whose="self", query=("since", "limit", "user"))
+    @needs_scope("read", whose="self", query=("since", "limit", "user"), is_costly=True)
     async def get(self) -> None:
         """Say who has most jobs, and why they failed."""
         summary = await self.services.jobs.summarize(
@@ -120,7 +126,7 @@ class JobHandler(JobModelHandler):
 class CancelHandler(JobModelHandler):
     """The end of a job."""
 
-    @needs_scope("cancel", whose="job")
+    @needs_scope("cancel", whose="job", body=True)
     async def post(self, job_id: str) -> None:
         """Cancel the job; a body may say why."""
         asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()

@@ -14,11 +14,11 @@ from ..compat import flat, kbatch, manifests
 from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
 from ..logreader import LogSelection, ShownPiece
 from ..models import Job, JobPage, JobQuery, utcnow
-from ..ticks import until, with_ticks
+from ..ticks import with_ticks
 from .base import BaseHandler
 from .needs import needs_nothing, needs_scope, needs_user
 from .query import read_flag
-from .streams import CUT_OFF, LineChunker
+from .streams import LineChunker, StreamHandler, make_last_line
 from .uploads import ReceivingHandler
 
 MAX_LISTED = 10_000
@@ -114,7 +114,7 @@ class JobsHandler(KBatchHandler):
         if self._read_length() > LARGE_BODY_BYTES or "Transfer-Encoding" in self.request.headers:
             self._held.enter_context(self.services.uploads.place(self.user))
 
-    @needs_scope("submit", whose="self", spends="submit")
+    @needs_scope("submit", whose="self", body=True, spends="submit")
     async def post(self) -> None:
         """Submit a job."""
         if len(self._body) <= LARGE_BODY_BYTES:
@@ -209,7 +209,7 @@ class PodHandler(KBatchHandler):
         raise NotFound(f"There is no pod {name!r}.")
 
 
-class LogHandler(KBatchHandler):
+class LogHandler(StreamHandler, KBatchHandler):
     """The log of a job or of a pod, by the name of either: 0.4.2 asks for both in one place."""
 
     @needs_scope("read", whose="job")
@@ -231,8 +231,7 @@ class LogHandler(KBatchHandler):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")
         if follow:
-            self.is_stream = True
-            pieces = until(pieces, self.services.traffic.stopping)
+            pieces = self.until_cut_off(pieces, owner=job.user)
         async with aclosing(pieces):
             if follow and self.request.headers.get("User-Agent", "").startswith("python-httpx"):
                 await self._send_lines(pieces)
@@ -244,8 +243,8 @@ class LogHandler(KBatchHandler):
         async for piece in pieces:
             self.write(piece.data)
             await self.flush()
-        if self.is_cut_off:
-            self.write(CUT_OFF)
+        if self.cut_off:
+            self.write(make_last_line(self.cut_off))
 
     async def _send_lines(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         """Send chunks of whole lines without their last newline: see LineChunker.
@@ -276,8 +275,8 @@ class LogHandler(KBatchHandler):
                 await self.flush()
                 sent_at = now()
         rest = chunker.take(final=True)
-        if self.is_cut_off:
-            rest += CUT_OFF.rstrip().encode()
+        if self.cut_off:
+            rest += make_last_line(self.cut_off).rstrip().encode()
         self.write(encoder.compress(rest, final=True) if encoder else rest)
 
 
@@ -301,7 +300,7 @@ class Compressor:
 class UploadsHandler(ReceivingHandler, KBatchHandler):
     """The first client's uploads."""
 
-    @needs_scope("submit", whose="self", spends="upload")
+    @needs_scope("submit", whose="self", body=True, spends="upload")
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()
@@ -347,7 +346,7 @@ class AuthorizedHandler(KBatchHandler):
 class CronJobsHandler(KBatchHandler):
     """Schedules, which there are not yet."""
 
-    @needs_user(whose="anybody")
+    @needs_user(whose="anybody", body=True)
     async def get(self, *_: str) -> None:
         """Say so."""
         raise NotSupported(

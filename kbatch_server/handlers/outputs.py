@@ -73,7 +73,7 @@ class SandboxedHandler(BaseHandler):
 class OutputsZipHandler(SandboxedHandler):
     """All results of a job."""
 
-    @needs_scope("read", whose="job")
+    @needs_scope("read", whose="job", is_costly=True)
     async def get(self, job_id: str) -> None:
         """Send them as a ZIP, made while it is sent."""
         job = await self.services.jobs.get(self.user, job_id)
@@ -133,7 +133,7 @@ class SentOutputsHandler(BaseHandler):
         # it is the link that says who sends, and that there may be a body
         self._job = await self.services.launchpad.get_sending_job(self.path_args[0])
 
-    def _check_length(self, size: int) -> None:
+    def _check_length(self, size: int, **known: int) -> None:
         """Let ``begin``, and who receives it, say what is too large: it has to be on the job's record."""
 
     async def begin(self) -> None:
@@ -162,7 +162,7 @@ class SentOutputsHandler(BaseHandler):
         if self._inflow is not None:
             await self._inflow.send(chunk)
 
-    @needs_nothing(whose="link")
+    @needs_nothing(whose="link", body=True)
     async def post(self, signed: str) -> None:
         """Keep a tar of what the job wrote."""
         assert self._inflow is not None  # noqa: S101 - admitted, so begun

@@ -195,7 +195,10 @@ class JobStore(
         the pages that were read on from before, as no newer job is: it was not accepted yet.
         """
         statement, values = make_page_statement(query)
-        rows = await self._database.read(lambda connection: connection.execute(statement, values).all())
+        rows = await self._database.read(
+            lambda connection: connection.execute(statement, values).all(),
+            is_costly=bool(query.search or query.tags),
+        )
         page = [make_job(row, self._keyring) for row in rows[: query.limit]]
         return JobPage(page, make_cursor(page[-1].seq) if len(rows) > query.limit else None)
 
