@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from .errors import TooManyRequests, Unavailable
 from .metrics import LIMITED
@@ -47,6 +48,40 @@ class Places:
             self._taken[user] -= 1
             if not self._taken[user]:
                 del self._taken[user]
+
+
+class Lanes:
+    """A number of places that is waited for, each user in a lane with a few of them: in fair order."""
+
+    def __init__(self, *, per_user: int, total: int, what: str) -> None:
+        """Take the two limits, and what the places are for."""
+        self._what = what
+        self._per_user = per_user
+        self._all = asyncio.Semaphore(total)
+        self._lanes: dict[str, asyncio.Semaphore] = {}
+        self._users: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def take(self, user: str, *, wait_seconds: float) -> AsyncIterator[None]:
+        """Hold a place once there is one; raises Unavailable when there is none for so long."""
+        lane = self._lanes.setdefault(user, asyncio.Semaphore(self._per_user))
+        self._users[user] += 1
+        try:
+            async with AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(wait_seconds):
+                        await held.enter_async_context(lane)
+                        await held.enter_async_context(self._all)
+                except TimeoutError:
+                    raise Unavailable(
+                        f"Too many {self._what} are under way. Try again in a moment.",
+                        retry_after_seconds=RETRY_AFTER_SECONDS,
+                    ) from None
+                yield
+        finally:
+            self._users[user] -= 1
+            if not self._users[user]:
+                del self._users[user], self._lanes[user]
 
 
 class BytesBudget:

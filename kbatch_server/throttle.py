@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 
 from traitlets import Float, Integer
@@ -13,8 +13,15 @@ from .connections import Connections
 from .errors import TooManyRequests
 from .metrics import LIMITED
 from .models import User
-from .places import BytesBudget, Places
+from .places import BytesBudget, Lanes, Places
 from .rates import Rates
+
+FETCH_WAIT_SECONDS = 600
+"""How long a job waits for its turn to fetch its code: its init container takes some minutes longer."""
+
+SEND_WAIT_SECONDS = 5
+"""How long one waits that sends results: after ten seconds its sidecar sends them unasked, and a refused one
+comes again."""
 
 
 class Throttle(LoggingConfigurable):
@@ -79,8 +86,9 @@ class Throttle(LoggingConfigurable):
         4,
         min=1,
         help="""Reads of one user that cost much more than others, at the same time: ZIPs of results, searches
-        of a log, searches of jobs by a part of the name or a tag, sums over jobs, the audit record as a
-        stream; one more is answered with 429. Each is a request, too.""",
+        of a log, searches of jobs by a part of the name or a tag, sums over jobs, a job's events, the lists
+        of the kbatch command, the audit record as a stream; one more is answered with 429. Each is a request,
+        too.""",
         config=True,
     )
 
@@ -88,6 +96,38 @@ class Throttle(LoggingConfigurable):
         100,
         min=1,
         help="""Such reads of all users at the same time; one more is answered with 503.""",
+        config=True,
+    )
+
+    concurrent_downloads_per_user = Integer(
+        16,
+        min=1,
+        help="""Results and logs that one user may read at the same time, whole; one more is answered with
+        429.""",
+        config=True,
+    )
+
+    concurrent_downloads = Integer(
+        64,
+        min=1,
+        help="""Results and logs that all users may read at the same time; one more is answered with 503. Of
+        each, up to four megabytes are in memory while its reader takes them.""",
+        config=True,
+    )
+
+    concurrent_fetches = Integer(
+        32,
+        min=1,
+        help="""Jobs that may fetch their code at the same time, a quarter of them those of one user; the
+        others wait. Of each, up to four megabytes are in memory.""",
+        config=True,
+    )
+
+    concurrent_sends = Integer(
+        16,
+        min=1,
+        help="""Jobs that may send their results at the same time, a quarter of them those of one user; the
+        others are told to come again. Each needs a few megabytes of memory, up to 16 with some storages.""",
         config=True,
     )
 
@@ -151,6 +191,9 @@ class Throttle(LoggingConfigurable):
         self._requests = self._make_places("concurrent_requests", "requests")
         self._streams = self._make_places("concurrent_streams", "followed logs")
         self._costly_reads = self._make_places("concurrent_costly_reads", "large reads")
+        self._downloads = self._make_places("concurrent_downloads", "downloads")
+        self._fetches = self._make_lanes(self.concurrent_fetches, "jobs that fetch their code")
+        self._sends = self._make_lanes(self.concurrent_sends, "jobs that send their results")
         self._bodies = BytesBudget(
             per_user=self.max_body_bytes_in_memory_per_user,
             total=self.max_body_bytes_in_memory,
@@ -161,6 +204,9 @@ class Throttle(LoggingConfigurable):
     def _make_places(self, limit: str, what: str) -> Places:
         per_user, total = getattr(self, f"{limit}_per_user"), getattr(self, limit)
         return Places(per_user=per_user, total=total, limit=limit, what=what)
+
+    def _make_lanes(self, total: int, what: str) -> Lanes:
+        return Lanes(per_user=max(total // 4, 1), total=total, what=what)
 
     def spend(self, user: User, action: str) -> None:
         """Count a ``submit`` or an ``upload`` of the user's; raises TooManyRequests."""
@@ -184,6 +230,18 @@ class Throttle(LoggingConfigurable):
     def costly_read(self, user: User) -> AbstractContextManager[None]:
         """Hold a place of the user's for a read that costs much more than others; raises as ``request``."""
         return self._costly_reads.take(user.name)
+
+    def download(self, user: User) -> AbstractContextManager[None]:
+        """Hold a place of the user's for an answer that is read from the storage; raises as ``request``."""
+        return self._downloads.take(user.name)
+
+    def fetch(self, user: str) -> AbstractAsyncContextManager[None]:
+        """Hold a place for a job of a user's that fetches its code, once there is one; raises Unavailable."""
+        return self._fetches.take(user, wait_seconds=FETCH_WAIT_SECONDS)
+
+    def send(self, user: str) -> AbstractAsyncContextManager[None]:
+        """Hold a place for a job of a user's that sends its results, as ``fetch``, but soon or never."""
+        return self._sends.take(user, wait_seconds=SEND_WAIT_SECONDS)
 
     def body(self, user: User) -> AbstractContextManager[Callable[[int], None]]:
         """Give what takes memory for a body of the user's, a piece at a time; that raises as ``request``."""

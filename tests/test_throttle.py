@@ -10,7 +10,10 @@ import pytest
 from tornado.web import Application, RequestHandler
 from web_doubles import PREFIX, make_job, make_zip, running_web
 
+from kbatch_server import throttle
+from kbatch_server.errors import Unavailable
 from kbatch_server.handlers import exchange
+from kbatch_server.places import Lanes
 from kbatch_server.rates import MAX_KEPT, Rates
 from kbatch_server.throttle import Throttle
 from kbatch_server.traffic import Traffic
@@ -152,6 +155,73 @@ async def test_a_client_that_reads_nothing_is_let_go_of(monkeypatch):
                 received += len(piece)
         assert received < 64 * 2**20
         writer.close()
+
+
+# what is read from the storage, or goes there
+
+
+async def test_in_lanes_each_user_has_a_part_of_the_places_and_waits_for_a_turn():
+    lanes = Lanes(per_user=1, total=2, what="jobs that fetch")
+    order, go_on = [], asyncio.Event()
+
+    async def fetch(user):
+        async with lanes.take(user, wait_seconds=10):
+            order.append(user)
+            await go_on.wait()
+
+    fetching = [asyncio.create_task(fetch(user)) for user in ("alice", "alice", "alice", "bob", "carol")]
+    await asyncio.sleep(0.01)
+    assert order == ["alice", "bob"]
+    with pytest.raises(Unavailable, match="Too many jobs that fetch"):
+        async with lanes.take("dave", wait_seconds=0.01):
+            pytest.fail("there is no place")
+    fetching[2].cancel()
+    go_on.set()
+    await asyncio.gather(*fetching, return_exceptions=True)
+    assert sorted(order) == ["alice", "alice", "bob", "carol"]
+    assert not lanes._lanes
+    async with lanes.take("dave", wait_seconds=0.01):
+        pass
+
+
+async def test_jobs_wait_for_their_turn_to_fetch_code_and_are_told_to_come_again_with_results(monkeypatch):
+    monkeypatch.setattr(throttle, "SEND_WAIT_SECONDS", 0.1)
+    limits = Throttle(concurrent_fetches=1, concurrent_sends=1)
+    async with running_web(throttle=limits) as web, web.client() as alice, web.client(token=None) as job:
+        await alice.post("api/v1/uploads", content=make_zip(), headers={"Content-Type": "application/zip"})
+        async with limits.fetch("bob"):
+            fetching = asyncio.create_task(job.get("code/good"))
+            await asyncio.sleep(0.1)
+            assert not fetching.done()
+            assert (await alice.get("api/v1/jobs")).status_code == 200
+        assert (await fetching).content == make_zip()
+        async with limits.send("bob"):
+            refused = await job.post("outputs/good", content=b"tar")
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+        assert (await job.post("outputs/good", content=b"tar")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("api/v1/jobs/train-1/logs", {}),
+        ("api/v1/jobs/train-1/logs", {"Range": "bytes=0-1"}),
+        ("jobs/logs/train-1", {}),
+        ("api/v1/jobs/train-1/outputs/a.txt", {}),
+        ("api/v1/jobs/train-1/outputs.zip", {}),
+    ],
+)
+async def test_a_user_reads_some_results_and_logs_at_a_time(path, headers):
+    limits = Throttle(concurrent_downloads_per_user=1)
+    async with running_web(throttle=limits) as web, web.client() as alice:
+        web.jobs.add(make_job())
+        web.jobs.pieces["train-1"] = [b"hello\n"]
+        web.outputs.files["train-1"] = {"a.txt": b"x"}
+        with limits.download(web.auth.make_user({"name": "alice", "scopes": []})):
+            assert (await alice.get(path, headers=headers)).status_code == 429
+            assert (await alice.get("api/v1/jobs/train-1/logs?line=1")).status_code == 200
+        assert (await alice.get(path, headers=headers)).is_success
+        assert not limits._downloads._taken
 
 
 # connections

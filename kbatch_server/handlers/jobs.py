@@ -154,7 +154,7 @@ class TimelineHandler(BaseHandler):
 class EventsHandler(BaseHandler):
     """What happened to a job."""
 
-    @needs_scope("read", whose="job")
+    @needs_scope("read", whose="job", is_costly=True)
     async def get(self, job_id: str) -> None:
         """List the events, oldest first."""
         events = await self.services.jobs.events(self.user, job_id)

@@ -99,7 +99,7 @@ class JobsHandler(KBatchHandler):
         """How many bytes the body may have: there may be code in it."""
         return 3 * self.services.max_body_bytes
 
-    @needs_scope("read", whose="self")
+    @needs_scope("read", whose="self", is_costly=True)
     async def get(self) -> None:
         """List the jobs that are active or ended lately."""
         await self.send_list("Job", self._models())
@@ -181,7 +181,7 @@ class JobHandler(KBatchHandler):
 class PodsHandler(KBatchHandler):
     """The runs of all jobs, or of one."""
 
-    @needs_scope("read", whose="self")
+    @needs_scope("read", whose="self", is_costly=True)
     async def get(self) -> None:
         """List pods; ``job_name`` is the id of the job whose pods are wanted."""
         await self.send_list("Pod", self._models(self.get_query_argument("job_name", "")))
@@ -218,8 +218,8 @@ class LogHandler(StreamHandler, KBatchHandler):
         await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
 
     async def _send(self, name: str, *, follow: bool) -> None:
-        if follow:
-            self._held.enter_context(self.services.throttle.stream(self.user))
+        place = self.services.throttle.stream if follow else self.services.throttle.download
+        self._held.enter_context(place(self.user))
         job, pod = await self.find_job_of(name)
         try:
             selection = LogSelection(pod=pod)

@@ -91,8 +91,9 @@ class LogHandler(StreamHandler):
 
     async def _send(self, job_id: str, selection: LogSelection, *, follow: bool) -> None:
         after = self._read_last_event_id() if follow or self._wants_events else None
-        if follow or after is not None:
-            self._held.enter_context(self.services.throttle.stream(self.user))
+        throttle = self.services.throttle
+        hold = throttle.stream if follow or after is not None else throttle.download
+        self._held.enter_context(hold(self.user))
         pieces = await self.services.jobs.logs(self.user, job_id, selection, follow=follow, after=after)
         if follow:
             owner = (await self.services.jobs.get(self.user, job_id)).user
@@ -154,6 +155,7 @@ class LogHandler(StreamHandler):
         self.write(encoder.make_event(json.dumps(end), event="end"))
 
     async def _send_range(self, job_id: str, selection: LogSelection) -> None:
+        self._held.enter_context(self.services.throttle.download(self.user))
         text, _ = await self.services.jobs.open_log(self.user, job_id, selection)
         size = text.size - text.begin
         start, end = read_range(self.request.headers["Range"], size) or (0, size)

@@ -77,6 +77,7 @@ class OutputsZipHandler(SandboxedHandler):
     async def get(self, job_id: str) -> None:
         """Send them as a ZIP, made while it is sent."""
         job = await self.services.jobs.get(self.user, job_id)
+        self._held.enter_context(self.services.throttle.download(self.user))
         pieces = await self.services.outputs.zip(job)
         self.offer(f"{job.id}.zip", "application/zip")
         await self.run_while_connected(self.send(pieces))
@@ -101,6 +102,7 @@ class OutputHandler(SandboxedHandler):
         start, end = self._read_range(file.size)
         self.set_header("Content-Length", end - start)
         if self.request.method == "GET":
+            self._held.enter_context(self.services.throttle.download(self.user))
             pieces = self.services.outputs.read(key, file.offset + start, end - start)
             await self.run_while_connected(self.send(pieces))
 
@@ -148,8 +150,11 @@ class SentOutputsHandler(BaseHandler):
             left_out=self._read_unreadable(),
             pod=self.request.headers.get("X-Kbatch-Pod", "")[:253],
         )
-        receiving = self.services.outputs.receive(self._job, tar)
-        await self._inflow.start(asyncio.create_task(receiving, name=f"outputs {self._job.id}"))
+        await self._inflow.start(asyncio.create_task(self._keep(tar), name=f"outputs {self._job.id}"))
+
+    async def _keep(self, tar: OutputTar) -> JobOutputs:
+        async with self.services.throttle.send(self._job.user):
+            return await self.services.outputs.receive(self._job, tar)
 
     def _read_unreadable(self) -> int:
         text = self.request.headers.get("X-Kbatch-Unreadable", "0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +48,12 @@ def find_files() -> dict[str, str]:
     except FileNotFoundError:
         raise KBatchError(NOT_BUILT) from None
     return files
+
+
+@lru_cache(maxsize=16)
+def read_static(name: str) -> bytes:
+    """Return what is in one of the built files: they are few and small, and anybody may ask for them."""
+    return (STATIC / name).read_bytes()
 
 
 class LoginNeeded(KBatchError):
@@ -183,11 +188,13 @@ class StaticHandler(PageHandler):
     async def get(self, name: str) -> None:
         """Send a file."""
         # the name was decoded: it may have slashes now
-        path = STATIC / name
-        if name not in find_files().values() or path.parent != STATIC:
+        if name not in find_files().values() or (STATIC / name).parent != STATIC:
             raise NotFound("There is no such file.")
-        content = await asyncio.to_thread(path.read_bytes)
-        self.set_header("Content-Type", TYPES[path.suffix])
+        content = read_static(name)
+        self.set_header("Content-Type", TYPES[Path(name).suffix])
+        self.set_header("Content-Length", len(content))
+        # the head alone: what is written after it is not copied, so that readers who are slow share it
+        await self.flush()
         self.write(content)
 
     def answer_error(self, error: BaseException) -> None:

@@ -149,9 +149,9 @@ class CodeHandler(BaseHandler):
         self.set_header("Content-Length", length)
 
     async def _send(self, upload: Upload, start: int, length: int) -> None:
+        read = self.services.uploads.read(upload, start=start, length=length)
         try:
-            read = self.services.uploads.read(upload, start=start, length=length)
-            async with aclosing(read) as pieces:  # type: ignore[type-var]
+            async with self.services.throttle.fetch(upload.user), aclosing(read) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     self.write(piece)
                     await self.flush()
