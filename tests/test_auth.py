@@ -20,6 +20,7 @@ from tornado.web import Application, RequestHandler
 from traitlets import TraitError
 from web_doubles import ACCESS, ACTIONS, PREFIX, HubDouble, RealHub, Web, running_web
 
+from kbatch_server import handlers
 from kbatch_server.auth import NEW_LOOKUPS, CachingHubOAuth, HubAuthenticator, HubUnavailable
 
 
@@ -131,6 +132,30 @@ async def test_a_browser_logs_in_through_the_hub_and_must_show_its_xsrf_token_to
         ours = {"Sec-Fetch-Mode": "cors", "X-XSRFToken": token}
         written = await browser.post(hub.kbatch_url + "api/v1/jobs", json={"name": "a"}, headers=ours)
         assert written.status_code == 201, written.text
+
+
+async def test_a_script_of_another_page_of_the_origin_gets_nothing_with_the_cookie_alone(hub, real_web):
+    """As the page of another user's server is one, where the hub has no ``subdomain_host``."""
+    async with make_browser() as browser:
+        assert (await log_in(browser, await browser.get(hub.kbatch_url))).status_code == 200
+        script = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
+        for path, method in list_routes_of_users():
+            answer = await browser.request(
+                method, hub.kbatch_url + path, headers=script, follow_redirects=False
+            )
+            assert answer.status_code in {403, 302}, f"{method} {path}"
+            if answer.status_code == 302:  # a page, which sends to the login
+                assert "/oauth2/authorize" in answer.headers["Location"]
+
+
+def list_routes_of_users():
+    for module in handlers.MODULES:
+        for pattern, handler in module.default_handlers:
+            path = re.sub(r"\(\?:.*\)\?$|/\?$|\\", "", pattern).replace("([^/]+)", "x").replace("(.+)", "x")
+            for method in ("get", "head", "post", "delete"):
+                needs = getattr(getattr(handler, method), "needs", None)
+                if needs is not None and needs.user:
+                    yield path, method
 
 
 class TurnAbout(RequestHandler):
