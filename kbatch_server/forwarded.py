@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from tornado.httputil import (
@@ -26,8 +27,12 @@ class ProxyAddresses:
     def __init__(self, addresses: Iterable[str]) -> None:
         """Take them as text; raises ValueError for one that is none."""
         self._networks = [ipaddress.ip_network(each, strict=False) for each in addresses]
+        self._is_trusted = lru_cache(maxsize=256)(self._look)  # they are few, and each comes again
 
     def __contains__(self, text: str) -> bool:
+        return self._is_trusted(text)
+
+    def _look(self, text: str) -> bool:
         address = _parse(text)
         return address is not None and any(address in network for network in self._networks)
 

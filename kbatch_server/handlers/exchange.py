@@ -62,7 +62,7 @@ class Exchange(RequestHandler):
         self._refused = False
         self._refusal: asyncio.Task[None] | None = None
         self._drained = 0
-        self._may_close = asyncio.Event()
+        self._may_close: asyncio.Event | None = None  # made when it is waited for
         self._held = ExitStack()  # what this request takes of what all share
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[Any] | None = None
@@ -132,7 +132,8 @@ class Exchange(RequestHandler):
                 await self.refuse(error)
             return
         self._drained += len(chunk)
-        if self._drained > LINGER_BYTES:
+        if self._drained > LINGER_BYTES and not self._stream.closed():
+            self._may_close = asyncio.Event()
             await self._may_close.wait()
 
     async def receive(self, chunk: bytes) -> None:
@@ -217,7 +218,11 @@ class Exchange(RequestHandler):
 
     def _close(self) -> None:
         self._stream.close()
-        self._may_close.set()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self._may_close is not None:
+            self._may_close.set()
 
     async def give_up(self) -> None:
         """Answer, while the body is still coming, that the service stops; else leave it to be cut off."""
@@ -280,7 +285,7 @@ class Exchange(RequestHandler):
 
     def _end(self) -> None:
         self._release()
-        self._may_close.set()
+        self._read_on()
         self.services.throttle.connections.end(self._stream)
         self.services.traffic.end(self)
 
