@@ -9,7 +9,7 @@ HUB5 := 5.3.0
 # what the pages are built from
 UI := $(wildcard ui/*.json ui/*.mjs ui/src/*)
 
-.PHONY: help demo test test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits dist clean
+.PHONY: help demo test test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits soak dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ bench-logs: $(VENV)/.test ## Record, read and search a log of a GiB, and see tha
 
 bench-limits: $(VENV)/.test ## Measure what limits cost: whose turn it is with 100,000 queued jobs, and submits
 	@$(BIN)/python -m benchmarks.bench_limits
+
+soak: $(VENV)/.test ## Send all that could do harm for ten minutes (SOAK_SECONDS), and measure what others notice
+	@$(BIN)/python -m benchmarks.bench_hostile
 
 dist: $(VENV)/.test ## Build the sdist and the wheel
 	@$(BIN)/python -m build --outdir dist .

@@ -13,6 +13,7 @@ from kbatch_server.gauges import Gauges
 from kbatch_server.metrics import REGISTRY
 from kbatch_server.models import Status
 from kbatch_server.store.countstore import ActiveJobs
+from kbatch_server.throttle import Throttle
 from kbatch_server.traffic import Traffic
 from kbatch_server.workqueue import WorkQueue
 
@@ -38,6 +39,7 @@ def _find_metrics() -> Iterator[tuple[str, Metric, tuple[str, ...]]]:
         leader=nothing,
         reconciler=SimpleNamespace(queue=queue, count=queue.count),
         store=nothing,
+        throttle=Throttle(),
         traffic=Traffic(),
     )
     gauges.set_counts(ActiveJobs({Status.QUEUED: 0}, None, 0), {"logs": 0})

@@ -314,7 +314,7 @@ class KBatchServer(Application):
 
     def init_auth(self) -> None:
         """Make what asks the hub who a request is from."""
-        self.auth = HubAuthenticator(parent=self, base_url=self.service_prefix)
+        self.auth = HubAuthenticator(parent=self, base_url=self.service_prefix, keyring=self.keyring)
         if not self.auth.hub_auth.api_token:
             raise WrongSetting(
                 "JUPYTERHUB_API_TOKEN: must be set to this service's token "
@@ -330,6 +330,7 @@ class KBatchServer(Application):
             engine=self.engine,
             storage=self.storage,
             store=self.store,
+            throttle=self.throttle,
             traffic=self.traffic,
         )
         services = Services(
@@ -392,14 +393,11 @@ class KBatchServer(Application):
     def listen(self) -> WebServer:
         """Take the port; requests wait in its backlog until the parts are started."""
         server = WebServer(
-            self.web_app,
-            # every handler looks at the length of its body itself, and says what is too long in JSON
-            max_body_bytes=self.uploads.max_upload_bytes + 2**20,
-            max_connections=self.throttle.max_connections,
-            idle_seconds=self.throttle.idle_seconds,
+            parent=self,
+            application=self.web_app,
             shutdown_seconds=self.shutdown_seconds,
+            throttle=self.throttle,
             traffic=self.traffic,
-            log=self.log,
         )
         try:
             self.bind_url = server.bind(self.bind_url)

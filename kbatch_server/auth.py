@@ -10,22 +10,31 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any
+from urllib.parse import urlparse
 
 from jupyterhub.services.auth import HubOAuth, check_scopes
-from tornado.web import RequestHandler
+from jupyterhub.utils import get_browser_protocol
+from tornado.web import HTTPError, RequestHandler
 from traitlets import Bool, Dict, Float, Instance, Integer, TraitError, Unicode, default, validate
 from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, Unavailable
+from .keyring import Keyring
+from .login import Login, LoginCookies
 from .metrics import HUB_FAILURES, HUB_SECONDS
 from .models import User
 
 MAX_CACHED_TOKENS = 10_000
 """The oldest are forgotten first: somebody who sends a million bad tokens fills no memory."""
+
+NEW_LOOKUPS = 6
+"""Tokens that the hub is asked for at a time of those that it may not know: anybody can make up a thousand.
+(The HTTP client of JupyterHub 5 sends ten requests at a time.)"""
 
 NEGATIVE_AGE_SECONDS = 5.0
 """A token that the hub did not know may have been made a moment ago, on a hub that just came back."""
@@ -53,10 +62,21 @@ class HubUnavailable(Unavailable):
     """The hub did not say who asks: it is away, slow, or refuses this service."""
 
 
+class HubRefused(Forbidden):
+    """The hub has answered, and refuses what it was asked: an OAuth code that is no good (any more)."""
+
+
+NO_ANSWER = "JupyterHub does not answer, so it is not known who you are: try again."
+
+REFUSED = "Failed to check authorization: "
+"""How what JupyterHub raises begins where the hub has answered with 4xx."""
+
+
 class CachingHubOAuth(HubOAuth):
     """HubOAuth that asks the hub once per token at a time, for a limited time, and never in this thread."""
 
     hub_timeout_seconds = Float(10.0, help="Seconds to wait for an answer of the hub.")
+    keyring = Instance(Keyring)
 
     @default("oauth_client_id")
     def _default_oauth_client_id(self) -> str:
@@ -73,6 +93,8 @@ class CachingHubOAuth(HubOAuth):
         super().__init__(**kwargs)
         self._models: OrderedDict[str, tuple[float, UserModel]] = OrderedDict()
         self._lookups: dict[str, asyncio.Task[UserModel]] = {}
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._new_lookups = asyncio.Semaphore(NEW_LOOKUPS)
 
     def user_for_token(
         self, token: str, use_cache: bool = True, session_id: str = "", *, sync: bool = True
@@ -87,6 +109,39 @@ class CachingHubOAuth(HubOAuth):
         if sync:
             raise RuntimeError("a synchronous request to the hub would block the event loop")
         return self._ask_hub(super().token_for_code(code, sync=False, **kwargs))
+
+    # Logins: what JupyterHub's own version keeps in memory is in a cookie
+
+    @property
+    def _logins(self) -> LoginCookies:
+        return LoginCookies(self.keyring, self.state_cookie_name)
+
+    def set_state_cookie(
+        self, handler: RequestHandler, next_url: str | None = None, *, code_verifier: str | None = None
+    ) -> str:
+        """Begin a login and return its state; called by JupyterHub's ``get_login_url``."""
+        options = self._make_cookie_options(handler)
+        return self._logins.begin(handler, next_url or "", code_verifier, options)
+
+    def end_login(self, handler: RequestHandler, state: str) -> Login | None:
+        """Return the login that the browser has begun with a state, if any, and take it from the browser."""
+        login = self._logins.find(handler, state)
+        if login is not None:
+            self._logins.clear(handler, login, self._make_cookie_options(handler))
+        return login
+
+    def _make_cookie_options(self, handler: RequestHandler) -> dict[str, Any]:
+        """Return the attributes of a login's cookie; the admin's options come before ours, but for three."""
+        public_url = os.environ.get("JUPYTERHUB_PUBLIC_URL")
+        scheme = urlparse(public_url).scheme if public_url else get_browser_protocol(handler.request)
+        given = {
+            name: value
+            for name, value in self.cookie_options.items()
+            if name.lower() not in {"path", "httponly", "max_age", "expires", "expires_days"}
+        }
+        # Lax: the browser comes back from the hub by a link, with the cookie
+        ours = {"secure": scheme == "https" or self.cookie_host_prefix_enabled, "samesite": "Lax"}
+        return {**ours, **given, "path": self.cookie_path, "httponly": True}
 
     async def close(self) -> None:
         """End the requests that are under way and close the connections to the hub."""
@@ -126,13 +181,32 @@ class CachingHubOAuth(HubOAuth):
         return await asyncio.shield(lookup)
 
     async def _look_up(self, key: str, token: str) -> UserModel:
-        found = await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
+        found = await self._ask_in_turn(key, token)
         model = Known(found) if found else None
+        self._known.pop(key, None)
+        if model is not None:
+            self._known[key] = None
+            while len(self._known) > MAX_CACHED_TOKENS:
+                self._known.popitem(last=False)
         age = self.cache_max_age if model else min(NEGATIVE_AGE_SECONDS, self.cache_max_age)
         self._models[key] = (time.monotonic() + age, model)
         while len(self._models) > MAX_CACHED_TOKENS:
             self._models.popitem(last=False)
         return model
+
+    async def _ask_in_turn(self, key: str, token: str) -> Any:
+        """Ask the hub for a token, at once for one that it knew before: made up ones hold up nobody."""
+        if key in self._known:
+            return await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
+        try:
+            async with asyncio.timeout(self.hub_timeout_seconds):
+                await self._new_lookups.acquire()
+        except TimeoutError:
+            raise HubUnavailable(NO_ANSWER) from None
+        try:
+            return await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
+        finally:
+            self._new_lookups.release()
 
     def _forget_lookup(self, key: str, lookup: asyncio.Task[UserModel]) -> None:
         del self._lookups[key]
@@ -145,14 +219,14 @@ class CachingHubOAuth(HubOAuth):
                 async with asyncio.timeout(self.hub_timeout_seconds):
                     return await request
         except Exception as error:
+            if isinstance(error, HTTPError) and str(error.log_message).startswith(REFUSED):
+                raise HubRefused(str(error.log_message)) from error
             HUB_FAILURES.inc()
             # Whatever it was (refused, slow, 5xx, not JSON, our own token refused), the hub did not answer.
             self.log.error(
                 "The hub at %s did not say who asks: %s", self.api_url, error or type(error).__name__
             )
-            raise HubUnavailable(
-                "JupyterHub does not answer, so it is not known who you are: try again."
-            ) from error
+            raise HubUnavailable(NO_ANSWER) from error
 
 
 class HubAuthenticator(LoggingConfigurable):
@@ -206,11 +280,26 @@ class HubAuthenticator(LoggingConfigurable):
         config=True,
     )
 
+    stream_check_seconds = Float(
+        120,
+        min=0.1,
+        help="""Seconds after which the hub is asked again, by who follows a log or watches jobs, whether the
+        token is still good for it; then the stream ends if it is not. It is told at most
+        ``cache_max_age_seconds`` later.""",
+        config=True,
+    )
+
     base_url = Unicode(help="The prefix of this service, like ``/services/kbatch/``.")
 
     @default("base_url")
     def _default_base_url(self) -> str:
         return os.environ.get("JUPYTERHUB_SERVICE_PREFIX") or "/"
+
+    keyring = Instance(Keyring)
+
+    @default("keyring")
+    def _default_keyring(self) -> Keyring:
+        return Keyring([secrets.token_hex(32)])
 
     hub_auth = Instance(CachingHubOAuth)
 
@@ -219,6 +308,7 @@ class HubAuthenticator(LoggingConfigurable):
         return CachingHubOAuth(
             parent=self,
             base_url=self.base_url,
+            keyring=self.keyring,
             cache_max_age=self.cache_max_age_seconds,
             hub_timeout_seconds=self.hub_timeout_seconds,
         )
@@ -247,6 +337,12 @@ class HubAuthenticator(LoggingConfigurable):
                 raise _missing(max(access))  # the longest: the one of this service, not of all of them
             model.user = self.make_user(model)
         return model.user
+
+    async def find_user_again(self, handler: RequestHandler) -> User | None:
+        """Return who a request is from now, as ``find_user``: the token may have been revoked since."""
+        if hasattr(handler, "_cached_hub_user"):
+            del handler._cached_hub_user  # what JupyterHub's version remembers for one request
+        return await self.find_user(handler)
 
     def make_user(self, model: dict[str, Any]) -> User:
         """Return the user that the hub's answer describes.

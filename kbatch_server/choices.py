@@ -27,7 +27,21 @@ def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str
 def _matches(image: str, pattern: str) -> bool:
     if "@" in image and "@" not in pattern and ":" in pattern.rpartition("/")[2]:
         return False
-    return fnmatch.fnmatchcase(image, pattern)
+    allowed_registry, allowed_name = _split_registry(pattern)
+    if pattern.startswith("*") and not allowed_registry:
+        return fnmatch.fnmatchcase(image, pattern)
+    registry, name = _split_registry(image)
+    return fnmatch.fnmatchcase(registry, allowed_registry) and fnmatch.fnmatchcase(name, allowed_name)
+
+
+def _split_registry(image: str) -> tuple[str, str]:
+    """Return the registry that an image, or a pattern, names, and the rest: no registry is Docker Hub.
+
+    https://github.com/distribution/reference/blob/main/normalize.go: what stands before the first slash is
+    one if it has a dot or a port, or is localhost.
+    """
+    first, slash, rest = image.partition("/")
+    return (first, rest) if slash and (first == "localhost" or set(first) & set(".:")) else ("", image)
 
 
 def check_queue(wanted: str | None, default: str | None, allowed: Sequence[str]) -> str | None:

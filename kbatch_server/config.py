@@ -39,8 +39,12 @@ class JobConfig(PodConfig):
         ["*"],
         help="""The images that a user may ask for, as shell patterns: ``["quay.io/jupyter/*"]``.
 
-        ``*`` stands for any characters, ``/`` too. An image with a digest (``name:tag@sha256:…``), of which
-        the tag means nothing, is not matched by a pattern for tags, like ``name:1.*``.
+        ``*`` stands for any characters, ``/`` too, but for none of a registry: ``python:*`` is of Docker Hub,
+        and ``python:5000/evil``, which is a registry with a port, does not match it. Only a pattern that
+        begins with ``*`` and names no registry, as ``*.example.org/*`` does, is for all of them.
+
+        An image with a digest (``name:tag@sha256:…``), of which the tag means nothing, is not matched by a
+        pattern for tags, like ``name:1.*``.
 
         The default, ``["*"]``, allows any; ``[]`` allows only ``image`` and the images of profiles, which
         are always allowed.

@@ -22,6 +22,7 @@ from .retention import Retention
 from .throttle import Throttle
 from .traffic import Traffic
 from .uploads import Uploads
+from .webserver import WebServer
 
 CONFIGURABLES: list[type[Configurable]] = [
     HubAuthenticator,
@@ -42,5 +43,6 @@ CONFIGURABLES: list[type[Configurable]] = [
     Health,
     Traffic,
     Throttle,
+    WebServer,
 ]
 """In the order of the page of settings."""

@@ -30,7 +30,8 @@ class Departures(LoggingConfigurable):
         min=0,
         help="""From how many requests a second on launches give way to them; 0 is never.
 
-        It counts the requests of the process that launches.
+        It counts what users were answered by the process that launches: new jobs, and 25 other requests of
+        each user in a second. What was refused, and what strangers ask, holds up no launch.
         """,
         config=True,
     )

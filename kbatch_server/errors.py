@@ -7,6 +7,7 @@
      ├── NotAuthenticated      401  no token, or one that the hub does not know
      ├── Forbidden             403  the token lacks a scope
      ├── NotFound              404  it does not exist, or is somebody else's
+     ├── RequestTimeout        408  the body does not come, or too slowly
      ├── Conflict              409  it is not in a state that allows this
      ├── TooLarge              413  a body over its limit
      ├── RangeNotSatisfiable   416  none of the bytes that are asked for are there
@@ -82,6 +83,11 @@ class Forbidden(KBatchError):
 class NotFound(KBatchError):
     status = 404
     reason = "NotFound"
+
+
+class RequestTimeout(KBatchError):
+    status = 408
+    reason = "RequestTimeout"
 
 
 class Conflict(KBatchError):

@@ -19,6 +19,7 @@ from .models import utcnow
 from .reconciler import Reconciler
 from .store import JobStore
 from .store.countstore import ActiveJobs, KeptBytes
+from .throttle import Throttle
 from .traffic import Traffic
 
 JOBS_SECONDS = 5.0
@@ -38,12 +39,14 @@ class Gauges(Collector):
         leader: Leader,
         reconciler: Reconciler,
         store: JobStore,
+        throttle: Throttle,
         traffic: Traffic,
     ) -> None:
         self._health = health
         self._leader = leader
         self._reconciler = reconciler
         self._store = store
+        self._throttle = throttle
         self._traffic = traffic
         self._jobs: ActiveJobs | None = None
         self._bytes: KeptBytes | None = None
@@ -106,6 +109,14 @@ class Gauges(Collector):
         for kind, count in self._traffic.count().items():
             requests.add_metric([kind], count)
         yield requests
+        connections = GaugeMetricFamily(
+            "kbatch_connections",
+            "Open connections: of a stranger, of a user whose request is under way, kept for a user's next.",
+            labels=["whose"],
+        )
+        for whose, count in self._throttle.connections.count().items():
+            connections.add_metric([whose], count)
+        yield connections
         yield from self._collect_queue()
         yield from self._collect_jobs()
 

@@ -15,8 +15,8 @@ from traitlets.config import LoggingConfigurable
 
 from .errors import KBatchError
 from .launchers.base import LauncherUnavailable
-from .log import scrub_text
 from .models import to_iso, utcnow
+from .scrub import scrub_text
 from .storage.base import StorageError
 
 FRESH_SECONDS = 1.0

@@ -166,7 +166,7 @@ class Jobs(LoggingConfigurable):
         self, user: User, owner: str | None, *, after: str | None = None
     ) -> AsyncGenerator[SeenChange | Reset]:
         """Return the changes of the owner's jobs as they come, without an end; see ``JobWatch.follow``."""
-        _check_owner(user, owner)
+        await self._begin_listing(user, owner)
         return await self.watch.follow(user.name, user=owner, after=after)
 
     async def describe(self, user: User) -> dict[str, Any]:

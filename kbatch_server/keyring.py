@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from itsdangerous import BadData, URLSafeTimedSerializer
 
+from .private import make_private
+
 
 class BadKey(ValueError):
     """A key is too short, or what it should open was sealed with another."""
@@ -31,7 +33,7 @@ class Keyring:
 
     @classmethod
     def from_file(cls, path: Path, *, may_make: bool = True) -> Keyring:
-        """Return the keyring of the keys in a file, one a line; a missing file is made, mode 0600.
+        """Return the keyring of the keys in a file, one a line, mode 0600; a missing file is made.
 
         Without ``may_make`` a missing file is BadKey: of several replicas each would have keys of its own.
         """
@@ -43,7 +45,7 @@ class Keyring:
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
-            pass
+            make_private(path)
         else:
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_hex(32) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -13,33 +12,13 @@ from tornado.log import access_log
 from tornado.web import RequestHandler
 
 from .metrics import REQUEST_SECONDS, REQUESTS
+from .scrub import scrub_text, scrub_url
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that is being answered: in each line of a JSON log that comes of it."""
 
 JOB_ID: ContextVar[str] = ContextVar("job_id", default="")
 """The id of the job that is being worked on."""
-
-_SECRET_PARAMETER = re.compile(r"([^=&]*(?:token|auth|key|code|state|xsrf|sig)[^=&]*=)[^&]*", re.IGNORECASE)
-# not the names of files below api/v1/jobs/…/outputs/
-_SIGNED_PATH = re.compile(r"^((?:(?!/api/v1/).)*?/(?:code|outputs)/)[^/]+")
-
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+|(?<!\w)/[^\s'\"<>]*", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")
-
-
-def scrub_url(url: str) -> str:
-    """Return a URL without its secrets: the signed part of a job's URL, tokens and the like in the query."""
-    # by hand: urlsplit raises for what a client may well send, like "//["
-    path, mark, query = url.partition("?")
-    if "/code/" in path or "/outputs/" in path:
-        path = _SIGNED_PATH.sub(r"\1[secret]", path)
-    return path + mark + _SECRET_PARAMETER.sub(r"\1[secret]", query)
-
-
-def scrub_text(text: str) -> str:
-    """Return words with the secrets of the URLs in them cut out."""
-    return _URL.sub(lambda match: scrub_url(_CREDENTIALS.sub("//[secret]@", match[0])), text)
 
 
 class JsonFormatter(json.JsonFormatter):
@@ -135,7 +114,7 @@ def log_request(handler: RequestHandler) -> None:
     count_request(handler, status, seconds)
     fields = {
         "status": status,
-        "method": request.method,
+        "method": _method_name(handler),
         "url": scrub_url(request.uri or ""),
         "user": _user_name(handler),
         "ip": request.remote_ip,
@@ -155,9 +134,16 @@ def count_request(handler: RequestHandler, status: int, seconds: float) -> None:
     cls = type(handler)
     name = f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
     method = handler.request.method
-    REQUESTS.labels(name, method if method in handler.SUPPORTED_METHODS else "other", status).inc()
+    REQUESTS.labels(name, method if method in RequestHandler.SUPPORTED_METHODS else "other", status).inc()
     if not getattr(handler, "is_stream", False):
         REQUEST_SECONDS.labels(name).observe(seconds)
+
+
+def _method_name(handler: RequestHandler) -> str:
+    # what was asked for: our handlers have one name for all that there are not
+    return (
+        str(getattr(handler, "asked_method", handler.request.method)).encode("ascii", "replace")[:20].decode()
+    )
 
 
 def _user_name(handler: RequestHandler) -> str:

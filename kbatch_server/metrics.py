@@ -93,6 +93,19 @@ LOOP_LAG_MAX_SECONDS = Gauge(
     "kbatch_event_loop_lag_max_seconds", "The longest of those lags in the last minute.", registry=REGISTRY
 )
 
+CONNECTIONS_CLOSED = Counter(
+    "kbatch_connections_closed",
+    "Connections closed as there were too many: of a stranger, or kept by a user, for a new one; or the new.",
+    ("whose",),
+    registry=REGISTRY,
+)
+LIMITED = Counter(
+    "kbatch_requests_limited",
+    "Requests refused by a limit of Throttle, by its name.",
+    ("limit",),
+    registry=REGISTRY,
+)
+
 HUB_SECONDS = Histogram(
     "kbatch_hub_request_seconds",
     "How long the hub took to say who a token is.",

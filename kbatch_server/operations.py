@@ -14,6 +14,7 @@ from .health import Health, Part
 from .looplag import LoopLag
 from .storage.base import Storage
 from .store import JobStore
+from .throttle import Throttle
 from .traffic import Traffic
 
 
@@ -24,6 +25,7 @@ class Operations(LoggingConfigurable):
     engine = Instance(Engine)
     storage = Instance(Storage)
     store = Instance(JobStore)
+    throttle = Instance(Throttle)
     traffic = Instance(Traffic)
 
     def __init__(self, **kwargs: object) -> None:
@@ -43,6 +45,7 @@ class Operations(LoggingConfigurable):
             leader=self.engine.leader,
             reconciler=self.engine.reconciler,
             store=self.store,
+            throttle=self.throttle,
             traffic=self.traffic,
         )
         self._loop_lag = LoopLag()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from .errors import TooManyRequests, Unavailable
+from .metrics import LIMITED
 
 RETRY_AFTER_SECONDS = 10
 
@@ -15,8 +16,10 @@ RETRY_AFTER_SECONDS = 10
 class Places:
     """A number of places, of which each user may take a few."""
 
-    def __init__(self, *, per_user: int, total: int, what: str = "uploads") -> None:
+    def __init__(self, *, per_user: int, total: int, limit: str, what: str) -> None:
+        """Take the two limits, the name of the trait that has the second, and what the places are for."""
         self._what = what
+        self._limit = limit
         self._per_user = per_user
         self._total = total
         self._taken: Counter[str] = Counter()
@@ -25,6 +28,7 @@ class Places:
     def take(self, user: str) -> Iterator[None]:
         """Hold a place; raises TooManyRequests when the user has no other, Unavailable when nobody has."""
         if self._taken[user] >= self._per_user:
+            LIMITED.labels(f"{self._limit}_per_user").inc()
             raise TooManyRequests(
                 f"{self._per_user} {self._what} of yours are under way, which is the limit:"
                 " wait for one to end.",
@@ -32,6 +36,7 @@ class Places:
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         if self._taken.total() >= self._total:
+            LIMITED.labels(self._limit).inc()
             raise Unavailable(
                 f"Too many {self._what} are under way. Try again in a moment.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
@@ -101,3 +106,90 @@ class FairPlaces:
         if user in self._waiting:
             self._waiting.move_to_end(user)
         self._give()
+
+
+class Lanes:
+    """A number of places that is waited for, each user in a lane with a few of them: in fair order."""
+
+    def __init__(self, *, per_user: int, total: int, what: str) -> None:
+        """Take the two limits, and what the places are for."""
+        self._what = what
+        self._per_user = per_user
+        self._all = asyncio.Semaphore(total)
+        self._lanes: dict[str, asyncio.Semaphore] = {}
+        self._users: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def take(self, user: str, *, wait_seconds: float) -> AsyncIterator[None]:
+        """Hold a place once there is one; raises Unavailable when there is none for so long."""
+        lane = self._lanes.setdefault(user, asyncio.Semaphore(self._per_user))
+        self._users[user] += 1
+        try:
+            async with AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(wait_seconds):
+                        await held.enter_async_context(lane)
+                        await held.enter_async_context(self._all)
+                except TimeoutError:
+                    raise Unavailable(
+                        f"Too many {self._what} are under way. Try again in a moment.",
+                        retry_after_seconds=RETRY_AFTER_SECONDS,
+                    ) from None
+                yield
+        finally:
+            self._users[user] -= 1
+            if not self._users[user]:
+                del self._users[user], self._lanes[user]
+
+
+class BytesBudget:
+    """Bytes of memory for what users send, of which each user may hold a part."""
+
+    def __init__(self, *, per_user: int, total: int, limit: str) -> None:
+        """Take the two limits, and the name of the trait that has the second."""
+        self._limit = limit
+        self._per_user = per_user
+        self._total = total
+        self._held: Counter[str] = Counter()
+        self._all = 0
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held now."""
+        return self._all
+
+    @contextmanager
+    def hold(self, user: str) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes some more bytes for the user; all are given back at the end.
+
+        It raises TooManyRequests when the user holds as many as one may, Unavailable when all together do.
+        """
+        own = 0
+
+        def take(size: int) -> None:
+            nonlocal own
+            if self._held[user] + size > self._per_user:
+                LIMITED.labels(f"{self._limit}_per_user").inc()
+                raise TooManyRequests(
+                    f"Your requests under way have {self._per_user} bytes together, which is the limit:"
+                    " wait for one to end.",
+                    details={"limit": self._per_user},
+                    retry_after_seconds=RETRY_AFTER_SECONDS,
+                )
+            if self._all + size > self._total:
+                LIMITED.labels(self._limit).inc()
+                raise Unavailable(
+                    "The requests under way are too large together. Try again in a moment.",
+                    retry_after_seconds=RETRY_AFTER_SECONDS,
+                )
+            own += size
+            self._held[user] += size
+            self._all += size
+
+        try:
+            yield take
+        finally:
+            self._held[user] -= own
+            self._all -= own
+            if not self._held[user]:
+                del self._held[user]

@@ -15,6 +15,13 @@ from traitlets.config import LoggingConfigurable
 LATEST = 16
 """Requests that the rate is taken from: one person's page alone must not look like a rush."""
 
+SPACING_SECONDS = 0.04
+"""Of what one user asks, other than new jobs, one request in so long is a part of the rate: no one alone can
+slow down the launches of all (``Departures.busy_requests_per_second``)."""
+
+MAX_USERS = 1000
+"""Users that are remembered for that."""
+
 LAST_WORD_SECONDS = 1.0
 """How long those who were told that their time is up get to read it."""
 
@@ -48,7 +55,8 @@ class Traffic(LoggingConfigurable):
         self.stopping = asyncio.Event()
         """Set when what has no end of its own must come to one."""
         self._open: WeakSet[Request] = WeakSet()
-        self._begun: deque[float] = deque(maxlen=LATEST)
+        self._answered: deque[float] = deque(maxlen=LATEST)
+        self._counted_at: dict[str, float] = {}
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -60,7 +68,6 @@ class Traffic(LoggingConfigurable):
     def begin(self, request: Request) -> None:
         """Take note of a request."""
         self._open.add(request)
-        self._begun.append(time.monotonic())
         self._is_idle.clear()
 
     def end(self, request: Request) -> None:
@@ -74,11 +81,23 @@ class Traffic(LoggingConfigurable):
         streams = sum(1 for each in self._open if each.is_stream)
         return {"stream": streams, "other": len(self._open) - streams}
 
+    def note_answer(self, user: str, *, is_submit: bool) -> None:
+        """Make a request that a user was answered a part of the rate: each new job, and some of the rest."""
+        now = time.monotonic()
+        if not is_submit:
+            if now < self._counted_at.get(user, 0) + SPACING_SECONDS:
+                return
+            self._counted_at.pop(user, None)
+            self._counted_at[user] = now
+            if len(self._counted_at) > MAX_USERS:
+                del self._counted_at[next(iter(self._counted_at))]
+        self._answered.append(now)
+
     def get_requests_per_second(self) -> float:
-        """Return how many come in, by the latest of them; 0 until there have been some."""
-        if len(self._begun) < LATEST:
+        """Return how many of users are answered, by the latest of them; 0 until there have been some."""
+        if len(self._answered) < LATEST:
             return 0
-        return LATEST / max(time.monotonic() - self._begun[0], 1e-6)
+        return LATEST / max(time.monotonic() - self._answered[0], 1e-6)
 
     async def finish(self, seconds: float) -> None:
         """End the streams, wait so long for what else is under way, and tell the rest that it must go."""

@@ -104,7 +104,12 @@ class Uploads(LoggingConfigurable):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._places = Places(per_user=self.concurrent_uploads_per_user, total=self.concurrent_uploads)
+        self._places = Places(
+            per_user=self.concurrent_uploads_per_user,
+            total=self.concurrent_uploads,
+            limit="concurrent_uploads",
+            what="uploads",
+        )
         self._checks = FairPlaces(CHECKS)
         bytes_per_hour = int(self.inflated_bytes_per_hour)
         self._inflated = Rates(per_second=bytes_per_hour / HOUR_SECONDS, burst=bytes_per_hour)

@@ -326,7 +326,7 @@ def test_gc_shows_what_would_go_and_then_removes_it(run, tmp_path):
     config(tmp_path, "c.FileStorage.root = 'kept'")
     assert run("gc").stdout == "0 removed, 0 B\n"  # makes the database and the folder
     orphan, fresh = (tmp_path / f"kept/uploads/{digit * 40}" for digit in "01")
-    orphan.parent.mkdir()
+    orphan.parent.mkdir(0o700)
     for path in (orphan, fresh):
         path.write_bytes(b"PK")
     os.utime(orphan, (0, 0))

@@ -5,36 +5,31 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
+from itertools import cycle
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
-from hub import Hub
+from hub import find_ports
+from service import Service
+from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
 from traitlets import TraitError
-from web_doubles import ACCESS, ACTIONS, PREFIX, HubDouble, Web, running_web
+from web_doubles import ACCESS, ACTIONS, PREFIX, HubDouble, RealHub, Web, running_web
 
-from kbatch_server.auth import CachingHubOAuth, HubAuthenticator
-
-
-class RealHub:
-    """Where the real hub is, for a ``Web``."""
-
-    def __init__(self, hub: Hub):
-        self.api_url = hub.api_url
-        self.models = {}
+from kbatch_server import handlers
+from kbatch_server.auth import NEW_LOOKUPS, CachingHubOAuth, HubAuthenticator, HubUnavailable
 
 
 @pytest.fixture
 async def real_web(hub):
     """The handlers behind the real hub and proxy, at ``hub.kbatch_url``."""
-    running = Web(RealHub(hub))
+    running = Web(RealHub(hub), url=hub.service_url)
     running.auth.hub_auth.api_token = hub.service_token
-    server = HTTPServer(running.application)
-    server.add_sockets(bind_sockets(int(hub.service_url.rpartition(":")[2]), "127.0.0.1"))
     yield running
-    server.stop()
-    await server.close_all_connections()
     await running.stop()
 
 
@@ -100,21 +95,33 @@ async def test_a_revoked_token_is_good_for_the_age_of_the_cache_only(hub, real_w
     assert (await get(hub, "authorized", token)).status_code == 401
 
 
+BROWSER = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
+
+
+def make_browser(**options):
+    return httpx.AsyncClient(headers=BROWSER, timeout=30, follow_redirects=True, **options)
+
+
+async def log_in(browser, login, name="bob"):
+    """Fill in the hub's form, and return what comes after it."""
+    assert login.url.path == "/hub/login"
+    fields = {"username": name, "password": "test", "_xsrf": browser.cookies.get("_xsrf", path="/hub/")}
+    action = re.search(r'<form action="([^"]+)"', login.text)[1].replace("&amp;", "&")
+    return await browser.post(httpx.URL(login.url).join(action), data=fields)
+
+
+def find_logins(browser):
+    """Return the cookies of logins that were begun and have not ended."""
+    return [cookie for cookie in browser.cookies.jar if "-oauth-state" in cookie.name]
+
+
 async def test_a_browser_logs_in_through_the_hub_and_must_show_its_xsrf_token_to_write(hub, real_web):
-    options = {"follow_redirects": True, "headers": {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}}
-    async with httpx.AsyncClient(**options, timeout=30) as browser:
-        login = await browser.get(hub.kbatch_url)
-        assert login.url.path == "/hub/login"
-        fields = {
-            "username": "bob",
-            "password": "test",
-            "_xsrf": browser.cookies.get("_xsrf", path="/hub/"),
-        }
-        action = re.search(r'<form action="([^"]+)"', login.text)[1].replace("&amp;", "&")
-        page = await browser.post(httpx.URL(login.url).join(action), data=fields)
+    async with make_browser() as browser:
+        page = await log_in(browser, await browser.get(hub.kbatch_url))
         assert page.status_code == 200, page.text
         assert str(page.url) == hub.kbatch_url
         assert 'user="bob"' in page.text
+        assert find_logins(browser) == []
         # a page of another site can make the browser send this, with the cookie
         forged = await browser.post(
             hub.kbatch_url + "api/v1/jobs", json={"name": "a"}, headers={"Sec-Fetch-Mode": "cors"}
@@ -125,6 +132,131 @@ async def test_a_browser_logs_in_through_the_hub_and_must_show_its_xsrf_token_to
         ours = {"Sec-Fetch-Mode": "cors", "X-XSRFToken": token}
         written = await browser.post(hub.kbatch_url + "api/v1/jobs", json={"name": "a"}, headers=ours)
         assert written.status_code == 201, written.text
+
+
+async def test_a_script_of_another_page_of_the_origin_gets_nothing_with_the_cookie_alone(hub, real_web):
+    """As the page of another user's server is one, where the hub has no ``subdomain_host``."""
+    async with make_browser() as browser:
+        assert (await log_in(browser, await browser.get(hub.kbatch_url))).status_code == 200
+        script = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
+        for path, method in list_routes_of_users():
+            answer = await browser.request(
+                method, hub.kbatch_url + path, headers=script, follow_redirects=False
+            )
+            assert answer.status_code in {403, 302}, f"{method} {path}"
+            if answer.status_code == 302:  # a page, which sends to the login
+                assert "/oauth2/authorize" in answer.headers["Location"]
+
+
+def list_routes_of_users():
+    for module in handlers.MODULES:
+        for pattern, handler in module.default_handlers:
+            path = re.sub(r"\(\?:.*\)\?$|/\?$|\\", "", pattern).replace("([^/]+)", "x").replace("(.+)", "x")
+            for method in ("get", "head", "post", "delete"):
+                needs = getattr(getattr(handler, method), "needs", None)
+                if needs is not None and needs.user:
+                    yield path, method
+
+
+class TurnAbout(RequestHandler):
+    """Hands each request to the next of some servers, as a load balancer without a memory does."""
+
+    async def get(self):
+        target = next(self.settings["targets"])
+        self.settings["asked"][target] += 1
+        asking = {**self.request.headers, "Connection": "close"}
+        answer = await AsyncHTTPClient().fetch(
+            target + self.request.uri, headers=asking, follow_redirects=False, raise_error=False
+        )
+        self.set_status(answer.code)
+        for name, value in answer.headers.get_all():
+            if name.lower() not in {"connection", "transfer-encoding", "content-length"}:
+                self.add_header(name, value)
+        self.write(answer.body)
+
+
+@pytest.fixture
+async def replicas(hub, tmp_path):
+    """Two processes of the service with the same keys, asked by turns; yields how often each was asked."""
+    services = []
+    environment = hub.service_environment | {"KBATCH_KEYS": "k" * 32}
+    for port in find_ports(2):
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        config = (
+            f"c.KBatchServer.bind_url = 'http://127.0.0.1:{port}'\nc.KBatchServer.launcher_class = 'local'\n"
+        )
+        services.append(Service(folder, port=port, config=config, environment=environment))
+    urls = [f"http://127.0.0.1:{service.port}" for service in services]
+    asked = Counter()
+    balancer = HTTPServer(Application([(".*", TurnAbout)], targets=cycle(urls), asked=asked))
+    balancer.add_sockets(bind_sockets(httpx.URL(hub.service_url).port, "127.0.0.1"))
+    try:
+        await asyncio.gather(*(asyncio.to_thread(service.start) for service in services))
+        yield asked
+    finally:
+        balancer.stop()
+        await balancer.close_all_connections()
+        await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services))
+
+
+async def test_logins_through_two_replicas_end_whichever_has_begun_them(hub, replicas):
+    for number in range(20):
+        async with make_browser() as browser:
+            page = await log_in(browser, await browser.get(f"{hub.kbatch_url}?tag=n{number}"))
+            assert (page.status_code, str(page.url)) == (200, f"{hub.kbatch_url}?tag=n{number}"), page.text
+            assert 'user="bob"' in page.text
+            assert find_logins(browser) == []
+    assert len(replicas) == 2
+    assert min(replicas.values()) >= 30
+
+
+async def test_logins_that_were_begun_in_several_tabs_all_end(hub, replicas):
+    async with make_browser() as browser:
+        tabs = [await browser.get(f"{hub.kbatch_url}submit?tab={number}") for number in range(3)]
+        assert len(find_logins(browser)) == 3
+        for number, tab in enumerate(tabs):
+            # the first form logs in at the hub; the others find that this is done
+            page = await log_in(browser, tab) if number == 0 else await browser.get(return_url(tab))
+            assert (page.status_code, str(page.url)) == (200, f"{hub.kbatch_url}submit?tab={number}")
+        assert find_logins(browser) == []
+
+
+def return_url(login):
+    """Return where the hub's form leads to."""
+    return httpx.URL(login.url).join(parse_qs(login.url.query.decode())["next"][0])
+
+
+async def test_a_login_is_its_browsers_own_and_ends_once(hub, real_web):
+    seen = []
+
+    async def see(request):
+        if request.url.path.endswith("oauth_callback"):
+            seen.append(request)
+
+    async with (
+        make_browser(event_hooks={"request": [see]}) as browser,
+        make_browser() as another,
+        make_browser() as new,
+    ):
+        page = await log_in(browser, await browser.get(hub.kbatch_url))
+        assert page.status_code == 200
+        [end] = seen
+        # the URL of the end, with neither cookie and in another browser that has begun a login itself
+        await another.get(hub.kbatch_url)
+        assert find_logins(another)
+        for stranger in (another, new):
+            answer = await stranger.get(end.url)
+            assert answer.status_code == 403
+            assert not stranger.cookies.get("service-kbatch")
+        # again, with the cookie that it had
+        async with make_browser() as copy:
+            answer = await copy.get(end.url, headers={"Cookie": end.headers["Cookie"]})
+            assert answer.status_code == 403
+            assert "Open the page that you want again" in answer.text
+            assert not copy.cookies.get("service-kbatch")
+        # "back" in the browser that is logged in
+        assert str((await browser.get(end.url)).url) == hub.kbatch_url
 
 
 # a hub that does not do well
@@ -202,6 +334,34 @@ async def test_requests_at_once_with_one_token_ask_the_hub_once(auth):
     models = await asyncio.gather(*asking[1:])
     assert [model["name"] for model in models] == ["alice"] * 19
     assert auth.double.asked == ["good"]
+
+
+async def test_tokens_that_are_made_up_do_not_hold_up_one_that_the_hub_knew(auth):
+    await ask(auth)
+    auth.hub_auth._models.clear()
+    auth.hub_auth.hub_timeout_seconds = 5
+    auth.double.answers.clear()
+    asking = [asyncio.create_task(ask(auth, f"bad-{number}")) for number in range(200)]
+    await asyncio.sleep(0)
+    known = asyncio.create_task(ask(auth))
+    for _ in range(100):
+        if len(auth.double.asked) == 1 + NEW_LOOKUPS + 1:
+            break
+        await asyncio.sleep(0.02)
+    assert auth.double.asked.count("good") == 2
+    assert len(auth.double.asked) == 1 + NEW_LOOKUPS + 1
+    auth.double.answers.set()
+    assert (await known)["name"] == "alice"
+    assert await asyncio.gather(*asking) == [None] * 200
+
+
+async def test_one_that_waits_for_too_long_to_be_asked_for_is_told_to_try_again(auth):
+    auth.double.answers.clear()
+    asking = [asyncio.create_task(ask(auth, f"bad-{number}")) for number in range(2 * NEW_LOOKUPS)]
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {HubUnavailable}
+    auth.double.answers.set()
+    assert (await ask(auth))["name"] == "alice"
 
 
 async def test_an_answer_is_remembered_for_a_while(auth, monkeypatch):

@@ -135,6 +135,39 @@ def test_a_pattern_for_tags_does_not_let_any_digest_in():
     assert config.make_spec(request(image=f"quay.io/c/d@{digest}")).image.endswith(digest)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "image", "is_allowed"),
+    [
+        ("*", "evil.example:5000/x:1", True),
+        ("quay.io/jupyter/*", "quay.io/jupyter/base/more:1", True),
+        ("quay.io/jupyter/*", "evil.example/quay.io/jupyter/x", False),
+        ("quay.io/jupyter/*", "quay.io.evil.example/jupyter/x", False),
+        ("quay.io*", "quay.io.evil.example/x", False),
+        ("quay.io*", "quay.io/x", False),
+        ("python:*", "python:3.12", True),
+        ("python:*", "python:5000/evil", False),
+        ("python*", "python.evil.example/x", False),
+        ("jupyter/*", "jupyter/base:1", True),
+        ("jupyter/*", "jupyter:5000/base", False),
+        ("localhost/*", "localhost/base:1", True),
+        ("localhost*", "localhost:5000/base", False),
+        ("registry.example:5000/*", "registry.example:5000/a", True),
+        ("registry.example/*", "registry.example:5000/a", False),
+        ("*.example.org/*", "images.example.org/a/b", True),
+        ("*.example.org/*", "evil.example/images.example.org/a", False),
+        ("*/jupyter/*", "quay.io/jupyter/base", True),
+        ("*:stable", "quay.io/a/b:stable", True),
+    ],
+)
+def test_a_pattern_of_images_is_of_one_registry_unless_it_begins_with_a_star(pattern, image, is_allowed):
+    config = JobConfig(allowed_images=[pattern])
+    if is_allowed:
+        assert config.make_spec(request(image=image)).image == image
+    else:
+        with pytest.raises(InvalidRequest, match="image"):
+            config.make_spec(request(image=image))
+
+
 def test_a_job_without_a_deadline_gets_the_longest_that_is_allowed():
     spec = JobConfig(image="x", max_active_deadline_seconds=100).make_spec(request())
     assert spec.active_deadline_seconds == 100

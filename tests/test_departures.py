@@ -10,7 +10,7 @@ import pytest
 from launcher_doubles import ScriptedLauncher
 
 from kbatch_server.departures import Departures
-from kbatch_server.traffic import LATEST, Traffic
+from kbatch_server.traffic import LATEST, MAX_USERS, Traffic
 
 
 @pytest.fixture
@@ -25,20 +25,9 @@ async def line():
     await departures.stop()
 
 
-class Page:
-    """A request."""
-
-    is_stream = False
-
-    async def give_up(self) -> None:
-        raise NotImplementedError
-
-
 def ask(traffic: Traffic, times: int) -> None:
     for _ in range(times):
-        page = Page()
-        traffic.begin(page)
-        traffic.end(page)
+        traffic.note_answer("alice", is_submit=True)
 
 
 async def wait_for(line, count: int) -> list[str]:
@@ -112,6 +101,31 @@ async def test_a_few_requests_or_a_limit_of_0_slow_nothing(line):
     line.departures.busy_requests_per_second = 0
     ask(line.departures.traffic, 100)
     assert all(line.departures.take(str(number)) for number in range(10))
+
+
+def test_one_user_who_asks_all_the_time_is_no_rush_and_many_are(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("kbatch_server.traffic.time.monotonic", lambda: now)
+    traffic = Traffic()
+    for _ in range(10 * LATEST):
+        traffic.note_answer("alice", is_submit=False)
+        now += 0.001
+    assert traffic.get_requests_per_second() == 0  # too few are counted to say
+    for _ in range(1000):
+        traffic.note_answer("alice", is_submit=False)
+        now += 0.001
+    assert traffic.get_requests_per_second() < 26
+    for number in range(200):
+        traffic.note_answer(f"user-{number % 50}", is_submit=False)
+        now += 0.001
+    assert traffic.get_requests_per_second() > 900
+
+
+def test_of_users_who_have_asked_some_are_remembered():
+    traffic = Traffic()
+    for number in range(MAX_USERS + 10):
+        traffic.note_answer(str(number), is_submit=False)
+    assert len(traffic._counted_at) == MAX_USERS
 
 
 async def test_a_line_that_is_stopped_forgets_and_can_be_started_again(line):

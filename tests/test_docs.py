@@ -134,7 +134,7 @@ def test_each_route_is_in_the_table_with_its_methods_and_scopes(route):
         needs = getattr(getattr(handler, method.lower()), "needs", None)
         scopes = {scope for name, scope in said if name == method}
         if needs is None:
-            assert not scopes or pattern == "oauth_callback", f"{method} {pattern} is not there"
+            assert not scopes, f"{method} {pattern} is not there"
         elif pattern:  # the one of "" is read for browsers only
             assert scopes == {needs.action or ("user" if needs.user else "open")}, f"{method} {pattern}"
 

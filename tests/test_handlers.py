@@ -18,12 +18,12 @@ from web_doubles import ACCESS, PREFIX, make_job, make_zip
 from kbatch_server import handlers
 from kbatch_server.auth import DEFAULT_SCOPES
 from kbatch_server.errors import Unavailable
-from kbatch_server.handlers import base, kbatch, logs, pages
+from kbatch_server.handlers import exchange, kbatch, logs, pages
 from kbatch_server.handlers.base import BaseHandler
 from kbatch_server.handlers.needs import needs_scope
 from kbatch_server.handlers.pages import find_files
 from kbatch_server.health import Part
-from kbatch_server.log import make_formatter, scrub_url
+from kbatch_server.log import make_formatter
 from kbatch_server.logreader import LogPlace, LogSelection
 from kbatch_server.models import Pod, Status, utcnow
 
@@ -190,7 +190,8 @@ async def test_every_answer_has_an_id_and_is_not_sniffed_or_kept(web, api):
 # bodies
 
 
-async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(web):
+async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(web, monkeypatch):
+    monkeypatch.setattr(exchange, "LINGER_SECONDS", 0.2)
     head = (
         "POST /services/kbatch/api/v1/jobs HTTP/1.1\nHost: x\nAuthorization: token alice-token\n"
         "Content-Length: 999999999\nExpect: 100-continue\n\n"
@@ -221,14 +222,14 @@ async def test_a_body_without_a_token_is_refused_unread(web):
 
 
 async def test_who_goes_on_sending_after_a_refusal_is_cut_off(web, monkeypatch):
-    monkeypatch.setattr(base, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(exchange, "LINGER_SECONDS", 0.2)
     head = "POST /services/kbatch/api/v1/jobs HTTP/1.1\nHost: x\nContent-Length: 999999\n\n"
     answer = await raw_request(web, head)
     assert answer.startswith("HTTP/1.1 401 ")
 
 
 async def test_who_goes_on_sending_after_a_refusal_in_the_middle_is_cut_off_too(web, monkeypatch):
-    monkeypatch.setattr(base, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(exchange, "LINGER_SECONDS", 0.2)
     head = (
         "POST /services/kbatch/api/v1/jobs HTTP/1.1\nHost: x\nAuthorization: token alice-token\n"
         "Transfer-Encoding: chunked\n\n"
@@ -715,6 +716,7 @@ async def test_openapi_has_every_route_with_its_methods_and_parameters(api):
                 path = (
                     pattern.removeprefix("api/v1")
                     .removesuffix("/?")
+                    .replace("users/([^/]+)", "users/{name}")
                     .replace("([^/]+)", "{id}")
                     .replace("(.+)", "{path}")
                     .replace("\\", "")
@@ -769,14 +771,6 @@ async def test_the_access_log_tells_who_and_what_but_no_secret(web, api, caplog)
         + answer.headers["X-Request-ID"],
         lines[-1][1],
     )
-
-
-def test_urls_are_scrubbed():
-    assert scrub_url("/services/kbatch/code/eyJ.x.y") == "/services/kbatch/code/[secret]"
-    assert scrub_url("/a?follow=true&token=x&access_token=y&code=z") == (
-        "/a?follow=true&token=[secret]&access_token=[secret]&code=[secret]"
-    )
-    assert scrub_url("//[") == "//["
 
 
 # pages
@@ -854,12 +848,6 @@ async def test_a_connection_is_kept_after_a_request_that_was_refused(web, path, 
                 await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", answer)[1]))
             assert answer.startswith(f"HTTP/1.1 {expected} ".encode())
     await writer.wait_closed()
-
-
-async def test_nobody_sends_a_body_without_saying_who_they_are(web):
-    async with web.client(token="") as client:
-        assert (await client.request("GET", "api/v1/health", content=b"x" * 5000)).status_code == 413
-        assert (await client.post("oauth_callback", content=b"x" * 5000)).status_code == 405
 
 
 async def test_an_odd_content_length_is_the_clients_mistake(web):

@@ -33,13 +33,15 @@ LAYERS = [
     ["kube"],
     ["storage", "store"],
     ["audit"],
-    ["archive", "auth", "commandline", "plugins", "profiles", "settings", "zipstream"],
+    ["archive", "auth", "commandline", "plugins", "profiles", "settings", "zipstream", "webserver"],
     ["config", "configcheck", "limits", "linecutter", "throttle", "webserver", "zipcontent", "ziprewrite"],
     ["fairshare", "outputfiles"],
     ["quota"],
     ["choices", "guarantees", "jobrequest", "logsearch", "podconfig", "zipdirectory"],
-    ["garbage", "listing", "looplag", "timeline", "traffic", "ziptree", "logmemory"],
+    ["garbage", "listing", "looplag", "timeline", "traffic", "ziptree", "logmemory", "login"],
     [
+        "connections",
+        "forwarded",
         "keyring",
         "log",
         "models",
@@ -55,7 +57,7 @@ LAYERS = [
         "workqueue",
         "zipnames",
     ],
-    ["errors", "failpoints", "metrics", "notebooks", "results"],
+    ["errors", "failpoints", "metrics", "notebooks", "results", "private", "scrub"],
     ["__init__"],
 ]
 """Each imports from those below it only, and never from its own row."""

@@ -408,6 +408,8 @@ def test_a_search_keeps_of_a_line_that_is_drawn_for_ever_what_is_seen():
         assert len(search._rest) <= MAX_LINE_BYTES
     assert hits == []
     assert [(hit.line, hit.text) for hit in search.finish()] == [(1, "needle")]
+
+
 async def test_a_search_reads_no_further_than_to_the_last_hit_that_is_wanted(world):
     await world.record(data=LINES)
     text, _ = await world.reader.open(world.job)

@@ -12,9 +12,9 @@ from web_doubles import PREFIX, make_job
 from kbatch_server.errors import RangeNotSatisfiable, Unavailable
 from kbatch_server.handlers.outputs import make_disposition
 from kbatch_server.handlers.ranges import read_range
-from kbatch_server.log import scrub_url
 from kbatch_server.models import Status
 from kbatch_server.results import JobOutputs, OmittedFile
+from kbatch_server.scrub import scrub_url
 
 URL = "api/v1/jobs/train-1/outputs"
 FILES = {

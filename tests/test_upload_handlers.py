@@ -11,11 +11,11 @@ import pytest
 from web_doubles import UploadsDouble, make_zip
 
 from kbatch_server.compat.flat import NOT_A_ZIP
-from kbatch_server.handlers import kbatch, uploads
+from kbatch_server.handlers import kbatch, multipart, uploads
 from kbatch_server.handlers.ranges import read_range
 
 LIMIT = UploadsDouble.max_upload_bytes
-FORM_ROOM = uploads.MULTIPART_ROOM_BYTES
+FORM_ROOM = multipart.ROOM_BYTES
 PATHS = ["api/v1/uploads", "uploads/"]
 HEAD = "POST /services/kbatch/{path} HTTP/1.1\nHost: x\nAuthorization: token {user}-token\n"
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="code.zip"\r\n\r\n'
@@ -89,6 +89,38 @@ async def test_a_streamed_upload_that_gets_too_large_is_told_the_limit_and_how_m
     assert web.uploads.kept == {}
 
 
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        (b"--b\r\n\r\n\r\n", "has more than 100 parts"),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"x" * 40_000 + b"\r\n",
+            "has more than 65536",
+        ),
+        (b"--b\r\n" + b"A: b\r\n" * 9, "is not multipart/form-data"),
+        (b"--b\r\nA: " + b"b" * 10_000, "is not multipart/form-data"),
+    ],
+    ids=["tiny parts", "other parts", "headers of a part", "a long header"],
+)
+async def test_a_form_with_many_parts_or_much_beside_the_file_is_refused_at_once(web, api, part, why):
+    fed = []
+    feed = multipart.FilePart.feed
+
+    def count(self, chunk):
+        fed.append(len(chunk))
+        return feed(self, chunk)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multipart.FilePart, "feed", count)
+        body = part * (2**21 // len(part))
+        answer = await api.post(
+            "api/v1/uploads", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"}
+        )
+    assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "body")
+    assert why in answer.json()["message"]
+    assert sum(fed) <= 3 * 65536, "it goes on to be read"
+
+
 async def test_what_the_upload_refuses_at_once_is_answered_before_the_body_is_asked_for(web):
     async def full(user, chunks, *, declared_size):
         raise uploads.Unavailable("The storage is full.")
@@ -119,7 +151,7 @@ async def test_with_a_good_expectation_the_body_is_asked_for_and_kept(web):
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_client_that_sends_nothing_more_is_refused_and_cut_off(web, monkeypatch, path):
     monkeypatch.setattr("kbatch_server.handlers.inflow.IDLE_SECONDS", 0.2)
-    monkeypatch.setattr("kbatch_server.handlers.base.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("kbatch_server.handlers.exchange.LINGER_SECONDS", 0.2)
     reader, writer = await begin(web, path=path)
     status, headers, error = await read_answer(reader)
     assert (status, headers["connection"]) == (400, "close")
@@ -131,7 +163,7 @@ async def test_a_client_that_sends_nothing_more_is_refused_and_cut_off(web, monk
 
 async def test_a_client_that_goes_on_too_slowly_is_refused_and_cut_off(web, monkeypatch):
     web.uploads.max_upload_seconds = 0.5
-    monkeypatch.setattr("kbatch_server.handlers.base.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("kbatch_server.handlers.exchange.LINGER_SECONDS", 0.2)
     reader, writer = await begin(web)
     answering = asyncio.create_task(read_answer(reader))
     while not answering.done():

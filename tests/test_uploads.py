@@ -420,7 +420,7 @@ async def test_what_a_user_has_inflated_in_an_hour_is_limited(store, monkeypatch
 
 
 def test_a_user_has_some_places_and_everybody_together_has_more():
-    places = Places(per_user=2, total=3)
+    places = Places(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
     with ExitStack() as held:
         held.enter_context(places.take("alice"))
         held.enter_context(places.take("alice"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -13,6 +12,7 @@ import pytest_asyncio
 from tornado.web import Application, RequestHandler
 
 from kbatch_server import webserver
+from kbatch_server.throttle import Throttle
 from kbatch_server.traffic import Traffic
 from kbatch_server.webserver import WebServer
 
@@ -48,13 +48,12 @@ class Running:
     def __init__(self, shutdown_seconds: int = 10) -> None:
         self.begun, self.go_on, traffic = asyncio.Event(), asyncio.Event(), Traffic()
         self.server = WebServer(
-            Application([("/", SlowHandler)], begun=self.begun, go_on=self.go_on, traffic=traffic),
-            max_body_bytes=100,
-            max_connections=100,
-            idle_seconds=60,
+            application=Application(
+                [("/", SlowHandler)], begun=self.begun, go_on=self.go_on, traffic=traffic
+            ),
             shutdown_seconds=shutdown_seconds,
+            throttle=Throttle(),
             traffic=traffic,
-            log=logging.getLogger("tests"),
         )
         self.url = self.server.bind("http://127.0.0.1:0")
         self.server.start()

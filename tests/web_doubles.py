@@ -32,6 +32,8 @@ from kbatch_server.results import JobOutputs
 from kbatch_server.store.outputstore import KeptOutputs
 from kbatch_server.summary import JobSummary, UserSum
 from kbatch_server.tarindex import OutputFile
+from kbatch_server.throttle import Throttle
+from kbatch_server.webserver import WebServer
 from kbatch_server.zipdirectory import refused
 
 PREFIX = "/services/kbatch/"
@@ -81,6 +83,14 @@ class HubDouble:
         self.answers.set()
         self.server.stop()
         await self.server.close_all_connections()
+
+
+class RealHub:
+    """Where a real hub is, for a ``Web``."""
+
+    def __init__(self, hub):
+        self.api_url = hub.api_url
+        self.models = {}
 
 
 def make_job(job_id="train-1", *, user="alice", status=Status.RUNNING, **fields):
@@ -239,7 +249,7 @@ class UploadsDouble:
     max_upload_seconds = 60
 
     def __init__(self):
-        self.places = Places(per_user=2, total=3)
+        self.places = Places(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
         self.decoding = asyncio.Semaphore(1)
         self.kept = {}
         self.owners = {}
@@ -386,7 +396,7 @@ class GaugesDouble:
 class Web:
     """A running service with doubles behind its handlers."""
 
-    def __init__(self, hub, **settings):
+    def __init__(self, hub, *, throttle=None, url="http://127.0.0.1:0", **settings):
         self.hub = hub
         self.auth = HubAuthenticator(base_url=PREFIX, **settings)
         self.auth.hub_auth.api_url = hub.api_url
@@ -406,15 +416,21 @@ class Web:
             version="1.2.3",
             max_body_bytes=1024**2,
             max_job_bytes=1024**2,
+            throttle=throttle or Throttle(),
         )
         self.application = Application(
             **make_handlers(PREFIX, self.services), log_function=log_request, cookie_secret=b"0" * 32
         )
-        self.server = HTTPServer(self.application)
-        sockets = bind_sockets(0, "127.0.0.1")
-        self.port = sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}{PREFIX}"
-        self.server.add_sockets(sockets)
+        self.server = WebServer(
+            application=self.application,
+            shutdown_seconds=1,
+            throttle=self.services.throttle,
+            traffic=self.services.traffic,
+        )
+        address = self.server.bind(url)
+        self.port = httpx.URL(address).port
+        self.url = f"{address}{PREFIX}"
+        self.server.start()
 
     def client(self, token="alice-token", **options):
         headers = {"Authorization": f"token {token}"} if token else {}
@@ -425,8 +441,8 @@ class Web:
         return httpx.URL(self.url).join(location)
 
     async def stop(self):
-        self.server.stop()
-        await self.server.close_all_connections()
+        await self.server.close_connections()
+        self.server.close()
         await self.auth.close()
 
 

@@ -35,6 +35,7 @@ class AuditHandler(BaseHandler):
             limit=read_int(self, "limit", minimum=1, maximum=MAX_PAGE) or 50,
         )
         if "application/x-ndjson" in self.request.headers.get("Accept", ""):
+            self.hold_costly_read()
             await self.run_while_connected(self._send_all(replace(query, limit=MAX_PAGE)))
             return
         page = await self.services.jobs.audit(query)

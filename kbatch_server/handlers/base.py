@@ -1,68 +1,36 @@
-"""What every handler is made of: who asks, what they may, limits on bodies, one exit for errors."""
+"""What every handler is made of: who asks, what they may, how large a body may be, one exit for errors."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import secrets
 import sys
-from collections.abc import Coroutine
-from contextlib import ExitStack, suppress
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from jupyterhub.services.auth import HubOAuthenticated
 from tornado.iostream import StreamClosedError
 from tornado.log import app_log
-from tornado.web import HTTPError, RequestHandler, stream_request_body
+from tornado.web import HTTPError
 
 from ..audit import ORIGIN, Origin
-from ..errors import (
-    Forbidden,
-    InvalidRequest,
-    KBatchError,
-    NotAuthenticated,
-    RangeNotSatisfiable,
-    TooLarge,
-    Unavailable,
-)
-from ..log import REQUEST_ID, scrub_url
+from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, RangeNotSatisfiable
 from ..models import User
+from ..scrub import scrub_url
 from ..validation import parse_json
+from .exchange import Exchange
 from .needs import Needs
 from .publicerror import public_error
 from .services import Services
 
-UNLIMITED = 2**62
-"""Tornado's own limits end a connection without a word; ours answer."""
 
-ANONYMOUS_BODY_BYTES = 1024
-"""How large a body may be where nobody has to say who they are: none of those methods reads it."""
-
-BODY_TIMEOUT_SECONDS = 300
-"""How long a body that is collected (not an upload, which is streamed) may take to arrive."""
-
-WRITE_SECONDS = 300
-"""How long a client may take to read one piece of an answer, or a whole that is short."""
-
-LINGER_SECONDS = 5
-"""How long a client that was refused may go on sending: closing at once would reset the connection, and
-the client, still busy sending, would never read the answer."""
-
-Result = TypeVar("Result")
-
-
-@stream_request_body
-class BaseHandler(HubOAuthenticated, RequestHandler):
+class BaseHandler(HubOAuthenticated, Exchange):
     """A handler that admits a request before its body is read, and answers every error in one form.
 
     The order: the method is known, the user is known, the scope is held, the query is known, the body is not
     too large; then ``begin`` runs, the body comes through ``receive``, and the method (``get``) is called.
     """
 
-    services: Services
-    is_stream = False
-    """Whether the answer has no end of its own, as a log has that is followed."""
     strict_query = True
     """Whether a query parameter that the method does not know is an error."""
     content_security_policy = "default-src 'none'; frame-ancestors 'none'"
@@ -70,28 +38,9 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
 
     def initialize(self, services: Services) -> None:
         """Take the services; called by Tornado for each request."""
-        self.services = services
+        super().initialize(services)
         self.hub_auth = services.auth.hub_auth
-        self._body = bytearray()
-        self._body_limit = ANONYMOUS_BODY_BYTES
-        self._refused = False
-        self._held = ExitStack()  # what this request takes of what all share
-        self._work: asyncio.Task[Any] | None = None
-        self._client_gone = False
         self._xsrf_error: HTTPError | None = None
-
-    async def prepare(self) -> None:
-        """Admit the request or refuse it, before its body is read."""
-        connection: Any = self.request.connection
-        connection.set_max_body_size(UNLIMITED)
-        self.services.traffic.begin(self)
-        REQUEST_ID.set(self.request_id)
-        try:
-            await self._admit()
-        except Exception as error:
-            if self._finished:
-                raise
-            await self.decline(error)
 
     async def _admit(self) -> None:
         needs = self._needs()
@@ -102,26 +51,18 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
             self.services.auth.check_action(self.user, needs.action)
         if needs.spends is not None:
             self.services.throttle.spend(self.user, needs.spends)
+        if needs.is_costly:
+            self.hold_costly_read()
         self._check_query(needs)
-        if needs.user:
+        if needs.body:
             self._body_limit = self.body_limit
         self._check_length(self._read_length())
         await self.begin()
 
-    def _check_length(self, size: int) -> None:
-        if size > self._body_limit:
-            raise TooLarge.of_body(self._body_limit, size=size)
-
-    def _read_length(self) -> int:
-        text = self.request.headers.get("Content-Length", "0")
-        if not (text.isascii() and text.isdigit() and len(text) < 20):
-            raise InvalidRequest.of_field("Content-Length", "must be one number of bytes")
-        return int(text)
-
     def _needs(self) -> Needs:
-        method = str(self.request.method)  # one of SUPPORTED_METHODS: Tornado saw to it
-        needs = self._declared_by(method)
+        needs = self._declared_by(str(self.request.method))
         if needs is None:
+            method = self.asked_method[:20]
             raise HTTPError(
                 405, "%s is not a method of this URL, which has: %s", method, self._list_methods()
             )
@@ -139,7 +80,12 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         user = await self.services.auth.find_user(self)
         if user is None:
             self.unknown_user()
+        self.take_user(user)
+
+    def take_user(self, user: User) -> None:
+        """Answer for a user who is known now."""
         self.current_user = user
+        self.services.throttle.connections.know(self._stream)
         ORIGIN.set(self._make_origin(user))
 
     def _make_origin(self, user: User) -> Origin:
@@ -176,130 +122,27 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         return self.services.max_body_bytes
 
     async def begin(self) -> None:
-        """Get ready for the body: the request is admitted."""
-        if self._has_body():
-            connection: Any = self.request.connection
-            connection.set_body_timeout(BODY_TIMEOUT_SECONDS)
-
-    # The body
-
-    async def data_received(self, chunk: bytes) -> None:
-        """Pass on a piece of the body, or drop it when the request was refused."""
-        if self._refused:
+        """Get ready for the body, which is collected: the request is admitted."""
+        if not self._has_body():
             return
-        try:
-            await self.receive(chunk)
-        except Exception as error:
-            await self.refuse(error)
+        self.watch_pace()
+        if self._body_limit:
+            self._take_memory = self._held.enter_context(self.services.throttle.body(self.user))
 
-    async def receive(self, chunk: bytes) -> None:
-        """Collect a piece of the body; it may raise, which refuses the request."""
-        received = len(self._body) + len(chunk)
-        if received > self._body_limit:
-            raise TooLarge.of_body(self._body_limit, received=received)
-        self._body += chunk
+    def hold_costly_read(self) -> None:
+        """Take one of the user's places for reads that cost much; raises TooManyRequests or Unavailable."""
+        self._held.enter_context(self.services.throttle.costly_read(self.user))
 
-    async def decline(self, error: Exception) -> None:
-        """Answer a request with an error instead of calling its method."""
-        if self._is_body_coming():
-            await self.refuse(error)
-        elif self._has_body():
-            raise error  # the client waits for our word to send it: Tornado closes the connection, as it must
-        else:
-            # later: here, Tornado would close the connection that a client keeps for its next request
-            self._replace_method(error)
-
-    def _replace_method(self, error: Exception) -> None:
-        async def fail(*path: str) -> None:
-            raise error
-
-        setattr(self, str(self.request.method).lower(), fail)
-
-    async def refuse(self, error: Exception) -> None:
-        """Answer with an error now, while the client is still sending, and drop what is yet to come."""
-        if self._refused:
-            return
-        self._refused = True
-        self.log_exception(type(error), error, error.__traceback__)
-        self.clear()
-        self.set_header("Connection", "close")
-        self.answer_error(error)
-        self.set_header("Content-Length", sum(map(len, self._write_buffer)))
-        # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
-        setattr(self, (self.request.method or "").lower(), lambda *_: self.finish())
-        connection: Any = self.request.connection
-        # a timeout of the body that is set now would hold for the next one only
-        asyncio.get_running_loop().call_later(LINGER_SECONDS, connection.stream.close)
-        await self.flush()  # the whole answer; only the end of the exchange is put off
-
-    def _has_body(self) -> bool:
-        headers = self.request.headers
-        return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
-
-    def _is_body_coming(self) -> bool:
-        # with this header the client waits for us to say that it may send it
-        return self._has_body() and self.request.headers.get("Expect", "").lower() != "100-continue"
+    def on_finish(self) -> None:
+        """Let go of what the request took, and note that it was answered."""
+        super().on_finish()
+        if self.current_user is not None and self.get_status() < 400 and not self.is_stream:
+            is_submit = self._needs().spends == "submit"
+            self.services.traffic.note_answer(self.user.name, is_submit=is_submit)
 
     def get_json(self) -> Any:
         """Return the parsed body, or raise InvalidRequest of ``body``."""
         return parse_json(self._body)
-
-    # The client
-
-    async def run_while_connected(self, work: Coroutine[Any, Any, Result]) -> Result | None:
-        """Return what the work returns; cancel it when the client goes away, and return None."""
-        self._work = asyncio.create_task(work)
-        if self._client_gone:
-            self._work.cancel()
-        try:
-            result: Result = await self._work
-            return result
-        except StreamClosedError:
-            return None
-        except asyncio.CancelledError:
-            if not self._client_gone:
-                raise
-            return None
-
-    def on_connection_close(self) -> None:
-        """End what is done for a client that went away."""
-        self._client_gone = True
-        if self._work is not None:
-            self._work.cancel()
-        self._held.close()
-        self.services.traffic.end(self)
-        super().on_connection_close()
-
-    def on_finish(self) -> None:
-        """Let go of what the request took."""
-        self._held.close()
-        self.services.traffic.end(self)
-
-    @property
-    def write_seconds(self) -> float:
-        """How long a client may take to read what is flushed."""
-        return WRITE_SECONDS
-
-    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
-        """Send what was written; a client that does not read it, for long, is let go of."""
-        sent: asyncio.Future[None] = super().flush(include_footers)
-        if not sent.done():
-            connection: Any = self.request.connection
-            timer = asyncio.get_running_loop().call_later(self.write_seconds, connection.stream.close)
-            sent.add_done_callback(lambda _: timer.cancel())
-        return sent
-
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether a stream ends because the service stops, and not by itself."""
-        return self.is_stream and self.services.traffic.is_stopping
-
-    async def give_up(self) -> None:
-        """Answer, while the body is still coming, that the service stops; else leave it to be cut off."""
-        request: Any = self.request
-        if not self._headers_written and self._is_body_coming() and not request._body_future.done():
-            with suppress(StreamClosedError):
-                await self.refuse(Unavailable("The service is stopping. Send it again in a moment."))
 
     # The user
 
@@ -353,8 +196,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         An ordinary end would make a half of it look like the whole.
         """
         if self._headers_written:
-            connection: Any = self.request.connection
-            connection.stream.close()
+            self._stream.close()
             return
         super().send_error(status_code, **kwargs)
 

@@ -13,6 +13,7 @@ from ..validation import checked
 from .base import BaseHandler
 from .needs import needs_scope
 from .query import read_int, read_statuses, read_tags, read_text, read_time
+from .schemas import BRIEF
 
 MAX_PAGE = 500
 MAX_SUMS = 100
@@ -27,12 +28,14 @@ class JobModelHandler(BaseHandler):
     async def make_model(self, job: Job, env: Mapping[str, str] | None = None) -> dict[str, object]:
         """Return the JSON of one job with its environment, which is read where it is not given.
 
-        Its values are for the job's own user, with a token that may read.
+        A token that may not read is told which job it is, and its status. Values of the environment are for
+        the job's own user.
         """
-        shown: Mapping[str, str | None] = await self.services.jobs.read_env(job) if env is None else env
-        if "read" not in self.user.actions or job.user != self.user.name:
-            shown = dict.fromkeys(shown)
-        return job.to_dict(env=shown)
+        if "read" not in self.user.actions:
+            shown = job.to_dict(env={})
+            return {name: shown[name] for name in BRIEF}
+        own: Mapping[str, str | None] = await self.services.jobs.read_env(job) if env is None else env
+        return job.to_dict(env=own if job.user == self.user.name else dict.fromkeys(own))
 
     def read_owner(self) -> str | None:
         """Return whose jobs are asked for: the user's own where nothing is said, None for everybody's."""
@@ -55,7 +58,7 @@ class JobsHandler(JobModelHandler):
         """How many bytes the body may have: that of a job."""
         return self.services.max_job_bytes
 
-    @needs_scope("submit", whose="self", spends="submit")
+    @needs_scope("submit", whose="self", body=True, spends="submit")
     async def post(self) -> None:
         """Submit a job: 201, or 200 when the Idempotency-Key is that of an earlier, equal request."""
         request = JobRequest.from_json(self.get_json())
@@ -71,6 +74,8 @@ class JobsHandler(JobModelHandler):
     )
     async def get(self) -> None:
         """List jobs, newest first, a page at a time."""
+        if {"search", "tag"} & set(self.request.query_arguments):
+            self.hold_costly_read()
         query = JobQuery(
             user=self.read_owner(),
             statuses=read_statuses(self),
@@ -104,7 +109,7 @@ class CountsHandler(JobModelHandler):
 class SummaryHandler(JobModelHandler):
     """Sums over many jobs."""
 
-    @needs_scope("read", whose="self", query=("since", "limit", "user"))
+    @needs_scope("read", whose="self", query=("since", "limit", "user"), is_costly=True)
     async def get(self) -> None:
         """Say who has most jobs, and why they failed."""
         summary = await self.services.jobs.summarize(
@@ -136,7 +141,7 @@ class CancelHandler(JobModelHandler):
 
     body_limit = MAX_CANCEL_BYTES
 
-    @needs_scope("cancel", whose="job")
+    @needs_scope("cancel", whose="job", body=True)
     async def post(self, job_id: str) -> None:
         """Cancel the job; a body may say why."""
         asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()
@@ -164,7 +169,7 @@ class TimelineHandler(BaseHandler):
 class EventsHandler(BaseHandler):
     """What happened to a job."""
 
-    @needs_scope("read", whose="job")
+    @needs_scope("read", whose="job", is_costly=True)
     async def get(self, job_id: str) -> None:
         """List the events, oldest first."""
         events = await self.services.jobs.events(self.user, job_id)

@@ -15,11 +15,11 @@ from ..errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupport
 from ..listing import JobPage, JobQuery
 from ..logreader import LogSelection, ShownPiece
 from ..models import Job, utcnow
-from ..ticks import until, with_ticks
+from ..ticks import with_ticks
 from .base import BaseHandler
 from .needs import needs_nothing, needs_scope, needs_user
 from .query import read_flag
-from .streams import CUT_OFF, LineChunker
+from .streams import LineChunker, StreamHandler, make_last_line
 from .uploads import ReceivingHandler
 
 MAX_LISTED = 10_000
@@ -106,7 +106,7 @@ class JobsHandler(KBatchHandler):
         """How many bytes the body may have: there may be code in it."""
         return 3 * self.services.max_body_bytes
 
-    @needs_scope("read", whose="self")
+    @needs_scope("read", whose="self", is_costly=True)
     async def get(self) -> None:
         """List the jobs that are active or ended lately."""
         await self.send_list("Job", self._models())
@@ -121,7 +121,7 @@ class JobsHandler(KBatchHandler):
         if self._read_length() > LARGE_BODY_BYTES or "Transfer-Encoding" in self.request.headers:
             self._held.enter_context(self.services.uploads.place(self.user))
 
-    @needs_scope("submit", whose="self", spends="submit")
+    @needs_scope("submit", whose="self", body=True, spends="submit")
     async def post(self) -> None:
         """Submit a job."""
         if len(self._body) <= LARGE_BODY_BYTES:
@@ -191,7 +191,7 @@ class JobHandler(KBatchHandler):
 class PodsHandler(KBatchHandler):
     """The runs of all jobs, or of one."""
 
-    @needs_scope("read", whose="self")
+    @needs_scope("read", whose="self", is_costly=True)
     async def get(self) -> None:
         """List pods; ``job_name`` is the id of the job whose pods are wanted."""
         await self.send_list("Pod", self._models(self.get_query_argument("job_name", "")))
@@ -219,7 +219,7 @@ class PodHandler(KBatchHandler):
         raise NotFound(f"There is no pod {name!r}.")
 
 
-class LogHandler(KBatchHandler):
+class LogHandler(StreamHandler, KBatchHandler):
     """The log of a job or of a pod, by the name of either: 0.4.2 asks for both in one place."""
 
     @needs_scope("read", whose="job")
@@ -228,8 +228,8 @@ class LogHandler(KBatchHandler):
         await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
 
     async def _send(self, name: str, *, follow: bool) -> None:
-        if follow:
-            self._held.enter_context(self.services.throttle.stream(self.user))
+        place = self.services.throttle.stream if follow else self.services.throttle.download
+        self._held.enter_context(place(self.user))
         job, pod = await self.find_job_of(name)
         try:
             selection = LogSelection(pod=pod)
@@ -241,8 +241,7 @@ class LogHandler(KBatchHandler):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")
         if follow:
-            self.is_stream = True
-            pieces = until(pieces, self.services.traffic.stopping)
+            pieces = self.until_cut_off(pieces, owner=job.user)
         is_kbatch = self.request.headers.get("User-Agent", "").startswith("python-httpx")
         async with aclosing(pieces):
             if not is_kbatch:
@@ -257,8 +256,8 @@ class LogHandler(KBatchHandler):
         async for piece in pieces:
             self.write(piece.data)
             await self.flush()
-        if self.is_cut_off:
-            self.write(CUT_OFF)
+        if self.cut_off:
+            self.write(make_last_line(self.cut_off))
 
     async def _send_lines(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         """Send the lines as a terminal shows them."""
@@ -303,8 +302,8 @@ class LogHandler(KBatchHandler):
                 await self.flush()
                 sent_at = now()
         rest = chunker.take(final=True)
-        if self.is_cut_off:
-            rest += CUT_OFF.rstrip().encode()
+        if self.cut_off:
+            rest += make_last_line(self.cut_off).rstrip().encode()
         self.write(encoder.compress(rest, final=True) if encoder else rest)
 
 
@@ -328,7 +327,7 @@ class Compressor:
 class UploadsHandler(ReceivingHandler, KBatchHandler):
     """The first client's uploads."""
 
-    @needs_scope("submit", whose="self", spends="upload")
+    @needs_scope("submit", whose="self", body=True, spends="upload")
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()
@@ -374,7 +373,7 @@ class AuthorizedHandler(KBatchHandler):
 class CronJobsHandler(KBatchHandler):
     """Schedules, which there are not yet."""
 
-    @needs_user(whose="anybody")
+    @needs_user(whose="anybody", body=True)
     async def get(self, *_: str) -> None:
         """Say so."""
         raise NotSupported(

@@ -10,12 +10,12 @@ from contextlib import aclosing
 from ..errors import InvalidRequest
 from ..logreader import LogPlace, LogSelection, ShownPiece, reading_errors
 from ..logtext import LogText
-from ..ticks import until, with_ticks
-from .base import BaseHandler
+from ..ticks import with_ticks
 from .needs import needs_scope
+from .outputs import make_disposition
 from .query import read_age, read_flag, read_int, read_text
 from .ranges import read_range
-from .streams import CUT_OFF, EventEncoder
+from .streams import EventEncoder, StreamHandler, make_last_line
 
 KEEP_ALIVE_SECONDS = 15.0
 """Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
@@ -46,7 +46,7 @@ CONFLICTS = {
 """Parameters, each with those that it cannot be used with."""
 
 
-class LogHandler(BaseHandler):
+class LogHandler(StreamHandler):
     """The log of one job."""
 
     @needs_scope("read", whose="job", query=QUERY)
@@ -57,13 +57,13 @@ class LogHandler(BaseHandler):
         self._check_combination()
         self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
         if read_flag(self, "download"):
-            # an id is made of letters, digits and dashes
-            self.set_header("Content-Disposition", f'attachment; filename="{job_id}.log"')
+            self.set_header("Content-Disposition", make_disposition("attachment", f"{job_id}.log"))
         line = read_int(self, "line", minimum=1, maximum=MAX_LINE)
         limit = read_int(self, "limit", minimum=1, maximum=MAX_HITS) or 1000
         if line is not None:
             await self.run_while_connected(self._send_lines(job_id, selection, line, limit))
         elif words is not None:
+            self.hold_costly_read()
             await self.run_while_connected(self._search(job_id, selection, words, limit))
         elif "Range" in self.request.headers and not follow:
             await self.run_while_connected(self._send_range(job_id, selection))
@@ -94,19 +94,20 @@ class LogHandler(BaseHandler):
 
     async def _send(self, job_id: str, selection: LogSelection, *, follow: bool) -> None:
         after = self._read_last_event_id() if follow or self._wants_events else None
-        if follow or after is not None:
-            self._held.enter_context(self.services.throttle.stream(self.user))
+        throttle = self.services.throttle
+        hold = throttle.stream if follow or after is not None else throttle.download
+        self._held.enter_context(hold(self.user))
         pieces = await self.services.jobs.logs(self.user, job_id, selection, follow=follow, after=after)
         if follow:
-            self.is_stream = True
-            pieces = until(pieces, self.services.traffic.stopping)
+            owner = (await self.services.jobs.get(self.user, job_id)).user
+            pieces = self.until_cut_off(pieces, owner=owner)
         async with aclosing(pieces):
             if self._wants_events:
                 await self._send_events(job_id, pieces)
             else:
                 await self._send_text(pieces)
-                if self.is_cut_off:
-                    self.write(CUT_OFF)
+                if self.cut_off:
+                    self.write(make_last_line(self.cut_off))
 
     def _read_last_event_id(self) -> LogPlace | None:
         """Return the place that a client which lost its connection had come to."""
@@ -142,9 +143,9 @@ class LogHandler(BaseHandler):
                     place = piece.place
                     self.write(encoder.encode(piece.data, place))
                 await self.flush()
-        if self.is_cut_off:
+        if self.cut_off:
             # without the line that is half sent: it comes whole to who goes on after the last id
-            self.write(encoder.make_retry(RETRY_SECONDS))
+            self.write(encoder.make_retry(RETRY_SECONDS, self.cut_off))
             return
         self.write(encoder.finish(place))
         job = await self.services.jobs.get(self.user, job_id)
@@ -157,6 +158,7 @@ class LogHandler(BaseHandler):
         self.write(encoder.make_event(json.dumps(end), event="end"))
 
     async def _send_range(self, job_id: str, selection: LogSelection) -> None:
+        self._held.enter_context(self.services.throttle.download(self.user))
         text, _ = await self.services.jobs.open_log(self.user, job_id, selection)
         size = text.size - text.begin
         start, end = read_range(self.request.headers["Range"], size) or (0, size)

@@ -7,11 +7,18 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ..errors import InvalidRequest
 
+ROOM_BYTES = 64 * 1024
+"""What a body may have beside the file: boundaries, headers, small other parts."""
+
+MAX_PARTS = 100
+"""A form has a few; each costs as much as some kilobytes of the file, however small it is."""
+
 
 class FilePart:
     """The content of the part called ``file`` in a ``multipart/form-data`` body.
 
-    Feed it the body; it returns what of each piece belongs to the file. Other parts are passed over.
+    Feed it the body; it returns what of each piece belongs to the file. Other parts are passed over, if they
+    are few and small. (Of each part the parser takes eight headers of four kilobytes at most.)
     """
 
     def __init__(self, content_type: str) -> None:
@@ -23,6 +30,8 @@ class FilePart:
         self._field = self._value = b""
         self._disposition = b""
         self._pieces: list[bytes] = []
+        self._parts = 0
+        self._beside = 0
         try:
             self._parser = MultipartParser(
                 options[b"boundary"],
@@ -46,6 +55,9 @@ class FilePart:
         except FormParserError as error:
             raise InvalidRequest.of_field("body", f"is not multipart/form-data: {error}") from None
         data, self._pieces = b"".join(self._pieces), []
+        self._beside += len(chunk) - len(data)
+        if self._beside > ROOM_BYTES:
+            raise InvalidRequest.of_field("body", f"has more than {ROOM_BYTES} bytes beside the file")
         return data
 
     def finish(self) -> None:
@@ -58,6 +70,9 @@ class FilePart:
 
     def _begin_part(self) -> None:
         self._disposition = b""
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise InvalidRequest.of_field("body", f"has more than {MAX_PARTS} parts")
 
     def _add_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]

@@ -34,6 +34,10 @@ class Needs:
     """Whether a user is needed."""
     query: tuple[str, ...] = ()
     """The names of query parameters that it knows."""
+    body: bool = False
+    """Whether it takes a body: one that is sent to another method is refused."""
+    is_costly: bool = False
+    """Whether it costs much more than other requests, so that a user may have few of them at a time."""
     spends: str | None = None
     """``submit`` or ``upload``: what a user may do only so often (see Throttle)."""
     whose: Whose | None = None
@@ -42,20 +46,32 @@ class Needs:
 
 
 def needs_scope(
-    action: str, *, whose: Whose | None = None, query: tuple[str, ...] = (), spends: str | None = None
+    action: str,
+    *,
+    whose: Whose | None = None,
+    query: tuple[str, ...] = (),
+    body: bool = False,
+    is_costly: bool = False,
+    spends: str | None = None,
 ) -> Callable[[Method], Method]:
-    """Declare that a method needs the scope of an action, and what of the user's rates it spends."""
-    return _declare(Needs(action=action, query=query, spends=spends, whose=whose))
+    """Declare that a method needs the scope of an action, and what else it takes of request and user."""
+    return _declare(
+        Needs(action=action, query=query, body=body, is_costly=is_costly, spends=spends, whose=whose)
+    )
 
 
-def needs_user(*, whose: Whose | None = None, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
+def needs_user(
+    *, whose: Whose | None = None, query: tuple[str, ...] = (), body: bool = False
+) -> Callable[[Method], Method]:
     """Declare that a method needs a user with access to the service, whatever else the token may."""
-    return _declare(Needs(query=query, whose=whose))
+    return _declare(Needs(query=query, body=body, whose=whose))
 
 
-def needs_nothing(*, whose: Whose | None = None, query: tuple[str, ...] = ()) -> Callable[[Method], Method]:
+def needs_nothing(
+    *, whose: Whose | None = None, query: tuple[str, ...] = (), body: bool = False
+) -> Callable[[Method], Method]:
     """Declare that anybody may call a method; whoever shows a token must show a good one."""
-    return _declare(Needs(user=False, query=query, whose=whose))
+    return _declare(Needs(user=False, query=query, body=body, whose=whose))
 
 
 def _declare(needs: Needs) -> Callable[[Method], Method]:

@@ -11,6 +11,6 @@ NOTHING_HERE = "There is nothing at this URL."
 class NotFoundHandler(BaseHandler):
     """Answers for every URL that is not there."""
 
-    async def prepare(self) -> None:
+    async def _admit(self) -> None:
         """Refuse, whatever the method."""
-        await self.decline(NotFound(NOTHING_HERE))
+        raise NotFound(NOTHING_HERE)

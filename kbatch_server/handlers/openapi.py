@@ -83,7 +83,7 @@ AUDIT_QUERY: dict[str, Json] = {
 
 LIST_QUERY = ("status", "name", "search", "tag", "since", "cursor", "limit", "user")
 
-ERRORS = (400, 401, 403, 413, 429, 503)
+ERRORS = (400, 401, 403, 408, 413, 429, 503)
 """What any request may be answered with: a wrong query, a token, a body, a limit, a part that is away."""
 
 RANGES = {206: "The range that was asked for."}
@@ -96,7 +96,7 @@ OPERATIONS: dict[str, dict[str, Json]] = {
             "summary": "Submit a job; 200 when the Idempotency-Key is that of an equal request before",
             "status": 201,
             "also": {200: "The job of an equal request before."},
-            "answer": "Job",
+            "answer": "AnsweredJob",
             "body": "JobRequest",
             "errors": (404, 409),
         },
@@ -131,13 +131,15 @@ OPERATIONS: dict[str, dict[str, Json]] = {
     "jobs/{id}/cancel": {
         "post": {
             "summary": "Cancel a job",
-            "answer": "Job",
+            "answer": "AnsweredJob",
             "body": "CancelRequest",
             "may_be_empty": True,
             "errors": (409,),
         }
     },
-    "jobs/{id}/rerun": {"post": {"summary": "Submit a job like this one", "status": 201, "answer": "Job"}},
+    "jobs/{id}/rerun": {
+        "post": {"summary": "Submit a job like this one", "status": 201, "answer": "AnsweredJob"}
+    },
     "jobs/{id}/logs": {
         "get": {
             "summary": "The log, as text (with Range: a part of it) or as server-sent events, by Accept; with"

@@ -76,10 +76,11 @@ class SandboxedHandler(BaseHandler):
 class OutputsZipHandler(SandboxedHandler):
     """All results of a job."""
 
-    @needs_scope("read", whose="job")
+    @needs_scope("read", whose="job", is_costly=True)
     async def get(self, job_id: str) -> None:
         """Send them as a ZIP, made while it is sent."""
         job = await self.services.jobs.get(self.user, job_id)
+        self._held.enter_context(self.services.throttle.download(self.user))
         pieces = await self.services.outputs.zip(job)
         self.offer(f"{job.id}.zip", "application/zip")
         await self.run_while_connected(self.send(pieces))
@@ -104,6 +105,7 @@ class OutputHandler(SandboxedHandler):
         start, end = self._read_range(file.size)
         self.set_header("Content-Length", end - start)
         if self.request.method == "GET":
+            self._held.enter_context(self.services.throttle.download(self.user))
             pieces = self.services.outputs.read(key, file.offset + start, end - start)
             await self.run_while_connected(self.send(pieces))
 
@@ -136,7 +138,7 @@ class SentOutputsHandler(BaseHandler):
         # it is the link that says who sends, and that there may be a body
         self._job = await self.services.launchpad.get_sending_job(self.path_args[0])
 
-    def _check_length(self, size: int) -> None:
+    def _check_length(self, size: int, **known: int) -> None:
         """Let ``begin``, and who receives it, say what is too large: it has to be on the job's record."""
 
     async def begin(self) -> None:
@@ -152,8 +154,11 @@ class SentOutputsHandler(BaseHandler):
             pod=self.request.headers.get("X-Kbatch-Pod", "")[:253],
             folders=self._read_folders(),
         )
-        receiving = self.services.outputs.receive(self._job, tar)
-        await self._inflow.start(asyncio.create_task(receiving, name=f"outputs {self._job.id}"))
+        await self._inflow.start(asyncio.create_task(self._keep(tar), name=f"outputs {self._job.id}"))
+
+    async def _keep(self, tar: OutputTar) -> JobOutputs:
+        async with self.services.throttle.send(self._job.user):
+            return await self.services.outputs.receive(self._job, tar)
 
     def _read_unreadable(self) -> int:
         text = self.request.headers.get("X-Kbatch-Unreadable", "0")
@@ -174,7 +179,7 @@ class SentOutputsHandler(BaseHandler):
         if self._inflow is not None:
             await self._inflow.send(chunk)
 
-    @needs_nothing(whose="link")
+    @needs_nothing(whose="link", body=True)
     async def post(self, signed: str) -> None:
         """Keep a tar of what the job wrote."""
         assert self._inflow is not None  # noqa: S101 - admitted, so begun

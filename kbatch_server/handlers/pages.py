@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jupyterhub.services.auth import HubOAuthCallbackHandler
-from tornado.web import Finish, HTTPError
 
-from ..errors import KBatchError, NotFound
+from ..auth import HubRefused
+from ..errors import Forbidden, InvalidRequest, KBatchError, NotFound
+from ..login import Login
 from .base import BaseHandler
 from .needs import needs_nothing, needs_user
 from .publicerror import public_error
@@ -51,6 +50,19 @@ def find_files() -> dict[str, str]:
     return files
 
 
+@lru_cache(maxsize=16)
+def read_static(name: str) -> bytes:
+    """Return what is in one of the built files: they are few and small, and anybody may ask for them."""
+    return (STATIC / name).read_bytes()
+
+
+class LoginNeeded(KBatchError):
+    """Who asks for a page is to log in at the hub."""
+
+    status = 302
+    reason = "LoginNeeded"
+
+
 class PageHandler(BaseHandler):
     """A handler that answers with a page, and sends a browser that is not logged in to the hub."""
 
@@ -66,8 +78,7 @@ class PageHandler(BaseHandler):
         """Send a browser to the hub's login, which brings it back; a client with a bad token is told."""
         if self.hub_auth.get_token(self, in_cookie=False):
             super().unknown_user()
-        self.redirect(self.get_login_url())
-        raise Finish
+        raise LoginNeeded("You are not logged in.")
 
     def send_page(self, template: str, **values: Any) -> None:
         """Answer with a rendered template."""
@@ -85,7 +96,11 @@ class PageHandler(BaseHandler):
         self.send_page("shell.html", xsrf_token=token.decode(), hub_url=hub_url)
 
     def answer_error(self, error: BaseException) -> None:
-        """Show the error as a page, or as plain text where there are no pages."""
+        """Show the error as a page, or as plain text where there are no pages; or go to the hub's login."""
+        if isinstance(error, LoginNeeded):
+            self.set_status(302)
+            self.set_header("Location", self.get_login_url())
+            return
         told = public_error(error, self.request_id)
         if told.retry_after_seconds is not None:
             self.set_header("Retry-After", str(told.retry_after_seconds))
@@ -116,9 +131,8 @@ class HomeHandler(PageHandler):
             self.send_json({"message": "kbatch"})
             return
         if self.current_user is None:
-            self.current_user = await self.services.auth.find_user(self)
-        if self.current_user is None:
-            self.unknown_user()
+            user = await self.services.auth.find_user(self)
+            self.unknown_user() if user is None else self.take_user(user)
         self.send_shell()
 
     def _is_browser(self) -> bool:
@@ -132,14 +146,37 @@ class HomeHandler(PageHandler):
             BaseHandler.answer_error(self, error)
 
 
-class OAuthCallbackHandler(PageHandler, HubOAuthCallbackHandler):
+NO_LOGIN = "This login was not begun in this browser, or it took too long. Open the page that you want again."
+
+
+class OAuthCallbackHandler(PageHandler):
     """``oauth_callback``: the end of a login through the hub."""
 
-    async def _admit(self) -> None:
-        if self.request.method != "GET" or self._has_body():
-            raise HTTPError(405)
-        # whether somebody is logged in already: JupyterHub's handler asks, and would block
-        self.current_user = await self.hub_auth.get_user(self, sync=False)
+    @needs_nothing(whose="link")
+    async def get(self) -> None:
+        """Get a token for the code that the hub gave the browser, and send that where it wanted to be."""
+        refusal = self.get_query_argument("error_description", self.get_query_argument("error", ""))
+        if refusal:
+            raise InvalidRequest(f"JupyterHub refused the login: {refusal[:500]}")
+        code, state = self.get_query_argument("code", ""), self.get_query_argument("state", "")
+        login = self.hub_auth.end_login(self, state)
+        if login is None:
+            # the end of a login that another tab, or the "back" of the browser, has come to before
+            if await self.services.auth.find_user(self) is None:
+                raise Forbidden(NO_LOGIN, reason="LoginExpired")
+            self.redirect(self.services.auth.base_url)
+            return
+        self.hub_auth.set_cookie(self, await self._get_token(code, login))
+        self.redirect(login.next_url or self.services.auth.base_url)
+
+    async def _get_token(self, code: str, login: Login) -> str:
+        # JupyterHub 5 knows no verifier
+        proof = {"code_verifier": login.verifier} if login.verifier else {}
+        try:
+            token: str = await self.hub_auth.token_for_code(code, sync=False, **proof)
+        except HubRefused as error:
+            raise Forbidden(NO_LOGIN, reason="LoginExpired") from error
+        return token
 
 
 class StaticHandler(PageHandler):
@@ -151,11 +188,13 @@ class StaticHandler(PageHandler):
     async def get(self, name: str) -> None:
         """Send a file."""
         # the name was decoded: it may have slashes now
-        path = STATIC / name
-        if name not in find_files().values() or path.parent != STATIC:
+        if name not in find_files().values() or (STATIC / name).parent != STATIC:
             raise NotFound("There is no such file.")
-        content = await asyncio.to_thread(path.read_bytes)
-        self.set_header("Content-Type", TYPES[path.suffix])
+        content = read_static(name)
+        self.set_header("Content-Type", TYPES[Path(name).suffix])
+        self.set_header("Content-Length", len(content))
+        # the head alone: what is written after it is not copied, so that readers who are slow share it
+        await self.flush()
         self.write(content)
 
     def answer_error(self, error: BaseException) -> None:

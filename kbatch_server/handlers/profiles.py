@@ -21,9 +21,11 @@ class UserHandler(BaseHandler):
 
     @needs_user(whose="self")
     async def get(self) -> None:
-        """Show who the token belongs to, what it is good for here, the limits that hold and their use."""
+        """Show who the token belongs to and what it is good for; if it may read, limits, use and queue."""
         user = self.user
-        standing = await self.services.jobs.describe(user)
+        standing = dict.fromkeys(("limits", "group_totals", "usage", "queue"))
+        if "read" in user.actions:
+            standing = await self.services.jobs.describe(user)
         own = standing.pop("limits")
         self.send_json(
             {

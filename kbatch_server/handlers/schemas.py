@@ -26,6 +26,10 @@ MAYBE_TEXT: Json = {"type": ["string", "null"]}
 MAYBE_MOMENT: Json = {"type": ["string", "null"], "format": "date-time"}
 
 
+BRIEF = ("id", "user", "name", "status", "created_at")
+"""What who submits, cancels or runs again is told of the job, whatever the token may read."""
+
+
 def make_schemas() -> Json:
     """Return all schemas, by name."""
     models: list[type[BaseModel]] = [JobRequest, CancelRequest, Profile, JobEvent, JobOutputs, JobSummary]
@@ -67,6 +71,9 @@ def _make_jobs(schemas: Json) -> Json:
     omitted: Json = {"type": "array", "items": _object({"path": TEXT, "size": INTEGER})}
     return {
         "Job": _object(job),
+        "JobBrief": _object({name: job[name] for name in BRIEF}),
+        # by whether the token may read
+        "AnsweredJob": {"anyOf": [{"$ref": SCHEMAS + "Job"}, {"$ref": SCHEMAS + "JobBrief"}]},
         "JobPage": _object({"items": _list_of("Job"), "next_cursor": MAYBE_TEXT}),
         "JobCounts": _object({"counts": _object(dict.fromkeys(Status, INTEGER))}),
         "OutputFile": _object({"path": TEXT, "size": INTEGER, "modified_at": MOMENT}),
@@ -131,9 +138,10 @@ def _make_standing() -> Json:
     queue = {"reason": TEXT, "message": TEXT, "jobs": {"type": "array", "items": queued}}
     return {
         "limits": _object(limits),
-        "group_totals": {"type": "object", "additionalProperties": amounts},
-        "usage": amounts,
-        "queue": _object(queue),
+        # null for a token that may not read
+        "group_totals": {"type": ["object", "null"], "additionalProperties": amounts},
+        "usage": {**amounts, "type": ["object", "null"]},
+        "queue": {"anyOf": [_object(queue), {"type": "null"}]},
     }
 
 

@@ -1,16 +1,85 @@
-"""Turns the pieces of a log into what a reader gets: as events, or line by line."""
+"""Streams: how long they go on, and the pieces of a log as a reader gets them: as events, or by line."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TypeVar
+
+from ..errors import Forbidden, Unavailable
 from ..logreader import LogPlace
 from ..terminal import fold, has_controls, show_styled
+from ..ticks import until
+from .base import BaseHandler
+
+Item = TypeVar("Item")
 
 MAX_LINE_BYTES = 64 * 1024
 """A line that shows more is sent in parts: a log of one endless line must not be kept in memory."""
 
 
-CUT_OFF = "\n[... the service is being stopped: follow the log again for the rest ...]\n"
-"""The last line for who followed a log as text: its end must not look like the end of the job."""
+CUT_OFF = "the service is being stopped: follow the log again for the rest"
+"""Why a log that is followed ends before the job does: that must not look like the end of the job."""
+
+REVOKED = "your token is not good for this any more: show another one, and follow the log again"
+"""The same, where the hub says so."""
+
+
+def make_last_line(why: str) -> str:
+    """Return the last line for a reader who follows a log as text."""
+    return f"\n[... {why} ...]\n"
+
+
+class StreamHandler(BaseHandler):
+    """A handler whose answer may go on for days: until its end, the service's, or that of a user's rights."""
+
+    _watching: asyncio.Task[None] | None = None
+    _is_revoked = False
+
+    @property
+    def cut_off(self) -> str:
+        """Why a stream ended that would have gone on; empty where it ended by itself."""
+        if self._is_revoked:
+            return REVOKED
+        return CUT_OFF if self.is_stream and self.services.traffic.is_stopping else ""
+
+    def until_cut_off(self, items: AsyncIterator[Item], *, owner: str | None) -> AsyncGenerator[Item]:
+        """Yield what is streamed until it ends, or is cut off.
+
+        ``owner`` is whose it is; None is everybody's. The hub is asked now and then whether the user may
+        still read it, and as long as it does not answer the stream goes on.
+        """
+        self.is_stream = True
+        ended = asyncio.Event()
+        self._watching = asyncio.create_task(self._watch_end(owner, ended), name="stream-end")
+        return until(items, ended)
+
+    async def _watch_end(self, owner: str | None, ended: asyncio.Event) -> None:
+        """Set ``ended`` when the service stops, or the user may not read this any more."""
+        traffic = self.services.traffic
+        while not (traffic.is_stopping or self._is_revoked):
+            try:
+                async with asyncio.timeout(self.services.auth.stream_check_seconds):
+                    await traffic.stopping.wait()
+            except TimeoutError:
+                self._is_revoked = not await self._may_still_read(owner)
+        ended.set()
+
+    async def _may_still_read(self, owner: str | None) -> bool:
+        try:
+            user = await self.services.auth.find_user_again(self)
+        except Unavailable:
+            return True
+        except Forbidden:
+            return False
+        return (
+            user is not None and self._needs().action in user.actions and (user.admin or user.name == owner)
+        )
+
+    def _end(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        super()._end()
 
 
 class EventEncoder:
@@ -81,9 +150,9 @@ class EventEncoder:
         return f"{head}{body}\n".encode()
 
     @staticmethod
-    def make_retry(seconds: float) -> bytes:
+    def make_retry(seconds: float, why: str) -> bytes:
         """Return what has a browser come again after some time, with the id of its last event."""
-        return f"retry: {round(1000 * seconds)}\n: the service is being stopped\n\n".encode()
+        return f"retry: {round(1000 * seconds)}\n: {why}\n\n".encode()
 
 
 class LineChunker:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from .base import BaseHandler
@@ -68,7 +71,14 @@ class OpenAPIHandler(BaseHandler):
     @needs_nothing(whose="anybody")
     async def get(self) -> None:
         """Show it, in OpenAPI 3.1."""
-        self.send_json(make_openapi(self.services.version, self.services.auth.base_url))
+        self.set_header("Content-Type", "application/json")
+        self.write(write_openapi(self.services.version, self.services.auth.base_url))
+
+
+@lru_cache(maxsize=1)
+def write_openapi(version: str, base_url: str) -> str:
+    """Return the description as JSON: it never changes, and anybody may ask for it."""
+    return json.dumps(make_openapi(version, base_url)) + "\n"
 
 
 default_handlers = [

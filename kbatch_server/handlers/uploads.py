@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
-
-from tornado.iostream import StreamClosedError
 
 from ..errors import InvalidRequest, TooLarge, Unavailable
 from ..models import Upload
 from ..storage.base import StorageError
 from .base import BaseHandler
 from .inflow import IDLE_SECONDS, Inflow
-from .multipart import FilePart
+from .multipart import ROOM_BYTES, FilePart
 from .needs import needs_nothing, needs_scope
 from .ranges import read_range
-
-MULTIPART_ROOM_BYTES = 64 * 1024
-"""What a multipart body may have beside the file: boundaries, headers, small other parts."""
 
 
 class ReceivingHandler(BaseHandler):
@@ -30,13 +25,12 @@ class ReceivingHandler(BaseHandler):
         self._inflow: Inflow[Upload] = Inflow(self.services.uploads.max_upload_seconds)
         self._part: FilePart | None = None
         self._is_complete = False
-        self._refusal: asyncio.Task[None] | None = None
 
     @property
     def body_limit(self) -> int:
         """How many bytes the body may have: the ZIP's limit, and room for what is around it."""
         limit = self.services.uploads.max_upload_bytes
-        return limit + MULTIPART_ROOM_BYTES if self._is_multipart() else limit
+        return limit + ROOM_BYTES if self._is_multipart() else limit
 
     def _is_multipart(self) -> bool:
         return self.request.headers.get("Content-Type", "").lower().startswith("multipart/form-data")
@@ -70,11 +64,7 @@ class ReceivingHandler(BaseHandler):
         if not (receiving.cancelled() or self._is_complete or self._client_gone):
             error = receiving.exception()
             if isinstance(error, Exception):
-                self._refusal = asyncio.create_task(self._refuse_now(error))
-
-    async def _refuse_now(self, error: Exception) -> None:
-        with suppress(StreamClosedError):
-            await self.refuse(error)
+                self.refuse_soon(error)
 
     async def receive(self, chunk: bytes) -> None:
         """Pass a piece of the body on."""
@@ -106,7 +96,7 @@ class ReceivingHandler(BaseHandler):
 class UploadsHandler(ReceivingHandler):
     """All uploads."""
 
-    @needs_scope("submit", whose="self", spends="upload")
+    @needs_scope("submit", whose="self", body=True, spends="upload")
     async def post(self) -> None:
         """Keep a ZIP of code."""
         upload = await self.finish_upload()
@@ -159,9 +149,9 @@ class CodeHandler(BaseHandler):
         self.set_header("Content-Length", length)
 
     async def _send(self, upload: Upload, start: int, length: int) -> None:
+        read = self.services.uploads.read(upload, start=start, length=length)
         try:
-            read = self.services.uploads.read(upload, start=start, length=length)
-            async with aclosing(read) as pieces:  # type: ignore[type-var]
+            async with self.services.throttle.fetch(upload.user), aclosing(read) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     self.write(piece)
                     await self.flush()

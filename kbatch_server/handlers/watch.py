@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ..jobwatch import Reset, SeenChange
-from ..ticks import until, with_ticks
+from ..ticks import with_ticks
 from .jobs import JobModelHandler
 from .needs import needs_scope
-from .streams import EventEncoder
+from .streams import EventEncoder, StreamHandler
 
 KEEP_ALIVE_SECONDS = 15.0
 """Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
@@ -23,7 +23,7 @@ WATCH_SECONDS = 15 * 60
 """How long one connection lasts: a token that was revoked in between is seen when the reader comes back."""
 
 
-class WatchHandler(JobModelHandler):
+class WatchHandler(StreamHandler, JobModelHandler):
     """The changes of a user's jobs."""
 
     log_success_debug = True
@@ -32,11 +32,11 @@ class WatchHandler(JobModelHandler):
     async def get(self) -> None:
         """Send them until the reader goes, or for a quarter of an hour; it then goes on from the last id."""
         after = self.request.headers.get("Last-Event-ID")
-        changes = await self.services.jobs.follow_changes(self.user, self.read_owner(), after=after)
+        owner = self.read_owner()
+        changes = await self.services.jobs.follow_changes(self.user, owner, after=after)
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
-        self.is_stream = True
-        await self.run_while_connected(self._send(until(changes, self.services.traffic.stopping)))
+        await self.run_while_connected(self._send(self.until_cut_off(changes, owner=owner)))
 
     async def _send(self, changes: AsyncGenerator[SeenChange | Reset]) -> None:
         async with aclosing(with_ticks(changes, KEEP_ALIVE_SECONDS)) as ticking:

@@ -183,7 +183,10 @@ def unschedulable(message: str, container: Manifest, node_selector: Mapping[str,
 def _scheduler_parts(said: str) -> list[tuple[str, str]]:
     """``1 Insufficient cpu, 2 node(s) had untolerated taint(s)`` as ``[("1", "not enough CPU free"), …]``."""
     parts = []
-    for count, words in re.findall(r"(\d+) (.+?)(?=, \d+ |\.?$)", said):
+    for part in re.split(r", (?=[0-9])", said.removesuffix(".")):
+        count, _, words = part.partition(" ")
+        if not (count.isdecimal() and words):
+            continue
         for pattern, translate in _SCHEDULER:
             match = pattern.search(words)
             if match:

@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 
 from traitlets import Integer, Unicode
 
+from ..private import make_private
 from .base import ObjectNotFound, Storage, StorageError, StorageFull, StoredObject
 from .pieces import check_key, check_prefix, is_key, regroup
 from .space import Space
@@ -35,6 +36,9 @@ MOVES = 3
 """How often a finished file is moved to a folder that is removed meanwhile."""
 
 _INCOMING = ".incoming"
+
+_FOLDERS = (_INCOMING, "uploads", "logs", "outputs")
+"""What there is in the root of ours; the root itself may be a folder of more than this service."""
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -85,6 +89,8 @@ class FileStorage(Storage):
         incoming = Path(self.root, _INCOMING)
         Path(self.root).mkdir(mode=0o700, parents=True, exist_ok=True)
         incoming.mkdir(mode=0o700, exist_ok=True)
+        for name in _FOLDERS:
+            make_private(Path(self.root, name))
         for path in incoming.iterdir():
             if path.stat().st_mtime < time.time() - STALE_SECONDS:
                 path.unlink(missing_ok=True)

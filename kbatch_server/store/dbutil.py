@@ -31,6 +31,9 @@ from .schema import ensure_schema
 READERS = 4
 """Connections for reading: a database answers in a millisecond, and each is a thread."""
 
+COSTLY_READERS = 2
+"""The same, for reads that go through many rows: however many are asked for, the other readers go on."""
+
 ANSWER_SECONDS = 30
 """How long anything that is asked of the database may take, the wait for a connection included."""
 
@@ -55,6 +58,7 @@ class Database:
         self._reader: Engine
         self._writer: Engine
         self._readers: ThreadPoolExecutor
+        self._costly_readers: ThreadPoolExecutor
         self._commits: GroupCommit
         self.is_failing = False
         """Whether the last write was not done, as when the disk is full."""
@@ -69,13 +73,17 @@ class Database:
 
         An empty database gets its tables. An older one is brought up to date only with ``upgrade``.
         """
-        self._reader, self._writer = _DRIVERS[self.url.drivername].make_engines(self.url, readers=READERS)
+        driver = _DRIVERS[self.url.drivername]
+        self._reader, self._writer = driver.make_engines(self.url, readers=READERS + COSTLY_READERS)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="database-reader")
+        self._costly_readers = ThreadPoolExecutor(COSTLY_READERS, thread_name_prefix="database-costly-reader")
         self._commits = GroupCommit(self._writer)
         try:
             if not self.is_shared:
                 sqlite.ensure_private_file(self.url)
             await self._commits.run(lambda connection: ensure_schema(connection, upgrade))
+            if not self.is_shared:
+                sqlite.make_files_private(self.url)
         except (OSError, DBAPIError) as error:
             await self.close()
             # what the query of an address has may be secret too
@@ -92,14 +100,19 @@ class Database:
 
     def _close(self) -> None:
         self._readers.shutdown()
+        self._costly_readers.shutdown()
         self._reader.dispose()
         self._writer.dispose()
 
-    async def read(self, operation: Callable[[Connection], Result]) -> Result:
-        """Return what an operation finds: each statement of it sees what is committed; raises Unavailable."""
+    async def read(self, operation: Callable[[Connection], Result], *, is_costly: bool = False) -> Result:
+        """Return what an operation finds: each statement of it sees what is committed; raises Unavailable.
+
+        One that goes through many rows is to say so: it waits for its turn among such.
+        """
+        readers = self._costly_readers if is_costly else self._readers
         with self._unavailable():
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, operation)
+                return await asyncio.get_running_loop().run_in_executor(readers, self._read, operation)
 
     def _read(self, operation: Callable[[Connection], Result]) -> Result:
         try:

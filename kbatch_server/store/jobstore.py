@@ -210,7 +210,9 @@ class JobStore(
         Of two processes one may commit a job later than the other one with a higher number. It is on none of
         the pages that were read on from before, as no newer job is: it was not accepted yet.
         """
-        return await self._database.read(lambda connection: read_page(connection, query))
+        return await self._database.read(
+            lambda connection: read_page(connection, query), is_costly=bool(query.search or query.tags)
+        )
 
     async def count_jobs(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
         """Return how many jobs of the user's (None: of everybody's) there are of each of the statuses."""

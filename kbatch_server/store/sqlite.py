@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
+from ..private import make_private
 from .errors import StoreError
 
 BUSY_TIMEOUT_SECONDS = 10
@@ -50,6 +52,12 @@ def ensure_private_file(url: URL) -> None:
     """Make the file readable by the service alone, before SQLite makes it readable by all."""
     assert url.database is not None  # noqa: S101  # check_url saw to it
     os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def make_files_private(url: URL) -> None:
+    """Have the files that were there before readable by the service alone: they are known to be its own."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        make_private(Path(f"{url.database}{suffix}"))
 
 
 def _set_pragmas(connection: Any, record: Any) -> None:

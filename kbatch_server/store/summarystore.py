@@ -52,7 +52,7 @@ class SummaryStore:
                 reasons=_add_newest(connection, connection.execute(reasons).all()),
             )
 
-        return await self._database.read(add_up)
+        return await self._database.read(add_up, is_costly=True)
 
 
 def _make_conditions(user: str | None, since: datetime | None) -> list[ColumnElement[bool]]:

@@ -1,0 +1,114 @@
+"""Where a request comes from, as the proxies before this service say: those that are trusted, no others."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Iterable
+from functools import lru_cache
+from typing import Any
+
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+MAX_PROXIES = 20
+"""How many of the addresses in a header are looked at: there are never so many proxies."""
+
+
+class ProxyAddresses:
+    """The addresses and networks of the proxies that are trusted."""
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        """Take them as text; raises ValueError for one that is none."""
+        self._networks = [ipaddress.ip_network(each, strict=False) for each in addresses]
+        self._is_trusted = lru_cache(maxsize=256)(self._look)  # they are few, and each comes again
+
+    def __contains__(self, text: str) -> bool:
+        return self._is_trusted(text)
+
+    def _look(self, text: str) -> bool:
+        address = _parse(text)
+        return address is not None and any(address in network for network in self._networks)
+
+    def find_client(self, peer: str, headers: HTTPHeaders) -> str:
+        """Return the address of the client: ``peer``'s own, unless that is a proxy that may say another."""
+        if peer not in self:
+            return peer
+        given = headers.get("X-Forwarded-For") or headers.get("X-Real-IP", "")
+        client = peer
+        # each proxy adds the address that asked it; what stands before the last trusted one may be made up
+        for text in reversed(given.rsplit(",", MAX_PROXIES)[-MAX_PROXIES:]):
+            address = _parse(text)
+            if address is None:
+                break
+            client = str(address)
+            if client not in self:
+                break
+        return client
+
+    def find_scheme(self, peer: str, headers: HTTPHeaders) -> str | None:
+        """Return ``http`` or ``https`` as the browser sees it, where a proxy that is trusted says so."""
+        if peer not in self:
+            return None
+        given = headers.get("X-Scheme") or headers.get("X-Forwarded-Proto", "")
+        scheme = given.partition(",")[0].strip().lower()
+        return scheme if scheme in {"http", "https"} else None
+
+
+def _parse(text: str) -> Address | None:
+    """Return the address in a text, which may have a port; None where there is none, or one with a zone."""
+    plain = text.strip()
+    if plain.startswith("["):
+        plain = plain[1:].partition("]")[0]
+    elif plain.count(":") == 1:
+        plain = plain.partition(":")[0]
+    try:
+        address = ipaddress.ip_address("" if "%" in plain else plain)
+    except ValueError:
+        return None
+    # as a socket for both versions shows one of the older
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+class ForwardedRequest(HTTPMessageDelegate):
+    """Takes a request, with the address and the scheme that the proxies say."""
+
+    def __init__(
+        self, delegate: HTTPMessageDelegate, connection: HTTPConnection, proxies: ProxyAddresses
+    ) -> None:
+        self._delegate = delegate
+        self._context: Any = connection.context  # type: ignore[attr-defined]
+        self._proxies = proxies
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        """Take the head of the request."""
+        context = self._context
+        own = context.remote_ip, context.protocol
+        context.remote_ip = self._proxies.find_client(own[0], headers)
+        context.protocol = self._proxies.find_scheme(own[0], headers) or own[1]
+        try:
+            # the request is made here, and takes them from there
+            return self._delegate.headers_received(start_line, headers)
+        finally:
+            context.remote_ip, context.protocol = own  # the next one on this connection may be of others
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Pass a piece of the body on."""
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        """Pass on that the body is complete."""
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        """Pass on that the client has gone."""
+        self._delegate.on_connection_close()

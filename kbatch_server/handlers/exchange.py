@@ -1,0 +1,302 @@
+"""A request and its answer as HTTP has them: when a body is read, and when the connection closes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from ..errors import InvalidRequest, RequestTimeout, TooLarge, Unavailable
+from ..log import REQUEST_ID
+from .services import Services
+
+UNLIMITED = 2**62
+"""Tornado's own limits end a connection without a word; ours answer."""
+
+UNKNOWN_METHOD = "UNKNOWN"
+"""What a method that HTTP libraries do not know is called here: it is 405, as any that a URL has not."""
+
+BODY_BYTES_PER_SECOND = 8 * 1024
+"""How fast a body that is collected (not an upload, which is streamed) must come, after its first seconds."""
+
+WRITE_SECONDS = 300
+"""How long a client may take to read one piece of an answer, or a whole that is short."""
+
+LINGER_SECONDS = 5
+"""How long a client that was refused may go on sending: closing at once would reset the connection, and
+the client, still busy sending, would never read the answer."""
+
+LINGER_BYTES = 64 * 1024**2
+"""How much of that is read and dropped; with more, the client has to wait until its connection is closed."""
+
+Result = TypeVar("Result")
+
+
+@stream_request_body
+class Exchange(RequestHandler):
+    """A handler that may answer before its body was read, and then says that the connection closes.
+
+    Without that word a proxy would send another client's request on the connection that is about to close.
+    """
+
+    SUPPORTED_METHODS = (*RequestHandler.SUPPORTED_METHODS, UNKNOWN_METHOD)
+
+    services: Services
+    is_stream = False
+    """Whether the answer has no end of its own, as a log has that is followed."""
+
+    def initialize(self, services: Services) -> None:
+        """Take the services; called by Tornado for each request."""
+        self.services = services
+        self.asked_method = str(self.request.method)
+        if self.asked_method not in self.SUPPORTED_METHODS:
+            self.request.method = UNKNOWN_METHOD
+        self._body = bytearray()
+        self._body_limit = 0
+        self._take_memory: Callable[[int], None] | None = None
+        self._refused = False
+        self._refusal: asyncio.Task[None] | None = None
+        self._drained = 0
+        self._may_close: asyncio.Event | None = None  # made when it is waited for
+        self._held = ExitStack()  # what this request takes of what all share
+        self._timer: asyncio.TimerHandle | None = None
+        self._work: asyncio.Task[Any] | None = None
+        self._client_gone = False
+        self._path_error: HTTPError | None = None
+
+    @property
+    def _stream(self) -> IOStream:
+        connection: Any = self.request.connection
+        stream: IOStream = connection.stream
+        return stream
+
+    async def prepare(self) -> None:
+        """Admit the request or refuse it, before its body is read."""
+        connection: Any = self.request.connection
+        connection.set_max_body_size(UNLIMITED)
+        self.services.traffic.begin(self)
+        self.services.throttle.connections.begin(self._stream)
+        REQUEST_ID.set(self.request_id)
+        expected = self.request.headers.get("Expect", "")
+        if expected.lower() == "100-continue":
+            self.request.headers["Expect"] = "100-continue"  # as Tornado wants to read it
+        try:
+            if self._path_error is not None:
+                raise self._path_error
+            await self._admit()
+        except Exception as error:
+            if self._finished:
+                raise
+            await self.refuse(error)
+
+    def unknown(self, *path: str) -> None:
+        """Be none of a URL's methods, as nothing is declared of it (see Needs)."""
+
+    async def _admit(self) -> None:
+        """Raise what refuses the request; called before the body is read."""
+        raise NotImplementedError
+
+    @property
+    def request_id(self) -> str:
+        """The id of this request in answer and log."""
+        raise NotImplementedError
+
+    def answer_error(self, error: BaseException) -> None:
+        """Write the answer that an error is."""
+        raise NotImplementedError
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Return a part of the path or of the query as text; raises HTTPError for a query that is none."""
+        try:
+            text: str = super().decode_argument(value, name)
+        except HTTPError as error:
+            if name is not None:
+                raise
+            self._path_error = error  # too early to answer: ``prepare`` does
+            return ""
+        return text
+
+    # The body
+
+    async def data_received(self, chunk: bytes) -> None:
+        """Pass on a piece of the body, or drop it when the request was refused."""
+        if not self._refused:
+            try:
+                await self.receive(chunk)
+            except Exception as error:
+                await self.refuse(error)
+            return
+        self._drained += len(chunk)
+        if self._drained > LINGER_BYTES and not self._stream.closed():
+            self._may_close = asyncio.Event()
+            await self._may_close.wait()
+
+    async def receive(self, chunk: bytes) -> None:
+        """Collect a piece of the body; it may raise, which refuses the request."""
+        received = len(self._body) + len(chunk)
+        self._check_length(received, received=received)
+        if self._take_memory is not None:
+            self._take_memory(len(chunk))
+        self._body += chunk
+
+    def _check_length(self, size: int, **known: int) -> None:
+        if size and not self._body_limit:
+            raise InvalidRequest.of_field("body", "is not taken here: send none")
+        if size > self._body_limit:
+            raise TooLarge.of_body(self._body_limit, **(known or {"size": size}))
+
+    def _read_length(self) -> int:
+        text = self.request.headers.get("Content-Length", "0")
+        if not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise InvalidRequest.of_field("Content-Length", "must be one number of bytes")
+        return int(text)
+
+    def _has_body(self) -> bool:
+        headers = self.request.headers
+        return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+
+    def _is_body_complete(self) -> bool:
+        request: Any = self.request
+        return bool(request._body_future.done())
+
+    def watch_pace(self) -> None:
+        """Refuse a body that is collected when it comes too slowly, from now on."""
+        now = asyncio.get_running_loop().time
+        first = now() + self.services.throttle.body_seconds
+
+        def look() -> None:
+            due = first + len(self._body) / BODY_BYTES_PER_SECOND
+            if self._refused or self._is_body_complete():
+                return
+            if now() >= due:
+                self.refuse_soon(RequestTimeout("The body comes too slowly. Send it again, or less of it."))
+            else:
+                self._call_at(due, look)
+
+        self._call_at(first, look)
+
+    def _call_at(self, when: float, action: Callable[[], object]) -> None:
+        self._timer = asyncio.get_running_loop().call_at(when, action)
+
+    # A refusal
+
+    def refuse_soon(self, error: Exception) -> None:
+        """Refuse the request, as ``refuse``, from where nobody can wait for it."""
+        self._refusal = asyncio.create_task(self._refuse_quietly(error))
+
+    async def _refuse_quietly(self, error: Exception) -> None:
+        with suppress(StreamClosedError):
+            await self.refuse(error)
+
+    async def refuse(self, error: Exception) -> None:
+        """Answer with an error now instead of calling the method; a body that is yet to come is dropped.
+
+        After a body the connection closes, as the answer says: it may be long, and who was told to wait with
+        it (``Expect``) may never send it. Without one it is kept.
+        """
+        if self._refused:
+            return
+        self._refused = True
+        self.services.throttle.connections.begin(self._stream)
+        self._release()
+        self.log_exception(type(error), error, error.__traceback__)
+        self.clear()
+        if self._has_body():
+            self.set_header("Connection", "close")
+            self.request.headers.pop("Expect", None)  # else Tornado would say now that it may be sent
+            self._call_at(asyncio.get_running_loop().time() + LINGER_SECONDS, self._close)
+        self.answer_error(error)
+        self.set_header("Content-Length", sum(map(len, self._write_buffer)))
+        # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
+        setattr(self, str(self.request.method).lower(), lambda *_: self.finish())
+        await self.flush()  # the whole answer; only the end of the exchange is put off
+
+    def _close(self) -> None:
+        self._stream.close()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self._may_close is not None:
+            self._may_close.set()
+
+    async def give_up(self) -> None:
+        """Answer, while the body is still coming, that the service stops; else leave it to be cut off."""
+        is_asked_for = self.request.headers.get("Expect") != "100-continue"
+        if not self._headers_written and is_asked_for and self._has_body() and not self._is_body_complete():
+            await self._refuse_quietly(Unavailable("The service is stopping. Send it again in a moment."))
+
+    # The answer
+
+    def finish(self, chunk: Any = None) -> asyncio.Future[None]:
+        """End the answer; where the request was not read to its end the connection closes, and it says so."""
+        if not (self._headers_written or self._is_body_complete()):
+            self.set_header("Connection", "close")
+        sent: asyncio.Future[None] = super().finish(chunk)
+        if self._headers.get("Connection") == "close":
+            sent.add_done_callback(partial(_close_when_sent, self._stream))
+        return sent
+
+    @property
+    def write_seconds(self) -> float:
+        """How long a client may take to read what is flushed."""
+        return WRITE_SECONDS
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
+        """Send what was written; a client that does not read it, for long, is let go of."""
+        sent: asyncio.Future[None] = super().flush(include_footers)
+        if not sent.done():
+            timer = asyncio.get_running_loop().call_later(self.write_seconds, self._stream.close)
+            sent.add_done_callback(lambda _: timer.cancel())
+        return sent
+
+    async def run_while_connected(self, work: Coroutine[Any, Any, Result]) -> Result | None:
+        """Return what the work returns; cancel it when the client goes away, and return None."""
+        self._work = asyncio.create_task(work)
+        if self._client_gone:
+            self._work.cancel()
+        try:
+            result: Result = await self._work
+            return result
+        except StreamClosedError:
+            return None
+        except asyncio.CancelledError:
+            if not self._client_gone:
+                raise
+            return None
+
+    def on_connection_close(self) -> None:
+        """End what is done for a client that went away."""
+        self._client_gone = True
+        if self._work is not None:
+            self._work.cancel()
+        if self._refused and not self._finished:
+            self._log()  # it was answered
+        self._end()
+        super().on_connection_close()
+
+    def on_finish(self) -> None:
+        """Let go of what the request took."""
+        self._end()
+
+    def _end(self) -> None:
+        self._release()
+        self._read_on()
+        self.services.throttle.connections.end(self._stream)
+        self.services.traffic.end(self)
+
+    def _release(self) -> None:
+        """Let go of what is held, in memory and of what all share."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._body = bytearray()
+        self._held.close()
+
+
+def _close_when_sent(stream: IOStream, sent: asyncio.Future[None]) -> None:
+    sent.exception()  # the client may have gone before
+    stream.close()
