@@ -18,7 +18,7 @@ demo: $(VENV)/.demo ## Start a hub with kbatch-server here and run a job on it (
 	@$(BIN)/python -m demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
 
 test: test-install lint test-hub5 ## Run everything, on a real Kubernetes that is built and started for it
-	@KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required $(BIN)/pytest
+	@$(BIN)/pytest
 
 test-unit: $(VENV)/.test lint ## Run the quick half: neither what is slow nor what needs Kubernetes, other servers, a browser
 	@$(BIN)/pytest --ignore tests/kubernetes --ignore tests/browser -m "not servers and not slow" -p no:schemathesis --numprocesses 2 --dist loadfile
@@ -27,8 +27,9 @@ test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
 	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
 	@echo "With JupyterHub $(HUB5): $$(tail -n 1 $(VENV)-hub5.log)"
 
-test-install: $(VENV)/.test ## Install what the tests need
+test-install: $(VENV)/.test ## Build, download and install what the tests need
 	@tests/install_system_packages.sh
+	@$(BIN)/python -m tests.provision
 
 lint: $(VENV)/.test ## Check the style and the types
 	@$(BIN)/ruff check --quiet
@@ -42,8 +43,7 @@ format: $(VENV)/.test ## Put the code into the project's form
 	@npm run --silent --prefix ui format
 
 faults: test-install ## Stop, kill and delay every part while jobs come in, and print what became of them
-	@KBATCH_TEST_FAULTS=long KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required \
-		$(BIN)/pytest --capture=no tests/test_faults.py tests/kubernetes/test_cluster_faults.py
+	@KBATCH_TEST_FAULTS=long $(BIN)/pytest --capture=no tests/test_faults.py tests/kubernetes/test_cluster_faults.py
 
 bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
 	@$(BIN)/python -m benchmarks.bench_quick

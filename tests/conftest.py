@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from azurite import find_azurite, running_azurite
 from hub import Hub, find_ports
-from postgresql import PostgreSQL, find_programs
+from postgresql import PostgreSQL
 from s3server import S3Server, find_s3server, running_s3server
 from storages import make_certificate, make_container
 from web_doubles import Web, running_web
@@ -82,15 +82,7 @@ async def api(web: Web) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
-    """A PostgreSQL of our own.
-
-    Where the machine has none the test is skipped, or fails if it must not be
-    (``KBATCH_TEST_POSTGRESQL=required``, or ``CI=true``).
-    """
-    if find_programs() is None:
-        required = os.environ.get("KBATCH_TEST_POSTGRESQL") == "required" or os.environ.get("CI") == "true"
-        give_up = pytest.fail if required else pytest.skip
-        give_up("PostgreSQL is not installed: tests/install_system_packages.sh")
+    """A PostgreSQL of our own."""
     server = PostgreSQL()
     try:
         server.start()
@@ -130,7 +122,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an Azurite's account, which has an empty container."""
-    with running_azurite(_need(find_azurite(), "npm"), tmp_path_factory.mktemp("azurite")) as endpoint:
+    with running_azurite(find_azurite(), tmp_path_factory.mktemp("azurite")) as endpoint:
         make_container(endpoint)
         yield endpoint
 
@@ -140,7 +132,7 @@ def azurite_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     """The same with HTTPS, which also takes tokens of identities; and the file with its certificate."""
     folder = tmp_path_factory.mktemp("azurite-tls")
     tls = make_certificate(folder)
-    with running_azurite(_need(find_azurite(), "npm"), folder, tls=tls) as endpoint:
+    with running_azurite(find_azurite(), folder, tls=tls) as endpoint:
         make_container(endpoint, connection_verify=str(tls[0]))
         yield endpoint, tls[0]
 
@@ -148,13 +140,5 @@ def azurite_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
 @pytest.fixture(scope="session")
 def s3server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server with an empty bucket."""
-    with running_s3server(_need(find_s3server(), "Go"), tmp_path_factory.mktemp("s3server")) as server:
+    with running_s3server(find_s3server(), tmp_path_factory.mktemp("s3server")) as server:
         yield server
-
-
-def _need(program: Path | None, tool: str) -> Path:
-    if program is None and os.environ.get("CI"):
-        pytest.fail(f"{tool} is needed, to install a storage server")
-    if program is None:
-        pytest.skip(f"{tool} is needed, to install a storage server")
-    return program

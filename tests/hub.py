@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import httpx
 
-from tests.cluster.build import cache_dir
+from tests.parts import PartMissing
 
 ROOT = Path(__file__).resolve().parent.parent
 USERS = ("alice", "Alice", "a.b", "a_b", "bob", "kube-system", "ünïcode", "x" * 300)
@@ -32,7 +32,6 @@ KBATCH_SCOPES = (
     "custom:kbatch:jobs:read",
     "custom:kbatch:jobs:cancel",
 )
-PROXY_VERSION = "^5"
 
 CONFIG = """
 {before}
@@ -76,30 +75,12 @@ def find_ports(count: int) -> list[int]:
 
 
 def find_proxy() -> str:
-    """Return the command configurable-http-proxy; installed with npm, once, if it is not there."""
-    found = shutil.which("configurable-http-proxy")
-    if found:
-        return found
-    cache = cache_dir() / "node"
-    command = cache / "node_modules/.bin/configurable-http-proxy"
-    if not command.exists():
-        npm = shutil.which("npm")
-        assert npm, "the tests need configurable-http-proxy: install it, or npm (Debian: apt-get install npm)"
-        cache.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [
-                npm,
-                "install",
-                "--no-audit",
-                "--no-fund",
-                "--prefix",
-                str(cache),
-                f"configurable-http-proxy@{PROXY_VERSION}",
-            ],
-            check=True,
-            timeout=300,
-        )
-    return str(command)
+    """Return the command configurable-http-proxy: this environment's, or another one; raises PartMissing."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = shutil.which("configurable-http-proxy", path=path)
+    if found is None:
+        raise PartMissing("configurable-http-proxy")
+    return found
 
 
 class StandIn(BaseHTTPRequestHandler):

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers import wait_until_it_listens
-
-from tests.cluster.build import cache_dir
+from tests.cluster.build import run_go
+from tests.parts import cache_dir, find_part, making
+from tests.servers import wait_until_it_listens
 
 VERSION = "v1.8.0"
 PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
@@ -77,20 +75,20 @@ class S3Server:
         return sorted(path for path in (self.folder / self.bucket).rglob("*") if path.is_file())
 
 
-def find_s3server() -> Path | None:
-    """Return the program, built when it is not there yet (two minutes), or None where there is no Go."""
-    program = cache_dir() / f"versitygw-{VERSION}" / "versitygw"
-    if not program.exists():
-        if shutil.which("go") is None:
-            return None
-        program.parent.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=program.parent.parent, prefix="building-") as scratch:
-            environment = os.environ | {"GOBIN": scratch, "CGO_ENABLED": "0"}
-            command = ["go", "install", f"{PACKAGE}@{VERSION}"]
-            subprocess.run(command, check=True, timeout=900, env=environment, capture_output=True)
-            program.parent.mkdir(exist_ok=True)
-            (Path(scratch) / "versitygw").replace(program)
-    return program
+def s3server_dir() -> Path:
+    """Where the program is, or will be."""
+    return cache_dir() / f"versitygw-{VERSION}"
+
+
+def find_s3server() -> Path:
+    """Return the program; raises PartMissing."""
+    return find_part(s3server_dir() / "versitygw", f"versitygw {VERSION}")
+
+
+def build_s3server() -> None:
+    """Build it: two minutes when nothing is cached."""
+    with making(s3server_dir()) as folder:
+        run_go("install", f"{PACKAGE}@{VERSION}", GOBIN=str(folder))
 
 
 @contextlib.contextmanager

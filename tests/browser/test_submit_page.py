@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
+
+from tests.environments import NOTEBOOKS
 
 NOTEBOOK = {
     "cells": [
@@ -181,10 +181,7 @@ def test_an_error_of_a_proxy_is_named_as_the_proxy_s(page, tmp_path, status, wor
 def papermill(site):
     """The folder of programs of an environment with papermill and nbconvert, as an image would have it."""
     folder = site.service.folder / "papermill"
-    # the system's Python: jobs run as another account, which may not get to ours
-    subprocess.run(["/usr/bin/python3", "-m", "venv", folder], check=True)
-    pip = [folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, "--requirement", Path(__file__).with_name("notebooks.txt")], check=True)
+    NOTEBOOKS.copy_to(folder)
     return folder / "bin"
 
 
