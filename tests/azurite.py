@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.parts import cache_dir, find_part, making, run_tool
-from tests.servers import wait_until_it_listens
+from tests.ports import find_ports
+from tests.servers import STOP_SECONDS, wait_until_it_listens
 
 VERSION = "3.37.0"  # the first that knows how azure-storage-blob 12.31 signs URLs for an identity
 ACCOUNT = "devstoreaccount1"
@@ -45,9 +45,7 @@ def running_azurite(
     It listens at that address of this machine. With ``tls``, the files of a certificate and its key, it
     speaks HTTPS and takes OAuth tokens, too, whatever their signature.
     """
-    with socket.socket() as free:
-        free.bind((host, 0))
-        port = free.getsockname()[1]
+    (port,) = find_ports(1)
     log = folder / "azurite.log"
     command = [program, "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
     command += ["--blobHost", host, "--blobPort", str(port)]
@@ -69,4 +67,4 @@ def running_azurite(
         finally:
             # the group: node may be a wrapper around the real one, which would go on
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(10)
+            process.wait(STOP_SECONDS)

@@ -10,11 +10,13 @@ import httpx
 import pytest
 import pytest_asyncio
 from azurite import find_azurite, running_azurite
-from hub import Hub, find_ports
+from hub import Hub
 from postgresql import PostgreSQL
 from s3server import S3Server, find_s3server, running_s3server
 from storages import make_certificate, make_container
 from web_doubles import Web, running_web
+
+from tests.ports import find_ports
 
 
 def pytest_configure() -> None:

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -21,11 +20,11 @@ from urllib.parse import quote
 import httpx
 
 from tests.parts import PartMissing
+from tests.ports import find_ports
+from tests.servers import START_SECONDS, STOP_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 USERS = ("alice", "Alice", "a.b", "a_b", "bob", "kube-system", "ünïcode", "x" * 300)
-START_SECONDS = 60
-STOP_SECONDS = 20
 KBATCH_SCOPES = (
     "access:services!service=kbatch",
     "custom:kbatch:jobs:submit",
@@ -60,18 +59,6 @@ c.JupyterHub.load_roles.append(
 )
 {extra}
 """
-
-
-def find_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that are free now, each another one."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def find_proxy() -> str:

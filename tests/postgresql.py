@@ -10,14 +10,13 @@ import tempfile
 from pathlib import Path
 
 import psycopg
-from hub import find_ports
 
 from tests.parts import PartMissing
+from tests.ports import find_ports
+from tests.servers import START_SECONDS
 
 ACCOUNT = "postgres"
 """Debian's account, which the server runs as when the tests run as root: it refuses to be root."""
-
-START_SECONDS = 30
 
 # no wait for the disk: these tests kill processes, and no machine; what was written is in the kernel then
 SETTINGS = """

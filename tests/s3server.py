@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from tests.cluster.build import run_go
 from tests.parts import cache_dir, find_part, making
-from tests.servers import wait_until_it_listens
+from tests.ports import find_ports
+from tests.servers import STOP_SECONDS, wait_until_it_listens
 
 VERSION = "v1.8.0"
 PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
@@ -57,7 +57,7 @@ class S3Server:
         """End it; what is in the folder stays."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(STOP_SECONDS)
             self.process = None
 
     def settings(self) -> dict[str, object]:
@@ -94,9 +94,7 @@ def build_s3server() -> None:
 @contextlib.contextmanager
 def running_s3server(program: Path, folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
     """Run a server with one empty bucket that keeps its files in the folder; it listens at that address."""
-    with socket.socket() as free:
-        free.bind((host, 0))
-        port = free.getsockname()[1]
+    (port,) = find_ports(1)
     root = folder / "root"
     (root / BUCKET).mkdir(parents=True)
     server = S3Server(

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub import Hub, find_ports
+from hub import Hub
 from installation import API
 from service import Service
+
+from tests.ports import find_ports
 
 ROOT = Path(__file__).parents[1]
 UNIT = ROOT / "contrib/kbatch-server.service"

@@ -17,12 +17,13 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-from hub import Hub, find_ports
+from hub import Hub
 from installation import API
 from postgresql import PostgreSQL
 from service import Service
 
 from kbatch_server.launchers.jobfolder import JobFolder
+from tests.ports import find_ports
 
 CONFIG = """
 c.KBatchServer.bind_url = "http://127.0.0.1:{port}"

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hub import find_ports
 from service import Service
 from web_doubles import ACCESS, ACTIONS, PREFIX
 
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.codezip import remove_tree
+from tests.ports import find_ports
 
 CONFIG = """
 c.KBatchServer.bind_url = "http://127.0.0.1:{port}"

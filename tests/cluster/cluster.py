@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from tests.servers import START_SECONDS
+
 from . import build, components
 from .images import BUSYBOX, find_busybox, make_images
 from .node import ClusterError, Network, Node, wait_until
@@ -37,7 +39,6 @@ PROGRAMS = {
     "openssl": "openssl",
 }
 
-SECONDS_TO_START = 90
 RUN_PREFIX = "kbatch-cluster-"
 
 
@@ -207,7 +208,7 @@ class Cluster:
             return done()
 
         try:
-            wait_until(done_or_dead, SECONDS_TO_START, f"{name} is not ready")
+            wait_until(done_or_dead, START_SECONDS, f"{name} is not ready")
         except ClusterError as error:
             raise ClusterError(f"{error}\n{self.node.log_tail(name)}") from None
 
