@@ -38,7 +38,7 @@ LAYERS = [
     ["fairshare"],
     ["quota"],
     ["choices", "jobrequest", "logsearch", "zipdirectory"],
-    ["garbage", "looplag", "timeline", "traffic"],
+    ["connector", "garbage", "looplag", "timeline", "traffic"],
     [
         "keyring",
         "log",
