@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ class Environment:
         self.name = name
         self.requirements = requirements
         self.python = python
-        made_of = requirements.read_bytes() + python.encode() + sys.version.encode()
+        made_of = requirements.read_bytes() + os.path.realpath(python).encode() + sys.version.encode()
         self.folder = cache_dir() / f"{name}-{hashlib.sha256(made_of).hexdigest()[:12]}"
 
     def find(self) -> Path:
@@ -39,11 +40,22 @@ class Environment:
     def copy_to(self, folder: Path) -> None:
         """Make the same environment elsewhere, where other accounts may read it."""
         source = self.find()
-        shutil.copytree(source, folder, symlinks=True)
+        shutil.copytree(source, folder, symlinks=True, copy_function=_link)
         for program in (folder / "bin").iterdir():
             if not program.is_symlink():
                 content = program.read_bytes()
+                mode = program.stat().st_mode
+                program.unlink()  # it may be the very file of the source
                 program.write_bytes(content.replace(bytes(source), bytes(folder)))
+                program.chmod(mode)
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name, which takes no time, or copy it to another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 HERE = Path(__file__).parent
