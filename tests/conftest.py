@@ -69,7 +69,7 @@ LONG_MODULES = (
     "test_clients",
     "test_replicas",
 )
-"""What takes longest, in this order. It is begun first, so that no process is left alone with it at the end."""
+"""What takes longest, in this order. It comes first, so that no process is left alone with it at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hub import Hub, find_ports
+from hub import Hub
 from service import Service
 from test_operations import connect, run_job, running
 from web_doubles import make_zip
+
+from tests.ports import find_ports
 
 DOCS = (Path(__file__).parents[1] / "docs/operations.md").read_text().partition("## Users who leave")[2]
 ROLE, HOOK = (
