@@ -18,8 +18,13 @@ class Environment:
         self.name = name
         self.requirements = requirements
         self.python = python
-        made_of = requirements.read_bytes() + os.path.realpath(python).encode() + sys.version.encode()
-        self.folder = cache_dir() / f"{name}-{hashlib.sha256(made_of).hexdigest()[:12]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is, or will be."""
+        python = f"{os.path.realpath(self.python)} {sys.version}"
+        digest = hashlib.sha256(self.requirements.read_bytes() + python.encode()).hexdigest()
+        return cache_dir() / f"{self.name}-{digest[:12]}"
 
     def find(self) -> Path:
         """Return its folder; raises PartMissing."""
