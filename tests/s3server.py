@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.build import run_go
+from tests.folders import find_files
 from tests.parts import cache_dir, find_part, making
 from tests.ports import find_ports
 from tests.servers import STOP_SECONDS, wait_until_it_listens
@@ -72,7 +73,7 @@ class S3Server:
 
     def find_files(self) -> list[Path]:
         """Return every file of the bucket, those of unfinished uploads, too."""
-        return sorted(path for path in (self.folder / self.bucket).rglob("*") if path.is_file())
+        return find_files(self.folder / self.bucket)
 
 
 def s3server_dir() -> Path:

@@ -805,10 +805,11 @@ def test_the_same_holds_for_a_service_that_is_not_root(jobs_root):
     identity = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups"]
     command = [*identity, f"--inh-caps={capability}", f"--ambient-caps={capability}", sys.executable]
     which = "succeeds or whole_tree or finds_its_jobs or keeps_nothing or environment or twice"
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(
         [*command, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", which],
         cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(jobs_root), "HOME": str(jobs_root)},
+        env=ours | {"TMPDIR": str(jobs_root), "HOME": str(jobs_root)},
         capture_output=True,
         text=True,
         timeout=180,

@@ -28,7 +28,8 @@ def up() -> int:
     """Start the cluster where none runs, and print what a shell must know about it."""
     cluster = find_running()
     if cluster is None:
-        provision("Kubernetes", out=sys.stderr)
+        if errors := provision("Kubernetes", out=sys.stderr):
+            raise ClusterError("\n".join(errors))
         cluster = Cluster(detached=True)
         cluster.start()
         cluster.node.leave_running()

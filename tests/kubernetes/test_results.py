@@ -12,6 +12,8 @@ import kubernetes
 import pytest
 from installation import API, Installation
 
+from kbatch_server.launchers.kubepods import MIN_GRACE_SECONDS
+
 
 @pytest.fixture
 def alice(installation: Installation) -> API:
@@ -111,7 +113,8 @@ def test_a_cancelled_job_that_ignores_term_is_killed_after_its_own_grace(alice, 
     job = alice.submit(f"{WRITE}; trap '' TERM; while :; do sleep 1; done")
     alice.wait(job["id"], "running")
     alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
-    assert wait_for_grace(installation, kube, job) == 2  # of the 302 s that the pod would have
+    # the command's own grace, or the least that there is: not the 302 s that the pod has for its results, too
+    assert wait_for_grace(installation, kube, job) == MIN_GRACE_SECONDS
     done = alice.wait(job["id"])
     print(done["message"], done["outputs"])
     assert done["status"] == "cancelled"
@@ -125,7 +128,7 @@ def test_a_job_past_its_deadline_is_killed_after_its_own_grace_and_its_results_a
 ):
     script = f"trap '{trap}' TERM; {'true' if trap else WRITE}; while :; do sleep 1 & wait; done"
     job = alice.submit(script, active_deadline_seconds=4)
-    assert wait_for_grace(installation, kube, job) == 2
+    assert wait_for_grace(installation, kube, job) == MIN_GRACE_SECONDS
     done = alice.wait(job["id"])
     print(done["message"], done["outputs"])
     assert (done["status"], done["reason"]) == ("failed", "DeadlineExceeded")
