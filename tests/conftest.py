@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 import pytest_asyncio
 from azurite import find_azurite, running_azurite
@@ -19,6 +20,12 @@ from storages import make_certificate, make_container
 from web_doubles import Web, running_web
 
 from tests.ports import find_ports
+
+# the same examples in every run, and none fails for the time that it takes on a busy machine
+hypothesis.settings.register_profile(
+    "kbatch", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("kbatch")
 
 
 def pytest_configure() -> None:
