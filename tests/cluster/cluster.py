@@ -320,10 +320,12 @@ def find_cni_plugins() -> Path | None:
 def remove_dead_clusters() -> None:
     """Clear up after runs that were killed; their processes ended with them."""
     for run_dir in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*"):
-        if (run_dir / "state.json").exists():
+        try:
             node = Node.load(run_dir)
-            if not node.is_alive:
-                node.destroy()
+        except FileNotFoundError:
+            continue  # it is just being made, or removed
+        if not node.is_alive:
+            node.destroy()
 
 
 def _make_service_account_key(folder: Path) -> None:
