@@ -6,10 +6,15 @@ export PATH := $(BIN):$(PATH)
 # the newest of the older major version; constraints.txt has the newest of all
 HUB5 := 5.3.0
 
+# Of 2 processors, three that take turns: most tests wait for something. A module's tests stay in one process, as
+# they share what it starts (a Kubernetes, a hub), and the longest modules come first.
+PROCESSES ?= 3
+PYTEST = $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+
 # what the pages are built from
 UI := $(wildcard ui/*.json ui/*.mjs ui/src/*)
 
-.PHONY: help demo test test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits soak dist clean
+.PHONY: help demo test test-all test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits soak dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,18 +22,28 @@ help: ## Say what there is
 demo: $(VENV)/.demo ## Start a hub with kbatch-server here and run a job on it (ONCE=1: end after the job)
 	@$(BIN)/python -m demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
 
-test: test-install lint test-hub5 ## Run everything, on a real Kubernetes that is built and started for it
-	@KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required $(BIN)/pytest
+test: test-install ## Run all but what is exhaustive, on a real Kubernetes that is built and started for it
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint test-hub5
+	@$(PYTEST) --numprocesses $(PROCESSES) -m "not exhaustive"
+
+test-all: test-install ## Run everything, what is exhaustive too
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint test-hub5
+	@KBATCH_TEST_FAULTS=long $(PYTEST) --numprocesses $(PROCESSES)
 
 test-unit: $(VENV)/.test lint ## Run the quick half: neither what is slow nor what needs Kubernetes, other servers, a browser
-	@$(BIN)/pytest --ignore tests/kubernetes --ignore tests/browser -m "not servers and not slow" -p no:schemathesis --numprocesses 2 --dist loadfile
+	@$(PYTEST) --numprocesses 2 --ignore tests/kubernetes --ignore tests/browser -m "not servers and not slow" -p no:schemathesis
 
 test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
 	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
 	@echo "With JupyterHub $(HUB5): $$(tail -n 1 $(VENV)-hub5.log)"
 
-test-install: $(VENV)/.test ## Install what the tests need
+test-install: $(VENV)/.test ## Build, download and install what the tests need, before the first of them
 	@tests/install_system_packages.sh
+	@$(MAKE) --no-print-directory --jobs 2 test-parts $(VENV)-hub5/.test
+
+.PHONY: test-parts
+test-parts: $(VENV)/.test
+	@$(BIN)/python -m tests.provision
 
 lint: $(VENV)/.test ## Check the style and the types
 	@$(BIN)/ruff check --quiet
@@ -42,8 +57,7 @@ format: $(VENV)/.test ## Put the code into the project's form
 	@npm run --silent --prefix ui format
 
 faults: test-install ## Stop, kill and delay every part while jobs come in, and print what became of them
-	@KBATCH_TEST_FAULTS=long KBATCH_TEST_CLUSTER=required KBATCH_TEST_POSTGRESQL=required \
-		$(BIN)/pytest --capture=no tests/test_faults.py tests/kubernetes/test_cluster_faults.py
+	@KBATCH_TEST_FAULTS=long $(BIN)/pytest --capture=no tests/test_faults.py tests/kubernetes/test_cluster_faults.py
 
 bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
 	@$(BIN)/python -m benchmarks.bench_quick

@@ -72,6 +72,7 @@ setup(
     include_package_data=True,
     cmdclass={"build_py": BuildWithPages, "sdist": SdistWithPages},
     install_requires=[
+        "aiohttp>=3.12",
         "alembic>=1.13",
         "cryptography>=42",
         "itsdangerous>=2.2",
@@ -90,7 +91,7 @@ setup(
         "uvloop>=0.21",
     ],
     extras_require={
-        "azure": ["azure-storage-blob>=12.24", "azure-identity>=1.17", "aiohttp>=3.10"],
+        "azure": ["azure-storage-blob>=12.24", "azure-identity>=1.17"],
         "gcs": ["obstore>=0.9"],
         "s3": ["obstore>=0.9"],
         "postgresql": ["psycopg[binary]>=3.2"],

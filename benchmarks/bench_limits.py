@@ -25,7 +25,7 @@ from kbatch_server.store import JobStore
 from kbatch_server.store.orm import jobs
 from kbatch_server.store.rows import make_row
 from kbatch_server.turns import Turns
-from tests.hub import find_ports
+from tests.ports import find_ports
 from tests.service import Service
 
 from .hub import FakeHub

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.hub import find_ports
+from tests.ports import find_ports
 from tests.service import Service
 
 from .hub import FakeHub

@@ -22,7 +22,7 @@ import aiohttp
 import kubernetes
 
 from tests.cluster import ensure_cluster
-from tests.hub import find_ports
+from tests.ports import find_ports
 from tests.service import Service
 
 from .hub import FakeHub

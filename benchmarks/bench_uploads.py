@@ -20,7 +20,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.hub import find_ports
+from tests.ports import find_ports
 from tests.service import Service
 
 from .hub import FakeHub

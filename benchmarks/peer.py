@@ -11,10 +11,20 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from tests.clients import ensure_environment
+from tests.environments import Environment
+from tests.parts import PartMissing
 
-REQUIREMENTS = Path(__file__).with_name("peer-requirements.txt")
+ENVIRONMENT = Environment("peer", Path(__file__).with_name("peer-requirements.txt"))
 SECONDS_TO_START = 30
+
+
+def find_environment() -> Path:
+    """Return the folder of its environment, installed first where it is not there."""
+    try:
+        return ENVIRONMENT.find()
+    except PartMissing:
+        ENVIRONMENT.install()
+        return ENVIRONMENT.find()
 
 
 class PeerServer:
@@ -41,7 +51,7 @@ class PeerServer:
 
     def __enter__(self) -> PeerServer:
         uvicorn = [
-            str(ensure_environment("peer", REQUIREMENTS) / "bin/python"),
+            str(find_environment() / "bin/python"),
             "-m",
             "uvicorn",
             "kbatch_proxy.main:app",

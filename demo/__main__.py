@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +22,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kbatch_server.launchers.accounts import Account, get_account
+from kbatch_server.launchers.local import LocalProcessJobLauncher
+
 from .hub import DemoFailed, Hub, call
 
 CONFIG = """\
@@ -30,8 +34,11 @@ c.KBatchServer.db_url = "sqlite:///{folder}/jobs.sqlite"
 c.FileStorage.root = "{folder}/storage"
 c.LocalProcessJobLauncher.root = "{folder}/jobs"
 c.JobConfig.image = "this-machine"
+c.JobConfig.environment = {{"PATH": {path!r}}}
 """
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 JOB_SECONDS = 120
+USER = "demo"
 CONSOLE = Console(highlight=False)
 
 
@@ -44,10 +51,11 @@ def main() -> int:
     # not in the checkout: started by root, jobs run as another account, which must be able to get there
     folder = Path(tempfile.mkdtemp(prefix="kbatch-demo-"))
     folder.chmod(0o711)
-    (folder / "kbatch_server_config.py").write_text(CONFIG.format(folder=folder))
     hub = Hub(folder, port=options.port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
     try:
+        path = make_path(folder)
+        (folder / "kbatch_server_config.py").write_text(CONFIG.format(folder=folder, path=path))
         return run(hub, once=options.once)
     except DemoFailed as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -64,8 +72,8 @@ def run(hub: Hub, *, once: bool) -> int:
     """Start the hub, run the example on it and, unless once, wait for Ctrl-C."""
     with wait_for("Starting JupyterHub with kbatch-server"):
         hub.start()
-    token = hub.make_token("demo")
-    print(f"JupyterHub is at {hub.url} (user: demo, password: {hub.password})\n")
+    token = hub.make_token(USER)
+    print(f"JupyterHub is at {hub.url} (user: {USER}, password: {hub.password})\n")
     job = submit_example(hub.kbatch_url, token)
     follow(hub.kbatch_url, token, job["id"])
     job = wait(hub.kbatch_url, token, job["id"])
@@ -117,7 +125,7 @@ def submit_example(kbatch_url: str, token: str) -> dict[str, Any]:
     print(f"Sent the example: {upload['size']} bytes, upload {upload['id'][:12]}…")
     request = {
         "name": "hello",
-        "command": [find_python(), "hello.py"],
+        "command": ["python", "hello.py"],
         "upload": upload["id"],
         "env": {"GREETING": "So long"},
         "description": "The demo's example",
@@ -172,11 +180,53 @@ def make_zip(folder: Path) -> bytes:
     return content.getvalue()
 
 
-def find_python() -> str:
-    """Return a Python that the job's account can run: one of root's own folders is not for others."""
-    if os.geteuid() == 0:
-        return shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") or "python3"
-    return sys.executable
+def make_path(folder: Path) -> str:
+    """Return the PATH of jobs, which has a ``python`` that their account can run.
+
+    Started by root, jobs run as another account, which may not get to a Python in root's home. Debian's,
+    which it can run, is called python3 only: in the folder it gets the other name. Raises DemoFailed if there
+    is none.
+    """
+    own = os.environ.get("PATH", os.defpath)
+    if os.geteuid() != 0:
+        return own
+    launcher = LocalProcessJobLauncher
+    account = get_account(USER, fallback=launcher.user.default_value, min_uid=launcher.min_uid.default_value)
+    if can_run(shutil.which("python") or sys.executable, account):
+        return own
+    names = ("python3", *(f"python3.{minor}" for minor in range(20, 5, -1)))
+    found = (shutil.which(name, path=SYSTEM_PATH) for name in names)
+    python = next((each for each in found if each and can_run(each, account)), None)
+    if python is None:
+        raise DemoFailed(
+            f"Jobs run as the account {account.name!r}, which may run no Python of this machine. "
+            "Install one for all accounts (apt-get install python3), or start the demo as another user."
+        )
+    (folder / "bin").mkdir(mode=0o755)
+    for name in ("python", "python3"):
+        (folder / "bin" / name).symlink_to(python)
+    return f"{folder}/bin:{SYSTEM_PATH}"
+
+
+def can_run(program: str, account: Account) -> bool:
+    """Return whether an account can run a Python; the caller must be root."""
+    try:
+        done = subprocess.run(
+            [program, "-c", ""],
+            user=account.uid,
+            group=account.gid,
+            extra_groups=account.groups,
+            cwd="/",
+            env={"PATH": SYSTEM_PATH},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=JOB_SECONDS,
+            check=False,
+        )
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 if __name__ == "__main__":

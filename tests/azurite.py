@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from servers import wait_until_it_listens
-
-from tests.cluster.build import cache_dir
+from tests.parts import cache_dir, find_part, making, run_tool
+from tests.ports import find_ports
+from tests.servers import STOP_SECONDS, wait_until_it_listens
 
 VERSION = "3.37.0"  # the first that knows how azure-storage-blob 12.31 signs URLs for an identity
 ACCOUNT = "devstoreaccount1"
@@ -22,23 +19,21 @@ ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
-def find_azurite() -> Path | None:
-    """Return the program, installed when it is not there yet, or None where there is no npm."""
-    folder = cache_dir() / f"azurite-{VERSION}"
-    program = folder / "node_modules/.bin/azurite-blob"
-    if not program.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            return None
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="installing-") as scratch:
-            command = [npm, "install", "--prefix", f"{scratch}/new", "--no-audit", "--no-fund"]
-            subprocess.run(
-                [*command, f"azurite@{VERSION}"], check=True, timeout=600, stdout=subprocess.DEVNULL
-            )
-            with contextlib.suppress(OSError):  # another process was first
-                os.rename(f"{scratch}/new", folder)
-    return program
+def azurite_dir() -> Path:
+    """Where it is installed, or will be."""
+    return cache_dir() / f"azurite-{VERSION}"
+
+
+def find_azurite() -> Path:
+    """Return the program; raises PartMissing."""
+    return find_part(azurite_dir() / "node_modules/.bin/azurite-blob", f"Azurite {VERSION}")
+
+
+def install_azurite() -> None:
+    """Install it with npm."""
+    with making(azurite_dir()) as folder:
+        command = ["npm", "install", "--prefix", folder, "--no-audit", "--no-fund"]
+        run_tool(*command, f"azurite@{VERSION}")
 
 
 @contextlib.contextmanager
@@ -50,9 +45,7 @@ def running_azurite(
     It listens at that address of this machine. With ``tls``, the files of a certificate and its key, it
     speaks HTTPS and takes OAuth tokens, too, whatever their signature.
     """
-    with socket.socket() as free:
-        free.bind((host, 0))
-        port = free.getsockname()[1]
+    (port,) = find_ports(1)
     log = folder / "azurite.log"
     command = [program, "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
     command += ["--blobHost", host, "--blobPort", str(port)]
@@ -74,4 +67,4 @@ def running_azurite(
         finally:
             # the group: node may be a wrapper around the real one, which would go on
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(10)
+            process.wait(STOP_SECONDS)

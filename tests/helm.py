@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tests.cluster import build
+from tests.parts import find_part
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "kbatch-server"
@@ -20,12 +21,10 @@ KUBE_VERSION = "1.35.0"
 Manifest = dict[str, Any]
 
 
-def find_helm() -> Path | None:
-    """Return the helm of the test cluster's build, or one that is installed."""
+def find_helm() -> Path:
+    """Return the helm of the test cluster's build, or one that is installed; raises PartMissing."""
     built, installed = build.bin_dir() / "helm", shutil.which("helm")
-    if built.exists():
-        return built
-    return Path(installed) if installed else None
+    return Path(installed) if installed and not built.exists() else find_part(built, "helm")
 
 
 class Made:

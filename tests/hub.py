@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,19 +19,18 @@ from urllib.parse import quote
 
 import httpx
 
-from tests.cluster.build import cache_dir
+from tests.parts import PartMissing
+from tests.ports import find_ports
+from tests.servers import START_SECONDS, STOP_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 USERS = ("alice", "Alice", "a.b", "a_b", "bob", "kube-system", "ünïcode", "x" * 300)
-START_SECONDS = 60
-STOP_SECONDS = 20
 KBATCH_SCOPES = (
     "access:services!service=kbatch",
     "custom:kbatch:jobs:submit",
     "custom:kbatch:jobs:read",
     "custom:kbatch:jobs:cancel",
 )
-PROXY_VERSION = "^5"
 
 CONFIG = """
 {before}
@@ -63,43 +61,13 @@ c.JupyterHub.load_roles.append(
 """
 
 
-def find_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that are free now, each another one."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 def find_proxy() -> str:
-    """Return the command configurable-http-proxy; installed with npm, once, if it is not there."""
-    found = shutil.which("configurable-http-proxy")
-    if found:
-        return found
-    cache = cache_dir() / "node"
-    command = cache / "node_modules/.bin/configurable-http-proxy"
-    if not command.exists():
-        npm = shutil.which("npm")
-        assert npm, "the tests need configurable-http-proxy: install it, or npm (Debian: apt-get install npm)"
-        cache.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [
-                npm,
-                "install",
-                "--no-audit",
-                "--no-fund",
-                "--prefix",
-                str(cache),
-                f"configurable-http-proxy@{PROXY_VERSION}",
-            ],
-            check=True,
-            timeout=300,
-        )
-    return str(command)
+    """Return the command configurable-http-proxy: this environment's, or another one; raises PartMissing."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = shutil.which("configurable-http-proxy", path=path)
+    if found is None:
+        raise PartMissing("configurable-http-proxy")
+    return found
 
 
 class StandIn(BaseHTTPRequestHandler):

@@ -20,6 +20,7 @@ wanted="
   postgresql:pg_ctlcluster
   faketime:faketime
   chromium:chromium
+  systemd:systemd-analyze
   python3-venv:/usr/share/doc/python3-venv
 "
 

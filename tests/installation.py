@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from hub import Hub, find_ports
+from hub import Hub
 from service import Service
 
 from tests.cluster import ClusterLike
+from tests.ports import find_ports
 
 CONFIG = """
 c.KBatchServer.bind_url = "http://0.0.0.0:{port}"

@@ -1,21 +1,9 @@
-"""Notebooks for tests, and an environment with what an image for notebooks has."""
+"""Notebooks for tests."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
-
-from tests.cluster.build import cache_dir
-
-PACKAGES = Path(__file__).parent / "browser/notebooks.txt"
-"""All that is installed, with versions: papermill, nbconvert, ipykernel."""
-
-PYTHON = "/usr/bin/python3"
-"""The system's: jobs run as another account, which may not get to ours."""
 
 
 def make_notebook(*cells: str, kernel: str | None = "python3", language: str = "python") -> str:
@@ -46,24 +34,3 @@ def read_outputs(notebook: str) -> list[str]:
         for cell in json.loads(notebook)["cells"]
         if cell["cell_type"] == "code"
     ]
-
-
-def ensure_environment() -> Path:
-    """Return the folder of an environment with PACKAGES, which is made once."""
-    folder = cache_dir() / f"notebooks-{hashlib.sha256(PACKAGES.read_bytes()).hexdigest()[:12]}"
-    if not (folder / "done").exists():
-        subprocess.run([PYTHON, "-m", "venv", "--clear", folder], check=True)
-        pip = [folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*pip, "--requirement", PACKAGES], check=True)
-        (folder / "done").touch()
-    return folder
-
-
-def copy_environment(target: Path) -> Path:
-    """Make the same environment where other accounts may read it, and return the folder of its programs."""
-    source = ensure_environment()
-    shutil.copytree(source, target, symlinks=True)
-    for program in (target / "bin").iterdir():
-        if not program.is_symlink():
-            program.write_bytes(program.read_bytes().replace(bytes(source), bytes(target)))
-    return target / "bin"

@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 
 import psycopg
-from hub import find_ports
+
+from tests.parts import PartMissing
+from tests.ports import find_ports
+from tests.servers import START_SECONDS
 
 ACCOUNT = "postgres"
 """Debian's account, which the server runs as when the tests run as root: it refuses to be root."""
-
-START_SECONDS = 30
 
 # no wait for the disk: these tests kill processes, and no machine; what was written is in the kernel then
 SETTINGS = """
@@ -31,12 +32,14 @@ log_min_messages = fatal
 """
 
 
-def find_programs() -> Path | None:
-    """Return the folder of the newest server's programs, or None."""
+def find_programs() -> Path:
+    """Return the folder of the newest server's programs; raises PartMissing."""
     folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
     if found := shutil.which("postgres"):
         folders.append(Path(found).resolve().parent)
-    return max(folders, key=lambda folder: _version(folder), default=None)
+    if not folders:
+        raise PartMissing("PostgreSQL")
+    return max(folders, key=lambda folder: _version(folder))
 
 
 def _version(folder: Path) -> int:
@@ -49,9 +52,7 @@ class PostgreSQL:
 
     def __init__(self, *addresses: str) -> None:
         """It listens at the loopback address, and at these for whoever knows the password."""
-        programs = find_programs()
-        assert programs is not None, "PostgreSQL is not installed: tests/install_system_packages.sh"
-        self._programs = programs
+        self._programs = find_programs()
         self._account = ACCOUNT if os.geteuid() == 0 else None
         self.password = secrets.token_hex(8)
         (self.port,) = find_ports(1)

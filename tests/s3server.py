@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
-import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers import wait_until_it_listens
-
-from tests.cluster.build import cache_dir
+from tests.cluster.build import run_go
+from tests.folders import find_files
+from tests.parts import cache_dir, find_part, making
+from tests.ports import find_ports
+from tests.servers import STOP_SECONDS, wait_until_it_listens
 
 VERSION = "v1.8.0"
 PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
@@ -59,7 +58,7 @@ class S3Server:
         """End it; what is in the folder stays."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(STOP_SECONDS)
             self.process = None
 
     def settings(self) -> dict[str, object]:
@@ -74,31 +73,29 @@ class S3Server:
 
     def find_files(self) -> list[Path]:
         """Return every file of the bucket, those of unfinished uploads, too."""
-        return sorted(path for path in (self.folder / self.bucket).rglob("*") if path.is_file())
+        return find_files(self.folder / self.bucket)
 
 
-def find_s3server() -> Path | None:
-    """Return the program, built when it is not there yet (two minutes), or None where there is no Go."""
-    program = cache_dir() / f"versitygw-{VERSION}" / "versitygw"
-    if not program.exists():
-        if shutil.which("go") is None:
-            return None
-        program.parent.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=program.parent.parent, prefix="building-") as scratch:
-            environment = os.environ | {"GOBIN": scratch, "CGO_ENABLED": "0"}
-            command = ["go", "install", f"{PACKAGE}@{VERSION}"]
-            subprocess.run(command, check=True, timeout=900, env=environment, capture_output=True)
-            program.parent.mkdir(exist_ok=True)
-            (Path(scratch) / "versitygw").replace(program)
-    return program
+def s3server_dir() -> Path:
+    """Where the program is, or will be."""
+    return cache_dir() / f"versitygw-{VERSION}"
+
+
+def find_s3server() -> Path:
+    """Return the program; raises PartMissing."""
+    return find_part(s3server_dir() / "versitygw", f"versitygw {VERSION}")
+
+
+def build_s3server() -> None:
+    """Build it: two minutes when nothing is cached."""
+    with making(s3server_dir()) as folder:
+        run_go("install", f"{PACKAGE}@{VERSION}", GOBIN=str(folder))
 
 
 @contextlib.contextmanager
 def running_s3server(program: Path, folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
     """Run a server with one empty bucket that keeps its files in the folder; it listens at that address."""
-    with socket.socket() as free:
-        free.bind((host, 0))
-        port = free.getsockname()[1]
+    (port,) = find_ports(1)
     root = folder / "root"
     (root / BUCKET).mkdir(parents=True)
     server = S3Server(

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import httpx
 
-START_SECONDS = 30
-STOP_SECONDS = 20
+from tests.servers import START_SECONDS, STOP_SECONDS
 
 
 class Service:

@@ -468,13 +468,13 @@ async def test_a_line_without_an_end_does_not_let_the_client_give_up(web, monkey
     monkeypatch.setattr("kbatch_server.handlers.kbatch.GATHER_SECONDS", 0.02)
     monkeypatch.setattr("kbatch_server.handlers.kbatch.KEEP_ALIVE_SECONDS", 0.1)
     web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b".", 0.01] * 120
+    web.jobs.pieces["train-1"] = [b".", 0.01] * 300
     web.jobs.hold.set()
     async with (
-        web.client(timeout=0.5) as client,
+        web.client(timeout=2) as client,
         client.stream("GET", "jobs/logs/train-1/?stream=true") as answer,
     ):
-        assert "".join([chunk async for chunk in answer.aiter_text()]) == "." * 120
+        assert "".join([chunk async for chunk in answer.aiter_text()]) == "." * 300
 
 
 @pytest.mark.slow
@@ -483,9 +483,9 @@ async def test_a_silent_stream_is_kept_alive_without_a_word(web, monkeypatch):
     monkeypatch.setattr("kbatch_server.handlers.kbatch.KEEP_ALIVE_SECONDS", 0.1)
     web.jobs.add(make_job())
     web.jobs.pieces["train-1"] = []
-    asyncio.get_running_loop().call_later(1.5, web.jobs.hold.set)
+    asyncio.get_running_loop().call_later(3, web.jobs.hold.set)
     async with (
-        web.client(timeout=0.5) as client,
+        web.client(timeout=2) as client,
         client.stream("GET", "jobs/logs/train-1/?stream=true") as answer,
     ):
         assert [chunk async for chunk in answer.aiter_text()] == []

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hub import Hub, find_ports
+from folders import find_files
+from hub import Hub
 from service import Service
 from test_operations import connect, run_job, running
 from web_doubles import make_zip
+
+from tests.ports import find_ports
 
 DOCS = (Path(__file__).parents[1] / "docs/operations.md").read_text().partition("## Users who leave")[2]
 ROLE, HOOK = (
@@ -161,7 +164,7 @@ def test_an_admin_or_a_hook_of_the_hub_forgets_a_user_by_name(hub, service):
         upload = leaver.post(
             "api/v1/uploads", content=make_zip(), headers={"Content-Type": "application/zip"}
         ).json()
-        code = next(service.folder.glob(f"**/uploads/{upload['id']}"))
+        [code] = [path for path in find_files(service.folder) if path.match(f"uploads/{upload['id']}")]
         with connect(service, hub.make_token("warden")) as warden:
             done = warden.delete("api/v1/users/leaver")
             assert (done.status_code, done.json()) == (200, {"user": "leaver", "jobs": 2, "uploads": 1})

@@ -9,13 +9,14 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from hub import Hub, find_ports
+from hub import Hub
 from jupyterhub.app import JupyterHub
 from jupyterhub.scopes import define_custom_scopes
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
 from kbatch_server.auth import DEFAULT_SCOPES
+from tests.ports import find_ports
 
 ROOT = Path(__file__).parents[1]
 SNIPPET = ROOT / "jupyterhub_config_snippet.py"

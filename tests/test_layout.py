@@ -38,7 +38,7 @@ LAYERS = [
     ["fairshare", "outputfiles"],
     ["quota"],
     ["choices", "guarantees", "jobrequest", "logsearch", "podconfig", "zipdirectory"],
-    ["garbage", "listing", "looplag", "timeline", "traffic", "ziptree", "logmemory", "login"],
+    ["garbage", "listing", "looplag", "timeline", "traffic", "ziptree", "logmemory", "login", "connector"],
     [
         "connections",
         "forwarded",

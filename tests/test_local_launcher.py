@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -41,6 +43,7 @@ from kbatch_server.models import Job, JobSpec, Status, utcnow
 from kbatch_server.storage.base import ObjectNotFound, Storage
 
 IS_ROOT = os.geteuid() == 0
+ACCOUNT = "nobody" if IS_ROOT else pwd.getpwuid(os.geteuid()).pw_name
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root can run jobs as other accounts")
 ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 20
@@ -202,17 +205,78 @@ async def test_a_job_that_succeeds(launcher, changes):
         (["sh", "-c", "kill -SEGV $$"], {}, "Error", 139,
          "The command was ended by signal 11 (Segmentation fault)."),
         (["nosuch"], {"retries": 3}, "StartError", 127, "The program 'nosuch' was not found."),
+        (["/etc"], {}, "StartError", 127, "The program '/etc' was not found."),
         (["/etc/passwd"], {}, "StartError", 126,
-         "The program '/etc/passwd' may not be run: is it marked as executable?"),
+         f"The program '/etc/passwd' was found, but the job's account ({ACCOUNT}) may not run it: "
+         "is it marked as executable?"),
         (["sleep", "60"], {"active_deadline_seconds": 1}, "DeadlineExceeded", 143,
          "The job ran longer than its deadline of 1 second and was ended."),
     ],
 )  # fmt: skip
-async def test_a_job_that_fails(launcher, changes, command, spec, reason, exit_code, message):
+async def test_a_job_that_fails(launcher, changes, monkeypatch, command, spec, reason, exit_code, message):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # no folder of ours that is closed to the job
     status = await run(launcher, changes, make_job(*command, **spec))
     assert status.status == Status.FAILED
     assert (status.reason, status.exit_code, status.message) == (reason, exit_code, message)
     assert len(status.pods) == 1
+
+
+@pytest.fixture
+def programs():
+    """A folder of programs that all may look into, and one that only its owner may, or nobody but root."""
+    path = Path(tempfile.mkdtemp(prefix="kbatch-test-"))
+    path.chmod(0o755)
+    (path / "closed").mkdir()
+    make_program(path / "closed/tool", "#!/bin/sh\n")
+    yield path
+    (path / "closed").chmod(0o700)
+    remove_tree(path)
+
+
+def make_program(path, text, mode=0o755):
+    path.write_text(text)
+    path.chmod(mode)
+
+
+async def explain(launcher, changes, *command, path):
+    """Run a command that the job's account is denied, and return its exit code and the message."""
+    job = make_job(*command, id=f"job-{secrets.token_hex(4)}")
+    status = await run(launcher, changes, job, env={"PATH": path})
+    assert (status.status, status.reason) == (Status.FAILED, "StartError")
+    return status.exit_code, status.message
+
+
+async def test_a_program_that_the_account_may_not_run_is_not_one_that_was_not_found(
+    launcher, changes, programs
+):
+    """As a Python below root's home, which an environment's ``python`` is a link to."""
+    (programs / "python").symlink_to(programs / "closed/tool")
+    make_program(programs / "plain", "#!/bin/sh\n", mode=0o644)
+    make_program(programs / "report", f"#!{programs}/closed/tool\n")
+    (programs / "closed").chmod(0)
+    path = f"/nothing:{programs}:/usr/bin:/bin"
+    account = f"the job's account ({ACCOUNT})"
+    for name, why in (
+        ("python", "it: it is a link into a folder that is closed to it."),
+        ("plain", "it: is it marked as executable?"),
+        ("report", "the interpreter in its first line."),
+    ):
+        found = f"The program '{name}' was found at {programs}/{name}, but {account} may not run {why}"
+        assert await explain(launcher, changes, name, path=path) == (126, found)
+    # what runs comes first, wherever it stands: so it is with every shell
+    (programs / "sh").symlink_to(programs / "closed/tool")
+    assert (await run(launcher, changes, make_script("true"), env={"PATH": path})).exit_code == 0
+
+
+async def test_nobody_learns_what_is_in_a_folder_that_is_closed_to_them(launcher, changes, programs):
+    (programs / "closed").chmod(0)
+    closed = f"{programs}/closed"
+    for name in ("tool", "nosuch"):
+        where = f"The job's account ({ACCOUNT}) may not look into {closed}."
+        found = f"The program '{name}' was not found. {where}"
+        assert await explain(launcher, changes, name, path=f"{closed}:/usr/bin") == (127, found)
+        found = f"The program '{closed}/{name}' was not found. {where}"
+        assert await explain(launcher, changes, f"{closed}/{name}", path="/usr/bin") == (127, found)
 
 
 async def test_a_script_whose_interpreter_is_missing(launcher, changes):
@@ -811,10 +875,11 @@ def test_the_same_holds_for_a_service_that_is_not_root(jobs_root):
     identity = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups"]
     command = [*identity, f"--inh-caps={capability}", f"--ambient-caps={capability}", sys.executable]
     which = "succeeds or whole_tree or finds_its_jobs or keeps_nothing or environment or twice"
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(
         [*command, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", which],
         cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(jobs_root), "HOME": str(jobs_root)},
+        env=ours | {"TMPDIR": str(jobs_root), "HOME": str(jobs_root)},
         capture_output=True,
         text=True,
         timeout=180,

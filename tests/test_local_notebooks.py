@@ -15,7 +15,8 @@ from test_local_launcher import (  # noqa: F401
 )
 from test_local_outputs import pack
 
-from tests.notebooks import copy_environment, make_notebook, read_outputs
+from tests.environments import NOTEBOOKS
+from tests.notebooks import make_notebook, read_outputs
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def env(tmp_path_factory, jobs_root):  # noqa: F811
     # where the account of the jobs may read it
-    return {"PATH": f"{copy_environment(jobs_root.parent / 'env')}:/usr/bin:/bin"}
+    folder = jobs_root.parent / "env"
+    NOTEBOOKS.copy_to(folder)
+    return {"PATH": f"{folder}/bin:/usr/bin:/bin"}
 
 
 async def run_notebook(launcher, changes, env, files, path):  # noqa: F811

@@ -11,7 +11,6 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from hub import find_ports
 from sqlalchemy import create_engine, inspect
 
 from kbatch_server.keyring import Keyring
@@ -19,6 +18,7 @@ from kbatch_server.models import Job
 from kbatch_server.store import JobStore, StoreError, schema
 from kbatch_server.store.orm import DUE, WAITING, metadata
 from kbatch_server.store.schema import make_alembic_config
+from tests.ports import find_ports
 
 HEAD = ScriptDirectory(str(Path(schema.__file__).parent / "migrations")).get_current_head()
 """The newest of the revisions."""

@@ -16,7 +16,8 @@ import pytest
 from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import make_command
 from kbatch_server.notebooks.request import Notebook
-from tests.notebooks import ensure_environment, make_notebook, read_outputs
+from tests.environments import NOTEBOOKS
+from tests.notebooks import make_notebook, read_outputs
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,7 @@ class Image:
 
 @pytest.fixture(scope="module")
 def programs() -> str:
-    return f"{ensure_environment()}/bin:/usr/bin:/bin"
+    return f"{NOTEBOOKS.find()}/bin:/usr/bin:/bin"
 
 
 @pytest.fixture(params=["papermill", "nbclient"])
@@ -241,7 +242,7 @@ def test_another_kernel_of_the_same_language_runs_a_notebook_whose_own_is_not_th
     folder = nbclient.files / "kernels/julia-1.11"
     folder.mkdir(parents=True)
     # what is started does not matter here: it is Python that answers
-    python = ensure_environment() / "bin/python"
+    python = NOTEBOOKS.find() / "bin/python"
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": argv, "display_name": "Julia 1.11", "language": "julia"}
     (folder / "kernel.json").write_text(json.dumps(spec))
@@ -321,9 +322,9 @@ def test_an_image_without_python_says_so(tmp_path):
 
 def test_the_python_that_has_the_tools_is_found_by_their_programs(tmp_path, programs):
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/jupyter").symlink_to(ensure_environment() / "bin/jupyter")
+    (tmp_path / "bin/jupyter").symlink_to(NOTEBOOKS.find() / "bin/jupyter")
     image = Image(tmp_path, f"{tmp_path}/bin:/usr/bin:/bin")
-    assert image.run(make_notebook("import sys; print(sys.prefix)")) == (0, f"{ensure_environment()}\n")
+    assert image.run(make_notebook("import sys; print(sys.prefix)")) == (0, f"{NOTEBOOKS.find()}\n")
 
 
 def test_parameters_of_other_languages_are_set_by_papermill(programs):

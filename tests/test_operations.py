@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hub import Hub, find_ports
+from hub import Hub
 from prometheus_client.parser import text_string_to_metric_families
 from service import Service
 from web_doubles import PREFIX, make_zip
@@ -26,6 +26,7 @@ from kbatch_server.health import Health, Part
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.codezip import remove_tree
 from kbatch_server.store import JobStore
+from tests.ports import find_ports
 
 CONFIG = """
 c.KBatchServer.bind_url = {url!r}

@@ -17,12 +17,13 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-from hub import Hub, find_ports
+from hub import Hub
 from installation import API
 from postgresql import PostgreSQL
 from service import Service
 
 from kbatch_server.launchers.jobfolder import JobFolder
+from tests.ports import find_ports
 
 CONFIG = """
 c.KBatchServer.bind_url = "http://127.0.0.1:{port}"
@@ -212,12 +213,12 @@ def test_another_leads_after_a_kill_and_every_job_runs_once(start: Callable[...,
 
 
 def test_what_a_follower_is_asked_is_done_by_the_leader_soon(start: Callable[..., Replicas]) -> None:
-    replicas = start(2)
+    replicas = start(2, extra="c.Reconciler.resync_seconds = 3600")  # the leader does not look by itself
     leader = replicas.wait_leader()
     client = replicas.clients[1 - leader]
     begun = time.monotonic()
     job = client.submit("echo one; sleep 60; echo two")
-    client.wait(job["id"], "running", seconds=10)  # the leader looks by itself each 30 s
+    client.wait(job["id"], "running")
     print(f"a job of a follower runs after {time.monotonic() - begun:.2f} s")
     assert client.call("GET", f"api/v1/jobs/{job['id']}/events")["items"] == []
     with client.http.stream("GET", f"api/v1/jobs/{job['id']}/logs", params={"follow": "1"}) as answer:
@@ -225,7 +226,7 @@ def test_what_a_follower_is_asked_is_done_by_the_leader_soon(start: Callable[...
         assert next(lines) == "one"
         client.call("POST", f"api/v1/jobs/{job['id']}/cancel")
         assert list(lines) == []
-    assert client.wait(job["id"], seconds=10)["status"] == "cancelled"
+    assert client.wait(job["id"])["status"] == "cancelled"
     assert client.logs(job["id"]) == "one\n"
     client.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
 

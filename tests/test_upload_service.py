@@ -20,12 +20,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hub import find_ports
+from folders import find_files
 from service import Service
 from web_doubles import ACCESS, ACTIONS, PREFIX
 
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.codezip import remove_tree
+from tests.ports import find_ports
 
 CONFIG = """
 c.KBatchServer.bind_url = "http://127.0.0.1:{port}"
@@ -121,7 +122,7 @@ def make_zip(**files: str) -> bytes:
 def find_stored(service: Service) -> list[Path]:
     """Return the files of uploads, finished or not: the logs of jobs are no concern of these tests."""
     root = service.folder / "kbatch-storage"
-    return [path for path in root.rglob("*") if path.is_file() and not path.is_relative_to(root / "logs")]
+    return [path for path in find_files(root) if not path.is_relative_to(root / "logs")]
 
 
 async def wait_until(is_true) -> None:
@@ -316,7 +317,8 @@ async def test_a_code_url_stands_in_no_log_answer_file_or_database(service, api)
         )
     ]
     await api.delete(f"api/v1/jobs/{job['id']}")
-    kept = {path: path.read_bytes() for path in service.folder.rglob("*") if path.is_file()}
+    service.stop()  # else files go while they are read
+    kept = {path: path.read_bytes() for path in find_files(service.folder)}
     assert upload["id"].encode() in kept[service.log]
     assert b"GET /services/kbatch/code/[secret]" in kept[service.log]
     payload, moment, signature = signed.split(".")

@@ -16,6 +16,9 @@ from kbatch_server.throttle import Throttle
 from kbatch_server.traffic import Traffic
 from kbatch_server.webserver import WebServer
 
+pytestmark = pytest.mark.timeout(120)
+"""What would be waited for in vain is a thousand seconds away."""
+
 
 class SlowHandler(RequestHandler):
     """Answers when it is told to."""
@@ -45,7 +48,7 @@ class SlowHandler(RequestHandler):
 class Running:
     """A server, its URL, and the two events of its handler."""
 
-    def __init__(self, shutdown_seconds: int = 10) -> None:
+    def __init__(self, shutdown_seconds: int = 1000) -> None:
         self.begun, self.go_on, traffic = asyncio.Event(), asyncio.Event(), Traffic()
         self.server = WebServer(
             application=Application(
@@ -84,24 +87,22 @@ async def test_a_connection_that_is_kept_but_idle_is_waited_for_no_longer_than_a
     running = Running()
     assert (await client.post(running.url, content=b"four")).text == "4 bytes"
     start = time.monotonic()
-    await running.server.stop()
-    assert 0.9 < time.monotonic() - start < 5
+    await running.server.stop()  # not for as long as an idle connection, or a request, may last
+    assert time.monotonic() - start > 0.9
 
 
 async def test_a_request_that_comes_on_a_kept_connection_meanwhile_is_answered_as_its_last(
     client, monkeypatch
 ):
     """As the hub's proxy sends them, which keeps its connections."""
-    monkeypatch.setattr(webserver, "IDLE_SECONDS", 20)
+    monkeypatch.setattr(webserver, "IDLE_SECONDS", 1000)
     running = Running()
     assert "connection" not in (await client.post(running.url, content=b"four")).headers
-    start = time.monotonic()
     stopping = asyncio.create_task(running.server.stop())
     await asyncio.sleep(0)
     answer = await client.post(running.url, content=b"more!")
     assert (answer.text, answer.headers["Connection"]) == ("5 bytes", "close")
-    await stopping
-    assert time.monotonic() - start < 0.9  # nothing is left to wait for
+    await stopping  # nothing is left to wait for
 
 
 async def test_a_request_that_does_not_end_is_waited_for_no_longer_than_was_set(client, caplog):
@@ -110,7 +111,7 @@ async def test_a_request_that_does_not_end_is_waited_for_no_longer_than_was_set(
     await running.begun.wait()
     start = time.monotonic()
     await running.server.stop()
-    assert 0.9 < time.monotonic() - start < 10
+    assert time.monotonic() - start > 0.9
     assert "1 requests did not end within 1 s" in caplog.text
     with pytest.raises(httpx.RemoteProtocolError):
         await answer

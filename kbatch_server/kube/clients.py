@@ -19,7 +19,9 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, ApiException, Configuration
+from kubernetes.aio.client.rest import RESTClientObject
 
+from ..connector import Connector
 from ..models import utcnow
 
 Manifest = dict[str, Any]
@@ -110,11 +112,19 @@ def find_proxy(url: str) -> str | None:
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
+class _RESTClient(RESTClientObject):
+    """The library's pool of connections, with a connector of ours."""
+
+    def _create_connector(self) -> Connector:
+        return Connector(limit=self.maxsize, ssl=self.ssl_context)
+
+
 class KubeClient:
     """One connection pool to one API server. ``request_timeout_seconds`` limits each plain request."""
 
     def __init__(self, configuration: Configuration, *, request_timeout_seconds: float = 30) -> None:
         self._api = ApiClient(configuration)
+        self._api.rest_client = _RESTClient(configuration)
         self.ahead = timedelta()
         """How far our clock was ahead of the API server's, whose times objects have, at its last answer."""
         self._timeout = aiohttp.ClientTimeout(

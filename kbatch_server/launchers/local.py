@@ -375,6 +375,7 @@ class LocalProcessJobLauncher(JobLauncher):
             else [*(spec.command or []), *spec.args],
             # the last is ours to say: anywhere else, nothing would be found
             env=defaults | launch.env | {"KBATCH_OUTPUT_DIR": folder.output},
+            account=account.name,
             uid=account.uid if os.geteuid() == 0 else None,
             gid=account.gid,
             groups=list(account.groups),

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from .jobfolder import JobFolder, make_end
 from .logfile import PIECE_BYTES, LogFile
 from .processes import kill_below
+from .programs import NOT_EXECUTABLE, NOT_FOUND, explain_denial, run_as
 
 STARTED, REFUSED, FAILED = 0, 3, 1
 """Exit codes of the process that the service waits for."""
@@ -43,6 +44,8 @@ class Spec(NamedTuple):
 
     command: list[str]
     env: dict[str, str]
+    account: str
+    """The name of the account that runs the command."""
     uid: int | None
     """None: stay who we are."""
     gid: int
@@ -144,18 +147,18 @@ class Supervisor:
     def _make_start_error(self, error: Exception) -> dict[str, Any]:
         """Return the end of a job whose command could not be started, in words that help."""
         program = self.spec.command[0]
-        exit_code = 126
+        exit_code = NOT_EXECUTABLE
         if isinstance(error, FileNotFoundError) and error.filename == self.working_dir:
             message = "The folder of code is not there any more."
         elif isinstance(error, PermissionError) and error.filename == self.working_dir:
             message = "The job's account may not enter the folder of code: an admin must open the way to it."
-        elif isinstance(error, FileNotFoundError) or "/" not in program:
-            exit_code = 127
+        elif isinstance(error, PermissionError):
+            exit_code, message = self._explain_denial(program)
+        elif isinstance(error, FileNotFoundError):
+            exit_code = NOT_FOUND
             message = f"The program {program!r} was not found."
             if self._is_script(program):
                 message = f"The interpreter in the first line of {program!r} was not found."
-        elif isinstance(error, PermissionError):
-            message = f"The program {program!r} may not be run: is it marked as executable?"
         elif isinstance(error, OSError):
             message = f"The program {program!r} could not be started: {error.strerror}."
         else:
@@ -163,6 +166,17 @@ class Supervisor:
         if self.attempts:
             self.attempts[-1].update(ended_at=_now(), exit_code=exit_code)
         return make_end("failed", "StartError", message, exit_code, _now())
+
+    def _explain_denial(self, program: str) -> tuple[int, str]:
+        """Return the exit code and the message for a program that the job's account may not run."""
+        spec = self.spec
+        account = f"the job's account ({spec.account})"
+        path = spec.env.get("PATH", os.defpath)
+
+        def explain() -> tuple[int, str]:
+            return explain_denial(program, self.working_dir, path, account)
+
+        return explain() if spec.uid is None else run_as(spec.uid, spec.gid, spec.groups, explain)
 
     def _is_script(self, program: str) -> bool:
         """Return whether the program is a file of the job's own code: elsewhere we, as root, see too much."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from traitlets import Bool, Integer, Unicode, default
 
+from ..connector import Connector, closing_on_error
 from ..models import utcnow
 from .base import ObjectNotFound, Storage, StorageError, StoredObject
 from .pieces import check_key, check_prefix, is_key, regroup
@@ -152,8 +153,9 @@ class AzureBlobStorage(Storage):
             raise StorageError(f"AzureBlobStorage.ca_file: there is no file {self.ca_file!r}")
         self._credential = self._make_credential()
         self._delegation_lock = asyncio.Lock()
+        options = self._make_client_options()
         self._service = BlobServiceClient(
-            self.endpoint, credential=self._credential, **self._make_client_options()
+            self.endpoint, credential=self._credential, transport=_make_transport(options), **options
         )
         self._client = self._service.get_container_client(self.container)
 
@@ -312,13 +314,24 @@ class AzureBlobStorage(Storage):
         """Return what Azure answers, or raise our error for it, or for none in time."""
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                with _mapped_errors():
+                with _mapped_errors(), closing_on_error():
                     return await call
         except TimeoutError:
             raise StorageError(f"Azure Blob Storage did not answer within {self.timeout_seconds} s") from None
 
     def _blob(self, key: str) -> Any:
         return self._client.get_blob_client(check_key(key))
+
+
+def _make_transport(options: dict[str, Any]) -> Any:
+    """Return azure-core's transport, with a connector of ours; the rest is as it makes it itself."""
+    from aiohttp import ClientSession, DummyCookieJar
+    from azure.core.pipeline.transport import AioHttpTransport
+
+    session = ClientSession(
+        connector=Connector(), cookie_jar=DummyCookieJar(), auto_decompress=False, trust_env=True
+    )
+    return AioHttpTransport(session=session, **options)
 
 
 @contextlib.contextmanager

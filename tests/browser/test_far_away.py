@@ -12,12 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import CONFIG
-from hub import Hub, find_ports, find_proxy
+from hub import Hub, find_proxy
 from playwright.sync_api import Browser, expect
 from servers import wait_until_it_listens
 from service import Service
 from storages import make_certificate
 from visitor import Site, Visitor
+
+from tests.ports import find_ports
 
 PREFIX = "/compute/"
 

@@ -9,7 +9,8 @@ import zipfile
 import pytest
 from playwright.sync_api import expect
 
-from tests.notebooks import copy_environment, make_notebook
+from tests.environments import NOTEBOOKS
+from tests.notebooks import make_notebook
 
 PARAMETERS = """
 layers = [64, 32]
@@ -206,7 +207,9 @@ def test_an_error_of_a_proxy_is_named_as_the_proxy_s(page, tmp_path, status, wor
 @pytest.fixture(scope="module")
 def papermill(site):
     """The folder of programs of an environment with papermill and nbconvert, as an image would have it."""
-    return copy_environment(site.service.folder / "papermill")
+    folder = site.service.folder / "papermill"
+    NOTEBOOKS.copy_to(folder)
+    return folder / "bin"
 
 
 def set_path(page, folder):

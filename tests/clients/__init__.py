@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.cluster.build import cache_dir
+from tests.environments import Environment
 
 HERE = Path(__file__).parent
 VERSIONS = ("0.4.2", "0.5.0b1")
 COMMAND_SECONDS = 90
 
 
-def ensure_environment(name: str, requirements: Path) -> Path:
-    """Return the folder of a virtual environment with what a pinned list names, kept in the cache."""
-    pins = requirements.read_bytes() + sys.version.encode()
-    folder = cache_dir() / f"{name}-{hashlib.sha256(pins).hexdigest()[:12]}"
-    done = folder / "done"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*pip, "--requirement", requirements], check=True)
-        done.touch()
-    return folder
+ENVIRONMENTS = {
+    version: Environment(f"kbatch-{version}", HERE / f"kbatch-{version}.txt") for version in VERSIONS
+}
 
 
 class KBatch:
@@ -33,7 +23,7 @@ class KBatch:
 
     def __init__(self, version: str, home: Path, *, url: str, token: str) -> None:
         self.version = version
-        self._bin = ensure_environment(f"kbatch-{version}", HERE / f"kbatch-{version}.txt") / "bin"
+        self._bin = ENVIRONMENTS[version].find() / "bin"
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.environment = {

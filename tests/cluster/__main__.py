@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from .build import cache_dir
+from tests.parts import cache_dir
+from tests.provision import provision
+
 from .cluster import Cluster
 from .node import ClusterError
 
@@ -26,6 +28,8 @@ def up() -> int:
     """Start the cluster where none runs, and print what a shell must know about it."""
     cluster = find_running()
     if cluster is None:
+        if errors := provision("Kubernetes", out=sys.stderr):
+            raise ClusterError("\n".join(errors))
         cluster = Cluster(detached=True)
         cluster.start()
         cluster.node.leave_running()

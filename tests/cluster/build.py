@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from tests.parts import cache_dir, find_part, making, run_tool
 
 HERE = Path(__file__).parent
 
@@ -27,11 +26,6 @@ PACKAGES = {
     "kube-proxy": (".", "k8s.io/kubernetes/cmd/kube-proxy"),
     "helm": ("helm", "helm.sh/helm/v3/cmd/helm"),
 }
-
-
-def cache_dir() -> Path:
-    """Where builds are kept: ``$KBATCH_TEST_CACHE``, or a folder of the user's cache."""
-    return Path(os.environ.get("KBATCH_TEST_CACHE") or "~/.cache/kbatch-server").expanduser()
 
 
 def kubernetes_version() -> str:
@@ -58,50 +52,30 @@ def bin_dir() -> Path:
     return cache_dir() / f"kubernetes-{digest.hexdigest()[:12]}"
 
 
-def ensure_binaries() -> Path:
-    """Return the folder with the binaries, building them first where they are not there.
+def find_binaries() -> Path:
+    """Return the folder with the binaries; raises PartMissing."""
+    return find_part(bin_dir(), f"Kubernetes {kubernetes_version()}")
 
-    Some six minutes on two cores when nothing is cached. The folder appears under its name only
-    when it is whole, so an interrupted build is never taken for a finished one.
+
+def build_binaries(report: Callable[[str, float], None]) -> None:
+    """Build the binaries: some six minutes on two cores when nothing is cached.
+
+    ``report`` is called with the name of each that is built and the seconds that it took.
     """
-    target = bin_dir()
-    if target.is_dir():
-        return target
-    if shutil.which("go") is None:
-        raise RuntimeError("no `go` on PATH (1.25 or newer), and Kubernetes is not built yet")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as scratch:
-        for number, name in enumerate(PACKAGES, 1):
-            _build(name, Path(scratch), f"{number}/{len(PACKAGES)}")
-        os.chmod(scratch, 0o755)
-        try:
-            os.rename(scratch, target)
-        except OSError:  # somebody else finished the same build first
-            if not target.is_dir():
-                raise
-        else:
-            Path(scratch).mkdir()  # for TemporaryDirectory to remove
-    return target
+    with making(bin_dir()) as folder:
+        for name in PACKAGES:
+            start = time.monotonic()
+            _build(name, folder)
+            report(name, time.monotonic() - start)
 
 
-def _build(name: str, out: Path, progress: str) -> None:
+def _build(name: str, out: Path) -> None:
     folder, package = PACKAGES[name]
-    start = time.monotonic()
-    command = ["go", "build", *build_flags(), "-o", str(out / name), package]
-    environ = os.environ | {"CGO_ENABLED": "0"}
-    done = subprocess.run(
-        command,
-        cwd=HERE / folder,
-        env=environ,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"building {name} failed:\n{done.stdout[-4000:]}")
-    print(f"{progress} {name} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
+    run_go("build", *build_flags(), "-o", str(out / name), package, cwd=HERE / folder)
 
 
-if __name__ == "__main__":
-    print(ensure_binaries())
+def run_go(*arguments: str, cwd: Path = HERE, **environment: str) -> str:
+    """Run a command of Go and return what it printed; raises RuntimeError with its errors."""
+    if shutil.which("go") is None:
+        raise RuntimeError("`go` is not on PATH: install Go 1.25 or newer")
+    return run_tool("go", *arguments, cwd=cwd, CGO_ENABLED="0", **environment)

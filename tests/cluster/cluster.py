@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from tests.servers import START_SECONDS
+
 from . import build, components
 from .images import BUSYBOX, find_busybox, make_images
 from .node import ClusterError, Network, Node, wait_until
@@ -37,7 +39,6 @@ PROGRAMS = {
     "openssl": "openssl",
 }
 
-SECONDS_TO_START = 90
 RUN_PREFIX = "kbatch-cluster-"
 
 
@@ -119,7 +120,7 @@ class Cluster:
         if lacking:
             raise ClusterError(f"the test cluster needs {', '.join(lacking)}")
         remove_dead_clusters()
-        build.ensure_binaries()
+        build.find_binaries()
         self.run_dir = Path(tempfile.mkdtemp(prefix=f"{RUN_PREFIX}{os.getpid()}-"))
         try:
             self._node = Node.create(self.run_dir, detached=self.detached)
@@ -207,7 +208,7 @@ class Cluster:
             return done()
 
         try:
-            wait_until(done_or_dead, SECONDS_TO_START, f"{name} is not ready")
+            wait_until(done_or_dead, START_SECONDS, f"{name} is not ready")
         except ClusterError as error:
             raise ClusterError(f"{error}\n{self.node.log_tail(name)}") from None
 
@@ -306,8 +307,6 @@ def missing_tools() -> list[str]:
         lacking.append("CNI plugins (package containernetworking-plugins)")
     if find_busybox() is None:
         lacking.append("a static busybox (package busybox-static)")
-    if not build.bin_dir().is_dir() and shutil.which("go") is None:
-        lacking.append("go 1.25 or newer")
     if os.geteuid() != 0:
         lacking.append("to be run by root")
     return lacking
@@ -321,10 +320,12 @@ def find_cni_plugins() -> Path | None:
 def remove_dead_clusters() -> None:
     """Clear up after runs that were killed; their processes ended with them."""
     for run_dir in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*"):
-        if (run_dir / "state.json").exists():
+        try:
             node = Node.load(run_dir)
-            if not node.is_alive:
-                node.destroy()
+        except FileNotFoundError:
+            continue  # it is just being made, or removed
+        if not node.is_alive:
+            node.destroy()
 
 
 def _make_service_account_key(folder: Path) -> None:

@@ -196,7 +196,9 @@ class Node:
             "namespace": self.namespace,
             "processes": self.processes,
         }
-        (self.run_dir / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        scratch = self.run_dir / "state.json.part"
+        scratch.write_text(json.dumps(state, indent=2) + "\n")
+        scratch.rename(self.run_dir / "state.json")  # so that others never read half of it
 
     def _configure_network(self) -> None:
         self.run("ip", "link", "set", "lo", "up")

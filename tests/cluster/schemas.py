@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .build import HERE, cache_dir, kubernetes_version
+from tests.parts import cache_dir, find_part, making
+
+from .build import HERE, kubernetes_version, run_go
 
 Schema = dict[str, Any]
 
@@ -35,43 +34,43 @@ CRDS = {
 """The modules (with their checksum) that have the definition of a kind that the chart can make."""
 
 
-def ensure_kubeconform() -> Path:
-    """Return the folder with ``kubeconform`` and the schemas, making it first where it is not there."""
+def kubeconform_dir() -> Path:
+    """Where kubeconform, its schemas and the definitions of custom resources are, or will be."""
     digest = hashlib.sha256(Path(__file__).read_bytes() + kubernetes_version().encode())
     for name in ("go.mod", "go.sum"):
         digest.update((TOOL / name).read_bytes())
-    target = cache_dir() / f"kubeconform-{digest.hexdigest()[:12]}"
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as scratch:
-        folder = Path(scratch) / "kubeconform"
-        folder.mkdir()
-        package = "github.com/yannh/kubeconform/cmd/kubeconform"
-        _go("build", "-trimpath", "-o", str(folder / "kubeconform"), package, cwd=TOOL)
-        swagger = find_module("k8s.io/kubernetes") / "api/openapi-spec/swagger.json"
-        for name, schema in make_schemas(json.loads(swagger.read_text())["definitions"]):
-            (folder / name).write_text(json.dumps(schema))
-        for module, (checksum, path) in CRDS.items():
-            crd = yaml.safe_load((find_module(module, checksum) / path).read_text())
-            for name, schema in make_crd_schemas(crd):
-                (folder / name).write_text(json.dumps(schema))
-        try:
-            os.rename(folder, target)
-        except OSError:  # somebody else finished the same first
-            if not target.is_dir():
-                raise
-    return target
+    return cache_dir() / f"kubeconform-{digest.hexdigest()[:12]}"
+
+
+def find_kubeconform() -> Path:
+    """Return the folder with ``kubeconform`` and the schemas; raises PartMissing."""
+    return find_part(kubeconform_dir(), "kubeconform")
 
 
 def find_crds() -> list[Path]:
-    """Return the files with the definitions of the kinds that are not Kubernetes's own."""
-    return [find_module(module, checksum) / path for module, (checksum, path) in CRDS.items()]
+    """Return the files with the definitions of the kinds that are not Kubernetes's; raises PartMissing."""
+    return sorted((find_kubeconform() / "crds").iterdir())
+
+
+def build_kubeconform() -> None:
+    """Build kubeconform, and make the schemas of what the modules publish."""
+    with making(kubeconform_dir()) as folder:
+        package = "github.com/yannh/kubeconform/cmd/kubeconform"
+        run_go("build", "-trimpath", "-o", str(folder / "kubeconform"), package, cwd=TOOL)
+        swagger = find_module("k8s.io/kubernetes") / "api/openapi-spec/swagger.json"
+        for name, schema in make_schemas(json.loads(swagger.read_text())["definitions"]):
+            (folder / name).write_text(json.dumps(schema))
+        (folder / "crds").mkdir()
+        for module, (checksum, path) in CRDS.items():
+            text = (find_module(module, checksum) / path).read_text()
+            (folder / "crds" / Path(path).name).write_text(text)
+            for name, schema in make_crd_schemas(yaml.safe_load(text)):
+                (folder / name).write_text(json.dumps(schema))
 
 
 def find_module(module: str, checksum: str | None = None) -> Path:
     """Return the folder of a Go module, downloaded if need be; without version that of the test cluster."""
-    found = json.loads(_go("mod", "download", "-json", module, cwd=HERE))
+    found = json.loads(run_go("mod", "download", "-json", module))
     if checksum not in (None, found["Sum"]):
         raise RuntimeError(f"{module} has the checksum {found['Sum']}, not {checksum}")
     return Path(found["Dir"])
@@ -146,13 +145,3 @@ def _find_references(schema: Any) -> list[str]:
     own = schema.get("$ref")
     below = [name for value in schema.values() for name in _find_references(value)]
     return [own.removeprefix("#/definitions/"), *below] if isinstance(own, str) else below
-
-
-def _go(*arguments: str, cwd: Path) -> str:
-    environ = os.environ | {"CGO_ENABLED": "0"}
-    done = subprocess.run(
-        ["go", *arguments], cwd=cwd, env=environ, text=True, capture_output=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"go {' '.join(arguments)} failed:\n{done.stderr[-4000:]}")
-    return done.stdout

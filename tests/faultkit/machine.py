@@ -14,13 +14,14 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from hub import Hub, find_ports
+from hub import Hub
 from installation import API
 from service import Service
 
 from faultkit.health import wait_failed
 from faultkit.ledger import FileLedger
 from kbatch_server.launchers.jobfolder import JobFolder
+from tests.ports import find_ports
 
 PREFIX = "/services/kbatch/"
 CONFIG = """

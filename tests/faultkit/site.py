@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes
-from hub import Hub, find_ports
+from hub import Hub
 from installation import API
 from postgresql import PostgreSQL
 from s3server import S3Server
@@ -23,6 +23,7 @@ from faultkit.health import wait_failed
 from faultkit.ledger import Bell
 from faultkit.waiting import until
 from tests.cluster import ClusterLike
+from tests.ports import find_ports
 
 PREFIX = "/services/kbatch/"
 CONFIG = """

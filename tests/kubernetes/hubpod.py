@@ -14,11 +14,11 @@ import kubernetes
 
 from tests.cluster import ClusterLike
 from tests.images import HUB
+from tests.servers import START_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "/compute/"
 PASSWORD = "test"
-START_SECONDS = 90
 
 CONFIG = f"""
 import os

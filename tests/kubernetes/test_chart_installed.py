@@ -35,9 +35,7 @@ NOBODY = 65534
 @pytest.fixture
 def installer(cluster: ClusterLike, tmp_path: Path) -> Helm:
     """Helm with the rights of an administrator."""
-    program = find_helm()
-    assert program is not None  # the cluster's build has it
-    return Helm(program, tmp_path, cluster.kubeconfig)
+    return Helm(find_helm(), tmp_path, cluster.kubeconfig)
 
 
 @pytest.fixture

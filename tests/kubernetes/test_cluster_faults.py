@@ -27,7 +27,7 @@ from kbatch_server.failpoints import STEPS
 from tests.cluster import ClusterLike
 
 IS_LONG = os.environ.get("KBATCH_TEST_FAULTS") == "long"
-AWAY_SECONDS = 60
+AWAY_SECONDS = 60 if IS_LONG else 15
 PAUSE_SECONDS = 2.0
 SETTLE_SECONDS = 240
 OVER_SECONDS = 120
@@ -44,9 +44,7 @@ DELETED_JOB = Kind("deleted-job", WAITS, ("failed",))
 
 @pytest.fixture
 def site(cluster: ClusterLike, postgresql: PostgreSQL, postgresql_url: str, tmp_path: Path) -> Iterator[Site]:
-    program = find_s3server()
-    assert program is not None, "Go is needed, to build the S3 server"
-    with running_s3server(program, tmp_path, host=cluster.host_address) as s3:
+    with running_s3server(find_s3server(), tmp_path, host=cluster.host_address) as s3:
         site = Site(tmp_path, cluster, postgresql, s3, postgresql_url)
         yield site
         site.remove()

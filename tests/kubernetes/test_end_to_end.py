@@ -12,6 +12,7 @@ from pathlib import Path
 
 import kubernetes
 import pytest
+from folders import find_files
 from installation import API, Installation, make_zip
 from zips import NAME, make_mixed_zip
 
@@ -181,7 +182,7 @@ def test_a_job_that_fails_says_why_in_words(alice, fields, reason, words):
 
 def test_a_job_whose_code_is_gone_says_so(alice, installation):
     upload = alice.upload({"gone.txt": "x"})
-    [stored] = installation.service.folder.rglob(f"*{upload}*")
+    [stored] = [path for path in find_files(installation.service.folder) if upload in path.name]
     stored.unlink()
     job = alice.wait(alice.submit(upload=upload)["id"])
     print(job["reason"], "|", job["message"])
@@ -568,8 +569,7 @@ def _count_sockets(pid: int) -> int:
 
 
 def _count_files(installation: Installation) -> int:
-    storage = installation.service.folder / "kbatch-storage"
-    return sum(path.is_file() for path in storage.rglob("*"))
+    return len(find_files(installation.service.folder / "kbatch-storage"))
 
 
 def _wait_until(is_true, seconds: float = 60) -> None:

@@ -14,8 +14,6 @@ from kbatch_server import __version__
 from tests import images
 from tests.cluster import ClusterLike
 
-pytestmark = pytest.mark.timeout(1200)  # the first of them builds images
-
 MAX_OWN_BYTES = 320 * 10**6
 """Of what comes upon the base, unpacked. 284 MB now, of which 126 are the package kubernetes; a compiler,
 pip's cache or the pages of JupyterHub would each be more than what is left."""
@@ -35,7 +33,7 @@ for tool in pip gcc cc make git; do if command -v $tool; then exit 4; fi; done
 def archive(cluster: ClusterLike) -> Path:
     if not cluster.is_ours:
         pytest.skip("images cannot be loaded into the cluster of KUBECONFIG")
-    archive = images.ensure_service_image()
+    archive = images.SERVICE_IMAGE.find()
     cluster.load_image(archive)
     return archive
 

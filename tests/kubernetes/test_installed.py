@@ -15,14 +15,12 @@ import pytest
 from clients import KBatch
 from hubpod import BASE, Browser, HubPod
 from installation import API
-from postgresql import PostgreSQL, find_programs
+from postgresql import PostgreSQL
 from release import CONFIG, IMAGE, Release, publish
 
 from helm import Helm, find_helm
 from tests import images
 from tests.cluster import ClusterLike
-
-pytestmark = pytest.mark.timeout(1200)  # the first of them builds images
 
 FIRST_CHART = Path(__file__).parents[1] / "data/kbatch-server-chart-c7556b0.tgz"
 """The chart as it was at first (commit c7556b0), made with ``git archive``."""
@@ -37,8 +35,8 @@ RESTRICTED_JOBS = {
 def api_client(cluster: ClusterLike) -> Iterator[Any]:
     if not cluster.is_ours:
         pytest.skip("images cannot be loaded into the cluster of KUBECONFIG")
-    for archive in (images.ensure_service_image(), images.ensure_hub_image(), images.ensure_job_image()):
-        cluster.load_image(archive)
+    for image in images.IMAGES:
+        cluster.load_image(image.find())
     with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as api_client:
         yield api_client
 
@@ -50,9 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def helm_program(cluster: ClusterLike, folder: Path) -> Helm:
-    program = find_helm()
-    assert program is not None  # the cluster's build has it
-    return Helm(program, folder, cluster.kubeconfig)
+    return Helm(find_helm(), folder, cluster.kubeconfig)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +226,7 @@ def test_the_first_chart_s_data_are_there_after_an_upgrade_to_this_one(
 
 
 @pytest.fixture
-def database(cluster: ClusterLike, postgresql_required: None) -> Iterator[str]:
+def database(cluster: ClusterLike) -> Iterator[str]:
     """The URL, for pods, of a PostgreSQL on this machine."""
     server = PostgreSQL(cluster.host_address)
     try:
@@ -239,12 +235,6 @@ def database(cluster: ClusterLike, postgresql_required: None) -> Iterator[str]:
         yield server.url(name, host=cluster.host_address)
     finally:
         server.remove()
-
-
-@pytest.fixture
-def postgresql_required() -> None:
-    if find_programs() is None:
-        pytest.skip("PostgreSQL is not installed: tests/install_system_packages.sh")
 
 
 def test_a_rolling_upgrade_under_load_fails_no_request_and_neither_loses_nor_doubles_a_job(

@@ -15,7 +15,8 @@ from installation import API, Installation
 
 from tests import images
 from tests.cluster import ClusterLike
-from tests.notebooks import copy_environment, make_notebook, read_outputs
+from tests.environments import NOTEBOOKS
+from tests.notebooks import make_notebook, read_outputs
 
 pytestmark = pytest.mark.timeout(900)  # the first of them may build the image
 
@@ -38,7 +39,7 @@ def folder() -> Iterator[Path]:
     """An environment at a path that any account may read: pytest's own folders are not such."""
     path = Path(tempfile.mkdtemp(prefix="kbatch-notebooks-"))
     path.chmod(0o755)
-    copy_environment(path / "env")
+    NOTEBOOKS.copy_to(path / "env")
     yield path / "env"
     shutil.rmtree(path)
 

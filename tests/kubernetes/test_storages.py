@@ -42,9 +42,7 @@ def azure_place(cluster: ClusterLike, folder: Path) -> Iterator[tuple[str, Calla
     """Yield the configuration of a service that keeps things in an Azurite of its own."""
     from azure.storage.blob import BlobServiceClient
 
-    program = find_azurite()
-    assert program is not None, "npm is needed, to install Azurite"
-    with running_azurite(program, folder, host=cluster.host_address) as endpoint:
+    with running_azurite(find_azurite(), folder, host=cluster.host_address) as endpoint:
         with BlobServiceClient(endpoint, {"account_name": ACCOUNT, "account_key": KEY}) as client:
             client.create_container("code")
         settings = {
@@ -59,9 +57,7 @@ def azure_place(cluster: ClusterLike, folder: Path) -> Iterator[tuple[str, Calla
 @contextmanager
 def s3_place(cluster: ClusterLike, folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the configuration of a service that keeps things in an S3 server of its own."""
-    program = find_s3server()
-    assert program is not None, "Go is needed, to build the S3 server"
-    with running_s3server(program, folder, host=cluster.host_address) as server:
+    with running_s3server(find_s3server(), folder, host=cluster.host_address) as server:
         yield make_config("s3", "S3Storage", server.settings()), lambda: frozen("versitygw")
 
 

@@ -1,0 +1,69 @@
+"""Why a program that the job's account was denied (EACCES) could not be started, in words for the user.
+
+Part of the supervisor, which uses the standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+"""The exit codes of a shell that may not run a program, and of one that does not find it."""
+
+
+def explain_denial(program: str, code: str, path: str, account: str) -> tuple[int, str]:
+    """Return the exit code and the message for a program that the system refused with EACCES.
+
+    ``code`` is the working folder, ``path`` the job's PATH. It looks with the rights of the calling process,
+    which must be those of the job's account (see ``run_as``): whether there is a file where the account may
+    not look is none of the user's business.
+    """
+    folders = [""] if "/" in program else path.split(":")
+    closed = []
+    for folder in folders:
+        place = os.path.join(code, folder, program)
+        try:
+            os.lstat(place)
+        except PermissionError:
+            closed.append(os.path.dirname(place))
+            continue
+        except OSError:
+            continue
+        if not os.path.isdir(place):
+            return NOT_EXECUTABLE, _explain_found(program, os.path.join(folder, program), place, account)
+    message = f"The program {program!r} was not found."
+    if closed:
+        where = ", ".join(dict.fromkeys(closed))
+        message += f" {account[0].upper()}{account[1:]} may not look into {where}."
+    return NOT_FOUND, message
+
+
+def _explain_found(program: str, name: str, place: str, account: str) -> str:
+    at = "" if name == program else f" at {name}"
+    found = f"The program {program!r} was found{at}, but {account} may not run"
+    if os.access(place, os.X_OK):
+        return f"{found} the interpreter in its first line."
+    if os.path.exists(place):
+        return f"{found} it: is it marked as executable?"
+    return f"{found} it: it is a link into a folder that is closed to it."
+
+
+def run_as(uid: int, gid: int, groups: list[int], function: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    """Return what a function returns in a process of another account; the caller must be root."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups(groups)
+            os.setgid(gid)
+            os.setuid(uid)
+            number, text = function()
+            os.write(write_end, f"{number} {text}".encode()[:4096])  # no more than a pipe takes at once
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as answer:
+        number_text, _, text = answer.read().decode(errors="replace").partition(" ")
+    os.waitpid(child, 0)
+    return int(number_text), text
