@@ -466,5 +466,5 @@ def make_zip(files=None):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in (files or {"main.py": "print('hello')\n"}).items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content)  # the same bytes at any time
     return buffer.getvalue()
