@@ -18,15 +18,15 @@ class Throttle(LoggingConfigurable):
     """Keeps one client from taking what all need. Each replica counts by itself."""
 
     submits_per_minute = Float(
-        0,
+        1200,
         min=0,
-        help="""Jobs that a user may submit in a minute, on average; one more is answered with 429. Default:
-        0, which means any number.""",
+        help="""Jobs that a user may submit in a minute, on average; one more is answered with 429. 0: any
+        number.""",
         config=True,
     )
 
     submit_burst = Integer(
-        100,
+        5000,
         min=1,
         help="""Jobs that a user may submit at once who has not for a while, with ``submits_per_minute``.""",
         config=True,
@@ -35,7 +35,8 @@ class Throttle(LoggingConfigurable):
     uploads_per_minute = Float(
         0,
         min=0,
-        help="""ZIPs that a user may send in a minute, on average, as ``submits_per_minute``.""",
+        help="""ZIPs that a user may send in a minute, on average, as ``submits_per_minute``. Default: any
+        number.""",
         config=True,
     )
 

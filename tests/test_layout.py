@@ -28,7 +28,7 @@ LAYERS = [
     ["harvest", "logreader", "standing", "turns"],
     ["lines"],
     ["departures", "launchpad", "logrecorder", "outputs", "uploads"],
-    ["logtext", "logwriter"],
+    ["diskspace", "logtext", "logwriter"],
     ["launchers"],
     ["kube"],
     ["storage", "store"],
