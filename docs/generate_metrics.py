@@ -35,6 +35,7 @@ def _find_metrics() -> Iterator[tuple[str, Metric, tuple[str, ...]]]:
     nothing: Any = SimpleNamespace(parts=[], is_leading=True)
     queue = WorkQueue()
     gauges = Gauges(
+        disk=SimpleNamespace(free_bytes={"database": 0}),  # type: ignore[arg-type]
         health=nothing,
         leader=nothing,
         reconciler=SimpleNamespace(queue=queue, count=queue.count),

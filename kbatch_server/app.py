@@ -22,6 +22,7 @@ from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader,
 from .config import JobConfig
 from .configcheck import WrongSetting, check_config, check_url, describe_error
 from .configurables import CONFIGURABLES
+from .diskspace import DiskSpace
 from .engine import Engine
 from .failpoints import WrongFailpoint, arm
 from .handlers import make_handlers
@@ -279,7 +280,8 @@ class KBatchServer(Application):
         """Make the storage, and the store of what is on record."""
         self.storage = self.storage_class(parent=self)
         self.store = JobStore(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
-        self.uploads = Uploads(parent=self, storage=self.storage, store=self.store)
+        self.disk = DiskSpace(parent=self, storage=self.storage, store=self.store)
+        self.uploads = Uploads(parent=self, disk=self.disk, storage=self.storage, store=self.store)
         self.outputs = Outputs(parent=self, storage=self.storage, store=self.store)
 
     def init_jobs(self) -> None:
@@ -303,6 +305,7 @@ class KBatchServer(Application):
         )
         self.jobs = Jobs(
             parent=self,
+            disk=self.disk,
             launcher=self.launcher,
             limits=engine.limits,
             profiles=self.profiles,
@@ -327,6 +330,7 @@ class KBatchServer(Application):
         self.operations = Operations(
             parent=self,
             auth=self.auth,
+            disk=self.disk,
             engine=self.engine,
             storage=self.storage,
             store=self.store,

@@ -8,6 +8,7 @@ from traitlets.config import Configurable
 from .auth import HubAuthenticator
 from .config import JobConfig
 from .departures import Departures
+from .diskspace import DiskSpace
 from .health import Health
 from .janitor import Janitor
 from .jobwatch import JobWatch
@@ -30,6 +31,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     JobConfig,
     Limits,
     Profiles,
+    DiskSpace,
     Uploads,
     Outputs,
     JobWatch,

@@ -14,6 +14,7 @@
      ├── TooManyRequests       429  a limit on the number of things
      ├── NotSupported          501  the service cannot do this (yet)
      └── Unavailable           503  the hub, the storage or the cluster does not answer
+          └── InsufficientStorage 507  there is no room left for what was sent
 
 Anything else that is raised in a handler is a defect of ours: it is logged with the request's id and
 answered with 500 and that id.
@@ -135,4 +136,14 @@ class Unavailable(KBatchError):
     reason = "Unavailable"
 
     def __init__(self, message: str, *, retry_after_seconds: int = 5, **kwargs: Any) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds, **kwargs)
+
+
+class InsufficientStorage(Unavailable):
+    """There is no room for what was sent: a kind of Unavailable, as it may well work later."""
+
+    status = 507
+    reason = "InsufficientStorage"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 60, **kwargs: Any) -> None:
         super().__init__(message, retry_after_seconds=retry_after_seconds, **kwargs)

@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from . import __version__
+from .diskspace import DiskSpace
 from .errors import Unavailable
 from .health import Health
 from .leader import Leader
@@ -35,6 +36,7 @@ class Gauges(Collector):
     def __init__(
         self,
         *,
+        disk: DiskSpace,
         health: Health,
         leader: Leader,
         reconciler: Reconciler,
@@ -42,6 +44,7 @@ class Gauges(Collector):
         throttle: Throttle,
         traffic: Traffic,
     ) -> None:
+        self._disk = disk
         self._health = health
         self._leader = leader
         self._reconciler = reconciler
@@ -62,6 +65,7 @@ class Gauges(Collector):
         """
         async with self._lock:
             await self._look_up()
+        await self._disk.look()
         own = generate_latest(self._registry)
         # in a thread: some of it is read from files of the kernel
         return own + await asyncio.to_thread(generate_latest, REGISTRY)
@@ -101,6 +105,14 @@ class Gauges(Collector):
         for part in self._health.parts:
             up.add_metric([part.name], int(part.state == "ok"))
         yield up
+        free = GaugeMetricFamily(
+            "kbatch_disk_free_bytes",
+            "Bytes that are free on the disk of the database, and of files, where this machine has it.",
+            labels=["disk"],
+        )
+        for disk, size in self._disk.free_bytes.items():
+            free.add_metric([disk], size)
+        yield free
         requests = GaugeMetricFamily(
             "kbatch_http_open_requests",
             "Requests under way: streams (logs and jobs that are followed) and others.",

@@ -12,6 +12,7 @@ from traitlets import Instance, default
 from traitlets.config import LoggingConfigurable
 
 from .audit import Action, AuditPage, AuditQuery, is_first, make_entry
+from .diskspace import DiskSpace
 from .errors import Conflict, Forbidden, InvalidRequest, Unavailable
 from .failpoints import reach
 from .jobrequest import JobRequest
@@ -25,7 +26,6 @@ from .logtext import LogText
 from .metrics import SUBMITTED
 from .models import ForgottenUser, Job, JobEvent, JobSpec, Status, User, utcnow
 from .profiles import Profiles
-from .quota import QUEUED
 from .slugs import make_job_id
 from .standing import Standing
 from .store import JobStore
@@ -41,6 +41,7 @@ class Jobs(LoggingConfigurable):
     the handler.
     """
 
+    disk = Instance(DiskSpace, allow_none=True)
     launcher = Instance(JobLauncher)
     limits = Instance(Limits, ())
     profiles = Instance(Profiles)
@@ -78,12 +79,9 @@ class Jobs(LoggingConfigurable):
         limits as a whole, TooManyRequests where the user has as many queued as may be, NotFound where the
         upload is not the user's, Conflict where the key was used for another request.
         """
-        code_sha256 = None
-        if request.working_dir and request.upload is None:
-            raise InvalidRequest.of_field("working_dir", "is a folder of the code: name an upload as well")
-        if request.upload is not None:
-            code_sha256 = (await self.store.get_upload(request.upload, user=user.name)).code_sha256
-        spec = await self.make_spec(user, request, code_sha256=code_sha256)
+        if self.disk is not None:
+            await self.disk.check()
+        spec = await self.make_spec(user, request, code_sha256=await self._find_code(user, request))
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
         job = Job(
@@ -109,7 +107,11 @@ class Jobs(LoggingConfigurable):
             env=request.env,
             idempotency_key=idempotency_key,
             request_hash=request_hash,
-            limits=QueueLimits(limits.get(QUEUED), self.limits.find_group_queues(user.groups)),
+            limits=QueueLimits(
+                self.limits.find_queue(limits),
+                self.limits.find_group_queues(user.groups),
+                record_bytes=self.limits.max_record_bytes or None,
+            ),
             audit=make_entry(action, job.id, job.user, detail=(rerun_of and f"of {rerun_of}") or ""),
         )
         if is_new:
@@ -118,6 +120,14 @@ class Jobs(LoggingConfigurable):
             self.on_submit(job)
             reach("submit.4")
         return job, is_new
+
+    async def _find_code(self, user: User, request: JobRequest) -> str | None:
+        """Return the hash of the code that a job is to run, or None when it has none."""
+        if request.upload is not None:
+            return (await self.store.get_upload(request.upload, user=user.name)).code_sha256
+        if request.working_dir:
+            raise InvalidRequest.of_field("working_dir", "is a folder of the code: name an upload as well")
+        return None
 
     async def make_spec(self, user: User, request: JobRequest, *, code_sha256: str | None = None) -> JobSpec:
         """Return what the job that is asked for will be.

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import traitlets
-from traitlets import Dict, Float, TraitError, Unicode, validate
+from jupyterhub.traitlets import ByteSpecification
+from traitlets import Dict, Float, Integer, TraitError, Unicode, validate
 from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, InvalidRequest, Unavailable
@@ -52,6 +53,25 @@ class Limits(LoggingConfigurable):
 
             c.Limits.user_limits = {"queued": 1000, "running": 4, "cpu": 16, "memory": "64G",
                                     "nvidia.com/gpu": 1, "job_hours_per_month": 500}
+        """,
+        config=True,
+    )
+
+    max_queued = Integer(
+        10_000,
+        min=0,
+        help="""How many jobs a user may have queued whose ``queued`` nothing else limits: one more is
+        answered with 429. 0: any number.""",
+        config=True,
+    )
+
+    max_record_bytes = ByteSpecification(
+        2**30,
+        help="""Bytes of the database that the jobs of one user may take, those that are over included: with
+        their environments, commands and descriptions. An integer, or a string like ``1G``; one more job is
+        answered with 403, until some are deleted. 0: any number.
+
+        Most jobs take one or two thousand, and one with the largest environment 400,000.
         """,
         config=True,
     )
@@ -199,6 +219,10 @@ class Limits(LoggingConfigurable):
             resource = Bounds(owner, owned).find_impossible(demand)
             if resource is not None:
                 raise _make_refusal(owner, resource, owned[resource], spec)
+
+    def find_queue(self, limits: Mapping[str, float]) -> float | None:
+        """Return how many jobs a user with these limits may have queued, or None for any number."""
+        return limits.get(QUEUED, self.max_queued or None)
 
     def find_group_queues(self, groups: Iterable[str]) -> dict[str, float]:
         """Return how many jobs each of the groups may have queued, of those that have a limit for it."""

@@ -99,13 +99,6 @@ CONNECTIONS_CLOSED = Counter(
     ("whose",),
     registry=REGISTRY,
 )
-LIMITED = Counter(
-    "kbatch_requests_limited",
-    "Requests refused by a limit of Throttle, by its name.",
-    ("limit",),
-    registry=REGISTRY,
-)
-
 HUB_SECONDS = Histogram(
     "kbatch_hub_request_seconds",
     "How long the hub took to say who a token is.",

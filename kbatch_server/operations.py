@@ -8,6 +8,7 @@ from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from .auth import HubAuthenticator
+from .diskspace import DiskSpace
 from .engine import Engine
 from .gauges import Gauges
 from .health import Health, Part
@@ -22,6 +23,7 @@ class Operations(LoggingConfigurable):
     """Builds health and metrics, and runs what of them runs, from ``start`` to ``stop``."""
 
     auth = Instance(HubAuthenticator)
+    disk = Instance(DiskSpace)
     engine = Instance(Engine)
     storage = Instance(Storage)
     store = Instance(JobStore)
@@ -36,11 +38,13 @@ class Operations(LoggingConfigurable):
                 Part("database", self.store.check, is_needed=True),
                 Part("database_writes", self.store.check_writes),
                 Part("storage", self.storage.check),
+                Part("disk", self.disk.check_health),
                 Part("launcher", self.engine.launcher.check),
                 Part("hub", self.auth.check),
             ],
         )
         self.gauges = Gauges(
+            disk=self.disk,
             health=self.health,
             leader=self.engine.leader,
             reconciler=self.engine.reconciler,

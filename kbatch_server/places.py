@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from .errors import TooManyRequests, Unavailable
-from .metrics import LIMITED
+from .metrics import LIMITS_HELD
 
 RETRY_AFTER_SECONDS = 10
 
@@ -28,7 +28,7 @@ class Places:
     def take(self, user: str) -> Iterator[None]:
         """Hold a place; raises TooManyRequests when the user has no other, Unavailable when nobody has."""
         if self._taken[user] >= self._per_user:
-            LIMITED.labels(f"{self._limit}_per_user").inc()
+            LIMITS_HELD.labels(f"{self._limit}_per_user").inc()
             raise TooManyRequests(
                 f"{self._per_user} {self._what} of yours are under way, which is the limit:"
                 " wait for one to end.",
@@ -36,7 +36,7 @@ class Places:
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         if self._taken.total() >= self._total:
-            LIMITED.labels(self._limit).inc()
+            LIMITS_HELD.labels(self._limit).inc()
             raise Unavailable(
                 f"Too many {self._what} are under way. Try again in a moment.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
@@ -169,7 +169,7 @@ class BytesBudget:
         def take(size: int) -> None:
             nonlocal own
             if self._held[user] + size > self._per_user:
-                LIMITED.labels(f"{self._limit}_per_user").inc()
+                LIMITS_HELD.labels(f"{self._limit}_per_user").inc()
                 raise TooManyRequests(
                     f"Your requests under way have {self._per_user} bytes together, which is the limit:"
                     " wait for one to end.",
@@ -177,7 +177,7 @@ class BytesBudget:
                     retry_after_seconds=RETRY_AFTER_SECONDS,
                 )
             if self._all + size > self._total:
-                LIMITED.labels(self._limit).inc()
+                LIMITS_HELD.labels(self._limit).inc()
                 raise Unavailable(
                     "The requests under way are too large together. Try again in a moment.",
                     retry_after_seconds=RETRY_AFTER_SECONDS,

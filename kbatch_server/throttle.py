@@ -11,7 +11,7 @@ from traitlets.config import LoggingConfigurable
 
 from .connections import Connections
 from .errors import TooManyRequests
-from .metrics import LIMITED
+from .metrics import LIMITS_HELD
 from .models import User
 from .places import BytesBudget, Lanes, Places
 from .rates import Rates
@@ -28,15 +28,15 @@ class Throttle(LoggingConfigurable):
     """Keeps one client from taking what all need. Each replica counts by itself."""
 
     submits_per_minute = Float(
-        0,
+        1200,
         min=0,
-        help="""Jobs that a user may submit in a minute, on average; one more is answered with 429. Default:
-        0, which means any number.""",
+        help="""Jobs that a user may submit in a minute, on average; one more is answered with 429. 0: any
+        number.""",
         config=True,
     )
 
     submit_burst = Integer(
-        100,
+        5000,
         min=1,
         help="""Jobs that a user may submit at once who has not for a while, with ``submits_per_minute``.""",
         config=True,
@@ -45,7 +45,8 @@ class Throttle(LoggingConfigurable):
     uploads_per_minute = Float(
         0,
         min=0,
-        help="""ZIPs that a user may send in a minute, on average, as ``submits_per_minute``.""",
+        help="""ZIPs that a user may send in a minute, on average, as ``submits_per_minute``. Default: any
+        number.""",
         config=True,
     )
 
@@ -212,7 +213,7 @@ class Throttle(LoggingConfigurable):
         """Count a ``submit`` or an ``upload`` of the user's; raises TooManyRequests."""
         wait_seconds = self._rates[action].take(user.name)
         if wait_seconds:
-            LIMITED.labels(f"{action}s_per_minute").inc()
+            LIMITS_HELD.labels(f"{action}s_per_minute").inc()
             raise TooManyRequests(
                 f"You {action} more often than is allowed here: go on in {wait_seconds} s.",
                 reason="RateLimited",

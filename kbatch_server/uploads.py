@@ -12,12 +12,13 @@ from datetime import timedelta
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Instance, Integer
+from traitlets import Instance, Integer, default
 from traitlets.config import LoggingConfigurable
 
 from .archive import Archive, Reader, check_archive, rewrite_archive
 from .audit import AuditEntry
-from .errors import TooLarge, TooManyRequests, Unavailable
+from .diskspace import DiskSpace
+from .errors import InsufficientStorage, TooLarge, TooManyRequests, Unavailable
 from .metrics import LIMITS_HELD, UPLOADED_BYTES, UPLOADS
 from .models import Upload, User, make_upload_key, utcnow
 from .places import FairPlaces, Places
@@ -99,8 +100,13 @@ class Uploads(LoggingConfigurable):
         config=True,
     )
 
+    disk = Instance(DiskSpace)
     storage = Instance(Storage)
     store = Instance(JobStore)
+
+    @default("disk")
+    def _default_disk(self) -> DiskSpace:
+        return DiskSpace(parent=self.parent, storage=self.storage, store=self.store)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -130,11 +136,13 @@ class Uploads(LoggingConfigurable):
         """Keep the ZIP that ``chunks`` yields, and return its upload.
 
         The same content sent again by the same user is the earlier upload, kept for the full time again.
-        Raises TooLarge, InvalidRequest (what is wrong with the ZIP) and Unavailable (the storage). Whatever
+        Raises TooLarge, InvalidRequest (what is wrong with the ZIP), InsufficientStorage, Unavailable (the
+        storage) and TooManyRequests. Whatever
         is raised, and when this is cancelled, nothing is left of it.
         """
         if declared_size is not None and declared_size > self.max_upload_bytes:
             raise TooLarge.of_body(self.max_upload_bytes, size=declared_size)
+        await self.disk.check(declared_size or 0)
         counted = _Counted(chunks, self.max_upload_bytes)
         upload = self._make_upload(user, counted)
         task = asyncio.current_task()
@@ -317,7 +325,7 @@ def _unavailable() -> Iterator[None]:
     try:
         yield
     except StorageFull as error:
-        raise Unavailable(
+        raise InsufficientStorage(
             "The storage is full. Tell the admin of the hub.", retry_after_seconds=600
         ) from error
     except StorageError as error:

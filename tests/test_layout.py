@@ -28,7 +28,7 @@ LAYERS = [
     ["harvest", "logreader", "standing", "turns"],
     ["lines"],
     ["departures", "launchpad", "logrecorder", "outputs", "relaunch", "uploads"],
-    ["logtext", "logwriter"],
+    ["logtext", "logwriter", "diskspace"],
     ["launchers"],
     ["kube"],
     ["storage", "store"],

@@ -82,6 +82,10 @@ class Storage(LoggingConfigurable):
         """
         raise NotImplementedError
 
+    async def get_free_bytes(self) -> int | None:
+        """Return how much room is left for objects, or None, the default, where that is not known."""
+        return None
+
     async def check(self) -> None:
         """Raise StorageError unless the storage answers."""
         with contextlib.suppress(ObjectNotFound):

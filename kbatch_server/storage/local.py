@@ -21,7 +21,7 @@ from traitlets import Integer, Unicode
 from ..private import make_private
 from .base import ObjectNotFound, Storage, StorageError, StorageFull, StoredObject
 from .pieces import check_key, check_prefix, is_key, regroup
-from .space import Space
+from .space import Space, get_free_bytes
 
 PIECE_BYTES = 2**20
 """What one trip to a thread reads or writes: the trip costs little beside it, and the memory is nothing."""
@@ -131,6 +131,10 @@ class FileStorage(Storage):
     async def get_size(self, key: str) -> int:
         """Return the object's size in bytes, or raise ObjectNotFound."""
         return (await _in_thread(self._path(key).stat)).st_size
+
+    async def get_free_bytes(self) -> int:
+        """Return how much room is left on the disk."""
+        return await _in_thread(get_free_bytes, self.root)
 
     async def delete(self, key: str) -> None:
         """See to it that there is no object with that key."""

@@ -47,8 +47,7 @@ class Space:
         return bool(self._max_bytes) and self._used + size > self._max_bytes
 
     def _check_disk(self, size: int) -> None:
-        disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize
+        free = get_free_bytes(self._folder)
         if free - size < self._min_free_bytes:
             raise StorageFull(
                 f"the storage is full: its disk has {free} bytes free, of which "
@@ -59,6 +58,12 @@ class Space:
         if self._max_bytes:
             self._used = sum(_find_sizes(self._folder))
         self._counted_at = time.monotonic()
+
+
+def get_free_bytes(folder: str | Path) -> int:
+    """Return how much room is left on the disk of a folder; it blocks for as long as the disk does."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _find_sizes(folder: Path) -> Iterator[int]:

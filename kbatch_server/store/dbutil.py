@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
-from ..errors import Unavailable
+from ..errors import InsufficientStorage, Unavailable
 from ..metrics import DATABASE_FAILURES
 from . import postgresql, sqlite
-from .errors import StoreError, first_line
+from .errors import StoreError, first_line, is_disk_full
 from .groupcommit import GroupCommit
 from .schema import ensure_schema
 
@@ -46,6 +46,8 @@ _DRIVERS = {
 }
 """What an address may begin with, and who knows that database."""
 
+DISK_FULL = "The database's disk is full. Tell the admin of the hub."
+
 Result = TypeVar("Result")
 
 
@@ -62,6 +64,8 @@ class Database:
         self._commits: GroupCommit
         self.is_failing = False
         """Whether the last write was not done, as when the disk is full."""
+        self.is_full = False
+        """Whether it was not done because there was no room for it."""
 
     @property
     def is_shared(self) -> bool:
@@ -138,11 +142,18 @@ class Database:
             with self._unavailable():
                 async with asyncio.timeout(ANSWER_SECONDS):
                     result = await self._commits.run(operation)
-        except Unavailable:
+        except Unavailable as error:
             self.is_failing = True
+            self.is_full = isinstance(error, InsufficientStorage)
             raise
-        self.is_failing = False
+        self.is_failing = self.is_full = False
         return result
+
+    async def get_free_bytes(self) -> int | None:
+        """Return how much room is left for the database, or None where another machine has it."""
+        if self.is_shared:
+            return None
+        return await self.read(lambda connection: sqlite.get_free_bytes(connection, self.url))
 
     @contextlib.contextmanager
     def _unavailable(self) -> Iterator[None]:
@@ -156,6 +167,8 @@ class Database:
                 raise
             DATABASE_FAILURES.inc()
             self._log.error("the database did not do it: %s", first_line(error))
+            if is_disk_full(error):
+                raise InsufficientStorage(DISK_FULL) from error
             raise Unavailable("The database does not answer now. Try again in a moment.") from error
 
 

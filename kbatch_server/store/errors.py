@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlalchemy.exc import DBAPIError
 
 _DEFEATED = {"40001", "40P01"}
 """What PostgreSQL says (as SQLSTATE) to the one of two writers that it chose to stop: a deadlock, mostly."""
+
+
+_DISK_FULL = "53100"
+"""The SQLSTATE of PostgreSQL."""
 
 
 class StoreError(Exception):
@@ -15,6 +21,14 @@ class StoreError(Exception):
 def is_defeated(error: BaseException | None) -> bool:
     """Return whether a statement was stopped for another writer's sake: the same again may well work."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _DEFEATED
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether the database has no room left for what was to be written."""
+    if not isinstance(error, DBAPIError):
+        return False
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", None) == _DISK_FULL
 
 
 def first_line(error: BaseException) -> str:

@@ -133,6 +133,15 @@ class JobStore(
         if self._database.is_failing:
             await self._database.write(lambda connection: connection.execute(_TOUCH))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the last write was not done because there was no room for it."""
+        return self._database.is_full
+
+    async def get_free_bytes(self) -> int | None:
+        """Return how much room is left for the database, or None where another machine has it."""
+        return await self._database.get_free_bytes()
+
     async def upgrade(self) -> None:
         """Bring the tables up to date, without opening the store; raises StoreError."""
         await self._database.open(upgrade=True)

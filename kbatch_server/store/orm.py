@@ -110,6 +110,8 @@ jobs = Table(
     Column("upload", String(64), index=True),
     # the negative of the priority: what is in its place, and then in that of seq, is the order of turns
     Column("rank", Integer, nullable=False, server_default="0"),
+    # about what it takes of the database: of all of a user's the sum is limited
+    Column("record_bytes", Integer, nullable=False, server_default="0"),
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
     UniqueConstraint("user", "idempotency_key"),
@@ -119,6 +121,7 @@ jobs = Table(
     Index("ix_jobs_status", "user", "status", "seq", "delete_requested_at"),
     Index("ix_jobs_name", "user", "name", "seq"),
     Index("ix_jobs_ended_at", "user", "ended_at"),
+    Index("ix_jobs_record_bytes", "user", "record_bytes"),
     # with the status, which is always the same: else SQLite finds the index above better; and with the last
     # two, which are always null, so that it counts without reading the jobs
     Index(

@@ -1,14 +1,17 @@
-"""How many jobs may be queued: counted in the transaction that adds one, so it holds for all who add some."""
+"""How many jobs may be queued, and what they may take of the database: counted in the transaction that adds
+one, so it holds for all who add some."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, text
 
-from ..errors import TooManyRequests
+from ..errors import Forbidden, TooManyRequests
+from ..metrics import LIMITS_HELD
 from . import postgresql
 from .orm import WAITING, jobs, queued_groups
 from .turnstore import count_queued
@@ -19,6 +22,10 @@ RETRY_AFTER_SECONDS = 60
 MAX_BOUNDS = 10_000
 """Users whose number of queued jobs is remembered."""
 
+SUM_SECONDS = 60
+"""For how long the sum of what a user's jobs take is good."""
+
+_SUM = select(func.sum(jobs.c.record_bytes)).where(jobs.c.user == bindparam("of_user"))
 _OF_GROUPS = queued_groups.c.group.in_(bindparam("groups", expanding=True))
 _FORGET = delete(queued_groups).where(
     _OF_GROUPS, ~exists().where(jobs.c.seq == queued_groups.c.job_seq, text(WAITING))
@@ -32,6 +39,8 @@ class QueueLimits:
 
     user: float | None = None
     groups: Mapping[str, float] = field(default_factory=dict)
+    record_bytes: int | None = None
+    """How many bytes of the database all jobs of the user may take."""
 
 
 class Queued:
@@ -80,6 +89,38 @@ class Queued:
                 self._bounds.clear()
             self._bounds[user] = self._of_user[user]
         self._of_group.update(limits.groups.keys())
+        return None
+
+
+class RecordBytes:
+    """How much of the database the jobs of each user take, as far as this process must know.
+
+    A sum is good for a while: other processes may add jobs meanwhile, and users delete some. So a limit may
+    be passed by what a user submits to several processes in a minute.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[int, float]] = {}
+
+    def add(self, connection: Connection, user: str, size: int, limit: int | None) -> Forbidden | None:
+        """Count a job of this size, or return why there may not be one."""
+        if limit is None:
+            return None
+        now = time.monotonic()
+        known, at = self._sums.get(user, (0, float("-inf")))
+        if now - at > SUM_SECONDS or known + size > limit:
+            known, at = int(connection.scalar(_SUM, {"of_user": user}) or 0), now
+        if known + size > limit:
+            LIMITS_HELD.labels("max_record_bytes").inc()
+            return Forbidden(
+                f"Your jobs take {known} bytes of the database, and may take {limit}: delete some that you do"
+                " not need any more.",
+                reason="QuotaExceeded",
+                details={"limit": limit, "resource": "record_bytes"},
+            )
+        if len(self._sums) > MAX_BOUNDS:
+            self._sums.clear()
+        self._sums[user] = known + size, at
         return None
 
 

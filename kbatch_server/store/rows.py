@@ -16,8 +16,11 @@ from .orm import jobs
 
 _PODS = TypeAdapter(list[Pod])
 
-_ROW_BYTES = 500
-"""What a job has in its JSON beside its texts: names of fields, times."""
+ROW_BYTES = 500
+"""What a job has, in its JSON and in the database, beside its texts: names of fields, times, indexes."""
+
+LARGE = ("env", "spec", "description", "tags")
+"""The columns of what a user sends, which may be large."""
 
 _ESCAPED_BYTES = 6
 """What a character takes in JSON that is not ASCII."""
@@ -88,6 +91,7 @@ def make_row(job: Job, env: Mapping[str, str], keyring: Keyring) -> dict[str, An
     row["outputs"] = None if job.outputs is None else job.outputs.model_dump_json()
     row["upload"] = job.spec.upload
     row["rank"] = -job.spec.priority
+    row["record_bytes"] = ROW_BYTES + sum(len(row[name] or "") for name in LARGE)
     return row
 
 
@@ -112,7 +116,7 @@ def make_job(row: Sequence[Any]) -> Job:
 def measure(row: Sequence[Any]) -> int:
     """Return about how many bytes a row of ``COLUMNS`` has as JSON, by what of it may be large."""
     texts = [each for each in row if isinstance(each, str)]
-    return _ROW_BYTES + sum(len(each) if each.isascii() else _ESCAPED_BYTES * len(each) for each in texts)
+    return ROW_BYTES + sum(len(each) if each.isascii() else _ESCAPED_BYTES * len(each) for each in texts)
 
 
 def make_changes(columns: dict[str, Any]) -> dict[str, Any]:

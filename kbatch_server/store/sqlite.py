@@ -48,6 +48,20 @@ def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
     return reader, writer
 
 
+def get_free_bytes(connection: Connection, url: URL) -> int:
+    """Return how much room is left on the disk of the database's file, and in that.
+
+    What is deleted leaves room in the file, which does not become smaller.
+    """
+    assert url.database is not None  # noqa: S101  # check_url saw to it
+    pages, page_bytes = (
+        int(connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0)
+        for name in ("freelist_count", "page_size")
+    )
+    disk = os.statvfs(os.path.dirname(os.path.abspath(url.database)))
+    return disk.f_bavail * disk.f_frsize + pages * page_bytes
+
+
 def ensure_private_file(url: URL) -> None:
     """Make the file readable by the service alone, before SQLite makes it readable by all."""
     assert url.database is not None  # noqa: S101  # check_url saw to it

@@ -21,7 +21,7 @@ from .auditstore import put_entries
 from .changes import Changes, JobChange
 from .dbutil import Database
 from .orm import job_tags, jobs, uploads
-from .queuelimits import Queued, QueueLimits, add_to_groups
+from .queuelimits import Queued, QueueLimits, RecordBytes, add_to_groups
 from .rows import COLUMNS, make_job, make_row
 
 BATCH = 100
@@ -94,6 +94,7 @@ class JobWriter:
         self._queue: asyncio.Queue[_Request | None] = asyncio.Queue(QUEUE)
         self._task: asyncio.Task[None] | None = None
         # of other processes that add jobs, nothing is known here
+        self._record_bytes = RecordBytes()
         self._queued_at_most: dict[str, int] | None = None if database.is_shared else {}
 
     def start(self) -> None:
@@ -202,6 +203,8 @@ class JobWriter:
                 outcomes.append(NotFound(f"There is no upload {upload!r} of yours."))
             elif (refusal := queued.add(request.job.user, request.limits)) is not None:
                 outcomes.append(refusal)
+            elif (full := self._add_bytes(connection, request)) is not None:
+                outcomes.append(full)
             else:
                 new.append(request)
                 outcomes.append((request.job, True))
@@ -213,6 +216,10 @@ class JobWriter:
             reach("submit.2")
             self._changes.announce(connection, _changes_of(new))
         return outcomes
+
+    def _add_bytes(self, connection: Connection, request: _Request) -> KBatchError | None:
+        size, limit = request.row["record_bytes"], request.limits.record_bytes
+        return self._record_bytes.add(connection, request.job.user, size, limit)
 
     def _find_same_keys(
         self, connection: Connection, batch: list[_Request]
