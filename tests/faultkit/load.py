@@ -24,8 +24,8 @@ START_SECONDS = 120
 BACK_SECONDS = 60
 """How long a client tries again before it gives up: longer than any fault takes."""
 
-MAY_BE_ANSWERED = {0, 503}
-"""What a client may get instead of a job: no answer (0), or that something is away."""
+MAY_BE_ANSWERED = {0, 503, 507}
+"""What a client may get instead of a job: no answer (0), or that something is away or full."""
 
 
 @dataclass(frozen=True)

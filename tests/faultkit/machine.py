@@ -34,6 +34,7 @@ c.JobConfig.image = "this-machine"
 c.JobConfig.termination_grace_period_seconds = 1
 c.LogRecorder.flush_seconds = 0.5
 c.FileStorage.min_free_bytes = 0
+c.DiskSpace.min_free_bytes = 0
 """
 TWO_DAYS_SECONDS = 2 * 86400
 
