@@ -24,8 +24,8 @@ class DiskSpace(LoggingConfigurable):
     """Refuses new jobs and uploads before a disk is full, so that all that is there can go on and be deleted.
 
     It looks at the disk of a SQLite database and at that of files. Of a PostgreSQL it hears that the disk is
-    full when a write has failed; from then on a submit is tried from time to time, and other writes, which may
-    need room as well, are repeated by whoever makes them.
+    full when a write has failed; from then on a submit is tried from time to time, and other writes, which
+    may need room as well, are repeated by whoever makes them.
     """
 
     min_free_bytes = ByteSpecification(
