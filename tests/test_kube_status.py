@@ -392,16 +392,22 @@ def failed_last(found: Manifest, *pods: Manifest) -> str:
 MESH = {"name": "istio-proxy", "state": RUNNING}
 
 
+PULLING = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+
+
 @pytest.mark.parametrize("code", [0, 3])
-def test_a_container_that_the_cluster_added_does_not_keep_a_job_running(code: int) -> None:
-    lingering = pod("Running", terminated(code, "Completed" if not code else "Error", finished=5))
-    lingering["status"]["containerStatuses"].append(MESH)
+@pytest.mark.parametrize(("phase", "state"), [("Running", RUNNING), ("Pending", PULLING)])
+def test_a_container_that_the_cluster_added_does_not_keep_a_job_running(
+    code: int, phase: str, state: Manifest
+) -> None:
+    lingering = pod(phase, terminated(code, "Completed" if not code else "Error", finished=5))
+    lingering["status"]["containerStatuses"].append(MESH | {"state": state})
     spec = JobSpec(image=IMAGE, sidecar_timeout_seconds=20)
     seen = make_timed_status(make_seen(job(), lingering), spec, timedelta(seconds=1))
     assert (seen.status, seen.reason, seen.exit_code) == (Status.RUNNING, "SidecarRunning", code)
     assert seen.message == (
-        "Its command has ended. In its pod istio-proxy still runs, which is a container that the cluster "
-        "added to it, and will be ended."
+        "The command has ended. The pod still has the container istio-proxy, which the cluster added to it: "
+        "the service ends the pod soon."
     )
     assert seen.finish_at == moment(5, 21)
     spec = JobSpec(image=IMAGE, sidecar_timeout_seconds=0)

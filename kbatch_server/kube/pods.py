@@ -90,16 +90,17 @@ def get_wanted_limit(pods: Iterable[Manifest], spec: JobSpec) -> int:
 
 
 def find_strangers(pod: Manifest) -> list[str]:
-    """Return the containers that still run when the command has ended: something else put them into the pod.
+    """Return the containers that have not ended when the command has: something else put them into the pod.
 
-    A native sidecar is none of them: that is ended by Kubernetes.
+    They may run, or wait for an image that cannot be had. A native sidecar is none of them: that is ended by
+    Kubernetes.
     """
     if pod.get("isGone") or "terminated" not in find_state(pod):
         return []
     own = [
         each["name"]
         for each in pod["status"].get("containerStatuses") or []
-        if "running" in (each.get("state") or {})
+        if "terminated" not in (each.get("state") or {})
     ]
     return [name for name in own if name != MAIN_CONTAINER]
 

@@ -284,11 +284,10 @@ def rejected(reason: str, message: str) -> str:
 
 def strangers(names: Sequence[str]) -> str:
     """Say what keeps a pod alive whose command has ended."""
-    are = "is a container" if len(names) == 1 else "are containers"
-    verb = "runs" if len(names) == 1 else "run"
+    has = "the container" if len(names) == 1 else "the containers"
     return (
-        f"Its command has ended. In its pod {_join(list(names))} still {verb}, which {are} that the cluster "
-        "added to it, and will be ended."
+        f"The command has ended. The pod still has {has} {_join(list(names))}, which the cluster added to it: "
+        "the service ends the pod soon."
     )
 
 

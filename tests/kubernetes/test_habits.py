@@ -13,7 +13,7 @@ import pytest
 from installation import API, Installation
 
 from tests.cluster import ClusterLike
-from tests.images import JOB, ensure_job_image
+from tests.images import JOB, JOB_IMAGE
 
 STRANGER, ADA = 54321, 4321
 """Users' ids: one that is in no image, and one with a home in that of the tests."""
@@ -72,7 +72,7 @@ def api(cluster: ClusterLike) -> Iterator[kubernetes.client.CoreV1Api]:
 def site(
     cluster: ClusterLike, api: kubernetes.client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    cluster.load_image(ensure_job_image())
+    cluster.load_image(JOB_IMAGE.find())
     namespace = f"habits-{secrets.token_hex(4)}"
     api.create_namespace({"metadata": {"name": namespace}})
     api.create_namespaced_limit_range(namespace, LIMIT_RANGE)

@@ -18,8 +18,6 @@ from tests.cluster import ClusterLike
 from tests.environments import NOTEBOOKS
 from tests.notebooks import make_notebook, read_outputs
 
-pytestmark = pytest.mark.timeout(900)  # the first of them may build the image
-
 CONFIG = """
 def modify_pod_hook(launcher, pod, job):
     # an image with Python, and what a notebook takes from a folder of the node
@@ -48,7 +46,7 @@ def folder() -> Iterator[Path]:
 def alice(cluster: ClusterLike, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[API]:
     if not cluster.is_ours:
         pytest.skip("images cannot be loaded into the cluster of KUBECONFIG")
-    cluster.load_image(images.ensure_job_image())
+    cluster.load_image(images.JOB_IMAGE.find())
     namespace = f"notebooks-{secrets.token_hex(4)}"
     with kubernetes.config.new_client_from_config(str(cluster.kubeconfig)) as api_client:
         kubernetes.client.CoreV1Api(api_client).create_namespace({"metadata": {"name": namespace}})
