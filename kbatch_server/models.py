@@ -96,7 +96,7 @@ class JobSpec(BaseModel):
     output_volume_size: int | None = None
     init_resources: dict[str, dict[str, str]] = Field(default_factory=dict)
     sidecar_resources: dict[str, dict[str, str]] = Field(default_factory=dict)
-    ensure_home: bool | None = None
+    ensure_home: bool = True
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
     volumes: list[dict[str, Any]] = Field(default_factory=list)

@@ -64,17 +64,13 @@ class PodConfig(Configurable):
     )
 
     ensure_home = Bool(
-        None,
-        allow_none=True,
+        True,
         help="""Whether a job gets a home folder of its own, ``/kbatch-home``, where it may not write to its
-        HOME.
+        HOME, as when the cluster or the admin chooses a user that the image does not know.
 
-        The HOME of the image stays where the job may write to it. The check takes ``/bin/sh`` in the image:
-        a job whose command is in an image without a shell must set HOME in its ``env``; then nothing is
-        checked. Nor is it for a job without a ``command``. None, the default: where
-        ``pod_security_context`` or ``container_security_context`` has ``runAsUser``, which need not be the
-        user that the image was made for. Set it to True where the cluster chooses the user, as OpenShift
-        does.
+        The HOME of the image stays where the job may write to it. The check needs ``/bin/sh`` in the image.
+        Set it to False for images without a shell; for a single job, its user sets HOME in ``env``, and then
+        nothing is checked. Nor is it for a job without a ``command``.
         """,
         config=True,
     )

@@ -335,6 +335,13 @@ async def test_pods_are_listed_behind_a_page_of_jobs_that_have_none(web, api):
     assert listed["metadata"]["name"] == "train-1-abcde"
 
 
+async def test_jobs_that_ended_long_ago_are_not_listed(web, api):
+    await api.get("jobs/")
+    [query] = web.jobs.queries
+    age = utcnow() - query.unless_ended_before
+    assert timedelta(days=web.services.kbatch_list_days) <= age < timedelta(days=8)
+
+
 async def test_pods_and_logs_by_the_name_of_either(web, api):
     pods = [Pod(name="train-1-abcde", phase="Running", created_at=utcnow())]
     web.jobs.add(make_job(pods=pods))

@@ -355,6 +355,25 @@ async def test_of_too_many_files_the_first_by_path_are_sent_and_the_rest_is_name
     }
 
 
+async def test_links_take_no_place_of_files(job: Sidecar, make_sink) -> None:
+    job.unpack({"main.py": "1"})
+    for number in range(4):
+        (job.outputs / f"a{number}").symlink_to("/etc/passwd")
+        (job.workdir / f"a-{number}").symlink_to("/etc/passwd")
+    write_all(job.outputs, {"b": "1", "c": "2", "d": "3"})
+    job.max_files = 2
+    sink = make_sink()
+    sink.start()
+    assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
+    files = sink.files()
+    assert {path: content for path, content in files.items() if content != "/etc/passwd"} == {
+        "outputs/b": b"1",
+        "outputs/c": b"2",
+        "lists/omitted": b"1 1\n1 d\n",
+    }
+    assert len(files) == 8 + 3
+
+
 async def test_of_too_many_bytes_the_first_that_fit_are_sent(job: Sidecar, make_sink) -> None:
     write_all(job.outputs, {"a": "1" * 70, "b": "2" * 50, "c": "3" * 30, "sub/d": "4"})
     job.max_bytes = 100

@@ -78,8 +78,17 @@ def test_a_folder_with_more_than_can_be_kept_is_looked_at_up_to_a_limit(tmp_path
     for number in range(300):
         (tmp_path / str(number)).touch()
     found, _ = read(make_packer(tmp_path, OutputLimits(1000, 5)))
-    assert found.pop(None).files == 10 * 5 + 100 - 5
-    assert len(found) == 5
+    assert found.pop(None).files == 300 - 5
+    assert sorted(found) == ["0", "1", "10", "100", "101"]
+
+
+def test_links_take_no_place_of_files(tmp_path):
+    for number in range(5):
+        (tmp_path / f"a{number}").symlink_to("/etc/passwd")
+        (tmp_path / f"b{number}").write_text("x")
+    found, _ = read(make_packer(tmp_path, OutputLimits(1000, 5)))
+    assert {name for name in found if name.startswith("b")} == {f"b{number}" for number in range(5)}
+    assert None not in found
 
 
 def write_all(folder, files):

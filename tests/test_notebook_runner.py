@@ -115,6 +115,17 @@ def test_only_what_was_changed_is_set_and_has_its_type(image):
     assert again == (0, "[[64, 32], '00501', 'x', 0.3333333333333333, {'a': 1, 'b': 2}]\n")
 
 
+def test_a_cell_that_may_raise_an_exception_fails_no_job(image):
+    notebook = json.loads(make_notebook("1/0", "print('on')"))
+    notebook["cells"][0]["metadata"]["tags"] = ["raises-exception"]
+    code, log = image.run(json.dumps(notebook))
+    assert (code, log.splitlines()[-1]) == (0, "on")
+    notebook["cells"].append(dict(notebook["cells"][1], id="c9", source="raise ValueError('unexpected')"))
+    code, log = image.run(json.dumps(notebook))
+    assert code == 1
+    assert "unexpected" in log
+
+
 def test_parameters_of_a_notebook_without_such_a_cell_come_first(image):
     assert image.run(make_notebook("#:# Hello", "print(a)"), parameters={"a": 1}) == (0, "1\n")
 

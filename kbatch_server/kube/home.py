@@ -23,12 +23,8 @@ _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 
 def needs_home(spec: JobSpec, env_names: Collection[str]) -> bool:
-    """Whether a job may run as a user whose home in its image is missing, or another's."""
-    if not (spec.command or spec.notebook) or "HOME" in env_names:
-        return False
-    if spec.ensure_home is not None:
-        return spec.ensure_home
-    return "runAsUser" in {**spec.pod_security_context, **spec.container_security_context}
+    """Whether a job's home is seen to: its user may have none in the image, or that of another user."""
+    return spec.ensure_home and bool(spec.command or spec.notebook) and "HOME" not in env_names
 
 
 def wrap_command(command: Sequence[str]) -> list[str]:

@@ -286,8 +286,8 @@ def strangers(names: Sequence[str]) -> str:
     """Say what keeps a pod alive whose command has ended."""
     has = "the container" if len(names) == 1 else "the containers"
     return (
-        f"The command has ended. The pod still has {has} {_join(list(names))}, which the cluster added to it: "
-        "the service ends the pod soon."
+        f"The command has ended. The pod still has {has} {_join(list(names))}, which the cluster added to "
+        "it: the service ends the pod soon."
     )
 
 

@@ -33,11 +33,15 @@ MAX_SAID_LENGTH = 200
 """Characters of the sidecar's last word that are passed on."""
 
 _LIST_WORKDIR = r"""
-# Hidden files, and what Python and npm keep, are no results. A name with a line break is in no list.
+# Hidden files, and what Python and npm keep, are no results. A name with a line break is in no list. A link
+# has "l" for its size: where it leads decides whether it is a result, so it takes no place of a file's.
+mark_links() {
+  sed 's/^a... [0-9]* /l /; t; s/^[^ ]* //'
+}
 list_workdir() {
   find . -name '.?*' -prune -o -name __pycache__ -prune -o -name node_modules -prune -o \
     \( -type f -o -type l \) ! -path '*
-*' -exec stat -c '%s %y %n' {} +
+*' -exec stat -c '%f %s %y %n' {} + | mark_links
 }
 """.lstrip()
 
@@ -56,7 +60,7 @@ export root={ROOT} log=/dev/termination-log
 {_LIST_WORKDIR}
 list_outputs() {{
   find outputs \( -type f -o -type l \) ! -path '*
-*' -exec stat -c '%s %n' {{}} +
+*' -exec stat -c '%f %s %n' {{}} + | mark_links
 }}
 # Say in lists/chosen what is sent beside all of outputs ($whole), or in its place where that is too much:
 # then the first that fit, by path. Of two files of one path that of outputs counts.
@@ -70,11 +74,11 @@ choose() {{
       !($0 in before) {{ size = $1; sub(/^[^ ]+ [^ ]+ [^ ]+ [^ ]+ \.\//, ""); print size " workdir/" $0 }}
     ' lists/before - >lists/changed
   fi
-  sum='{{ files++; bytes += $1 }} END {{ printf "%.0f %.0f\n", files, bytes }}'
+  sum='{{ files += $1 != "l"; bytes += $1 }} END {{ printf "%.0f %.0f\n", files, bytes }}'
   all=$({{ list_outputs; cat lists/changed; }} | awk "$sum")
   entries=$({{ find outputs; cat lists/changed; }} | wc -l)
   export whole=outputs
-  sed 's/^[0-9]* //' lists/changed >lists/chosen
+  sed 's/^[0-9l]* //' lists/changed >lists/chosen
   [ "$entries" -le "$KBATCH_MAX_FILES" ] && [ "${{all#* }}" -le "$KBATCH_MAX_BYTES" ] && return
   whole=
   : >lists/named
@@ -87,8 +91,9 @@ choose() {{
     {{
       size = $NF; folder = $(NF - 1)
       path = substr($0, 1, length($0) - length(size) - length(folder) - 2)
-      if (NR > 1 && path == last) {{ left[1]--; left[2] -= size; next }}
+      if (NR > 1 && path == last) {{ left[1] -= size != "l"; left[2] -= size; next }}
       last = path
+      if (size == "l") {{ print folder "/" path; next }}
       if (files < max_files && bytes + size <= max_bytes) {{
         files++; bytes += size
         print folder "/" path

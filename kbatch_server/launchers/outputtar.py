@@ -169,8 +169,8 @@ class Packer:
         except OSError:  # EINVAL: it is none
             file = self._open(entry)
         else:
-            if self._has_room(entry.path, 0):
-                yield _make_header(path, target=target)
+            # it takes no place of a file's: where it leads decides whether it is a result
+            yield _make_header(path, target=target)
             return
         if file is None:
             self.left_out += 1
@@ -207,7 +207,7 @@ class Packer:
 
     def _scan(self, folder: int, rank: int, prefix: str) -> list[str]:
         """Return the names in a folder, each folder's with a slash: that is the order of whole paths, too."""
-        names = []
+        names: list[str] = []
         manifest = self._manifests[rank]
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -217,11 +217,18 @@ class Packer:
                 if not (is_folder or entry.is_symlink() or entry.is_file(follow_symlinks=False)):
                     self.left_out += 1
                     continue
-                self._room -= 1  # what is found is held until it is sorted
-                if self._room < 0:
-                    break
                 names.append(f"{entry.name}/" if is_folder else entry.name)
+                if len(names) > 2 * self._room:  # what is found is held until it is sorted
+                    names = self._keep_first(names)
+        names = self._keep_first(names)
+        self._room -= len(names)
         return sorted(names)
+
+    def _keep_first(self, names: list[str]) -> list[str]:
+        """Return the first of the names, as many as may be held; the others are counted as left out."""
+        kept = heapq.nsmallest(self._room, names)
+        self._omitted.files += len(names) - len(kept)
+        return kept
 
     def _is_known(self, entry: os.DirEntry[str], prefix: str, is_folder: bool, manifest: Manifest) -> bool:
         if is_folder or is_ignored(entry.name):

@@ -150,8 +150,18 @@ def run_papermill(
     """Run it by papermill. It reads and writes by way of us: killed, it would leave half a file."""
     import nbformat
     import papermill
+    import papermill.execute
     from papermill.exceptions import PapermillExecutionError
     from papermill.iorw import papermill_io
+
+    raise_for_errors = papermill.execute.raise_for_execution_errors
+
+    def raise_for_unexpected_errors(nb: Any, *args: Any) -> None:
+        # papermill 2.7 runs on after a cell tagged "raises-exception", and then takes its error for a failure
+        if any(find_error(cell) or is_marked_failed(cell) for cell in nb.cells if not may_fail(cell)):
+            raise_for_errors(nb, *args)
+
+    papermill.execute.raise_for_execution_errors = raise_for_unexpected_errors
 
     class Files:
         """A handler of papermill for absolute paths."""
@@ -225,9 +235,19 @@ def run_nbclient(notebook: Notebook, settings: dict[str, Any], relay: Relay, opt
         notebook.save()
 
 
+def may_fail(cell: Any) -> bool:
+    """Whether a notebook's author expects an error of a cell, and means the notebook to go on."""
+    return "raises-exception" in cell.metadata.get("tags", [])
+
+
+def is_marked_failed(cell: Any) -> bool:
+    """Whether papermill says of a cell that it failed, though it has put out no error."""
+    return cell.metadata.get("papermill", {}).get("exception") is True
+
+
 def find_error(cell: Any) -> list[str]:
     """Return the lines that say what went wrong in a cell."""
-    for output in cell.outputs:
+    for output in cell.get("outputs", []):
         if output.output_type == "error":
             return list(output.traceback) or [f"{output.ename}: {output.evalue}"]
     return []
