@@ -323,6 +323,7 @@ class Job:
     cancel_note: str | None = None
     """Why, in their words."""
     delete_requested_at: datetime | None = None
+    is_forgotten: bool = False
     pods: list[Pod] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     outputs: JobOutputs | None = None

@@ -175,6 +175,8 @@ def test_an_admin_or_a_hook_of_the_hub_forgets_a_user_by_name(hub, service):
         assert leaver.get(f"api/v1/jobs/{jobs[0]}").status_code == 404
         assert leaver.get("api/v1/user").json()["usage"]["job_hours_per_month"] == 0
         wait_until_gone(service.folder / "jobs" / jobs[1])
+        # what the job used that ran until then, too
+        assert leaver.get("api/v1/user").json()["usage"]["job_hours_per_month"] == 0
         run_gc(service)
         assert not code.exists()
     assert "leaver: forgotten, 0 jobs and 0 uploads" in run(service, "leaver")

@@ -17,6 +17,7 @@ from fuzzing import peak_below
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from kbatch_server.audit import Action, make_entry
 from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.listing import JobQuery
@@ -608,6 +609,25 @@ async def test_jobs_are_counted_by_status(store):
     counts = await store.count_jobs("alice")
     assert counts == dict.fromkeys(Status, 0) | {Status.QUEUED: 1, Status.RUNNING: 1}
     assert await store.count_jobs("alice", statuses=[Status.RUNNING]) == {Status.RUNNING: 1}
+
+
+@pytest.mark.parametrize("is_forgotten", [True, False])
+async def test_what_a_job_uses_whose_user_was_forgotten_is_charged_to_nobody(store, is_forgotten):
+    runs = [await add(store), await add(store)]
+    for job in runs:
+        await store.begin_launch(job.id)
+        started_at = utcnow() - timedelta(seconds=1)
+        await store.update_job(job.id, status=Status.RUNNING, started_at=started_at)
+        await store.request_delete(job.id, user="alice")
+    if is_forgotten:
+        await store.forget_usage("alice", audit=make_entry(Action.FORGET_USER, "alice", "alice"))
+    assert bool(await store.list_begun_of("alice", limit=9)) != is_forgotten
+    assert len(await store.list_begun()) == 2  # they take their places until they are gone
+    await store.update_job(runs[0].id, status=Status.CANCELLED)
+    for job in runs:
+        await store.remove_job(job.id)
+    used = (await store.find_uses(["alice"], now=utcnow()))["alice"]
+    assert (used.amount == 0, used.month_seconds == 0) == (is_forgotten, is_forgotten)
 
 
 async def test_jobs_are_summed_up_by_user_and_by_why_they_failed(store):

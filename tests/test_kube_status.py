@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kbatch_server.kube import sentences
 from kbatch_server.kube.events import Event
+from kbatch_server.kube.home import HOME_SCRIPT, NOT_FOUND_MESSAGE, wrap_command
 from kbatch_server.kube.objects import FETCH_CONTAINER, MAIN_CONTAINER
 from kbatch_server.kube.pods import MAX_FREE_ATTEMPTS, get_wanted_limit, parse_time
 from kbatch_server.kube.podtimes import make_pod
-from kbatch_server.kube.reflector import Seen
+from kbatch_server.kube.reflector import Seen, trim_pod
 from kbatch_server.kube.status import make_status
 from kbatch_server.kube.view import make_seen_status, make_timed_status, set_deadline
 from kbatch_server.models import JobSpec, JobStatus, Status
@@ -228,6 +231,53 @@ def test_failure_of_the_command(state: Manifest, code: int | None, reason: str, 
     limits = {"resources": {"limits": {"memory": "1536Mi"}}}
     seen = failed(pod("Failed", state, container=limits))
     assert (seen.exit_code, seen.reason, seen.message) == (code, reason, message)
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "message"),
+    [
+        (
+            terminated(127, message=NOT_FOUND_MESSAGE + "\n"),
+            127,
+            f'The command "python" cannot be started: there is no such program in the image "{IMAGE}".',
+        ),
+        (
+            terminated(128, "StartError", RUNC + 'exec: "/bin/sh": no such file or directory'),
+            None,
+            f'The image "{IMAGE}" has no /bin/sh, with which this service finds a writable home folder. '
+            "Set HOME in env: then the command is run directly.",
+        ),
+    ],
+)
+def test_a_command_that_is_started_in_a_home_and_is_not_there(
+    state: Manifest, code: int | None, message: str
+) -> None:
+    found = pod("Failed", state, container={"command": wrap_command(["python", "x.py"])})
+    seen = failed(trim_pod(found))
+    assert (seen.reason, seen.exit_code, seen.message) == ("StartError", code, message)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["no-such-program"], 127, NOT_FOUND_MESSAGE),
+        (["./no-such-file", "x"], 127, NOT_FOUND_MESSAGE),
+        (["sh", "-c", "no-such-program"], 127, ""),
+        (["sh", "-c", "exit 3"], 3, ""),
+    ],
+)
+@pytest.mark.parametrize("shell", [["dash"], ["bash"], ["busybox", "sh"]], ids=lambda shell: shell[0])
+def test_what_starts_a_command_in_a_home_tells_whether_it_is_there(
+    command: list[str], code: int, said: str, shell: list[str], tmp_path: Path
+) -> None:
+    script = HOME_SCRIPT.replace("/dev/termination-log", str(tmp_path / "said"))
+    ran = subprocess.run(
+        [*shell, "-c", script, "sh", *command], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert ran.returncode == code
+    assert (tmp_path / "said").exists() == bool(said)
+    if said:
+        assert (tmp_path / "said").read_text() == said + "\n"
 
 
 def test_out_of_memory_without_a_limit() -> None:

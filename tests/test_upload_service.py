@@ -217,7 +217,7 @@ def make_bad_zips() -> dict[str, tuple[bytes, str]]:
         "no-zip": (b"print()", "The submitted file must be a ZIP archive."),
         "cut-off": (good[:-30], "The ZIP archive is damaged: was it cut off?"),
         "path": (make_zip(**{"../x": ""}), "The ZIP archive's entry '../x' has '..' in its path."),
-        "link": (made["link"].getvalue(), "The ZIP archive's entry 'evil' is a link: put the file itself"),
+        "link": (made["link"].getvalue(), "The ZIP archive's entry 'evil' is a link to an absolute path"),
         "liar": (bytes(liar), "The ZIP archive's entry 'liar' has more than the 10 bytes that it says."),
     }
 

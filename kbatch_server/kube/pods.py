@@ -8,6 +8,7 @@ from typing import Any
 
 from ..models import JobSpec
 from . import sentences
+from .home import NOT_FOUND_CODE, NOT_FOUND_MESSAGE
 from .objects import FETCH_CONTAINER, MAIN_CONTAINER
 from .sidecar import KEEP_CONTAINER
 
@@ -223,6 +224,9 @@ def _explain_exit(container: Manifest, ended: Manifest) -> tuple[str, str]:
         return reason, words
     if reason == UNKNOWN_END:
         return reason, sentences.UNKNOWN_END
+    if (ended["exitCode"], (ended.get("message") or "").strip()) == (NOT_FOUND_CODE, NOT_FOUND_MESSAGE):
+        image = container.get("image", "")
+        return "StartError", sentences.start_problem(program_of(container), image, NOT_FOUND_MESSAGE)
     return reason, sentences.exit_code(ended["exitCode"])
 
 

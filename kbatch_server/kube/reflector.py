@@ -11,6 +11,7 @@ from typing import Any
 
 from .clients import KubeClient, make_path
 from .events import Event
+from .home import unwrap_command
 from .kueue import find_owner, make_workloads_path, trim_workload
 from .objects import INSTANCE_LABEL, JOB_ID_LABEL, LAUNCHED_ANNOTATION, RETRIES_ANNOTATION
 from .watch import Watch
@@ -372,11 +373,11 @@ def trim_event(manifest: Manifest) -> Manifest:
 
 
 def _trim_container(container: Manifest) -> Manifest:
-    """Keep the program of a command, not its arguments: they may be long."""
+    """Keep the user's program of a command, not its arguments: they may be long."""
     kept = _pick(container, "name", "image", "resources", "restartPolicy")
-    for words in ("command", "args"):
-        if container.get(words):
-            kept[words] = [container[words][0][:256]]
+    for name in ("command", "args"):
+        if words := unwrap_command(container.get(name) or []):
+            kept[name] = [words[0][:256]]
             break
     return kept
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from .home import SHELL
+
 Manifest = dict[str, Any]
 
 MAX_LENGTH = 500
@@ -219,6 +221,11 @@ def start_problem(command: str, image: str, message: str) -> str:
         return f"{what}: it is not a program that may be run."
     if "chdir to cwd" in message:
         return f"{what}: {cut(message)}"
+    if program == SHELL and command != SHELL:
+        return (
+            f'The image "{image}" has no {SHELL}, with which this service finds a writable home folder. '
+            "Set HOME in env: then the command is run directly."
+        )
     if "not found" in message or "no such file" in message:
         return f'{what}: there is no such program in the image "{image}".'
     if "exec format error" in message:

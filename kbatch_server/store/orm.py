@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -76,6 +77,9 @@ LAUNCHED = (
 )
 """Which of those the launcher has, and nobody wants to end."""
 
+SIZED = "record_bytes > 0"
+"""Which jobs have a size on record: all of them."""
+
 jobs = Table(
     "jobs",
     metadata,
@@ -104,6 +108,7 @@ jobs = Table(
     Column("cancelled_by", Text),
     Column("cancel_note", Text),
     Column("delete_requested_at", Moment),
+    Column("is_forgotten", Boolean, nullable=False, server_default=false()),
     Column("pods", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("outputs", Text),
@@ -121,7 +126,13 @@ jobs = Table(
     Index("ix_jobs_status", "user", "status", "seq", "delete_requested_at"),
     Index("ix_jobs_name", "user", "name", "seq"),
     Index("ix_jobs_ended_at", "user", "ended_at"),
-    Index("ix_jobs_record_bytes", "user", "record_bytes"),
+    # partial, though all jobs are in it: else SQLite takes it for other statements of one user as well
+    Index(
+        "ix_jobs_record_bytes",
+        *("user", "record_bytes"),
+        sqlite_where=text(SIZED),
+        postgresql_where=text(SIZED),
+    ),
     # with the status, which is always the same: else SQLite finds the index above better; and with the last
     # two, which are always null, so that it counts without reading the jobs
     Index(

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, delete, exists, func, insert, sele
 from ..errors import Forbidden, TooManyRequests
 from ..metrics import LIMITS_HELD
 from . import postgresql
-from .orm import WAITING, jobs, queued_groups
+from .orm import SIZED, WAITING, jobs, queued_groups
 from .turnstore import count_queued
 
 RETRY_AFTER_SECONDS = 60
@@ -25,7 +25,7 @@ MAX_BOUNDS = 10_000
 SUM_SECONDS = 60
 """For how long the sum of what a user's jobs take is good."""
 
-_SUM = select(func.sum(jobs.c.record_bytes)).where(jobs.c.user == bindparam("of_user"))
+_SUM = select(func.sum(jobs.c.record_bytes)).where(jobs.c.user == bindparam("of_user"), text(SIZED))
 _OF_GROUPS = queued_groups.c.group.in_(bindparam("groups", expanding=True))
 _FORGET = delete(queued_groups).where(
     _OF_GROUPS, ~exists().where(jobs.c.seq == queued_groups.c.job_seq, text(WAITING))

@@ -149,9 +149,14 @@ class RetentionStore(ChangingStore):
         )
 
     async def forget_usage(self, user: str, *, audit: AuditEntry) -> None:
-        """Forget what a user has used, so that a new user of that name is not charged for it."""
+        """Forget what a user has used, so that a new user of that name is not charged for it.
+
+        Neither is what the jobs use that are being removed, and may still run for a moment.
+        """
+        removed = update(jobs).where(jobs.c.user == user, jobs.c.delete_requested_at.is_not(None))
 
         def forget(connection: Connection) -> AuditEntry | None:
+            connection.execute(removed.values(is_forgotten=True))
             connection.execute(delete(recent_use).where(recent_use.c.user == user))
             connection.execute(
                 delete(monthly_use).where(monthly_use.c.kind == "user", monthly_use.c.name == user)

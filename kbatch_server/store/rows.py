@@ -44,6 +44,7 @@ _SAME = (
     "cancelled_by",
     "cancel_note",
     "delete_requested_at",
+    "is_forgotten",
 )
 """The columns that hold what the field of a job of the same name holds."""
 

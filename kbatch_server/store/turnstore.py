@@ -34,7 +34,9 @@ _SELECT_BEGUN = select(jobs.c.seq).where(
     text(f"({DUE})"), jobs.c.launch_begun_at.is_not(None), jobs.c.status.not_in(sorted(ENDS))
 )
 _SELECT_SOME = select(*_PART).where(jobs.c.seq.in_(bindparam("seqs", expanding=True)))
-_SELECT_BEGUN_OF = _SELECT_BEGUN.where(jobs.c.user == bindparam("of_user")).limit(_LIMIT)
+_SELECT_BEGUN_OF = _SELECT_BEGUN.where(
+    jobs.c.user == bindparam("of_user"), jobs.c.is_forgotten.is_(False)
+).limit(_LIMIT)
 _SELECT_USERS = select(jobs.c.user).where(text(WAITING)).group_by(jobs.c.user)
 _SELECT_HEAD = (
     select(*_PART)

@@ -60,7 +60,7 @@ class UseStore:
 
     def _charge(self, connection: Connection, job: Job, end: datetime) -> None:
         """Count a job that has just ended, or was removed while it ran, in the transaction that says so."""
-        if job.started_at is None or end <= job.started_at:
+        if job.is_forgotten or job.started_at is None or end <= job.started_at:
             return
         rate = self.accounting.get_rate(make_demand(job.spec))
         self._charge_recent(connection, job.user, rate, job.started_at, end)

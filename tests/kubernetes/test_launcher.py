@@ -21,6 +21,7 @@ from kbatch_server.kube import objects
 from kbatch_server.launchers.base import Launch, LauncherUnavailable, LaunchRefused, LogNotFound
 from kbatch_server.launchers.kube import KubeJobLauncher
 from kbatch_server.models import Job, JobSpec, JobStatus, Status, utcnow
+from kbatch_server.results import OutputLimits
 from kbatch_server.slugs import make_job_id
 from tests.cluster import ClusterLike
 
@@ -200,14 +201,12 @@ async def test_image_name_that_is_none(launcher: KubeJobLauncher, make_job: Call
 async def test_command_that_is_not_there(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
     job = make_job(command=["nosuchprogram", "--help"])
     seen = await run(launcher, job)
-    assert (seen.status, seen.exit_code) == (Status.FAILED, None)
+    assert (seen.status, seen.reason, seen.exit_code) == (Status.FAILED, "StartError", 127)
     assert seen.message == (
         'The command "nosuchprogram" cannot be started: '
         f'there is no such program in the image "{job.spec.image}".'
     )
-    assert seen.started_at is None
-    with pytest.raises(LogNotFound):
-        await read(launcher, job)
+    assert await read(launcher, job) == ""
 
 
 async def test_no_node_has_room(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
@@ -407,7 +406,12 @@ async def test_what_others_made_is_left_alone(
 ) -> None:
     job = make_job("sleep 1000")
     theirs = objects.make_job(
-        job, env_names=[], namespace=namespace, instance="other", init_image=job.spec.image
+        job,
+        env_names=[],
+        namespace=namespace,
+        instance="other",
+        init_image=job.spec.image,
+        output_limits=OutputLimits(),
     )
     made = await batch_api.create_namespaced_job(namespace, theirs)
     with pytest.raises(LaunchRefused) as refused:

@@ -15,4 +15,10 @@ def upgrade() -> None:
         "UPDATE jobs SET record_bytes = 500 + coalesce(length(env), 0) + length(spec) + length(description)"
         " + length(tags)"
     )
-    op.create_index("ix_jobs_record_bytes", "jobs", ["user", "record_bytes"])
+    op.create_index(
+        "ix_jobs_record_bytes",
+        "jobs",
+        ["user", "record_bytes"],
+        sqlite_where=sa.text("record_bytes > 0"),
+        postgresql_where=sa.text("record_bytes > 0"),
+    )
