@@ -9,7 +9,11 @@ HUB5 := 5.3.0
 # Of 2 processors, three that take turns: most tests wait for something. A module's tests stay in one process, as
 # they share what it starts (a Kubernetes, a hub), and the longest modules come first.
 PROCESSES ?= 3
-PYTEST = $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/pytest --dist loadfile --no-loadscope-reorder --durations 15
+
+# a recipe that takes long ends with it: $(call took,start)
+now = $$(date +%s)
+took = echo "  … done ($$(($(now) - $(1))) s)"
 
 # what the pages are built from
 UI := $(wildcard ui/*.json ui/*.mjs ui/src/*)
@@ -82,16 +86,17 @@ clean: ## Remove what was built and installed here
 
 $(VENV)/.demo: scripts/make-venv setup.py constraints.txt demo/node/package-lock.json $(UI)
 	@echo "Installing kbatch-server and JupyterHub into $(VENV) …"
-	@scripts/make-venv $(VENV)
+	@start=$(now); scripts/make-venv $(VENV) && $(call took,start)
 	@touch $@
 
 $(VENV)/.test: scripts/make-venv setup.py constraints.txt requirements-test.txt demo/node/package-lock.json $(UI)
 	@echo "Installing kbatch-server and its tests' tools into $(VENV) …"
-	@UI_TOOLS=1 scripts/make-venv $(VENV) --requirement requirements-test.txt
+	@start=$(now); UI_TOOLS=1 scripts/make-venv $(VENV) --requirement requirements-test.txt && $(call took,start)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)-hub5/.test: $(VENV)/.test
 	@echo "Installing the same with JupyterHub $(HUB5) into $(VENV)-hub5 …"
 	@sed 's/^jupyterhub==.*/jupyterhub==$(HUB5)/' constraints.txt > $(VENV)-hub5.txt
-	@CONSTRAINTS=$(VENV)-hub5.txt scripts/make-venv $(VENV)-hub5 --requirement requirements-test.txt
+	@start=$(now); CONSTRAINTS=$(VENV)-hub5.txt scripts/make-venv $(VENV)-hub5 --requirement requirements-test.txt && \
+		$(call took,start)
 	@touch $@

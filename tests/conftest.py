@@ -91,6 +91,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_served = any(value.startswith(("azure-", "s3", "postgresql")) for value in chosen)
         if is_served or SERVERS & set(item.fixturenames) or item.module.__name__ in SERVER_MODULES:
             item.add_marker("servers")
+        for mark in item.iter_markers("exhaustive"):
+            assert mark.args, f"{item.nodeid}: say what else it shows"
 
 
 def _find_turn(item: pytest.Item) -> int:

@@ -40,8 +40,11 @@ if [ -n "$missing" ]; then
     echo "missing, and neither root nor sudo without a password to install them:$missing" >&2
     exit 1
   fi
+  echo "Installing$missing …"
+  start=$(date +%s)
   $as_root apt-get update -qq
-  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
+  echo "  … done ($(($(date +%s) - start)) s)"
 fi
 
 # Debian's own Go is too old for this Kubernetes, so it is not in the list.
