@@ -183,6 +183,8 @@ class JobStatus(BaseModel):
     """When the launcher is to let the next attempt go, where it is held back until then."""
     never_began: bool = False
     """Of a job that failed: whether nothing of its command ran, for a reason that may pass."""
+    was_removed: bool = False
+    """Of a job that failed: whether its pods were deleted, so that nothing says how its command ended."""
     finish_at: datetime | None = None
     """When the service is to end what is left of it: its command has ended with ``exit_code``, and something
     that was put beside it runs on."""

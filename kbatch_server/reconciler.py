@@ -298,7 +298,7 @@ class Reconciler(LoggingConfigurable):
             await self._terminate(job, seen, *verdict)
         elif not is_cancelled and await self._relaunch.take(job, seen, most=self.max_relaunches):
             return
-        elif seen is not None and seen.status.is_end and not (is_cancelled and seen.never_began):
+        elif seen is not None and seen.status.is_end and not _is_our_doing(seen, is_cancelled, verdict):
             await self._end(job, explain_end(job, seen))
         elif is_cancelled:
             await self._terminate(job, seen, Status.CANCELLED, "Cancelled", "Cancelled by the user.")
@@ -382,6 +382,11 @@ def _get_verdict(job: Job) -> tuple[Status, str, str] | None:
         return None
     reason, message, *status = job.state[VERDICT]
     return Status(status[0]) if status else Status.FAILED, reason, message
+
+
+def _is_our_doing(seen: JobStatus, is_cancelled: bool, verdict: tuple[Status, str, str] | None) -> bool:
+    """Whether a failure is what comes of ending the job, and not how its command ended."""
+    return (is_cancelled and seen.never_began) or ((is_cancelled or verdict is not None) and seen.was_removed)
 
 
 def _get_settle_seconds(job: Job) -> float:

@@ -517,6 +517,9 @@ def test_pod_deleted_by_hand() -> None:
         )
     gone = pod("Running", RUNNING) | {"isGone": True}
     assert failed(gone).reason == "Deleted"
+    assert failed(gone).was_removed
+    assert failed().was_removed
+    assert not failed(pod("Failed", terminated(3))).was_removed
 
 
 def test_pod_deleted_after_it_had_failed() -> None:

@@ -370,6 +370,25 @@ async def test_a_running_job_is_cancelled_when_nothing_of_it_is_left(world):
     assert (await world.jobs.cancel(ALICE, job.id)).status == "cancelled"
 
 
+async def test_a_job_whose_pods_were_removed_for_a_cancel_is_cancelled_and_has_not_failed(world):
+    # the API server may take its time between the removal of the pods and that of the Job
+    job = await submit(world)
+    await step(world, job)
+    await world.jobs.cancel(ALICE, job.id)
+    see(world, job, Status.FAILED, reason="Deleted", message="Its pod was deleted.", was_removed=True)
+    assert (await step(world, job)).status == "cancelled"
+
+
+async def test_a_job_whose_pods_were_removed_at_its_deadline_has_exceeded_it(world):
+    job = await submit(world)
+    await step(world, job)
+    see(world, job, Status.RUNNING, deadline_at=utcnow(), deadline_message="It took too long.")
+    await step(world, job)
+    see(world, job, Status.FAILED, reason="Deleted", message="Its pod was deleted.", was_removed=True)
+    ended = await step(world, job)
+    assert (ended.status, ended.reason, ended.message) == ("failed", "DeadlineExceeded", "It took too long.")
+
+
 async def test_a_cancel_that_comes_while_the_launch_is_under_way_ends_the_job(world):
     job = await submit(world)
     assert await world.store.begin_launch(job.id)

@@ -20,6 +20,9 @@ START_PROBLEMS = frozenset({"StartError", "RunContainerError", "CreateContainerE
 UNKNOWN_END = "ContainerStatusUnknown"
 """The reason of a container whose end its node did not see; its exit code, 137, is made up by the kubelet."""
 
+DELETED = "Deleted"
+"""The reason of a pod that was deleted before its command ended."""
+
 REJECTION_SECONDS = 2
 """How long a kubelet may take to write that it does not take a pod, from when it first saw it."""
 
@@ -195,7 +198,7 @@ def explain_failure(pod: Manifest) -> tuple[str, str]:
         reason = status.get("reason") or "Rejected"
         return reason, sentences.rejected(reason, status.get("message") or "")
     if _was_deleted(pod, ended):
-        return "Deleted", "Its pod was deleted by somebody, or something, outside this service."
+        return DELETED, "Its pod was deleted by somebody, or something, outside this service."
     if ended and (ended["exitCode"] or ended.get("reason") == "OOMKilled"):
         return _explain_exit(find_container(pod), ended)
     reason = status.get("reason") or "Failed"

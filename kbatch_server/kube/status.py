@@ -17,6 +17,7 @@ from .events import Event
 from .kueue import explain_hold, is_handed_over
 from .objects import FETCH_CONTAINER, LAUNCHED_ANNOTATION, get_retries
 from .pods import (
+    DELETED,
     START_PROBLEMS,
     container_statuses,
     ended_at,
@@ -120,6 +121,7 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
         exit_code=code,
         ended_at=parse_time(failure["lastTransitionTime"]),
         never_began=bool(pods) and all(never_began(pod) for pod in pods),
+        was_removed=reason == DELETED or (last is None and reason != "DeadlineExceeded"),
     )
 
 
