@@ -252,7 +252,7 @@ def test_an_idempotency_key_is_known_to_every_replica_and_after_a_restart(
     "times",
     [
         25,
-        pytest.param(100, marks=pytest.mark.exhaustive("that one in a hundred goes wrong, 25 may not show")),
+        pytest.param(100, marks=pytest.mark.exhaustive("what goes wrong once in a hundred times")),
     ],
 )
 def test_forced_changes_of_lead_run_no_job_twice(
