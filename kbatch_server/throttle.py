@@ -86,10 +86,10 @@ class Throttle(LoggingConfigurable):
     concurrent_costly_reads_per_user = Integer(
         4,
         min=1,
-        help="""Reads of one user that cost much more than others, at the same time: ZIPs of results, searches
-        of a log, searches of jobs by a part of the name or a tag, sums over jobs, a job's events, the lists
-        of the kbatch command, the audit record as a stream; one more is answered with 429. Each is a request,
-        too.""",
+        help="""Reads of one user that cost much more than others, at the same time: lists and ZIPs of
+        results, searches of a log, searches of jobs by a part of the name or a tag, sums over jobs, a job's
+        events, the lists of the kbatch command, the audit record as a stream; one more is answered with 429.
+        Each is a request, too.""",
         config=True,
     )
 
