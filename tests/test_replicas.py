@@ -250,7 +250,10 @@ def test_an_idempotency_key_is_known_to_every_replica_and_after_a_restart(
 
 @pytest.mark.parametrize(
     "times",
-    [25, pytest.param(100, marks=pytest.mark.exhaustive("that one in a hundred goes wrong, 25 may not show"))],
+    [
+        25,
+        pytest.param(100, marks=pytest.mark.exhaustive("that one in a hundred goes wrong, 25 may not show")),
+    ],
 )
 def test_forced_changes_of_lead_run_no_job_twice(
     start: Callable[..., Replicas], postgresql: PostgreSQL, postgresql_url: str, times: int

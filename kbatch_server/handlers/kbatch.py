@@ -30,6 +30,9 @@ PAGE = 500
 LARGE_BODY_BYTES = 2**20
 """The size from which on a job's JSON is one of few that are read at a time, and read in a thread."""
 
+FLUSH_BYTES = 64 * 1024
+"""How much of a list waits to be sent."""
+
 GATHER_SECONDS = 0.2
 """For how long lines are gathered into one chunk for the client that prints chunk by chunk."""
 
@@ -60,9 +63,14 @@ class KBatchHandler(BaseHandler):
         self.write(f'{{"kind": "{kind}List", "metadata": {{}}, "items": [')
         comma = ""
         async for items in pages:
+            unsent = 0
             for item in items:
-                self.write(comma + json.dumps(item))
-                comma = ", "
+                shown = comma + json.dumps(item)
+                self.write(shown)
+                comma, unsent = ", ", unsent + len(shown)
+                if unsent >= FLUSH_BYTES:
+                    await self.flush()
+                    unsent = 0
             await self.flush()
         self.write("]}\n")
 
