@@ -12,14 +12,29 @@ from itertools import groupby
 MAX_COLUMNS = 256 * 1024
 """Characters of a line that are kept."""
 
-MAX_GAP = 1000
-"""Columns after the end of a line that its cursor can be moved to: a terminal is no wider either."""
+MAX_GAP = 256
+"""Columns after the end of a line that its cursor can be moved to: few terminals are wider."""
 
 MAX_LINK_LENGTH = 2083
 """Characters of a link's target, as VTE has it; a longer one is no link."""
 
 _MAX_PARAMETERS_LENGTH = 128
 """Characters of the parameters of an escape sequence; a longer one is left out."""
+
+_MAX_STYLE_LENGTH = 128
+"""Characters of all parameters of a style together; text with a longer one is shown without."""
+
+LOOKS_FACTOR, LOOKS_EXTRA = 4, 256
+"""The colours and links of a line take at most this many bytes for each byte that was written, and some more.
+
+A program can change the colour or the link of every other column with few bytes, and each change is written
+out in full: without a limit, 60 kB become 20 MB."""
+
+_FOLDED_LOOKS = 8
+"""The bytes of colours and links for each column that a folded line keeps."""
+
+_PRIVATE = re.compile(r"[<=>?]")
+"""A sequence with one of these is private (ECMA-48, 5.4.1): each terminal gives it a meaning of its own."""
 
 _COLOUR = re.compile(rb"\x1b\[[0-9;:]*+m")
 
@@ -64,18 +79,21 @@ def show_styled(lines: bytes) -> bytes:
     return b"\n".join([_show(line, with_looks=True) for line in lines.split(b"\n")])
 
 
-def fold(line: bytes, *, columns: int = MAX_COLUMNS) -> bytes:
+def fold(line: bytes, *, columns: int = MAX_COLUMNS, with_looks: bool = True) -> bytes:
     """Return a shorter text that means the same as the beginning of a line, whatever comes after it.
 
     ``columns`` characters are kept of it. What stays are what is seen of it, where the cursor is, and the
-    beginning of a character or an escape sequence of which the rest is still to come.
+    beginning of a character or an escape sequence of which the rest is still to come; colours and links only
+    if ``with_looks``, and as long as they take hardly more bytes than the line had.
     """
     if not has_controls(line):
         return line
     whole = len(line) - _count_cut_off(line)
     screen = _Line(columns)
     rest = screen.write(line[:whole].decode("utf-8", "replace"))
-    return (screen.render(is_open=True) + rest).encode() + line[whole:]
+    # hardly more than there was: a line is folded again and again
+    most = min(len(line) + LOOKS_EXTRA, _FOLDED_LOOKS * columns) if with_looks else 0
+    return (screen.render(most, is_open=True) + rest).encode() + line[whole:]
 
 
 def _show(line: bytes, *, with_looks: bool) -> bytes:
@@ -83,7 +101,8 @@ def _show(line: bytes, *, with_looks: bool) -> bytes:
         return line
     screen = _Line(MAX_COLUMNS)
     screen.write(line.decode("utf-8", "replace"))
-    return (screen.render() if with_looks else screen.text).encode()
+    most = LOOKS_FACTOR * len(line) + LOOKS_EXTRA
+    return (screen.render(most) if with_looks else screen.text).encode()
 
 
 def _count_cut_off(line: bytes) -> int:
@@ -156,11 +175,12 @@ class _Line:
         self._has_moved = True
 
     def _control(self, final: str, parameters: str) -> None:
-        if len(parameters) > _MAX_PARAMETERS_LENGTH or parameters[:1] in ("<", "=", ">", "?"):
+        if len(parameters) > _MAX_PARAMETERS_LENGTH or _PRIVATE.search(parameters):
             return
         if final == "m":
             _restyle(self._style, parameters)
-            self._look = (";".join(self._style.values()), self._look[1])
+            style = ";".join(self._style.values())
+            self._look = (style if len(style) <= _MAX_STYLE_LENGTH else "", self._look[1])
             return
         first = parameters.partition(";")[0]
         number = int(first) if first.isdecimal() else 0
@@ -181,26 +201,43 @@ class _Line:
         if kind == "8":
             self._look = (self._look[0], target if len(target) <= MAX_LINK_LENGTH else "")
 
-    def render(self, *, is_open: bool = False) -> str:
-        """Return the line with its colours and links; with ``is_open`` as it is to be gone on from."""
+    def render(self, most: int, *, is_open: bool = False) -> str:
+        """Return the line with its colours and links; with ``is_open`` as it is to be gone on from.
+
+        Where links take more than ``most`` characters they are left out, and then colours, too.
+        """
         size = len(self._cells)
         if not is_open and self._has_moved:
             while size and self._cells[size - 1] == " " and self._looks[size - 1] == _PLAIN:
                 size -= 1
+        runs = [(look, sum(1 for _ in group)) for look, group in groupby(self._looks[:size])]
+        looks = _choose_looks([look for look, _ in runs] + [self._look if is_open else _PLAIN], most)
         # a carriage return at its beginning keeps in mind that the cursor was moved
         parts = ["\r"] if is_open and self._has_moved else []
         at, before = 0, _PLAIN
-        for look, group in groupby(self._looks[:size]):
-            count = sum(1 for _ in group)
+        for (_, count), look in zip(runs, looks, strict=False):
             parts += [_change(before, look), *self._cells[at : at + count]]
             at, before = at + count, look
-        if not is_open:
-            return "".join([*parts, _change(before, _PLAIN)])
-        if self._is_elsewhere:
+        if is_open and self._is_elsewhere:
             parts.append("\x1b[A")
-        elif self._column != size:
+        elif is_open and self._column != size:
             parts.append(f"\x1b[{self._column + 1}G" if self._column else "\r")
-        return "".join([*parts, _change(before, self._look)])
+        return "".join([*parts, _change(before, looks[-1])])
+
+
+def _choose_looks(looks: list[_Look], most: int) -> list[_Look]:
+    """Return the looks of a line's runs: no links, then no colours, where they take more than ``most``."""
+    for links in (True, False):
+        chosen = looks if links else [(style, "") for style, _ in looks]
+        if sum(map(_measure_change, [_PLAIN, *chosen], chosen)) <= most:
+            return chosen
+    return [_PLAIN] * len(looks)
+
+
+def _measure_change(before: _Look, after: _Look) -> int:
+    """Return how many characters ``_change`` has, or a few more."""
+    link = len(after[1]) + 7 if before[1] != after[1] else 0
+    return link if before[0] == after[0] else link + len(after[0]) + 7
 
 
 def _change(before: _Look, after: _Look) -> str:

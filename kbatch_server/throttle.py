@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import Any
 
 from traitlets import Float, Integer
@@ -86,10 +86,10 @@ class Throttle(LoggingConfigurable):
     concurrent_costly_reads_per_user = Integer(
         4,
         min=1,
-        help="""Reads of one user that cost much more than others, at the same time: ZIPs of results, searches
-        of a log, searches of jobs by a part of the name or a tag, sums over jobs, a job's events, the lists
-        of the kbatch command, the audit record as a stream; one more is answered with 429. Each is a request,
-        too.""",
+        help="""Reads of one user that cost much more than others, at the same time: lists and ZIPs of
+        results, searches of a log, searches of jobs by a part of the name or a tag, sums over jobs, a job's
+        events, the lists of the kbatch command, the audit record as a stream; one more is answered with 429.
+        Each is a request, too.""",
         config=True,
     )
 
@@ -148,6 +148,23 @@ class Throttle(LoggingConfigurable):
         config=True,
     )
 
+    max_unread_bytes = Integer(
+        256 * 1024**2,
+        min=2**20,
+        help="""Bytes of whole answers (lists) that are in memory at the same time because their clients have
+        not read them yet; one more is answered with 503. A client that takes more than five minutes for one
+        is cut off. Results and logs are not in memory: they are read as their clients take them.""",
+        config=True,
+    )
+
+    max_unread_bytes_per_user = Integer(
+        64 * 1024**2,
+        min=2**20,
+        help="""The same of one user's; one more is answered with 429. All clients that nobody is known of
+        count as one user.""",
+        config=True,
+    )
+
     body_seconds = Float(
         20,
         min=0.1,
@@ -200,6 +217,9 @@ class Throttle(LoggingConfigurable):
             total=self.max_body_bytes_in_memory,
             limit="max_body_bytes_in_memory",
         )
+        self._answers = BytesBudget(
+            per_user=self.max_unread_bytes_per_user, total=self.max_unread_bytes, limit="max_unread_bytes"
+        )
         self.connections = Connections(most=self.max_connections, reserved=self.reserved_connections)
 
     def _make_places(self, limit: str, what: str) -> Places:
@@ -247,3 +267,24 @@ class Throttle(LoggingConfigurable):
     def body(self, user: User) -> AbstractContextManager[Callable[[int], None]]:
         """Give what takes memory for a body of the user's, a piece at a time; that raises as ``request``."""
         return self._bodies.hold(user.name)
+
+    def answer(self, user: User | None, size: int) -> AbstractContextManager[None]:
+        """Hold the memory of an answer until it is read; raises as ``request``.
+
+        One that is larger than what a user may have is let through when it is the only one.
+        """
+        return self._hold_answer("" if user is None else user.name, size)
+
+    @contextmanager
+    def _hold_answer(self, user: str, size: int) -> Iterator[None]:
+        with self._answers.hold(user) as take:
+            try:
+                take(min(size, self.max_unread_bytes_per_user, self.max_unread_bytes))
+            except TooManyRequests as error:
+                raise TooManyRequests(
+                    "Read the answers that you have asked for first: those that are not read yet, and this"
+                    f" one, have more than {self.max_unread_bytes_per_user} bytes, which is the limit.",
+                    details=error.details,
+                    retry_after_seconds=error.retry_after_seconds,
+                ) from None
+            yield

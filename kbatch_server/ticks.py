@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TypeVar, cast
 
 Item = TypeVar("Item")
@@ -11,13 +11,19 @@ Item = TypeVar("Item")
 _END = object()
 
 
-async def with_ticks(items: AsyncIterator[Item], seconds: float) -> AsyncGenerator[Item | None]:
-    """Yield the items, and None whenever none came for so many seconds; closes ``items`` at its end."""
+async def with_ticks(
+    items: AsyncIterator[Item], seconds: float | Callable[[], float]
+) -> AsyncGenerator[Item | None]:
+    """Yield the items, and None whenever none came for so many seconds; closes ``items`` at its end.
+
+    Where ``seconds`` is a function, it is asked again after each item and each None.
+    """
     upcoming: asyncio.Future[object] | None = None
     try:
         while True:
             upcoming = upcoming or asyncio.ensure_future(anext(items, _END))
-            done, _ = await asyncio.wait({upcoming}, timeout=seconds)
+            timeout = seconds() if callable(seconds) else seconds
+            done, _ = await asyncio.wait({upcoming}, timeout=timeout)
             if not done:
                 yield None
                 continue

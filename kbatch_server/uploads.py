@@ -170,17 +170,11 @@ class Uploads(LoggingConfigurable):
         if earlier is not None and await self._is_whole(earlier):
             await self._delete(upload)
             return earlier
-        archive = await self._check(upload)
-        upload = replace(upload, top_folder=archive.directory.tree.find_top_folder())
-        if archive.directory.is_plain:
+        upload, plain = await self._check(upload)
+        if plain is None:
             return await self._keep(upload)
-        plain = replace(upload, id=make_upload_id())
         try:
-            counted = _Counted(rewrite_archive(archive, self._reader(upload)))
-            with self._in_time(upload):
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await self.storage.write(plain.key, counted)
-            kept = await self._keep(replace(plain, code_size=counted.size, code_sha256=counted.sha256))
+            kept = await self._keep(plain)
             await self._delete(upload)
         except BaseException:
             await self._discard(plain)
@@ -229,8 +223,11 @@ class Uploads(LoggingConfigurable):
         """Return what reads a part of an upload's object."""
         return lambda start, length: self.read(upload, start=start, length=length)
 
-    async def _check(self, upload: Upload) -> Archive:
-        """Return what is in the ZIP, or raise InvalidRequest, TooManyRequests or Unavailable."""
+    async def _check(self, upload: Upload) -> tuple[Upload, Upload | None]:
+        """Return the upload with what the ZIP told, and another where the ZIP had to be written anew.
+
+        Raises InvalidRequest, TooManyRequests, Unavailable, StorageError.
+        """
 
         def admit(size: int) -> None:
             wait_seconds = self._inflated.take(upload.user, size)
@@ -244,11 +241,28 @@ class Uploads(LoggingConfigurable):
                 )
 
         with self._in_time(upload):
-            async with (
-                self._checks.take(upload.user, wait_seconds=CHECK_WAIT_SECONDS),
-                asyncio.timeout(CHECK_SECONDS),
-            ):
-                return await check_archive(upload.size, self._reader(upload), admit=admit)
+            async with self._checks.take(upload.user, wait_seconds=CHECK_WAIT_SECONDS):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    archive = await check_archive(upload.size, self._reader(upload), admit=admit)
+                # in a thread: both look at each entry, of which a ZIP may have very many
+                top_folder = await asyncio.to_thread(archive.directory.tree.find_top_folder)
+                is_plain = await asyncio.to_thread(lambda: archive.directory.is_plain)
+                upload = replace(upload, top_folder=top_folder)
+                if is_plain:
+                    return upload, None
+                return upload, await self._write_plain(upload, archive)
+
+    async def _write_plain(self, upload: Upload, archive: Archive) -> Upload:
+        """Write a ZIP anew, and return the upload of that."""
+        plain = replace(upload, id=make_upload_id())
+        counted = _Counted(rewrite_archive(archive, self._reader(upload)))
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self.storage.write(plain.key, counted)
+        except BaseException:
+            await self._discard(plain)
+            raise
+        return replace(plain, code_size=counted.size, code_sha256=counted.sha256)
 
     @contextlib.contextmanager
     def _in_time(self, upload: Upload) -> Iterator[None]:

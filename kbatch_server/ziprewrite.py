@@ -7,16 +7,23 @@ again, which zipfile cannot do.
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from typing import TypeVar
 
 from .zipdirectory import IN_ZIP64, IN_ZIP64_16, UNIX, Directory, Entry
 from .zipnames import IS_UTF8
 
 PIECE_BYTES = 64 * 2**10
+
+ENTRIES_AT_ONCE = 256
+"""After so many entries all else gets a turn: a ZIP may have some hundred thousand that have no data."""
+
+Item = TypeVar("Item")
 
 _VERSION, _ZIP64_VERSION = 20, 45
 _COMMON = struct.Struct("<HHHLLLLHH")  # of both headers: version, flags, method, time, crc, sizes, lengths
@@ -36,7 +43,7 @@ async def rewrite(
     """
     writer = _Writer()
     source = _Source(pieces)
-    for entry in directory.entries:
+    async for entry in _paced(directory.entries):
         if entry.is_left_out or entry.is_link:
             continue
         writer.add(entry)
@@ -44,11 +51,28 @@ async def rewrite(
             writer.put(piece)
             if writer.is_full:
                 yield writer.take()
-    for entry in directory.entries:
+        if writer.is_full:
+            yield writer.take()
+    async for entry in _paced(directory.entries):
         if entry.is_link and not entry.is_left_out:
             writer.add_link(entry, targets[entry.name].encode())
-    for made in writer.finish():
-        yield made
+            if writer.is_full:
+                yield writer.take()
+    writer.begin_directory()
+    async for number in _paced(range(writer.count)):
+        writer.add_central(number)
+        if writer.is_full:
+            yield writer.take()
+    writer.finish()
+    yield writer.take()
+
+
+async def _paced(items: Iterable[Item]) -> AsyncGenerator[Item]:
+    """Yield the items, and let others have the event loop now and then."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % ENTRIES_AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 class _Writer:
@@ -58,6 +82,7 @@ class _Writer:
         self._waiting = bytearray()
         self._taken = 0
         self._central: list[tuple[Entry, int, int]] = []
+        self._start = 0  # of the directory
 
     @property
     def is_full(self) -> bool:
@@ -100,22 +125,29 @@ class _Writer:
         self.add(plain)
         self.put(target)
 
-    def finish(self) -> Iterator[bytes]:
-        """Yield the rest: what waits, and the directory."""
-        start = self._taken + len(self._waiting)
-        for entry, offset, mode in self._central:
-            self._waiting += _make_central(entry, offset, mode)
-            if self.is_full:
-                yield self.take()
-        end = self._taken + len(self._waiting)
-        count, size = len(self._central), end - start
+    @property
+    def count(self) -> int:
+        """How many entries it has."""
+        return len(self._central)
+
+    def begin_directory(self) -> None:
+        """Begin the directory, after all entries."""
+        self._start = self._taken + len(self._waiting)
+
+    def add_central(self, number: int) -> None:
+        """Add an entry, by its number from 0, to the directory."""
+        self._waiting += _make_central(*self._central[number])
+
+    def finish(self) -> None:
+        """End the directory."""
+        start, end = self._start, self._taken + len(self._waiting)
+        count, size = self.count, end - start
         if count >= IN_ZIP64_16 or start >= IN_ZIP64:
             version = _ZIP64_VERSION
             long = (_ZIP64_END.size - 12, version, version, 0, 0, count, count, size, start)
             self._waiting += _ZIP64_END.pack(b"PK\x06\x06", *long) + _LOCATOR.pack(b"PK\x06\x07", 0, end, 1)
         short = min(count, IN_ZIP64_16)
         self._waiting += _END.pack(b"PK\x05\x06", 0, 0, short, short, size, min(start, IN_ZIP64), 0)
-        yield self.take()
 
 
 def _make_common(entry: Entry, extra: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import stat
@@ -470,6 +471,50 @@ async def test_a_large_zip_is_made_plain_in_the_form_for_large_ones(monkeypatch)
     plain = await make_plain(content)
     assert b"PK\6\6" in plain
     assert [each.size for each in (await check(plain)).directory.entries] == [900, 1]
+
+
+@pytest.mark.parametrize("kind", ["folders", "left out", "links"])
+async def test_a_zip_of_very_many_entries_is_made_plain_a_few_at_a_time(kind, monkeypatch):
+    count = 20 * ziprewrite.ENTRIES_AT_ONCE
+    make = {
+        "folders": lambda number: (f"{number}/", b""),
+        "left out": lambda number: (f"__MACOSX/{number}", b""),
+        "links": lambda number: (entry(str(number), mode=stat.S_IFLNK | 0o777), b"main.py"),
+    }[kind]
+    content = make_zip(("main.py", b""), (".DS_Store", b""), *map(make, range(count)))
+    checked = await check(content, len(content))
+
+    async def read(start, length):
+        yield content[start : start + length]  # all at once: nothing is waited for
+
+    done, done_at_turns = 0, [0]
+    is_left_out = zipdirectory.Entry.is_left_out.fget
+    make_central = ziprewrite._make_central
+
+    def look(entry):
+        nonlocal done
+        done += 1
+        return is_left_out(entry)
+
+    def make_counted(*args):
+        nonlocal done
+        done += 1
+        return make_central(*args)
+
+    async def take_turns():
+        while True:
+            done_at_turns.append(done)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(zipdirectory.Entry, "is_left_out", property(look))
+    monkeypatch.setattr(ziprewrite, "_make_central", make_counted)
+    others = asyncio.create_task(take_turns())
+    pieces = [piece async for piece in archive.rewrite_archive(checked, read)]
+    others.cancel()
+    steps = [after - before for before, after in itertools.pairwise([*done_at_turns, done])]
+    assert sum(steps) >= count
+    assert max(steps) <= 2 * ziprewrite.ENTRIES_AT_ONCE
+    assert max(map(len, pieces)) <= 2 * ziprewrite.PIECE_BYTES
 
 
 # --- links

@@ -514,13 +514,23 @@ def test_a_line_that_is_drawn_for_ever_is_kept_in_little_memory():
     chunker.add(b"first\n")
     for number in range(100):
         chunker.add(b"\rstep %d" % number * 5000)
-        assert len(chunker._rest) <= MAX_LINE_BYTES
+        assert len(chunker._rest) <= 2 * MAX_LINE_BYTES
         assert not chunker.is_full
     assert (chunker.take(), chunker.show_bar()) == (b"first", b"step 99")
     chunker.add(b"\r\x1b[K\n")
     assert chunker.take() == b""  # an empty line goes with the next one
     chunker.add(b"last\n")
     assert chunker.take() == b"\nlast"
+
+
+def test_a_line_that_never_ends_is_sent_in_parts_after_an_empty_one_too():
+    chunker, printed = LineChunker(), b""
+    chunker.add(b"\n")
+    for _ in range(100):
+        chunker.add(b"x" * 10_000)
+        printed += chunker.take() if chunker.is_full else b""
+        assert len(chunker._rest) <= MAX_LINE_BYTES + 1
+    assert printed + chunker.take(final=True) == b"\n" + b"x" * 1_000_000
 
 
 def test_an_empty_block_is_no_data():

@@ -525,7 +525,8 @@ async def test_a_progress_bar_is_seen_as_it_goes(web, api):
             if b"data: 30%\n" in received:
                 break
     lines = [line for line in received.decode().splitlines() if line.startswith("data: ")]
-    assert lines == ["data: 10%", "data: 20%", "data: 30%"]
+    # of states that come faster than they can be read the last one, though nothing comes after it
+    assert lines == ["data: 10%", "data: 30%"]
 
 
 async def test_what_was_drawn_over_before_it_is_sent_is_no_event(web, api):

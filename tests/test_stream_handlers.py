@@ -8,6 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 from web_doubles import ACCESS, make_job, running_web
 
+from kbatch_server import terminal
+from kbatch_server.handlers import streams
+from kbatch_server.handlers.streams import EventEncoder, LineChunker
+
 READ = (ACCESS, "custom:kbatch:jobs:read")
 ADMIN = (*READ, "custom:kbatch:admin")
 STREAMS = [
@@ -130,3 +134,56 @@ async def test_a_followed_log_ends_at_a_stop_as_before(web):
         assert await is_open(answer, reading)
         web.services.traffic.stopping.set()
         assert "the service is being stopped: follow the log again" in await asyncio.wait_for(reading, 5)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The sizes of the lines that are read to be drawn."""
+    sizes = []
+
+    class Counted(terminal._Line):
+        def write(self, text):
+            sizes.append(len(text))
+            return super().write(text)
+
+    monkeypatch.setattr(terminal, "_Line", Counted)
+    return sizes
+
+
+LONG_BAR = b"\r" + b"#" * (streams.MAX_LINE_BYTES - 100)
+
+
+def test_a_long_bar_that_changes_all_the_time_is_sent_as_often_as_it_can_be_read(drawn):
+    encoder, sent, seconds = EventEncoder(), b"", 20
+    encoder.encode(LONG_BAR)
+    for step in range(100 * seconds):
+        encoder.encode(b"\r%d" % step)
+        sent += encoder.show_bar(step / 100)
+    most = seconds * streams.BAR_BYTES_PER_SECOND + 2 * streams.MAX_LINE_BYTES
+    assert streams.MAX_LINE_BYTES < len(sent) <= most
+    assert sum(drawn) <= 3 * most
+
+
+def test_a_short_bar_is_sent_now_and_then_and_its_last_state_without_another_piece(drawn):
+    encoder, events = EventEncoder(), []
+    for step in range(1001):
+        encoder.encode(b"\rstep %d" % step)
+        events.append(encoder.show_bar(step / 100))
+    assert sum(map(bool, events)) == 10 / streams.BAR_SECONDS + 1
+    assert encoder.get_bar_wait(10.0) is None  # it was just sent
+    encoder.encode(b"\r\x1b[Kdone")
+    assert encoder.show_bar(10.01) == b""
+    assert encoder.get_bar_wait(10.0) == streams.BAR_SECONDS
+    assert encoder.show_bar(10.0 + streams.BAR_SECONDS) == b"data: done\n\n"
+    assert encoder.finish() == b""
+    assert sum(drawn) <= 1000 * 30  # never again what was drawn over
+
+
+@pytest.mark.parametrize("make", [EventEncoder, LineChunker])
+def test_a_line_that_is_nearly_too_long_is_not_read_again_with_each_piece(drawn, make):
+    line, size = make(), 100_000
+    add = line.encode if make is EventEncoder else line.add
+    add(LONG_BAR + b"\r")
+    for _ in range(size // 10):
+        add(b"\r123456789")
+    assert sum(drawn) <= 4 * (size + len(LONG_BAR))

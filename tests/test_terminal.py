@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ PARTS = [
     b"\x1b[31m", b"\x1b[0m", b"\x1b[m", b"\x1b[1;38;5;99m", b"\x1b[22;39m", b"\x1b[48;2;1;2;3m", b"\x1b[4:3m",
     b"\x1b[K", b"\x1b[1K", b"\x1b[2K", b"\x1b[A", b"\x1b[3C", b"\x1b[2D", b"\x1b[5G", b"\x1b[?25l",
     b"\x1b]8;;http://example.org/\x1b\\", b"\x1b]8;;\x07", b"\x1b]0;title\x07", b"\x1b(B", b"\x1bP1$r\x1b\\",
+    b"\x1b[1<m", b"\x1b[38;5?m", b"\x1b[5>:1m", b"\x1b[2;=K", b"\x1b[1;:m", b"\x1b[:3;4m",
     b"\x1b", b"[", b"]8;;", b"\x1b[", b"\x1b]8;", b"1m",
 ]  # fmt: skip
 """What lines are made of: text, sequences, and what is left of sequences that were cut."""
@@ -106,34 +108,98 @@ def test_a_line_that_never_ends_is_kept_in_little_memory() -> None:
     assert show_plain(kept) == show_plain(BAR)
 
 
+@pytest.mark.parametrize(
+    "sequence", [b"\x1b[1<m", b"\x1b[38;5?m", b"\x1b[5>:1m", b"\x1b[38:5<m", b"\x1b[2;=K", b"\x1b[1?C"]
+)
+def test_a_sequence_of_a_terminals_own_does_nothing(sequence: bytes) -> None:
+    assert show_styled(b"be" + sequence + b"fore\rBE") == b"BEfore"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("0123456789:;<=>?", max_size=6),
+            st.text(" -/", max_size=1),
+            st.characters(min_codepoint=0x40, max_codepoint=0x7E),
+        ),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_any_control_sequence_can_be_read(sequences: list[tuple[str, str, str]], is_drawn: bool) -> None:
+    line = "x".join(f"\x1b[{parameters}{more}{final}" for parameters, more, final in sequences).encode()
+    line += b"y" + b"\rz" * is_drawn
+    for shown in (show_plain(line), show_styled(line), fold(line)):
+        assert b"z" in shown if is_drawn else b"y" in shown
+    assert draw(fold(line) + b"w") == draw(line + b"w")
+
+
+LINK = b"\x1b]8;;" + b"x" * terminal.MAX_LINK_LENGTH + b"\x1b\\"
+EVERY_OTHER = b"\x1b[Cx"
+
 WORST = {
     "sequences that do not end": b"\x1b[", "commands that do not end": b"\x1b]", "strings": b"\x1bP",
     "parameters": b"\x1b[" + b"0;" * 500, "spaces": b"\x1b[" + b" " * 1000,
     "links": b"\x1b]8;;" + b"x" * 1000,
     "far to the right": b"\x1b[999999999Ca\r", "erased to the left": b"x" * 50 + b"\x1b[1K",
     "erased": b"\x1b[999999Ga\x1b[2K", "styles": b"\x1b[1m\x1b[4m\x1b[31;42mx\x1b[0m",
+    "a link in every other column": LINK + b"a" * 3000 + b"\x1b]8;;\x1b\\\r" + EVERY_OTHER * 1500,
+    "a style in every other column": b"\x1b[1;3;4;38:2:100:100:100;48:2:100:100:100m" + b"a" * 3000
+    + b"\x1b[m\r" + EVERY_OTHER * 1500,
+    "links that are drawn over": LINK + b"a" * 100 + b"\x1b]8;;\x1b\\\r",
+    "a style that grows": b"\x1b[38:2:" + b"1:" * 60 + b"m\x1b[48:2:" + b"1:" * 60 + b"m"
+    + b"\x1b[1mx\x1b[22mx" * 200,
 }  # fmt: skip
+"""What is repeated until a line is long."""
 
 
-@pytest.mark.parametrize("worst", WORST.values(), ids=WORST)
-def test_no_line_takes_more_than_its_length_in_steps(worst: bytes) -> None:
-    # a call of Python's is a step; what is called moves at most some hundred characters
+def make_worst(name: str, size: int) -> bytes:
+    """Return a line of this length, made of one of the worst parts, that is drawn: not of colours alone."""
+    return (b"\r" + WORST[name] * (size // len(WORST[name]) + 1))[:size]
+
+
+def count_calls(action: Callable[[], object]) -> int:
+    """Return how many calls of Python an action makes; each moves some hundred characters at most."""
+    calls = 0
+
+    def trace(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(trace)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("worst", WORST)
+def test_no_line_takes_more_than_its_length_in_steps(worst: str) -> None:
     def count(size: int) -> int:
-        text, calls = (worst * size)[:size], 0
-
-        def trace(frame: object, event: str, argument: object) -> None:
-            nonlocal calls
-            calls += event in ("call", "c_call")
-
-        sys.setprofile(trace)
-        try:
-            show_styled(text)
-            fold(text)
-        finally:
-            sys.setprofile(None)
-        return calls
+        line = make_worst(worst, size)
+        return count_calls(lambda: (show_styled(line), fold(line)))
 
     assert count(2**16) <= 4.5 * count(2**14) + 100
+
+
+@pytest.mark.parametrize("worst", WORST)
+@pytest.mark.parametrize("size", [100, 3000, 62_000])
+def test_no_line_shows_much_more_than_was_written(worst: str, size: int) -> None:
+    line = make_worst(worst, size)
+    shown = len(show_plain(line))
+    assert len(show_styled(line)) <= shown + terminal.LOOKS_FACTOR * size + terminal.LOOKS_EXTRA
+    assert shown <= min(size * terminal.MAX_GAP // 6, terminal.MAX_COLUMNS)
+    kept = fold(line)
+    assert len(kept) <= shown + size + 2 * terminal.LOOKS_EXTRA
+    again = fold(kept + EVERY_OTHER)  # as of a line that never ends
+    assert len(again) <= len(kept) + 2 * terminal.LOOKS_EXTRA
+
+
+def test_a_link_that_was_drawn_over_is_left_out_before_the_colours_are() -> None:
+    text = LINK + b"\x1b[31m" + b"a" * 100 + b"\x1b[m\x1b]8;;\x1b\\\r"
+    assert show_styled(text) == LINK + b"\x1b[31m" + b"a" * 100 + b"\x1b]8;;\x1b\\\x1b[0m"
+    assert show_styled(text + EVERY_OTHER * 50) == b"\x1b[31ma\x1b[0mx" * 50
 
 
 def test_a_program_cannot_make_a_short_text_a_long_line() -> None:
@@ -146,6 +212,7 @@ def test_the_page_shows_the_same(tmp_path: Path) -> None:
     samples = [
         decode(b"".join(random.choice(PARTS) for _ in range(random.randint(1, 14)))) for _ in range(3000)
     ]
+    samples += [decode(make_worst(name, 10_000)) for name in WORST]
     bundle = tmp_path / "terminal.mjs"
     subprocess.run(
         [UI / "node_modules/.bin/esbuild", UI / "src/terminal.ts", "--format=esm", f"--outfile={bundle}"],
@@ -165,5 +232,6 @@ def test_the_page_shows_the_same(tmp_path: Path) -> None:
         capture_output=True,
     )
     for sample, (shown, folded) in zip(samples, json.loads(done.stdout), strict=True):
-        assert shown.rstrip() == decode(show_plain(sample.encode())).rstrip(), repr(sample)
-        assert draw(folded.encode()) == draw(sample.encode()), repr(sample)
+        assert shown.rstrip() == decode(show_plain(sample.encode())).rstrip(), sample[:200]
+        assert draw(folded.encode()) == draw(sample.encode()), sample[:200]
+        assert len(folded) <= len(shown) + len(sample) + 2 * terminal.LOOKS_EXTRA, sample[:200]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import httpx
 import pytest
+from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
 from web_doubles import PREFIX, make_job, make_zip, running_web
 
 from kbatch_server import throttle
 from kbatch_server.errors import Unavailable
 from kbatch_server.handlers import exchange
+from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.places import Lanes
 from kbatch_server.rates import MAX_KEPT, Rates
 from kbatch_server.throttle import Throttle
@@ -155,6 +158,82 @@ async def test_a_client_that_reads_nothing_is_let_go_of(monkeypatch):
                 received += len(piece)
         assert received < 64 * 2**20
         writer.close()
+
+
+def ask_and_read_nothing(web, path):
+    """Return a connection on which an answer waits, little of it in the kernel."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", web.port))
+    head = f"GET {PREFIX}{path} HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n\r\n"
+    sock.sendall(head.encode())
+    return sock
+
+
+async def wait_until(condition):
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # nobody is told of it
+            await asyncio.sleep(0.01)
+
+
+LONG_LIST = "api/v1/jobs?limit=500"
+
+
+async def test_lists_that_are_not_read_fill_no_memory(monkeypatch):
+    limits = Throttle(max_unread_bytes=2**20, max_unread_bytes_per_user=2**20)
+    async with running_web(throttle=limits) as web, web.client() as alice, web.client("bob-token") as bob:
+        assert (await alice.post("api/v1/jobs", json=WORK)).status_code == 201
+        for user in ("alice", "bob"):
+            for number in range(100):  # more than a kernel takes
+                web.jobs.add(make_job(f"{user}-{number}", user=user, message="x" * 2**17))
+        held = LIMITS_HELD.labels("max_unread_bytes_per_user")._value.get()
+        first = ask_and_read_nothing(web, LONG_LIST)
+        await wait_until(lambda: limits._answers.held)
+        assert limits._answers.held == 2**20  # of one that is longer than all together may be
+        refused = await alice.get(LONG_LIST)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+        assert "not read yet" in refused.json()["message"]
+        assert LIMITS_HELD.labels("max_unread_bytes_per_user")._value.get() == held + 1
+        assert (await bob.get(LONG_LIST)).status_code == 503
+        assert (await alice.get("api/v1/version")).status_code == 200
+        # what the request has taken is its own until the answer is read
+        assert limits._requests._taken["alice"] == 1
+        assert limits.connections.count()["user"] == 1
+        first.close()
+        await wait_until(lambda: not limits._answers.held)
+        assert not limits._requests._taken
+        assert (await bob.get(LONG_LIST)).status_code == 200
+        monkeypatch.setattr(exchange, "WRITE_SECONDS", 0.2)
+        with contextlib.closing(ask_and_read_nothing(web, LONG_LIST)):
+            await wait_until(lambda: limits._answers.held)
+            await wait_until(lambda: not limits._answers.held)  # it is cut off
+            assert not limits._requests._taken
+
+
+async def test_what_is_held_for_an_answer_is_let_go_of_when_the_client_goes():
+    async with running_web() as web:
+        for number in range(100):
+            web.jobs.add(make_job(f"job-{number}", message="x" * 2**17))
+        throttle = web.services.throttle
+        connections = [ask_and_read_nothing(web, LONG_LIST) for _ in range(3)]
+        await wait_until(lambda: throttle._requests._taken["alice"] == 3 and throttle._answers.held)
+        for sock in connections:
+            sock.close()
+        await wait_until(lambda: not throttle._answers.held and not throttle._requests._taken)
+
+
+async def test_the_lists_of_the_kbatch_command_are_sent_a_little_at_a_time():
+    async with running_web() as web:
+        for number in range(100):
+            web.jobs.add(make_job(f"job-{number}", message="x" * 2**17))
+        sizes, write = [], IOStream.write
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                IOStream, "write", lambda self, data: (sizes.append(len(data)), write(self, data))[1]
+            )
+            async with web.client() as alice:
+                assert len((await alice.get("jobs/")).json()["items"]) == 100
+        assert max(sizes) < 2**19
 
 
 # what is read from the storage, or goes there

@@ -533,6 +533,34 @@ async def test_who_asks_sees_limits_use_and_queue(make_world):
     assert nothing["queue"] == {"reason": "", "message": "", "jobs": []}
 
 
+async def test_what_runs_of_a_user_is_read_once_at_a_time_however_many_ask(make_world, monkeypatch):
+    world = await make_world(user_limits={"running": 2})
+    for _ in range(3):
+        await world.submit()
+    await world.go_on()
+    reads, read = [], world.store._database.read
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def count(operation, *, is_costly=False):
+        if is_costly:
+            reads.append(operation)
+            begun.set()
+            await go_on.wait()
+        return await read(operation, is_costly=is_costly)
+
+    monkeypatch.setattr(world.store._database, "read", count)
+    standing = world.jobs.standing
+    asked = [asyncio.create_task(standing.describe(ALICE)) for _ in range(20)]
+    await begun.wait()
+    asked[0].cancel()  # whoever is the first of them, one goes
+    asyncio.get_running_loop().call_later(0.3, go_on.set)
+    shown = await asyncio.gather(*asked, return_exceptions=True)
+    assert [each["usage"]["running"] for each in shown[1:]] == [2] * 19
+    assert 1 <= len(reads) < 20 / 4
+    assert not standing._reading
+    assert (await standing.describe(ALICE))["usage"] == shown[1]["usage"]
+
+
 async def test_what_was_missed_is_found_when_all_is_counted_anew(make_world):
     world = await make_world(user_limits={"running": 1})
     first, second = [await world.submit() for _ in range(2)]

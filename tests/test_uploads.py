@@ -327,6 +327,25 @@ async def test_what_is_kept_of_a_zip_is_what_every_unpacker_makes_the_same_of(up
     assert (await uploads.receive(ALICE, chunked(GOOD))).top_folder is None
 
 
+async def test_a_zip_is_made_plain_while_its_turn_to_be_checked_lasts(uploads, monkeypatch):
+    write, busy = uploads.storage.write, []
+
+    async def look(key, chunks):
+        async def looked():
+            async for chunk in chunks:
+                busy.append(uploads._checks._free)
+                yield chunk
+
+        return await write(key, looked())
+
+    free = uploads._checks._free
+    monkeypatch.setattr(uploads.storage, "write", look)
+    await uploads.receive(ALICE, chunked(MAC))
+    assert set(busy[:-1]) == {free}
+    assert busy[-1] == free - 1
+    assert uploads._checks._free == free
+
+
 async def test_a_zip_that_was_made_plain_is_known_again_when_it_is_sent_again(uploads, monkeypatch):
     first = await uploads.receive(ALICE, chunked(MAC))
     monkeypatch.setattr("kbatch_server.uploads.check_archive", None)

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from ..errors import InvalidRequest, RequestTimeout, TooLarge, Unavailable
+from ..errors import InvalidRequest, RequestTimeout, TooLarge, TooManyRequests, Unavailable
 from ..log import REQUEST_ID
+from ..throttle import Throttle
 from .services import Services
 
 UNLIMITED = 2**62
@@ -26,6 +27,9 @@ BODY_BYTES_PER_SECOND = 8 * 1024
 
 WRITE_SECONDS = 300
 """How long a client may take to read one piece of an answer, or a whole that is short."""
+
+SHORT_ANSWER_BYTES = 64 * 1024
+"""What an answer may have that is not counted: the kernel mostly takes all of it."""
 
 LINGER_SECONDS = 5
 """How long a client that was refused may go on sending: closing at once would reset the connection, and
@@ -233,13 +237,45 @@ class Exchange(RequestHandler):
     # The answer
 
     def finish(self, chunk: Any = None) -> asyncio.Future[None]:
-        """End the answer; where the request was not read to its end the connection closes, and it says so."""
+        """End the answer; where the request was not read to its end the connection closes, and it says so.
+
+        What the request holds is let go of when the client has read the answer.
+        """
+        if chunk is not None:
+            self.write(chunk)
+        if not self._headers_written:
+            self._hold_answer()
         if not (self._headers_written or self._is_body_complete()):
             self.set_header("Connection", "close")
-        sent: asyncio.Future[None] = super().finish(chunk)
+        held, self._held = self._held, ExitStack()
+        try:
+            sent: asyncio.Future[None] = super().finish()
+        except BaseException:
+            held.close()
+            raise
         if self._headers.get("Connection") == "close":
             sent.add_done_callback(partial(_close_when_sent, self._stream))
+        _call_when_sent(self._stream, partial(self._settle, held, self.services.throttle, self._stream))
         return sent
+
+    def _hold_answer(self) -> None:
+        """Count an answer that is long, or say instead that too many are not read yet.
+
+        What a method other than GET has done cannot be refused any more.
+        """
+        size = sum(map(len, self._write_buffer))
+        if size <= SHORT_ANSWER_BYTES or self.request.method != "GET":
+            return
+        try:
+            self._held.enter_context(self.services.throttle.answer(self.current_user, size))
+        except (TooManyRequests, Unavailable) as error:
+            self.clear()
+            self.answer_error(error)
+
+    @staticmethod
+    def _settle(held: ExitStack, throttle: Throttle, stream: IOStream) -> None:
+        held.close()
+        throttle.connections.end(stream)
 
     @property
     def write_seconds(self) -> float:
@@ -286,7 +322,6 @@ class Exchange(RequestHandler):
     def _end(self) -> None:
         self._release()
         self._read_on()
-        self.services.throttle.connections.end(self._stream)
         self.services.traffic.end(self)
 
     def _release(self) -> None:
@@ -300,3 +335,20 @@ class Exchange(RequestHandler):
 def _close_when_sent(stream: IOStream, sent: asyncio.Future[None]) -> None:
     sent.exception()  # the client may have gone before
     stream.close()
+
+
+def _call_when_sent(stream: IOStream, action: Callable[[], object]) -> None:
+    """Call something when all that was written to a connection is sent, or the connection is closed.
+
+    Not by the future that Tornado's ``finish`` returns, which is never done when the connection is closed by
+    the server.
+    """
+    try:
+        sent = stream.write(b"")
+    except StreamClosedError:
+        action()
+        return
+    if sent.done():
+        action()
+    else:
+        sent.add_done_callback(lambda _: action())

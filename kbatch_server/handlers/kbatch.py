@@ -30,6 +30,9 @@ PAGE = 500
 LARGE_BODY_BYTES = 2**20
 """The size from which on a job's JSON is one of few that are read at a time, and read in a thread."""
 
+FLUSH_BYTES = 64 * 1024
+"""How much of a list waits to be sent."""
+
 GATHER_SECONDS = 0.2
 """For how long lines are gathered into one chunk for the client that prints chunk by chunk."""
 
@@ -60,9 +63,14 @@ class KBatchHandler(BaseHandler):
         self.write(f'{{"kind": "{kind}List", "metadata": {{}}, "items": [')
         comma = ""
         async for items in pages:
+            unsent = 0
             for item in items:
-                self.write(comma + json.dumps(item))
-                comma = ", "
+                shown = comma + json.dumps(item)
+                self.write(shown)
+                comma, unsent = ", ", unsent + len(shown)
+                if unsent >= FLUSH_BYTES:
+                    await self.flush()
+                    unsent = 0
             await self.flush()
         self.write("]}\n")
 
@@ -283,17 +291,17 @@ class LogHandler(StreamHandler, KBatchHandler):
         await self.flush()
         now = asyncio.get_running_loop().time
         chunker, sent_at = LineChunker(), now()
-        printed_at = sent_at
+        looked_at = sent_at  # at what there is to print
         async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
             async for piece in ticking:
                 chunker.add(b"" if piece is None else piece.data)
                 # since we wrote, not since the job did: one that writes all the time must be seen to
                 silent_seconds = now() - sent_at
                 lines = chunker.take() if chunker.is_full or silent_seconds >= GATHER_SECONDS else b""
-                if not lines and now() - printed_at >= BAR_SECONDS:
-                    lines = chunker.show_bar()
+                if lines or now() - looked_at >= BAR_SECONDS:
+                    lines = lines or chunker.show_bar()
+                    looked_at = now()
                 if lines:
-                    printed_at = now()
                     self.write(encoder.compress(lines) if encoder else lines)
                 elif encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
                     self.write(encoder.EMPTY_BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
@@ -133,16 +134,29 @@ class LogHandler(StreamHandler):
         self.write(encoder.KEEP_ALIVE)  # the hub's proxy sends no headers before the first byte
         await self.flush()
         place: LogPlace | None = None
-        async with aclosing(with_ticks(pieces, KEEP_ALIVE_SECONDS)) as ticking:
+        now = asyncio.get_running_loop().time
+        sent_at = now()
+
+        def find_wait() -> float:
+            silence = max(sent_at + KEEP_ALIVE_SECONDS - now(), 0)
+            bar_wait = encoder.get_bar_wait(now())
+            return silence if bar_wait is None else min(silence, bar_wait)
+
+        async with aclosing(with_ticks(pieces, find_wait)) as ticking:
             async for piece in ticking:
-                if piece is None:
-                    self.write(encoder.KEEP_ALIVE)
-                else:
+                events = b""
+                if piece is not None:
                     if place is not None and place.attempt != piece.place.attempt:
-                        self.write(encoder.finish(place))
+                        events = encoder.finish(place)
                     place = piece.place
-                    self.write(encoder.encode(piece.data, place))
-                await self.flush()
+                    events += encoder.encode(piece.data, place)
+                events += encoder.show_bar(now(), place)
+                if not events and now() - sent_at >= KEEP_ALIVE_SECONDS:
+                    events = encoder.KEEP_ALIVE
+                if events:
+                    self.write(events)
+                    await self.flush()
+                    sent_at = now()
         if self.cut_off:
             # without the line that is half sent: it comes whole to who goes on after the last id
             self.write(encoder.make_retry(RETRY_SECONDS, self.cut_off))

@@ -43,7 +43,7 @@ MAX_UNREADABLE = 10**9
 class OutputsHandler(BaseHandler):
     """The list of a job's results."""
 
-    @needs_scope("read", whose="job")
+    @needs_scope("read", whose="job", is_costly=True)
     async def get(self, job_id: str) -> None:
         """List the files, by path."""
         job = await self.services.jobs.get(self.user, job_id)

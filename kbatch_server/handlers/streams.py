@@ -17,6 +17,11 @@ Item = TypeVar("Item")
 MAX_LINE_BYTES = 64 * 1024
 """A line that shows more is sent in parts: a log of one endless line must not be kept in memory."""
 
+BAR_SECONDS = 0.25
+"""The least time between two states of a progress bar that are sent as events: more cannot be read."""
+
+BAR_BYTES_PER_SECOND = 16 * 1024
+"""A long bar is sent less often: with each change of one character all of it is sent again."""
 
 CUT_OFF = "the service is being stopped: follow the log again for the rest"
 """Why a log that is followed ends before the job does: that must not look like the end of the job."""
@@ -85,7 +90,7 @@ class StreamHandler(BaseHandler):
 class EventEncoder:
     """Makes server-sent events of text: a line of the log, as a terminal shows it, is a ``data:`` line.
 
-    A progress bar is one of its own each time that it is seen to go on.
+    A progress bar is one of its own each time that ``show_bar`` finds it changed.
     https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
 
@@ -95,6 +100,8 @@ class EventEncoder:
         self._rest = b""
         self._rest_size = 0  # of which ``_rest`` may be a shorter form
         self._bar = b""
+        self._has_news = False  # in what is drawn again
+        self._bar_due = 0.0
 
     def encode(self, piece: bytes, place: LogPlace | None = None) -> bytes:
         """Return the event of the lines that are complete with this piece; nothing if there are none.
@@ -106,13 +113,33 @@ class EventEncoder:
         lines, newline, rest = self._rest.rpartition(b"\n")
         if newline:
             self._rest, self._rest_size = rest, len(rest)
-        self._rest = _fold_long(self._rest)
-        if len(self._rest) > MAX_LINE_BYTES:
+        self._rest, is_too_long = _shorten(self._rest)
+        if is_too_long:
             cut = _find_cut(self._rest)
             lines += newline + self._rest[:cut]
             self._rest, self._rest_size = self._rest[cut:], len(self._rest) - cut
-        event = self._make_lines(lines, place) if lines or newline else b""
-        return event + self._make_bar(place)
+        self._has_news = b"\r" in self._rest
+        return self._make_lines(lines, place) if lines or newline else b""
+
+    def get_bar_wait(self, now: float) -> float | None:
+        """Return in how many seconds ``show_bar`` is to be called; None where there is nothing to show."""
+        return max(self._bar_due - now, 0) if self._has_news else None
+
+    def show_bar(self, now: float, place: LogPlace | None = None) -> bytes:
+        """Return the event of a line that is drawn again, if it is due and shows something else than before.
+
+        ``now`` is the time of a clock in seconds, ``place`` that after the last piece.
+        """
+        if self.get_bar_wait(now) != 0:
+            return b""
+        self._has_news = False
+        self._rest = fold(self._rest, columns=MAX_LINE_BYTES)
+        self._bar_due = now + max(BAR_SECONDS, len(self._rest) / BAR_BYTES_PER_SECOND)
+        bar = show_styled(self._rest)
+        if not bar or bar == self._bar:
+            return b""
+        self._bar = bar
+        return self._make_event(bar, place)
 
     def finish(self, place: LogPlace | None = None) -> bytes:
         """Return the event of a last line that no newline ended; nothing if there is none."""
@@ -128,14 +155,6 @@ class EventEncoder:
                 return b""
             shown = rest if is_sent else shown
         return self._make_event(shown, place)
-
-    def _make_bar(self, place: LogPlace | None) -> bytes:
-        """Return the event of a line that is drawn again, if it shows something else than before."""
-        bar = show_styled(self._rest) if b"\r" in self._rest else b""
-        if not bar or bar == self._bar:
-            return b""
-        self._bar = bar
-        return self._make_event(bar, place)
 
     def _make_event(self, shown: bytes, place: LogPlace | None) -> bytes:
         event_id = f"{place.attempt}-{place.offset - self._rest_size}" if place is not None else None
@@ -165,26 +184,26 @@ class LineChunker:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._is_too_long = False  # the line that is not ended
 
     def add(self, piece: bytes) -> None:
         """Take a piece of the log."""
         self._rest += piece
         start = self._rest.rfind(b"\n") + 1
-        self._rest = self._rest[:start] + _fold_long(self._rest[start:])
+        line, self._is_too_long = _shorten(self._rest[start:])
+        self._rest = self._rest[:start] + line
 
     @property
     def is_full(self) -> bool:
         """Whether there is enough to be sent, however busy the log is."""
-        return len(self._rest) > MAX_LINE_BYTES
+        return self._is_too_long or self._rest.rfind(b"\n") > MAX_LINE_BYTES
 
     def take(self, *, final: bool = False) -> bytes:
         """Return the lines that are complete, as a terminal shows them, or nothing; with ``final`` all that
         is left."""
-        lines, newline, rest = self._rest.rpartition(b"\n")
-        if not newline and (final or self.is_full):
-            lines, rest = rest, b""
-        elif final and rest:
-            lines, rest = self._rest, b""
+        lines, _, rest = self._rest.rpartition(b"\n")
+        if (final and rest) or (self._is_too_long and not lines):
+            lines, rest, self._is_too_long = self._rest, b"", False
         elif not lines:
             return b""  # an empty line cannot be a chunk of its own: it goes with the next one
         shown = show_styled(lines)
@@ -199,9 +218,18 @@ class LineChunker:
         return show_styled(line) if has_controls(line) else b""
 
 
-def _fold_long(line: bytes) -> bytes:
-    """Return a line that is not ended yet, without what was drawn over if it is long."""
-    return fold(line, columns=MAX_LINE_BYTES) if len(line) > MAX_LINE_BYTES else line
+def _shorten(line: bytes) -> tuple[bytes, bool]:
+    """Return a line that is not ended yet, and whether it shows too much to be kept.
+
+    What was drawn over is left out, but only where the line is twice as long as it may be: else each piece of
+    a line of about that length would have all of it read again.
+    """
+    if not has_controls(line):
+        return line, len(line) > MAX_LINE_BYTES
+    if len(line) <= 2 * MAX_LINE_BYTES:
+        return line, False
+    line = fold(line, columns=MAX_LINE_BYTES)
+    return line, len(line) > MAX_LINE_BYTES
 
 
 def _find_cut(line: bytes) -> int:

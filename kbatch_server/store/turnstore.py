@@ -126,7 +126,7 @@ class TurnStore:
         """Return those of one user."""
         values = {"of_user": user, "limit": limit}
         return await self._database.read(
-            lambda connection: _read_shares(connection, _SELECT_BEGUN_OF, values)
+            lambda connection: _read_shares(connection, _SELECT_BEGUN_OF, values), is_costly=True
         )
 
     async def list_waiting_users(self) -> list[str]:

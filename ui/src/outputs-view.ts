@@ -106,8 +106,11 @@ export class OutputsView extends LitElement {
       const listing = await this.api.get<Listing>(`jobs/${this.job.id}/outputs`);
       this.files = listing.items;
       this.omitted = listing.omitted;
+      this.problem = "";
     } catch (error) {
       this.problem = error instanceof ApiError ? error.message : String(error);
+      const isBusy = error instanceof ApiError && error.status === 429;
+      if (isBusy && this.isConnected) setTimeout(() => this.load(), 1000 * (error.retryAfterSeconds ?? 10));
     }
   }
 

@@ -2,12 +2,19 @@
 // The same rules as in kbatch_server/terminal.py, for lines that are still being written.
 
 /** Columns after the end of a line that its cursor can be moved to. */
-const MAX_GAP = 1000;
+const MAX_GAP = 256;
 
 /** Characters of a link's target. */
 const MAX_LINK = 2083;
 
 const MAX_PARAMETERS = 128;
+
+/** Characters of all parameters of a style together; text with a longer one is shown without. */
+const MAX_STYLE = 128;
+
+/** Characters of colours and links that a folded line may have more than it had, and for each column that it keeps. */
+const LOOKS_EXTRA = 256;
+const FOLDED_LOOKS = 8;
 
 /** Escape sequences of ECMA-48; no part of it goes back over what it has read. */
 const TOKEN =
@@ -36,11 +43,14 @@ export function drawLine(text: string): Segment[] {
   return line.segments();
 }
 
-/** Return a shorter text that means the same as the beginning of a line, whatever comes after it. */
+/**
+ * Return a shorter text that means the same as the beginning of a line, whatever comes after it: its colours and
+ * links only as long as they take hardly more characters than the line had.
+ */
 export function foldLine(text: string, columns: number): string {
   const line = new Line(columns);
   const rest = line.write(text);
-  return line.render() + rest;
+  return line.render(Math.min(text.length + LOOKS_EXTRA, FOLDED_LOOKS * columns)) + rest;
 }
 
 class Line {
@@ -99,10 +109,11 @@ class Line {
   }
 
   private control(final: string, parameters: string): void {
-    if (parameters.length > MAX_PARAMETERS || /^[<=>?]/.test(parameters)) return;
+    if (parameters.length > MAX_PARAMETERS || /[<=>?]/.test(parameters)) return;
     if (final === "m") {
       restyle(this.style, parameters);
-      this.look = { style: [...this.style.values()].join(";"), link: this.look.link };
+      const style = [...this.style.values()].join(";");
+      this.look = { style: style.length <= MAX_STYLE ? style : "", link: this.look.link };
       return;
     }
     const number = Number.parseInt(parameters, 10) || 0;
@@ -143,18 +154,35 @@ class Line {
     return found;
   }
 
-  render(): string {
+  render(most: number): string {
+    const segments = this.group(this.cells.length);
+    const looks = chooseLooks([...segments, this.look], most);
     // a carriage return at its beginning keeps in mind that the cursor was moved
     let text = this.hasMoved ? "\r" : "";
     let before = PLAIN;
-    for (const each of this.group(this.cells.length)) {
-      text += change(before, each) + each.text;
-      before = each;
-    }
+    segments.forEach((segment, index) => {
+      text += change(before, looks[index]) + segment.text;
+      before = looks[index];
+    });
     if (this.isElsewhere) text += "\x1b[A";
     else if (this.column !== this.cells.length) text += `\x1b[${this.column + 1}G`;
-    return text + change(before, this.look);
+    return text + change(before, looks[segments.length]);
   }
+}
+
+/** Return the looks of a line's segments: without links, or plain, where they take more than `most` characters. */
+function chooseLooks(looks: Look[], most: number): Look[] {
+  const unlinked = looks.map(({ style }) => ({ style, link: "" }));
+  for (const chosen of [looks, unlinked]) {
+    let size = 0;
+    chosen.forEach((look, index) => {
+      const before = index ? chosen[index - 1] : PLAIN;
+      if (before.link !== look.link) size += look.link.length + 7;
+      if (before.style !== look.style) size += look.style.length + 7;
+    });
+    if (size <= most) return chosen;
+  }
+  return looks.map(() => PLAIN);
 }
 
 interface Look {
