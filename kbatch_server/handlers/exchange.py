@@ -13,6 +13,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from ..errors import InvalidRequest, RequestTimeout, TooLarge, Unavailable
 from ..log import REQUEST_ID
+from .needs import Needs
 from .services import Services
 
 UNLIMITED = 2**62
@@ -89,6 +90,8 @@ class Exchange(RequestHandler):
             if self._path_error is not None:
                 raise self._path_error
             await self._admit()
+            if self._needs().body and not self._refused:
+                self.know_sender()  # a body is taken only from users, and from jobs that showed a good link
         except Exception as error:
             if self._finished:
                 raise
@@ -96,6 +99,14 @@ class Exchange(RequestHandler):
 
     def unknown(self, *path: str) -> None:
         """Be none of a URL's methods, as nothing is declared of it (see Needs)."""
+
+    def know_sender(self) -> None:
+        """Note that a user sends the request, or a job whose link is good: no longer a stranger."""
+        self.services.throttle.connections.know(self._stream)
+
+    def _needs(self) -> Needs:
+        """Return what the method needs; raises HTTPError for one that the URL does not have."""
+        raise NotImplementedError
 
     async def _admit(self) -> None:
         """Raise what refuses the request; called before the body is read."""
