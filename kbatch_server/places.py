@@ -53,20 +53,31 @@ class Places:
 class FairPlaces:
     """A number of places that users wait for: they take turns, and each has a part of the places at most."""
 
-    def __init__(self, *, per_user: int, total: int, limit: str, what: str) -> None:
-        """Take the two limits, the second's name in the metric (that of its trait), and what they are for."""
+    def __init__(
+        self, *, per_user: int, total: int, limit: str, what: str, most_waiting: int | None = None
+    ) -> None:
+        """Take the two limits, the second's name in the metric (that of its trait), and what they are for.
+
+        Of ``most_waiting``, if given, a user may have a tenth. Where all have so many together, a user who
+        has none yet may still have one: the many of one user refuse no other.
+        """
         self._what = what
         self._limit = limit
         self._per_user = per_user
         self._free = total
+        self._most_waiting = most_waiting
+        self._count_waiting = 0
         self._taken: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
     async def take(self, user: str, *, wait_seconds: float) -> AsyncIterator[None]:
-        """Hold a place of the user's, once it is their turn; raises Unavailable when that takes longer."""
+        """Hold a place of the user's, once it is their turn.
+
+        Raises Unavailable when that takes longer than ``wait_seconds``, or too many wait already.
+        """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(user, deque()).append(turn)
+        self._join(user, turn)
         self._give()
         try:
             if not turn.done():
@@ -75,10 +86,7 @@ class FairPlaces:
                     await asyncio.shield(turn)  # cancelled, it could not be told that its turn has come
         except TimeoutError:
             self._leave(user, turn)
-            raise Unavailable(
-                f"Too many {self._what} are under way. Try again in a moment.",
-                retry_after_seconds=RETRY_AFTER_SECONDS,
-            ) from None
+            raise self._make_refusal() from None
         except BaseException:
             self._leave(user, turn)
             raise
@@ -86,6 +94,22 @@ class FairPlaces:
             yield
         finally:
             self._release(user)
+
+    def _make_refusal(self) -> Unavailable:
+        return Unavailable(
+            f"Too many {self._what} are under way. Try again in a moment.",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+
+    def _join(self, user: str, turn: asyncio.Future[None]) -> None:
+        own = len(self._waiting.get(user, ()))
+        if own and self._most_waiting is not None:
+            is_full = self._count_waiting >= self._most_waiting
+            if is_full or own >= self._most_waiting // 10:
+                LIMITS_HELD.labels(self._limit).inc()
+                raise self._make_refusal()
+        self._waiting.setdefault(user, deque()).append(turn)
+        self._count_waiting += 1
 
     def _give(self) -> None:
         """Give free places to those whose turn it is: the users by when they had one last."""
@@ -103,6 +127,7 @@ class FairPlaces:
             self._waiting.move_to_end(user)
         else:
             del self._waiting[user]
+        self._count_waiting -= 1
         self._free -= 1
         self._taken[user] += 1
         turn.set_result(None)
@@ -114,6 +139,7 @@ class FairPlaces:
             self._release(user)
             return
         line.remove(turn)
+        self._count_waiting -= 1
         if not line:
             del self._waiting[user]
 

@@ -213,6 +213,25 @@ async def test_each_user_has_a_part_of_fair_places_and_waits_for_a_turn():
         pass
 
 
+async def test_of_those_who_wait_one_has_a_part_and_refuses_no_other():
+    places = FairPlaces(per_user=1, total=1, limit="concurrent_lookups", what="questions", most_waiting=20)
+
+    order = []
+
+    async def hold(user):
+        async with places.take(user, wait_seconds=10):
+            order.append(user)
+
+    async with places.take("first", wait_seconds=1):
+        waiting = [asyncio.create_task(hold(user)) for user in "aaabbb" + "cdefghijklmnopqrstuvwxyz" * 2]
+        await asyncio.sleep(0.01)
+        refused = [task for task in waiting if task.done()]
+        assert [type(task.exception()) for task in refused] == [Unavailable] * 26
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert "".join(order) == "abcdefghijklmnopqrstuvwxyzab"
+    assert places._count_waiting == 0
+
+
 async def test_jobs_wait_for_their_turn_to_fetch_code_and_are_told_to_come_again_with_results(monkeypatch):
     monkeypatch.setattr(throttle, "SEND_WAIT_SECONDS", 0.1)
     limits = Throttle(concurrent_fetches=1, concurrent_sends=1)

@@ -12,6 +12,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from ..errors import InvalidRequest, RequestTimeout, TooLarge, Unavailable
+from ..forwarded import CLIENT, find_network
 from ..log import REQUEST_ID
 from .needs import Needs
 from .services import Services
@@ -83,6 +84,7 @@ class Exchange(RequestHandler):
         self.services.traffic.begin(self)
         self.services.throttle.connections.begin(self._stream)
         REQUEST_ID.set(self.request_id)
+        CLIENT.set(find_network(str(self.request.remote_ip)))
         expected = self.request.headers.get("Expect", "")
         if expected.lower() == "100-continue":
             self.request.headers["Expect"] = "100-continue"  # as Tornado wants to read it
