@@ -8,6 +8,7 @@ import json
 import socket
 
 import pytest
+from test_authorization import METHODS
 from web_doubles import PREFIX, make_job, make_zip, running_web
 
 from kbatch_server import handlers
@@ -15,8 +16,6 @@ from kbatch_server.connections import FILES_FOR_OTHERS, Connections, limit_conne
 from kbatch_server.handlers import exchange
 from kbatch_server.metrics import CONNECTIONS_CLOSED
 from kbatch_server.throttle import Throttle
-
-METHODS = ("get", "head", "post", "put", "patch", "delete")
 
 ALICE = "Authorization: token alice-token"
 
@@ -268,6 +267,18 @@ async def test_a_refusal_before_a_body_says_that_the_connection_closes_and_it_do
         assert (answer[0], answer[1].get("connection")) == (status, "close")
         # Tornado's last word, where the end of the body cannot be found
         assert await asyncio.wait_for(reader.read(), 5) in {b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"}
+
+
+@pytest.mark.parametrize("length", [[], ["Content-Length: 0"]])
+@pytest.mark.parametrize(("method", "status"), [("DELETE", 204), ("OPTIONS", 405)])
+async def test_after_a_method_whose_body_the_proxy_hides_the_connection_closes(web, method, status, length):
+    web.jobs.add(make_job())
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    with contextlib.closing(writer):
+        writer.write(make_head(method, "api/v1/jobs/train-1", ALICE, *length))
+        answer = await read_answer(reader)
+        assert (answer[0], answer[1].get("connection")) == (status, "close")
+        assert await asyncio.wait_for(reader.read(), 5) == b""
 
 
 async def test_an_empty_body_in_chunks_is_no_body(web):

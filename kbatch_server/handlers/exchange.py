@@ -23,6 +23,11 @@ UNLIMITED = 2**62
 UNKNOWN_METHOD = "UNKNOWN"
 """What a method that HTTP libraries do not know is called here: it is 405, as any that a URL has not."""
 
+UNSURE_METHODS = frozenset({"DELETE", "OPTIONS"})
+"""Methods whose end cannot be told behind the hub's proxy. Where a client sends a body in chunks, the proxy
+says ``Content-Length: 0`` and then sends the body all the same (``deleteLength`` of http-proxy and
+http-proxy-3): it would be the beginning of the next request on the connection, whose ever that is."""
+
 BODY_BYTES_PER_SECOND = 8 * 1024
 """How fast a body that is collected (not an upload, which is streamed) must come, after its first seconds."""
 
@@ -261,6 +266,8 @@ class Exchange(RequestHandler):
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Send what was written; a client that does not read it, for long, is let go of."""
+        if not self._headers_written and self.asked_method in UNSURE_METHODS and not self._has_body():
+            self.set_header("Connection", "close")
         sent: asyncio.Future[None] = super().flush(include_footers)
         if not sent.done():
             timer = asyncio.get_running_loop().call_later(self.write_seconds, self._stream.close)
