@@ -2,7 +2,8 @@
 
 The real service, with SQLite, files and jobs of this machine, in a process of its own, and the attackers in
 another. Meanwhile somebody works: lists jobs, submits some, and reads what became of them. Printed are the
-service's memory, how late its event loop came to a timer, and what that somebody waited for and was answered.
+service's memory, how late its event loop came to a timer, and what that somebody waited for and was answered;
+it ends with exit code 1 where one of these is more than it may be (the bounds are below).
 ``SOAK_SECONDS=60 make soak`` is a shorter one.
 """
 
@@ -11,17 +12,15 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import itertools
 import json
 import os
-import random
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,15 @@ import aiohttp
 from tests.hub import find_ports
 from tests.service import Service
 
+from .attacks import MIB, PREFIX, Attackers
 from .hub import FakeHub
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
-ONLY = os.environ.get("SOAK_ONLY", "").split()
-"""The names of some attackers, to see what one of them does; else all."""
-
-PREFIX = "/services/kbatch/"
 ACCESS = "access:services"
 ACTIONS = [f"custom:kbatch:jobs:{action}" for action in ("submit", "read", "cancel")]
 USERS = {
     "alice": {"name": "alice", "scopes": [ACCESS, *ACTIONS]},
+    "eve": {"name": "eve", "scopes": [ACCESS, *ACTIONS]},
     "mallory": {"name": "mallory", "scopes": [ACCESS, *ACTIONS]},
     "prometheus": {"name": "prometheus", "kind": "service", "scopes": [ACCESS, "read:metrics"]},
 }
@@ -52,174 +49,20 @@ c.JobConfig.image = "this-machine"
 c.LocalProcessJobLauncher.root = "{folder}/jobs"
 """
 
-MALLORY = "Authorization: token mallory"
-MIB = 2**20
+KEY = "a-key-of-the-service-that-is-under-attack"
 SETTLE_SECONDS = 30
 
+MAX_MIB = 900
+"""How much memory the service may ever have: the chart gives it 1 GiB."""
 
-# The attackers: each is one request, or what looks like the beginning of one
+MAX_GROWN_MIB = 300
+"""How much more it may have after all of it than before: what it remembers, and what the allocator keeps."""
 
+MAX_LATE_SHARE = 0.02
+"""How many of the timers of the event loop may be later than a second, on a machine that others use, too."""
 
-def make_head(method: str, path: str, *headers: str) -> bytes:
-    """Return the head of a request."""
-    return "\r\n".join([f"{method} {PREFIX}{path} HTTP/1.1", "Host: x", *headers, "", ""]).encode("latin-1")
-
-
-class Attackers:
-    """Everything that is sent to do harm, each again and again until the end."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.sent: collections.Counter[str] = collections.Counter()
-        self._numbers = itertools.count()
-
-    def all(self) -> list[tuple[Any, int, float]]:
-        """Return each with how many do it at a time, and how many seconds one waits between."""
-        return [
-            (self.send_half_heads, 300, 1.0),
-            (self.send_half_bodies, 100, 1.0),
-            (self.send_unknown_methods, 4, 0.1),
-            (self.send_words, 4, 0.1),
-            (self.send_made_up_tokens, 4, 0.1),
-            (self.begin_logins, 2, 0.1),
-            (self.read_pages_slowly, 50, 1.0),
-            (self.send_large_json, 2, 0.5),
-            (self.send_deep_json, 2, 0.5),
-            (self.send_half_json, 20, 1.0),
-            (self.send_many_parts, 2, 0.5),
-            (self.ask_for_sums, 8, 0.1),
-            (self.ask_for_lists, 4, 0.2),
-            (self.follow_logs, 20, 1.0),
-            (self.submit_and_cancel, 1, 0.5),
-        ]
-
-    async def run(self, seconds: float) -> None:
-        """Do all of it for so long."""
-        end = time.monotonic() + seconds
-        tasks = [
-            asyncio.create_task(self._repeat(attack, pause, end))
-            for attack, count, pause in self.all()
-            if not ONLY or attack.__name__ in ONLY
-            for _ in range(count)
-        ]
-        await asyncio.gather(*tasks)
-
-    async def _repeat(self, attack: Any, pause: float, end: float) -> None:
-        await asyncio.sleep(random.random() * pause)
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                async with asyncio.timeout(max(end - time.monotonic(), 0.1)):
-                    await attack()
-            self.sent[attack.__name__] += 1
-            await asyncio.sleep(pause)
-
-    @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=65536)
-        try:
-            yield reader, writer
-        finally:
-            writer.transport.abort()
-
-    async def _send(self, *pieces: bytes, wait: float = 5.0) -> None:
-        async with self._connect() as (reader, writer):
-            for piece in pieces:
-                writer.write(piece)
-                await writer.drain()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reader.read(65536), wait)
-
-    async def send_half_heads(self) -> None:
-        """Begin a request."""
-        await self._send(b"GET /services/kbatch/api/v1/jobs HTTP/1.1\r\nHost: x\r\nX-Slow: ", wait=30)
-
-    async def send_half_bodies(self) -> None:
-        """Begin a body, of nobody."""
-        await self._send(make_head("POST", "api/v1/jobs", "Content-Length: 1000000"), b"{", wait=30)
-
-    async def send_unknown_methods(self) -> None:
-        """Send a method that nobody knows, with a body."""
-        method = random.choice(["PROPFIND", "QUERY", "FINISH", "MKCOL"])
-        await self._send(make_head(method, "api/v1/health", "Content-Length: 5"), b"hello")
-
-    async def send_words(self) -> None:
-        """Send what expressions are slow with, in a URL and in headers."""
-        word = random.choice(["token", "code=", "a=", "/code/", "//@", "%74", "&", "a.", "-"]) * 3000
-        await self._send(make_head("GET", f"api/v1/health?{word[:14_000]}"))
-        await self._send(
-            make_head("GET", "api/v1/health", f"Cookie: a={word[:14_000]}", f"Range: {word[:900]}")
-        )
-
-    async def send_made_up_tokens(self) -> None:
-        """Have the hub asked for a token that there is not."""
-        await self._send(make_head("GET", "api/v1/jobs", f"Authorization: token {next(self._numbers)}"))
-
-    async def begin_logins(self) -> None:
-        """Begin a login, and never end it."""
-        await self._send(make_head("GET", "submit", "Accept: text/html", "Sec-Fetch-Mode: navigate"))
-
-    async def read_pages_slowly(self) -> None:
-        """Ask for a script, and do not read it."""
-        async with self._connect() as (reader, writer):
-            writer.write(make_head("GET", "", MALLORY, "Accept: text/html"))
-            page = (await reader.read(65536)).decode("latin-1")
-            script = re.search(r'static/[\w.-]+\.js"', page.replace("theme", ""))
-            writer.write(make_head("GET", script[0].rstrip('"') if script else "static/none"))
-            await asyncio.sleep(20)
-
-    async def send_large_json(self) -> None:
-        """Send as much JSON as may be, with little in it."""
-        body = b'{"name": "x", "description": "' + b"x" * (15 * MIB) + b'"}'
-        await self._send(make_head("POST", "api/v1/jobs", MALLORY, f"Content-Length: {len(body)}"), body)
-
-    async def send_deep_json(self) -> None:
-        """Send a body of a megabyte with very many elements, or very deep ones."""
-        many = b'{"name": "x", "args": [' + b"1," * 500_000 + b"1]}"
-        deep = b"[" * 100_000
-        body = random.choice([many, deep])
-        await self._send(make_head("POST", "api/v1/jobs", MALLORY, f"Content-Length: {len(body)}"), body)
-
-    async def send_half_json(self) -> None:
-        """Send a megabyte of a body, and no more."""
-        head = make_head("POST", "api/v1/jobs", MALLORY, "Content-Length: 16000000")
-        await self._send(head, b" " * MIB, wait=40)
-
-    async def send_many_parts(self) -> None:
-        """Send a form with very many tiny parts."""
-        body = b"--a\r\n\r\n\r\n" * 300_000
-        kind = "Content-Type: multipart/form-data; boundary=a"
-        await self._send(
-            make_head("POST", "api/v1/uploads", MALLORY, kind, f"Content-Length: {len(body)}"), body
-        )
-
-    async def ask_for_sums(self) -> None:
-        """Have all jobs counted, and searched."""
-        path = random.choice(["api/v1/jobs/summary", "api/v1/jobs?search=a&limit=500", "api/v1/jobs?tag=a:b"])
-        await self._send(make_head("GET", path, MALLORY))
-
-    async def ask_for_lists(self) -> None:
-        """Have everything listed."""
-        path = random.choice(["api/v1/jobs?limit=500", "jobs/", "pods/", "api/v1/openapi.json", "metrics"])
-        await self._send(make_head("GET", path, MALLORY))
-
-    async def follow_logs(self) -> None:
-        """Watch, and follow a log that there is not, without reading."""
-        await self._send(make_head("GET", "api/v1/jobs/watch", MALLORY), wait=30)
-
-    async def submit_and_cancel(self) -> None:
-        """Submit a job with an environment as large as may be, and cancel it."""
-        job = {"name": "x", "command": ["true"], "env": {"X": "x" * 100_000}}
-        body = json.dumps(job).encode()
-        head = make_head(
-            "POST", "api/v1/jobs", MALLORY, "Content-Type: application/json", f"Content-Length: {len(body)}"
-        )
-        async with self._connect() as (reader, writer):
-            writer.write(head + body)
-            answer = await reader.read(1000)
-            job_id = re.search(rb'"id": "([^"]+)"', answer)
-            if job_id:
-                writer.write(make_head("DELETE", f"api/v1/jobs/{job_id[1].decode()}", MALLORY))
-                await reader.read(1000)
+MAX_WAIT_SECONDS = 5.0
+"""How long 99 of 100 answers of others may take."""
 
 
 # The one who works, and who looks
@@ -320,33 +163,29 @@ class Watcher:
             for labels, value in re.findall(rf"^{name}(\S*) (\S+)$", self.metrics, re.MULTILINE)
         }
 
-    def show_lag(self) -> str:
-        """Return how many of the timers were later than some times."""
+    def read_lag(self) -> dict[str, float]:
+        """Return how many of the timers were later than some seconds, of all; nothing where none was seen."""
         buckets = self.count("kbatch_event_loop_lag_seconds_bucket")
         total = buckets.get('{le="+Inf"}', 0)
-        if not total:
-            return "none"
-        later = []
-        for limit in ("0.05", "0.1", "0.25", "0.5", "1.0"):
-            share = 1 - buckets['{le="' + limit + '"}'] / total
-            later.append(f"{100 * share:.2f} % later than {limit} s")
-        return ", ".join(later)
+        limits = ("0.05", "0.1", "0.25", "0.5", "1.0") if total else ()
+        return {limit: 1 - buckets['{le="' + limit + '"}'] / total for limit in limits}
 
 
-def percentiles(values: list[float]) -> str:
+def percentiles(values: list[float]) -> tuple[float, float, float]:
     """Return the median, the 99th percentile and the most of some seconds."""
     if len(values) < 2:
-        return "none"
+        return (values[0], values[0], values[0]) if values else (0.0, 0.0, 0.0)
     hundredths = statistics.quantiles(values, n=100, method="inclusive")
-    return f"{hundredths[49]:.3f} s, {hundredths[98]:.3f} s, {max(values):.3f} s"
+    return hundredths[49], hundredths[98], max(values)
 
 
-async def soak(folder: Path) -> None:
-    """Run all of it, and print the figures."""
+async def soak(folder: Path) -> bool:
+    """Run all of it, print the figures, and return whether all are within their bounds."""
     async with FakeHub(USERS) as hub:
         (port,) = find_ports(1)
         config = CONFIG.format(port=port, folder=folder)
-        service = Service(folder, port=port, config=config, environment=hub.service_environment(PREFIX))
+        environment = hub.service_environment(PREFIX) | {"KBATCH_KEYS": KEY}
+        service = Service(folder, port=port, config=config, environment=environment)
         await asyncio.to_thread(service.start)
         try:
             watcher, worker = Watcher(service), Worker(port)
@@ -356,37 +195,111 @@ async def soak(folder: Path) -> None:
             await asyncio.gather(watcher.run(SECONDS), worker.run(SECONDS))
             sent = json.loads((await attackers.communicate())[0])
             await asyncio.sleep(SETTLE_SECONDS)  # what was broken off is let go of
-            report(watcher, worker, sent, before)
+            return report(watcher, worker, sent, before)
         finally:
             await asyncio.to_thread(service.stop)
 
 
-def report(watcher: Watcher, worker: Worker, sent: dict[str, int], before: int) -> None:
-    """Print the figures."""
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table: what was measured, and where there is a bound, whether it is within it."""
+
+    name: str
+    value: str
+    bound: str = ""
+    is_good: bool = True
+
+    def __str__(self) -> str:
+        verdict = "" if not self.bound else "yes" if self.is_good else "NO"
+        return f"| {self.name:36} | {self.value:42} | {self.bound:22} | {verdict:6} |"
+
+
+def make_figures(
+    watcher: Watcher, worker: Worker, sent: dict[str, dict[str, int]], before: int
+) -> list[Figure]:
+    """Return what is printed."""
     memory = sorted(watcher.memory)
-    rows = {
-        "sent to do harm": f"{sum(sent.values()) / SECONDS:.0f} a second for {SECONDS:.0f} s",
-        "memory before, median, most, after": ", ".join(
-            f"{size / MIB:.0f} MiB"
-            for size in (before, memory[len(memory) // 2], watcher.read_peak(), watcher.read_memory())
+    peak, after = watcher.read_peak() / MIB, watcher.read_memory() / MIB
+    grown = after - before / MIB
+    median, most_of_them, most = percentiles(worker.seconds)
+    failed = {each: count for each, count in worker.answers.items() if not each.startswith("2")}
+    unfinished = {each: count for each, count in worker.jobs.items() if each != "succeeded"}
+    lag = watcher.read_lag()
+    late = lag.get("1.0", 1.0)
+    job_median, _, job_most = percentiles(worker.start_seconds)
+    return [
+        Figure(
+            "sent to do harm", f"{sum(map(sum_up, sent.values())) / SECONDS:.0f} a second for {SECONDS:.0f} s"
         ),
-        "timers of the event loop": watcher.show_lag(),
-        "others' answers: median, 99 %, most": percentiles(worker.seconds),
-        "others' answers": dict(worker.answers),
-        "others' jobs": dict(worker.jobs),
-        "from submit to end: median, 99 %, most": percentiles(worker.start_seconds),
-        "connections closed": watcher.count("kbatch_connections_closed_total"),
-        "requests limited": watcher.count("kbatch_requests_limited_total"),
-    }
-    for name, value in rows.items():
-        print(f"{name:42} {value}")
-    for name, count in sorted(sent.items()):
-        print(f"    {name:38} {count}")
+        Figure("memory before, median", f"{before / MIB:.0f} MiB, {memory[len(memory) // 2] / MIB:.0f} MiB"),
+        Figure("memory, most", f"{peak:.0f} MiB", f"{MAX_MIB} MiB", peak <= MAX_MIB),
+        Figure(
+            f"memory {SETTLE_SECONDS} s after it, grown by",
+            f"{grown:.0f} MiB",
+            f"{MAX_GROWN_MIB} MiB",
+            grown <= MAX_GROWN_MIB,
+        ),
+        *(
+            Figure(f"timers of the loop later than {limit} s", f"{100 * share:.2f} %")
+            for limit, share in lag.items()
+            if limit != "1.0"
+        ),
+        Figure(
+            "timers of the loop later than 1 s",
+            f"{100 * late:.2f} %",
+            f"{100 * MAX_LATE_SHARE:.0f} %",
+            late <= MAX_LATE_SHARE,
+        ),
+        Figure("others waited: median, most", f"{median:.3f} s, {most:.3f} s"),
+        Figure(
+            "others waited: 99 %",
+            f"{most_of_them:.3f} s",
+            f"{MAX_WAIT_SECONDS:.0f} s",
+            0 < most_of_them <= MAX_WAIT_SECONDS,
+        ),
+        Figure("others' answers", show_counts(worker.answers), "2xx alone", not failed),
+        Figure("others' jobs", show_counts(worker.jobs), "succeeded alone", not unfinished),
+        Figure("from submit to end: median, most", f"{job_median:.3f} s, {job_most:.3f} s"),
+        *(
+            Figure(f"connections closed: {name_of(labels)}", f"{count:.0f}")
+            for labels, count in watcher.count("kbatch_connections_closed_total").items()
+        ),
+        *(
+            Figure(f"limit: {name_of(labels)}", f"{count:.0f}")
+            for labels, count in watcher.count("kbatch_limits_held_total").items()
+        ),
+        *(Figure(f"attack: {name}", show_counts(counts)) for name, counts in sorted(sent.items())),
+    ]
+
+
+def name_of(labels: str) -> str:
+    """Return the one label's value, of ``{limit="max_queued"}``."""
+    return labels.partition('"')[2].partition('"')[0]
+
+
+def sum_up(counts: dict[str, int]) -> int:
+    """Return how many there were of all kinds."""
+    return sum(counts.values())
+
+
+def show_counts(counts: dict[str, int]) -> str:
+    """Return how many there were of each kind, like ``200: 5, none: 3``."""
+    return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
+
+
+def report(watcher: Watcher, worker: Worker, sent: dict[str, dict[str, int]], before: int) -> bool:
+    """Print the figures, and return whether all are within their bounds."""
+    figures = make_figures(watcher, worker, sent, before)
+    print(f"| {'figure':36} | {'measured':42} | {'at most':22} | {'within':6} |")
+    print(f"|{'-' * 38}|{'-' * 44}|{'-' * 24}|{'-' * 8}|")
+    for figure in figures:
+        print(figure)
+    return all(figure.is_good for figure in figures)
 
 
 def attack(port: int, seconds: float) -> None:
     """Be the attackers, and print how often each did what it does."""
-    attackers = Attackers(port)
+    attackers = Attackers(port, KEY)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(attackers.run(seconds))
     print(json.dumps(attackers.sent))
@@ -399,7 +312,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         Path(folder).chmod(0o711)
-        asyncio.run(soak(Path(folder)))
+        is_good = asyncio.run(soak(Path(folder)))
+    sys.exit(0 if is_good else 1)
 
 
 if __name__ == "__main__":

@@ -24,17 +24,15 @@ from traitlets import Bool, Dict, Float, Instance, Integer, TraitError, Unicode,
 from traitlets.config import LoggingConfigurable
 
 from .errors import Forbidden, Unavailable
+from .forwarded import CLIENT
 from .keyring import Keyring
 from .login import Login, LoginCookies
 from .metrics import HUB_FAILURES, HUB_SECONDS
 from .models import User
+from .places import FairPlaces
 
 MAX_CACHED_TOKENS = 10_000
 """The oldest are forgotten first: somebody who sends a million bad tokens fills no memory."""
-
-NEW_LOOKUPS = 6
-"""Tokens that the hub is asked for at a time of those that it may not know: anybody can make up a thousand.
-(The HTTP client of JupyterHub 5 sends ten requests at a time.)"""
 
 NEGATIVE_AGE_SECONDS = 5.0
 """A token that the hub did not know may have been made a moment ago, on a hub that just came back."""
@@ -76,6 +74,10 @@ class CachingHubOAuth(HubOAuth):
     """HubOAuth that asks the hub once per token at a time, for a limited time, and never in this thread."""
 
     hub_timeout_seconds = Float(10.0, help="Seconds to wait for an answer of the hub.")
+    concurrent_lookups = Integer(
+        6, help="Tokens not seen before, and logins, of which the hub is asked at once."
+    )
+    waiting_lookups = Integer(1000, help="How many more may wait for that.")
     keyring = Instance(Keyring)
 
     @default("oauth_client_id")
@@ -92,9 +94,16 @@ class CachingHubOAuth(HubOAuth):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._models: OrderedDict[str, tuple[float, UserModel]] = OrderedDict()
+        self._refused: OrderedDict[str, float] = OrderedDict()  # apart: made up ones push out no good one
         self._lookups: dict[str, asyncio.Task[UserModel]] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._new_lookups = asyncio.Semaphore(NEW_LOOKUPS)
+        self._new_lookups = FairPlaces(
+            per_user=max(self.concurrent_lookups // 2, 1),
+            total=self.concurrent_lookups,
+            limit="concurrent_lookups",
+            what="questions to JupyterHub",
+            most_waiting=self.waiting_lookups,
+        )
 
     def user_for_token(
         self, token: str, use_cache: bool = True, session_id: str = "", *, sync: bool = True
@@ -108,7 +117,12 @@ class CachingHubOAuth(HubOAuth):
         """Return an awaitable of the token for an OAuth code; only ``sync=False`` is there."""
         if sync:
             raise RuntimeError("a synchronous request to the hub would block the event loop")
-        return self._ask_hub(super().token_for_code(code, sync=False, **kwargs))
+        return self._ask_for_code(code, **kwargs)
+
+    async def _ask_for_code(self, code: str, **kwargs: Any) -> str:
+        async with self._new_lookups.take(CLIENT.get(), wait_seconds=self.hub_timeout_seconds):
+            token: str = await self._ask_hub(super().token_for_code(code, sync=False, **kwargs))
+        return token
 
     # Logins: what JupyterHub's own version keeps in memory is in a cookie
 
@@ -173,6 +187,8 @@ class CachingHubOAuth(HubOAuth):
             if time.monotonic() < expires:
                 return model
             del self._models[key]
+        if time.monotonic() < self._refused.get(key, 0):
+            return None
         lookup = self._lookups.get(key)
         if lookup is None:
             lookup = self._lookups[key] = asyncio.create_task(self._look_up(key, token))
@@ -182,31 +198,27 @@ class CachingHubOAuth(HubOAuth):
 
     async def _look_up(self, key: str, token: str) -> UserModel:
         found = await self._ask_in_turn(key, token)
-        model = Known(found) if found else None
-        self._known.pop(key, None)
-        if model is not None:
-            self._known[key] = None
-            while len(self._known) > MAX_CACHED_TOKENS:
-                self._known.popitem(last=False)
-        age = self.cache_max_age if model else min(NEGATIVE_AGE_SECONDS, self.cache_max_age)
-        self._models[key] = (time.monotonic() + age, model)
-        while len(self._models) > MAX_CACHED_TOKENS:
-            self._models.popitem(last=False)
+        for remembered in (self._known, self._refused):
+            remembered.pop(key, None)
+        if not found:
+            age = min(NEGATIVE_AGE_SECONDS, self.cache_max_age)
+            _remember(self._refused, key, time.monotonic() + age)
+            return None
+        model = Known(found)
+        _remember(self._known, key, None)
+        _remember(self._models, key, (time.monotonic() + self.cache_max_age, model))
         return model
 
     async def _ask_in_turn(self, key: str, token: str) -> Any:
-        """Ask the hub for a token, at once for one that it knew before: made up ones hold up nobody."""
+        """Ask the hub for a token, at once for one that it knew before: made up ones hold up nobody.
+
+        The others wait in line, a line for each address that they come from, so that the many of one stranger
+        hold up the new ones of other addresses by a turn.
+        """
         if key in self._known:
             return await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
-        try:
-            async with asyncio.timeout(self.hub_timeout_seconds):
-                await self._new_lookups.acquire()
-        except TimeoutError:
-            raise HubUnavailable(NO_ANSWER) from None
-        try:
+        async with self._new_lookups.take(CLIENT.get(), wait_seconds=self.hub_timeout_seconds):
             return await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
-        finally:
-            self._new_lookups.release()
 
     def _forget_lookup(self, key: str, lookup: asyncio.Task[UserModel]) -> None:
         del self._lookups[key]
@@ -227,6 +239,12 @@ class CachingHubOAuth(HubOAuth):
                 "The hub at %s did not say who asks: %s", self.api_url, error or type(error).__name__
             )
             raise HubUnavailable(NO_ANSWER) from error
+
+
+def _remember(remembered: OrderedDict[str, Any], key: str, value: Any) -> None:
+    remembered[key] = value
+    while len(remembered) > MAX_CACHED_TOKENS:
+        remembered.popitem(last=False)
 
 
 class HubAuthenticator(LoggingConfigurable):
@@ -280,6 +298,24 @@ class HubAuthenticator(LoggingConfigurable):
         config=True,
     )
 
+    concurrent_lookups = Integer(
+        6,
+        min=2,
+        help="""Tokens not seen before, and logins, of which the hub is asked at the same time. Half of them
+        may come from one address (of IPv6: one /64 network); addresses take turns, and others wait up to
+        ``hub_timeout_seconds``, then they are answered with 503. A token that the hub knew before does not
+        wait. With JupyterHub 5, fewer than ten: its client sends ten requests at a time.""",
+        config=True,
+    )
+
+    waiting_lookups = Integer(
+        1000,
+        min=10,
+        help="""How many may wait for one of the ``concurrent_lookups``, a tenth of them from one address; one
+        more of an address that has others waiting is answered with 503.""",
+        config=True,
+    )
+
     stream_check_seconds = Float(
         120,
         min=0.1,
@@ -311,6 +347,8 @@ class HubAuthenticator(LoggingConfigurable):
             keyring=self.keyring,
             cache_max_age=self.cache_max_age_seconds,
             hub_timeout_seconds=self.hub_timeout_seconds,
+            concurrent_lookups=self.concurrent_lookups,
+            waiting_lookups=self.waiting_lookups,
         )
 
     retry_after_seconds = Integer(

@@ -1,4 +1,4 @@
-"""Who holds the connections: users who are known have places that strangers cannot take from them."""
+"""Who holds the connections: known users and their jobs have places that strangers cannot take from them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Streams = dict[IOStream, None]
 class Connections:
     """The open connections, by who is at their other end as far as that is known.
 
-    A connection is a *stranger's* until a request on it shows whose it is: while its head is awaited, and
-    while a request is answered without a user or refused. Then it is a *user's*, and after that request it is
-    *kept* for the next one. Where there is no place for another, the one that has been a stranger's for
-    longest is closed for it, then the one that was kept for longest; never one that answers a user.
+    A connection is a *stranger's* until a request on it shows whose it is, by a token that the hub knows or
+    by a signed link that is good: while its head is awaited, and while a request is answered without a user
+    or refused. Then it is a *user's*, and after that request it is *kept* for the next one. Where there is no
+    place for another, the one that has been a stranger's for longest is closed for it, then the one that was
+    kept for longest; never one that answers a user.
     """
 
     def __init__(self, *, most: int, reserved: int = 0) -> None:
@@ -63,7 +64,7 @@ class Connections:
         self._move(stream, self._strangers)
 
     def know(self, stream: IOStream) -> None:
-        """Note that the request under way is of a user who is known."""
+        """Note that the request under way is of a known user, or of a job of theirs."""
         self._move(stream, self._users)
 
     def end(self, stream: IOStream) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Iterable
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,12 @@ from tornado.httputil import (
 )
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+"""Where the request comes from that is answered now, as ``find_network`` has it."""
+
+IPV6_PREFIX = 64
+"""Of an IPv6 address, one client has all that begin with so many bits (RFC 7421)."""
 
 MAX_PROXIES = 20
 """How many of the addresses in a header are looked at: there are never so many proxies."""
@@ -75,6 +82,14 @@ def _parse(text: str) -> Address | None:
     # as a socket for both versions shows one of the older
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def find_network(address: str) -> str:
+    """Return what one client has: an IPv4 address, or a network of IPv6; a text that is neither as it is."""
+    parsed = _parse(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))
+    return str(parsed or address)
 
 
 class ForwardedRequest(HTTPMessageDelegate):

@@ -156,7 +156,7 @@ class Jobs(LoggingConfigurable):
 
     async def count(self, user: User, owner: str | None) -> dict[Status, int]:
         """Return how many jobs of the owner's (None: of everybody's) there are of each status."""
-        _check_owner(user, owner)
+        await self._begin_listing(user, owner)
         return await self.store.count_jobs(owner)
 
     async def summarize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 from .errors import TooManyRequests, Unavailable
 from .metrics import LIMITS_HELD
@@ -51,22 +51,42 @@ class Places:
 
 
 class FairPlaces:
-    """Some places for which users wait in line: each has one at a time, and they take turns."""
+    """A number of places that users wait for: they take turns, and each has a part of the places at most."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(
+        self, *, per_user: int, total: int, limit: str, what: str, most_waiting: int | None = None
+    ) -> None:
+        """Take the two limits, the second's name in the metric (that of its trait), and what they are for.
+
+        Of ``most_waiting``, if given, a user may have a tenth. Where all have so many together, a user who
+        has none yet may still have one: the many of one user refuse no other.
+        """
+        self._what = what
+        self._limit = limit
+        self._per_user = per_user
         self._free = total
-        self._busy: set[str] = set()
+        self._most_waiting = most_waiting
+        self._count_waiting = 0
+        self._taken: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
     async def take(self, user: str, *, wait_seconds: float) -> AsyncIterator[None]:
-        """Hold a place of the user's, once it is their turn; raises TimeoutError when that takes longer."""
+        """Hold a place of the user's, once it is their turn.
+
+        Raises Unavailable when that takes longer than ``wait_seconds``, or too many wait already.
+        """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(user, deque()).append(turn)
+        self._join(user, turn)
         self._give()
         try:
-            async with asyncio.timeout(wait_seconds):
-                await asyncio.shield(turn)  # cancelled, it could not be told that its turn has come
+            if not turn.done():
+                LIMITS_HELD.labels(self._limit).inc()
+                async with asyncio.timeout(wait_seconds):
+                    await asyncio.shield(turn)  # cancelled, it could not be told that its turn has come
+        except TimeoutError:
+            self._leave(user, turn)
+            raise self._make_refusal() from None
         except BaseException:
             self._leave(user, turn)
             raise
@@ -75,20 +95,42 @@ class FairPlaces:
         finally:
             self._release(user)
 
+    def _make_refusal(self) -> Unavailable:
+        return Unavailable(
+            f"Too many {self._what} are under way. Try again in a moment.",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+
+    def _join(self, user: str, turn: asyncio.Future[None]) -> None:
+        own = len(self._waiting.get(user, ()))
+        if own and self._most_waiting is not None:
+            is_full = self._count_waiting >= self._most_waiting
+            if is_full or own >= self._most_waiting // 10:
+                LIMITS_HELD.labels(self._limit).inc()
+                raise self._make_refusal()
+        self._waiting.setdefault(user, deque()).append(turn)
+        self._count_waiting += 1
+
     def _give(self) -> None:
         """Give free places to those whose turn it is: the users by when they had one last."""
         for user in list(self._waiting):
             if not self._free:
                 return
-            if user in self._busy:
-                continue
-            line = self._waiting[user]
-            turn = line.popleft()
-            if not line:
-                del self._waiting[user]
-            self._free -= 1
-            self._busy.add(user)
-            turn.set_result(None)
+            self._give_to(user)
+
+    def _give_to(self, user: str) -> None:
+        if self._taken[user] >= self._per_user:
+            return
+        line = self._waiting[user]
+        turn = line.popleft()
+        if line:
+            self._waiting.move_to_end(user)
+        else:
+            del self._waiting[user]
+        self._count_waiting -= 1
+        self._free -= 1
+        self._taken[user] += 1
+        turn.set_result(None)
 
     def _leave(self, user: str, turn: asyncio.Future[None]) -> None:
         """Give back a turn that came too late, or leave the line."""
@@ -97,49 +139,18 @@ class FairPlaces:
             self._release(user)
             return
         line.remove(turn)
+        self._count_waiting -= 1
         if not line:
             del self._waiting[user]
 
     def _release(self, user: str) -> None:
         self._free += 1
-        self._busy.discard(user)
+        self._taken[user] -= 1
+        if not self._taken[user]:
+            del self._taken[user]
         if user in self._waiting:
             self._waiting.move_to_end(user)
         self._give()
-
-
-class Lanes:
-    """A number of places that is waited for, each user in a lane with a few of them: in fair order."""
-
-    def __init__(self, *, per_user: int, total: int, what: str) -> None:
-        """Take the two limits, and what the places are for."""
-        self._what = what
-        self._per_user = per_user
-        self._all = asyncio.Semaphore(total)
-        self._lanes: dict[str, asyncio.Semaphore] = {}
-        self._users: Counter[str] = Counter()
-
-    @asynccontextmanager
-    async def take(self, user: str, *, wait_seconds: float) -> AsyncIterator[None]:
-        """Hold a place once there is one; raises Unavailable when there is none for so long."""
-        lane = self._lanes.setdefault(user, asyncio.Semaphore(self._per_user))
-        self._users[user] += 1
-        try:
-            async with AsyncExitStack() as held:
-                try:
-                    async with asyncio.timeout(wait_seconds):
-                        await held.enter_async_context(lane)
-                        await held.enter_async_context(self._all)
-                except TimeoutError:
-                    raise Unavailable(
-                        f"Too many {self._what} are under way. Try again in a moment.",
-                        retry_after_seconds=RETRY_AFTER_SECONDS,
-                    ) from None
-                yield
-        finally:
-            self._users[user] -= 1
-            if not self._users[user]:
-                del self._users[user], self._lanes[user]
 
 
 class BytesBudget:

@@ -13,7 +13,7 @@ from .connections import Connections
 from .errors import TooManyRequests
 from .metrics import LIMITS_HELD
 from .models import User
-from .places import BytesBudget, Lanes, Places
+from .places import BytesBudget, FairPlaces, Places
 from .rates import Rates
 
 FETCH_WAIT_SECONDS = 600
@@ -210,8 +210,8 @@ class Throttle(LoggingConfigurable):
         self._streams = self._make_places("concurrent_streams", "followed logs")
         self._costly_reads = self._make_places("concurrent_costly_reads", "large reads")
         self._downloads = self._make_places("concurrent_downloads", "downloads")
-        self._fetches = self._make_lanes(self.concurrent_fetches, "jobs that fetch their code")
-        self._sends = self._make_lanes(self.concurrent_sends, "jobs that send their results")
+        self._fetches = self._make_fair_places("concurrent_fetches", "jobs that fetch their code")
+        self._sends = self._make_fair_places("concurrent_sends", "jobs that send their results")
         self._bodies = BytesBudget(
             per_user=self.max_body_bytes_in_memory_per_user,
             total=self.max_body_bytes_in_memory,
@@ -226,8 +226,9 @@ class Throttle(LoggingConfigurable):
         per_user, total = getattr(self, f"{limit}_per_user"), getattr(self, limit)
         return Places(per_user=per_user, total=total, limit=limit, what=what)
 
-    def _make_lanes(self, total: int, what: str) -> Lanes:
-        return Lanes(per_user=max(total // 4, 1), total=total, what=what)
+    def _make_fair_places(self, limit: str, what: str) -> FairPlaces:
+        total = getattr(self, limit)
+        return FairPlaces(per_user=max(total // 4, 1), total=total, limit=limit, what=what)
 
     def spend(self, user: User, action: str) -> None:
         """Count a ``submit`` or an ``upload`` of the user's; raises TooManyRequests."""

@@ -116,7 +116,9 @@ class Uploads(LoggingConfigurable):
             limit="concurrent_uploads",
             what="uploads",
         )
-        self._checks = FairPlaces(CHECKS)
+        self._checks = FairPlaces(
+            per_user=1, total=CHECKS, limit="concurrent_checks", what="checks of uploads"
+        )
         bytes_per_hour = int(self.inflated_bytes_per_hour)
         self._inflated = Rates(per_second=bytes_per_hour / HOUR_SECONDS, burst=bytes_per_hour)
         self._under_way: set[asyncio.Task[Any]] = set()

@@ -107,7 +107,8 @@ class WebServer(LoggingConfigurable):
         A request that comes from one of them is taken to be from the last address in its ``X-Forwarded-For``
         that is none of them (else ``X-Real-IP`` is believed), and its scheme to be what ``X-Forwarded-Proto``
         says. From elsewhere these headers mean nothing: anybody can send them. The address is in the log and
-        in the audit record, and decides nothing. Default: this machine, where the hub's proxy runs with the
+        in the audit record, and decides in whose line a token waits of which the hub has to be asked
+        (``HubAuthenticator.concurrent_lookups``). Default: this machine, where the hub's proxy runs with the
         service; the chart sets the private networks, where the hub's proxy is a pod.
         """,
         config=True,

@@ -21,7 +21,10 @@ from traitlets import TraitError
 from web_doubles import ACCESS, ACTIONS, PREFIX, HubDouble, RealHub, Web, running_web
 
 from kbatch_server import handlers
-from kbatch_server.auth import NEW_LOOKUPS, CachingHubOAuth, HubAuthenticator, HubUnavailable
+from kbatch_server.auth import CachingHubOAuth, HubAuthenticator
+from kbatch_server.errors import Unavailable
+from kbatch_server.forwarded import CLIENT
+from kbatch_server.metrics import LIMITS_HELD
 
 
 @pytest.fixture
@@ -275,8 +278,15 @@ async def auth():
     await hub.stop()
 
 
-async def ask(auth, token="good"):
+async def ask(auth, token="good", *, address="203.0.113.1"):
+    CLIENT.set(address)
     return await auth.hub_auth.user_for_token(token, sync=False)
+
+
+async def wait_until(is_so):
+    async with asyncio.timeout(10):
+        while not is_so():  # noqa: ASYNC110 - the double tells nobody
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("fault", ["500", "404", "slow", "gone"])
@@ -301,7 +311,7 @@ async def test_a_hub_that_does_not_answer_is_503_with_retry_after(fault):
 async def test_the_loop_goes_on_while_the_hub_is_slow_and_no_token_waits_for_another():
     async with running_web(hub_timeout_seconds=60) as web:
         web.hub.answers.clear()
-        tokens = {f"token-{number}" for number in range(6)}
+        tokens = {f"token-{number}" for number in range(3)}
         for token in tokens:
             web.hub.add_token(token)
         async with web.client(token=None, timeout=60) as client:
@@ -318,7 +328,7 @@ async def test_the_loop_goes_on_while_the_hub_is_slow_and_no_token_waits_for_ano
             assert not any(task.done() for task in asking)
             web.hub.answers.set()
             answers = await asyncio.gather(*asking)
-        assert [answer.status_code for answer in answers] == [200] * 6
+        assert [answer.status_code for answer in answers] == [200] * 3
 
 
 async def test_requests_at_once_with_one_token_ask_the_hub_once(auth):
@@ -332,30 +342,69 @@ async def test_requests_at_once_with_one_token_ask_the_hub_once(auth):
     assert auth.double.asked == ["good"]
 
 
-async def test_tokens_that_are_made_up_do_not_hold_up_one_that_the_hub_knew(auth):
+async def test_made_up_tokens_of_a_stranger_hold_up_neither_one_that_the_hub_knew_nor_those_of_others(auth):
     await ask(auth)
     auth.hub_auth._models.clear()
-    auth.hub_auth.hub_timeout_seconds = 5
+    auth.hub_auth.hub_timeout_seconds = 20
+    auth.double.add_token("new", "bob")
     auth.double.answers.clear()
+    before = LIMITS_HELD.labels("concurrent_lookups")._value.get()
     asking = [asyncio.create_task(ask(auth, f"bad-{number}")) for number in range(200)]
     await asyncio.sleep(0)
     known = asyncio.create_task(ask(auth))
-    for _ in range(100):
-        if len(auth.double.asked) == 1 + NEW_LOOKUPS + 1:
-            break
-        await asyncio.sleep(0.02)
-    assert auth.double.asked.count("good") == 2
-    assert len(auth.double.asked) == 1 + NEW_LOOKUPS + 1
+    new = asyncio.create_task(ask(auth, "new", address="203.0.113.2"))
+    await wait_until(lambda: {"new", "good"} <= set(auth.double.asked[1:]))
+    assert sorted(auth.double.asked[1:]) == ["bad-0", "bad-1", "bad-2", "good", "new"]
     auth.double.answers.set()
-    assert (await known)["name"] == "alice"
-    assert await asyncio.gather(*asking) == [None] * 200
+    assert ((await known)["name"], (await new)["name"]) == ("alice", "bob")
+    # those who may wait were asked for, a hundred; the others were told to come again at once
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert Counter(map(type, answers)) == {type(None): 103, Unavailable: 97}
+    assert LIMITS_HELD.labels("concurrent_lookups")._value.get() == before + 197
+
+
+async def test_logins_of_a_stranger_hold_up_no_token_and_have_no_more_places_than_tokens(auth, monkeypatch):
+    codes = []
+
+    async def token_for_code(self, code, *, sync):
+        codes.append(code)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("jupyterhub.services.auth.HubOAuth.token_for_code", token_for_code)
+    CLIENT.set("203.0.113.1")
+    logins = [
+        asyncio.create_task(auth.hub_auth.token_for_code(str(number), sync=False)) for number in range(50)
+    ]
+    await asyncio.sleep(0)
+    assert (await ask(auth, address="203.0.113.2"))["name"] == "alice"
+    assert codes == ["0", "1", "2"]
+    answers = await asyncio.gather(*logins, return_exceptions=True)
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+
+
+async def test_the_address_that_a_token_is_asked_for_is_the_clients_own(monkeypatch):
+    async with running_web(hub_timeout_seconds=20) as web, web.client(token=None, timeout=20) as client:
+        web.hub.answers.clear()
+
+        def get(token, address):
+            headers = {"Authorization": f"token {token}", "X-Forwarded-For": address}
+            return asyncio.create_task(client.get("api/v1/jobs", headers=headers))
+
+        asking = [get(f"bad-{number}", f"2001:db8::{number}") for number in range(10)]
+        await wait_until(lambda: len(web.hub.asked) == 3)
+        asking.append(get("alice-token", "2001:db8:0:1::1"))
+        await wait_until(lambda: "alice-token" in web.hub.asked)
+        assert len(web.hub.asked) == 4
+        web.hub.answers.set()
+        statuses = [answer.status_code for answer in await asyncio.gather(*asking)]
+        assert statuses == [401] * 10 + [200]
 
 
 async def test_one_that_waits_for_too_long_to_be_asked_for_is_told_to_try_again(auth):
     auth.double.answers.clear()
-    asking = [asyncio.create_task(ask(auth, f"bad-{number}")) for number in range(2 * NEW_LOOKUPS)]
+    asking = [asyncio.create_task(ask(auth, f"bad-{number}")) for number in range(12)]
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert {type(answer) for answer in answers} == {HubUnavailable}
+    assert all(isinstance(answer, Unavailable) for answer in answers)
     auth.double.answers.set()
     assert (await ask(auth))["name"] == "alice"
 
@@ -387,9 +436,12 @@ async def test_a_failure_is_not_remembered(auth):
 
 async def test_bad_tokens_fill_no_memory(auth, monkeypatch):
     monkeypatch.setattr("kbatch_server.auth.MAX_CACHED_TOKENS", 10)
+    await ask(auth)
     for number in range(30):
         await ask(auth, f"bad-{number}")
-    assert len(auth.hub_auth._models) == 10
+    assert len(auth.hub_auth._refused) == 10
+    assert (await ask(auth))["name"] == "alice"
+    assert auth.double.asked.count("good") == 1  # they did not make it forgotten
 
 
 async def test_a_session_that_ended_at_the_hub_is_asked_for_again(auth):

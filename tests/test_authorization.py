@@ -222,3 +222,33 @@ def test_an_admins_reading_of_others_is_on_record(service, callers, things, hub)
     ]
     assert entries[5]["detail"] == f"GET /services/kbatch/api/v1/jobs/{things['job']}"
     assert "admin" in entries[3]["rights"]
+
+
+READS_OF_OTHERS = [(pattern, method) for pattern, method, needs in DECLARED if "user" in needs.query]
+"""All that may be asked for others, or for everybody."""
+
+
+@pytest.mark.parametrize("whose", ["alice", "*"])
+@pytest.mark.parametrize(("pattern", "method"), READS_OF_OTHERS)
+def test_each_route_that_an_admin_reads_others_with_puts_it_on_record(
+    pattern, method, whose, service, callers, things
+):
+    path = make_path(pattern, things)
+    with connect(service, next(each.token for each in callers if each.name == "an admin")) as admin:
+        with admin.stream(method.upper(), path, params={"user": whose}) as answer:
+            assert answer.status_code == 200
+            request_id = answer.headers["X-Request-ID"]
+        entries = admin.get("api/v1/audit?who=warden&limit=10").json()["items"]
+    noted = [(each["action"], each["user"]) for each in entries if each["request_id"] == request_id]
+    assert noted == [("audit", "*") if "audit" in pattern else ("list", whose)]
+
+
+def test_what_an_admin_may_read_of_others_is_known():
+    """A new one must be on record, too: see the test before."""
+    assert {pattern for pattern, _ in READS_OF_OTHERS} == {
+        "api/v1/audit/?",
+        "api/v1/jobs/?",
+        "api/v1/jobs/counts/?",
+        "api/v1/jobs/summary/?",
+        "api/v1/jobs/watch/?",
+    }

@@ -8,8 +8,10 @@ import json
 import socket
 
 import pytest
-from web_doubles import PREFIX, make_job, running_web
+from test_authorization import METHODS
+from web_doubles import PREFIX, make_job, make_zip, running_web
 
+from kbatch_server import handlers
 from kbatch_server.connections import FILES_FOR_OTHERS, Connections, limit_connections
 from kbatch_server.handlers import exchange
 from kbatch_server.metrics import CONNECTIONS_CLOSED
@@ -125,6 +127,45 @@ async def test_where_users_have_all_places_the_next_is_told_to_come_again_and_th
             writer.close()
 
 
+async def test_strangers_end_no_jobs_request_once_its_link_was_found_good():
+    throttle = Throttle(max_connections=10, reserved_connections=4, concurrent_fetches=1)
+    code = make_zip()
+    async with running_web(throttle=throttle) as web:
+        async with web.client() as alice:
+            await alice.post("api/v1/uploads", content=code, headers={"Content-Type": "application/zip"})
+        sender, fetcher = [await asyncio.open_connection("127.0.0.1", web.port) for _ in range(2)]
+        sender[1].write(make_head("POST", "outputs/good", "Content-Length: 4") + b"ta")
+        await asyncio.wait_for(web.outputs.receiving.wait(), 5)
+        async with throttle.fetch("bob"):
+            fetcher[1].write(make_head("GET", "code/good"))
+            while not throttle._fetches._waiting:  # noqa: ASYNC110  # nobody is told of it
+                await asyncio.sleep(0.01)
+            half = make_head("POST", "outputs/forged", "Content-Length: 4") + b"ta"
+            async with strangers(web, 40, half):
+                count = throttle.connections.count()
+                assert (count["user"], count["stranger"]) == (2, 6)
+        sender[1].write(b"r!")
+        for (reader, writer), answer in [(fetcher, code), (sender, b'"state": "kept"')]:
+            status, _, body = await read_answer(reader)
+            assert status == 200
+            assert answer in body
+            writer.close()
+
+
+def test_a_body_is_taken_only_from_users_and_from_who_shows_a_link():
+    """Who may send one is known, as far as connections are concerned."""
+    methods = [
+        (handler, declared)
+        for module in handlers.MODULES
+        for _, handler in module.default_handlers
+        for declared in (getattr(getattr(handler, name), "needs", None) for name in METHODS)
+        if declared is not None and declared.body
+    ]
+    assert len(methods) > 5
+    for handler, declared in methods:
+        assert declared.user or (declared.whose == "link" and "_identify" in vars(handler)), handler
+
+
 def test_the_one_that_was_a_strangers_for_longest_has_to_go():
     closed = []
 
@@ -226,6 +267,18 @@ async def test_a_refusal_before_a_body_says_that_the_connection_closes_and_it_do
         assert (answer[0], answer[1].get("connection")) == (status, "close")
         # Tornado's last word, where the end of the body cannot be found
         assert await asyncio.wait_for(reader.read(), 5) in {b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"}
+
+
+@pytest.mark.parametrize("length", [[], ["Content-Length: 0"]])
+@pytest.mark.parametrize(("method", "status"), [("DELETE", 204), ("OPTIONS", 405)])
+async def test_after_a_method_whose_body_the_proxy_hides_the_connection_closes(web, method, status, length):
+    web.jobs.add(make_job())
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    with contextlib.closing(writer):
+        writer.write(make_head(method, "api/v1/jobs/train-1", ALICE, *length))
+        answer = await read_answer(reader)
+        assert (answer[0], answer[1].get("connection")) == (status, "close")
+        assert await asyncio.wait_for(reader.read(), 5) == b""
 
 
 async def test_an_empty_body_in_chunks_is_no_body(web):

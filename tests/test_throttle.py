@@ -16,7 +16,7 @@ from kbatch_server import throttle
 from kbatch_server.errors import Unavailable
 from kbatch_server.handlers import exchange
 from kbatch_server.metrics import LIMITS_HELD
-from kbatch_server.places import Lanes
+from kbatch_server.places import FairPlaces
 from kbatch_server.rates import MAX_KEPT, Rates
 from kbatch_server.throttle import Throttle
 from kbatch_server.traffic import Traffic
@@ -239,12 +239,39 @@ async def test_the_lists_of_the_kbatch_command_are_sent_a_little_at_a_time():
 # what is read from the storage, or goes there
 
 
-async def test_in_lanes_each_user_has_a_part_of_the_places_and_waits_for_a_turn():
-    lanes = Lanes(per_user=1, total=2, what="jobs that fetch")
+async def test_users_with_several_places_take_turns_and_whoever_waits_is_counted():
+    before = LIMITS_HELD.labels("concurrent_fetches")._value.get()
+    places = FairPlaces(per_user=2, total=3, limit="concurrent_fetches", what="jobs that fetch")
+    order, gates = [], {}
+
+    async def fetch(name):
+        gates[name] = asyncio.Event()
+        async with places.take(name[0], wait_seconds=10):
+            order.append(name)
+            await gates[name].wait()
+
+    names = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
+    fetching = [asyncio.create_task(fetch(name)) for name in names]
+    await asyncio.sleep(0.01)
+    assert order == ["a1", "a2", "b1"]
+    assert LIMITS_HELD.labels("concurrent_fetches")._value.get() == before + 4
+    for ended, begun in [("a1", "b2"), ("b1", "c1"), ("b2", "a3"), ("c1", None), ("a2", "a4")]:
+        gates[ended].set()
+        await asyncio.sleep(0.01)
+        assert order[-1] == (begun or order[-1])
+    gates["a3"].set()
+    gates["a4"].set()
+    await asyncio.gather(*fetching)
+    assert not places._waiting
+    assert not places._taken
+
+
+async def test_each_user_has_a_part_of_fair_places_and_waits_for_a_turn():
+    places = FairPlaces(per_user=1, total=2, limit="concurrent_fetches", what="jobs that fetch")
     order, go_on = [], asyncio.Event()
 
     async def fetch(user):
-        async with lanes.take(user, wait_seconds=10):
+        async with places.take(user, wait_seconds=10):
             order.append(user)
             await go_on.wait()
 
@@ -252,15 +279,35 @@ async def test_in_lanes_each_user_has_a_part_of_the_places_and_waits_for_a_turn(
     await asyncio.sleep(0.01)
     assert order == ["alice", "bob"]
     with pytest.raises(Unavailable, match="Too many jobs that fetch"):
-        async with lanes.take("dave", wait_seconds=0.01):
+        async with places.take("dave", wait_seconds=0.01):
             pytest.fail("there is no place")
     fetching[2].cancel()
     go_on.set()
     await asyncio.gather(*fetching, return_exceptions=True)
     assert sorted(order) == ["alice", "alice", "bob", "carol"]
-    assert not lanes._lanes
-    async with lanes.take("dave", wait_seconds=0.01):
+    assert not places._waiting
+    assert not places._taken
+    async with places.take("dave", wait_seconds=0.01):
         pass
+
+
+async def test_of_those_who_wait_one_has_a_part_and_refuses_no_other():
+    places = FairPlaces(per_user=1, total=1, limit="concurrent_lookups", what="questions", most_waiting=20)
+
+    order = []
+
+    async def hold(user):
+        async with places.take(user, wait_seconds=10):
+            order.append(user)
+
+    async with places.take("first", wait_seconds=1):
+        waiting = [asyncio.create_task(hold(user)) for user in "aaabbb" + "cdefghijklmnopqrstuvwxyz" * 2]
+        await asyncio.sleep(0.01)
+        refused = [task for task in waiting if task.done()]
+        assert [type(task.exception()) for task in refused] == [Unavailable] * 26
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert "".join(order) == "abcdefghijklmnopqrstuvwxyzab"
+    assert places._count_waiting == 0
 
 
 async def test_jobs_wait_for_their_turn_to_fetch_code_and_are_told_to_come_again_with_results(monkeypatch):

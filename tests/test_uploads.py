@@ -380,7 +380,8 @@ async def test_when_a_zip_cannot_be_made_plain_nothing_is_left(uploads, monkeypa
 
 
 async def test_a_user_has_one_zip_checked_at_a_time_and_users_take_turns():
-    places, order = FairPlaces(2), []
+    places = FairPlaces(per_user=1, total=2, limit="concurrent_checks", what="checks")
+    order = []
     gates = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "b2", "c1")}
 
     async def check(name):
@@ -401,9 +402,9 @@ async def test_a_user_has_one_zip_checked_at_a_time_and_users_take_turns():
 
 
 async def test_a_turn_that_is_not_waited_for_any_more_is_another_ones():
-    places = FairPlaces(1)
+    places = FairPlaces(per_user=1, total=1, limit="concurrent_checks", what="checks")
     async with places.take("a", wait_seconds=1):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(Unavailable, match="Too many checks"):
             async with places.take("b", wait_seconds=0.01):
                 pass
         waiting = asyncio.create_task(anext(aiter(hold(places, "c"))))

@@ -12,8 +12,10 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from ..errors import InvalidRequest, RequestTimeout, TooLarge, TooManyRequests, Unavailable
+from ..forwarded import CLIENT, find_network
 from ..log import REQUEST_ID
 from ..throttle import Throttle
+from .needs import Needs
 from .services import Services
 
 UNLIMITED = 2**62
@@ -21,6 +23,11 @@ UNLIMITED = 2**62
 
 UNKNOWN_METHOD = "UNKNOWN"
 """What a method that HTTP libraries do not know is called here: it is 405, as any that a URL has not."""
+
+UNSURE_METHODS = frozenset({"DELETE", "OPTIONS"})
+"""Methods whose end cannot be told behind the hub's proxy. Where a client sends a body in chunks, the proxy
+says ``Content-Length: 0`` and then sends the body all the same (``deleteLength`` of http-proxy and
+http-proxy-3): it would be the beginning of the next request on the connection, whose ever that is."""
 
 BODY_BYTES_PER_SECOND = 8 * 1024
 """How fast a body that is collected (not an upload, which is streamed) must come, after its first seconds."""
@@ -86,6 +93,7 @@ class Exchange(RequestHandler):
         self.services.traffic.begin(self)
         self.services.throttle.connections.begin(self._stream)
         REQUEST_ID.set(self.request_id)
+        CLIENT.set(find_network(str(self.request.remote_ip)))
         expected = self.request.headers.get("Expect", "")
         if expected.lower() == "100-continue":
             self.request.headers["Expect"] = "100-continue"  # as Tornado wants to read it
@@ -93,6 +101,8 @@ class Exchange(RequestHandler):
             if self._path_error is not None:
                 raise self._path_error
             await self._admit()
+            if self._needs().body and not self._refused:
+                self.know_sender()  # a body is taken only from users, and from jobs that showed a good link
         except Exception as error:
             if self._finished:
                 raise
@@ -100,6 +110,14 @@ class Exchange(RequestHandler):
 
     def unknown(self, *path: str) -> None:
         """Be none of a URL's methods, as nothing is declared of it (see Needs)."""
+
+    def know_sender(self) -> None:
+        """Note that a user sends the request, or a job whose link is good: no longer a stranger."""
+        self.services.throttle.connections.know(self._stream)
+
+    def _needs(self) -> Needs:
+        """Return what the method needs; raises HTTPError for one that the URL does not have."""
+        raise NotImplementedError
 
     async def _admit(self) -> None:
         """Raise what refuses the request; called before the body is read."""
@@ -284,6 +302,8 @@ class Exchange(RequestHandler):
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Send what was written; a client that does not read it, for long, is let go of."""
+        if not self._headers_written and self.asked_method in UNSURE_METHODS and not self._has_body():
+            self.set_header("Connection", "close")
         sent: asyncio.Future[None] = super().flush(include_footers)
         if not sent.done():
             timer = asyncio.get_running_loop().call_later(self.write_seconds, self._stream.close)

@@ -121,7 +121,7 @@ class CodeHandler(BaseHandler):
     @needs_nothing(whose="link")
     async def get(self, signed: str) -> None:
         """Send the ZIP, or the one range of it that is asked for."""
-        upload = await self.services.launchpad.get_code(signed)
+        upload = await self._find_code(signed)
         start, end = self._read_range(upload)
         if end - start < upload.code_size:
             self.set_status(206)
@@ -132,8 +132,13 @@ class CodeHandler(BaseHandler):
     @needs_nothing(whose="link")
     async def head(self, signed: str) -> None:
         """Send the headers only: for them a range has no meaning."""
-        upload = await self.services.launchpad.get_code(signed)
+        upload = await self._find_code(signed)
         self._set_headers(upload, upload.code_size)
+
+    async def _find_code(self, signed: str) -> Upload:
+        upload = await self.services.launchpad.get_code(signed)
+        self.know_sender()  # it may have to wait for its turn, and strangers are not to end that
+        return upload
 
     def _read_range(self, upload: Upload) -> tuple[int, int]:
         """Return start and end of what is asked for; the whole, when it is of another version than this."""

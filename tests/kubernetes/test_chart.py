@@ -65,6 +65,21 @@ def check_manifests(kubeconform: Path, text: str) -> subprocess.CompletedProcess
     return subprocess.run(command, input=text, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("values", VARIANTS, ids=lambda path: path.stem)
+def test_what_a_pod_writes_to_its_nodes_disk_has_a_limit(helm: Helm, values: Path) -> None:
+    assert all("sizeLimit" in each for each in find_node_volumes(helm.render(values)).values())
+
+
+def test_the_limits_of_what_a_pod_writes_are_values(render: Render) -> None:
+    made = render(tmpSize="300Mi", persistence={"enabled": False, "size": "7Gi"})
+    assert find_node_volumes(made) == {"tmp": {"sizeLimit": "300Mi"}, "data": {"sizeLimit": "7Gi"}}
+
+
+def find_node_volumes(made: Made) -> dict[str, Any]:
+    volumes = made.get("Deployment")["spec"]["template"]["spec"]["volumes"]
+    return {each["name"]: each["emptyDir"] for each in volumes if "emptyDir" in each}
+
+
 def test_the_values_of_the_first_release_make_a_whole_installation(helm: Helm) -> None:
     made = helm.render(read_file("first-release"), namespace="staging")
     assert made.kinds >= {"Deployment", "Service", "Secret", "ServiceAccount", "Role", "RoleBinding"}
