@@ -224,10 +224,9 @@ class Attackers:
 
     async def send_large_json(self) -> str | None:
         """Send as much JSON as may be, with little in it."""
-        body = b'{"name": "x", "description": "' + b"x" * (15 * MIB) + b'"}'
-        return await self._send(
-            make_head("POST", "api/v1/jobs", MALLORY, f"Content-Length: {len(body)}"), body
-        )
+        path, size = random.choice([("api/v1/jobs", 2 * MIB - 100), ("jobs/", 40 * MIB)])
+        body = b'{"name": "x", "description": "' + b"x" * size + b'"}'
+        return await self._send(make_head("POST", path, MALLORY, f"Content-Length: {len(body)}"), body)
 
     async def send_deep_json(self) -> str | None:
         """Send a body of a megabyte with very many elements, or very deep ones."""
@@ -241,7 +240,7 @@ class Attackers:
 
     async def send_half_json(self) -> str | None:
         """Send a megabyte of a body, and no more."""
-        head = make_head("POST", "api/v1/jobs", MALLORY, "Content-Length: 16000000")
+        head = make_head("POST", "api/v1/jobs", MALLORY, "Content-Length: 2000000")
         return await self._send(head, b" " * MIB, wait=40)
 
     async def send_many_parts(self) -> str | None:
