@@ -207,5 +207,14 @@ def test_what_an_earlier_job_had_is_written_as_python_with_its_types(ask):
 
 
 def test_texts_that_are_long_or_deep_are_read_to_their_end(ask):
-    cases = ["[" * 5000, "(" * 5000, "'" + "\\" * 20_000, "1" + "_1" * 10_000, "a=" * 5000, "-" * 5000]
-    assert len(ask(*((name, text) for text in cases for name in ("readExpression", "findAssignments")))) == 12
+    cases = [
+        "[" * 5000,
+        "[" * 50_000 + "]" * 50_000,
+        "(" * 5000,
+        "'" + "\\" * 20_000,
+        "1" + "_1" * 10_000,
+        "a=" * 5000,
+        "-" * 5000,
+    ]
+    asked = [(name, text) for text in cases for name in ("readExpression", "findAssignments")]
+    assert len(ask(*asked)) == len(asked)

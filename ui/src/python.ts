@@ -17,6 +17,10 @@ export type Read = { value: Json } | { code: string };
 
 /** Return what a cell sets at its top level, each name once, with the last that it gets. */
 export function findAssignments(cell: string): Assignment[] {
+  return unlessTooDeep(() => findInCell(cell), []);
+}
+
+function findInCell(cell: string): Assignment[] {
   const text = blankMagics(cell);
   const found = new Map<string, Assignment>();
   for (const statement of listStatements(parser.parse(text).topNode)) {
@@ -35,7 +39,20 @@ export function findAssignments(cell: string): Assignment[] {
 
 /** Return what a text is, or null where it is not one expression. */
 export function readExpression(text: string): Read | null {
-  const code = text.trim();
+  return unlessTooDeep(() => readCode(text.trim()), null);
+}
+
+/** Return what is read, or something else where the text is nested more deeply than the stack allows; Python refuses it, too. */
+function unlessTooDeep<Result>(read: () => Result, otherwise: Result): Result {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof RangeError) return otherwise;
+    throw error;
+  }
+}
+
+function readCode(code: string): Read | null {
   const top = parser.parse(code).topNode;
   const [statement, ...more] = listChildren(top);
   if (statement?.name !== "ExpressionStatement" || more.length || hasError(top)) return null;
