@@ -19,12 +19,13 @@ from pathlib import Path
 from sqlalchemy import insert
 
 from kbatch_server.keyring import Keyring
-from kbatch_server.limits import Limits
-from kbatch_server.models import Job, JobSpec, Status, utcnow
+from kbatch_server.limits.config import Limits
+from kbatch_server.models.job import Job, JobSpec, Status
+from kbatch_server.models.times import utcnow
+from kbatch_server.scheduling.scheduler import Turns
 from kbatch_server.store import JobStore
-from kbatch_server.store.orm import jobs
 from kbatch_server.store.rows import make_row
-from kbatch_server.turns import Turns
+from kbatch_server.store.tables import jobs
 from tests.ports import find_ports
 from tests.service import Service
 
@@ -46,7 +47,7 @@ ROWS = 5000
 
 CONFIG = """
 from kbatch_server.launchers.base import JobLauncher
-from kbatch_server.models import JobStatus, Status
+from kbatch_server.models.job import JobStatus, Status
 
 
 class IdleLauncher(JobLauncher):

@@ -17,32 +17,32 @@ from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, def
 from traitlets.config import Application, Config, Configurable
 
 from . import __version__, garbage
-from .auth import HubAuthenticator
-from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
-from .config import JobConfig
-from .configcheck import WrongSetting, check_config, check_url, describe_error
 from .configurables import CONFIGURABLES
-from .diskspace import DiskSpace
-from .engine import Engine
+from .engine.engine import Engine
 from .failpoints import WrongFailpoint, arm
 from .handlers import make_handlers
 from .handlers.services import Services
-from .jobs import Jobs
+from .jobs.config import JobConfig
+from .jobs.profiles import Profiles
+from .jobs.service import Jobs
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
 from .log import log_request, set_up_logging
-from .logreader import LogReader
-from .operations import Operations
-from .outputs import Outputs
-from .plugins import PluginClass
-from .profiles import Profiles
-from .settings import SettingsNotFound, get_storage_name, load_settings
+from .logs.reader import LogReader
+from .monitoring.operations import Operations
+from .outputs.outputs import Outputs
+from .settings.checks import WrongSetting, check_config, check_url, describe_error
+from .settings.commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
+from .settings.dotenv import SettingsNotFound, get_storage_name, load_settings
+from .settings.plugins import PluginClass
 from .storage.base import Storage, StorageError
+from .storage.diskspace import DiskSpace
 from .store import JobStore, StoreError
-from .throttle import Throttle
-from .traffic import Traffic
-from .uploads import Uploads
-from .webserver import WebServer
+from .uploads.uploads import Uploads
+from .web.auth import HubAuthenticator
+from .web.inflight import Traffic
+from .web.server import WebServer
+from .web.throttle import Throttle
 
 
 class KBatchServer(Application):
@@ -103,7 +103,7 @@ class KBatchServer(Application):
         return f"/{path}/" if path else "/"
 
     launcher_class = PluginClass(
-        "kbatch_server.launchers.kube.KubeJobLauncher",
+        "kbatch_server.launchers.kube.launcher.KubeJobLauncher",
         klass=JobLauncher,
         entry_point_group="kbatch_server.launchers",
         help="""What runs the jobs: a subclass of JobLauncher, by class or by the name of an entry point.""",

@@ -5,25 +5,25 @@ from __future__ import annotations
 from jupyterhub.services.auth import HubOAuth
 from traitlets.config import Configurable
 
-from .auth import HubAuthenticator
-from .config import JobConfig
-from .departures import Departures
-from .diskspace import DiskSpace
-from .health import Health
-from .janitor import Janitor
-from .jobwatch import JobWatch
-from .launchpad import Launchpad
-from .leader import Leader
-from .limits import Limits
-from .logrecorder import LogRecorder
-from .outputs import Outputs
-from .profiles import Profiles
-from .reconciler import Reconciler
-from .retention import Retention
-from .throttle import Throttle
-from .traffic import Traffic
-from .uploads import Uploads
-from .webserver import WebServer
+from .engine.janitor import Janitor
+from .engine.launch import Launchpad
+from .engine.leader import Leader
+from .engine.pacer import Departures
+from .engine.reconciler import Reconciler
+from .engine.retention import Retention
+from .jobs.config import JobConfig
+from .jobs.profiles import Profiles
+from .jobs.watch import JobWatch
+from .limits.config import Limits
+from .logs.recorder import LogRecorder
+from .monitoring.health import Health
+from .outputs.outputs import Outputs
+from .storage.diskspace import DiskSpace
+from .uploads.uploads import Uploads
+from .web.auth import HubAuthenticator
+from .web.inflight import Traffic
+from .web.server import WebServer
+from .web.throttle import Throttle
 
 CONFIGURABLES: list[type[Configurable]] = [
     HubAuthenticator,

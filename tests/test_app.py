@@ -20,10 +20,10 @@ import pytest
 from service import Service
 
 from kbatch_server.app import KBatchServer, main
-from kbatch_server.configcheck import WrongSetting
-from kbatch_server.gccommand import CollectGarbage
-from kbatch_server.settings import KEYS
-from kbatch_server.upgradedb import UpgradeDB
+from kbatch_server.commands.gc import CollectGarbage
+from kbatch_server.commands.upgrade_db import UpgradeDB
+from kbatch_server.settings.checks import WrongSetting
+from kbatch_server.settings.dotenv import KEYS
 
 TOKEN = "a-token-for-tests-only"
 LOCAL = ["--launcher=local", "--url=http://127.0.0.1:0"]
@@ -242,7 +242,7 @@ def test_the_settings_for_tests_are_good(make_server, monkeypatch):
 def test_a_class_of_the_admins_own_is_configured_like_ours(make_server, tmp_path):
     config(
         tmp_path,
-        "from traitlets import Unicode\nfrom kbatch_server.storage.local import FileStorage\n\n"
+        "from traitlets import Unicode\nfrom kbatch_server.storage.file import FileStorage\n\n"
         "class OwnStorage(FileStorage):\n    bucket = Unicode(config=True)\n\n"
         "c.KBatchServer.storage_class = OwnStorage\nc.OwnStorage.bucket = 'b'\nc.FileStorage.root = 'r'\n",
     )

@@ -8,9 +8,10 @@ import pytest
 from clock import Clock
 from launcher_doubles import ScriptedLauncher
 
-from kbatch_server import departures, traffic
-from kbatch_server.departures import Departures
-from kbatch_server.traffic import LATEST, MAX_USERS, Traffic
+from kbatch_server.engine import pacer as departures
+from kbatch_server.engine.pacer import Departures
+from kbatch_server.web import inflight as traffic
+from kbatch_server.web.inflight import LATEST, MAX_USERS, Traffic
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ async def test_a_few_requests_or_a_limit_of_0_slow_nothing(line):
 
 def test_one_user_who_asks_all_the_time_is_no_rush_and_many_are(monkeypatch):
     now = 1000.0
-    monkeypatch.setattr("kbatch_server.traffic.time.monotonic", lambda: now)
+    monkeypatch.setattr("kbatch_server.web.inflight.time.monotonic", lambda: now)
     traffic = Traffic()
     for _ in range(10 * LATEST):
         traffic.note_answer("alice", is_submit=False)

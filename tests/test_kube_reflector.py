@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from kbatch_server.kube import watch
-from kbatch_server.kube.clients import KubeClient, KubeRefused, KubeUnavailable, make_path
-from kbatch_server.kube.objects import INSTANCE_LABEL, JOB_ID_LABEL
-from kbatch_server.kube.reflector import MAX_EVENTS, Reflector
-from kbatch_server.kube.view import Place, View
+from kbatch_server.launchers.kube import watch
+from kbatch_server.launchers.kube.client import KubeClient, KubeRefused, KubeUnavailable, make_path
+from kbatch_server.launchers.kube.job_objects import Place, View
+from kbatch_server.launchers.kube.manifests.labels import INSTANCE_LABEL, JOB_ID_LABEL
+from kbatch_server.launchers.kube.reflector import MAX_EVENTS, Reflector
 
 Manifest = dict[str, Any]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -20,12 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import Service
 from web_doubles import PREFIX, make_zip
 
-from kbatch_server.auth import HubUnavailable
 from kbatch_server.errors import Unavailable
-from kbatch_server.health import Health, Part
 from kbatch_server.keyring import Keyring
-from kbatch_server.launchers.codezip import remove_tree
+from kbatch_server.launchers.local.unpack import remove_tree
+from kbatch_server.monitoring.health import Health, Part
 from kbatch_server.store import JobStore
+from kbatch_server.web.auth import HubUnavailable
 from tests.ports import find_ports
 
 CONFIG = """

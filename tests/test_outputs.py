@@ -15,20 +15,21 @@ from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
 from tars import as_sent, make_tar
 
-from kbatch_server import outputfiles
+from kbatch_server.engine.collector import Harvest
 from kbatch_server.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unavailable
-from kbatch_server.harvest import Harvest
 from kbatch_server.keyring import Keyring
-from kbatch_server.launchers.base import LauncherUnavailable, OutputTar
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import Job, JobSpec, Pod, Status, utcnow
-from kbatch_server.outputfiles import select
-from kbatch_server.outputs import Outputs
-from kbatch_server.results import JobOutputs, OmittedFile, OutputLimits
+from kbatch_server.launchers.base import LauncherUnavailable
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import Job, JobSpec, Pod, Status
+from kbatch_server.models.results import JobOutputs, OmittedFile, OutputFile, OutputLimits, OutputTar
+from kbatch_server.models.times import utcnow
+from kbatch_server.outputs import selection as outputfiles
+from kbatch_server.outputs.outputs import Outputs
+from kbatch_server.outputs.selection import select
+from kbatch_server.outputs.tarindex import TarIndex
+from kbatch_server.outputs.zipstream import make_zip
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.store import JobStore
-from kbatch_server.tarindex import OutputFile, TarIndex
-from kbatch_server.zipstream import make_zip
 
 FILES = {"a.txt": b"hello\n", "sub/b.bin": bytes(range(256)) * 400, "empty": b"", "ünï.txt": b"u"}
 

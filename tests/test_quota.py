@@ -7,12 +7,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kbatch_server.fairshare import Accounting, get_next_month, split_months
-from kbatch_server.lines import Lines
-from kbatch_server.models import JobSpec
-from kbatch_server.quota import Bounds, choose_limits, format_ordinal, make_demand, make_wait, read_limits
-from kbatch_server.store.turnstore import Head, Share
-from kbatch_server.store.usestore import Use
+from kbatch_server.limits.fairshare import Accounting, get_next_month, split_months
+from kbatch_server.limits.rules import (
+    Bounds,
+    choose_limits,
+    format_ordinal,
+    make_demand,
+    make_wait,
+    read_limits,
+)
+from kbatch_server.models.job import JobSpec
+from kbatch_server.scheduling.queues import Lines
+from kbatch_server.store.queues import Head, Share
+from kbatch_server.store.usage import Use
 
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
 WEEK = 7 * 86400.0

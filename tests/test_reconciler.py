@@ -14,26 +14,28 @@ from tars import make_tar, pieces_of
 from traitlets.config import Config
 from zips import make_mixed_zip
 
+from kbatch_server.engine.collector import Harvest
+from kbatch_server.engine.launch import Launchpad
+from kbatch_server.engine.reconciler import Reconciler
+from kbatch_server.engine.relaunch import RELAUNCH
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
-from kbatch_server.harvest import Harvest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.jobs import Jobs
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
-from kbatch_server.launchers.local import LocalProcessJobLauncher
-from kbatch_server.launchpad import Launchpad
-from kbatch_server.listing import JobQuery
-from kbatch_server.logreader import LogReader
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import JobStatus, Pod, Status, User, utcnow
+from kbatch_server.launchers.local.launcher import LocalProcessJobLauncher
+from kbatch_server.logs.reader import LogReader
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import JobStatus, Pod, Status
+from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
 from kbatch_server.notebooks.launch import EXIT_REASONS
-from kbatch_server.outputs import Outputs
-from kbatch_server.profiles import Profiles
-from kbatch_server.reconciler import Reconciler
-from kbatch_server.relaunch import RELAUNCH
+from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.storage.base import StorageFull
 from kbatch_server.store import JobStore
-from kbatch_server.uploads import Uploads
+from kbatch_server.uploads.uploads import Uploads
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 ADMIN = User(name="root", admin=True)

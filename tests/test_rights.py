@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from web_doubles import ACCESS, make_job, running_web
 
-from kbatch_server.throttle import Throttle
+from kbatch_server.web.throttle import Throttle
 
 WORK = {"name": "train", "command": ["python", "main.py"], "env": {"KEY": "s3cret"}}
 BRIEF = {"id", "user", "name", "status", "created_at"}

@@ -24,22 +24,23 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete
 
-from kbatch_server import reconciler as reconciler_module
+from kbatch_server.engine import reconciler as reconciler_module
+from kbatch_server.engine.collector import Harvest
+from kbatch_server.engine.launch import Launchpad
+from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Conflict, NotFound
-from kbatch_server.harvest import Harvest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.jobs import Jobs
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused
-from kbatch_server.launchpad import Launchpad
-from kbatch_server.logreader import LogReader
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import Job, JobStatus, Status, User
-from kbatch_server.outputs import Outputs
-from kbatch_server.profiles import Profiles
-from kbatch_server.reconciler import Reconciler
+from kbatch_server.logs.reader import LogReader
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import Job, JobStatus, Status
+from kbatch_server.models.user import User
+from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.store import JobStore
-from kbatch_server.store.orm import jobs as jobs_table
+from kbatch_server.store.tables import jobs as jobs_table
 
 ALICE = User(name="alice")
 STEPS = [

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 from web_doubles import ACCESS, make_job, running_web
 
-from kbatch_server import terminal
 from kbatch_server.handlers import streams
 from kbatch_server.handlers.streams import EventEncoder, LineChunker
+from kbatch_server.logs import terminal
 
 READ = (ACCESS, "custom:kbatch:jobs:read")
 ADMIN = (*READ, "custom:kbatch:admin")

@@ -12,15 +12,15 @@ from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
 from web_doubles import PREFIX, make_job, make_zip, running_web
 
-from kbatch_server import throttle
 from kbatch_server.errors import Unavailable
 from kbatch_server.handlers import exchange
 from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.places import FairPlaces
 from kbatch_server.rates import MAX_KEPT, Rates
-from kbatch_server.throttle import Throttle
-from kbatch_server.traffic import Traffic
-from kbatch_server.webserver import WebServer
+from kbatch_server.web import throttle
+from kbatch_server.web.inflight import Traffic
+from kbatch_server.web.server import WebServer
+from kbatch_server.web.throttle import Throttle
 
 WORK = {"name": "train", "command": ["python", "main.py"]}
 KBATCH_WORK = {

@@ -13,24 +13,26 @@ from sqlalchemy import update
 from traitlets import TraitError
 from traitlets.config import Config
 
+from kbatch_server.engine.collector import Harvest
+from kbatch_server.engine.launch import Launchpad
+from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Forbidden, InvalidRequest, TooManyRequests, Unavailable
-from kbatch_server.fairshare import get_month
-from kbatch_server.harvest import Harvest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.jobs import Jobs
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
-from kbatch_server.launchpad import Launchpad
-from kbatch_server.limits import Limits
-from kbatch_server.listing import JobQuery
-from kbatch_server.logreader import LogReader
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import JobStatus, Status, User, utcnow
-from kbatch_server.outputs import Outputs
-from kbatch_server.profiles import Profiles
-from kbatch_server.reconciler import Reconciler
+from kbatch_server.limits.config import Limits
+from kbatch_server.limits.fairshare import get_month
+from kbatch_server.logs.reader import LogReader
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import JobStatus, Status
+from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
+from kbatch_server.outputs.outputs import Outputs
+from kbatch_server.scheduling.scheduler import Turns
 from kbatch_server.store import JobStore
-from kbatch_server.store.orm import jobs as job_table
-from kbatch_server.turns import Turns
+from kbatch_server.store.tables import jobs as job_table
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 GROUPED = User(name="carol", groups=("course", "staff"))
@@ -242,8 +244,8 @@ async def test_priority_and_cpus_decide_within_a_users_own(make_world):
 
 
 async def test_a_long_queue_is_let_go_in_order_and_read_in_parts(make_world, monkeypatch):
-    monkeypatch.setattr("kbatch_server.turns.HEADS", 3)
-    monkeypatch.setattr("kbatch_server.turns.AHEAD", 4)
+    monkeypatch.setattr("kbatch_server.scheduling.scheduler.HEADS", 3)
+    monkeypatch.setattr("kbatch_server.scheduling.scheduler.AHEAD", 4)
     world = await make_world(user_limits={"running": 15}, total_limits={"running": 20})
     ids = [await world.submit() for _ in range(17)]
     others = [await world.submit(BOB) for _ in range(7)]
@@ -258,7 +260,7 @@ async def test_a_long_queue_is_let_go_in_order_and_read_in_parts(make_world, mon
 
 
 async def test_places_are_counted_to_an_end(make_world, monkeypatch):
-    monkeypatch.setattr("kbatch_server.standing.PLACES", 2)
+    monkeypatch.setattr("kbatch_server.scheduling.report.PLACES", 2)
     world = await make_world(user_limits={"running": 0.5, "queued": None})
     world.limits.user_limits = {"running": 1}
     world.lead()

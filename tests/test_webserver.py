@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 from tornado.web import Application, RequestHandler
 
-from kbatch_server import webserver
-from kbatch_server.throttle import Throttle
-from kbatch_server.traffic import Traffic
-from kbatch_server.webserver import WebServer
+from kbatch_server.web import server as webserver
+from kbatch_server.web.inflight import Traffic
+from kbatch_server.web.server import WebServer
+from kbatch_server.web.throttle import Throttle
 
 pytestmark = pytest.mark.timeout(120)
 """What would be waited for in vain is a thousand seconds away."""

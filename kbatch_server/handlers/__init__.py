@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from . import audit, jobs, kbatch, logs, outputs, pages, profiles, system, uploads, users, watch
+from . import audit, jobs, logs, outputs, pages, profiles, system, uploads, users, watch
+from .compat import routes as kbatch
 from .notfound import NotFoundHandler
 from .services import Services
 

@@ -15,11 +15,11 @@ from tornado.web import HTTPError
 
 from ..audit import ORIGIN, Origin
 from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, RangeNotSatisfiable
-from ..models import User
+from ..models.user import User
 from ..scrub import scrub_url
 from ..validation import parse_json
+from ..web.access import Needs
 from .exchange import Exchange
-from .needs import Needs
 from .publicerror import public_error
 from .services import Services
 

@@ -12,10 +12,10 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from ..errors import InvalidRequest, RequestTimeout, TooLarge, TooManyRequests, Unavailable
-from ..forwarded import CLIENT, find_network
 from ..log import REQUEST_ID
-from ..throttle import Throttle
-from .needs import Needs
+from ..web.access import Needs
+from ..web.forwarded import CLIENT, find_network
+from ..web.throttle import Throttle
 from .services import Services
 
 UNLIMITED = 2**62

@@ -13,16 +13,15 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import InvalidRequest, Unavailable
-from ..launchers.base import OutputTar
-from ..models import Job, to_iso
-from ..outputfiles import OUTPUTS, WORKDIR
-from ..results import JobOutputs
-from ..store.outputstore import KeptOutputs
-from ..tarindex import OutputFile
+from ..models.job import Job
+from ..models.results import JobOutputs, OutputFile, OutputTar
+from ..models.times import to_iso
+from ..outputs.selection import OUTPUTS, WORKDIR
+from ..store.outputs import KeptOutputs
+from ..web.access import Needs, needs_nothing, needs_scope
+from ..web.body import IDLE_SECONDS, Inflow
+from ..web.ranges import read_range
 from .base import BaseHandler
-from .inflow import IDLE_SECONDS, Inflow
-from .needs import Needs, needs_nothing, needs_scope
-from .ranges import read_range
 
 TEXT = "text/plain; charset=utf-8"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..web.access import needs_scope, needs_user
 from .base import BaseHandler
-from .needs import needs_scope, needs_user
 
 
 class ProfilesHandler(BaseHandler):

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..auth import HubAuthenticator
-from ..health import Health
-from ..throttle import Throttle
-from ..traffic import Traffic
+from ..monitoring.health import Health
+from ..web.auth import HubAuthenticator
+from ..web.inflight import Traffic
+from ..web.throttle import Throttle
 
 if TYPE_CHECKING:
-    from ..gauges import Gauges
-    from ..jobs import Jobs
-    from ..launchpad import Launchpad
-    from ..outputs import Outputs
-    from ..profiles import Profiles
-    from ..uploads import Uploads
+    from ..engine.launch import Launchpad
+    from ..jobs.profiles import Profiles
+    from ..jobs.service import Jobs
+    from ..monitoring.gauges import Gauges
+    from ..outputs.outputs import Outputs
+    from ..uploads.uploads import Uploads
 
 
 @dataclass(frozen=True)

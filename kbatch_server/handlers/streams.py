@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 from ..errors import Forbidden, Unavailable
-from ..logreader import LogPlace
-from ..terminal import fold, has_controls, show_styled
+from ..logs.reader import LogPlace
+from ..logs.terminal import fold, has_controls, show_styled
 from ..ticks import until
 from .base import BaseHandler
 

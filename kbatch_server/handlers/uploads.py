@@ -7,13 +7,13 @@ from contextlib import aclosing
 from typing import Any
 
 from ..errors import InvalidRequest, TooLarge, Unavailable
-from ..models import Upload
+from ..models.upload import Upload
 from ..storage.base import StorageError
+from ..web.access import needs_nothing, needs_scope
+from ..web.body import IDLE_SECONDS, Inflow
+from ..web.multipart import ROOM_BYTES, FilePart
+from ..web.ranges import read_range
 from .base import BaseHandler
-from .inflow import IDLE_SECONDS, Inflow
-from .multipart import ROOM_BYTES, FilePart
-from .needs import needs_nothing, needs_scope
-from .ranges import read_range
 
 
 class ReceivingHandler(BaseHandler):

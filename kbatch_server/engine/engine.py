@@ -1,0 +1,94 @@
+"""What drives the jobs, put together: the launcher and all that works for it in the process that leads."""
+
+from __future__ import annotations
+
+from traitlets import Instance
+from traitlets.config import LoggingConfigurable
+
+from ..jobs.profiles import Profiles
+from ..keyring import Keyring
+from ..launchers.base import JobLauncher
+from ..limits.config import Limits
+from ..logs.recorder import LogRecorder
+from ..outputs.outputs import Outputs
+from ..scheduling.scheduler import Turns
+from ..storage.base import Storage
+from ..store import JobStore
+from ..uploads.uploads import Uploads
+from ..web.inflight import Traffic
+from .collector import Harvest
+from .janitor import Janitor
+from .launch import Launchpad
+from .leader import Leader
+from .pacer import Departures
+from .reconciler import Reconciler
+from .retention import Retention
+
+
+class Engine(LoggingConfigurable):
+    """Builds launchpad, recorder, reconciler and the others, each with those that it works with."""
+
+    keyring = Instance(Keyring)
+    launcher = Instance(JobLauncher)
+    outputs = Instance(Outputs)
+    profiles = Instance(Profiles)
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+    traffic = Instance(Traffic)
+    uploads = Instance(Uploads)
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.limits = Limits(parent=self.parent)
+        self.store.accounting = self.limits.accounting
+        self.launchpad = self._make_launchpad()
+        self.recorder = LogRecorder(
+            parent=self.parent, launcher=self.launcher, storage=self.storage, store=self.store
+        )
+        self.turns = Turns(parent=self.parent, limits=self.limits, store=self.store)
+        self.reconciler = self._make_reconciler()
+        self.turns.on_turn = self.reconciler.departures.join
+        self.recorder.on_complete = self.reconciler.queue.put
+        self.retention = self._make_retention()
+        self.leader = Leader(
+            parent=self.parent,
+            launcher=self.launcher,
+            parts=[self.turns, Janitor(parent=self.parent, retention=self.retention)],
+            reconciler=self.reconciler,
+            recorder=self.recorder,
+            store=self.store,
+        )
+
+    def _make_launchpad(self) -> Launchpad:
+        return Launchpad(
+            parent=self.parent,
+            keyring=self.keyring,
+            output_limits=self.outputs.limits,
+            profiles=self.profiles,
+            storage=self.storage,
+            store=self.store,
+        )
+
+    def _make_reconciler(self) -> Reconciler:
+        harvest = Harvest(
+            launcher=self.launcher, outputs=self.outputs, recorder=self.recorder, store=self.store
+        )
+        return Reconciler(
+            parent=self.parent,
+            launcher=self.launcher,
+            launchpad=self.launchpad,
+            departures=Departures(parent=self.parent, launcher=self.launcher, traffic=self.traffic),
+            harvest=harvest,
+            store=self.store,
+            turns=self.turns,
+        )
+
+    def _make_retention(self) -> Retention:
+        return Retention(
+            parent=self.parent,
+            storage=self.storage,
+            store=self.store,
+            uploads=self.uploads,
+            logs=self.recorder,
+            outputs=self.outputs,
+        )
