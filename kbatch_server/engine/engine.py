@@ -11,7 +11,7 @@ from ..launchers.base import JobLauncher
 from ..limits.config import Limits
 from ..logs.recorder import LogRecorder
 from ..outputs.outputs import Outputs
-from ..scheduling.scheduler import Turns
+from ..scheduling.scheduler import Scheduler
 from ..storage.base import Storage
 from ..store import JobStore
 from ..uploads.uploads import Uploads
@@ -45,15 +45,15 @@ class Engine(LoggingConfigurable):
         self.recorder = LogRecorder(
             parent=self.parent, launcher=self.launcher, storage=self.storage, store=self.store
         )
-        self.turns = Turns(parent=self.parent, limits=self.limits, store=self.store)
+        self.scheduler = Scheduler(parent=self.parent, limits=self.limits, store=self.store)
         self.reconciler = self._make_reconciler()
-        self.turns.on_turn = self.reconciler.departures.join
+        self.scheduler.on_turn = self.reconciler.departures.join
         self.recorder.on_complete = self.reconciler.queue.put
         self.retention = self._make_retention()
         self.leader = Leader(
             parent=self.parent,
             launcher=self.launcher,
-            parts=[self.turns, Janitor(parent=self.parent, retention=self.retention)],
+            parts=[self.scheduler, Janitor(parent=self.parent, retention=self.retention)],
             reconciler=self.reconciler,
             recorder=self.recorder,
             store=self.store,
@@ -80,7 +80,7 @@ class Engine(LoggingConfigurable):
             departures=Departures(parent=self.parent, launcher=self.launcher, traffic=self.traffic),
             harvest=harvest,
             store=self.store,
-            turns=self.turns,
+            scheduler=self.scheduler,
         )
 
     def _make_retention(self) -> Retention:

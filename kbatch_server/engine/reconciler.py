@@ -27,7 +27,7 @@ from ..metrics import (
 from ..models.job import Job, JobStatus, Pod, Status
 from ..models.times import utcnow
 from ..notebooks.launch import EXIT_REASONS
-from ..scheduling.scheduler import Turns
+from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
 from ..store import JobStore
 from .collector import Harvest
@@ -93,7 +93,7 @@ class Reconciler(LoggingConfigurable):
     launcher = Instance(JobLauncher)
     launchpad = Instance(Launchpad)
     store = Instance(JobStore)
-    turns = Instance(Turns)
+    scheduler = Instance(Scheduler)
     queue = Instance(WorkQueue, ())
 
     _tasks: list[asyncio.Task[None]]
@@ -102,9 +102,9 @@ class Reconciler(LoggingConfigurable):
     def _default_departures(self) -> Departures:
         return Departures(launcher=self.launcher)
 
-    @default("turns")
-    def _default_turns(self) -> Turns:
-        return Turns(limits=Limits(), store=self.store)
+    @default("scheduler")
+    def _default_scheduler(self) -> Scheduler:
+        return Scheduler(limits=Limits(), store=self.store)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -133,7 +133,7 @@ class Reconciler(LoggingConfigurable):
 
     async def _resync(self) -> None:
         """Have all jobs looked at that something is to be done for, whatever was told of them."""
-        with_waiting = not self.turns.is_needed
+        with_waiting = not self.scheduler.is_needed
         await self._look_again(
             lambda: self.store.list_due_ids(with_waiting=with_waiting), self.resync_seconds
         )
@@ -190,7 +190,7 @@ class Reconciler(LoggingConfigurable):
 
     def accept(self, job: Job) -> None:
         """Launch a new job when its turn comes: until then it need not even be read."""
-        if self.turns.take(job):
+        if self.scheduler.take(job):
             self.departures.join(job.id)
 
     def notice(self, job_id: str) -> None:
@@ -205,7 +205,7 @@ class Reconciler(LoggingConfigurable):
             return
         self.departures.leave(job_id)
         if job is None:
-            self.turns.leave(job_id)
+            self.scheduler.leave(job_id)
         elif job.delete_requested_at is not None:
             await self._delete(job)
         elif job.is_over:
@@ -217,13 +217,13 @@ class Reconciler(LoggingConfigurable):
         if await self.launcher.terminate(job):
             await self.harvest.delete(job)
             await self.store.remove_job(job.id)
-            self.turns.leave(job.id, job.user)
+            self.scheduler.leave(job.id, job.user)
             self.log.info("job %s: removed", job.id)
         else:
             self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _clean(self, job: Job) -> None:
-        self.turns.leave(job.id, job.user)
+        self.scheduler.leave(job.id, job.user)
         if job.cleaned_at is None:
             if not await self.harvest.settle(job):
                 self.queue.put_after(job.id, _get_settle_seconds(job))
@@ -234,13 +234,13 @@ class Reconciler(LoggingConfigurable):
             await self.store.update_job(job.id, cleaned_at=utcnow())
 
     async def _launch(self, job: Job) -> None:
-        if not (self.turns.take(job) and self.departures.take(job.id)):
+        if not (self.scheduler.take(job) and self.departures.take(job.id)):
             return  # it comes up again when its turn has come
         reach("launch.1")
         if not await self.store.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
             return
-        self.turns.begin(job)
+        self.scheduler.begin(job)
         reach("launch.2")
         try:
             launch = await self.launchpad.make_launch(job)
@@ -372,7 +372,7 @@ class Reconciler(LoggingConfigurable):
             ENDED.labels(seen.status.value).inc()
             _observe_start(job, changes)
         reach("finish.2")
-        self.turns.leave(job.id, job.user)
+        self.scheduler.leave(job.id, job.user)
         self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
         self.queue.put(job.id)
 

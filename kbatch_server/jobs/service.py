@@ -25,7 +25,7 @@ from ..models.listing import JobPage, JobQuery
 from ..models.summary import JobSummary
 from ..models.times import utcnow
 from ..models.user import ForgottenUser, User
-from ..scheduling.report import Standing
+from ..scheduling.report import UsageReport
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import JobStore
@@ -48,17 +48,17 @@ class Jobs(LoggingConfigurable):
     limits = Instance(Limits, ())
     profiles = Instance(Profiles)
     reader = Instance(LogReader)
-    standing = Instance(Standing)
+    usage_report = Instance(UsageReport)
     store = Instance(JobStore)
     watch = Instance(JobWatch)
 
-    @default("standing")
-    def _default_standing(self) -> Standing:
-        return Standing(limits=self.limits, store=self.store)
+    @default("usage_report")
+    def _default_standing(self) -> UsageReport:
+        return UsageReport(limits=self.limits, store=self.store)
 
     @default("watch")
     def _default_watch(self) -> JobWatch:
-        return JobWatch(parent=self.parent, standing=self.standing, store=self.store)
+        return JobWatch(parent=self.parent, usage_report=self.usage_report, store=self.store)
 
     on_submit: Callable[[Job], None] = traitlets.Callable()  # type: ignore[assignment]
     """Called with a job that was just accepted."""
@@ -146,14 +146,14 @@ class Jobs(LoggingConfigurable):
         job = await self.store.get_job(job_id, user=_owner(user))
         if job.user != user.name and is_first(Action.READ, job.id):
             await self.store.add_audit(make_entry(Action.READ, job.id, job.user))
-        await self.standing.explain([job])
+        await self.usage_report.explain([job])
         return job
 
     async def list(self, user: User, query: JobQuery) -> JobPage:
         """Return a page of jobs; only an admin may ask for those of others."""
         await self._begin_listing(user, query.user)
         page = await self.store.list_jobs(query)
-        await self.standing.explain(page.jobs)
+        await self.usage_report.explain(page.jobs)
         return page
 
     async def count(self, user: User, owner: str | None) -> dict[Status, int]:
@@ -183,7 +183,7 @@ class Jobs(LoggingConfigurable):
 
     async def describe(self, user: User) -> dict[str, Any]:
         """Return what limits a user has, what is used of them, and where the queued jobs stand, as JSON."""
-        return await self.standing.describe(user)
+        return await self.usage_report.describe(user)
 
     async def cancel(self, user: User, job_id: str, *, note: str | None = None) -> Job:
         """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise.

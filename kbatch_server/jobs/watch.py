@@ -16,7 +16,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import TooManyRequests, Unavailable
 from ..limits.config import Limits
 from ..metrics import LIMITS_HELD
-from ..scheduling.report import Standing
+from ..scheduling.report import UsageReport
 from ..store import JobStore
 from ..store.changes import JobChange
 
@@ -81,12 +81,12 @@ class JobWatch(LoggingConfigurable):
         config=True,
     )
 
-    standing = Instance(Standing)
+    usage_report = Instance(UsageReport)
     store = Instance(JobStore)
 
-    @default("standing")
-    def _default_standing(self) -> Standing:
-        return Standing(limits=Limits(), store=self.store)
+    @default("usage_report")
+    def _default_standing(self) -> UsageReport:
+        return UsageReport(limits=Limits(), store=self.store)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -212,7 +212,7 @@ class JobWatch(LoggingConfigurable):
 
     async def _keep(self, changes: list[JobChange]) -> None:
         found = await self.store.find_jobs([change.job_id for change in changes])
-        await self.standing.explain(list(found.values()))
+        await self.usage_report.explain(list(found.values()))
         for change in changes:
             job = found.get(change.job_id)
             if job is not None and job.delete_requested_at is not None:

@@ -19,7 +19,7 @@ from ..models.job import Job, Status
 from ..models.times import utcnow
 from ..models.user import User
 from ..store import JobStore
-from ..store.queues import Queue, Share
+from ..store.queues import Claim, Queue
 
 PLACES = 1000
 """How far a place in a queue is counted: a page of jobs must not read a long one to its end."""
@@ -31,7 +31,7 @@ MAX_RUNNING = 10_000
 """Jobs of one user that run whose sizes are added up."""
 
 
-class Standing(LoggingConfigurable):
+class UsageReport(LoggingConfigurable):
     """Answers from the record, in any of the replicas."""
 
     limits = Instance(Limits)
@@ -39,7 +39,7 @@ class Standing(LoggingConfigurable):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._reading: dict[str, asyncio.Task[list[Share]]] = {}
+        self._reading: dict[str, asyncio.Task[list[Claim]]] = {}
 
     async def explain(self, jobs: Collection[Job]) -> None:
         """Say in each of the jobs that waits for its turn why, and in which place of its user's it is."""
@@ -60,12 +60,12 @@ class Standing(LoggingConfigurable):
         now = utcnow()
         queues = await self.store.read_queues([user.name], limit=SHOWN)
         uses = await self.store.find_uses([user.name], now=now)
-        shares = await self._list_begun(user.name)
+        claims = await self._list_begun(user.name)
         amounts: Counter[str] = Counter()
-        for share in shares:
-            amounts.update(share.demand)
+        for claim in claims:
+            amounts.update(claim.demand)
         seconds = uses[user.name].month_seconds
-        seconds += sum(count_in_month(share.started_at, now) for share in shares)
+        seconds += sum(count_in_month(claim.started_at, now) for claim in claims)
         own = {QUEUED: await self.store.count_queued(user.name), **_BASE, **amounts}
         return {
             "limits": await self._find_limits(user),
@@ -77,7 +77,7 @@ class Standing(LoggingConfigurable):
             "queue": _show(queues[user.name]),
         }
 
-    async def _list_begun(self, user: str) -> list[Share]:
+    async def _list_begun(self, user: str) -> list[Claim]:
         """Return what runs of a user: one who asks while it is being read gets the same.
 
         Ten thousand jobs take half a second of a thread, so those of a user are never read twice at a time.
@@ -91,7 +91,7 @@ class Standing(LoggingConfigurable):
             reading.add_done_callback(partial(self._forget, user))
         return await asyncio.shield(reading)  # others may wait for it
 
-    def _forget(self, user: str, done: asyncio.Task[list[Share]]) -> None:
+    def _forget(self, user: str, done: asyncio.Task[list[Claim]]) -> None:
         del self._reading[user]
         if not done.cancelled():
             done.exception()  # whoever waited for it may have gone

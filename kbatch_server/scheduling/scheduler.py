@@ -18,14 +18,14 @@ from ..limits.rules import Wait
 from ..models.job import Job
 from ..models.times import utcnow
 from ..store import JobStore
-from ..store.queues import Head, make_share
-from .queues import Lines
+from ..store.queues import Head, make_claim
+from .queues import Queues
 
 HEADS = 16
 """Jobs of a user that are read at a time."""
 
 USERS = 100
-"""Users whose lines are read in one go: others may read meanwhile."""
+"""Users whose queues are read in one go: others may read meanwhile."""
 
 AHEAD = 64
 """Jobs that are let go and not launched yet: others wait here, where whose turn it is can still change."""
@@ -40,7 +40,7 @@ SHARE_OF_TIME = 10
 """A decision is followed by a pause of so many times as long as it took: it shares the event loop."""
 
 
-class Turns(LoggingConfigurable):
+class Scheduler(LoggingConfigurable):
     """Decides which of the waiting jobs start, again and again, from what is recorded.
 
     What it has in memory is what the record says, plus what it was told since: a restart, or another leader,
@@ -61,9 +61,9 @@ class Turns(LoggingConfigurable):
         self._reset()
 
     def _reset(self) -> None:
-        self.lines = Lines(self.limits.accounting)
-        self.lines.group_totals = self.limits.group_totals
-        self.lines.total_limits = self.limits.total_limits
+        self.queues = Queues(self.limits.accounting)
+        self.queues.group_totals = self.limits.group_totals
+        self.queues.total_limits = self.limits.total_limits
         self._granted: set[str] = set()
         self._left: set[str] = set()
         self._told: dict[str, Wait] = {}
@@ -81,7 +81,7 @@ class Turns(LoggingConfigurable):
         """Begin to decide, with all that is on record."""
         if self.is_needed:
             self._reset()
-            self._task = asyncio.create_task(self._run(), name="turns")
+            self._task = asyncio.create_task(self._run(), name="scheduler")
 
     async def stop(self) -> None:
         """Decide no more. It may be started again."""
@@ -91,15 +91,15 @@ class Turns(LoggingConfigurable):
             await asyncio.gather(task, return_exceptions=True)
 
     def offer(self, job: Job) -> None:
-        """Put a job that waits into its line."""
-        if job.id in self.lines.running:
+        """Put a job that waits into its queue."""
+        if job.id in self.queues.running:
             return
         self._left.discard(job.id)
-        self.lines.get_line(job.user).insert(make_share(job))
+        self.queues.get_queue(job.user).insert(make_claim(job))
         self._changed.set()
 
     def take(self, job: Job) -> bool:
-        """Return whether the turn of a job that waits has come; else it is in its line now."""
+        """Return whether the turn of a job that waits has come; else it is in its queue now."""
         if not self.is_needed or job.launch_begun_at is not None or job.id in self._granted:
             return True
         self.offer(job)
@@ -117,12 +117,12 @@ class Turns(LoggingConfigurable):
             return
         self._left.add(job_id)
         self._granted.discard(job_id)
-        share = self.lines.stop(job_id)
-        user = share.user if share is not None else user
-        is_known = user is not None and self.lines.drop(job_id, user, has_run=share is not None)
-        for group in share.groups if share is not None else ():
-            self.lines.group_seconds.pop(group, None)
-        if is_known or share is not None:
+        claim = self.queues.stop(job_id)
+        user = claim.user if claim is not None else user
+        is_known = user is not None and self.queues.drop(job_id, user, has_run=claim is not None)
+        for group in claim.groups if claim is not None else ():
+            self.queues.group_seconds.pop(group, None)
+        if is_known or claim is not None:
             self._changed.set()
 
     async def _run(self) -> None:
@@ -150,14 +150,14 @@ class Turns(LoggingConfigurable):
         waits: dict[str, Wait] = {}
         while True:
             await self._read_stale()
-            decision = self.lines.choose(utcnow(), most=AHEAD - len(self._granted))
+            decision = self.queues.choose(utcnow(), most=AHEAD - len(self._granted))
             waits = decision.waits
-            for share in decision.started:
-                self._granted.add(share.id)
-                self.on_turn(share.id)
+            for claim in decision.started:
+                self._granted.add(claim.id)
+                self.on_turn(claim.id)
             if decision.unread is None:
                 break
-            self.lines.get_line(decision.unread).is_stale = True
+            self.queues.get_queue(decision.unread).is_stale = True
         await self._tell(waits, is_whole=not decision.is_full)
 
     async def _refresh(self) -> None:
@@ -166,51 +166,51 @@ class Turns(LoggingConfigurable):
         if now - self._counted_at < REFRESH_SECONDS:
             return
         self._left.clear()
-        granted = [self.lines.running[job_id] for job_id in self._granted]  # on record any moment
+        granted = [self.queues.running[job_id] for job_id in self._granted]  # on record any moment
         begun = await self.store.list_begun()
         users = await self.store.list_waiting_users()
-        self.lines.replace_running(share for share in [*begun, *granted] if share.id not in self._left)
+        self.queues.replace_running(claim for claim in [*begun, *granted] if claim.id not in self._left)
         for user in users:
-            self.lines.get_line(user)
-        for line in self.lines.lines.values():
-            line.is_stale = True
-        self.lines.group_seconds.clear()
+            self.queues.get_queue(user)
+        for queue in self.queues.by_user.values():
+            queue.is_stale = True
+        self.queues.group_seconds.clear()
         self._counted_at = now
 
     async def _read_stale(self) -> None:
-        """Read the lines that are not what the record says, and what else decides about them."""
+        """Read the queues that are not what the record says, and what else decides about them."""
         now = utcnow()
         if get_month(now) != self._month:
             self._month = get_month(now)
-            self.lines.group_seconds.clear()
-            for line in self.lines.lines.values():
-                line.is_stale = True
-        stale = [user for user, line in self.lines.lines.items() if line.is_stale]
+            self.queues.group_seconds.clear()
+            for queue in self.queues.by_user.values():
+                queue.is_stale = True
+        stale = [user for user, queue in self.queues.by_user.items() if queue.is_stale]
         for start in range(0, len(stale), USERS):
-            await self._read_lines(stale[start : start + USERS], now)
-        unread = [group for group in self.limits.group_totals if group not in self.lines.group_seconds]
+            await self._read_queues(stale[start : start + USERS], now)
+        unread = [group for group in self.limits.group_totals if group not in self.queues.group_seconds]
         if unread:
             found = await self.store.find_group_seconds(unread, now=now)
-            self.lines.group_seconds |= dict.fromkeys(unread, 0.0) | found
+            self.queues.group_seconds |= dict.fromkeys(unread, 0.0) | found
 
-    async def _read_lines(self, users: list[str], now: datetime) -> None:
+    async def _read_queues(self, users: list[str], now: datetime) -> None:
         for user in users:
-            self.lines.begin_reading(user)
+            self.queues.begin_reading(user)
         try:
             heads = await self.store.read_heads(users, limit=HEADS + len(self._granted), now=now)
         except BaseException:
             for user in users:
-                self.lines.get_line(user).is_stale = True
+                self.queues.get_queue(user).is_stale = True
             raise
         limits = await asyncio.gather(*(self._find_limits(user, head) for user, head in heads.items()))
         for (user, head), found in zip(heads.items(), limits, strict=True):
-            self.lines.fill(user, head, found, without=self._left)
+            self.queues.fill(user, head, found, without=self._left)
 
     async def _find_limits(self, user: str, head: Head) -> Mapping[str, float] | None:
-        if not head.shares:
+        if not head.claims:
             return {}
         try:
-            return await self.limits.find(user, head.shares[0].groups)
+            return await self.limits.find(user, head.claims[0].groups)
         except Unavailable:
             return None
 

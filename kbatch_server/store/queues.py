@@ -58,7 +58,7 @@ _COUNT_QUEUED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Claim:
     """What a job takes while it runs, whose it is, and its place among those that wait."""
 
     id: str
@@ -78,10 +78,10 @@ class Share:
         return self.rank, self.seq
 
 
-def make_share(job: Job) -> Share:
+def make_claim(job: Job) -> Claim:
     """Return what is to be known of a job for whose turn it is."""
     spec = job.spec
-    return Share(
+    return Claim(
         job.id,
         job.user,
         job.seq,
@@ -98,7 +98,7 @@ def make_share(job: Job) -> Share:
 class Head:
     """The first of a user's jobs that wait, whether that is all of them, and what the user has used."""
 
-    shares: list[Share]
+    claims: list[Claim]
     is_whole: bool
     use: Use
 
@@ -118,11 +118,11 @@ class TurnStore:
 
     _database: Database
 
-    async def list_begun(self) -> list[Share]:
+    async def list_begun(self) -> list[Claim]:
         """Return the jobs whose launch has begun and that are not over."""
         return await self._database.read(lambda connection: _read_shares(connection, _SELECT_BEGUN, {}))
 
-    async def list_begun_of(self, user: str, *, limit: int) -> list[Share]:
+    async def list_begun_of(self, user: str, *, limit: int) -> list[Claim]:
         """Return those of one user."""
         values = {"of_user": user, "limit": limit}
         return await self._database.read(
@@ -194,22 +194,22 @@ def count_queued(connection: Connection, users: Iterable[str]) -> dict[str, int]
     return {row[0]: row[1] for row in connection.execute(_COUNT_QUEUED, {"users": list(users)})}
 
 
-def _read_shares(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> list[Share]:
+def _read_shares(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> list[Claim]:
     """Return the shares of the jobs whose numbers a statement finds.
 
     They are read a few at a time: of each all that it runs is read, which may be 130 kB.
     """
     seqs = list(connection.scalars(statement, values))
-    shares: list[Share] = []
+    claims: list[Claim] = []
     for start in range(0, len(seqs), STEP):
         some = connection.execute(_SELECT_SOME, {"seqs": seqs[start : start + STEP]})
-        shares += [_make_share(row) for row in some]
-    return shares
+        claims += [_make_share(row) for row in some]
+    return claims
 
 
-def _make_share(row: Sequence[Any]) -> Share:
+def _make_share(row: Sequence[Any]) -> Claim:
     job_id, user, seq, rank, spec_json, groups, begun_at, started_at = row
     spec = JobSpec.model_validate_json(spec_json)
     names = () if groups == "[]" else tuple(json.loads(groups))
     handed = spec.queue_name is not None
-    return Share(job_id, user, seq, rank, make_demand(spec), names, handed, begun_at, started_at)
+    return Claim(job_id, user, seq, rank, make_demand(spec), names, handed, begun_at, started_at)
