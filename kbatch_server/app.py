@@ -40,7 +40,7 @@ from .storage.diskspace import DiskSpace
 from .store import JobStore, StoreError
 from .uploads.uploads import Uploads
 from .web.auth import HubAuthenticator
-from .web.inflight import Traffic
+from .web.inflight import InflightRequests
 from .web.server import WebServer
 from .web.throttle import Throttle
 
@@ -286,7 +286,7 @@ class KBatchServer(Application):
 
     def init_jobs(self) -> None:
         """Make what jobs are described, driven and asked about with."""
-        self.traffic = Traffic(parent=self)
+        self.inflight = InflightRequests(parent=self)
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
         self.launcher = self.launcher_class(parent=self)
@@ -299,7 +299,7 @@ class KBatchServer(Application):
             launcher=self.launcher,
             outputs=self.outputs,
             profiles=self.profiles,
-            traffic=self.traffic,
+            inflight=self.inflight,
             uploads=self.uploads,
             **kept,
         )
@@ -335,7 +335,7 @@ class KBatchServer(Application):
             storage=self.storage,
             store=self.store,
             throttle=self.throttle,
-            traffic=self.traffic,
+            inflight=self.inflight,
         )
         services = Services(
             auth=self.auth,
@@ -351,7 +351,7 @@ class KBatchServer(Application):
             kbatch_list_days=self.kbatch_list_days,
             health=self.operations.health,
             gauges=self.operations.gauges,
-            traffic=self.traffic,
+            inflight=self.inflight,
             is_leading=lambda: self.engine.leader.is_leading,
         )
         self.web_app = WebApplication(
@@ -401,7 +401,7 @@ class KBatchServer(Application):
             application=self.web_app,
             shutdown_seconds=self.shutdown_seconds,
             throttle=self.throttle,
-            traffic=self.traffic,
+            inflight=self.inflight,
         )
         try:
             self.bind_url = server.bind(self.bind_url)

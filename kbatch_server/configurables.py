@@ -8,7 +8,7 @@ from traitlets.config import Configurable
 from .engine.janitor import Janitor
 from .engine.launch import Launchpad
 from .engine.leader import Leader
-from .engine.pacer import Departures
+from .engine.pacer import LaunchPacer
 from .engine.reconciler import Reconciler
 from .engine.retention import Retention
 from .jobs.config import JobConfig
@@ -21,7 +21,7 @@ from .outputs.outputs import Outputs
 from .storage.diskspace import DiskSpace
 from .uploads.uploads import Uploads
 from .web.auth import HubAuthenticator
-from .web.inflight import Traffic
+from .web.inflight import InflightRequests
 from .web.server import WebServer
 from .web.throttle import Throttle
 
@@ -38,12 +38,12 @@ CONFIGURABLES: list[type[Configurable]] = [
     Launchpad,
     LogRecorder,
     Reconciler,
-    Departures,
+    LaunchPacer,
     Retention,
     Leader,
     Janitor,
     Health,
-    Traffic,
+    InflightRequests,
     Throttle,
     WebServer,
 ]

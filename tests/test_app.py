@@ -18,11 +18,13 @@ from pathlib import Path
 import httpx
 import pytest
 from service import Service
+from traitlets.config import Config
 
 from kbatch_server.app import KBatchServer, main
 from kbatch_server.commands.gc import CollectGarbage
 from kbatch_server.commands.upgrade_db import UpgradeDB
-from kbatch_server.settings.checks import WrongSetting
+from kbatch_server.configurables import CONFIGURABLES
+from kbatch_server.settings.checks import RENAMED, WrongSetting, check_config
 from kbatch_server.settings.dotenv import KEYS
 
 TOKEN = "a-token-for-tests-only"
@@ -368,6 +370,15 @@ def test_gc_shows_a_table_in_a_terminal(run, tmp_path):
     assert "kind" in shown.decode()
     assert "│ object │       2 │  4 B │" in shown.decode()
     assert "2 removed, 4 B" in shown.decode().splitlines()[-1]
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_setting_under_its_old_name_stops_the_start_and_the_message_has_the_new_one(old):
+    classes = {cls.__name__: cls for cls in CONFIGURABLES}
+    name = next(iter(classes[RENAMED[old]].class_own_traits(config=True)))
+    with pytest.raises(WrongSetting) as refused:
+        check_config(Config({old: {name: 1}}), CONFIGURABLES)
+    assert str(refused.value).startswith(f"c.{old}.{name} is now c.{RENAMED[old]}.{name}:")
 
 
 def test_a_wrong_setting_ends_the_process_with_that_line_alone(tmp_path):

@@ -264,7 +264,7 @@ def begin_upload(service: Service, token: str, code: bytes, length: int) -> sock
 
 def test_a_service_that_is_told_to_stop_ends_everything_in_order(hub):
     """Not ready first; streams end and say so; an upload gets its time; one that takes longer is told."""
-    extra = "c.Traffic.drain_seconds = 1.5\nc.KBatchServer.shutdown_seconds = 2\n"
+    extra = "c.InflightRequests.drain_seconds = 1.5\nc.KBatchServer.shutdown_seconds = 2\n"
     token = hub.make_token("alice")
     code = make_zip({"main.py": "print(1)" * 100})
     with running(hub, extra) as service, connect(service, token) as client, connect(service, token) as other:

@@ -15,7 +15,7 @@ from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
 from tars import as_sent, make_tar
 
-from kbatch_server.engine.collector import Harvest
+from kbatch_server.engine.collector import Collector
 from kbatch_server.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable
@@ -74,12 +74,14 @@ async def world(db_url):
     storage, launcher = FaultyStorage(), ScriptedLauncher()
     outputs = Outputs(storage=storage, store=store, max_output_bytes=200_000, max_output_files=20)
     recorder = LogRecorder(launcher=launcher, storage=storage, store=store)
-    harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
+    collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
     spec = JobSpec(image="busybox", keep_outputs=True)
     job = Job(id="train-1", user="alice", name="train", spec=spec, created_at=utcnow())
     job, _ = await store.add_job(job)
     await store.begin_launch(job.id)
-    yield SimpleNamespace(store=store, storage=storage, launcher=launcher, outputs=outputs, harvest=harvest)
+    yield SimpleNamespace(
+        store=store, storage=storage, launcher=launcher, outputs=outputs, collector=collector
+    )
     await recorder.stop()
     await store.close()
 
@@ -479,7 +481,7 @@ async def test_a_large_zip_takes_little_memory():
 async def settle(world, job):
     """Ask again until all is settled: the log, of which there is none here, is found missing by a task."""
     async with asyncio.timeout(5):
-        while not await world.harvest.settle(job):  # noqa: ASYNC110 - a task of its own works on it
+        while not await world.collector.settle(job):  # noqa: ASYNC110 - a task of its own works on it
             await asyncio.sleep(0.01)
 
 
@@ -502,7 +504,7 @@ async def test_what_the_launcher_has_is_kept_and_asked_for_once(world):
 
 async def test_as_long_as_something_runs_nothing_is_settled(world):
     world.launcher.is_slow = True
-    assert not await world.harvest.settle(await end(world))
+    assert not await world.collector.settle(await end(world))
     assert (await find_job(world)).outputs is None
 
 
@@ -510,7 +512,7 @@ async def test_a_storage_that_fails_is_tried_again_and_the_end_stays(world):
     world.launcher.outputs_of["train-1"] = [make_tar(FILES), make_tar(FILES)]
     world.storage.fails["write"] = StorageError("away")
     with pytest.raises(Unavailable):
-        await world.harvest.settle(await end(world))
+        await world.collector.settle(await end(world))
     job = await find_job(world)
     assert (job.status, job.outputs, job.full_message) == ("succeeded", None, "It has ended well.")
     world.storage.fails.clear()
@@ -525,7 +527,7 @@ async def test_a_folder_that_cannot_be_read_is_tried_again(world):
 
     world.launcher.outputs_of["train-1"] = [broken(), make_tar(FILES)]
     with pytest.raises(LauncherUnavailable):
-        await world.harvest.settle(await end(world))
+        await world.collector.settle(await end(world))
     assert world.storage.objects == {}
     await settle(world, await find_job(world))
 

@@ -14,7 +14,7 @@ from tars import make_tar, pieces_of
 from traitlets.config import Config
 from zips import make_mixed_zip
 
-from kbatch_server.engine.collector import Harvest
+from kbatch_server.engine.collector import Collector
 from kbatch_server.engine.launch import Launchpad
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.engine.relaunch import RELAUNCH
@@ -53,8 +53,8 @@ async def world(db_url):
     launchpad = Launchpad(keyring=keyring, profiles=profiles, storage=storage, store=store)
     outputs = Outputs(storage=storage, store=store, max_output_bytes=1000)
     recorder = LogRecorder(launcher=launcher, storage=storage, store=store)
-    harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
-    reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store, harvest=harvest)
+    collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
+    reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store, collector=collector)
     recorder.on_complete = reconciler.queue.put
     reader = LogReader(recorder=recorder, storage=storage, store=store)
     jobs = Jobs(
@@ -74,7 +74,7 @@ async def world(db_url):
         storage=storage,
         launchpad=launchpad,
         outputs=outputs,
-        harvest=harvest,
+        collector=collector,
     )
     await recorder.stop()
     await store.close()
@@ -127,7 +127,7 @@ async def test_limits_count_the_whole_cpus_that_a_job_on_one_machine_has(world):
 
 def make_fresh(world):
     return Reconciler(
-        launcher=world.launcher, launchpad=world.launchpad, store=world.store, harvest=world.harvest
+        launcher=world.launcher, launchpad=world.launchpad, store=world.store, collector=world.collector
     )
 
 

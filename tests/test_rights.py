@@ -43,7 +43,7 @@ async def test_who_may_not_read_is_told_nothing_of_limits_use_and_queue(web, wri
 async def test_only_what_users_are_answered_holds_up_launches(web, api, monkeypatch):
     noted = []
     monkeypatch.setattr(
-        web.services.traffic, "note_answer", lambda user, *, is_submit: noted.append((user, is_submit))
+        web.services.inflight, "note_answer", lambda user, *, is_submit: noted.append((user, is_submit))
     )
     async with web.client(token=None) as stranger, web.client("bad") as forger:
         assert (await stranger.get("api/v1/health")).status_code == 200

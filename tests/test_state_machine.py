@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from sqlalchemy import delete
 
 from kbatch_server.engine import reconciler as reconciler_module
-from kbatch_server.engine.collector import Harvest
+from kbatch_server.engine.collector import Collector
 from kbatch_server.engine.launch import Launchpad
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Conflict, NotFound
@@ -101,7 +101,7 @@ class ModelLauncher(JobLauncher):
         self._answer()
 
 
-class KeepsNothing(Harvest):
+class KeepsNothing(Collector):
     """Logs and results are of no concern here."""
 
     def begin(self, job: Job) -> None: ...
@@ -134,7 +134,7 @@ class World:
         parts = {"storage": self.storage, "store": self.store}
         self.launchpad = Launchpad(keyring=self.keyring, profiles=self.profiles, **parts)
         recorder = LogRecorder(launcher=self.launcher, **parts)
-        self.harvest = KeepsNothing(
+        self.collector = KeepsNothing(
             launcher=self.launcher, outputs=Outputs(**parts), recorder=recorder, store=self.store
         )
         self.jobs = Jobs(
@@ -149,7 +149,7 @@ class World:
     async def look(self, job_id: str) -> None:
         """Do a job's next step, as a service does that was just started."""
         fresh = Reconciler(
-            launcher=self.launcher, launchpad=self.launchpad, store=self.store, harvest=self.harvest
+            launcher=self.launcher, launchpad=self.launchpad, store=self.store, collector=self.collector
         )
         with suppress(LauncherUnavailable):
             await fresh.reconcile(job_id)

@@ -18,7 +18,7 @@ from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.places import FairPlaces
 from kbatch_server.rates import MAX_KEPT, Rates
 from kbatch_server.web import throttle
-from kbatch_server.web.inflight import Traffic
+from kbatch_server.web.inflight import InflightRequests
 from kbatch_server.web.server import WebServer
 from kbatch_server.web.throttle import Throttle
 
@@ -368,7 +368,7 @@ async def server():
             application=Application([("/", Hello)], log_function=lambda _: None),
             shutdown_seconds=1,
             throttle=Throttle(**options),
-            traffic=Traffic(),
+            inflight=InflightRequests(),
         )
         url = server.bind("http://127.0.0.1:0")
         server.start()

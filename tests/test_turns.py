@@ -13,7 +13,7 @@ from sqlalchemy import update
 from traitlets import TraitError
 from traitlets.config import Config
 
-from kbatch_server.engine.collector import Harvest
+from kbatch_server.engine.collector import Collector
 from kbatch_server.engine.launch import Launchpad
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Forbidden, InvalidRequest, TooManyRequests, Unavailable
@@ -66,7 +66,7 @@ class World:
             ),
             store=self.store,
             scheduler=self.scheduler,
-            harvest=Harvest(launcher=self.launcher, outputs=outputs, recorder=recorder, store=self.store),
+            collector=Collector(launcher=self.launcher, outputs=outputs, recorder=recorder, store=self.store),
         )
         self.scheduler.on_turn = self.reconciler.queue.put
         self.jobs = Jobs(

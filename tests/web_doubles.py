@@ -426,7 +426,7 @@ class Web:
             application=self.application,
             shutdown_seconds=1,
             throttle=self.services.throttle,
-            traffic=self.services.traffic,
+            inflight=self.services.inflight,
         )
         address = self.server.bind(url)
         self.port = httpx.URL(address).port

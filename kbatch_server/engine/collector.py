@@ -15,7 +15,7 @@ from ..outputs.outputs import Outputs
 from ..store import JobStore
 
 
-class Harvest(LoggingConfigurable):
+class Collector(LoggingConfigurable):
     """Sees that logs are recorded, and asks the launcher for results or why they were not sent.
 
     Each step can be repeated.

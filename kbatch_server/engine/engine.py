@@ -15,12 +15,12 @@ from ..scheduling.scheduler import Scheduler
 from ..storage.base import Storage
 from ..store import JobStore
 from ..uploads.uploads import Uploads
-from ..web.inflight import Traffic
-from .collector import Harvest
+from ..web.inflight import InflightRequests
+from .collector import Collector
 from .janitor import Janitor
 from .launch import Launchpad
 from .leader import Leader
-from .pacer import Departures
+from .pacer import LaunchPacer
 from .reconciler import Reconciler
 from .retention import Retention
 
@@ -34,7 +34,7 @@ class Engine(LoggingConfigurable):
     profiles = Instance(Profiles)
     storage = Instance(Storage)
     store = Instance(JobStore)
-    traffic = Instance(Traffic)
+    inflight = Instance(InflightRequests)
     uploads = Instance(Uploads)
 
     def __init__(self, **kwargs: object) -> None:
@@ -47,7 +47,7 @@ class Engine(LoggingConfigurable):
         )
         self.scheduler = Scheduler(parent=self.parent, limits=self.limits, store=self.store)
         self.reconciler = self._make_reconciler()
-        self.scheduler.on_turn = self.reconciler.departures.join
+        self.scheduler.on_turn = self.reconciler.pacer.join
         self.recorder.on_complete = self.reconciler.queue.put
         self.retention = self._make_retention()
         self.leader = Leader(
@@ -70,15 +70,15 @@ class Engine(LoggingConfigurable):
         )
 
     def _make_reconciler(self) -> Reconciler:
-        harvest = Harvest(
+        collector = Collector(
             launcher=self.launcher, outputs=self.outputs, recorder=self.recorder, store=self.store
         )
         return Reconciler(
             parent=self.parent,
             launcher=self.launcher,
             launchpad=self.launchpad,
-            departures=Departures(parent=self.parent, launcher=self.launcher, traffic=self.traffic),
-            harvest=harvest,
+            pacer=LaunchPacer(parent=self.parent, launcher=self.launcher, inflight=self.inflight),
+            collector=collector,
             store=self.store,
             scheduler=self.scheduler,
         )

@@ -11,13 +11,13 @@ from traitlets import Float, Instance
 from traitlets.config import LoggingConfigurable
 
 from ..launchers.base import JobLauncher
-from ..web.inflight import Traffic
+from ..web.inflight import InflightRequests
 
 LOOK_SECONDS = 0.1
 """How soon the end of a rush of requests is noticed."""
 
 
-class Departures(LoggingConfigurable):
+class LaunchPacer(LoggingConfigurable):
     """The line of the jobs that are to be launched, in the order in which they came.
 
     The launcher says how many may go in a second. While many requests come in, only a few do: a launch costs
@@ -44,8 +44,8 @@ class Departures(LoggingConfigurable):
     )
 
     launcher = Instance(JobLauncher)
-    traffic = Instance(Traffic, ())
-    on_departure: Callable[[str], None] = traitlets.Callable()  # type: ignore[assignment]
+    inflight = Instance(InflightRequests, ())
+    on_launch: Callable[[str], None] = traitlets.Callable()  # type: ignore[assignment]
     """Called with the id of a job that may be launched now."""
 
     _task: asyncio.Task[None] | None = None
@@ -65,7 +65,7 @@ class Departures(LoggingConfigurable):
 
     def start(self) -> None:
         """Begin to let jobs go."""
-        self._task = asyncio.create_task(self._run(), name="departures")
+        self._task = asyncio.create_task(self._run(), name="pacer")
 
     async def stop(self) -> None:
         """Let no more go, and forget those that wait. It may be started again."""
@@ -121,7 +121,7 @@ class Departures(LoggingConfigurable):
         self._line.pop(job_id, None)
         self._called.add(job_id)
         self._last = time.monotonic()
-        self.on_departure(job_id)
+        self.on_launch(job_id)
 
     def _get_wait_seconds(self) -> float:
         rate = self._get_rate()
@@ -130,6 +130,6 @@ class Departures(LoggingConfigurable):
     def _get_rate(self) -> float:
         """Return how many may go in a second now; 0 is no limit."""
         rate = self.launcher.max_launches_per_second
-        if not 0 < self.busy_requests_per_second <= self.traffic.get_requests_per_second():
+        if not 0 < self.busy_requests_per_second <= self.inflight.get_requests_per_second():
             return rate
         return min(rate, self.busy_launches_per_second) if rate else self.busy_launches_per_second

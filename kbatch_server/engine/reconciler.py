@@ -30,9 +30,9 @@ from ..notebooks.launch import EXIT_REASONS
 from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
 from ..store import JobStore
-from .collector import Harvest
+from .collector import Collector
 from .launch import Launchpad
-from .pacer import Departures
+from .pacer import LaunchPacer
 from .relaunch import Relaunch, keep_count
 from .workqueue import WorkQueue
 
@@ -88,8 +88,8 @@ class Reconciler(LoggingConfigurable):
         config=True,
     )
 
-    departures = Instance(Departures)
-    harvest = Instance(Harvest)
+    pacer = Instance(LaunchPacer)
+    collector = Instance(Collector)
     launcher = Instance(JobLauncher)
     launchpad = Instance(Launchpad)
     store = Instance(JobStore)
@@ -98,9 +98,9 @@ class Reconciler(LoggingConfigurable):
 
     _tasks: list[asyncio.Task[None]]
 
-    @default("departures")
-    def _default_departures(self) -> Departures:
-        return Departures(launcher=self.launcher)
+    @default("pacer")
+    def _default_pacer(self) -> LaunchPacer:
+        return LaunchPacer(launcher=self.launcher)
 
     @default("scheduler")
     def _default_scheduler(self) -> Scheduler:
@@ -108,13 +108,13 @@ class Reconciler(LoggingConfigurable):
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        self.departures.on_departure = self.queue.put
+        self.pacer.on_launch = self.queue.put
         self._relaunch = Relaunch(self.launcher, self.store, self.queue, self.log)
 
     async def start(self) -> None:
         """Begin to work, with a look at every job that is not over."""
         self.queue.on_take = RECONCILE_LAG_SECONDS.observe
-        self.departures.start()
+        self.pacer.start()
         self._tasks = [
             asyncio.create_task(self._resync(), name="resync"),
             asyncio.create_task(self._poll(), name="poll"),
@@ -128,7 +128,7 @@ class Reconciler(LoggingConfigurable):
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            await self.departures.stop()
+            await self.pacer.stop()
             self.queue.clear()
 
     async def _resync(self) -> None:
@@ -156,7 +156,7 @@ class Reconciler(LoggingConfigurable):
                 await asyncio.sleep(LIST_RETRY_SECONDS)
                 continue
             for job_id in job_ids:
-                if job_id not in self.departures:
+                if job_id not in self.pacer:
                     self.queue.ensure(job_id)
                 await asyncio.sleep(seconds / len(job_ids))
             await asyncio.sleep(period - seconds)
@@ -186,12 +186,12 @@ class Reconciler(LoggingConfigurable):
 
     def count(self) -> dict[str, int]:
         """Return how many jobs wait for a worker, are in one's hands, are for later, are to be launched."""
-        return self.queue.count() | {"to_launch": len(self.departures)}
+        return self.queue.count() | {"to_launch": len(self.pacer)}
 
     def accept(self, job: Job) -> None:
         """Launch a new job when its turn comes: until then it need not even be read."""
         if self.scheduler.take(job):
-            self.departures.join(job.id)
+            self.pacer.join(job.id)
 
     def notice(self, job_id: str) -> None:
         """Look at a job soon: changes come in bursts (a Job, its Pod, Events), and one look sees all."""
@@ -203,7 +203,7 @@ class Reconciler(LoggingConfigurable):
         if job is not None and job.is_to_be_launched:
             await self._launch(job)
             return
-        self.departures.leave(job_id)
+        self.pacer.leave(job_id)
         if job is None:
             self.scheduler.leave(job_id)
         elif job.delete_requested_at is not None:
@@ -215,7 +215,7 @@ class Reconciler(LoggingConfigurable):
 
     async def _delete(self, job: Job) -> None:
         if await self.launcher.terminate(job):
-            await self.harvest.delete(job)
+            await self.collector.delete(job)
             await self.store.remove_job(job.id)
             self.scheduler.leave(job.id, job.user)
             self.log.info("job %s: removed", job.id)
@@ -225,7 +225,7 @@ class Reconciler(LoggingConfigurable):
     async def _clean(self, job: Job) -> None:
         self.scheduler.leave(job.id, job.user)
         if job.cleaned_at is None:
-            if not await self.harvest.settle(job):
+            if not await self.collector.settle(job):
                 self.queue.put_after(job.id, _get_settle_seconds(job))
                 return
             reach("archive.5")
@@ -234,7 +234,7 @@ class Reconciler(LoggingConfigurable):
             await self.store.update_job(job.id, cleaned_at=utcnow())
 
     async def _launch(self, job: Job) -> None:
-        if not (self.scheduler.take(job) and self.departures.take(job.id)):
+        if not (self.scheduler.take(job) and self.pacer.take(job.id)):
             return  # it comes up again when its turn has come
         reach("launch.1")
         if not await self.store.begin_launch(job.id):
@@ -290,10 +290,10 @@ class Reconciler(LoggingConfigurable):
     async def _observe(self, job: Job) -> None:
         seen = await self.launcher.poll(job)
         if seen is not None:
-            self.harvest.begin(replace(job, status=seen.status, pods=_merge_pods(job, seen)))
+            self.collector.begin(replace(job, status=seen.status, pods=_merge_pods(job, seen)))
         elif job.cancel_requested_at is not None or VERDICT in job.state:
             # what was made for it is gone, and its pod may still write its last lines
-            self.harvest.begin(job)
+            self.collector.begin(job)
         verdict, is_cancelled = _get_verdict(job), job.cancel_requested_at is not None
         if verdict is not None and verdict[0] is Status.SUCCEEDED:
             await self._terminate(job, seen, *verdict)

@@ -138,7 +138,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         super().on_finish()
         if self.current_user is not None and self.get_status() < 400 and not self.is_stream:
             is_submit = self._needs().spends == "submit"
-            self.services.traffic.note_answer(self.user.name, is_submit=is_submit)
+            self.services.inflight.note_answer(self.user.name, is_submit=is_submit)
 
     def get_json(self) -> Any:
         """Return the parsed body, or raise InvalidRequest of ``body``."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..monitoring.health import Health
 from ..web.auth import HubAuthenticator
-from ..web.inflight import Traffic
+from ..web.inflight import InflightRequests
 from ..web.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Services:
     """For how many days after its end a job is in the lists of the kbatch command."""
     health: Health = field(default_factory=Health)
     """How the parts are that must work for the service to be of use."""
-    traffic: Traffic = field(default_factory=Traffic)
+    inflight: InflightRequests = field(default_factory=InflightRequests)
     """The requests under way."""
     throttle: Throttle = field(default_factory=Throttle)
     """How much of all that each may have."""

@@ -19,7 +19,7 @@ from ..models.times import utcnow
 from ..storage.diskspace import DiskSpace
 from ..store import JobStore
 from ..store.counts import ActiveJobs, KeptBytes
-from ..web.inflight import Traffic
+from ..web.inflight import InflightRequests
 from ..web.throttle import Throttle
 from .health import Health
 
@@ -42,7 +42,7 @@ class Gauges(Collector):
         reconciler: Reconciler,
         store: JobStore,
         throttle: Throttle,
-        traffic: Traffic,
+        inflight: InflightRequests,
     ) -> None:
         self._disk = disk
         self._health = health
@@ -50,7 +50,7 @@ class Gauges(Collector):
         self._reconciler = reconciler
         self._store = store
         self._throttle = throttle
-        self._traffic = traffic
+        self._inflight = inflight
         self._jobs: ActiveJobs | None = None
         self._bytes: KeptBytes | None = None
         self._jobs_until = self._bytes_until = float("-inf")
@@ -118,7 +118,7 @@ class Gauges(Collector):
             "Requests under way: streams (logs and jobs that are followed) and others.",
             labels=["kind"],
         )
-        for kind, count in self._traffic.count().items():
+        for kind, count in self._inflight.count().items():
             requests.add_metric([kind], count)
         yield requests
         connections = GaugeMetricFamily(

@@ -12,7 +12,7 @@ from ..storage.base import Storage
 from ..storage.diskspace import DiskSpace
 from ..store import JobStore
 from ..web.auth import HubAuthenticator
-from ..web.inflight import Traffic
+from ..web.inflight import InflightRequests
 from ..web.throttle import Throttle
 from .eventloop import LoopLag
 from .gauges import Gauges
@@ -28,7 +28,7 @@ class Operations(LoggingConfigurable):
     storage = Instance(Storage)
     store = Instance(JobStore)
     throttle = Instance(Throttle)
-    traffic = Instance(Traffic)
+    inflight = Instance(InflightRequests)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -50,7 +50,7 @@ class Operations(LoggingConfigurable):
             reconciler=self.engine.reconciler,
             store=self.store,
             throttle=self.throttle,
-            traffic=self.traffic,
+            inflight=self.inflight,
         )
         self._loop_lag = LoopLag()
 
@@ -67,4 +67,4 @@ class Operations(LoggingConfigurable):
     async def announce_stop(self) -> None:
         """Say that this process is not ready any more, and wait until nobody sends requests here."""
         self.health.is_stopping = True
-        await asyncio.sleep(self.traffic.drain_seconds)
+        await asyncio.sleep(self.inflight.drain_seconds)

@@ -13,6 +13,12 @@ from traitlets import TraitError
 from traitlets.config import Config, Configurable
 from traitlets.config.loader import LazyConfigValue
 
+RENAMED = {
+    "Departures": "LaunchPacer",
+    "Traffic": "InflightRequests",
+}
+"""What classes with settings were called before, and are called now."""
+
 
 class WrongSetting(Exception):
     """A setting is wrong: the message is one line that names it and says what it may be."""
@@ -26,6 +32,11 @@ def check_config(config: Config, classes: Iterable[type[Configurable]]) -> None:
             if issubclass(each, Configurable):
                 known[each.__name__] = each
     for section, values in config.items():
+        if section in RENAMED and section not in known:
+            name = next((f".{each}" for each in values), "")
+            raise WrongSetting(
+                f"c.{section}{name} is now c.{RENAMED[section]}{name}: rename it in the configuration"
+            )
         if section not in known:
             raise WrongSetting(f"c.{section}: there is no such class{_guess(section, known)}")
         traits = known[section].class_traits(config=True)

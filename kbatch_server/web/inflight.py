@@ -17,7 +17,7 @@ LATEST = 16
 
 SPACING_SECONDS = 0.04
 """Of what one user asks, other than new jobs, one request in so long is a part of the rate: no one alone can
-slow down the launches of all (``Departures.busy_requests_per_second``)."""
+slow down the launches of all (``LaunchPacer.busy_requests_per_second``)."""
 
 MAX_USERS = 1000
 """Users that are remembered for that."""
@@ -35,7 +35,7 @@ class Request(Protocol):
         """Answer now, that the service stops."""
 
 
-class Traffic(LoggingConfigurable):
+class InflightRequests(LoggingConfigurable):
     """Knows the requests under way: when the service stops, streams end, and the rest gets its time."""
 
     drain_seconds = Float(

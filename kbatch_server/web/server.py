@@ -19,7 +19,7 @@ from traitlets.config import LoggingConfigurable
 
 from .connections import Connections, limit_connections
 from .forwarded import ForwardedRequest, ProxyAddresses
-from .inflight import Traffic
+from .inflight import InflightRequests
 from .throttle import Throttle
 
 IDLE_SECONDS = 1
@@ -126,7 +126,7 @@ class WebServer(LoggingConfigurable):
     application = Instance(Application)
     shutdown_seconds = Integer()
     throttle = Instance(Throttle)
-    traffic = Instance(Traffic)
+    inflight = Instance(InflightRequests)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -159,11 +159,11 @@ class WebServer(LoggingConfigurable):
         self.log.info("stopping")
         self._server.stop()
         self._server.conn_params.no_keep_alive = True  # each answer from now on is its connection's last
-        await self.traffic.finish(self.shutdown_seconds)
+        await self.inflight.finish(self.shutdown_seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_SECONDS):
                 await self._server.wait_until_unused()
-        await self.traffic.finish(IDLE_SECONDS)  # what came on a kept connection meanwhile
+        await self.inflight.finish(IDLE_SECONDS)  # what came on a kept connection meanwhile
         await self.close_connections()
 
     async def close_connections(self) -> None:
