@@ -343,7 +343,7 @@ class KBatchServer(Application):
             uploads=self.uploads,
             outputs=self.outputs,
             profiles=self.profiles,
-            launchpad=self.engine.launchpad,
+            links=self.engine.links,
             throttle=self.throttle,
             version=__version__,
             max_job_bytes=self.max_job_bytes,
@@ -410,8 +410,8 @@ class KBatchServer(Application):
                 f"KBatchServer.bind_url: cannot listen at {self.bind_url}: {error.strerror}; "
                 "stop what does, or set another port"
             ) from error
-        if not self.engine.launchpad.url_for_jobs:
-            self.engine.launchpad.url_for_jobs = self.bind_url + self.service_prefix
+        if not self.engine.links.url_for_jobs:
+            self.engine.links.url_for_jobs = self.bind_url + self.service_prefix
         return server
 
     def start(self) -> None:

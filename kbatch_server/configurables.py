@@ -6,8 +6,8 @@ from jupyterhub.services.auth import HubOAuth
 from traitlets.config import Configurable
 
 from .engine.janitor import Janitor
-from .engine.launch import Launchpad
 from .engine.leader import Leader
+from .engine.links import SignedLinks
 from .engine.pacer import LaunchPacer
 from .engine.reconciler import Reconciler
 from .engine.retention import Retention
@@ -35,7 +35,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     Uploads,
     Outputs,
     JobWatch,
-    Launchpad,
+    SignedLinks,
     LogRecorder,
     Reconciler,
     LaunchPacer,

@@ -26,7 +26,8 @@ from sqlalchemy import delete
 
 from kbatch_server.engine import reconciler as reconciler_module
 from kbatch_server.engine.collector import Collector
-from kbatch_server.engine.launch import Launchpad
+from kbatch_server.engine.launch import LaunchBuilder
+from kbatch_server.engine.links import SignedLinks
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Conflict, NotFound
 from kbatch_server.jobs.profiles import Profiles
@@ -132,7 +133,8 @@ class World:
         """Begin anew, with an empty record."""
         self.launcher = ModelLauncher()
         parts = {"storage": self.storage, "store": self.store}
-        self.launchpad = Launchpad(keyring=self.keyring, profiles=self.profiles, **parts)
+        links = SignedLinks(keyring=self.keyring, store=self.store)
+        self.builder = LaunchBuilder(links=links, profiles=self.profiles, **parts)
         recorder = LogRecorder(launcher=self.launcher, **parts)
         self.collector = KeepsNothing(
             launcher=self.launcher, outputs=Outputs(**parts), recorder=recorder, store=self.store
@@ -149,7 +151,7 @@ class World:
     async def look(self, job_id: str) -> None:
         """Do a job's next step, as a service does that was just started."""
         fresh = Reconciler(
-            launcher=self.launcher, launchpad=self.launchpad, store=self.store, collector=self.collector
+            launcher=self.launcher, builder=self.builder, store=self.store, collector=self.collector
         )
         with suppress(LauncherUnavailable):
             await fresh.reconcile(job_id)

@@ -14,7 +14,8 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from kbatch_server.engine.collector import Collector
-from kbatch_server.engine.launch import Launchpad
+from kbatch_server.engine.launch import LaunchBuilder
+from kbatch_server.engine.links import SignedLinks
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Forbidden, InvalidRequest, TooManyRequests, Unavailable
 from kbatch_server.jobs.profiles import Profiles
@@ -61,8 +62,11 @@ class World:
         outputs = Outputs(storage=storage, store=self.store)
         self.reconciler = Reconciler(
             launcher=self.launcher,
-            launchpad=Launchpad(
-                keyring=self.keyring, profiles=self.profiles, storage=storage, store=self.store
+            builder=LaunchBuilder(
+                links=SignedLinks(keyring=self.keyring, store=self.store),
+                profiles=self.profiles,
+                storage=storage,
+                store=self.store,
             ),
             store=self.store,
             scheduler=self.scheduler,

@@ -370,7 +370,7 @@ class ProfilesDouble:
         return [self.small] if user is None else [self.small, self.large]
 
 
-class LaunchpadDouble:
+class LinksDouble:
     """Knows the one signed link ``good``."""
 
     def __init__(self, uploads):
@@ -412,7 +412,7 @@ class Web:
             uploads=self.uploads,
             outputs=self.outputs,
             profiles=self.profiles,
-            launchpad=LaunchpadDouble(self.uploads),
+            links=LinksDouble(self.uploads),
             gauges=GaugesDouble(),
             version="1.2.3",
             max_body_bytes=1024**2,

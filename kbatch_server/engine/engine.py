@@ -18,15 +18,16 @@ from ..uploads.uploads import Uploads
 from ..web.inflight import InflightRequests
 from .collector import Collector
 from .janitor import Janitor
-from .launch import Launchpad
+from .launch import LaunchBuilder
 from .leader import Leader
+from .links import SignedLinks
 from .pacer import LaunchPacer
 from .reconciler import Reconciler
 from .retention import Retention
 
 
 class Engine(LoggingConfigurable):
-    """Builds launchpad, recorder, reconciler and the others, each with those that it works with."""
+    """Builds links, recorder, reconciler and the others, each with those that it works with."""
 
     keyring = Instance(Keyring)
     launcher = Instance(JobLauncher)
@@ -41,7 +42,7 @@ class Engine(LoggingConfigurable):
         super().__init__(**kwargs)
         self.limits = Limits(parent=self.parent)
         self.store.accounting = self.limits.accounting
-        self.launchpad = self._make_launchpad()
+        self.links = SignedLinks(parent=self.parent, keyring=self.keyring, store=self.store)
         self.recorder = LogRecorder(
             parent=self.parent, launcher=self.launcher, storage=self.storage, store=self.store
         )
@@ -59,10 +60,10 @@ class Engine(LoggingConfigurable):
             store=self.store,
         )
 
-    def _make_launchpad(self) -> Launchpad:
-        return Launchpad(
+    def _make_builder(self) -> LaunchBuilder:
+        return LaunchBuilder(
             parent=self.parent,
-            keyring=self.keyring,
+            links=self.links,
             output_limits=self.outputs.limits,
             profiles=self.profiles,
             storage=self.storage,
@@ -76,7 +77,7 @@ class Engine(LoggingConfigurable):
         return Reconciler(
             parent=self.parent,
             launcher=self.launcher,
-            launchpad=self.launchpad,
+            builder=self._make_builder(),
             pacer=LaunchPacer(parent=self.parent, launcher=self.launcher, inflight=self.inflight),
             collector=collector,
             store=self.store,

@@ -31,7 +31,7 @@ from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
 from ..store import JobStore
 from .collector import Collector
-from .launch import Launchpad
+from .launch import LaunchBuilder
 from .pacer import LaunchPacer
 from .relaunch import Relaunch, keep_count
 from .workqueue import WorkQueue
@@ -91,7 +91,7 @@ class Reconciler(LoggingConfigurable):
     pacer = Instance(LaunchPacer)
     collector = Instance(Collector)
     launcher = Instance(JobLauncher)
-    launchpad = Instance(Launchpad)
+    builder = Instance(LaunchBuilder)
     store = Instance(JobStore)
     scheduler = Instance(Scheduler)
     queue = Instance(WorkQueue, ())
@@ -243,7 +243,7 @@ class Reconciler(LoggingConfigurable):
         self.scheduler.begin(job)
         reach("launch.2")
         try:
-            launch = await self.launchpad.make_launch(job)
+            launch = await self.builder.make_launch(job)
             state = keep_count(job, dict(await self.launcher.launch(job, launch)))
         except LaunchRefused as error:
             LAUNCHES.labels("refused").inc()

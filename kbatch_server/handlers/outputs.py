@@ -135,7 +135,7 @@ class SentOutputsHandler(BaseHandler):
 
     async def _identify(self, needs: Needs) -> None:
         # it is the link that says who sends, and that there may be a body
-        self._job = await self.services.launchpad.get_sending_job(self.path_args[0])
+        self._job = await self.services.links.get_sending_job(self.path_args[0])
 
     def _check_length(self, size: int, **known: int) -> None:
         """Let ``begin``, and who receives it, say what is too large: it has to be on the job's record."""

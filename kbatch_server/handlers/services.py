@@ -12,7 +12,7 @@ from ..web.inflight import InflightRequests
 from ..web.throttle import Throttle
 
 if TYPE_CHECKING:
-    from ..engine.launch import Launchpad
+    from ..engine.links import SignedLinks
     from ..jobs.profiles import Profiles
     from ..jobs.service import Jobs
     from ..monitoring.gauges import Gauges
@@ -29,7 +29,7 @@ class Services:
     uploads: Uploads
     outputs: Outputs
     profiles: Profiles
-    launchpad: Launchpad
+    links: SignedLinks
     gauges: Gauges
     version: str
     max_job_bytes: int = 2 * 1024**2

@@ -136,7 +136,7 @@ class CodeHandler(BaseHandler):
         self._set_headers(upload, upload.code_size)
 
     async def _find_code(self, signed: str) -> Upload:
-        upload = await self.services.launchpad.get_code(signed)
+        upload = await self.services.links.get_code(signed)
         self.know_sender()  # it may have to wait for its turn, and strangers are not to end that
         return upload
 

@@ -15,6 +15,7 @@ from traitlets.config.loader import LazyConfigValue
 
 RENAMED = {
     "Departures": "LaunchPacer",
+    "Launchpad": "SignedLinks",
     "Traffic": "InflightRequests",
 }
 """What classes with settings were called before, and are called now."""

@@ -310,7 +310,7 @@ def test_the_service_reads_the_configuration_that_the_chart_mounts(
     assert config.JobConfig.labels == {"team": "a"}
     assert config.JobConfig.pod_security_context["runAsUser"] == 1000
     assert config.KubeJobLauncher.namespace == "batch-jobs"
-    assert config.Launchpad.url_for_jobs == f"http://kbatch-server.jupyterhub.svc:80{PREFIX}"
+    assert config.SignedLinks.url_for_jobs == f"http://kbatch-server.jupyterhub.svc:80{PREFIX}"
     assert (server.bind_url, server.service_prefix) == ("http://0.0.0.0:8050", PREFIX)
     assert server.db_url == "sqlite:////srv/kbatch/jobs.sqlite"
 

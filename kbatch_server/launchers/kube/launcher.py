@@ -82,7 +82,7 @@ class KubeJobLauncher(JobLauncher):
         help="""
         The image of the containers that fetch a job's code and send its results. It needs ``sh``, ``wget``,
         ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``, ``find``,
-        ``head``, ``sort``, ``stat``, ``tr``, ``xargs`` and, where ``Launchpad.url_for_jobs`` is ``https``,
+        ``head``, ``sort``, ``stat``, ``tr``, ``xargs`` and, where ``SignedLinks.url_for_jobs`` is ``https``,
         ``ssl_client``, as busybox has. Default: ``busybox:1.36``; like ``registry.example.org/busybox:1.36``.
         """,
         config=True,
