@@ -24,7 +24,7 @@ from kbatch_server.models.job import Job, JobSpec
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.outputs.outputs import Outputs
-from kbatch_server.places import FairPlaces, Places
+from kbatch_server.ratelimit import ConcurrencyLimit, FairLimit
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.storage.file import FileStorage
 from kbatch_server.store import JobStore
@@ -382,7 +382,7 @@ async def test_when_a_zip_cannot_be_made_plain_nothing_is_left(uploads, monkeypa
 
 
 async def test_a_user_has_one_zip_checked_at_a_time_and_users_take_turns():
-    places = FairPlaces(per_user=1, total=2, limit="concurrent_checks", what="checks")
+    places = FairLimit(per_user=1, total=2, limit="concurrent_checks", what="checks")
     order = []
     gates = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "b2", "c1")}
 
@@ -404,7 +404,7 @@ async def test_a_user_has_one_zip_checked_at_a_time_and_users_take_turns():
 
 
 async def test_a_turn_that_is_not_waited_for_any_more_is_another_ones():
-    places = FairPlaces(per_user=1, total=1, limit="concurrent_checks", what="checks")
+    places = FairLimit(per_user=1, total=1, limit="concurrent_checks", what="checks")
     async with places.take("a", wait_seconds=1):
         with pytest.raises(Unavailable, match="Too many checks"):
             async with places.take("b", wait_seconds=0.01):
@@ -442,7 +442,7 @@ async def test_what_a_user_has_inflated_in_an_hour_is_limited(store, monkeypatch
 
 
 def test_a_user_has_some_places_and_everybody_together_has_more():
-    places = Places(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
+    places = ConcurrencyLimit(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
     with ExitStack() as held:
         held.enter_context(places.take("alice"))
         held.enter_context(places.take("alice"))

@@ -30,7 +30,7 @@ from kbatch_server.models.results import JobOutputs, OutputFile
 from kbatch_server.models.summary import JobSummary, UserSum
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.upload import Upload
-from kbatch_server.places import Places
+from kbatch_server.ratelimit import ConcurrencyLimit
 from kbatch_server.store.outputs import KeptOutputs
 from kbatch_server.uploads.zipdirectory import refused
 from kbatch_server.web.auth import HubAuthenticator
@@ -250,7 +250,7 @@ class UploadsDouble:
     max_upload_seconds = 60
 
     def __init__(self):
-        self.places = Places(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
+        self.places = ConcurrencyLimit(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
         self.decoding = asyncio.Semaphore(1)
         self.kept = {}
         self.owners = {}

@@ -19,7 +19,7 @@ from ..models.times import to_iso
 from ..outputs.selection import OUTPUTS, WORKDIR
 from ..store.outputs import KeptOutputs
 from ..web.access import Needs, needs_nothing, needs_scope
-from ..web.body import IDLE_SECONDS, Inflow
+from ..web.body import IDLE_SECONDS, BodyStream
 from ..web.ranges import read_range
 from .base import BaseHandler
 
@@ -131,7 +131,7 @@ class SentOutputsHandler(BaseHandler):
     """Where a job's results come to, from whoever holds the signed URL: the job's sidecar."""
 
     _job: Job
-    _inflow: Inflow[JobOutputs] | None = None
+    _body_stream: BodyStream[JobOutputs] | None = None
 
     async def _identify(self, needs: Needs) -> None:
         # it is the link that says who sends, and that there may be a body
@@ -146,14 +146,14 @@ class SentOutputsHandler(BaseHandler):
         max_seconds = self.services.uploads.max_upload_seconds
         connection: Any = self.request.connection
         connection.set_body_timeout(max_seconds + IDLE_SECONDS)
-        self._inflow = Inflow(max_seconds)
+        self._body_stream = BodyStream(max_seconds)
         tar = OutputTar(
-            _retried(self._inflow.pieces()),
+            _retried(self._body_stream.pieces()),
             left_out=self._read_unreadable(),
             pod=self.request.headers.get("X-Kbatch-Pod", "")[:253],
             folders=self._read_folders(),
         )
-        await self._inflow.start(asyncio.create_task(self._keep(tar), name=f"outputs {self._job.id}"))
+        await self._body_stream.start(asyncio.create_task(self._keep(tar), name=f"outputs {self._job.id}"))
 
     async def _keep(self, tar: OutputTar) -> JobOutputs:
         async with self.services.throttle.send(self._job.user):
@@ -175,14 +175,14 @@ class SentOutputsHandler(BaseHandler):
 
     async def receive(self, chunk: bytes) -> None:
         """Pass a piece of the body on."""
-        if self._inflow is not None:
-            await self._inflow.send(chunk)
+        if self._body_stream is not None:
+            await self._body_stream.send(chunk)
 
     @needs_nothing(whose="link", body=True)
     async def post(self, signed: str) -> None:
         """Keep a tar of what the job wrote."""
-        assert self._inflow is not None  # noqa: S101 - admitted, so begun
-        self.send_json((await self._inflow.finish()).model_dump())
+        assert self._body_stream is not None  # noqa: S101 - admitted, so begun
+        self.send_json((await self._body_stream.finish()).model_dump())
 
     def on_connection_close(self) -> None:
         """Give up what was received so far."""
@@ -195,8 +195,8 @@ class SentOutputsHandler(BaseHandler):
         self._cancel()
 
     def _cancel(self) -> None:
-        if self._inflow is not None:
-            self._inflow.cancel()
+        if self._body_stream is not None:
+            self._body_stream.cancel()
 
 
 async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -21,8 +21,7 @@ from ..metrics import LIMITS_HELD, UPLOADED_BYTES, UPLOADS
 from ..models.times import utcnow
 from ..models.upload import Upload, make_upload_key
 from ..models.user import User
-from ..places import FairPlaces, Places
-from ..rates import Rates
+from ..ratelimit import ConcurrencyLimit, FairLimit, RateLimit
 from ..slugs import make_upload_id
 from ..storage.base import ObjectNotFound, Storage, StorageError, StorageFull
 from ..storage.diskspace import DiskSpace
@@ -112,17 +111,17 @@ class Uploads(LoggingConfigurable):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._places = Places(
+        self._places = ConcurrencyLimit(
             per_user=self.concurrent_uploads_per_user,
             total=self.concurrent_uploads,
             limit="concurrent_uploads",
             what="uploads",
         )
-        self._checks = FairPlaces(
+        self._checks = FairLimit(
             per_user=1, total=CHECKS, limit="concurrent_checks", what="checks of uploads"
         )
         bytes_per_hour = int(self.inflated_bytes_per_hour)
-        self._inflated = Rates(per_second=bytes_per_hour / HOUR_SECONDS, burst=bytes_per_hour)
+        self._inflated = RateLimit(per_second=bytes_per_hour / HOUR_SECONDS, burst=bytes_per_hour)
         self._under_way: set[asyncio.Task[Any]] = set()
         self.decoding = asyncio.Semaphore(DECODINGS)
         """Held by who has a job's JSON with code in it in memory, in more than one form."""

@@ -27,7 +27,7 @@ from ..errors import Forbidden, Unavailable
 from ..keyring import Keyring
 from ..metrics import HUB_FAILURES, HUB_SECONDS
 from ..models.user import User
-from ..places import FairPlaces
+from ..ratelimit import FairLimit
 from .forwarded import CLIENT
 from .login import Login, LoginCookies
 
@@ -97,7 +97,7 @@ class CachingHubOAuth(HubOAuth):
         self._refused: OrderedDict[str, float] = OrderedDict()  # apart: made up ones push out no good one
         self._lookups: dict[str, asyncio.Task[UserModel]] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._new_lookups = FairPlaces(
+        self._new_lookups = FairLimit(
             per_user=max(self.concurrent_lookups // 2, 1),
             total=self.concurrent_lookups,
             limit="concurrent_lookups",

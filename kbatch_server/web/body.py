@@ -17,7 +17,7 @@ QUEUE_PIECES = 4
 Kept = TypeVar("Kept")
 
 
-class Inflow(Generic[Kept]):
+class BodyStream(Generic[Kept]):
     """The body of a request on its way into the storage: a short queue with a task at its other end."""
 
     def __init__(self, max_seconds: float) -> None:

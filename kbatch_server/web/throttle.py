@@ -12,8 +12,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import TooManyRequests
 from ..metrics import LIMITS_HELD
 from ..models.user import User
-from ..places import BytesBudget, FairPlaces, Places
-from ..rates import Rates
+from ..ratelimit import BytesBudget, ConcurrencyLimit, FairLimit, RateLimit
 from .connections import Connections
 
 FETCH_WAIT_SECONDS = 600
@@ -203,8 +202,8 @@ class Throttle(LoggingConfigurable):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._rates = {
-            "submit": Rates(per_second=self.submits_per_minute / 60, burst=self.submit_burst),
-            "upload": Rates(per_second=self.uploads_per_minute / 60, burst=self.upload_burst),
+            "submit": RateLimit(per_second=self.submits_per_minute / 60, burst=self.submit_burst),
+            "upload": RateLimit(per_second=self.uploads_per_minute / 60, burst=self.upload_burst),
         }
         self._requests = self._make_places("concurrent_requests", "requests")
         self._streams = self._make_places("concurrent_streams", "followed logs")
@@ -222,13 +221,13 @@ class Throttle(LoggingConfigurable):
         )
         self.connections = Connections(most=self.max_connections, reserved=self.reserved_connections)
 
-    def _make_places(self, limit: str, what: str) -> Places:
+    def _make_places(self, limit: str, what: str) -> ConcurrencyLimit:
         per_user, total = getattr(self, f"{limit}_per_user"), getattr(self, limit)
-        return Places(per_user=per_user, total=total, limit=limit, what=what)
+        return ConcurrencyLimit(per_user=per_user, total=total, limit=limit, what=what)
 
-    def _make_fair_places(self, limit: str, what: str) -> FairPlaces:
+    def _make_fair_places(self, limit: str, what: str) -> FairLimit:
         total = getattr(self, limit)
-        return FairPlaces(per_user=max(total // 4, 1), total=total, limit=limit, what=what)
+        return FairLimit(per_user=max(total // 4, 1), total=total, limit=limit, what=what)
 
     def spend(self, user: User, action: str) -> None:
         """Count a ``submit`` or an ``upload`` of the user's; raises TooManyRequests."""

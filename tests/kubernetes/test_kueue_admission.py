@@ -186,7 +186,7 @@ async def test_kueue_lets_a_job_go_stops_it_and_lets_it_go_again(
     assert "Kueue has stopped it: Preempted to make room." in seen.message
 
     # what the API alone says is the same, when the watches cannot be asked
-    asked = await launcher.view.ask(launcher._find_place(job))
+    asked = await launcher.job_objects.ask(launcher._find_place(job))
     assert asked is not None
     assert asked.workload is not None
 

@@ -57,7 +57,7 @@ class Place:
         return {"namespace": self.namespace, "name": self.name, "uid": self.uid}
 
 
-class View:
+class JobObjects:
     """What there is of a job. Each method may raise KubeError: then nothing is known."""
 
     def __init__(

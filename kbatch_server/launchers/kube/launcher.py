@@ -18,7 +18,7 @@ from ...models.job import Job, JobEvent, JobStatus
 from ..base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from .client import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from .errors import launch_errors, read_errors
-from .job_objects import Place, View, is_behind, make_timed_status
+from .job_objects import JobObjects, Place, is_behind, make_timed_status
 from .logs import NO_LOG, follow_log
 from .manifests import job as manifests
 from .manifests.labels import USERNAME
@@ -178,7 +178,7 @@ class KubeJobLauncher(JobLauncher):
 
     client: KubeClient
     reflector: Reflector
-    view: View
+    job_objects: JobObjects
 
     async def open(self) -> None:
         """Connect. An API server that is away is waited for; a wrong setting is raised."""
@@ -217,7 +217,7 @@ class KubeJobLauncher(JobLauncher):
             on_change=on_change,
             log=self.log,
         )
-        self.view = View(
+        self.job_objects = JobObjects(
             self.client,
             self.reflector,
             instance=self.instance,
@@ -250,7 +250,7 @@ class KubeJobLauncher(JobLauncher):
             made, _ = await self.client.ensure_created(
                 make_path("jobs", place.namespace),
                 manifest,
-                is_ours=lambda found: self.view.is_ours(found, place),
+                is_ours=lambda found: self.job_objects.is_ours(found, place),
             )
             place = Place(place.namespace, place.name, made["metadata"]["uid"])
             reach("launch.3")
@@ -273,7 +273,7 @@ class KubeJobLauncher(JobLauncher):
             # before a verdict, which a clock that was moved may have brought about, and where a Job's end was
             # seen before that of its Pod
             with read_errors():
-                seen = await self.view.ask(place)
+                seen = await self.job_objects.ask(place)
             status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status
         return status
 
@@ -281,14 +281,14 @@ class KubeJobLauncher(JobLauncher):
         """Open the gate of the job's pod, and let no attempt count that a node did not take."""
         place = self._find_place(job)
         with read_errors():
-            pods = await self.view.list_pods(place)
+            pods = await self.job_objects.list_pods(place)
             await open_gates(self.client, pods)
-            await raise_limit(self.client, await self.view.find_job(place), pods, job.spec)
+            await raise_limit(self.client, await self.job_objects.find_job(place), pods, job.spec)
 
     async def finish(self, job: Job) -> None:
         """Delete the pod whose command has ended; the Job makes another where that is to be tried again."""
         with read_errors():
-            pods = await self.view.list_pods(self._find_place(job))
+            pods = await self.job_objects.list_pods(self._find_place(job))
             await end_pods(self.client, filter(find_strangers, pods), job.spec, log=self.log)
 
     async def terminate(self, job: Job) -> bool:
@@ -298,8 +298,8 @@ class KubeJobLauncher(JobLauncher):
         """
         place = self._find_place(job)
         with read_errors():
-            found = await self.view.find_job(place)
-            pods = await self.view.list_pods(place)
+            found = await self.job_objects.find_job(place)
+            pods = await self.job_objects.list_pods(place)
             await end_pods(self.client, pods, job.spec, log=self.log)
             if found is not None:
                 await self.client.ensure_deleted(place.path, uid=found["metadata"]["uid"])
@@ -310,7 +310,7 @@ class KubeJobLauncher(JobLauncher):
         place = self._find_place(job)
         seen = await self._look(place, *(pod.name for pod in job.pods))
         with read_errors():
-            pods = list(seen.pods.values()) if seen is not None else await self.view.list_pods(place)
+            pods = list(seen.pods.values()) if seen is not None else await self.job_objects.list_pods(place)
             if seen is None:
                 await end_pods(self.client, pods, job.spec, log=self.log)
         return any(is_ending(pod) for pod in pods)
@@ -327,7 +327,7 @@ class KubeJobLauncher(JobLauncher):
         """
         place = self._find_place(job)
         with read_errors():
-            found = await self.view.find_job(place)
+            found = await self.job_objects.find_job(place)
             if found is None:
                 return
             uid = found["metadata"]["uid"]
@@ -366,7 +366,7 @@ class KubeJobLauncher(JobLauncher):
     async def _find_launched(self, place: Place) -> Manifest | None:
         """Return the Job that an earlier launch, which was cut short, had let go already."""
         with read_errors():
-            found = await self.view.find_job(place)
+            found = await self.job_objects.find_job(place)
         return found if found is not None and manifests.is_launched(found) else None
 
     async def _modify_pod(self, manifest: Manifest, job: Job) -> None:
@@ -391,13 +391,13 @@ class KubeJobLauncher(JobLauncher):
 
     async def _look(self, place: Place, *pods: str) -> Seen | None:
         with read_errors():
-            return await self.view.look(place, pods=pods)
+            return await self.job_objects.look(place, pods=pods)
 
     async def _wait_for_log(self, place: Place, name: str) -> None:
         """Wait until a pod's container has a log, or raise LogNotFound when it never will."""
         while True:
             with read_errors():
-                pod = await self.view.find_pod(place, name)
+                pod = await self.job_objects.find_pod(place, name)
             if pod is None or pod.get("isGone"):
                 raise LogNotFound(_GONE)
             state = find_state(pod)

@@ -1,8 +1,10 @@
-"""How much of something may go on at a time: by user, and in all."""
+"""How much users may do: so much at a time, and so much in a time."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,7 +15,7 @@ from .metrics import LIMITS_HELD
 RETRY_AFTER_SECONDS = 10
 
 
-class Places:
+class ConcurrencyLimit:
     """A number of places, of which each user may take a few."""
 
     def __init__(self, *, per_user: int, total: int, limit: str, what: str) -> None:
@@ -50,7 +52,7 @@ class Places:
                 del self._taken[user]
 
 
-class FairPlaces:
+class FairLimit:
     """A number of places that users wait for: they take turns, and each has a part of the places at most."""
 
     def __init__(
@@ -204,3 +206,38 @@ class BytesBudget:
             self._all -= own
             if not self._held[user]:
                 del self._held[user]
+
+
+MAX_KEPT = 10_000
+"""Buckets that are remembered; the oldest, which are full or nearly so, are forgotten first."""
+
+
+class RateLimit:
+    """A bucket of ``burst`` tokens for each key, into which ``per_second`` come; without a rate, no limit."""
+
+    def __init__(self, *, per_second: float, burst: int) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: str, amount: float = 1) -> int:
+        """Take tokens of the key's and return 0, or return in how many whole seconds there are enough.
+
+        What is more than the burst is given when the bucket is full.
+        """
+        if not self._per_second:
+            return 0
+        now = self.time()
+        tokens, at = self._buckets.get(key, (float(self._burst), now))
+        tokens = min(float(self._burst), tokens + (now - at) * self._per_second)
+        wanted = min(amount, self._burst)
+        is_good = tokens >= wanted
+        self._buckets[key] = (tokens - amount if is_good else tokens, now)
+        self._buckets.move_to_end(key)
+        while len(self._buckets) > MAX_KEPT:
+            self._buckets.popitem(last=False)
+        return 0 if is_good else max(1, math.ceil((wanted - tokens) / self._per_second))
+
+    def time(self) -> float:
+        """Return seconds of a clock that is never set back."""
+        return time.monotonic()
