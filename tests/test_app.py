@@ -20,10 +20,9 @@ import pytest
 from service import Service
 from traitlets.config import Config
 
-from kbatch_server.app import KBatchServer, main
+from kbatch_server.app import CONFIGURABLES, KBatchServer, main
 from kbatch_server.commands.gc import CollectGarbage
 from kbatch_server.commands.upgrade_db import UpgradeDB
-from kbatch_server.configurables import CONFIGURABLES
 from kbatch_server.settings.checks import RENAMED, WrongSetting, check_config
 from kbatch_server.settings.dotenv import KEYS
 

@@ -16,8 +16,7 @@ from kbatch_server.launchers.kube.reflector import Seen, trim_pod
 from kbatch_server.launchers.kube.status import sentences
 from kbatch_server.launchers.kube.status.events import Event
 from kbatch_server.launchers.kube.status.pods import MAX_FREE_ATTEMPTS, get_wanted_limit, parse_time
-from kbatch_server.launchers.kube.status.podtimes import make_pod
-from kbatch_server.launchers.kube.status.status import make_status
+from kbatch_server.launchers.kube.status.status import make_pod, make_status
 from kbatch_server.models.job import JobSpec, JobStatus, Status
 
 Manifest = dict[str, Any]

@@ -15,8 +15,8 @@ from kbatch_server.logs import follower as logfollower
 from kbatch_server.logs import reader as logreader
 from kbatch_server.logs import recorder as logrecorder
 from kbatch_server.logs import writer as logwriter
+from kbatch_server.logs.lines import MAX_LINE_BYTES, MAX_SHOWN_BYTES, LineSearch
 from kbatch_server.logs.reader import LogPlace, LogSelection
-from kbatch_server.logs.search import MAX_LINE_BYTES, MAX_SHOWN_BYTES, LineSearch
 from kbatch_server.logs.terminal import show_plain
 from kbatch_server.models.job import Status
 from kbatch_server.models.times import utcnow

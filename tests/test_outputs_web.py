@@ -14,7 +14,7 @@ from kbatch_server.handlers.outputs import make_disposition
 from kbatch_server.models.job import Status
 from kbatch_server.models.results import JobOutputs, OmittedFile
 from kbatch_server.scrub import scrub_url
-from kbatch_server.web.ranges import read_range
+from kbatch_server.web.query import read_range
 
 URL = "api/v1/jobs/train-1/outputs"
 FILES = {

@@ -14,7 +14,7 @@ from kbatch_server.handlers import uploads
 from kbatch_server.handlers.compat import routes as kbatch
 from kbatch_server.handlers.compat.first_client import NOT_A_ZIP
 from kbatch_server.web import multipart
-from kbatch_server.web.ranges import read_range
+from kbatch_server.web.query import read_range
 
 LIMIT = UploadsDouble.max_upload_bytes
 FORM_ROOM = multipart.ROOM_BYTES

@@ -17,13 +17,12 @@ from ..store import JobStore
 from ..uploads.uploads import Uploads
 from ..web.inflight import InflightRequests
 from .collector import Collector
-from .janitor import Janitor
 from .launch import LaunchBuilder
 from .leader import Leader
 from .links import SignedLinks
 from .pacer import LaunchPacer
 from .reconciler import Reconciler
-from .retention import Retention
+from .retention import Janitor, Retention
 
 
 class Engine(LoggingConfigurable):

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from . import audit, jobs, logs, outputs, pages, profiles, system, uploads, users, watch
+from .base import NotFoundHandler
 from .compat import routes as kbatch
-from .notfound import NotFoundHandler
 from .services import Services
 
 MODULES = (system, audit, users, uploads, watch, jobs, logs, outputs, profiles, kbatch, pages)

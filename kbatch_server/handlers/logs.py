@@ -13,8 +13,7 @@ from ..logs.reader import LogPlace, LogSelection, ShownPiece, reading_errors
 from ..logs.text import LogText
 from ..ticks import with_ticks
 from ..web.access import needs_scope
-from ..web.query import read_age, read_flag, read_int, read_text
-from ..web.ranges import read_range
+from ..web.query import read_age, read_flag, read_int, read_range, read_text
 from .outputs import make_disposition
 from .streams import EventEncoder, StreamHandler, make_last_line
 

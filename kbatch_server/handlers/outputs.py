@@ -20,7 +20,7 @@ from ..outputs.selection import OUTPUTS, WORKDIR
 from ..store.outputs import KeptOutputs
 from ..web.access import Needs, needs_nothing, needs_scope
 from ..web.body import IDLE_SECONDS, BodyStream
-from ..web.ranges import read_range
+from ..web.query import read_range
 from .base import BaseHandler
 
 TEXT = "text/plain; charset=utf-8"

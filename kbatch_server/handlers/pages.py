@@ -13,8 +13,7 @@ from ..errors import Forbidden, InvalidRequest, KBatchError, NotFound
 from ..web.access import needs_nothing, needs_user
 from ..web.auth import HubRefused
 from ..web.login import Login
-from .base import BaseHandler
-from .publicerror import public_error
+from .base import BaseHandler, public_error
 
 HERE = Path(__file__).parent.parent
 

@@ -12,7 +12,7 @@ from ..storage.base import StorageError
 from ..web.access import needs_nothing, needs_scope
 from ..web.body import IDLE_SECONDS, BodyStream
 from ..web.multipart import ROOM_BYTES, FilePart
-from ..web.ranges import read_range
+from ..web.query import read_range
 from .base import BaseHandler
 
 

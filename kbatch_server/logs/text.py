@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..storage.base import ObjectNotFound, Storage
-from .cutter import LineCutter
-from .search import Hit, LineSearch
+from .lines import Hit, LineCutter, LineSearch
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,15 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 from ...failpoints import reach
 from ...models.job import Job, JobEvent, JobStatus
 from ..base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
+from .apply import (
+    check_is_same,
+    end_pods,
+    ensure_secret,
+    find_own_namespace,
+    is_namespace_template,
+    open_gates,
+    raise_limit,
+)
 from .client import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from .errors import launch_errors, read_errors
 from .job_objects import JobObjects, Place, is_behind, make_timed_status
@@ -23,10 +32,7 @@ from .logs import NO_LOG, follow_log
 from .manifests import job as manifests
 from .manifests.labels import USERNAME
 from .manifests.sidecar import explain_unsent
-from .namespace import find_own_namespace, is_namespace_template
-from .pods import end_pods, open_gates, raise_limit
 from .reflector import Reflector, Seen
-from .secret import check_is_same, ensure_secret
 from .status.pods import START_PROBLEMS, find_state, find_strangers, is_ending, is_over, sort_pods
 
 Manifest = dict[str, Any]

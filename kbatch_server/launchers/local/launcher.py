@@ -32,13 +32,12 @@ from ...storage.base import ObjectNotFound, Storage, StorageError
 from ..base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece
 from . import logreader
 from .accounts import Account, find_barrier, find_entry, get_account, has_home
-from .fetch import fetch_code
 from .folder import JobFolder, make_end
 from .pack import PackedFolder, read_folders, write_manifest
 from .processes import find_process, kill_below, send_signal
 from .status import find_status
 from .supervisor import REFUSED, STARTED, Spec
-from .unpack import BadCode, check_folder, clean_folder, give_tree, remove_tree, unpack
+from .unpack import BadCode, check_folder, clean_folder, fetch_code, give_tree, remove_tree, unpack
 from .watcher import Watcher
 
 Params = ParamSpec("Params")

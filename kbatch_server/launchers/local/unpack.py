@@ -1,17 +1,18 @@
-"""Unpack a user's ZIP and remove a job's files, trusting neither. All of it blocks: use a thread."""
+"""Fetch and unpack a user's ZIP, remove a job's files, trusting neither. All of it blocks: use a thread."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
 import secrets
 import stat
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ...errors import InvalidRequest
 from ...uploads.zipcheck import TAIL_BYTES
@@ -206,3 +207,21 @@ def _open_folder(parent: int, name: str) -> int:
     with contextlib.suppress(PermissionError):
         os.fchmod(folder, 0o700)
     return folder
+
+
+async def fetch_code(
+    pieces: AsyncIterator[bytes], sha256: str | None, path: Path, *, in_thread: Callable[..., Awaitable[Any]]
+) -> None:
+    """Write pieces to a file; raises BadCode when their SHA-256 is another, and what reading them raises."""
+    digest = hashlib.sha256()
+    with await in_thread(open, path, "wb") as file:
+        async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
+                await in_thread(_keep, piece, file, digest)
+    if sha256 and digest.hexdigest() != sha256:
+        raise BadCode("The ZIP of code is not what was uploaded: its SHA-256 is another.")
+
+
+def _keep(piece: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:
+    file.write(piece)
+    digest.update(piece)

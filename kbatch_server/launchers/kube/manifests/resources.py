@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ....limits.guarantees import is_exclusive
 from ....models.job import JobSpec
+from ....quantities import is_exclusive
 
 Manifest = dict[str, Any]
 
