@@ -99,11 +99,11 @@ setup(
     entry_points={
         "console_scripts": ["kbatch-server = kbatch_server.app:main"],
         "kbatch_server.launchers": [
-            "kubernetes = kbatch_server.launchers.kube:KubeJobLauncher",
-            "local = kbatch_server.launchers.local:LocalProcessJobLauncher",
+            "kubernetes = kbatch_server.launchers.kube.launcher:KubeJobLauncher",
+            "local = kbatch_server.launchers.local.launcher:LocalProcessJobLauncher",
         ],
         "kbatch_server.storages": [
-            "file = kbatch_server.storage.local:FileStorage",
+            "file = kbatch_server.storage.file:FileStorage",
             "azure = kbatch_server.storage.azure:AzureBlobStorage",
             "s3 = kbatch_server.storage.objectstore:S3Storage",
             "gcs = kbatch_server.storage.objectstore:GCSStorage",

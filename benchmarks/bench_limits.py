@@ -19,12 +19,13 @@ from pathlib import Path
 from sqlalchemy import insert
 
 from kbatch_server.keyring import Keyring
-from kbatch_server.limits import Limits
-from kbatch_server.models import Job, JobSpec, Status, utcnow
+from kbatch_server.limits.config import Limits
+from kbatch_server.models.job import Job, JobSpec, Status
+from kbatch_server.models.times import utcnow
+from kbatch_server.scheduling.scheduler import Scheduler
 from kbatch_server.store import JobStore
-from kbatch_server.store.orm import jobs
 from kbatch_server.store.rows import make_row
-from kbatch_server.turns import Turns
+from kbatch_server.store.tables import jobs
 from tests.ports import find_ports
 from tests.service import Service
 
@@ -46,7 +47,7 @@ ROWS = 5000
 
 CONFIG = """
 from kbatch_server.launchers.base import JobLauncher
-from kbatch_server.models import JobStatus, Status
+from kbatch_server.models.job import JobStatus, Status
 
 
 class IdleLauncher(JobLauncher):
@@ -81,23 +82,23 @@ async def measure_decisions(folder: Path, *, users: int, per_user: int) -> list[
     await store.open()
     await fill(store, users=users, per_user=per_user)
     limits = Limits(user_limits={"running": 4, "cpu": 16}, total_limits={"running": RUNNING})
-    turns = Turns(limits=limits, store=store)
+    scheduler = Scheduler(limits=limits, store=store)
     started: list[str] = []
-    turns.on_turn = started.append
-    await turns.decide()
+    scheduler.on_turn = started.append
+    await scheduler.decide()
     assert len(started) == RUNNING, len(started)
     taken = []
     for number in range(min(DECISIONS, users * per_user - RUNNING)):
         job = await store.find_job(started[number])
         assert job is not None
         await store.begin_launch(job.id)
-        turns.begin(job)
+        scheduler.begin(job)
         now = utcnow()
         await store.update_job(job.id, status=Status.SUCCEEDED, started_at=now, ended_at=now)
-        turns.leave(job.id, job.user)
+        scheduler.leave(job.id, job.user)
         before = len(started)
         begin = time.perf_counter()
-        await turns.decide()
+        await scheduler.decide()
         taken.append((time.perf_counter() - begin) * 1000)
         assert len(started) == before + 1
     await store.close()

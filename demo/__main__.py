@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kbatch_server.launchers.accounts import Account, get_account
-from kbatch_server.launchers.local import LocalProcessJobLauncher
+from kbatch_server.launchers.local.accounts import Account, get_account
+from kbatch_server.launchers.local.launcher import LocalProcessJobLauncher
 
 from .hub import DemoFailed, Hub, call
 

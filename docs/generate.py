@@ -12,7 +12,7 @@ from traitlets import TraitType, Undefined
 from traitlets.config import Configurable
 
 from kbatch_server.app import KBatchServer
-from kbatch_server.plugins import PluginClass
+from kbatch_server.settings.plugins import PluginClass
 
 WORDS = {
     "Bool": "True or False",

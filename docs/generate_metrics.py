@@ -9,13 +9,13 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from kbatch_server.gauges import Gauges
+from kbatch_server.engine.workqueue import WorkQueue
 from kbatch_server.metrics import REGISTRY
-from kbatch_server.models import Status
-from kbatch_server.store.countstore import ActiveJobs
-from kbatch_server.throttle import Throttle
-from kbatch_server.traffic import Traffic
-from kbatch_server.workqueue import WorkQueue
+from kbatch_server.models.job import Status
+from kbatch_server.monitoring.gauges import Gauges
+from kbatch_server.store.counts import ActiveJobs
+from kbatch_server.web.inflight import InflightRequests
+from kbatch_server.web.throttle import Throttle
 
 TARGET = Path(__file__).with_name("operations.md")
 
@@ -41,7 +41,7 @@ def _find_metrics() -> Iterator[tuple[str, Metric, tuple[str, ...]]]:
         reconciler=SimpleNamespace(queue=queue, count=queue.count),
         store=nothing,
         throttle=Throttle(),
-        traffic=Traffic(),
+        inflight=InflightRequests(),
     )
     gauges.set_counts(ActiveJobs({Status.QUEUED: 0}, None, 0), {"logs": 0})
     labels: dict[str, Any] = {}

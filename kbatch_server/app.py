@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -12,37 +13,81 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from jupyterhub.services.auth import HubOAuth
 from tornado.web import Application as WebApplication
 from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, default, observe, validate
 from traitlets.config import Application, Config, Configurable
 
-from . import __version__, garbage
-from .auth import HubAuthenticator
-from .commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
-from .config import JobConfig
-from .configcheck import WrongSetting, check_config, check_url, describe_error
-from .configurables import CONFIGURABLES
-from .diskspace import DiskSpace
-from .engine import Engine
+from . import __version__
+from .engine.engine import Engine
+from .engine.leader import Leader
+from .engine.links import SignedLinks
+from .engine.pacer import LaunchPacer
+from .engine.reconciler import Reconciler
+from .engine.retention import Janitor, Retention
 from .failpoints import WrongFailpoint, arm
 from .handlers import make_handlers
 from .handlers.services import Services
-from .jobs import Jobs
+from .jobs.config import JobConfig
+from .jobs.profiles import Profiles
+from .jobs.service import Jobs
+from .jobs.watch import JobWatch
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
+from .limits.config import Limits
 from .log import log_request, set_up_logging
-from .logreader import LogReader
-from .operations import Operations
-from .outputs import Outputs
-from .plugins import PluginClass
-from .profiles import Profiles
-from .settings import SettingsNotFound, get_storage_name, load_settings
+from .logs.reader import LogReader
+from .logs.recorder import LogRecorder
+from .monitoring.health import Health
+from .monitoring.operations import Operations
+from .outputs.outputs import Outputs
+from .settings.checks import WrongSetting, check_config, check_url, describe_error
+from .settings.commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
+from .settings.dotenv import SettingsNotFound, get_storage_name, load_settings
+from .settings.plugins import PluginClass
 from .storage.base import Storage, StorageError
+from .storage.diskspace import DiskSpace
 from .store import JobStore, StoreError
-from .throttle import Throttle
-from .traffic import Traffic
-from .uploads import Uploads
-from .webserver import WebServer
+from .uploads.uploads import Uploads
+from .web.auth import HubAuthenticator
+from .web.inflight import InflightRequests
+from .web.server import WebServer
+from .web.throttle import Throttle
+
+GC_THRESHOLDS = (10_000, 10, 10)
+"""Objects that may be made before Python's garbage collector looks at the youngest, and how often it does so
+before it looks at older ones. A request makes a hundred: with Python's 700 it came with each second one."""
+
+
+def settle_garbage() -> None:
+    """Tell the garbage collector that what is there now stays; called when all parts are started."""
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+CONFIGURABLES: list[type[Configurable]] = [
+    HubAuthenticator,
+    HubOAuth,
+    JobConfig,
+    Limits,
+    Profiles,
+    DiskSpace,
+    Uploads,
+    Outputs,
+    JobWatch,
+    SignedLinks,
+    LogRecorder,
+    Reconciler,
+    LaunchPacer,
+    Retention,
+    Leader,
+    Janitor,
+    Health,
+    InflightRequests,
+    Throttle,
+    WebServer,
+]
+"""All that have settings beside the program itself and plugins, in the order of the page of settings."""
 
 
 class KBatchServer(Application):
@@ -103,7 +148,7 @@ class KBatchServer(Application):
         return f"/{path}/" if path else "/"
 
     launcher_class = PluginClass(
-        "kbatch_server.launchers.kube.KubeJobLauncher",
+        "kbatch_server.launchers.kube.launcher.KubeJobLauncher",
         klass=JobLauncher,
         entry_point_group="kbatch_server.launchers",
         help="""What runs the jobs: a subclass of JobLauncher, by class or by the name of an entry point.""",
@@ -286,7 +331,7 @@ class KBatchServer(Application):
 
     def init_jobs(self) -> None:
         """Make what jobs are described, driven and asked about with."""
-        self.traffic = Traffic(parent=self)
+        self.inflight = InflightRequests(parent=self)
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
         self.launcher = self.launcher_class(parent=self)
@@ -299,7 +344,7 @@ class KBatchServer(Application):
             launcher=self.launcher,
             outputs=self.outputs,
             profiles=self.profiles,
-            traffic=self.traffic,
+            inflight=self.inflight,
             uploads=self.uploads,
             **kept,
         )
@@ -335,7 +380,7 @@ class KBatchServer(Application):
             storage=self.storage,
             store=self.store,
             throttle=self.throttle,
-            traffic=self.traffic,
+            inflight=self.inflight,
         )
         services = Services(
             auth=self.auth,
@@ -343,7 +388,7 @@ class KBatchServer(Application):
             uploads=self.uploads,
             outputs=self.outputs,
             profiles=self.profiles,
-            launchpad=self.engine.launchpad,
+            links=self.engine.links,
             throttle=self.throttle,
             version=__version__,
             max_job_bytes=self.max_job_bytes,
@@ -351,7 +396,7 @@ class KBatchServer(Application):
             kbatch_list_days=self.kbatch_list_days,
             health=self.operations.health,
             gauges=self.operations.gauges,
-            traffic=self.traffic,
+            inflight=self.inflight,
             is_leading=lambda: self.engine.leader.is_leading,
         )
         self.web_app = WebApplication(
@@ -368,7 +413,7 @@ class KBatchServer(Application):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         async with AsyncExitStack() as running:
             await self.start_parts(running)
-            garbage.settle()
+            settle_garbage()
             self.log.info("kbatch-server %s listens at %s%s", __version__, self.bind_url, self.service_prefix)
             await stopped.wait()
             await self.operations.announce_stop()
@@ -401,7 +446,7 @@ class KBatchServer(Application):
             application=self.web_app,
             shutdown_seconds=self.shutdown_seconds,
             throttle=self.throttle,
-            traffic=self.traffic,
+            inflight=self.inflight,
         )
         try:
             self.bind_url = server.bind(self.bind_url)
@@ -410,8 +455,8 @@ class KBatchServer(Application):
                 f"KBatchServer.bind_url: cannot listen at {self.bind_url}: {error.strerror}; "
                 "stop what does, or set another port"
             ) from error
-        if not self.engine.launchpad.url_for_jobs:
-            self.engine.launchpad.url_for_jobs = self.bind_url + self.service_prefix
+        if not self.engine.links.url_for_jobs:
+            self.engine.links.url_for_jobs = self.bind_url + self.service_prefix
         return server
 
     def start(self) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from .models import to_iso, utcnow
+from .models.times import to_iso, utcnow
 
 SYSTEM = "kbatch-server"
 """Who does what no request asked for: what was kept long enough is removed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
 
-from kbatch_server.models import utcnow
+from kbatch_server.models.times import utcnow
 from kbatch_server.storage.base import ObjectNotFound, Storage, StoredObject
 from kbatch_server.storage.pieces import check_prefix
 

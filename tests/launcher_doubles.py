@@ -9,16 +9,9 @@ from datetime import datetime
 
 from tars import as_sent
 
-from kbatch_server.launchers.base import (
-    JobLauncher,
-    Launch,
-    LauncherUnavailable,
-    LogNotFound,
-    LogPiece,
-    OutputTar,
-)
-from kbatch_server.models import Job, JobStatus, Status
-from kbatch_server.results import OutputLimits
+from kbatch_server.launchers.base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
+from kbatch_server.models.job import Job, JobStatus, Status
+from kbatch_server.models.results import OutputLimits, OutputTar
 
 
 class ScriptedLauncher(JobLauncher):

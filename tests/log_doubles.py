@@ -11,10 +11,11 @@ from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
 
 from kbatch_server.keyring import Keyring
-from kbatch_server.logfollower import LogFollower
-from kbatch_server.logreader import ALL, LogReader
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import Job, JobSpec, Pod, Status, utcnow
+from kbatch_server.logs.follower import LogFollower
+from kbatch_server.logs.reader import ALL, LogReader
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import Job, JobSpec, Pod, Status
+from kbatch_server.models.times import utcnow
 from kbatch_server.store import JobStore
 
 SECONDS = 20

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from kbatch_server.models import utcnow
+from kbatch_server.models.times import utcnow
 from kbatch_server.storage.base import Storage
 
 CONTAINER = "code"

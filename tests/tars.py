@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 
-from kbatch_server.launchers.base import OutputTar
+from kbatch_server.models.results import OutputTar
 
 MODIFIED_AT = 1_700_000_000
 

@@ -18,12 +18,13 @@ from pathlib import Path
 import httpx
 import pytest
 from service import Service
+from traitlets.config import Config
 
-from kbatch_server.app import KBatchServer, main
-from kbatch_server.configcheck import WrongSetting
-from kbatch_server.gccommand import CollectGarbage
-from kbatch_server.settings import KEYS
-from kbatch_server.upgradedb import UpgradeDB
+from kbatch_server.app import CONFIGURABLES, KBatchServer, main
+from kbatch_server.commands.gc import CollectGarbage
+from kbatch_server.commands.upgrade_db import UpgradeDB
+from kbatch_server.settings.checks import RENAMED, WrongSetting, check_config
+from kbatch_server.settings.dotenv import KEYS
 
 TOKEN = "a-token-for-tests-only"
 LOCAL = ["--launcher=local", "--url=http://127.0.0.1:0"]
@@ -242,7 +243,7 @@ def test_the_settings_for_tests_are_good(make_server, monkeypatch):
 def test_a_class_of_the_admins_own_is_configured_like_ours(make_server, tmp_path):
     config(
         tmp_path,
-        "from traitlets import Unicode\nfrom kbatch_server.storage.local import FileStorage\n\n"
+        "from traitlets import Unicode\nfrom kbatch_server.storage.file import FileStorage\n\n"
         "class OwnStorage(FileStorage):\n    bucket = Unicode(config=True)\n\n"
         "c.KBatchServer.storage_class = OwnStorage\nc.OwnStorage.bucket = 'b'\nc.FileStorage.root = 'r'\n",
     )
@@ -368,6 +369,15 @@ def test_gc_shows_a_table_in_a_terminal(run, tmp_path):
     assert "kind" in shown.decode()
     assert "│ object │       2 │  4 B │" in shown.decode()
     assert "2 removed, 4 B" in shown.decode().splitlines()[-1]
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_setting_under_its_old_name_stops_the_start_and_the_message_has_the_new_one(old):
+    classes = {cls.__name__: cls for cls in CONFIGURABLES}
+    name = next(iter(classes[RENAMED[old]].class_own_traits(config=True)))
+    with pytest.raises(WrongSetting) as refused:
+        check_config(Config({old: {name: 1}}), CONFIGURABLES)
+    assert str(refused.value).startswith(f"c.{old}.{name} is now c.{RENAMED[old]}.{name}:")
 
 
 def test_a_wrong_setting_ends_the_process_with_that_line_alone(tmp_path):

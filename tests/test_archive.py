@@ -27,10 +27,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zips import NAME, stored, unicode_path
 
-from kbatch_server import archive, zipcontent, zipdirectory, ziprewrite
 from kbatch_server.errors import InvalidRequest, KBatchError
-from kbatch_server.launchers.codezip import BadCode, unpack
-from kbatch_server.zipnames import split_path
+from kbatch_server.launchers.local.unpack import BadCode, unpack
+from kbatch_server.uploads import zipcheck as archive
+from kbatch_server.uploads import zipcontent, zipdirectory, ziprewrite
+from kbatch_server.uploads.zipnames import split_path
 
 MIB = 2**20
 LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"

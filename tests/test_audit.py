@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from kbatch_server.audit import ORIGIN, Action, AuditQuery, Origin, make_entry
 from kbatch_server.errors import Conflict, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
-from kbatch_server.models import Job, JobSpec, Status, utcnow
+from kbatch_server.models.job import Job, JobSpec, Status
+from kbatch_server.models.times import utcnow
 from kbatch_server.store import JobStore
 
 BOB = Origin("bob", "user", "10.0.0.7", "0123456789abcdef", lambda: "POST /x", "submit,cancel")
@@ -120,7 +121,7 @@ async def test_the_record_is_read_a_page_at_a_time_and_filtered(store, by_bob):
 
 
 async def test_it_is_forgotten_after_its_time(store, by_bob, monkeypatch):
-    monkeypatch.setattr("kbatch_server.store.auditstore.DELETE_AT_ONCE", 2)
+    monkeypatch.setattr("kbatch_server.store.audit.DELETE_AT_ONCE", 2)
     for number in range(5):
         await store.add_audit(make_entry(Action.READ, f"a-{number}", "alice"))
     middle = (await store.list_audit(AuditQuery())).entries[1].at

@@ -21,10 +21,10 @@ from traitlets import TraitError
 from web_doubles import ACCESS, ACTIONS, PREFIX, HubDouble, RealHub, Web, running_web
 
 from kbatch_server import handlers
-from kbatch_server.auth import CachingHubOAuth, HubAuthenticator
 from kbatch_server.errors import Unavailable
-from kbatch_server.forwarded import CLIENT
 from kbatch_server.metrics import LIMITS_HELD
+from kbatch_server.web.auth import CachingHubOAuth, HubAuthenticator
+from kbatch_server.web.forwarded import CLIENT
 
 
 @pytest.fixture
@@ -411,7 +411,7 @@ async def test_one_that_waits_for_too_long_to_be_asked_for_is_told_to_try_again(
 
 async def test_an_answer_is_remembered_for_a_while(auth, monkeypatch):
     now = 1000.0
-    monkeypatch.setattr("kbatch_server.auth.time.monotonic", lambda: now)
+    monkeypatch.setattr("kbatch_server.web.auth.time.monotonic", lambda: now)
     await ask(auth)
     await ask(auth)
     assert auth.double.asked == ["good"]
@@ -435,7 +435,7 @@ async def test_a_failure_is_not_remembered(auth):
 
 
 async def test_bad_tokens_fill_no_memory(auth, monkeypatch):
-    monkeypatch.setattr("kbatch_server.auth.MAX_CACHED_TOKENS", 10)
+    monkeypatch.setattr("kbatch_server.web.auth.MAX_CACHED_TOKENS", 10)
     await ask(auth)
     for number in range(30):
         await ask(auth, f"bad-{number}")

@@ -19,9 +19,9 @@ from test_operations import connect, run_job, running
 from web_doubles import ACCESS, make_zip
 
 from kbatch_server import handlers
-from kbatch_server.auth import DEFAULT_SCOPES
-from kbatch_server.handlers.needs import Needs
 from kbatch_server.handlers.pages import find_files
+from kbatch_server.web.access import Needs
+from kbatch_server.web.auth import DEFAULT_SCOPES
 
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 ROUTES = [

@@ -9,7 +9,7 @@ import pytest
 from azurite import ACCOUNT, KEY
 from storages import StaticCredential, chunked, list_keys, make_sas_token, read
 
-from kbatch_server.models import utcnow
+from kbatch_server.models.times import utcnow
 from kbatch_server.storage.azure import AzureBlobStorage
 from kbatch_server.storage.base import ObjectNotFound, StorageError
 

@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 from web_doubles import ProfilesDouble, make_job, make_zip
 
-from kbatch_server.compat import flat, kbatch, manifests
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.handlers.kbatch import Compressor
+from kbatch_server.handlers.compat import answers as manifests
+from kbatch_server.handlers.compat import first_client as flat
+from kbatch_server.handlers.compat import requests as kbatch
+from kbatch_server.handlers.compat.routes import Compressor
 from kbatch_server.handlers.streams import MAX_LINE_BYTES, LineChunker
-from kbatch_server.models import JobSpec, Pod, Status, utcnow
+from kbatch_server.models.job import JobSpec, Pod, Status
+from kbatch_server.models.times import utcnow
 
 VERSIONS = ("0.4.2", "0.5.0b1")
 SENT = {
@@ -442,8 +445,8 @@ async def test_a_progress_bar_is_printed_once_as_it_was_at_last(web):
 
 @pytest.mark.slow
 async def test_a_progress_bar_that_takes_long_is_printed_now_and_then(web, monkeypatch):
-    monkeypatch.setattr("kbatch_server.handlers.kbatch.GATHER_SECONDS", 0.01)
-    monkeypatch.setattr("kbatch_server.handlers.kbatch.BAR_SECONDS", 0.2)
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.GATHER_SECONDS", 0.01)
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.BAR_SECONDS", 0.2)
     web.jobs.add(make_job())
     web.jobs.pieces["train-1"] = [b"\rhalf", 0.7, b"\rdone\n"]
     web.jobs.hold.set()
@@ -472,8 +475,8 @@ async def test_lines_that_come_all_the_time_are_printed_meanwhile(web):
 
 @pytest.mark.slow
 async def test_a_line_without_an_end_does_not_let_the_client_give_up(web, monkeypatch):
-    monkeypatch.setattr("kbatch_server.handlers.kbatch.GATHER_SECONDS", 0.02)
-    monkeypatch.setattr("kbatch_server.handlers.kbatch.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.GATHER_SECONDS", 0.02)
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.KEEP_ALIVE_SECONDS", 0.1)
     web.jobs.add(make_job())
     web.jobs.pieces["train-1"] = [b".", 0.01] * 300
     web.jobs.hold.set()
@@ -486,8 +489,8 @@ async def test_a_line_without_an_end_does_not_let_the_client_give_up(web, monkey
 
 @pytest.mark.slow
 async def test_a_silent_stream_is_kept_alive_without_a_word(web, monkeypatch):
-    monkeypatch.setattr("kbatch_server.handlers.kbatch.GATHER_SECONDS", 0.02)
-    monkeypatch.setattr("kbatch_server.handlers.kbatch.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.GATHER_SECONDS", 0.02)
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.KEEP_ALIVE_SECONDS", 0.1)
     web.jobs.add(make_job())
     web.jobs.pieces["train-1"] = []
     asyncio.get_running_loop().call_later(3, web.jobs.hold.set)

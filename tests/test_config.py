@@ -4,12 +4,12 @@ import pytest
 from traitlets import TraitError
 from traitlets.config import Config
 
-from kbatch_server.config import JobConfig
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.kube.resources import make_resources
-from kbatch_server.models import User
-from kbatch_server.profiles import Profiles
+from kbatch_server.jobs.config import JobConfig
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.launchers.kube.manifests.resources import make_resources
+from kbatch_server.models.user import User
 
 ALICE = User(name="alice", groups=("gpu-users",))
 GPU = {

@@ -12,10 +12,10 @@ from test_authorization import METHODS
 from web_doubles import PREFIX, make_job, make_zip, running_web
 
 from kbatch_server import handlers
-from kbatch_server.connections import FILES_FOR_OTHERS, Connections, limit_connections
 from kbatch_server.handlers import exchange
 from kbatch_server.metrics import CONNECTIONS_CLOSED
-from kbatch_server.throttle import Throttle
+from kbatch_server.web.connections import FILES_FOR_OTHERS, Connections, limit_connections
+from kbatch_server.web.throttle import Throttle
 
 ALICE = "Authorization: token alice-token"
 

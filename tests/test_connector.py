@@ -19,7 +19,7 @@ from kubernetes.aio.client import Configuration
 from storages import make_certificate
 
 from kbatch_server.connector import Connector
-from kbatch_server.kube.clients import KubeClient
+from kbatch_server.launchers.kube.client import KubeClient
 from kbatch_server.storage.azure import AzureBlobStorage
 
 HALF = (

@@ -15,23 +15,25 @@ from launcher_doubles import ScriptedLauncher
 from tars import pieces_of
 from zips import make_mixed_zip
 
-from kbatch_server import diskspace
-from kbatch_server.diskspace import DiskSpace
 from kbatch_server.errors import Forbidden, InsufficientStorage, KBatchError, TooManyRequests, Unavailable
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.jobs import Jobs
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
-from kbatch_server.limits import Limits
-from kbatch_server.listing import JobQuery
-from kbatch_server.logreader import LogReader
-from kbatch_server.logrecorder import LogRecorder
+from kbatch_server.limits.config import Limits
+from kbatch_server.logs.reader import LogReader
+from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.metrics import LIMITS_HELD
-from kbatch_server.models import Status, User, utcnow
-from kbatch_server.profiles import Profiles
+from kbatch_server.models.job import Status
+from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
+from kbatch_server.storage import diskspace
 from kbatch_server.storage.base import Storage
-from kbatch_server.storage.local import FileStorage
+from kbatch_server.storage.diskspace import DiskSpace
+from kbatch_server.storage.file import FileStorage
 from kbatch_server.store import JobStore
-from kbatch_server.uploads import Uploads
+from kbatch_server.uploads.uploads import Uploads
 
 ALICE, BOB = User("alice"), User("bob")
 MIB = 2**20

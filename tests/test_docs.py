@@ -17,11 +17,11 @@ from traitlets.config import Config
 
 from kbatch_server import handlers
 from kbatch_server.handlers.openapi import OPERATIONS, QUERY
-from kbatch_server.kube.pods import START_PROBLEMS
-from kbatch_server.kube.status import IMAGE_PROBLEMS, SETUP_EVENTS
 from kbatch_server.launchers.base import JobLauncher
+from kbatch_server.launchers.kube.status.pods import START_PROBLEMS
+from kbatch_server.launchers.kube.status.status import IMAGE_PROBLEMS, SETUP_EVENTS
 from kbatch_server.notebooks.launch import EXIT_REASONS
-from kbatch_server.settings import KEYS
+from kbatch_server.settings.dotenv import KEYS
 from kbatch_server.storage.base import Storage
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +172,8 @@ def test_each_entry_point_is_named(group):
 
 def find_reasons() -> set[str]:
     """Return the reasons of jobs that cannot start or have failed, as far as they are words of ours."""
-    sources = [ROOT / "kbatch_server" / name for name in ("reconciler.py", "launchpad.py", "kube/pods.py")]
+    names = ("engine/reconciler.py", "engine/launch.py", "launchers/kube/status/pods.py")
+    sources = [ROOT / "kbatch_server" / name for name in names]
     text = "\n".join(path.read_text() for path in sources)
     found = re.findall(r'(?:reason=|LaunchRefused\(|return )"([A-Z]\w+)"', text)
     well = {"Launched", "Terminating", "Cancelled", "Complete"}
@@ -255,7 +256,7 @@ def test_the_examples_of_extensions_import_and_define_what_must_be_defined(name,
 def test_the_configuration_in_the_documents_loads(tmp_path, monkeypatch):
     """Every block that sets traits names ones that exist."""
     from kbatch_server.app import KBatchServer
-    from kbatch_server.configcheck import check_config
+    from kbatch_server.settings.checks import check_config
 
     count = 0
     for page in PAGES:

@@ -37,8 +37,8 @@ STATED = {
         "`DiskSpace.min_free_bytes` ({DiskSpace.min_free_bytes:size})",
     ],
     "operations.md": [
-        "for `Traffic.drain_seconds`, so that Kubernetes can send them elsewhere."
-        " ({Traffic.drain_seconds} unless"
+        "for `InflightRequests.drain_seconds`, so that Kubernetes can send them elsewhere."
+        " ({InflightRequests.drain_seconds} unless"
     ],
     "rest-api.md": [
         "ended in the last {KBatchServer.kbatch_list_days} days (`KBatchServer.kbatch_list_days`)",

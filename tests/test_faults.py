@@ -18,7 +18,7 @@ from faultkit.waiting import until
 from hub import Hub
 
 from kbatch_server.failpoints import STEPS
-from kbatch_server.launchers.jobfolder import JobFolder
+from kbatch_server.launchers.local.folder import JobFolder
 
 PAUSE_SECONDS = 0.15
 SETTLE_SECONDS = 90

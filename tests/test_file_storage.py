@@ -13,7 +13,7 @@ import pytest
 from storages import chunked, list_keys, read
 
 from kbatch_server.storage.base import StorageError, StorageFull
-from kbatch_server.storage.local import FileStorage
+from kbatch_server.storage.file import FileStorage
 
 MIB = 2**20
 
@@ -44,7 +44,7 @@ async def test_a_write_that_is_cancelled_while_a_thread_is_at_it_leaves_no_file(
         go_on.wait(10)
         return write(descriptor, data)
 
-    monkeypatch.setattr("kbatch_server.storage.local.os.write", slow_write)
+    monkeypatch.setattr("kbatch_server.storage.file.os.write", slow_write)
     writing = asyncio.create_task(files.write("uploads/x", chunked(b"x")))
     await asyncio.wait_for(begun.wait(), 10)
     writing.cancel()
@@ -74,7 +74,7 @@ async def test_a_full_disk_is_said_plainly_and_nothing_stays(files, monkeypatch,
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("kbatch_server.storage.local.os.write", full)
+    monkeypatch.setattr("kbatch_server.storage.file.os.write", full)
     with pytest.raises(StorageFull, match="the storage is full"):
         await files.write("uploads/x", chunked(b"x"))
     assert find_files(files) == []
@@ -84,7 +84,7 @@ async def test_another_failure_of_the_disk_is_a_storage_error(files, monkeypatch
     def broken(descriptor: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("kbatch_server.storage.local.os.fsync", broken)
+    monkeypatch.setattr("kbatch_server.storage.file.os.fsync", broken)
     with pytest.raises(StorageError, match="Input/output error"):
         await files.write("uploads/x", chunked(b"x"))
     assert find_files(files) == []

@@ -7,8 +7,8 @@ from tornado.httputil import HTTPHeaders
 from traitlets import TraitError
 from web_doubles import running_web
 
-from kbatch_server.forwarded import ProxyAddresses
-from kbatch_server.webserver import WebServer
+from kbatch_server.web.forwarded import ProxyAddresses
+from kbatch_server.web.server import WebServer
 
 LOOPBACK = ["127.0.0.0/8", "::1"]
 CLUSTER = [*LOOPBACK, "10.0.0.0/8"]

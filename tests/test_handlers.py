@@ -16,16 +16,18 @@ from fuzzing import peak_below
 from web_doubles import ACCESS, PREFIX, make_job, make_zip
 
 from kbatch_server import handlers
-from kbatch_server.auth import DEFAULT_SCOPES
 from kbatch_server.errors import Unavailable
-from kbatch_server.handlers import exchange, kbatch, logs, pages
+from kbatch_server.handlers import exchange, logs, pages
 from kbatch_server.handlers.base import BaseHandler
-from kbatch_server.handlers.needs import needs_scope
+from kbatch_server.handlers.compat import routes as kbatch
 from kbatch_server.handlers.pages import find_files
-from kbatch_server.health import Part
 from kbatch_server.log import make_formatter
-from kbatch_server.logreader import LogPlace, LogSelection
-from kbatch_server.models import Pod, Status, utcnow
+from kbatch_server.logs.reader import LogPlace, LogSelection
+from kbatch_server.models.job import Pod, Status
+from kbatch_server.models.times import utcnow
+from kbatch_server.monitoring.health import Part
+from kbatch_server.web.access import needs_scope
+from kbatch_server.web.auth import DEFAULT_SCOPES
 
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
 WORK = {"name": "train", "command": ["python", "main.py"]}

@@ -15,7 +15,7 @@ from jupyterhub.scopes import define_custom_scopes
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
-from kbatch_server.auth import DEFAULT_SCOPES
+from kbatch_server.web.auth import DEFAULT_SCOPES
 from tests.ports import find_ports
 
 ROOT = Path(__file__).parents[1]

@@ -20,10 +20,13 @@ from sqlalchemy.exc import OperationalError
 from kbatch_server.audit import Action, make_entry
 from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
-from kbatch_server.listing import JobQuery
-from kbatch_server.models import Job, JobSpec, Pod, Status, Upload, utcnow
+from kbatch_server.models.job import Job, JobSpec, Pod, Status
+from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.upload import Upload
 from kbatch_server.slugs import make_job_id
-from kbatch_server.store import JobStore, paging, postgresql
+from kbatch_server.store import JobStore, paging
+from kbatch_server.store.database import postgresql
 
 LOG = logging.getLogger("test")
 KEYRING = Keyring(["k" * 32])
@@ -293,9 +296,9 @@ async def test_closing_fails_what_waits_and_what_comes_later(store):
 async def test_a_database_that_another_process_holds_is_an_answer_in_a_limited_time(
     db_url, monkeypatch, caplog
 ):
-    monkeypatch.setattr("kbatch_server.store.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("kbatch_server.store.database.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
     limits = postgresql.SET_LIMITS.replace("'lock_timeout', '5s'", "'lock_timeout', '100ms'")
-    monkeypatch.setattr("kbatch_server.store.postgresql.SET_LIMITS", limits)
+    monkeypatch.setattr("kbatch_server.store.database.postgresql.SET_LIMITS", limits)
     store = make_store(db_url)
     await store.open()
     job = await add(store)
@@ -483,7 +486,7 @@ async def test_a_connection_that_breaks_fails_all_that_share_it_and_nothing_of_t
 
 async def test_a_statement_that_takes_too_long_is_ended_and_no_other(stores, monkeypatch):
     limits = postgresql.SET_LIMITS.replace("'statement_timeout', '10s'", "'statement_timeout', '100ms'")
-    monkeypatch.setattr("kbatch_server.store.postgresql.SET_LIMITS", limits)
+    monkeypatch.setattr("kbatch_server.store.database.postgresql.SET_LIMITS", limits)
     store = make_store(str(stores[0]._database.url.render_as_string(hide_password=False)))
     await store.open()
     job = await add(store)
@@ -783,7 +786,7 @@ async def test_what_is_written_at_the_same_time_shares_a_commit(store):
 
 
 async def test_a_commit_has_a_limited_number_of_writes(store, monkeypatch):
-    monkeypatch.setattr("kbatch_server.store.groupcommit.GROUP", 10)
+    monkeypatch.setattr("kbatch_server.store.database.groupcommit.GROUP", 10)
     job, commits = await add(store), []
     event.listen(store._database._writer, "commit", commits.append)
     async with writing(store):
@@ -939,7 +942,7 @@ async def test_the_jobs_to_look_at_are_read_along_an_index(store):
 async def test_whose_turn_it_is_is_read_along_an_index(store):
     from sqlalchemy.dialects import sqlite
 
-    from kbatch_server.store import turnstore
+    from kbatch_server.store import queues as turnstore
 
     def ask(statement, **values):
         bound = statement.params(of_user="alice", limit=9, **values)

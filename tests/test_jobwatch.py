@@ -9,13 +9,14 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from kbatch_server import jobwatch
 from kbatch_server.errors import TooManyRequests, Unavailable
-from kbatch_server.jobwatch import JobWatch, Reset, SeenChange
+from kbatch_server.jobs import watch as jobwatch
+from kbatch_server.jobs.watch import JobWatch, Reset, SeenChange
 from kbatch_server.keyring import Keyring
 from kbatch_server.metrics import LIMITS_HELD
-from kbatch_server.models import Job, JobSpec, Status, utcnow
-from kbatch_server.results import JobOutputs
+from kbatch_server.models.job import Job, JobSpec, Status
+from kbatch_server.models.results import JobOutputs
+from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from kbatch_server.store import JobStore
 from kbatch_server.store.changes import SharedChanges

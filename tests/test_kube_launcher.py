@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from traitlets import TraitError
 
-from kbatch_server.kube.clients import KubeRefused, KubeUnavailable, measure_ahead
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
-from kbatch_server.launchers.kube import KubeJobLauncher
-from kbatch_server.launchers.kubeerrors import launch_errors
+from kbatch_server.launchers.kube.client import KubeRefused, KubeUnavailable, measure_ahead
+from kbatch_server.launchers.kube.errors import launch_errors
+from kbatch_server.launchers.kube.launcher import KubeJobLauncher
 
 
 @pytest.mark.parametrize("namespace", ["jobs", "kbatch-{username}", "{username}-jobs"])

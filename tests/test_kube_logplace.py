@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kbatch_server.kube.logplace import GAP, LogPlace, find_moment
+from kbatch_server.launchers.kube.logplace import GAP, LogPlace, find_moment
 
 START = 1_900_000_000
 

@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from kbatch_server.kube import logs, logstream
-from kbatch_server.kube.clients import KubeClient, KubeRefused
-from kbatch_server.kube.logplace import GAP
-from kbatch_server.kube.logs import follow_log
+from kbatch_server.launchers.kube import logs, logstream
+from kbatch_server.launchers.kube.client import KubeClient, KubeRefused
+from kbatch_server.launchers.kube.logplace import GAP
+from kbatch_server.launchers.kube.logs import follow_log
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

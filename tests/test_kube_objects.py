@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from kbatch_server.kube import objects
-from kbatch_server.kube.fetch import FETCH_SCRIPT
-from kbatch_server.kube.gates import is_gated, make_open_patch
-from kbatch_server.kube.home import HOME_SCRIPT, wrap_command
-from kbatch_server.models import Job, JobSpec
+from kbatch_server.launchers.kube.manifests import job as objects
+from kbatch_server.launchers.kube.manifests.fetch import FETCH_SCRIPT
+from kbatch_server.launchers.kube.manifests.gates import is_gated, make_open_patch
+from kbatch_server.launchers.kube.manifests.home import HOME_SCRIPT, wrap_command
+from kbatch_server.models.job import Job, JobSpec
+from kbatch_server.models.results import OutputLimits
 from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import make_command
-from kbatch_server.results import OutputLimits
 from kbatch_server.slugs import make_slug
 from tests.cluster.images import find_busybox
 

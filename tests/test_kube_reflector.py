@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from kbatch_server.kube import watch
-from kbatch_server.kube.clients import KubeClient, KubeRefused, KubeUnavailable, make_path
-from kbatch_server.kube.objects import INSTANCE_LABEL, JOB_ID_LABEL
-from kbatch_server.kube.reflector import MAX_EVENTS, Reflector
-from kbatch_server.kube.view import Place, View
+from kbatch_server.launchers.kube import watch
+from kbatch_server.launchers.kube.client import KubeClient, KubeRefused, KubeUnavailable, make_path
+from kbatch_server.launchers.kube.job_objects import JobObjects, Place
+from kbatch_server.launchers.kube.manifests.labels import INSTANCE_LABEL, JOB_ID_LABEL
+from kbatch_server.launchers.kube.reflector import MAX_EVENTS, Reflector
 
 Manifest = dict[str, Any]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -220,17 +220,17 @@ async def test_a_pod_that_the_watch_has_not_told_of_is_no_pod_that_is_gone(
     api: FakeApi, client: KubeClient, reflector: Reflector
 ) -> None:
     """The watch of Jobs may come back seconds before that of Pods: a log that is then given up is lost."""
-    view = View(client, reflector, instance="hub", load_seconds=SECONDS)
+    job_objects = JobObjects(client, reflector, instance="hub", load_seconds=SECONDS)
     labels = {INSTANCE_LABEL: "hub", JOB_ID_LABEL: "train-1"}
     api.put("jobs", "train-1", metadata={"labels": labels})
     await wait_until(reflector, lambda: reflector.find("jobs", "train-1"))
     api.put("pods", "train-1-aaaaa", quietly=True, metadata={"labels": labels})
     place = Place("jobs", "train-1", "uid-train-1")
     assert reflector.is_healthy
-    behind = await view.look(place)
+    behind = await job_objects.look(place)
     assert behind is not None
     assert not behind.pods
-    seen = await view.look(place, pods=["train-1-aaaaa"])
+    seen = await job_objects.look(place, pods=["train-1-aaaaa"])
     assert seen is not None
     assert list(seen.pods) == ["train-1-aaaaa"]
 

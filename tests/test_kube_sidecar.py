@@ -18,9 +18,9 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
-from kbatch_server.kube import sidecar
-from kbatch_server.kube.fetch import FETCH_SCRIPT
-from kbatch_server.kube.sidecar import MANIFEST_SCRIPT, SEND_SCRIPT, explain_unsent
+from kbatch_server.launchers.kube.manifests import sidecar
+from kbatch_server.launchers.kube.manifests.fetch import FETCH_SCRIPT
+from kbatch_server.launchers.kube.manifests.sidecar import MANIFEST_SCRIPT, SEND_SCRIPT, explain_unsent
 from tests.cluster.images import find_busybox
 
 APPLETS = (

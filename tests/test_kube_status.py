@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 
-from kbatch_server.kube import sentences
-from kbatch_server.kube.events import Event
-from kbatch_server.kube.home import HOME_SCRIPT, NOT_FOUND_MESSAGE, wrap_command
-from kbatch_server.kube.objects import FETCH_CONTAINER, MAIN_CONTAINER
-from kbatch_server.kube.pods import MAX_FREE_ATTEMPTS, get_wanted_limit, parse_time
-from kbatch_server.kube.podtimes import make_pod
-from kbatch_server.kube.reflector import Seen, trim_pod
-from kbatch_server.kube.status import make_status
-from kbatch_server.kube.view import make_seen_status, make_timed_status, set_deadline
-from kbatch_server.models import JobSpec, JobStatus, Status
+from kbatch_server.launchers.kube.job_objects import make_seen_status, make_timed_status, set_deadline
+from kbatch_server.launchers.kube.manifests.home import HOME_SCRIPT, NOT_FOUND_MESSAGE, wrap_command
+from kbatch_server.launchers.kube.manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
+from kbatch_server.launchers.kube.reflector import Seen, trim_pod
+from kbatch_server.launchers.kube.status import sentences
+from kbatch_server.launchers.kube.status.events import Event
+from kbatch_server.launchers.kube.status.pods import MAX_FREE_ATTEMPTS, get_wanted_limit, parse_time
+from kbatch_server.launchers.kube.status.status import make_pod, make_status
+from kbatch_server.models.job import JobSpec, JobStatus, Status
 
 Manifest = dict[str, Any]
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 from test_kube_status import condition, job, pod
 
-from kbatch_server.config import JobConfig
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.kube import objects
-from kbatch_server.kube.kueue import trim_workload
-from kbatch_server.kube.status import make_status
-from kbatch_server.models import Job, JobSpec, User, utcnow
-from kbatch_server.profiles import Profiles
-from kbatch_server.results import OutputLimits
+from kbatch_server.jobs.config import JobConfig
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.launchers.kube.manifests import job as objects
+from kbatch_server.launchers.kube.status.kueue import trim_workload
+from kbatch_server.launchers.kube.status.status import make_status
+from kbatch_server.models.job import Job, JobSpec
+from kbatch_server.models.results import OutputLimits
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
 
 QUEUE = "team-a"
 RUNNING = {"running": {"startedAt": "2026-01-01T10:03:00Z"}}

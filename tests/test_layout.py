@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import gc
+import graphlib
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,107 +14,58 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "kbatch_server"
 
-LAYERS = [
-    ["__main__"],
-    ["forgetcommand", "gccommand", "upgradedb"],
-    ["app"],
-    ["handlers"],
-    ["compat"],
-    ["operations"],
-    ["gauges"],
-    ["configurables", "engine"],
-    ["leader"],
-    ["health", "janitor", "jobs", "reconciler"],
-    ["jobwatch"],
-    ["retention"],
-    ["logfollower"],
-    ["harvest", "logreader", "standing", "turns"],
-    ["lines"],
-    ["departures", "launchpad", "logrecorder", "outputs", "relaunch", "uploads"],
-    ["logtext", "logwriter", "diskspace"],
-    ["launchers"],
-    ["kube"],
-    ["storage", "store"],
-    ["audit"],
-    ["archive", "auth", "commandline", "plugins", "profiles", "settings", "zipstream", "webserver"],
-    ["config", "configcheck", "limits", "linecutter", "throttle", "webserver", "zipcontent", "ziprewrite"],
-    ["fairshare", "outputfiles"],
-    ["quota"],
-    ["choices", "guarantees", "jobrequest", "logsearch", "podconfig", "zipdirectory"],
-    ["garbage", "listing", "looplag", "timeline", "traffic", "ziptree", "logmemory", "login", "connector"],
-    [
-        "connections",
-        "forwarded",
-        "keyring",
-        "log",
-        "models",
-        "places",
-        "quantities",
-        "rates",
-        "slugs",
-        "summary",
-        "tarindex",
-        "terminal",
-        "ticks",
-        "validation",
-        "workqueue",
-        "zipnames",
-    ],
-    ["errors", "failpoints", "metrics", "notebooks", "results", "private", "scrub"],
-    ["__init__"],
-]
-"""Each imports from those below it only, and never from its own row."""
+DESIGN = PACKAGE.parent / "docs" / "design.md"
+
+
+def read_layers() -> list[list[str]]:
+    """Return each layer's folders, and modules beside them: the table in docs/design.md is the rule."""
+    rows = DESIGN.read_text().partition("| layer | what is in it |\n")[2].splitlines()[1:]
+    layers = []
+    for row in rows:
+        if not row.startswith("|"):
+            break
+        layers.append([name.rstrip("/") for name in re.findall(r"`([^`]+)`", row.split("|")[1])])
+    return layers
+
+
+LAYERS = read_layers()
+"""Each imports from those below it only, and never from its own row. A folder's modules import each other."""
+
+MAX_MODULES = 20
+"""How many modules a folder may have: beyond that nobody sees at a glance what is in it."""
 
 PURE = {
-    "errors",
-    "models",
-    "validation",
-    "jobrequest",
-    "quantities",
-    "quota",
-    "fairshare",
-    "slugs",
-    "summary",
-    "terminal",
-    "choices",
-    "config",
-    "guarantees",
-    "podconfig",
-    "compat.flat",
-    "compat.kbatch",
-    "compat.manifests",
     "audit",
-    "handlers.openapi",
-    "handlers.schemas",
-    "linecutter",
-    "logsearch",
-    "notebooks.launch",
-    "notebooks.request",
-    "outputfiles",
-    "results",
-    "tarindex",
-    "timeline",
-    "kube.events",
-    "kube.fetch",
-    "kube.home",
-    "kube.kueue",
-    "kube.gates",
-    "kube.notebook",
-    "kube.logplace",
-    "kube.objects",
-    "kube.pods",
-    "kube.podtimes",
-    "kube.resources",
-    "kube.sentences",
-    "kube.sidecar",
-    "kube.status",
-    "listing",
-    "zipdirectory",
-    "zipnames",
-    "ziptree",
-    "kube.volumes",
+    "errors",
+    "handlers/compat/answers",
+    "handlers/compat/first_client",
+    "handlers/compat/requests",
+    "handlers/openapi",
+    "handlers/schemas",
+    "jobs/config",
+    "jobs/podconfig",
+    "jobs/request",
+    "jobs/timeline",
+    "launchers/kube/logplace",
+    "launchers/kube/manifests/",
+    "launchers/kube/status/",
+    "limits/fairshare",
+    "limits/rules",
+    "logs/lines",
+    "logs/terminal",
+    "models/",
+    "notebooks/launch",
+    "notebooks/request",
+    "outputs/selection",
+    "outputs/tarindex",
+    "quantities",
+    "slugs",
+    "uploads/zipdirectory",
+    "uploads/zipnames",
+    "uploads/ziptree",
+    "validation",
 }
-"""Values in, values out: no files, no network, no clock to wait for."""
+"""Values in, values out: no files, no network, no clock to wait for. A folder is all that it has."""
 
 IO = {
     "aiohttp", "aiosqlite", "alembic", "asyncio", "azure", "concurrent", "httpx", "kubernetes", "os",
@@ -123,12 +77,12 @@ MAX_FUNCTION_LINES = 60
 
 
 def find_modules() -> dict[str, Path]:
-    """Return every module but the migrations, by its name below the package."""
+    """Return every module but the migrations, by its path below the package."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         if "migrations" not in parts:
-            found[".".join(parts)] = path
+            found["/".join(parts)] = path
     return found
 
 
@@ -145,8 +99,8 @@ def parse(name: str) -> ast.Module:
 
 
 def find_imports(name: str) -> Iterator[tuple[str, int]]:
-    """Yield what a module imports: ``.kube.status`` for our own, the plain name for others, and the line."""
-    package = name.split(".")[:-1]
+    """Yield what a module imports: ``./engine/leader`` for our own, the plain name for others; the line."""
+    package = name.split("/")[:-1]
     for node in ast.walk(parse(name)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -157,40 +111,75 @@ def find_imports(name: str) -> Iterator[tuple[str, int]]:
                 node.module.split(".") if node.module else []
             )
             for alias in node.names:
-                full = ".".join([*base, alias.name])
-                yield "." + (full if full in MODULES else ".".join(base) or "__init__"), node.lineno
+                tries = ["/".join([*base, alias.name]), "/".join(base), "/".join([*base, "__init__"])]
+                yield "./" + next(each for each in tries if each in MODULES), node.lineno
+
+
+def own_imports(name: str) -> Iterator[tuple[str, int]]:
+    yield from ((target[2:], line) for target, line in find_imports(name) if target.startswith("./"))
+
+
+def room_of(name: str) -> str:
+    """Return the folder of a module, or the module itself where the table names it."""
+    if any(name in names for names in LAYERS):
+        return name
+    return name.rpartition("/")[0] or name
 
 
 def layer_of(name: str) -> int:
-    top = name.split(".")[0]
-    found = [number for number, names in enumerate(LAYERS) if top in names]
-    assert found, f"{name} is in no layer: add it to LAYERS, where it belongs"
+    found = [number for number, names in enumerate(LAYERS) if room_of(name) in names]
+    assert found, f"{name} is in no layer: add its folder to the table in docs/design.md, where it belongs"
     return found[0]
+
+
+def is_pure(name: str) -> bool:
+    return name in PURE or f"{name.rpartition('/')[0]}/" in PURE
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_downwards_only(name):
-    top = name.split(".")[0]
     for target, line in find_imports(name):
         assert not target.startswith("kbatch_server"), f"{name}:{line} import within the package with a dot"
-        if target.startswith(".") and target[1:].split(".")[0] != top:
-            assert layer_of(name) < layer_of(target[1:]), f"{name}:{line} imports {target[1:]} from above"
+    for target, line in own_imports(name):
+        if room_of(target) != room_of(name):
+            assert layer_of(name) < layer_of(target), f"{name}:{line} imports {target} from above"
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name: {target for target, _ in own_imports(name)} for name in MODULES}
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_each_folder_has_few_modules():
+    folders = Counter(name.rpartition("/")[0] for name in MODULES if not name.endswith("__init__"))
+    assert not {folder: count for folder, count in folders.items() if count > MAX_MODULES}
+
+
+def test_the_layers_name_what_is_there():
+    named = [name for names in LAYERS for name in names]
+    assert sorted(named) == sorted(set(named))
+    assert set(named) == {room_of(name) for name in MODULES}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if is_pure(name)])
 def test_pure_modules_do_no_io(name):
     for target, line in find_imports(name):
-        if target.startswith("."):
-            own = target[1:]
-            assert own in PURE or own == "__init__", f"{name}:{line} imports {own}, which is not pure"
+        if target.startswith("./"):
+            own = target[2:]
+            assert is_pure(own) or own == "__init__", f"{name}:{line} imports {own}, which is not pure"
         else:
             assert target.split(".")[0] not in IO, f"{name}:{line} imports {target}"
+
+
+def test_what_is_pure_is_there():
+    folders = {f"{name.rpartition('/')[0]}/" for name in MODULES}
+    assert MODULES.keys() | folders >= PURE
 
 
 def test_nothing_of_sql_is_outside_the_store():
     for name in MODULES:
         libraries = {target.split(".")[0] for target, _ in find_imports(name)}
-        assert name.startswith("store.") or not libraries & {"sqlalchemy", "alembic", "psycopg"}, name
+        assert name.startswith("store/") or not libraries & {"sqlalchemy", "alembic", "psycopg"}, name
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -228,17 +217,3 @@ def find_public(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]
                 yield from find_public(child, f"{prefix}{child.name}.")
         elif isinstance(child, (ast.If, ast.Try)):
             yield from find_public(child, prefix)
-
-
-def test_the_layers_are_those_of_the_design():
-    design = (PACKAGE.parent / "docs" / "design.md").read_text()
-    said = [
-        {word.strip().strip("`/") for word in row.split("|")[2].split(",")}
-        for row in design.partition("| layer | modules |")[2].splitlines()[2:]
-        if row.startswith("|")
-    ]
-    assert said[-1] >= set(LAYERS[-2])
-    ranks = {name: number for number, names in enumerate(said) for name in names}
-    ours = [name for names in LAYERS for name in names if not name.startswith("__")]
-    assert set(ranks) == set(ours)
-    assert [ranks[name] for name in ours] == sorted(ranks[name] for name in ours)

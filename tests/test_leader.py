@@ -10,11 +10,11 @@ import pytest
 from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
 
+from kbatch_server.engine.leader import Leader
+from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Unavailable
 from kbatch_server.keyring import Keyring
-from kbatch_server.leader import Leader
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.reconciler import Reconciler
+from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.store import JobStore
 
 LIMIT_SECONDS = 20
@@ -193,7 +193,7 @@ async def test_a_wrong_setting_ends_the_start_and_leaves_nothing_running(postgre
 async def test_a_part_that_does_not_stop_holds_up_the_others_for_a_limited_time(
     postgresql_url, monkeypatch, caplog
 ):
-    monkeypatch.setattr("kbatch_server.leader.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("kbatch_server.engine.leader.STOP_SECONDS", 0.1)
     async with running(postgresql_url, 1) as [only]:
         only.part.stop = asyncio.Event().wait
         only.leader.log = logging.getLogger("test")

@@ -10,9 +10,9 @@ from regexes import Regex, find_regexes, grow, make_attacks, measure, no_hang
 from web_doubles import PREFIX
 
 from kbatch_server.handlers import MODULES
-from kbatch_server.handlers.multipart import FilePart
 from kbatch_server.handlers.outputs import make_disposition
 from kbatch_server.scrub import scrub_text, scrub_url
+from kbatch_server.web.multipart import FilePart
 
 PACKAGE = Path(__file__).parents[1] / "kbatch_server"
 
@@ -66,7 +66,7 @@ def test_every_regular_expression_is_linear(regex):
 
 def test_they_are_found_wherever_they_are():
     found = {regex.where.partition(":")[0] for regex in REGEXES}
-    assert {"jobrequest.py", "handlers/ranges.py", "kube/sentences.py", "slugs.py"} <= found
+    assert {"jobs/request.py", "web/query.py", "launchers/kube/status/sentences.py", "slugs.py"} <= found
 
 
 @pytest.mark.parametrize(

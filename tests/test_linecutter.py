@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kbatch_server.linecutter import MAX_REST_BYTES, LineCutter, find_line
+from kbatch_server.logs.lines import MAX_REST_BYTES, LineCutter, find_line
 
 TEXT = b"one\n\nthree\nfour and more\nfive"
 

@@ -26,8 +26,6 @@ from descriptors import list_open_below
 from traitlets import TraitError
 
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.launchers import accounts
-from kbatch_server.launchers.accounts import Account, has_home
 from kbatch_server.launchers.base import (
     JobLauncher,
     Launch,
@@ -36,10 +34,13 @@ from kbatch_server.launchers.base import (
     LogNotFound,
     LogPiece,
 )
-from kbatch_server.launchers.codezip import BadCode, remove_tree, unpack
-from kbatch_server.launchers.jobfolder import JobFolder
-from kbatch_server.launchers.local import LocalProcessJobLauncher
-from kbatch_server.models import Job, JobSpec, Status, utcnow
+from kbatch_server.launchers.local import accounts
+from kbatch_server.launchers.local.accounts import Account, has_home
+from kbatch_server.launchers.local.folder import JobFolder
+from kbatch_server.launchers.local.launcher import LocalProcessJobLauncher
+from kbatch_server.launchers.local.unpack import BadCode, remove_tree, unpack
+from kbatch_server.models.job import Job, JobSpec, Status
+from kbatch_server.models.times import utcnow
 from kbatch_server.storage.base import ObjectNotFound, Storage
 
 IS_ROOT = os.geteuid() == 0

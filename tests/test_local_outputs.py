@@ -18,10 +18,10 @@ from test_local_launcher import (  # noqa: F401
 )
 
 from kbatch_server.launchers.base import LauncherUnavailable
-from kbatch_server.launchers.outputtar import MAX_DEPTH, PackedFolder, Packer, write_manifest
-from kbatch_server.outputfiles import OMITTED_LIST, read_omitted
-from kbatch_server.results import OmittedFile, OutputLimits
-from kbatch_server.tarindex import TarIndex
+from kbatch_server.launchers.local.pack import MAX_DEPTH, PackedFolder, Packer, write_manifest
+from kbatch_server.models.results import OmittedFile, OutputLimits
+from kbatch_server.outputs.selection import OMITTED_LIST, read_omitted
+from kbatch_server.outputs.tarindex import TarIndex
 
 LIMITS = OutputLimits()
 

@@ -9,7 +9,7 @@ import pytest
 from web_doubles import PREFIX
 
 from kbatch_server.keyring import Keyring
-from kbatch_server.login import LOGIN_SECONDS, MAX_BEGUN, MAX_NEXT_URL
+from kbatch_server.web.login import LOGIN_SECONDS, MAX_BEGUN, MAX_NEXT_URL
 
 BROWSER = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
 
@@ -78,7 +78,7 @@ async def test_a_browser_has_few_logins_begun_and_the_newest_of_them(web, browse
     now = time.time()
     states = []
     for number in range(MAX_BEGUN + 3):
-        monkeypatch.setattr("kbatch_server.login.time.time", lambda number=number: now + number)
+        monkeypatch.setattr("kbatch_server.web.login.time.time", lambda number=number: now + number)
         states.append(find_state(await browser.get(f"submit?tab={number}")))
     assert len(find_logins(browser)) == MAX_BEGUN
     left = {web.auth.keyring.unseal(each.value.encode())["state"] for each in find_logins(browser).values()}
@@ -100,7 +100,7 @@ async def test_a_login_that_takes_too_long_is_to_be_begun_again(browser, tokens,
     state = find_state(await browser.get(""))
     cookies = dict(browser.cookies)
     later = time.time() + LOGIN_SECONDS + 1
-    monkeypatch.setattr("kbatch_server.login.time.time", lambda: later)
+    monkeypatch.setattr("kbatch_server.web.login.time.time", lambda: later)
     browser.cookies.update(cookies)
     answer = await end(browser, state)
     assert (answer.status_code, tokens) == (403, [])

@@ -11,11 +11,11 @@ import pytest
 from fuzzing import peak_below
 
 from kbatch_server.launchers.base import LogPiece
-from kbatch_server.logmemory import LEAST_BYTES, WRITES, LogMemory
-from kbatch_server.logwriter import LogLimits, LogWriter
+from kbatch_server.logs.memory import LEAST_BYTES, WRITES, LogMemory
+from kbatch_server.logs.writer import LogLimits, LogWriter
 from kbatch_server.metrics import LIMITS_HELD
-from kbatch_server.models import utcnow
-from kbatch_server.store.logstore import LogRecord
+from kbatch_server.models.times import utcnow
+from kbatch_server.store.logs import LogRecord
 
 MIB = 2**20
 

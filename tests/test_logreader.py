@@ -9,14 +9,18 @@ import pytest
 from fuzzing import peak_below
 from log_doubles import numbered, running_logs, until
 
-from kbatch_server import logfollower, logreader, logrecorder, logwriter
 from kbatch_server.errors import NotFound, Unavailable
 from kbatch_server.launchers.base import LogNotFound
-from kbatch_server.logreader import LogPlace, LogSelection
-from kbatch_server.logsearch import MAX_LINE_BYTES, MAX_SHOWN_BYTES, LineSearch
-from kbatch_server.models import Status, utcnow
+from kbatch_server.logs import follower as logfollower
+from kbatch_server.logs import reader as logreader
+from kbatch_server.logs import recorder as logrecorder
+from kbatch_server.logs import writer as logwriter
+from kbatch_server.logs.lines import MAX_LINE_BYTES, MAX_SHOWN_BYTES, LineSearch
+from kbatch_server.logs.reader import LogPlace, LogSelection
+from kbatch_server.logs.terminal import show_plain
+from kbatch_server.models.job import Status
+from kbatch_server.models.times import utcnow
 from kbatch_server.storage.base import StorageError
-from kbatch_server.terminal import show_plain
 
 LINES = numbered(1000)  # 40,000 bytes
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)

@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from log_doubles import numbered, running_logs, until
 
-from kbatch_server import logrecorder, logwriter
 from kbatch_server.errors import Unavailable
 from kbatch_server.launchers.base import LauncherUnavailable, LogNotFound
-from kbatch_server.models import Status
+from kbatch_server.logs import recorder as logrecorder
+from kbatch_server.logs import writer as logwriter
+from kbatch_server.models.job import Status
 from kbatch_server.storage.base import StorageError, StorageFull
-from kbatch_server.store.logstore import LogTaken
+from kbatch_server.store.logs import LogTaken
 
 LINES = numbered(3000)  # 120,000 bytes
 

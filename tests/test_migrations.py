@@ -14,13 +14,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
 from kbatch_server.keyring import Keyring
-from kbatch_server.models import Job
-from kbatch_server.store import JobStore, StoreError, schema
-from kbatch_server.store.orm import DUE, WAITING, metadata
-from kbatch_server.store.schema import make_alembic_config
+from kbatch_server.models.job import Job
+from kbatch_server.store import JobStore, StoreError
+from kbatch_server.store.database import schema
+from kbatch_server.store.database.schema import make_alembic_config
+from kbatch_server.store.tables import DUE, WAITING, metadata
 from tests.ports import find_ports
 
-HEAD = ScriptDirectory(str(Path(schema.__file__).parent / "migrations")).get_current_head()
+HEAD = ScriptDirectory(str(Path(schema.__file__).parents[1] / "migrations")).get_current_head()
 """The newest of the revisions."""
 
 only_sqlite = pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
@@ -132,7 +133,7 @@ async def test_an_older_database_is_upgraded_only_when_that_was_asked_for(url, t
         f'import sqlalchemy as sa\nfrom alembic import op\nrevision = "9999"\ndown_revision = "{HEAD}"\n\n\n'
         'def upgrade():\n    op.add_column("jobs", sa.Column("new", sa.Text()))\n'
     )
-    monkeypatch.setattr("kbatch_server.store.schema._MIGRATIONS", migrations)
+    monkeypatch.setattr("kbatch_server.store.database.schema._MIGRATIONS", migrations)
     with pytest.raises(StoreError, match="run kbatch-server upgrade-db"):
         await make_store(url).open()
     await make_store(url).upgrade()
@@ -150,7 +151,7 @@ async def test_a_migration_that_fails_changes_nothing(url, tmp_path, monkeypatch
         f'from alembic import op\n\nrevision = "9999"\ndown_revision = "{HEAD}"\n\n\n'
         'def upgrade():\n    op.execute("CREATE TABLE half (a integer)")\n    op.execute("NONSENSE")\n'
     )
-    monkeypatch.setattr("kbatch_server.store.schema._MIGRATIONS", migrations)
+    monkeypatch.setattr("kbatch_server.store.database.schema._MIGRATIONS", migrations)
     with pytest.raises(StoreError, match="syntax error"):
         await make_store(url, auto_upgrade=True).open()
     assert "half" not in find_tables(url)
@@ -257,6 +258,6 @@ async def test_a_file_that_cannot_be_opened_is_one_line(tmp_path):
 def copy_migrations(target) -> None:
     import shutil
 
-    from kbatch_server.store import schema
+    from kbatch_server.store.database import schema
 
     shutil.copytree(schema._MIGRATIONS, target, ignore=shutil.ignore_patterns("__pycache__"))

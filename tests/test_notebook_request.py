@@ -7,15 +7,16 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from kbatch_server.engine.reconciler import explain_end
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.jobs import make_request
-from kbatch_server.models import Job, JobSpec, JobStatus, Status, utcnow
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.jobs.service import make_request
+from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
+from kbatch_server.models.times import utcnow
 from kbatch_server.notebooks import request as notebook_request
 from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import EXIT_REASONS, SETTINGS_FILE
 from kbatch_server.notebooks.request import Notebook
-from kbatch_server.reconciler import explain_end
 
 PARAMETERS = {"layers": [64, 32], "zip_code": "00501", "lr": 1.0, "cfg": {"a": None, "ü": [True, 2**70]}}
 ASKED = {

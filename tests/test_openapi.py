@@ -38,7 +38,7 @@ ADMIN = "warden"
 # what is generated as a command must not run: the double takes each job and says that it runs
 IDLE_LAUNCHER = """
 from kbatch_server.launchers.base import JobLauncher
-from kbatch_server.models import JobStatus, Status, utcnow
+from kbatch_server.models.job import JobStatus, Status, utcnow
 
 class IdleLauncher(JobLauncher):
     async def launch(self, job, launch):

@@ -20,12 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import Service
 from web_doubles import PREFIX, make_zip
 
-from kbatch_server.auth import HubUnavailable
 from kbatch_server.errors import Unavailable
-from kbatch_server.health import Health, Part
 from kbatch_server.keyring import Keyring
-from kbatch_server.launchers.codezip import remove_tree
+from kbatch_server.launchers.local.unpack import remove_tree
+from kbatch_server.monitoring.health import Health, Part
 from kbatch_server.store import JobStore
+from kbatch_server.web.auth import HubUnavailable
 from tests.ports import find_ports
 
 CONFIG = """
@@ -264,7 +264,7 @@ def begin_upload(service: Service, token: str, code: bytes, length: int) -> sock
 
 def test_a_service_that_is_told_to_stop_ends_everything_in_order(hub):
     """Not ready first; streams end and say so; an upload gets its time; one that takes longer is told."""
-    extra = "c.Traffic.drain_seconds = 1.5\nc.KBatchServer.shutdown_seconds = 2\n"
+    extra = "c.InflightRequests.drain_seconds = 1.5\nc.KBatchServer.shutdown_seconds = 2\n"
     token = hub.make_token("alice")
     code = make_zip({"main.py": "print(1)" * 100})
     with running(hub, extra) as service, connect(service, token) as client, connect(service, token) as other:

@@ -15,20 +15,21 @@ from doubles import MemoryStorage
 from launcher_doubles import ScriptedLauncher
 from tars import as_sent, make_tar
 
-from kbatch_server import outputfiles
+from kbatch_server.engine.collector import Collector
 from kbatch_server.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unavailable
-from kbatch_server.harvest import Harvest
 from kbatch_server.keyring import Keyring
-from kbatch_server.launchers.base import LauncherUnavailable, OutputTar
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import Job, JobSpec, Pod, Status, utcnow
-from kbatch_server.outputfiles import select
-from kbatch_server.outputs import Outputs
-from kbatch_server.results import JobOutputs, OmittedFile, OutputLimits
+from kbatch_server.launchers.base import LauncherUnavailable
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import Job, JobSpec, Pod, Status
+from kbatch_server.models.results import JobOutputs, OmittedFile, OutputFile, OutputLimits, OutputTar
+from kbatch_server.models.times import utcnow
+from kbatch_server.outputs import selection as outputfiles
+from kbatch_server.outputs.outputs import Outputs
+from kbatch_server.outputs.selection import select
+from kbatch_server.outputs.tarindex import TarIndex
+from kbatch_server.outputs.zipstream import make_zip
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.store import JobStore
-from kbatch_server.tarindex import OutputFile, TarIndex
-from kbatch_server.zipstream import make_zip
 
 FILES = {"a.txt": b"hello\n", "sub/b.bin": bytes(range(256)) * 400, "empty": b"", "ünï.txt": b"u"}
 
@@ -73,12 +74,14 @@ async def world(db_url):
     storage, launcher = FaultyStorage(), ScriptedLauncher()
     outputs = Outputs(storage=storage, store=store, max_output_bytes=200_000, max_output_files=20)
     recorder = LogRecorder(launcher=launcher, storage=storage, store=store)
-    harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
+    collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
     spec = JobSpec(image="busybox", keep_outputs=True)
     job = Job(id="train-1", user="alice", name="train", spec=spec, created_at=utcnow())
     job, _ = await store.add_job(job)
     await store.begin_launch(job.id)
-    yield SimpleNamespace(store=store, storage=storage, launcher=launcher, outputs=outputs, harvest=harvest)
+    yield SimpleNamespace(
+        store=store, storage=storage, launcher=launcher, outputs=outputs, collector=collector
+    )
     await recorder.stop()
     await store.close()
 
@@ -478,7 +481,7 @@ async def test_a_large_zip_takes_little_memory():
 async def settle(world, job):
     """Ask again until all is settled: the log, of which there is none here, is found missing by a task."""
     async with asyncio.timeout(5):
-        while not await world.harvest.settle(job):  # noqa: ASYNC110 - a task of its own works on it
+        while not await world.collector.settle(job):  # noqa: ASYNC110 - a task of its own works on it
             await asyncio.sleep(0.01)
 
 
@@ -501,7 +504,7 @@ async def test_what_the_launcher_has_is_kept_and_asked_for_once(world):
 
 async def test_as_long_as_something_runs_nothing_is_settled(world):
     world.launcher.is_slow = True
-    assert not await world.harvest.settle(await end(world))
+    assert not await world.collector.settle(await end(world))
     assert (await find_job(world)).outputs is None
 
 
@@ -509,7 +512,7 @@ async def test_a_storage_that_fails_is_tried_again_and_the_end_stays(world):
     world.launcher.outputs_of["train-1"] = [make_tar(FILES), make_tar(FILES)]
     world.storage.fails["write"] = StorageError("away")
     with pytest.raises(Unavailable):
-        await world.harvest.settle(await end(world))
+        await world.collector.settle(await end(world))
     job = await find_job(world)
     assert (job.status, job.outputs, job.full_message) == ("succeeded", None, "It has ended well.")
     world.storage.fails.clear()
@@ -524,7 +527,7 @@ async def test_a_folder_that_cannot_be_read_is_tried_again(world):
 
     world.launcher.outputs_of["train-1"] = [broken(), make_tar(FILES)]
     with pytest.raises(LauncherUnavailable):
-        await world.harvest.settle(await end(world))
+        await world.collector.settle(await end(world))
     assert world.storage.objects == {}
     await settle(world, await find_job(world))
 

@@ -11,10 +11,10 @@ from web_doubles import PREFIX, make_job
 
 from kbatch_server.errors import RangeNotSatisfiable, Unavailable
 from kbatch_server.handlers.outputs import make_disposition
-from kbatch_server.handlers.ranges import read_range
-from kbatch_server.models import Status
-from kbatch_server.results import JobOutputs, OmittedFile
+from kbatch_server.models.job import Status
+from kbatch_server.models.results import JobOutputs, OmittedFile
 from kbatch_server.scrub import scrub_url
+from kbatch_server.web.query import read_range
 
 URL = "api/v1/jobs/train-1/outputs"
 FILES = {
@@ -211,7 +211,7 @@ async def test_a_storage_that_fails_is_503_so_that_it_is_sent_again(web):
 
 
 async def test_a_job_whose_connection_hangs_is_told_to_try_again(web, monkeypatch):
-    monkeypatch.setattr("kbatch_server.handlers.inflow.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("kbatch_server.web.body.IDLE_SECONDS", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(f"POST {PREFIX}outputs/good HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx".encode())
     await asyncio.wait_for(web.outputs.receiving.wait(), 10)

@@ -12,7 +12,7 @@ import pytest
 
 from kbatch_server.keyring import Keyring
 from kbatch_server.private import make_private
-from kbatch_server.storage.local import FileStorage
+from kbatch_server.storage.file import FileStorage
 from kbatch_server.store import JobStore, StoreError
 
 LOG = logging.getLogger("tests")

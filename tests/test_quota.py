@@ -7,12 +7,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kbatch_server.fairshare import Accounting, get_next_month, split_months
-from kbatch_server.lines import Lines
-from kbatch_server.models import JobSpec
-from kbatch_server.quota import Bounds, choose_limits, format_ordinal, make_demand, make_wait, read_limits
-from kbatch_server.store.turnstore import Head, Share
-from kbatch_server.store.usestore import Use
+from kbatch_server.limits.fairshare import Accounting, get_next_month, split_months
+from kbatch_server.limits.rules import (
+    Bounds,
+    choose_limits,
+    format_ordinal,
+    make_demand,
+    make_wait,
+    read_limits,
+)
+from kbatch_server.models.job import JobSpec
+from kbatch_server.scheduling.queues import Queues
+from kbatch_server.store.queues import Claim, Head
+from kbatch_server.store.usage import Use
 
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
 WEEK = 7 * 86400.0
@@ -174,16 +181,16 @@ class Hall:
     """Lines with jobs that a test puts there."""
 
     def __init__(self, *, total=None, limits=None, groups=None, uses=None, weights=None):
-        self.lines = Lines(Accounting(WEEK, weights or {"running": 1.0}))
-        self.lines.total_limits = total or {}
-        self.lines.group_totals = groups or {}
+        self.queues = Queues(Accounting(WEEK, weights or {"running": 1.0}))
+        self.queues.total_limits = total or {}
+        self.queues.group_totals = groups or {}
         self.limits = limits or {}
         self.uses = uses or {}
         self.count = 0
 
     def add(self, user, *, demand=None, priority=0, groups=(), handed=False, whole=True):
         self.count += 1
-        share = Share(
+        claim = Claim(
             f"{user}-{self.count}",
             user,
             self.count,
@@ -192,20 +199,20 @@ class Hall:
             tuple(groups),
             handed,
         )
-        line = self.lines.get_line(user)
-        if line.is_stale:
-            self.lines.begin_reading(user)
+        queue = self.queues.get_queue(user)
+        if queue.is_stale:
+            self.queues.begin_reading(user)
             use = Use(self.uses.get(user, 0.0), NOW)
-            self.lines.fill(user, Head([share], whole, use), self.limits)
+            self.queues.fill(user, Head([claim], whole, use), self.limits)
         else:
-            line.insert(share)
-        return share.id
+            queue.insert(claim)
+        return claim.id
 
     def choose(self, most=1000, now=NOW):
-        return self.lines.choose(now, most=most)
+        return self.queues.choose(now, most=most)
 
     def start(self, most=1000):
-        return [share.id for share in self.choose(most).started]
+        return [claim.id for claim in self.choose(most).started]
 
 
 def test_who_has_used_the_least_goes_first_and_free_places_are_shared_in_turn():
@@ -243,9 +250,9 @@ def test_a_user_over_his_own_limit_waits_and_holds_up_nobody():
     for user in ("alice", "alice", "bob"):
         hall.add(user)
     decision = hall.choose()
-    assert [share.id for share in decision.started] == ["alice-1", "bob-3"]
+    assert [claim.id for claim in decision.started] == ["alice-1", "bob-3"]
     assert decision.waits["alice"].reason == "QuotaExceeded"
-    hall.lines.stop("alice-1")
+    hall.queues.stop("alice-1")
     assert hall.start() == ["alice-2"]
 
 
@@ -258,13 +265,13 @@ def test_a_large_job_is_not_overtaken_for_ever_by_small_ones_that_need_the_same(
     hall.add("bob")  # takes no CPU at all, but is bob's second
     hall.add("dora")
     decision = hall.choose()
-    assert [share.id for share in decision.started] == ["dora-5"]
+    assert [claim.id for claim in decision.started] == ["dora-5"]
     assert {user: wait.reason for user, wait in decision.waits.items()} == {
         "alice": "WaitingForTurn",
         "bob": "WaitingForTurn",
     }
     assert "others, who have used less lately, come first for the CPUs" in decision.waits["bob"].why
-    hall.lines.stop("carol-1")
+    hall.queues.stop("carol-1")
     assert hall.start() == ["alice-2"]
 
 
@@ -274,7 +281,7 @@ def test_a_groups_total_is_shared_by_its_members_alone():
         hall.add(user, groups=("course", "all"))
     hall.add("dora", groups=("all",))
     decision = hall.choose()
-    assert [share.id for share in decision.started] == ["alice-1", "bob-2", "dora-4"]
+    assert [claim.id for claim in decision.started] == ["alice-1", "bob-2", "dora-4"]
     assert decision.waits["carol"].make_message(1) == (
         "Waiting: 2 of the 2 jobs that the group 'course' may run at a time do;"
         " it is 1st of your queued ones."
@@ -286,14 +293,14 @@ def test_what_is_handed_to_kueue_takes_nothing_of_the_total_but_counts_for_its_u
     for handed in (False, True, True):
         hall.add("alice", handed=handed)
     assert hall.start() == ["alice-1", "alice-2"]
-    hall.lines.stop("alice-2")
+    hall.queues.stop("alice-2")
     assert hall.start() == ["alice-3"]
 
 
 def test_job_hours_of_this_month_count_with_what_runs_now():
     hall = Hall(limits={"job_hours_per_month": 2})
     began = NOW - timedelta(hours=1)
-    hall.lines.start(Share("old", "alice", 0, 0, {"running": 1}, started_at=began))
+    hall.queues.start(Claim("old", "alice", 0, 0, {"running": 1}, started_at=began))
     hall.add("alice")
     assert hall.start() == ["alice-1"]
     hall.add("alice")
@@ -315,7 +322,7 @@ def test_a_line_that_is_not_known_to_its_end_is_read_before_others_go_on():
     hall.add("alice", whole=False)
     hall.add("bob")
     decision = hall.choose()
-    assert [share.id for share in decision.started] == ["alice-1"]
+    assert [claim.id for claim in decision.started] == ["alice-1"]
     assert decision.unread == "alice"
 
 
@@ -324,11 +331,11 @@ def test_a_long_line_is_not_kept_whole_and_loses_nothing():
     for _ in range(1000):
         hall.add("alice")
     urgent = hall.add("alice", priority=1)
-    line = hall.lines.get_line("alice")
-    assert len(line.shares) <= 200
-    assert not line.is_whole
+    queue = hall.queues.get_queue("alice")
+    assert len(queue.claims) <= 200
+    assert not queue.is_whole
     assert hall.start() == [urgent]
-    assert [share.id for share in line.shares[:2]] == ["alice-1", "alice-2"]
+    assert [claim.id for claim in queue.claims[:2]] == ["alice-1", "alice-2"]
 
 
 def test_no_more_are_let_go_than_are_launched_at_once():
@@ -341,13 +348,13 @@ def test_no_more_are_let_go_than_are_launched_at_once():
 
 
 def test_a_job_that_comes_in_while_its_line_is_read_is_not_lost():
-    lines = Lines(Accounting(WEEK))
-    line = lines.get_line("alice")
-    lines.begin_reading("alice")
-    new = Share("new", "alice", 2, 0, {"running": 1})
-    line.insert(new)
-    lines.fill("alice", Head([], True, Use()), {})
-    assert lines.choose(NOW, most=9).started == [new]
+    queues = Queues(Accounting(WEEK))
+    queue = queues.get_queue("alice")
+    queues.begin_reading("alice")
+    new = Claim("new", "alice", 2, 0, {"running": 1})
+    queue.insert(new)
+    queues.fill("alice", Head([], True, Use()), {})
+    assert queues.choose(NOW, most=9).started == [new]
 
 
 def test_nothing_is_left_of_what_has_run():
@@ -355,42 +362,42 @@ def test_nothing_is_left_of_what_has_run():
     for _ in range(3):
         hall.add("alice", groups=("g", "g"), demand={"cpu": 0.1})
     for job_id in hall.start():
-        assert hall.lines.stop(job_id).id == job_id
-        assert hall.lines.stop(job_id) is None
-    assert not hall.lines.running
-    assert not hall.lines._sums
-    assert not hall.lines._of_user
-    assert not hall.lines._of_group
+        assert hall.queues.stop(job_id).id == job_id
+        assert hall.queues.stop(job_id) is None
+    assert not hall.queues.running
+    assert not hall.queues._sums
+    assert not hall.queues._of_user
+    assert not hall.queues._of_group
 
 
 def test_over_a_long_time_users_get_equal_parts_whatever_they_submit():
     """One submits all at once, two others as they need: by time, not by number."""
     hall = Hall(total={"running": 4}, uses={})
-    accounting, now = hall.lines.accounting, NOW
+    accounting, now = hall.queues.accounting, NOW
     seconds = {"greedy": 600, "few": 60, "other": 300}
     ran, uses, ends = Counter(), dict.fromkeys(seconds, 0.0), []
     for user in seconds:
         for _ in range(150 if user == "greedy" else 50):
             hall.add(user)
     while now < NOW + timedelta(hours=8):
-        for share in hall.choose(now=now).started:
-            hall.lines.start(share)
-            hall.lines._of_user[share.user][share.id] = hall.lines.running[share.id] = Share(
-                share.id, share.user, share.seq, 0, share.demand, started_at=now
+        for claim in hall.choose(now=now).started:
+            hall.queues.start(claim)
+            hall.queues._of_user[claim.user][claim.id] = hall.queues.running[claim.id] = Claim(
+                claim.id, claim.user, claim.seq, 0, claim.demand, started_at=now
             )
-            ends.append((now + timedelta(seconds=seconds[share.user]), now, share))
+            ends.append((now + timedelta(seconds=seconds[claim.user]), now, claim))
         ends.sort(key=lambda each: each[0])
-        now, began, share = ends.pop(0)
-        hall.lines.stop(share.id)
-        user = share.user
+        now, began, claim = ends.pop(0)
+        hall.queues.stop(claim.id)
+        user = claim.user
         ran[user] += seconds[user]
         uses[user] += accounting.charge(1, start=began, end=now, now=now)
-        for name, line in hall.lines.lines.items():
-            line.use = Use(uses[name], now)
-        while user != "greedy" and len(hall.lines.get_line(user).shares) < 10:
-            hall.lines.get_line(user).is_stale = False
-            hall.lines.get_line(user).is_whole = True
-            hall.lines.get_line(user).limits = {}
+        for name, queue in hall.queues.by_user.items():
+            queue.use = Use(uses[name], now)
+        while user != "greedy" and len(hall.queues.get_queue(user).claims) < 10:
+            hall.queues.get_queue(user).is_stale = False
+            hall.queues.get_queue(user).is_whole = True
+            hall.queues.get_queue(user).limits = {}
             hall.add(user)
     least, most = min(ran.values()), max(ran.values())
     assert most < 1.1 * least, ran

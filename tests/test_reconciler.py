@@ -14,26 +14,29 @@ from tars import make_tar, pieces_of
 from traitlets.config import Config
 from zips import make_mixed_zip
 
+from kbatch_server.engine.collector import Collector
+from kbatch_server.engine.launch import LaunchBuilder
+from kbatch_server.engine.links import SignedLinks
+from kbatch_server.engine.reconciler import Reconciler
+from kbatch_server.engine.relaunch import RELAUNCH
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
-from kbatch_server.harvest import Harvest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.jobs import Jobs
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
-from kbatch_server.launchers.local import LocalProcessJobLauncher
-from kbatch_server.launchpad import Launchpad
-from kbatch_server.listing import JobQuery
-from kbatch_server.logreader import LogReader
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import JobStatus, Pod, Status, User, utcnow
+from kbatch_server.launchers.local.launcher import LocalProcessJobLauncher
+from kbatch_server.logs.reader import LogReader
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import JobStatus, Pod, Status
+from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
 from kbatch_server.notebooks.launch import EXIT_REASONS
-from kbatch_server.outputs import Outputs
-from kbatch_server.profiles import Profiles
-from kbatch_server.reconciler import Reconciler
-from kbatch_server.relaunch import RELAUNCH
+from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.storage.base import StorageFull
 from kbatch_server.store import JobStore
-from kbatch_server.uploads import Uploads
+from kbatch_server.uploads.uploads import Uploads
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 ADMIN = User(name="root", admin=True)
@@ -48,11 +51,12 @@ async def world(db_url):
     launcher = ScriptedLauncher()
     profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))
     storage = MemoryStorage()
-    launchpad = Launchpad(keyring=keyring, profiles=profiles, storage=storage, store=store)
+    links = SignedLinks(keyring=keyring, store=store)
+    builder = LaunchBuilder(links=links, profiles=profiles, storage=storage, store=store)
     outputs = Outputs(storage=storage, store=store, max_output_bytes=1000)
     recorder = LogRecorder(launcher=launcher, storage=storage, store=store)
-    harvest = Harvest(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
-    reconciler = Reconciler(launcher=launcher, launchpad=launchpad, store=store, harvest=harvest)
+    collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
+    reconciler = Reconciler(launcher=launcher, builder=builder, store=store, collector=collector)
     recorder.on_complete = reconciler.queue.put
     reader = LogReader(recorder=recorder, storage=storage, store=store)
     jobs = Jobs(
@@ -70,9 +74,10 @@ async def world(db_url):
         recorder=recorder,
         store=store,
         storage=storage,
-        launchpad=launchpad,
+        builder=builder,
+        links=links,
         outputs=outputs,
-        harvest=harvest,
+        collector=collector,
     )
     await recorder.stop()
     await store.close()
@@ -125,7 +130,7 @@ async def test_limits_count_the_whole_cpus_that_a_job_on_one_machine_has(world):
 
 def make_fresh(world):
     return Reconciler(
-        launcher=world.launcher, launchpad=world.launchpad, store=world.store, harvest=world.harvest
+        launcher=world.launcher, builder=world.builder, store=world.store, collector=world.collector
     )
 
 
@@ -739,18 +744,18 @@ async def test_a_deleted_job_takes_its_results_along(world):
 
 
 async def test_what_is_handed_over_has_a_url_for_results_that_is_good_until_the_end(world):
-    world.launchpad.url_for_jobs = "http://kbatch/"
+    world.links.url_for_jobs = "http://kbatch/"
     job = await submit(world)
     await step(world, job)
     [(_, launch)] = world.launcher.launched
     assert launch.outputs_url.startswith("http://kbatch/outputs/")
     assert "outputs/" not in repr(launch)
     signed = launch.outputs_url.rpartition("/")[2]
-    assert (await world.launchpad.get_sending_job(signed)).id == job.id
+    assert (await world.links.get_sending_job(signed)).id == job.id
     see(world, job, Status.SUCCEEDED)
     await step(world, job)
-    assert (await world.launchpad.get_sending_job(signed)).id == job.id  # it comes when the command has ended
+    assert (await world.links.get_sending_job(signed)).id == job.id  # it comes when the command has ended
     await _until(lambda: step(world, job), lambda found: found.cleaned_at is not None)
     for url in (signed, "forged", launch.outputs_url):
         with pytest.raises(Forbidden):
-            await world.launchpad.get_sending_job(url)
+            await world.links.get_sending_job(url)

@@ -22,7 +22,7 @@ from installation import API
 from postgresql import PostgreSQL
 from service import Service
 
-from kbatch_server.launchers.jobfolder import JobFolder
+from kbatch_server.launchers.local.folder import JobFolder
 from tests.ports import find_ports
 
 CONFIG = """

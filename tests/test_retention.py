@@ -14,19 +14,21 @@ from sqlalchemy import update
 from test_uploads import make_zip
 from traitlets import TraitError
 
-from kbatch_server.gccommand import format_removal, format_size
+from kbatch_server.commands.gc import format_removal, format_size
+from kbatch_server.engine.retention import Removal, Retention
 from kbatch_server.keyring import Keyring
-from kbatch_server.launchers.base import OutputTar
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.logwriter import make_key
-from kbatch_server.models import Job, JobSpec, Status, User, utcnow
-from kbatch_server.outputs import Outputs
-from kbatch_server.retention import Removal, Retention
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.logs.writer import make_key
+from kbatch_server.models.job import Job, JobSpec, Status
+from kbatch_server.models.results import OutputTar
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
+from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.storage.base import StorageError
 from kbatch_server.store import JobStore
-from kbatch_server.store.logstore import LogRecord, LogSegment
-from kbatch_server.store.orm import jobs, uploads
-from kbatch_server.uploads import Uploads
+from kbatch_server.store.logs import LogRecord, LogSegment
+from kbatch_server.store.tables import jobs, uploads
+from kbatch_server.uploads.uploads import Uploads
 
 DAY = 86400
 
@@ -118,7 +120,7 @@ async def test_a_record_goes_with_all_that_belongs_to_it_and_is_named_once(world
 
 
 async def test_of_very_many_records_some_go_in_each_round_and_all_else_at_once(world, monkeypatch):
-    monkeypatch.setattr("kbatch_server.retention.RECORDS_AT_ONCE", 2)
+    monkeypatch.setattr("kbatch_server.engine.retention.RECORDS_AT_ONCE", 2)
     for number in range(5):
         await add_job(world, f"j{number}", days=201)
     await add_job(world, "zz-other", days=100, user="zoe")
@@ -172,7 +174,7 @@ def test_wrong_times_are_refused_at_the_start_and_named(times):
 
 
 async def test_many_that_ended_in_the_same_second_are_all_found(world, monkeypatch):
-    monkeypatch.setattr("kbatch_server.retention.AT_ONCE", 2)
+    monkeypatch.setattr("kbatch_server.engine.retention.AT_ONCE", 2)
     for number in range(5):
         await add_job(world, f"j{number}", days=100)
     same = update(jobs).values(ended_at=utcnow() - timedelta(days=100))

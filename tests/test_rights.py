@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from web_doubles import ACCESS, make_job, running_web
 
-from kbatch_server.throttle import Throttle
+from kbatch_server.web.throttle import Throttle
 
 WORK = {"name": "train", "command": ["python", "main.py"], "env": {"KEY": "s3cret"}}
 BRIEF = {"id", "user", "name", "status", "created_at"}
@@ -43,7 +43,7 @@ async def test_who_may_not_read_is_told_nothing_of_limits_use_and_queue(web, wri
 async def test_only_what_users_are_answered_holds_up_launches(web, api, monkeypatch):
     noted = []
     monkeypatch.setattr(
-        web.services.traffic, "note_answer", lambda user, *, is_submit: noted.append((user, is_submit))
+        web.services.inflight, "note_answer", lambda user, *, is_submit: noted.append((user, is_submit))
     )
     async with web.client(token=None) as stranger, web.client("bad") as forger:
         assert (await stranger.get("api/v1/health")).status_code == 200

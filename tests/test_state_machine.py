@@ -24,22 +24,24 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete
 
-from kbatch_server import reconciler as reconciler_module
+from kbatch_server.engine import reconciler as reconciler_module
+from kbatch_server.engine.collector import Collector
+from kbatch_server.engine.launch import LaunchBuilder
+from kbatch_server.engine.links import SignedLinks
+from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Conflict, NotFound
-from kbatch_server.harvest import Harvest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.jobs import Jobs
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused
-from kbatch_server.launchpad import Launchpad
-from kbatch_server.logreader import LogReader
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import Job, JobStatus, Status, User
-from kbatch_server.outputs import Outputs
-from kbatch_server.profiles import Profiles
-from kbatch_server.reconciler import Reconciler
+from kbatch_server.logs.reader import LogReader
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import Job, JobStatus, Status
+from kbatch_server.models.user import User
+from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.store import JobStore
-from kbatch_server.store.orm import jobs as jobs_table
+from kbatch_server.store.tables import jobs as jobs_table
 
 ALICE = User(name="alice")
 STEPS = [
@@ -100,7 +102,7 @@ class ModelLauncher(JobLauncher):
         self._answer()
 
 
-class KeepsNothing(Harvest):
+class KeepsNothing(Collector):
     """Logs and results are of no concern here."""
 
     def begin(self, job: Job) -> None: ...
@@ -131,9 +133,10 @@ class World:
         """Begin anew, with an empty record."""
         self.launcher = ModelLauncher()
         parts = {"storage": self.storage, "store": self.store}
-        self.launchpad = Launchpad(keyring=self.keyring, profiles=self.profiles, **parts)
+        links = SignedLinks(keyring=self.keyring, store=self.store)
+        self.builder = LaunchBuilder(links=links, profiles=self.profiles, **parts)
         recorder = LogRecorder(launcher=self.launcher, **parts)
-        self.harvest = KeepsNothing(
+        self.collector = KeepsNothing(
             launcher=self.launcher, outputs=Outputs(**parts), recorder=recorder, store=self.store
         )
         self.jobs = Jobs(
@@ -148,7 +151,7 @@ class World:
     async def look(self, job_id: str) -> None:
         """Do a job's next step, as a service does that was just started."""
         fresh = Reconciler(
-            launcher=self.launcher, launchpad=self.launchpad, store=self.store, harvest=self.harvest
+            launcher=self.launcher, builder=self.builder, store=self.store, collector=self.collector
         )
         with suppress(LauncherUnavailable):
             await fresh.reconcile(job_id)

@@ -16,7 +16,7 @@ from traitlets.config import Config
 
 from kbatch_server.storage.azure import AzureBlobStorage
 from kbatch_server.storage.base import ObjectNotFound, Storage, StorageError, StoredObject
-from kbatch_server.storage.local import FileStorage
+from kbatch_server.storage.file import FileStorage
 from kbatch_server.storage.objectstore import S3Storage
 
 MIB = 2**20
@@ -267,7 +267,7 @@ async def test_a_folder_lists_what_is_in_it(storage):
 
 
 async def test_a_list_of_many_pages_has_each_object_once(storage, monkeypatch):
-    for module in ("local", "bucket", "azure"):
+    for module in ("file", "bucket", "azure"):
         monkeypatch.setattr(f"kbatch_server.storage.{module}.PAGE_OBJECTS", 3)
     folder = f"many-{secrets.token_hex(4)}"
     count = 8 if hasattr(storage, "root") or hasattr(storage, "endpoint") else 101

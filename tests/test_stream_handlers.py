@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 from web_doubles import ACCESS, make_job, running_web
 
-from kbatch_server import terminal
 from kbatch_server.handlers import streams
 from kbatch_server.handlers.streams import EventEncoder, LineChunker
+from kbatch_server.logs import terminal
 
 READ = (ACCESS, "custom:kbatch:jobs:read")
 ADMIN = (*READ, "custom:kbatch:admin")
@@ -132,7 +132,7 @@ async def test_a_followed_log_ends_at_a_stop_as_before(web):
     async with follow(web, STREAMS[0]) as answer:
         reading = asyncio.create_task(read_rest(answer))
         assert await is_open(answer, reading)
-        web.services.traffic.stopping.set()
+        web.services.inflight.stopping.set()
         assert "the service is being stopped: follow the log again" in await asyncio.wait_for(reading, 5)
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tars import MODIFIED_AT, make_tar
 
-from kbatch_server.tarindex import BLOCK, BadTar, OutputFile, TarIndex, TooManyEntries, clean_path
+from kbatch_server.models.results import OutputFile
+from kbatch_server.outputs.tarindex import BLOCK, BadTar, TarIndex, TooManyEntries, clean_path
 
 FILES = {
     "./a.txt": b"hello",

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbatch_server import terminal
-from kbatch_server.terminal import fold, show_plain, show_styled
+from kbatch_server.logs import terminal
+from kbatch_server.logs.terminal import fold, show_plain, show_styled
 
 UI = Path(__file__).parents[1] / "ui"
 

@@ -1,4 +1,4 @@
-"""Rates, places and connections: what one client may take, with real sockets."""
+"""Limits of rates, concurrency and connections: what one client may take, with real sockets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
 from web_doubles import PREFIX, make_job, make_zip, running_web
 
-from kbatch_server import throttle
 from kbatch_server.errors import Unavailable
 from kbatch_server.handlers import exchange
 from kbatch_server.metrics import LIMITS_HELD
-from kbatch_server.places import FairPlaces
-from kbatch_server.rates import MAX_KEPT, Rates
-from kbatch_server.throttle import Throttle
-from kbatch_server.traffic import Traffic
-from kbatch_server.webserver import WebServer
+from kbatch_server.ratelimit import MAX_KEPT, FairLimit, RateLimit
+from kbatch_server.web import throttle
+from kbatch_server.web.inflight import InflightRequests
+from kbatch_server.web.server import WebServer
+from kbatch_server.web.throttle import Throttle
 
 WORK = {"name": "train", "command": ["python", "main.py"]}
 KBATCH_WORK = {
@@ -31,7 +30,7 @@ KBATCH_WORK = {
 }
 
 
-class ClockedRates(Rates):
+class ClockedRateLimit(RateLimit):
     now = 1000.0
 
     def time(self) -> float:
@@ -39,7 +38,7 @@ class ClockedRates(Rates):
 
 
 def test_a_burst_may_come_at_once_and_then_one_at_a_time():
-    rates = ClockedRates(per_second=0.5, burst=3)
+    rates = ClockedRateLimit(per_second=0.5, burst=3)
     assert [rates.take("alice") for _ in range(4)] == [0, 0, 0, 2]
     assert rates.take("bob") == 0
     rates.now += 2
@@ -49,14 +48,14 @@ def test_a_burst_may_come_at_once_and_then_one_at_a_time():
 
 
 def test_rates_of_many_fill_no_memory():
-    rates = ClockedRates(per_second=1, burst=1)
+    rates = ClockedRateLimit(per_second=1, burst=1)
     for number in range(MAX_KEPT + 10):
         rates.take(str(number))
     assert len(rates._buckets) == MAX_KEPT
 
 
 def test_without_a_rate_nothing_is_counted():
-    rates = Rates(per_second=0, burst=1)
+    rates = RateLimit(per_second=0, burst=1)
     assert [rates.take("alice") for _ in range(100)] == [0] * 100
     assert not rates._buckets
 
@@ -241,7 +240,7 @@ async def test_the_lists_of_the_kbatch_command_are_sent_a_little_at_a_time():
 
 async def test_users_with_several_places_take_turns_and_whoever_waits_is_counted():
     before = LIMITS_HELD.labels("concurrent_fetches")._value.get()
-    places = FairPlaces(per_user=2, total=3, limit="concurrent_fetches", what="jobs that fetch")
+    places = FairLimit(per_user=2, total=3, limit="concurrent_fetches", what="jobs that fetch")
     order, gates = [], {}
 
     async def fetch(name):
@@ -267,7 +266,7 @@ async def test_users_with_several_places_take_turns_and_whoever_waits_is_counted
 
 
 async def test_each_user_has_a_part_of_fair_places_and_waits_for_a_turn():
-    places = FairPlaces(per_user=1, total=2, limit="concurrent_fetches", what="jobs that fetch")
+    places = FairLimit(per_user=1, total=2, limit="concurrent_fetches", what="jobs that fetch")
     order, go_on = [], asyncio.Event()
 
     async def fetch(user):
@@ -292,7 +291,7 @@ async def test_each_user_has_a_part_of_fair_places_and_waits_for_a_turn():
 
 
 async def test_of_those_who_wait_one_has_a_part_and_refuses_no_other():
-    places = FairPlaces(per_user=1, total=1, limit="concurrent_lookups", what="questions", most_waiting=20)
+    places = FairLimit(per_user=1, total=1, limit="concurrent_lookups", what="questions", most_waiting=20)
 
     order = []
 
@@ -368,7 +367,7 @@ async def server():
             application=Application([("/", Hello)], log_function=lambda _: None),
             shutdown_seconds=1,
             throttle=Throttle(**options),
-            traffic=Traffic(),
+            inflight=InflightRequests(),
         )
         url = server.bind("http://127.0.0.1:0")
         server.start()

@@ -13,24 +13,27 @@ from sqlalchemy import update
 from traitlets import TraitError
 from traitlets.config import Config
 
+from kbatch_server.engine.collector import Collector
+from kbatch_server.engine.launch import LaunchBuilder
+from kbatch_server.engine.links import SignedLinks
+from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Forbidden, InvalidRequest, TooManyRequests, Unavailable
-from kbatch_server.fairshare import get_month
-from kbatch_server.harvest import Harvest
-from kbatch_server.jobrequest import JobRequest
-from kbatch_server.jobs import Jobs
+from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.jobs.request import JobRequest
+from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
-from kbatch_server.launchpad import Launchpad
-from kbatch_server.limits import Limits
-from kbatch_server.listing import JobQuery
-from kbatch_server.logreader import LogReader
-from kbatch_server.logrecorder import LogRecorder
-from kbatch_server.models import JobStatus, Status, User, utcnow
-from kbatch_server.outputs import Outputs
-from kbatch_server.profiles import Profiles
-from kbatch_server.reconciler import Reconciler
+from kbatch_server.limits.config import Limits
+from kbatch_server.limits.fairshare import get_month
+from kbatch_server.logs.reader import LogReader
+from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.models.job import JobStatus, Status
+from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
+from kbatch_server.outputs.outputs import Outputs
+from kbatch_server.scheduling.scheduler import Scheduler
 from kbatch_server.store import JobStore
-from kbatch_server.store.orm import jobs as job_table
-from kbatch_server.turns import Turns
+from kbatch_server.store.tables import jobs as job_table
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 GROUPED = User(name="carol", groups=("course", "staff"))
@@ -54,19 +57,22 @@ class World:
     def lead(self):
         """Forget all that is in memory."""
         storage = MemoryStorage()
-        self.turns = Turns(limits=self.limits, store=self.store)
+        self.scheduler = Scheduler(limits=self.limits, store=self.store)
         recorder = LogRecorder(launcher=self.launcher, storage=storage, store=self.store)
         outputs = Outputs(storage=storage, store=self.store)
         self.reconciler = Reconciler(
             launcher=self.launcher,
-            launchpad=Launchpad(
-                keyring=self.keyring, profiles=self.profiles, storage=storage, store=self.store
+            builder=LaunchBuilder(
+                links=SignedLinks(keyring=self.keyring, store=self.store),
+                profiles=self.profiles,
+                storage=storage,
+                store=self.store,
             ),
             store=self.store,
-            turns=self.turns,
-            harvest=Harvest(launcher=self.launcher, outputs=outputs, recorder=recorder, store=self.store),
+            scheduler=self.scheduler,
+            collector=Collector(launcher=self.launcher, outputs=outputs, recorder=recorder, store=self.store),
         )
-        self.turns.on_turn = self.reconciler.queue.put
+        self.scheduler.on_turn = self.reconciler.queue.put
         self.jobs = Jobs(
             launcher=self.launcher,
             limits=self.limits,
@@ -84,7 +90,7 @@ class World:
     async def go_on(self):
         """Decide and do what is to be done, until there is nothing more."""
         while True:
-            await self.turns.decide()
+            await self.scheduler.decide()
             if not self.reconciler.queue.count()["waiting"]:
                 return
             while self.reconciler.queue.count()["waiting"]:
@@ -170,8 +176,8 @@ async def test_what_is_over_a_limit_waits_with_place_and_reason_and_then_runs(ma
 async def test_without_limits_jobs_start_as_they_come_and_nothing_is_decided(make_world):
     world = await make_world()
     job_id = await world.submit()
-    assert not world.turns.is_needed
-    await world.turns.start()
+    assert not world.scheduler.is_needed
+    await world.scheduler.start()
     await world.reconciler.reconcile(job_id)
     assert world.launched == [job_id]
 
@@ -207,7 +213,7 @@ async def test_another_leader_decides_the_same_from_the_record(make_world):
 async def test_a_leader_that_is_killed_between_decision_and_launch_loses_and_doubles_nothing(make_world):
     world = await make_world(user_limits={"running": 1})
     first, second = [await world.submit() for _ in range(2)]
-    await world.turns.decide()  # its turn has come, and nobody launches it
+    await world.scheduler.decide()  # its turn has come, and nobody launches it
     world.lead()
     await world.go_on()
     assert world.launched == [first]
@@ -217,7 +223,7 @@ async def test_a_leader_that_is_killed_between_decision_and_launch_loses_and_dou
 
 async def test_jobs_that_other_replicas_took_in_are_found(make_world):
     world = await make_world(user_limits={"running": 5})
-    await world.turns.decide()
+    await world.scheduler.decide()
     other = World(world.store._database.url, user_limits={"running": 5})
     other.store = world.store
     other.lead()
@@ -242,8 +248,8 @@ async def test_priority_and_cpus_decide_within_a_users_own(make_world):
 
 
 async def test_a_long_queue_is_let_go_in_order_and_read_in_parts(make_world, monkeypatch):
-    monkeypatch.setattr("kbatch_server.turns.HEADS", 3)
-    monkeypatch.setattr("kbatch_server.turns.AHEAD", 4)
+    monkeypatch.setattr("kbatch_server.scheduling.scheduler.HEADS", 3)
+    monkeypatch.setattr("kbatch_server.scheduling.scheduler.AHEAD", 4)
     world = await make_world(user_limits={"running": 15}, total_limits={"running": 20})
     ids = [await world.submit() for _ in range(17)]
     others = [await world.submit(BOB) for _ in range(7)]
@@ -258,7 +264,7 @@ async def test_a_long_queue_is_let_go_in_order_and_read_in_parts(make_world, mon
 
 
 async def test_places_are_counted_to_an_end(make_world, monkeypatch):
-    monkeypatch.setattr("kbatch_server.standing.PLACES", 2)
+    monkeypatch.setattr("kbatch_server.scheduling.report.PLACES", 2)
     world = await make_world(user_limits={"running": 0.5, "queued": None})
     world.limits.user_limits = {"running": 1}
     world.lead()
@@ -416,7 +422,7 @@ async def test_a_hook_that_fails_or_hangs_refuses_for_now_and_starts_nothing(mak
     assert world.launched == []
     assert (await world.show(ALICE, job_id)).reason == "LimitsUnknown"
     fails = False
-    world.turns.lines.get_line("alice").is_stale = True
+    world.scheduler.queues.get_queue("alice").is_stale = True
     await world.go_on()
     assert world.launched == [job_id]
 
@@ -441,7 +447,7 @@ def test_limits_that_mean_nothing_end_the_start_with_their_name(traits):
 
 
 async def read_hours(world, user):
-    return (await world.jobs.standing.describe(user))["usage"]["job_hours_per_month"]
+    return (await world.jobs.usage_report.describe(user))["usage"]["job_hours_per_month"]
 
 
 async def test_hours_are_counted_once_and_stay_when_the_job_is_deleted(make_world):
@@ -481,7 +487,7 @@ async def test_a_user_without_hours_left_waits_for_the_next_month(make_world):
     await world.go_on()
     assert world.launched == [first]
     assert "of 0.0001 job-hours of this month" in (await world.show(ALICE, second)).message
-    world.turns._month = get_month(utcnow() - timedelta(days=40))
+    world.scheduler._month = get_month(utcnow() - timedelta(days=40))
     await world.store._database.write(
         lambda connection: connection.exec_driver_sql("UPDATE monthly_use SET month = '2000-01'")
     )
@@ -516,7 +522,7 @@ async def test_who_asks_sees_limits_use_and_queue(make_world):
     )
     ids = [await world.submit(GROUPED, cpu_limit=1.5, mem_limit=2**30) for _ in range(3)]
     await world.go_on()
-    shown = await world.jobs.standing.describe(GROUPED)
+    shown = await world.jobs.usage_report.describe(GROUPED)
     assert shown == {
         "limits": {"running": 1, "cpu": 4, "memory": 8 * 2**30},
         "group_totals": {"course": {"cpu": 64}},
@@ -529,7 +535,7 @@ async def test_who_asks_sees_limits_use_and_queue(make_world):
             ],
         },
     }
-    nothing = await world.jobs.standing.describe(BOB)
+    nothing = await world.jobs.usage_report.describe(BOB)
     assert nothing["queue"] == {"reason": "", "message": "", "jobs": []}
 
 
@@ -549,16 +555,16 @@ async def test_what_runs_of_a_user_is_read_once_at_a_time_however_many_ask(make_
         return await read(operation, is_costly=is_costly)
 
     monkeypatch.setattr(world.store._database, "read", count)
-    standing = world.jobs.standing
-    asked = [asyncio.create_task(standing.describe(ALICE)) for _ in range(20)]
+    usage_report = world.jobs.usage_report
+    asked = [asyncio.create_task(usage_report.describe(ALICE)) for _ in range(20)]
     await begun.wait()
     asked[0].cancel()  # whoever is the first of them, one goes
     asyncio.get_running_loop().call_later(0.3, go_on.set)
     shown = await asyncio.gather(*asked, return_exceptions=True)
     assert [each["usage"]["running"] for each in shown[1:]] == [2] * 19
     assert 1 <= len(reads) < 20 / 4
-    assert not standing._reading
-    assert (await standing.describe(ALICE))["usage"] == shown[1]["usage"]
+    assert not usage_report._reading
+    assert (await usage_report.describe(ALICE))["usage"] == shown[1]["usage"]
 
 
 async def test_what_was_missed_is_found_when_all_is_counted_anew(make_world):
@@ -573,7 +579,7 @@ async def test_what_was_missed_is_found_when_all_is_counted_anew(make_world):
     )
     await world.go_on()
     assert world.launched == [first]
-    world.turns._counted_at = float("-inf")
+    world.scheduler._counted_at = float("-inf")
     await world.go_on()
     assert world.launched == [first, second]
 
@@ -596,7 +602,7 @@ async def test_the_task_decides_by_itself_and_goes_on_after_an_error(make_world,
 
     world.store.read_heads = read_heads
     first, second = [await world.submit() for _ in range(2)]
-    await world.turns.start()
+    await world.scheduler.start()
     await world.reconciler.start()
     try:
         async with asyncio.timeout(10):
@@ -606,6 +612,6 @@ async def test_the_task_decides_by_itself_and_goes_on_after_an_error(make_world,
             await until(lambda: len(world.launched) == 2)
     finally:
         await world.reconciler.stop()
-        await world.turns.stop()
+        await world.scheduler.stop()
     assert world.launched == [first, second]
     assert "whose turn it is cannot be decided" in caplog.text

@@ -10,9 +10,11 @@ import logging
 import pytest
 from web_doubles import UploadsDouble, make_zip
 
-from kbatch_server.compat.flat import NOT_A_ZIP
-from kbatch_server.handlers import kbatch, multipart, uploads
-from kbatch_server.handlers.ranges import read_range
+from kbatch_server.handlers import uploads
+from kbatch_server.handlers.compat import routes as kbatch
+from kbatch_server.handlers.compat.first_client import NOT_A_ZIP
+from kbatch_server.web import multipart
+from kbatch_server.web.query import read_range
 
 LIMIT = UploadsDouble.max_upload_bytes
 FORM_ROOM = multipart.ROOM_BYTES
@@ -150,7 +152,7 @@ async def test_with_a_good_expectation_the_body_is_asked_for_and_kept(web):
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_client_that_sends_nothing_more_is_refused_and_cut_off(web, monkeypatch, path):
-    monkeypatch.setattr("kbatch_server.handlers.inflow.IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("kbatch_server.web.body.IDLE_SECONDS", 0.2)
     monkeypatch.setattr("kbatch_server.handlers.exchange.LINGER_SECONDS", 0.2)
     reader, writer = await begin(web, path=path)
     status, headers, error = await read_answer(reader)

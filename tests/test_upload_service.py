@@ -25,7 +25,7 @@ from service import Service
 from web_doubles import ACCESS, ACTIONS, PREFIX
 
 from kbatch_server.keyring import Keyring
-from kbatch_server.launchers.codezip import remove_tree
+from kbatch_server.launchers.local.unpack import remove_tree
 from tests.ports import find_ports
 
 CONFIG = """

@@ -15,18 +15,20 @@ from datetime import timedelta
 import pytest
 from doubles import MemoryStorage
 
+from kbatch_server.engine.retention import Retention
 from kbatch_server.errors import InvalidRequest, KBatchError, NotFound, TooLarge, TooManyRequests, Unavailable
 from kbatch_server.keyring import Keyring
-from kbatch_server.logrecorder import LogRecorder
+from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.metrics import LIMITS_HELD
-from kbatch_server.models import Job, JobSpec, User, utcnow
-from kbatch_server.outputs import Outputs
-from kbatch_server.places import FairPlaces, Places
-from kbatch_server.retention import Retention
+from kbatch_server.models.job import Job, JobSpec
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
+from kbatch_server.outputs.outputs import Outputs
+from kbatch_server.ratelimit import ConcurrencyLimit, FairLimit
 from kbatch_server.storage.base import StorageError, StorageFull
-from kbatch_server.storage.local import FileStorage
+from kbatch_server.storage.file import FileStorage
 from kbatch_server.store import JobStore
-from kbatch_server.uploads import Uploads
+from kbatch_server.uploads.uploads import Uploads
 
 ALICE, BOB = User("alice"), User("bob")
 
@@ -295,7 +297,7 @@ async def test_a_check_that_takes_too_long_is_given_up(uploads, monkeypatch):
         await asyncio.Event().wait()
 
     break_down(uploads.storage, monkeypatch, "read-content", hang)
-    monkeypatch.setattr("kbatch_server.uploads.CHECK_SECONDS", 0.05)
+    monkeypatch.setattr("kbatch_server.uploads.uploads.CHECK_SECONDS", 0.05)
     with pytest.raises(Unavailable, match="could not be checked in time"):
         await uploads.receive(ALICE, chunked(GOOD))
     assert await nothing_is_left(uploads)
@@ -303,7 +305,7 @@ async def test_a_check_that_takes_too_long_is_given_up(uploads, monkeypatch):
 
 async def test_what_the_user_sent_before_is_not_looked_at_again(uploads, monkeypatch):
     await uploads.receive(ALICE, chunked(GOOD))
-    monkeypatch.setattr("kbatch_server.uploads.check_archive", None)
+    monkeypatch.setattr("kbatch_server.uploads.uploads.check_archive", None)
     await uploads.receive(ALICE, chunked(GOOD))
     with pytest.raises(TypeError):
         await uploads.receive(BOB, chunked(GOOD))
@@ -348,7 +350,7 @@ async def test_a_zip_is_made_plain_while_its_turn_to_be_checked_lasts(uploads, m
 
 async def test_a_zip_that_was_made_plain_is_known_again_when_it_is_sent_again(uploads, monkeypatch):
     first = await uploads.receive(ALICE, chunked(MAC))
-    monkeypatch.setattr("kbatch_server.uploads.check_archive", None)
+    monkeypatch.setattr("kbatch_server.uploads.uploads.check_archive", None)
     again = await uploads.receive(ALICE, chunked(MAC))
     assert (again.id, again.code_sha256) == (first.id, first.code_sha256)
     assert list(uploads.storage.objects) == [first.key]
@@ -380,7 +382,7 @@ async def test_when_a_zip_cannot_be_made_plain_nothing_is_left(uploads, monkeypa
 
 
 async def test_a_user_has_one_zip_checked_at_a_time_and_users_take_turns():
-    places = FairPlaces(per_user=1, total=2, limit="concurrent_checks", what="checks")
+    places = FairLimit(per_user=1, total=2, limit="concurrent_checks", what="checks")
     order = []
     gates = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "b2", "c1")}
 
@@ -402,7 +404,7 @@ async def test_a_user_has_one_zip_checked_at_a_time_and_users_take_turns():
 
 
 async def test_a_turn_that_is_not_waited_for_any_more_is_another_ones():
-    places = FairPlaces(per_user=1, total=1, limit="concurrent_checks", what="checks")
+    places = FairLimit(per_user=1, total=1, limit="concurrent_checks", what="checks")
     async with places.take("a", wait_seconds=1):
         with pytest.raises(Unavailable, match="Too many checks"):
             async with places.take("b", wait_seconds=0.01):
@@ -440,7 +442,7 @@ async def test_what_a_user_has_inflated_in_an_hour_is_limited(store, monkeypatch
 
 
 def test_a_user_has_some_places_and_everybody_together_has_more():
-    places = Places(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
+    places = ConcurrencyLimit(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
     with ExitStack() as held:
         held.enter_context(places.take("alice"))
         held.enter_context(places.take("alice"))
@@ -508,7 +510,7 @@ async def test_a_deletion_that_failed_is_done_the_next_time(uploads, store, monk
 async def expire(store: JobStore, *upload_ids: str) -> None:
     from sqlalchemy import update
 
-    from kbatch_server.store.orm import uploads
+    from kbatch_server.store.tables import uploads
 
     statement = update(uploads).where(uploads.c.id.in_(upload_ids))
     statement = statement.values(expires_at=utcnow() - timedelta(seconds=1))
@@ -528,7 +530,7 @@ async def test_more_than_a_page_is_collected_and_one_that_cannot_be_deleted_hold
         await delete(key)
 
     monkeypatch.setattr(uploads.storage, "delete", failing)
-    monkeypatch.setattr("kbatch_server.retention.AT_ONCE", 2)
+    monkeypatch.setattr("kbatch_server.engine.retention.AT_ONCE", 2)
     assert await collect(uploads) == 4
     assert list(uploads.storage.objects) == [stuck]
 

@@ -7,9 +7,10 @@ import json
 import pytest
 from fuzzing import peak_below
 
-from kbatch_server.compat import flat, kbatch
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobrequest import CancelRequest, JobRequest
+from kbatch_server.handlers.compat import first_client as flat
+from kbatch_server.handlers.compat import requests as kbatch
+from kbatch_server.jobs.request import CancelRequest, JobRequest
 from kbatch_server.validation import MAX_DEPTH, MAX_VALUES, checked, parse_json
 
 MIB = 2**20

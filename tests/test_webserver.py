@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 from tornado.web import Application, RequestHandler
 
-from kbatch_server import webserver
-from kbatch_server.throttle import Throttle
-from kbatch_server.traffic import Traffic
-from kbatch_server.webserver import WebServer
+from kbatch_server.web import server as webserver
+from kbatch_server.web.inflight import InflightRequests
+from kbatch_server.web.server import WebServer
+from kbatch_server.web.throttle import Throttle
 
 pytestmark = pytest.mark.timeout(120)
 """What would be waited for in vain is a thousand seconds away."""
@@ -26,10 +26,10 @@ class SlowHandler(RequestHandler):
     is_stream = False
 
     def prepare(self) -> None:
-        self.settings["traffic"].begin(self)
+        self.settings["inflight"].begin(self)
 
     def on_finish(self) -> None:
-        self.settings["traffic"].end(self)
+        self.settings["inflight"].end(self)
 
     async def give_up(self) -> None:
         """It goes on."""
@@ -49,14 +49,14 @@ class Running:
     """A server, its URL, and the two events of its handler."""
 
     def __init__(self, shutdown_seconds: int = 1000) -> None:
-        self.begun, self.go_on, traffic = asyncio.Event(), asyncio.Event(), Traffic()
+        self.begun, self.go_on, inflight = asyncio.Event(), asyncio.Event(), InflightRequests()
         self.server = WebServer(
             application=Application(
-                [("/", SlowHandler)], begun=self.begun, go_on=self.go_on, traffic=traffic
+                [("/", SlowHandler)], begun=self.begun, go_on=self.go_on, inflight=inflight
             ),
             shutdown_seconds=shutdown_seconds,
             throttle=Throttle(),
-            traffic=traffic,
+            inflight=inflight,
         )
         self.url = self.server.bind("http://127.0.0.1:0")
         self.server.start()

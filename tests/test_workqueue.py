@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from kbatch_server.workqueue import WorkQueue
+from kbatch_server.engine.workqueue import WorkQueue
 
 
 async def _get(queue: WorkQueue) -> str:

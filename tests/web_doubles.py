@@ -17,24 +17,25 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from kbatch_server.audit import AuditPage
-from kbatch_server.auth import HubAuthenticator
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge
 from kbatch_server.handlers import make_handlers
 from kbatch_server.handlers.services import Services
-from kbatch_server.jobwatch import Reset, SeenChange
-from kbatch_server.listing import JobPage
+from kbatch_server.jobs.watch import Reset, SeenChange
 from kbatch_server.log import log_request
-from kbatch_server.logreader import ALL, LogPlace, ShownPiece
-from kbatch_server.logtext import LogText, Part
-from kbatch_server.models import Job, JobEvent, JobSpec, Profile, Status, Upload, utcnow
-from kbatch_server.places import Places
-from kbatch_server.results import JobOutputs
-from kbatch_server.store.outputstore import KeptOutputs
-from kbatch_server.summary import JobSummary, UserSum
-from kbatch_server.tarindex import OutputFile
-from kbatch_server.throttle import Throttle
-from kbatch_server.webserver import WebServer
-from kbatch_server.zipdirectory import refused
+from kbatch_server.logs.reader import ALL, LogPlace, ShownPiece
+from kbatch_server.logs.text import LogText, Part
+from kbatch_server.models.job import Job, JobEvent, JobSpec, Profile, Status
+from kbatch_server.models.listing import JobPage
+from kbatch_server.models.results import JobOutputs, OutputFile
+from kbatch_server.models.summary import JobSummary, UserSum
+from kbatch_server.models.times import utcnow
+from kbatch_server.models.upload import Upload
+from kbatch_server.ratelimit import ConcurrencyLimit
+from kbatch_server.store.outputs import KeptOutputs
+from kbatch_server.uploads.zipdirectory import refused
+from kbatch_server.web.auth import HubAuthenticator
+from kbatch_server.web.server import WebServer
+from kbatch_server.web.throttle import Throttle
 
 PREFIX = "/services/kbatch/"
 ACCESS = "access:services!service=kbatch"
@@ -249,7 +250,7 @@ class UploadsDouble:
     max_upload_seconds = 60
 
     def __init__(self):
-        self.places = Places(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
+        self.places = ConcurrencyLimit(per_user=2, total=3, limit="concurrent_uploads", what="uploads")
         self.decoding = asyncio.Semaphore(1)
         self.kept = {}
         self.owners = {}
@@ -369,7 +370,7 @@ class ProfilesDouble:
         return [self.small] if user is None else [self.small, self.large]
 
 
-class LaunchpadDouble:
+class LinksDouble:
     """Knows the one signed link ``good``."""
 
     def __init__(self, uploads):
@@ -411,7 +412,7 @@ class Web:
             uploads=self.uploads,
             outputs=self.outputs,
             profiles=self.profiles,
-            launchpad=LaunchpadDouble(self.uploads),
+            links=LinksDouble(self.uploads),
             gauges=GaugesDouble(),
             version="1.2.3",
             max_body_bytes=1024**2,
@@ -425,7 +426,7 @@ class Web:
             application=self.application,
             shutdown_seconds=1,
             throttle=self.services.throttle,
-            traffic=self.services.traffic,
+            inflight=self.services.inflight,
         )
         address = self.server.bind(url)
         self.port = httpx.URL(address).port

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from . import audit, jobs, kbatch, logs, outputs, pages, profiles, system, uploads, users, watch
-from .notfound import NotFoundHandler
+from . import audit, jobs, logs, outputs, pages, profiles, system, uploads, users, watch
+from .base import NotFoundHandler
+from .compat import routes as kbatch
 from .services import Services
 
 MODULES = (system, audit, users, uploads, watch, jobs, logs, outputs, profiles, kbatch, pages)

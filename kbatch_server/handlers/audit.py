@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from ..audit import Action, AuditQuery
 from ..errors import InvalidRequest
+from ..web.access import needs_scope
+from ..web.query import read_int, read_text, read_time
 from .base import BaseHandler
-from .needs import needs_scope
-from .query import read_int, read_text, read_time
 
 MAX_PAGE = 500
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import secrets
@@ -14,14 +15,29 @@ from tornado.log import app_log
 from tornado.web import HTTPError
 
 from ..audit import ORIGIN, Origin
-from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, RangeNotSatisfiable
-from ..models import User
+from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, NotFound, RangeNotSatisfiable
+from ..models.user import User
 from ..scrub import scrub_url
 from ..validation import parse_json
+from ..web.access import Needs
 from .exchange import Exchange
-from .needs import Needs
-from .publicerror import public_error
 from .services import Services
+
+
+def public_error(error: BaseException, request_id: str) -> KBatchError:
+    """Return what a user may read about an error: all of our own kind, and nothing of a defect but an id."""
+    if isinstance(error, KBatchError):
+        return error
+    if isinstance(error, HTTPError) and error.status_code < 500:
+        phrase = http.client.responses.get(error.status_code, "Error")
+        message = error.log_message % error.args if error.log_message else phrase
+        told = KBatchError(message, reason="".join(phrase.title().split()))
+        told.status = error.status_code
+        return told
+    return KBatchError(
+        f"The service failed to answer; its log says more about request id {request_id}.",
+        details={"request_id": request_id},
+    )
 
 
 class BaseHandler(HubOAuthenticated, Exchange):
@@ -138,7 +154,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         super().on_finish()
         if self.current_user is not None and self.get_status() < 400 and not self.is_stream:
             is_submit = self._needs().spends == "submit"
-            self.services.traffic.note_answer(self.user.name, is_submit=is_submit)
+            self.services.inflight.note_answer(self.user.name, is_submit=is_submit)
 
     def get_json(self) -> Any:
         """Return the parsed body, or raise InvalidRequest of ``body``."""
@@ -237,3 +253,14 @@ class BaseHandler(HubOAuthenticated, Exchange):
             self.request_id,
             exc_info=(typ, value, tb) if value is not None else sys.exc_info(),
         )
+
+
+NOTHING_HERE = "There is nothing at this URL."
+
+
+class NotFoundHandler(BaseHandler):
+    """Answers for every URL that is not there."""
+
+    async def _admit(self) -> None:
+        """Refuse, whatever the method."""
+        raise NotFound(NOTHING_HERE)

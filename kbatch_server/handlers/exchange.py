@@ -12,10 +12,10 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from ..errors import InvalidRequest, RequestTimeout, TooLarge, TooManyRequests, Unavailable
-from ..forwarded import CLIENT, find_network
 from ..log import REQUEST_ID
-from ..throttle import Throttle
-from .needs import Needs
+from ..web.access import Needs
+from ..web.forwarded import CLIENT, find_network
+from ..web.throttle import Throttle
 from .services import Services
 
 UNLIMITED = 2**62
@@ -90,7 +90,7 @@ class Exchange(RequestHandler):
         """Admit the request or refuse it, before its body is read."""
         connection: Any = self.request.connection
         connection.set_max_body_size(UNLIMITED)
-        self.services.traffic.begin(self)
+        self.services.inflight.begin(self)
         self.services.throttle.connections.begin(self._stream)
         REQUEST_ID.set(self.request_id)
         CLIENT.set(find_network(str(self.request.remote_ip)))
@@ -342,7 +342,7 @@ class Exchange(RequestHandler):
     def _end(self) -> None:
         self._release()
         self._read_on()
-        self.services.traffic.end(self)
+        self.services.inflight.end(self)
 
     def _release(self) -> None:
         """Let go of what is held, in memory and of what all share."""

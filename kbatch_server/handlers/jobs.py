@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import InvalidRequest
-from ..jobrequest import CancelRequest, JobRequest
-from ..listing import JobQuery
-from ..models import Job
-from ..timeline import make_timeline
+from ..jobs.request import CancelRequest, JobRequest
+from ..jobs.timeline import make_timeline
+from ..models.job import Job
+from ..models.listing import JobQuery
 from ..validation import checked
+from ..web.access import needs_scope
+from ..web.query import read_int, read_statuses, read_tags, read_text, read_time
 from .base import BaseHandler
-from .needs import needs_scope
-from .query import read_int, read_statuses, read_tags, read_text, read_time
 from .schemas import BRIEF
 
 MAX_PAGE = 500

@@ -9,13 +9,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ..errors import InvalidRequest
-from ..logreader import LogPlace, LogSelection, ShownPiece, reading_errors
-from ..logtext import LogText
+from ..logs.reader import LogPlace, LogSelection, ShownPiece, reading_errors
+from ..logs.text import LogText
 from ..ticks import with_ticks
-from .needs import needs_scope
+from ..web.access import needs_scope
+from ..web.query import read_age, read_flag, read_int, read_range, read_text
 from .outputs import make_disposition
-from .query import read_age, read_flag, read_int, read_text
-from .ranges import read_range
 from .streams import EventEncoder, StreamHandler, make_last_line
 
 KEEP_ALIVE_SECONDS = 15.0

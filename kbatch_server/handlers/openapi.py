@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..audit import Action
-from ..models import Status
+from ..models.job import Status
 from .schemas import SCHEMAS, Json, make_schemas
 
 QUERY: dict[str, Json] = {

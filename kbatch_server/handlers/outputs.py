@@ -13,16 +13,15 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import InvalidRequest, Unavailable
-from ..launchers.base import OutputTar
-from ..models import Job, to_iso
-from ..outputfiles import OUTPUTS, WORKDIR
-from ..results import JobOutputs
-from ..store.outputstore import KeptOutputs
-from ..tarindex import OutputFile
+from ..models.job import Job
+from ..models.results import JobOutputs, OutputFile, OutputTar
+from ..models.times import to_iso
+from ..outputs.selection import OUTPUTS, WORKDIR
+from ..store.outputs import KeptOutputs
+from ..web.access import Needs, needs_nothing, needs_scope
+from ..web.body import IDLE_SECONDS, BodyStream
+from ..web.query import read_range
 from .base import BaseHandler
-from .inflow import IDLE_SECONDS, Inflow
-from .needs import Needs, needs_nothing, needs_scope
-from .ranges import read_range
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -132,11 +131,11 @@ class SentOutputsHandler(BaseHandler):
     """Where a job's results come to, from whoever holds the signed URL: the job's sidecar."""
 
     _job: Job
-    _inflow: Inflow[JobOutputs] | None = None
+    _body_stream: BodyStream[JobOutputs] | None = None
 
     async def _identify(self, needs: Needs) -> None:
         # it is the link that says who sends, and that there may be a body
-        self._job = await self.services.launchpad.get_sending_job(self.path_args[0])
+        self._job = await self.services.links.get_sending_job(self.path_args[0])
 
     def _check_length(self, size: int, **known: int) -> None:
         """Let ``begin``, and who receives it, say what is too large: it has to be on the job's record."""
@@ -147,14 +146,14 @@ class SentOutputsHandler(BaseHandler):
         max_seconds = self.services.uploads.max_upload_seconds
         connection: Any = self.request.connection
         connection.set_body_timeout(max_seconds + IDLE_SECONDS)
-        self._inflow = Inflow(max_seconds)
+        self._body_stream = BodyStream(max_seconds)
         tar = OutputTar(
-            _retried(self._inflow.pieces()),
+            _retried(self._body_stream.pieces()),
             left_out=self._read_unreadable(),
             pod=self.request.headers.get("X-Kbatch-Pod", "")[:253],
             folders=self._read_folders(),
         )
-        await self._inflow.start(asyncio.create_task(self._keep(tar), name=f"outputs {self._job.id}"))
+        await self._body_stream.start(asyncio.create_task(self._keep(tar), name=f"outputs {self._job.id}"))
 
     async def _keep(self, tar: OutputTar) -> JobOutputs:
         async with self.services.throttle.send(self._job.user):
@@ -176,14 +175,14 @@ class SentOutputsHandler(BaseHandler):
 
     async def receive(self, chunk: bytes) -> None:
         """Pass a piece of the body on."""
-        if self._inflow is not None:
-            await self._inflow.send(chunk)
+        if self._body_stream is not None:
+            await self._body_stream.send(chunk)
 
     @needs_nothing(whose="link", body=True)
     async def post(self, signed: str) -> None:
         """Keep a tar of what the job wrote."""
-        assert self._inflow is not None  # noqa: S101 - admitted, so begun
-        self.send_json((await self._inflow.finish()).model_dump())
+        assert self._body_stream is not None  # noqa: S101 - admitted, so begun
+        self.send_json((await self._body_stream.finish()).model_dump())
 
     def on_connection_close(self) -> None:
         """Give up what was received so far."""
@@ -196,8 +195,8 @@ class SentOutputsHandler(BaseHandler):
         self._cancel()
 
     def _cancel(self) -> None:
-        if self._inflow is not None:
-            self._inflow.cancel()
+        if self._body_stream is not None:
+            self._body_stream.cancel()
 
 
 async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -9,12 +9,11 @@ from typing import Any, NoReturn
 
 import jinja2
 
-from ..auth import HubRefused
 from ..errors import Forbidden, InvalidRequest, KBatchError, NotFound
-from ..login import Login
-from .base import BaseHandler
-from .needs import needs_nothing, needs_user
-from .publicerror import public_error
+from ..web.access import needs_nothing, needs_user
+from ..web.auth import HubRefused
+from ..web.login import Login
+from .base import BaseHandler, public_error
 
 HERE = Path(__file__).parent.parent
 

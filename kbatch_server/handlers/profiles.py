@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..web.access import needs_scope, needs_user
 from .base import BaseHandler
-from .needs import needs_scope, needs_user
 
 
 class ProfilesHandler(BaseHandler):
@@ -23,10 +23,10 @@ class UserHandler(BaseHandler):
     async def get(self) -> None:
         """Show who the token belongs to and what it is good for; if it may read, limits, use and queue."""
         user = self.user
-        standing = dict.fromkeys(("limits", "group_totals", "usage", "queue"))
+        usage_report = dict.fromkeys(("limits", "group_totals", "usage", "queue"))
         if "read" in user.actions:
-            standing = await self.services.jobs.describe(user)
-        own = standing.pop("limits")
+            usage_report = await self.services.jobs.describe(user)
+        own = usage_report.pop("limits")
         self.send_json(
             {
                 "name": user.name,
@@ -41,7 +41,7 @@ class UserHandler(BaseHandler):
                     "max_body_bytes": self.services.max_body_bytes,
                     "jobs": own,
                 },
-                **standing,
+                **usage_report,
             }
         )
 

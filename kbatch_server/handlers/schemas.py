@@ -8,10 +8,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..audit import Action
-from ..jobrequest import CancelRequest, JobRequest
-from ..models import JobEvent, Profile, Status
-from ..results import JobOutputs
-from ..summary import JobSummary
+from ..jobs.request import CancelRequest, JobRequest
+from ..models.job import JobEvent, Profile, Status
+from ..models.results import JobOutputs
+from ..models.summary import JobSummary
 
 Json = dict[str, Any]
 

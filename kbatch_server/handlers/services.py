@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..auth import HubAuthenticator
-from ..health import Health
-from ..throttle import Throttle
-from ..traffic import Traffic
+from ..monitoring.health import Health
+from ..web.auth import HubAuthenticator
+from ..web.inflight import InflightRequests
+from ..web.throttle import Throttle
 
 if TYPE_CHECKING:
-    from ..gauges import Gauges
-    from ..jobs import Jobs
-    from ..launchpad import Launchpad
-    from ..outputs import Outputs
-    from ..profiles import Profiles
-    from ..uploads import Uploads
+    from ..engine.links import SignedLinks
+    from ..jobs.profiles import Profiles
+    from ..jobs.service import Jobs
+    from ..monitoring.gauges import Gauges
+    from ..outputs.outputs import Outputs
+    from ..uploads.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Services:
     uploads: Uploads
     outputs: Outputs
     profiles: Profiles
-    launchpad: Launchpad
+    links: SignedLinks
     gauges: Gauges
     version: str
     max_job_bytes: int = 2 * 1024**2
@@ -40,7 +40,7 @@ class Services:
     """For how many days after its end a job is in the lists of the kbatch command."""
     health: Health = field(default_factory=Health)
     """How the parts are that must work for the service to be of use."""
-    traffic: Traffic = field(default_factory=Traffic)
+    inflight: InflightRequests = field(default_factory=InflightRequests)
     """The requests under way."""
     throttle: Throttle = field(default_factory=Throttle)
     """How much of all that each may have."""

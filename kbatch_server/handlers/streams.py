@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 from ..errors import Forbidden, Unavailable
-from ..logreader import LogPlace
-from ..terminal import fold, has_controls, show_styled
+from ..logs.reader import LogPlace
+from ..logs.terminal import fold, has_controls, show_styled
 from ..ticks import until
 from .base import BaseHandler
 
@@ -46,7 +46,7 @@ class StreamHandler(BaseHandler):
         """Why a stream ended that would have gone on; empty where it ended by itself."""
         if self._is_revoked:
             return REVOKED
-        return CUT_OFF if self.is_stream and self.services.traffic.is_stopping else ""
+        return CUT_OFF if self.is_stream and self.services.inflight.is_stopping else ""
 
     def until_cut_off(self, items: AsyncIterator[Item], *, owner: str | None) -> AsyncGenerator[Item]:
         """Yield what is streamed until it ends, or is cut off.
@@ -61,11 +61,11 @@ class StreamHandler(BaseHandler):
 
     async def _watch_end(self, owner: str | None, ended: asyncio.Event) -> None:
         """Set ``ended`` when the service stops, or the user may not read this any more."""
-        traffic = self.services.traffic
-        while not (traffic.is_stopping or self._is_revoked):
+        inflight = self.services.inflight
+        while not (inflight.is_stopping or self._is_revoked):
             try:
                 async with asyncio.timeout(self.services.auth.stream_check_seconds):
-                    await traffic.stopping.wait()
+                    await inflight.stopping.wait()
             except TimeoutError:
                 self._is_revoked = not await self._may_still_read(owner)
         ended.set()

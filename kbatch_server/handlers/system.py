@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from ..web.access import Needs, needs_nothing, needs_scope
 from .base import BaseHandler
-from .needs import Needs, needs_nothing, needs_scope
 from .openapi import make_openapi
 
 OPEN = Needs(user=False)

@@ -7,13 +7,13 @@ from contextlib import aclosing
 from typing import Any
 
 from ..errors import InvalidRequest, TooLarge, Unavailable
-from ..models import Upload
+from ..models.upload import Upload
 from ..storage.base import StorageError
+from ..web.access import needs_nothing, needs_scope
+from ..web.body import IDLE_SECONDS, BodyStream
+from ..web.multipart import ROOM_BYTES, FilePart
+from ..web.query import read_range
 from .base import BaseHandler
-from .inflow import IDLE_SECONDS, Inflow
-from .multipart import ROOM_BYTES, FilePart
-from .needs import needs_nothing, needs_scope
-from .ranges import read_range
 
 
 class ReceivingHandler(BaseHandler):
@@ -22,7 +22,7 @@ class ReceivingHandler(BaseHandler):
     def initialize(self, services: object) -> None:
         """Take the services."""
         super().initialize(services)  # type: ignore[arg-type]
-        self._inflow: Inflow[Upload] = Inflow(self.services.uploads.max_upload_seconds)
+        self._body_stream: BodyStream[Upload] = BodyStream(self.services.uploads.max_upload_seconds)
         self._part: FilePart | None = None
         self._is_complete = False
 
@@ -54,9 +54,9 @@ class ReceivingHandler(BaseHandler):
         size = self.request.headers.get("Content-Length")
         declared = int(size) if size is not None and self._part is None else None
         receiving = asyncio.create_task(
-            uploads.receive(self.user, self._inflow.pieces(), declared_size=declared)
+            uploads.receive(self.user, self._body_stream.pieces(), declared_size=declared)
         )
-        await self._inflow.start(receiving)
+        await self._body_stream.start(receiving)
         receiving.add_done_callback(self._refuse_unasked)
 
     def _refuse_unasked(self, receiving: asyncio.Task[Upload]) -> None:
@@ -73,24 +73,24 @@ class ReceivingHandler(BaseHandler):
             raise TooLarge.of_body(self.body_limit, received=self._size)
         piece = self._part.feed(chunk) if self._part is not None else chunk
         if piece:
-            await self._inflow.send(piece)
+            await self._body_stream.send(piece)
 
     async def finish_upload(self) -> Upload | None:
         """Return the upload, or None when the client has gone: the body is complete."""
         self._is_complete = True
         if self._part is not None:
             self._part.finish()
-        return await self.run_while_connected(self._inflow.finish())
+        return await self.run_while_connected(self._body_stream.finish())
 
     def on_connection_close(self) -> None:
         """Give up what was received so far."""
         super().on_connection_close()
-        self._inflow.cancel()
+        self._body_stream.cancel()
 
     def on_finish(self) -> None:
         """Give up what was received so far, unless it is complete."""
         super().on_finish()
-        self._inflow.cancel()
+        self._body_stream.cancel()
 
 
 class UploadsHandler(ReceivingHandler):
@@ -136,7 +136,7 @@ class CodeHandler(BaseHandler):
         self._set_headers(upload, upload.code_size)
 
     async def _find_code(self, signed: str) -> Upload:
-        upload = await self.services.launchpad.get_code(signed)
+        upload = await self.services.links.get_code(signed)
         self.know_sender()  # it may have to wait for its turn, and strangers are not to end that
         return upload
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from ..web.access import needs_scope
 from .base import BaseHandler
-from .needs import needs_scope
 
 
 class UserHandler(BaseHandler):

@@ -7,10 +7,10 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from ..jobwatch import Reset, SeenChange
+from ..jobs.watch import Reset, SeenChange
 from ..ticks import with_ticks
+from ..web.access import needs_scope
 from .jobs import JobModelHandler
-from .needs import needs_scope
 from .streams import EventEncoder, StreamHandler
 
 KEEP_ALIVE_SECONDS = 15.0

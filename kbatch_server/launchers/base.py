@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,21 +11,8 @@ from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
 from ..errors import InvalidRequest
-from ..models import Job, JobEvent, JobSpec, JobStatus
-from ..results import OutputLimits
-
-
-@dataclass(slots=True)
-class OutputTar:
-    """What a job wrote, as a tar that is made or received while it is read."""
-
-    chunks: AsyncIterator[bytes]
-    left_out: int = 0
-    """Entries that could not be packed; whoever packs counts on while ``chunks`` are read."""
-    pod: str = ""
-    """The name of the run that wrote it."""
-    folders: Mapping[str, str] = field(default_factory=dict)
-    """Of a tar of several folders, as ``outputfiles`` has them: the absolute paths that they had."""
+from ..models.job import Job, JobEvent, JobSpec, JobStatus
+from ..models.results import OutputLimits, OutputTar
 
 
 class LauncherUnavailable(Exception):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from traitlets import Bool, Integer, Unicode, default
 
 from ..connector import Connector, closing_on_error
-from ..models import utcnow
+from ..models.times import utcnow
 from .base import ObjectNotFound, Storage, StorageError, StoredObject
 from .pieces import check_key, check_prefix, is_key, regroup
 from .remote import ServiceRefused, finish, make_error

@@ -1,6 +1,6 @@
 """What is recorded: jobs and uploads in a database. ``JobStore`` is the way in; no SQL is outside of here."""
 
-from .errors import StoreError
+from .database.errors import StoreError
 from .jobstore import JobStore
 
 __all__ = ["JobStore", "StoreError"]

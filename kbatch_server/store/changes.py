@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection
 
-from . import postgresql
-from .dbutil import Database
-from .leadlock import ANSWER_SECONDS, connect, unavailable
+from .database import postgresql
+from .database.database import Database
+from .database.leader_lock import ANSWER_SECONDS, connect, unavailable
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection

@@ -21,27 +21,28 @@ from sqlalchemy import (
 
 from ..audit import AuditEntry
 from ..errors import Conflict, NotFound
-from ..fairshare import Accounting
 from ..keyring import Keyring
-from ..listing import JobPage, JobQuery
-from ..models import ENDS, Job, Status, utcnow
-from . import postgresql
-from .auditstore import AuditStore, log_entry, put_entry
+from ..limits.fairshare import Accounting
+from ..models.job import ENDS, Job, Status
+from ..models.listing import JobPage, JobQuery
+from ..models.times import utcnow
+from .audit import AuditStore, log_entry, put_entry
 from .changes import JobChange, SharedChanges, SoleChanges
-from .countstore import CountStore
-from .dbutil import Database
-from .leadlock import LeadLock, SharedLock, SoleLock
-from .logstore import LogStore
-from .orm import DUE, LAUNCHED, WAITING, jobs
-from .outputstore import OutputStore
+from .counts import CountStore
+from .database import postgresql
+from .database.database import Database
+from .database.leader_lock import LeadLock, SharedLock, SoleLock
+from .logs import LogStore
+from .outputs import OutputStore
 from .paging import read_page
 from .queuelimits import QueueLimits
-from .retentionstore import RetentionStore
+from .queues import TurnStore
+from .retention import RetentionStore
 from .rows import COLUMNS, SHOWN, make_changes, make_job, open_env
-from .summarystore import SummaryStore
-from .turnstore import TurnStore
-from .uploadstore import UploadStore
-from .usestore import UseStore
+from .summaries import SummaryStore
+from .tables import DUE, LAUNCHED, WAITING, jobs
+from .uploads import UploadStore
+from .usage import UseStore
 from .writer import JobWriter
 
 _IS_NOT_OVER = jobs.c.status.not_in(sorted(ENDS))

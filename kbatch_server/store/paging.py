@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Integer, Select, bindparam, exists, select, union_all
 
 from ..errors import InvalidRequest
-from ..listing import JobPage, JobQuery
-from ..models import ENDS, Job, Status
-from .orm import job_tags, jobs
+from ..models.job import ENDS, Job, Status
+from ..models.listing import JobPage, JobQuery
 from .rows import COLUMNS, make_job, measure
+from .tables import job_tags, jobs
 
 _ACTIVE = tuple(sorted(set(Status) - ENDS))
 _LIMIT = bindparam("limit", type_=Integer())

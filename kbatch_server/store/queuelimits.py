@@ -12,9 +12,9 @@ from sqlalchemy import Connection, bindparam, delete, exists, func, insert, sele
 
 from ..errors import Forbidden, TooManyRequests
 from ..metrics import LIMITS_HELD
-from . import postgresql
-from .orm import SIZED, WAITING, jobs, queued_groups
-from .turnstore import count_queued
+from .database import postgresql
+from .queues import count_queued
+from .tables import SIZED, WAITING, jobs, queued_groups
 
 RETRY_AFTER_SECONDS = 60
 """When somebody whose queue is full may look again: jobs run for minutes, most of them."""

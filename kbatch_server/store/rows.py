@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, func
 
 from ..keyring import BadKey, Keyring
-from ..models import Job, JobSpec, Pod, Status
-from ..results import JobOutputs
-from .orm import jobs
+from ..models.job import Job, JobSpec, Pod, Status
+from ..models.results import JobOutputs
+from .tables import jobs
 
 _PODS = TypeAdapter(list[Pod])
 

@@ -16,13 +16,13 @@ from ..audit import AuditEntry
 from ..errors import Conflict, KBatchError, NotFound, Unavailable
 from ..failpoints import reach
 from ..keyring import Keyring
-from ..models import Job
-from .auditstore import put_entries
+from ..models.job import Job
+from .audit import put_entries
 from .changes import Changes, JobChange
-from .dbutil import Database
-from .orm import job_tags, jobs, uploads
+from .database.database import Database
 from .queuelimits import Queued, QueueLimits, RecordBytes, add_to_groups
 from .rows import COLUMNS, make_job, make_row
+from .tables import job_tags, jobs, uploads
 
 BATCH = 100
 """Jobs in one transaction: past this the disk's share of each is small, and others wait for the turn."""

@@ -20,7 +20,7 @@ from service import Service
 
 from faultkit.health import wait_failed
 from faultkit.ledger import FileLedger
-from kbatch_server.launchers.jobfolder import JobFolder
+from kbatch_server.launchers.local.folder import JobFolder
 from tests.ports import find_ports
 
 PREFIX = "/services/kbatch/"

@@ -209,9 +209,9 @@ def test_one_pod_goes_before_the_next_comes_unless_they_can_share(helm: Helm, re
 def test_a_pod_that_others_take_over_from_goes_on_until_nobody_sends_it_requests(
     helm: Helm, render: Render
 ) -> None:
-    assert read_values(helm.render(read_file("replicas")))["Traffic"] == {"drain_seconds": 5}
+    assert read_values(helm.render(read_file("replicas")))["InflightRequests"] == {"drain_seconds": 5}
     # nobody takes over: it would be a longer pause
-    assert read_values(render())["Traffic"] == {"drain_seconds": 0}
+    assert read_values(render())["InflightRequests"] == {"drain_seconds": 0}
 
 
 def test_the_pods_are_selected_as_by_the_first_chart(render: Render) -> None:
@@ -310,7 +310,7 @@ def test_the_service_reads_the_configuration_that_the_chart_mounts(
     assert config.JobConfig.labels == {"team": "a"}
     assert config.JobConfig.pod_security_context["runAsUser"] == 1000
     assert config.KubeJobLauncher.namespace == "batch-jobs"
-    assert config.Launchpad.url_for_jobs == f"http://kbatch-server.jupyterhub.svc:80{PREFIX}"
+    assert config.SignedLinks.url_for_jobs == f"http://kbatch-server.jupyterhub.svc:80{PREFIX}"
     assert (server.bind_url, server.service_prefix) == ("http://0.0.0.0:8050", PREFIX)
     assert server.db_url == "sqlite:////srv/kbatch/jobs.sqlite"
 

@@ -12,10 +12,11 @@ import yaml
 from kubernetes.aio import client
 
 from helm import Helm, Manifest
-from kbatch_server.kube.clients import KubeClient, KubeUnavailable
 from kbatch_server.launchers.base import Launch, LauncherUnavailable
-from kbatch_server.launchers.kube import KubeJobLauncher
-from kbatch_server.models import Job, JobSpec, Status, utcnow
+from kbatch_server.launchers.kube.client import KubeClient, KubeUnavailable
+from kbatch_server.launchers.kube.launcher import KubeJobLauncher
+from kbatch_server.models.job import Job, JobSpec, Status
+from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from tests.cluster import ClusterLike
 

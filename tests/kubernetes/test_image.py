@@ -22,7 +22,7 @@ SCRIPT = f"""
 set -e
 test "$(id -u)" = 54321
 test "$(kbatch-server --version)" = {__version__}
-python3 -c 'import azure.identity, obstore, psycopg, kbatch_server.app, kbatch_server.launchers.kube'
+python3 -c 'import azure.identity, obstore, psycopg, kbatch_server.app, kbatch_server.launchers.kube.launcher'
 touch /srv/kbatch/x /tmp/x
 if touch /opt/kbatch-server/x 2>/dev/null || touch /x 2>/dev/null; then exit 3; fi
 for tool in pip gcc cc make git; do if command -v $tool; then exit 4; fi; done

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from kubernetes.aio import client
 
-from kbatch_server.kube.clients import make_path
-from kbatch_server.kube.kueue import make_workloads_path
 from kbatch_server.launchers.base import Launch
-from kbatch_server.launchers.kube import KubeJobLauncher
-from kbatch_server.models import Job, JobSpec, JobStatus, Status, utcnow
+from kbatch_server.launchers.kube.client import make_path
+from kbatch_server.launchers.kube.launcher import KubeJobLauncher
+from kbatch_server.launchers.kube.status.kueue import make_workloads_path
+from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
+from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from tests.cluster import ClusterLike
 
@@ -185,7 +186,7 @@ async def test_kueue_lets_a_job_go_stops_it_and_lets_it_go_again(
     assert "Kueue has stopped it: Preempted to make room." in seen.message
 
     # what the API alone says is the same, when the watches cannot be asked
-    asked = await launcher.view.ask(launcher._find_place(job))
+    asked = await launcher.job_objects.ask(launcher._find_place(job))
     assert asked is not None
     assert asked.workload is not None
 

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from kubernetes.aio import client
 
-from kbatch_server.kube import objects
 from kbatch_server.launchers.base import Launch, LauncherUnavailable, LaunchRefused, LogNotFound
-from kbatch_server.launchers.kube import KubeJobLauncher
-from kbatch_server.models import Job, JobSpec, JobStatus, Status, utcnow
-from kbatch_server.results import OutputLimits
+from kbatch_server.launchers.kube.launcher import KubeJobLauncher
+from kbatch_server.launchers.kube.manifests import job as objects
+from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
+from kbatch_server.models.results import OutputLimits
+from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from tests.cluster import ClusterLike
 
@@ -387,7 +388,7 @@ async def test_launch_repairs_one_that_was_cut_short(
         raise LauncherUnavailable("killed here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("kbatch_server.launchers.kube.ensure_secret", cut_short)
+        patch.setattr("kbatch_server.launchers.kube.launcher.ensure_secret", cut_short)
         with pytest.raises(LauncherUnavailable):
             await launcher.launch(job, Launch(env={"TOKEN": "old"}))
     with monkeypatch.context() as patch:

@@ -12,7 +12,7 @@ import kubernetes
 import pytest
 from installation import API, Installation
 
-from kbatch_server.launchers.kubepods import MIN_GRACE_SECONDS
+from kbatch_server.launchers.kube.apply import MIN_GRACE_SECONDS
 
 
 @pytest.fixture

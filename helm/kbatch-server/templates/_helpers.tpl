@@ -149,9 +149,9 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
     "kueue_version" .Values.jobs.kueueVersion
     "instance" .Release.Name)
   "FileStorage" (dict "root" "/srv/kbatch/storage")
-  "Traffic" (dict "drain_seconds" (ternary 0 5 (ne (include "kbatch.alone" .) "")))
+  "InflightRequests" (dict "drain_seconds" (ternary 0 5 (ne (include "kbatch.alone" .) "")))
   "WebServer" (dict "trusted_downstream_ips" (list "127.0.0.0/8" "::1" "10.0.0.0/8" "172.16.0.0/12" "192.168.0.0/16" "100.64.0.0/10" "fc00::/7"))
-  "Launchpad" (dict "url_for_jobs" (printf "%s%s" (include "kbatch.address" .) (include "kbatch.prefix" .)))
+  "SignedLinks" (dict "url_for_jobs" (printf "%s%s" (include "kbatch.address" .) (include "kbatch.prefix" .)))
   "JobConfig" dict
 }}
 {{- if eq .Values.db.type "sqlite" }}

@@ -1,8 +1,8 @@
-"""What alembic runs to migrate: on the connection and in the transaction of the caller (``dbutil``)."""
+"""What alembic runs to migrate: on the connection and in the transaction of the caller (``database``)."""
 
 from alembic import context
 
-from kbatch_server.store.orm import metadata
+from kbatch_server.store.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

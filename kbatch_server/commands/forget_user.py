@@ -1,0 +1,155 @@
+"""``kbatch-server forget-user``: removes what is kept of users whom the hub does not know any more.
+
+JupyterHub tells no service that a user was deleted. Whoever gets the same name later would see the former
+user's jobs; so an admin runs this by hand, from a timer (``--deleted``), or lets the hub call
+``DELETE api/v1/users/NAME``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from jupyterhub.utils import make_ssl_context
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
+from traitlets import Bool, List
+from traitlets.config import Application
+
+from .. import __version__
+from ..app import KBatchServer
+from ..settings.checks import WrongSetting
+from ..settings.commandline import ALIASES, StrictLoader
+from ..web.auth import CachingHubOAuth
+
+CLOCK_SECONDS = 2
+"""How much the clocks of hub and service may differ: what is older than a new user by less is left alone."""
+
+REQUEST_SECONDS = 30
+
+SCOPE = "read:users"
+
+_ALIASES: dict[Any, Any] = {name: ALIASES[name] for name in ("config", "db", "storage", "log-level")}
+_FLAGS: dict[Any, Any] = {
+    "dry-run": ({"ForgetUser": {"dry_run": True}}, "Print who would be forgotten, and change nothing."),
+    "deleted": (
+        {"ForgetUser": {"deleted": True}},
+        "Ask the hub who was deleted, or deleted and made again, and forget what is from before.",
+    ),
+}
+
+
+class ForgetUser(Application):
+    """Forget users by name, or all whom the hub has deleted: their jobs, logs, results, uploads and usage.
+
+    Jobs that run are cancelled. The running service removes all of it in the next minutes; both may run at
+    once. The audit record stays.
+    """
+
+    name = "kbatch-server-forget-user"
+    version = __version__
+    description = __doc__
+    examples = """
+    kbatch-server forget-user alice
+    kbatch-server forget-user --deleted --dry-run
+    """
+    aliases: dict[Any, Any] = _ALIASES
+    flags: dict[Any, Any] = _FLAGS
+    classes: Any = List([KBatchServer])
+
+    dry_run = Bool(False, help="""Print who would be forgotten, and change nothing.""", config=True)
+
+    deleted = Bool(
+        False,
+        help="""Ask the hub, at JUPYTERHUB_API_URL with JUPYTERHUB_API_TOKEN, which users it has, and forget
+        all others, and of a user who was made again what is older than that. The service needs a role with
+        the scope ``read:users`` for it.""",
+        config=True,
+    )
+
+    def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> StrictLoader:
+        return StrictLoader(argv, aliases, flags, classes=classes, log=self.log)
+
+    def start(self) -> None:
+        """Work on the database that the service's configuration names."""
+        if self.deleted == bool(self.extra_args):
+            raise WrongSetting("kbatch-server forget-user takes names of users, or --deleted")
+        asyncio.run(self._run(KBatchServer.make_for(self)))
+
+    async def _run(self, server: KBatchServer) -> None:
+        server.jobs.on_change = lambda job_id: None  # the running service looks at all that is due by itself
+        await server.store.open()
+        try:
+            if self.deleted:
+                owners = await server.store.list_owners()
+                found = find_forgotten(CachingHubOAuth(parent=server), owners)
+                due = {name: before async for name, before in found}  # all of it first: the hub may fail
+            else:
+                due = dict.fromkeys(self.extra_args)
+            for name, before in due.items():
+                await self._forget(server, name, before)
+        finally:
+            await server.store.close()
+
+    async def _forget(self, server: KBatchServer, name: str, before: datetime | None) -> None:
+        what = name if before is None else f"{name}, before {before:%Y-%m-%d %H:%M} UTC"
+        if self.dry_run:
+            print(f"{what}: would be forgotten")
+            return
+        done = await server.jobs.forget_user(name, before=before)
+        print(f"{what}: forgotten, {done.jobs} jobs and {done.uploads} uploads")
+
+
+async def find_forgotten(
+    hub_auth: CachingHubOAuth, owners: dict[str, datetime]
+) -> AsyncIterator[tuple[str, datetime | None]]:
+    """Yield who of the owners is to be forgotten, each with the time before which (None: all of it).
+
+    Of each owner the time of the oldest thing is given.
+    Raises WrongSetting when the hub does not answer, or may not tell: then nobody is to be forgotten.
+    """
+    own = await _ask(hub_auth, "user")
+    if own is None or SCOPE not in own.get("scopes", ()):
+        # without it the hub says 404 of each user, as of one who does not exist
+        raise WrongSetting(
+            f"The service's token lacks the scope {SCOPE!r}: give the service a role with it at the hub"
+        )
+    for name, oldest in owners.items():
+        if "/" in name:  # a service, which is not among the hub's users
+            continue
+        user = await _ask(hub_auth, f"users/{quote(name, safe='')}")
+        if user is None:
+            yield name, None
+        elif user.get("created"):
+            before = datetime.fromisoformat(user["created"]) - timedelta(seconds=CLOCK_SECONDS)
+            if oldest < before:
+                yield name, before
+
+
+async def _ask(hub_auth: CachingHubOAuth, path: str) -> Any:
+    """Return what the hub answers, or None for a 404."""
+    headers = {"Authorization": f"token {hub_auth.api_token}"}
+    ssl_options = make_ssl_context(hub_auth.keyfile, hub_auth.certfile, cafile=hub_auth.client_ca)
+    try:
+        answer = await AsyncHTTPClient().fetch(
+            f"{hub_auth.api_url}/{path}",
+            headers=headers,
+            ssl_options=ssl_options,
+            request_timeout=REQUEST_SECONDS,
+        )
+    except HTTPClientError as error:
+        if error.code == 404:
+            return None
+        raise _make_error(hub_auth, error) from None
+    except OSError as error:
+        raise _make_error(hub_auth, error) from None
+    return json.loads(answer.body)
+
+
+def _make_error(hub_auth: CachingHubOAuth, error: Exception) -> WrongSetting:
+    return WrongSetting(
+        f"JUPYTERHUB_API_URL: the hub at {hub_auth.api_url} did not say which users it has: {error}"
+    )

@@ -1,0 +1,1 @@
+"""What drives the jobs, in the process that leads."""

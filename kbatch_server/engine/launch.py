@@ -1,0 +1,63 @@
+"""Puts together what a job needs at its start: its environment, a way to its code and one for its results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from traitlets import Instance
+from traitlets.config import LoggingConfigurable
+
+from ..jobs.profiles import Profiles
+from ..launchers.base import Launch, LaunchRefused
+from ..models.job import Job
+from ..models.results import OutputLimits
+from ..models.user import User
+from ..storage.base import Storage
+from ..store import JobStore
+from .links import SignedLinks
+
+DEFAULT_ENVIRONMENT = {
+    # a program whose output is no terminal keeps back some kilobytes of it, which are lost when it is killed;
+    # of those that do, Python's can be told not to by a variable
+    "PYTHONUNBUFFERED": "1",
+    # what the page of a job shows: colours and links for programs that are told to use them (FORCE_COLOR)
+    "TERM": "xterm-256color",
+    "COLUMNS": "120",
+}
+"""What each job's environment has unless the administrator or the user sets it."""
+
+
+class LaunchBuilder(LoggingConfigurable):
+    """Makes the Launch of a job from what is on record, what the admin sets and what the user asked for."""
+
+    links = Instance(SignedLinks)
+    output_limits = Instance(OutputLimits, (), help="How much of what a job wrote is sent.")
+    profiles = Instance(Profiles)
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+
+    async def make_launch(self, job: Job) -> Launch:
+        """Return what the launcher hands to the job.
+
+        Raises StorageError when the storage does not answer, LaunchRefused when the environment is lost.
+        """
+        own = await self.store.read_env(job.id) if job.has_env else {}
+        if own is None:
+            message = "Its environment was sealed with a key that this service does not have any more."
+            raise LaunchRefused("EnvironmentLost", message)
+        user = User(name=job.user, groups=tuple(job.groups))
+        environment = DEFAULT_ENVIRONMENT | await self.profiles.get_environment(user, job.spec.profile) | own
+        environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
+        launch = Launch(
+            env=environment,
+            outputs_url=self.links.make_outputs_url(job) if job.spec.keep_outputs else None,
+            output_limits=self.output_limits,
+        )
+        if job.spec.upload is None:
+            return launch
+        upload = await self.store.get_upload(job.spec.upload, user=job.user)
+        seconds = self.links.code_url_expires_in_seconds
+        url = await self.storage.make_url(upload.key, expires_in_seconds=seconds)
+        if url is None:
+            url = self.links.make_code_url(job, upload)
+        return replace(launch, code_url=url, code_key=upload.key)

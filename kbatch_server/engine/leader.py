@@ -1,0 +1,188 @@
+"""Sees to it that one of the processes that share a database drives the jobs, and one takes over from it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+from traitlets import Float, Instance
+from traitlets import List as ListTrait
+from traitlets.config import LoggingConfigurable
+
+from ..errors import Unavailable
+from ..launchers.base import JobLauncher
+from ..logs.recorder import LogRecorder
+from ..models.job import Job
+from ..store import JobStore
+from ..store.database.leader_lock import LeadLock
+from .reconciler import Reconciler
+
+LISTEN_SECONDS = 2
+"""How often a leader that hears nothing from the others asks whether it still leads."""
+
+STOP_SECONDS = 10
+"""How long each part may take to stop when the lead is lost."""
+
+UNTOLD = 10_000
+"""Ids that wait to be told to the leader; those beyond it finds by itself (``Reconciler.resync_seconds``)."""
+
+TOLD = 100
+"""Ids that are told at once."""
+
+
+class Part(Protocol):
+    """What runs in the leader only, and may be started again after it was stopped."""
+
+    async def start(self) -> None:
+        """Begin."""
+
+    async def stop(self) -> None:
+        """End it all."""
+
+
+class Leader(LoggingConfigurable):
+    """Runs the parts that must run once, in the one process that leads; the others hand their news to it.
+
+    With SQLite there is one process, which leads from its start. With PostgreSQL it is the one that holds a
+    lock there: any other takes over when that one ends, or loses its connection to the database. Two that
+    overlap for a moment do no harm: each step of a job is made sure of by the record and by names.
+    """
+
+    retry_seconds = Float(
+        2,
+        min=0.05,
+        help="""Seconds between two tries to take the lead, of a process that does not have it.
+
+        It is for several processes over one PostgreSQL; after about this time another takes over.
+        """,
+        config=True,
+    )
+
+    launcher = Instance(JobLauncher)
+    parts: Sequence[Part] = ListTrait()  # type: ignore[assignment]
+    """What runs beside launcher, recorder and reconciler."""
+    reconciler = Instance(Reconciler)
+    recorder = Instance(LogRecorder)
+    store = Instance(JobStore)
+
+    is_leading = False
+    """Whether this process leads now."""
+
+    _lock: LeadLock
+    _tasks: list[asyncio.Task[None]]
+
+    async def start(self) -> None:
+        """Lead, if nobody does; what a part raises when it is started is raised here the first time."""
+        self._lock = self.store.make_lead_lock()
+        self._running = AsyncExitStack()
+        self._untold: deque[str] = deque(maxlen=UNTOLD)
+        self._has_untold = asyncio.Event()
+        self._tasks = []
+        try:
+            await self._try()
+        except Unavailable as error:
+            self.log.warning("who leads cannot be found out: %s", error)
+        self._tasks = [
+            asyncio.create_task(self._lead(), name="leader"),
+            asyncio.create_task(self._tell(), name="leader-tell"),
+        ]
+
+    async def stop(self) -> None:
+        """Stop the parts, and then let go of the lead."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end()
+
+    def accept(self, job: Job) -> None:
+        """Have a new job launched when its turn comes."""
+        if self.is_leading:
+            self.reconciler.accept(job)
+        else:
+            self._announce(job.id)
+
+    def look(self, job_id: str) -> None:
+        """Have a job looked at: there is something else to do about it."""
+        if self.is_leading:
+            self.reconciler.queue.put(job_id)
+        else:
+            self._announce(job_id)
+
+    def _announce(self, job_id: str) -> None:
+        self._untold.append(job_id)
+        self._has_untold.set()
+
+    async def _tell(self) -> None:
+        """Hand the news to the leader, as many at once as there are."""
+        while True:
+            await self._has_untold.wait()
+            self._has_untold.clear()
+            while self._untold:
+                ids = [self._untold.popleft() for _ in range(min(TOLD, len(self._untold)))]
+                try:
+                    await self.store.announce(ids)
+                except Unavailable as error:
+                    self.log.warning("%d jobs wait for the leader to look by itself: %s", len(ids), error)
+                except Exception:
+                    self.log.exception("%d jobs wait for the leader to look by itself", len(ids))
+
+    async def _lead(self) -> None:
+        """Lead while that is ours to do, try to when it is not."""
+        while True:
+            try:
+                if self.is_leading or await self._try():
+                    await self._listen()
+            except Unavailable as error:
+                self.log.warning("this process does not lead: %s", error)
+            except Exception:
+                self.log.exception("this process does not lead")
+            if self.is_leading:
+                self.recorder.drop()
+                await self._end()
+            # not all of them in step
+            await asyncio.sleep(self.retry_seconds * random.uniform(0.5, 1))  # noqa: S311
+
+    async def _try(self) -> bool:
+        """Return whether this process leads now, with its parts started."""
+        try:
+            if not await self._lock.take():
+                return False
+            await self._begin()
+        except BaseException:
+            await self._end()
+            raise
+        return True
+
+    async def _begin(self) -> None:
+        self.log.info("this process leads")
+        await self.launcher.start(self.reconciler.notice)
+        self._running.push_async_callback(self._stop, self.launcher)
+        parts: list[Part] = [self.recorder, self.reconciler, *self.parts]
+        for part in parts:
+            await part.start()
+            self._running.push_async_callback(self._stop, part)
+        self.is_leading = True
+
+    async def _listen(self) -> None:
+        """Take what the others tell; raises Unavailable when the lead is lost."""
+        while True:
+            for job_id in await self._lock.listen(LISTEN_SECONDS):
+                self.reconciler.queue.put(job_id)
+
+    async def _end(self) -> None:
+        """Stop what was started, the last first, and then let another lead."""
+        self.is_leading = False
+        running, self._running = self._running, AsyncExitStack()
+        await running.aclose()
+        await self._lock.release()
+
+    async def _stop(self, part: Part | JobLauncher) -> None:
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await part.stop()
+        except Exception:
+            self.log.exception("%s did not stop as it should", type(part).__name__)

@@ -1,0 +1,439 @@
+"""Brings each job from what is recorded and what is seen to its next step, until it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from traitlets import Float, Instance, Integer, default
+from traitlets.config import LoggingConfigurable
+
+from ..errors import NotFound, Unavailable
+from ..failpoints import reach
+from ..launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
+from ..limits.config import Limits
+from ..log import JOB_ID
+from ..metrics import (
+    ENDED,
+    LAUNCHES,
+    QUEUE_SECONDS,
+    RECONCILE_FAILURES,
+    RECONCILE_LAG_SECONDS,
+    RECONCILE_SECONDS,
+    START_SECONDS,
+)
+from ..models.job import Job, JobStatus, Pod, Status
+from ..models.times import utcnow
+from ..notebooks.launch import EXIT_REASONS
+from ..scheduling.scheduler import Scheduler
+from ..storage.base import StorageError
+from ..store import JobStore
+from .collector import Collector
+from .launch import LaunchBuilder
+from .pacer import LaunchPacer
+from .relaunch import Relaunch, keep_count
+from .workqueue import WorkQueue
+
+VERDICT = "_verdict"
+"""In a job's ``state``: the reason and message of a job that we end, kept before we end it."""
+
+SETTLE_SECONDS = 0.1
+"""How long the changes of a job are gathered before it is looked at."""
+
+TERMINATING_SECONDS = 2
+"""How often a job that was asked to end is looked at, beside what the launcher notices."""
+
+SETTLE_MAX_SECONDS = 60
+"""How often what a job leaves is looked at, at the least, until it is kept."""
+
+LOOK_SECONDS = 0.1
+"""How soon a job is looked at again at the earliest, when a time that it waits for has come."""
+
+LIST_RETRY_SECONDS = 5
+"""How soon the jobs are listed again when the database could not do it."""
+
+MESSAGE_LENGTH = 2000
+"""Characters of a message that are kept: a scheduler's word on a thousand nodes is longer."""
+
+
+class Reconciler(LoggingConfigurable):
+    """Works on one job at a time in each of its workers, always from the record and what is seen now.
+
+    Nothing is remembered between two looks at a job but what is in the store, so being killed at any line
+    costs no job: the next look continues. A launcher that cannot be asked changes nothing about a job.
+    """
+
+    workers = Integer(8, min=1, help="""How many jobs are worked on at the same time.""", config=True)
+
+    resync_seconds = Float(
+        30,
+        min=1,
+        help="""Seconds between two looks at each job that something is to be done for: one to be launched,
+        cancelled, deleted or cleaned up after, of which the process that does it was not told.
+
+        Jobs that run are looked at when the launcher reports a change, and each ``poll_seconds`` of it.
+        """,
+        config=True,
+    )
+
+    max_relaunches = Integer(
+        6,
+        min=0,
+        help="""How often a job is launched again of which nothing began, as the node that Kubernetes sent
+        it to did not take it (``OutOfcpu``, ``UnexpectedAdmissionError``, ``NodeAffinity``): after 10
+        seconds, then each time after twice as long. It counts as no attempt. The metric
+        ``kbatch_launches_total`` counts them as ``again``.""",
+        config=True,
+    )
+
+    pacer = Instance(LaunchPacer)
+    collector = Instance(Collector)
+    launcher = Instance(JobLauncher)
+    builder = Instance(LaunchBuilder)
+    store = Instance(JobStore)
+    scheduler = Instance(Scheduler)
+    queue = Instance(WorkQueue, ())
+
+    _tasks: list[asyncio.Task[None]]
+
+    @default("pacer")
+    def _default_pacer(self) -> LaunchPacer:
+        return LaunchPacer(launcher=self.launcher)
+
+    @default("scheduler")
+    def _default_scheduler(self) -> Scheduler:
+        return Scheduler(limits=Limits(), store=self.store)
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.pacer.on_launch = self.queue.put
+        self._relaunch = Relaunch(self.launcher, self.store, self.queue, self.log)
+
+    async def start(self) -> None:
+        """Begin to work, with a look at every job that is not over."""
+        self.queue.on_take = RECONCILE_LAG_SECONDS.observe
+        self.pacer.start()
+        self._tasks = [
+            asyncio.create_task(self._resync(), name="resync"),
+            asyncio.create_task(self._poll(), name="poll"),
+        ]
+        self._tasks += [asyncio.create_task(self._work(), name=f"worker-{i}") for i in range(self.workers)]
+
+    async def stop(self) -> None:
+        """End the workers where they stand: the record is true at every moment. It may be started again."""
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            await self.pacer.stop()
+            self.queue.clear()
+
+    async def _resync(self) -> None:
+        """Have all jobs looked at that something is to be done for, whatever was told of them."""
+        with_waiting = not self.scheduler.is_needed
+        await self._look_again(
+            lambda: self.store.list_due_ids(with_waiting=with_waiting), self.resync_seconds
+        )
+
+    async def _poll(self) -> None:
+        """Have all jobs looked at that the launcher has, whatever it reports."""
+        await self._look_again(self.store.list_launched_ids, self.launcher.poll_seconds)
+
+    async def _look_again(self, list_ids: Callable[[], Awaitable[list[str]]], period: float) -> None:
+        """Have jobs looked at in each period: the first time at once, later one after the other.
+
+        A thousand looks at once would hold up whoever asks for something meanwhile.
+        """
+        seconds = 0.0
+        while True:
+            try:
+                job_ids = await list_ids()
+            except Exception:
+                self.log.exception("the jobs that are not over could not be listed; trying again")
+                await asyncio.sleep(LIST_RETRY_SECONDS)
+                continue
+            for job_id in job_ids:
+                if job_id not in self.pacer:
+                    self.queue.ensure(job_id)
+                await asyncio.sleep(seconds / len(job_ids))
+            await asyncio.sleep(period - seconds)
+            seconds = period / 2
+
+    async def _work(self) -> None:
+        task = asyncio.current_task()
+        # not for ever: code that is cancelled may end in an error of its own, which is caught here
+        while task is not None and not task.cancelling():
+            job_id = await self.queue.get()
+            JOB_ID.set(job_id)
+            try:
+                with RECONCILE_SECONDS.time():
+                    await self.reconcile(job_id)
+            except (LauncherUnavailable, StorageError, Unavailable) as error:
+                RECONCILE_FAILURES.labels("unavailable").inc()
+                delay = self.queue.put_backoff(job_id)
+                self.log.warning("job %s: %s; trying again in %.1f s", job_id, error, delay)
+            except Exception:
+                RECONCILE_FAILURES.labels("failed").inc()
+                delay = self.queue.put_backoff(job_id)
+                self.log.exception("job %s: no step forward; trying again in %.1f s", job_id, delay)
+            else:
+                self.queue.forget(job_id)
+            finally:
+                self.queue.done(job_id)
+
+    def count(self) -> dict[str, int]:
+        """Return how many jobs wait for a worker, are in one's hands, are for later, are to be launched."""
+        return self.queue.count() | {"to_launch": len(self.pacer)}
+
+    def accept(self, job: Job) -> None:
+        """Launch a new job when its turn comes: until then it need not even be read."""
+        if self.scheduler.take(job):
+            self.pacer.join(job.id)
+
+    def notice(self, job_id: str) -> None:
+        """Look at a job soon: changes come in bursts (a Job, its Pod, Events), and one look sees all."""
+        self.queue.put_after(job_id, SETTLE_SECONDS)
+
+    async def reconcile(self, job_id: str) -> None:
+        """Do the next step for one job; raises LauncherUnavailable when that is for later."""
+        job = await self.store.find_job(job_id)
+        if job is not None and job.is_to_be_launched:
+            await self._launch(job)
+            return
+        self.pacer.leave(job_id)
+        if job is None:
+            self.scheduler.leave(job_id)
+        elif job.delete_requested_at is not None:
+            await self._delete(job)
+        elif job.is_over:
+            await self._clean(job)
+        else:
+            await self._observe(job)
+
+    async def _delete(self, job: Job) -> None:
+        if await self.launcher.terminate(job):
+            await self.collector.delete(job)
+            await self.store.remove_job(job.id)
+            self.scheduler.leave(job.id, job.user)
+            self.log.info("job %s: removed", job.id)
+        else:
+            self.queue.put_after(job.id, TERMINATING_SECONDS)
+
+    async def _clean(self, job: Job) -> None:
+        self.scheduler.leave(job.id, job.user)
+        if job.cleaned_at is None:
+            if not await self.collector.settle(job):
+                self.queue.put_after(job.id, _get_settle_seconds(job))
+                return
+            reach("archive.5")
+            await self.launcher.clean(job)
+            reach("archive.6")
+            await self.store.update_job(job.id, cleaned_at=utcnow())
+
+    async def _launch(self, job: Job) -> None:
+        if not (self.scheduler.take(job) and self.pacer.take(job.id)):
+            return  # it comes up again when its turn has come
+        reach("launch.1")
+        if not await self.store.begin_launch(job.id):
+            self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
+            return
+        self.scheduler.begin(job)
+        reach("launch.2")
+        try:
+            launch = await self.builder.make_launch(job)
+            state = keep_count(job, dict(await self.launcher.launch(job, launch)))
+        except LaunchRefused as error:
+            LAUNCHES.labels("refused").inc()
+            await self._end(job, JobStatus(status=Status.FAILED, reason=error.reason, message=error.message))
+        except NotFound:
+            LAUNCHES.labels("refused").inc()
+            message = "The code that was uploaded for it is not there any more."
+            await self._end(job, JobStatus(status=Status.FAILED, reason="CodeNotFound", message=message))
+        except (LauncherUnavailable, StorageError) as error:
+            LAUNCHES.labels("unavailable").inc()
+            await self.store.update_job(job.id, reason="LauncherUnavailable", message=_waiting(error))
+            raise LauncherUnavailable(str(error)) from error
+        except Exception:
+            LAUNCHES.labels("failed").inc()
+            message = "The service failed to start it, and tries again; its log says why."
+            await self.store.update_job(job.id, reason="LaunchFailed", message=message)
+            raise
+        else:
+            reach("launch.5")
+            LAUNCHES.labels("ok").inc()
+            QUEUE_SECONDS.observe((utcnow() - job.created_at).total_seconds())
+            await self._record_launch(job, state)
+
+    async def _record_launch(self, job: Job, state: dict[str, Any]) -> None:
+        launched = await self.store.update_job(
+            job.id,
+            status=Status.PENDING,
+            reason="Launched",
+            message="Handed over, waiting to be scheduled.",
+            launched_at=utcnow(),
+            state=state,
+        )
+        reach("launch.6")
+        if launched is None:
+            # another process leads by now, found nothing of it yet, and has ended the job: it must not run
+            found = await self.store.find_job(job.id)
+            deleted_at = found.delete_requested_at if found is not None else utcnow()
+            await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
+            self.log.warning("job %s: launched when it was over, and ended again", job.id)
+            return
+        self.log.info("job %s: launched", job.id)
+        self.notice(job.id)
+
+    async def _observe(self, job: Job) -> None:
+        seen = await self.launcher.poll(job)
+        if seen is not None:
+            self.collector.begin(replace(job, status=seen.status, pods=_merge_pods(job, seen)))
+        elif job.cancel_requested_at is not None or VERDICT in job.state:
+            # what was made for it is gone, and its pod may still write its last lines
+            self.collector.begin(job)
+        verdict, is_cancelled = _get_verdict(job), job.cancel_requested_at is not None
+        if verdict is not None and verdict[0] is Status.SUCCEEDED:
+            await self._terminate(job, seen, *verdict)
+        elif not is_cancelled and await self._relaunch.take(job, seen, most=self.max_relaunches):
+            return
+        elif seen is not None and seen.status.is_end and not _is_our_doing(seen, is_cancelled, verdict):
+            await self._end(job, explain_end(job, seen))
+        elif is_cancelled:
+            await self._terminate(job, seen, Status.CANCELLED, "Cancelled", "Cancelled by the user.")
+        elif verdict is not None:
+            await self._terminate(job, seen, *verdict)
+        elif seen is None:
+            message = "What was made for it was removed by someone or something other than this service."
+            await self._end(job, JobStatus(status=Status.FAILED, reason="Lost", message=message))
+        elif seen.is_overdue(job.spec):
+            limit = seen.get_limit_seconds(job.spec)
+            await self._give_up(job, seen.reason, f"{seen.message} It was given up after {limit} seconds.")
+        elif seen.is_past_deadline():
+            await self._give_up(job, "DeadlineExceeded", seen.deadline_message)
+        elif (left := seen.get_seconds_to_finish()) is not None and left <= 0:
+            await self._finish(job, seen)
+        else:
+            held = seen.get_held_seconds()
+            if held is not None and held <= 0:
+                await self.launcher.release(job)
+            await self._record(job, seen)
+
+    async def _finish(self, job: Job, seen: JobStatus) -> None:
+        """End a job whose command has ended and whose pod has not, with what the command came to."""
+        await self._record(job, seen)
+        if seen.exit_code == 0:
+            # not by its pod: the Job would have failed if what ran beside the command ends otherwise
+            verdict = ["Complete", "It has ended well.", Status.SUCCEEDED.value]
+            await self.store.update_job(job.id, state=job.state | {VERDICT: verdict})
+            self.queue.put(job.id)
+        else:
+            await self.launcher.finish(job)
+
+    async def _give_up(self, job: Job, reason: str, message: str) -> None:
+        await self.store.update_job(job.id, state=job.state | {VERDICT: [reason, message]})
+        self.queue.put(job.id)
+
+    async def _terminate(
+        self, job: Job, seen: JobStatus | None, status: Status, reason: str, message: str
+    ) -> None:
+        reach("cancel.4")
+        if await self.launcher.terminate(job):
+            reach("cancel.6")
+            end = (
+                seen.model_copy() if seen is not None else JobStatus(status=status, started_at=job.started_at)
+            )
+            end.status, end.reason, end.message, end.ended_at = status, reason, message, utcnow()
+            end.exit_code = 0 if status is Status.SUCCEEDED else end.exit_code
+            await self._end(job, end)
+            return
+        reach("cancel.5")
+        if job.reason != "Terminating":
+            await self.store.update_job(job.id, reason="Terminating", message="It was asked to end.")
+        self.queue.put_after(job.id, TERMINATING_SECONDS)
+
+    async def _record(self, job: Job, seen: JobStatus) -> None:
+        """Write down what changed, and look again when a limit on waiting is reached."""
+        changes = _changes(job, seen)
+        if changes:
+            await self.store.update_job(job.id, **changes)
+        _observe_start(job, changes)
+        limits = seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline(), seen.get_held_seconds()
+        for left in (*limits, seen.get_seconds_to_finish()):
+            if left is not None:
+                self.queue.put_after(job.id, max(LOOK_SECONDS, left))
+
+    async def _end(self, job: Job, seen: JobStatus) -> None:
+        changes = _changes(job, seen) | {"ended_at": seen.ended_at or utcnow()}
+        reach("finish.1")
+        if await self.store.update_job(job.id, **changes) is not None:
+            ENDED.labels(seen.status.value).inc()
+            _observe_start(job, changes)
+        reach("finish.2")
+        self.scheduler.leave(job.id, job.user)
+        self.log.info("job %s: %s (%s)", job.id, seen.status.value, seen.reason or "no reason")
+        self.queue.put(job.id)
+
+
+def _get_verdict(job: Job) -> tuple[Status, str, str] | None:
+    """Return how we end the job, with reason and message, or None where it ends by itself."""
+    if VERDICT not in job.state:
+        return None
+    reason, message, *status = job.state[VERDICT]
+    return Status(status[0]) if status else Status.FAILED, reason, message
+
+
+def _is_our_doing(seen: JobStatus, is_cancelled: bool, verdict: tuple[Status, str, str] | None) -> bool:
+    """Whether a failure is what comes of ending the job, and not how its command ended."""
+    return (is_cancelled and seen.never_began) or ((is_cancelled or verdict is not None) and seen.was_removed)
+
+
+def _get_settle_seconds(job: Job) -> float:
+    """Return how soon to look again at what a job leaves: seldom where it takes long, as while the storage is
+    away. The recorder says itself when a log is whole."""
+    waited = (utcnow() - job.ended_at).total_seconds() if job.ended_at is not None else 0.0
+    return min(max(TERMINATING_SECONDS, waited / 10), SETTLE_MAX_SECONDS)
+
+
+def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:
+    """Return the columns of the record that what is seen changes."""
+    pods = _merge_pods(job, seen)
+    wanted = {
+        "status": seen.status,
+        "reason": seen.reason,
+        "message": seen.message[:MESSAGE_LENGTH],
+        "exit_code": seen.exit_code,
+        "started_at": seen.started_at or job.started_at,
+        "pods": pods,
+        "attempts": max(len(pods), job.attempts),
+    }
+    return {name: value for name, value in wanted.items() if getattr(job, name) != value}
+
+
+def _observe_start(job: Job, changes: dict[str, Any]) -> None:
+    """Count how long a job waited that has been seen to run for the first time."""
+    if job.started_at is None and changes.get("started_at") is not None:
+        START_SECONDS.observe(max(0.0, (changes["started_at"] - job.created_at).total_seconds()))
+
+
+def explain_end(job: Job, seen: JobStatus) -> JobStatus:
+    """Return how a job has ended; what runs a notebook says by its exit code what went wrong."""
+    reason, message = EXIT_REASONS.get(seen.exit_code or 0, (seen.reason, seen.message))
+    if job.spec.notebook is None or (seen.status, seen.reason) != (Status.FAILED, "Error"):
+        return seen
+    return seen.model_copy(update={"reason": reason, "message": message})
+
+
+def _merge_pods(job: Job, seen: JobStatus) -> list[Pod]:
+    """Return all pods, in the order in which they were seen: one that was seen once stays on record."""
+    merged = {pod.name: pod for pod in job.pods}
+    for pod in seen.pods:
+        earlier = merged.get(pod.name)
+        merged[pod.name] = pod if earlier is None else pod.merged_with(earlier)
+    return list(merged.values())
+
+
+def _waiting(error: Exception) -> str:
+    return f"It starts as soon as what runs it answers again: {error}"[:MESSAGE_LENGTH]

@@ -1,0 +1,356 @@
+"""Removes what was kept for long enough: uploads, logs, results, records; and what no record names."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import traitlets
+from traitlets import Dict, Float, Instance, Integer, TraitError, Union, validate
+from traitlets.config import LoggingConfigurable
+
+from ..audit import Action, make_entry
+from ..errors import NotFound, Unavailable
+from ..logs.recorder import LogRecorder
+from ..logs.writer import make_key
+from ..models.times import utcnow
+from ..models.upload import make_upload_key
+from ..outputs.outputs import Outputs
+from ..storage.base import Storage, StorageError, StoredObject
+from ..store import JobStore
+from ..store.retention import EndedJob, Part
+from ..uploads.uploads import Uploads
+
+DAY_SECONDS = 86400
+
+ORPHAN_SECONDS = DAY_SECONDS
+"""How old an object that nothing names must be: nothing that is under way takes so long."""
+
+AT_ONCE = 500
+"""Jobs, uploads or objects that are looked up in the database at a time."""
+
+RECORDS_AT_ONCE = 2000
+"""Records that go in one round: each is work for those who start jobs, too, and there may be very many when a
+time for records is set after years."""
+
+_OURS = re.compile(
+    r"uploads/(?P<upload>[0-9a-f]{40})|logs/(?P<log>[^/]+)/\d+-\d{6,}|outputs/(?P<outputs>[^/]+)/[0-9a-f]{32}"
+)
+"""The keys of objects that this service makes: what else is in the storage is left alone."""
+
+Kind = Literal["upload", "job", "results", "log", "object"]
+
+_ACTIONS: dict[Kind, Action] = {
+    "upload": Action.REMOVE_UPLOAD,
+    "job": Action.REMOVE_JOB,
+    "results": Action.REMOVE_RESULTS,
+    "log": Action.REMOVE_LOG,
+    "object": Action.REMOVE_OBJECT,
+}
+
+_KINDS: dict[Part, Kind] = {"record": "job", "outputs": "results", "log": "log"}
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One thing that is to go."""
+
+    kind: Kind
+    name: str
+    """The id of the upload or job, or the key of an object that nothing names."""
+    user: str
+    """Whose it is; empty for an object that nothing names."""
+    size: int
+    """Bytes in the storage."""
+    why: str
+    """A sentence's end, like ``expired 2030-01-31``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ttls:
+    """For how long the things of one user are kept after a job's end, in seconds; 0 is for ever."""
+
+    job_ttl_seconds: int
+    log_ttl_seconds: int
+    output_ttl_seconds: int
+
+    def get_seconds(self, part: Part) -> int:
+        """Return for how long that part of a job is kept."""
+        return {
+            "record": self.job_ttl_seconds,
+            "log": self.log_ttl_seconds,
+            "outputs": self.output_ttl_seconds,
+        }[part]
+
+    def get_cutoff(self, part: Part, now: datetime) -> datetime | None:
+        """Return the time before which a job must have ended for that part of it to go, or None."""
+        seconds = self.get_seconds(part)
+        return now - timedelta(seconds=seconds) if seconds else None
+
+
+class Retention(LoggingConfigurable):
+    """Knows what has been kept for long enough, and removes it.
+
+    What is to go is found anew each time, in the records and the list of objects: a removal that was cut
+    short is done by the next.
+    """
+
+    job_ttl_seconds = Integer(
+        0,
+        min=0,
+        help="""Seconds after its end until a job is forgotten, with its log and its results.
+
+        0, the default, means never: a record alone is a few kilobytes in the database.
+        """,
+        config=True,
+    )
+
+    log_ttl_seconds = Integer(
+        180 * DAY_SECONDS,
+        min=0,
+        help="""Seconds after its end until a job's log is removed; its record stays. 0: never.""",
+        config=True,
+    )
+
+    output_ttl_seconds = Integer(
+        90 * DAY_SECONDS,
+        min=0,
+        help="""Seconds after its end until a job's results are removed; its record stays. 0: never.""",
+        config=True,
+    )
+
+    audit_ttl_seconds = Integer(
+        365 * DAY_SECONDS,
+        min=0,
+        help="""Seconds that an entry of the audit record (who did what) is kept. 0: for ever.""",
+        config=True,
+    )
+
+    user_ttls: Any = Union(
+        [Dict(), traitlets.Callable()],
+        default_value={},
+        help="""Other times for some users, by name: a dict of the three settings above, or of some of them.
+
+        Or a function, perhaps async, that is called with a user's name and returns such a dict, or None.
+        Example::
+
+            c.Retention.user_ttls = {"alice": {"output_ttl_seconds": 0, "log_ttl_seconds": 0}}
+        """,
+        config=True,
+    )
+
+    @validate("user_ttls")
+    def _validate_user_ttls(self, proposal: Any) -> Any:
+        if not callable(proposal["value"]):
+            for user, times in proposal["value"].items():
+                _check_times(user, times)
+        return proposal["value"]
+
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+    uploads = Instance(Uploads)
+    logs = Instance(LogRecorder)
+    outputs = Instance(Outputs)
+
+    async def find(self, *, with_orphans: bool) -> AsyncGenerator[Removal]:
+        """Yield what is to go now; ``with_orphans`` looks through all objects of the storage, too.
+
+        Raises Unavailable and StorageError.
+        """
+        now = utcnow()
+        async for removal in self._find_uploads(now):
+            yield removal
+        for user in await self.store.list_job_users():
+            try:
+                ttls = await self._get_ttls(user)
+            except Exception:  # the function is a program of the admin's: it may raise anything
+                self.log.exception("Retention.user_ttls failed for %s, whose jobs stay as they are", user)
+                continue
+            async for removal in self._find_parts(user, ttls, now):
+                yield removal
+        if with_orphans:
+            async for removal in self._find_orphans(now - timedelta(seconds=ORPHAN_SECONDS)):
+                yield removal
+
+    async def remove(self, removal: Removal) -> bool:
+        """Remove one thing and return whether it went: it does not when it is needed again, or cannot now."""
+        entry = make_entry(_ACTIONS[removal.kind], removal.name, removal.user, detail=removal.why)
+        try:
+            if removal.kind == "upload":
+                is_gone: bool = await self.uploads.delete_expired(removal.name, audit=entry)
+                return is_gone
+            if removal.kind == "job":
+                await self.store.request_delete(removal.name, user=None, audit=entry)
+            elif removal.kind == "results":
+                await self.outputs.delete(removal.name, why=f"They were {removal.why}.", audit=entry)
+            elif removal.kind == "log":
+                await self.logs.delete_log(removal.name, audit=entry)
+            else:
+                await self.store.add_audit(entry)  # before: there is no row whose end it could be one with
+                await self.storage.delete(removal.name)
+        except NotFound:
+            return False  # somebody else removed it
+        except (StorageError, Unavailable) as error:
+            self.log.warning("%s %s: not removed, trying again later: %s", removal.kind, removal.name, error)
+            return False
+        return True
+
+    async def sweep(self, *, with_orphans: bool) -> int:
+        """Remove what is to go, and return how many things went; of very many records the rest goes later."""
+        count = records = 0
+        async with aclosing(self.find(with_orphans=with_orphans)) as removals:
+            async for removal in removals:
+                if removal.kind == "job" and records == RECORDS_AT_ONCE:
+                    continue
+                if await self.remove(removal):
+                    self.log.info("%s %s: removed, %s", removal.kind, removal.name, removal.why)
+                    count += 1
+                    records += removal.kind == "job"
+        if forgotten := await self.trim_audit():
+            self.log.info("%d entries of the audit record: forgotten", forgotten)
+        return count
+
+    async def trim_audit(self) -> int:
+        """Forget what was on the audit record for long enough, and return how many entries went."""
+        if not self.audit_ttl_seconds:
+            return 0
+        return await self.store.forget_audit(utcnow() - timedelta(seconds=self.audit_ttl_seconds))
+
+    async def _get_ttls(self, user: str) -> Ttls:
+        times: Any = self.user_ttls
+        if callable(times):
+            times = times(user)
+            if inspect.isawaitable(times):
+                times = await times
+            _check_times(user, times or {})
+        else:
+            times = times.get(user)
+        names = Ttls.__dataclass_fields__
+        return Ttls(**{name: (times or {}).get(name, getattr(self, name)) for name in names})
+
+    async def _find_uploads(self, now: datetime) -> AsyncIterator[Removal]:
+        after = None
+        while page := await self.store.list_expired_uploads(now, after=after, limit=AT_ONCE):
+            for each in page:
+                why = f"unused, and expired {each.expires_at:%Y-%m-%d}"
+                yield Removal("upload", each.id, each.user, each.code_size, why)
+            after = page[-1]
+
+    async def _find_parts(self, user: str, ttls: Ttls, now: datetime) -> AsyncIterator[Removal]:
+        forgotten = ttls.get_cutoff("record", now)
+        for part, kind in _KINDS.items():
+            before = ttls.get_cutoff(part, now)
+            # what goes with its job's record is not listed once more
+            since = None if part == "record" else forgotten
+            if before is None:
+                continue
+            async for job in self._list_ended(user, part, before, since):
+                why = f"removed {in_words(ttls.get_seconds(part))} after the job's end"
+                yield Removal(kind, job.id, user, job.size, why)
+
+    async def _list_ended(
+        self, user: str, part: Part, before: datetime, since: datetime | None
+    ) -> AsyncIterator[EndedJob]:
+        after: EndedJob | None = None
+        while page := await self.store.list_ended_jobs(
+            user, part, before=before, since=since, after=after, limit=AT_ONCE
+        ):
+            for job in page:
+                yield job
+            after = page[-1]
+
+    async def _find_orphans(self, before: datetime) -> AsyncIterator[Removal]:
+        """Yield the objects, older than a time, that a killed service left and that no record names."""
+        for prefix in ("uploads/", "logs/", "outputs/"):
+            async for page in self._list_objects(prefix, before):
+                named = await self._find_named([each.key for each in page])
+                for each in page:
+                    if each.key not in named:
+                        yield Removal("object", each.key, "", each.size, "named by no record")
+
+    async def _list_objects(self, prefix: str, before: datetime) -> AsyncIterator[Sequence[StoredObject]]:
+        page: list[StoredObject] = []
+        async with aclosing(self.storage.list(prefix)) as objects:  # type: ignore[type-var]
+            async for each in objects:
+                if each.modified_at < before and _OURS.fullmatch(each.key):
+                    page.append(each)
+                if len(page) == AT_ONCE:
+                    yield page
+                    page = []
+        if page:
+            yield page
+
+    async def _find_named(self, keys: Collection[str]) -> set[str]:
+        """Return those of the keys that a record names."""
+        ids: dict[str, set[str]] = {"upload": set(), "log": set(), "outputs": set()}
+        for match in filter(None, map(_OURS.fullmatch, keys)):
+            ids[str(match.lastgroup)].add(match[str(match.lastgroup)])
+        named = {make_upload_key(each) for each in await self.store.find_upload_ids(ids["upload"])}
+        named |= {make_key(*place) for place in await self.store.find_log_numbers(ids["log"])}
+        return named | await self.store.find_output_keys(ids["outputs"])
+
+
+def in_words(seconds: int) -> str:
+    """Return a time like ``90 days``, or in hours or seconds where it is no number of days."""
+    for unit, length in (("day", DAY_SECONDS), ("hour", 3600), ("second", 1)):
+        count, rest = divmod(seconds, length)
+        if not rest:
+            return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+    raise ValueError(f"{seconds} is no number of seconds")
+
+
+def _check_times(user: str, times: Mapping[str, Any]) -> None:
+    """Raise TraitError unless these are times for a user."""
+    names = ", ".join(Ttls.__dataclass_fields__)
+    for name, seconds in times.items():
+        if name not in Ttls.__dataclass_fields__ or not isinstance(seconds, int) or seconds < 0:
+            raise TraitError(
+                f"Retention.user_ttls: {user!r} has {name!r}: {seconds!r}; it may have {names}, in seconds"
+            )
+
+
+class Janitor(LoggingConfigurable):
+    """Removes what was kept for long enough, in rounds."""
+
+    interval_seconds = Float(600, min=1, help="""Seconds between two rounds.""", config=True)
+
+    orphans_interval_seconds = Float(
+        6 * 3600,
+        min=1,
+        help="""Seconds between two looks at all objects of the storage, for those that a killed service left
+        behind: they are deleted when they are older than a day.""",
+        config=True,
+    )
+
+    retention = Instance(Retention)
+
+    _task: asyncio.Task[None]
+
+    async def start(self) -> None:
+        """Begin the rounds."""
+        self._task = asyncio.create_task(self._rounds(), name="janitor")
+
+    async def stop(self) -> None:
+        """End them."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _rounds(self) -> None:
+        orphans_at = 0.0
+        while True:
+            await asyncio.sleep(self.interval_seconds)
+            with_orphans = time.monotonic() >= orphans_at
+            try:
+                await self.retention.sweep(with_orphans=with_orphans)
+            except Exception:
+                self.log.exception("what was kept for long enough could not be removed; trying again later")
+            else:
+                if with_orphans:
+                    orphans_at = time.monotonic() + self.orphans_interval_seconds

@@ -1,0 +1,321 @@
+"""The wire of the published kbatch client: what it posts (a Job's manifest) is read into a JobRequest.
+
+The client makes its bodies with the ``kubernetes`` package, so a body is a Job's manifest (snake_case, full
+of nulls) with perhaps a ConfigMap of code. What is in the models below is understood; any other field
+is refused with its path, so that nothing a user writes ever reaches a pod unless it is meant to.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from ...errors import InvalidRequest
+from ...jobs.request import MAX_ENV_NAMES, MAX_WORDS, JobRequest
+from ...models.job import Profile
+from ...quantities import parse_quantity
+from ...validation import at_most, checked
+
+PROFILE_KEY = "kbatch.jupyter.org/profile"
+"""The key of the toleration that says which profile a body was made from: the client copies a profile's
+image, resources and tolerations, but not its name."""
+
+CONTAINER = "job.spec.template.spec.containers[0]"
+
+_DECODE_CHARACTERS = 4 * 65536
+"""How much base64 is decoded at a time: a multiple of 4."""
+
+_UNKNOWN = "is not a field that can be set here"
+
+MAX_DEPTH = 32
+"""How deep a body may be nested: a Job's manifest needs ten."""
+
+
+class Manifest(BaseModel):
+    """A part of a Kubernetes manifest, with keys as Python or as JSON writes them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, validate_by_name=True)
+
+
+Quantity = Annotated[str | int | float, AfterValidator(parse_quantity)]
+
+
+class Limits(Manifest):
+    """How much a container may use."""
+
+    cpu: Quantity | None = None
+    memory: Quantity | None = None
+
+
+class Resources(Manifest):
+    """A container's limits; requests are the admin's business."""
+
+    limits: Limits = Limits()
+
+
+class EnvVar(Manifest):
+    """A variable with a plain value; ``valueFrom`` would read Secrets."""
+
+    name: str
+    value: str = ""
+
+
+class Container(Manifest):
+    """The one container."""
+
+    name: str = "job"
+    image: str | None = None
+    command: Annotated[list[str], at_most(MAX_WORDS, "words")] | None = None
+    args: Annotated[list[str], at_most(MAX_WORDS, "words")] = Field(default_factory=list)
+    env: Annotated[list[EnvVar], at_most(MAX_ENV_NAMES, "variables")] = Field(default_factory=list)
+    resources: Resources = Resources()
+    working_dir: Annotated[str, Field(pattern=r"^/code(/|$)")] = "/code"
+
+
+class Toleration(Manifest):
+    """The name of a profile; a real toleration is the admin's business."""
+
+    key: Literal["kbatch.jupyter.org/profile"]
+    operator: Literal["Equal"] = "Equal"
+    value: str
+
+
+class PodSpec(Manifest):
+    """What is run. ``priority`` is among the user's own jobs: the cluster's priorities are the admin's."""
+
+    containers: Annotated[list[Container], Field(min_length=1), at_most(1, "containers")]
+    restart_policy: Literal["Never"] = "Never"
+    tolerations: Annotated[list[Toleration], at_most(1, "tolerations")] = Field(default_factory=list)
+    priority: int = 0
+
+
+class PodMetadata(Manifest):
+    """The pod's name is made by Kubernetes; the client sends one all the same."""
+
+    name: str | None = None
+
+
+class PodTemplate(Manifest):
+    """The pod."""
+
+    metadata: PodMetadata = PodMetadata()
+    spec: PodSpec
+
+
+class V1JobSpec(Manifest):
+    """The job. ``ttl_seconds_after_finished`` is read and passed over: the client always sends 300, which was
+    for the old server's Kubernetes objects; jobs are kept here as long as the admin says."""
+
+    backoff_limit: int = 0
+    ttl_seconds_after_finished: int | None = None
+    active_deadline_seconds: int | None = None
+    template: PodTemplate
+
+
+class V1Metadata(Manifest):
+    """The job's name; ``generate_name`` ends in a dash, to which Kubernetes would add random letters."""
+
+    name: str | None = None
+    generate_name: str | None = None
+
+
+class V1Job(Manifest):
+    """The manifest of a Job."""
+
+    api_version: Literal["batch/v1"] = "batch/v1"
+    kind: Literal["Job"] = "Job"
+    metadata: V1Metadata
+    spec: V1JobSpec
+
+
+class BinaryData(Manifest):
+    """The ZIP, in base64."""
+
+    code: str
+
+
+class V1ConfigMap(Manifest):
+    """The code."""
+
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["ConfigMap"] = "ConfigMap"
+    metadata: V1Metadata = V1Metadata()
+    binary_data: BinaryData
+
+
+class Body(Manifest):
+    """What the client posts to ``jobs/``."""
+
+    job: V1Job
+    code: V1ConfigMap | None = None
+
+
+def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, str | None]:
+    """Return what a body asks for and its code in base64, or raise InvalidRequest with the wrong paths.
+
+    ``profiles`` are those that the user may choose, by slug: what the body has of the chosen one is left
+    to it, so that it is the server that says what a profile is.
+    """
+    data = drop_absent(data)
+    try:
+        body = checked(Body, data)
+    except InvalidRequest as error:
+        raise _with_leaves(error, data) from None
+    pod = body.job.spec.template.spec
+    container = pod.containers[0]
+    slug = pod.tolerations[0].value if pod.tolerations else None
+    profile = None if slug is None else profiles.get(slug)
+    metadata = body.job.metadata
+    limits = container.resources.limits
+    memory = _own_limit(limits.memory, profile.mem_limit if profile else None)
+    fields = {
+        "name": metadata.name or (metadata.generate_name or "").rstrip("-"),
+        "command": container.command,
+        "args": container.args,
+        "working_dir": container.working_dir.removeprefix("/code").lstrip("/"),
+        "image": None if profile is not None and profile.image == container.image else container.image,
+        "profile": slug,
+        "env": {variable.name: variable.value for variable in container.env},
+        "cpu_limit": _own_limit(limits.cpu, profile.cpu_limit if profile else None),
+        "mem_limit": None if memory is None else int(memory),
+        "retries": body.job.spec.backoff_limit,
+        "priority": pod.priority,
+        "active_deadline_seconds": body.job.spec.active_deadline_seconds,
+    }
+    try:
+        request = JobRequest.from_json(fields)
+    except InvalidRequest as error:
+        raise rename_fields(error) from None
+    return request, None if body.code is None else body.code.binary_data.code
+
+
+def rename_fields(error: InvalidRequest) -> InvalidRequest:
+    """Return the error with the paths that its fields have in the client's body."""
+    paths = {
+        "name": "job.metadata.name",
+        "profile": "job.spec.template.spec.tolerations[0].value",
+        "cpu_limit": f"{CONTAINER}.resources.limits.cpu",
+        "mem_limit": f"{CONTAINER}.resources.limits.memory",
+        "retries": "job.spec.backoff_limit",
+        "priority": "job.spec.template.spec.priority",
+        "active_deadline_seconds": "job.spec.active_deadline_seconds",
+        "upload": "code",
+        "working_dir": f"{CONTAINER}.working_dir",
+        "file": "code.binary_data.code",
+        **{name: f"{CONTAINER}.{name}" for name in ("image", "command", "args", "env")},
+    }
+    details = []
+    for each in error.details or ():
+        name, rest = re.fullmatch(r"([^.\[]*)(.*)", each["field"], re.DOTALL).groups()  # type: ignore[union-attr]
+        details.append({"field": paths.get(name, name) + rest, "message": each["message"]})
+    return _make_error(details) if details else error
+
+
+def drop_absent(value: Any, *, depth: int = MAX_DEPTH) -> Any:
+    """Return parsed JSON without the keys whose value is null or an empty object or list.
+
+    The client sends all the fields that Kubernetes knows: one that is null was not said. An empty command
+    was: the client leaves it null where its user gives none.
+    """
+    if depth == 0:
+        raise InvalidRequest.of_field("job", "is nested too deeply")
+    if isinstance(value, dict):
+        kept = {key: drop_absent(each, depth=depth - 1) for key, each in value.items()}
+        return {
+            key: each
+            for key, each in kept.items()
+            if each is not None and each != {} and (each != [] or key == "command")
+        }
+    if isinstance(value, list):
+        return [drop_absent(each, depth=depth - 1) for each in value]
+    return value
+
+
+def decode_code(text: str) -> Iterator[bytes]:
+    """Yield the bytes of base64 text, piece by piece, or raise InvalidRequest."""
+    for start in range(0, len(text), _DECODE_CHARACTERS):
+        piece = text[start : start + _DECODE_CHARACTERS]
+        try:
+            yield binascii.a2b_base64(piece.encode("ascii"), strict_mode=True)
+        except ValueError:
+            raise InvalidRequest.of_field("code.binary_data.code", "is not base64") from None
+
+
+def make_profiles(profiles: Iterable[Profile]) -> dict[str, dict[str, Any]]:
+    """Return the profiles in the form that the client reads: it copies image, resources and tolerations."""
+    return {
+        profile.slug: {
+            "display_name": profile.display_name,
+            "description": profile.description,
+            "image": profile.image,
+            "resources": {"limits": make_limits(profile.cpu_limit, profile.mem_limit)},
+            "tolerations": [{"key": PROFILE_KEY, "operator": "Equal", "value": profile.slug}],
+        }
+        for profile in profiles
+    }
+
+
+def make_limits(cpu: float | None, memory: int | None) -> dict[str, str]:
+    """Return limits as Kubernetes writes them; what is not limited is left out."""
+    limits = {}
+    if cpu is not None:
+        limits["cpu"] = f"{cpu:g}"
+    if memory is not None:
+        limits["memory"] = str(memory)
+    return limits
+
+
+def _own_limit(asked: Any, given: float | None) -> float | None:
+    """Return a limit that the body asks for, unless it is what the profile gives anyway."""
+    if asked is None or (given is not None and float(asked) == given):
+        return None
+    return float(asked)
+
+
+def _with_leaves(error: InvalidRequest, data: Any) -> InvalidRequest:
+    """Return the error with the paths of what stands in unknown fields: ``…securityContext.privileged``."""
+    details = []
+    for each in error.details:
+        field = each["field"]
+        if field.endswith("containers") and isinstance(found := _find(data, field), list) and len(found) > 1:
+            details += [
+                {"field": f"{field}[{index}]", "message": "only one container can be set"}
+                for index in range(1, len(found))
+            ]
+        elif each["message"] == _UNKNOWN:
+            details += [{"field": leaf, "message": _UNKNOWN} for leaf in _leaves(field, _find(data, field))]
+        else:
+            details.append(each)
+    return _make_error(details)
+
+
+def _leaves(path: str, value: Any) -> list[str]:
+    if isinstance(value, dict) and value:
+        # the name of a thing is the least of what is wrong with it
+        keys = sorted(value, key=lambda key: key == "name")
+        return [f"{path}.{key[:100]}" for key in keys[:20]]
+    if isinstance(value, list) and value:
+        return [leaf for index, each in enumerate(value[:20]) for leaf in _leaves(f"{path}[{index}]", each)]
+    return [path]
+
+
+def _find(data: Any, path: str) -> Any:
+    """Return what stands at a path like ``job.spec.volumes[0]``, or None where that cannot be told."""
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        if index and isinstance(data, list) and int(index) < len(data):
+            data = data[int(index)]
+        elif name and isinstance(data, dict):
+            data = data.get(name)
+        else:
+            return None
+    return data
+
+
+def _make_error(details: list[dict[str, str]]) -> InvalidRequest:
+    first = details[0]
+    return InvalidRequest(f"{first['field']}: {first['message']}", details=details)

@@ -1,0 +1,414 @@
+"""The routes of the published kbatch client, and of the first one: bodies are translated, then it is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, suppress
+from datetime import timedelta
+from typing import Any
+
+from ...errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
+from ...logs.reader import LogSelection, ShownPiece
+from ...models.job import Job
+from ...models.listing import JobPage, JobQuery
+from ...models.times import utcnow
+from ...ticks import with_ticks
+from ...web.access import needs_nothing, needs_scope, needs_user
+from ...web.query import read_flag
+from ..base import BaseHandler
+from ..streams import LineChunker, StreamHandler, make_last_line
+from ..uploads import ReceivingHandler
+from . import answers as manifests
+from . import first_client as flat
+from . import requests as kbatch
+
+MAX_LISTED = 10_000
+"""The most jobs in a list, the newest: this client knows no pages."""
+
+PAGE = 500
+
+LARGE_BODY_BYTES = 2**20
+"""The size from which on a job's JSON is one of few that are read at a time, and read in a thread."""
+
+FLUSH_BYTES = 64 * 1024
+"""How much of a list waits to be sent."""
+
+GATHER_SECONDS = 0.2
+"""For how long lines are gathered into one chunk for the client that prints chunk by chunk."""
+
+BAR_SECONDS = 60.0
+"""How long nothing is printed before a progress bar is, as far as it got: a line each time."""
+
+KEEP_ALIVE_SECONDS = 20.0
+"""The client gives up when it reads nothing for 60 s, though the job it follows may well be silent."""
+
+
+class KBatchHandler(BaseHandler):
+    """A handler whose errors say ``detail``, which the client prints."""
+
+    strict_query = False
+
+    def make_error_body(self, error: KBatchError) -> dict[str, Any]:
+        """Return the one form of an error, and its message as ``detail``."""
+        return {**error.to_dict(), "detail": error.message}
+
+    @property
+    def root(self) -> str:
+        """The URL of this service as the client reached it, with a slash at the end."""
+        return f"{self.request.protocol}://{self.request.host}{self.services.auth.base_url}"
+
+    async def send_list(self, kind: str, pages: AsyncIterator[list[dict[str, Any]]]) -> None:
+        """Answer with a list that is sent a page at a time, so that a long one is never held whole."""
+        self.set_header("Content-Type", "application/json")
+        self.write(f'{{"kind": "{kind}List", "metadata": {{}}, "items": [')
+        comma = ""
+        async for items in pages:
+            unsent = 0
+            for item in items:
+                shown = comma + json.dumps(item)
+                self.write(shown)
+                comma, unsent = ", ", unsent + len(shown)
+                if unsent >= FLUSH_BYTES:
+                    await self.flush()
+                    unsent = 0
+            await self.flush()
+        self.write("]}\n")
+
+    async def pages(self) -> AsyncIterator[list[Job]]:
+        """Yield the user's jobs that are active or ended lately, newest first, a page at a time."""
+        ended_since = utcnow() - timedelta(days=self.services.kbatch_list_days)
+        cursor: str | None = None
+        left = MAX_LISTED
+        while left:
+            limit = min(left, PAGE)
+            query = JobQuery(user=self.user.name, unless_ended_before=ended_since, cursor=cursor, limit=limit)
+            page: JobPage = await self.services.jobs.list(self.user, query)
+            yield page.jobs
+            left -= len(page.jobs)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def find_job_of(self, name: str) -> tuple[Job, str | None]:
+        """Return the job that a name means, and its pod's name when the name is a pod's; raises NotFound."""
+        try:
+            return await self.services.jobs.get(self.user, name), None
+        except NotFound:
+            job_id = name.rpartition("-")[0]  # a pod is called like its job, a dash and some letters
+            try:
+                job = await self.services.jobs.get(self.user, job_id or name)
+            except NotFound:
+                job = None
+            if job is None or all(pod.name != name for pod in job.pods):
+                raise NotFound(f"There is no job and no pod {name!r}.") from None
+            return job, name
+
+
+class JobsHandler(KBatchHandler):
+    """All jobs: V1Job-shaped, or flat where the body has no ``job``."""
+
+    _is_flat = False
+
+    @property
+    def body_limit(self) -> int:
+        """How many bytes the body may have: there may be code in it."""
+        return 3 * self.services.max_body_bytes
+
+    @needs_scope("read", whose="self", is_costly=True)
+    async def get(self) -> None:
+        """List the jobs that are active or ended lately."""
+        await self.send_list("Job", self._models())
+
+    async def _models(self) -> AsyncIterator[list[dict[str, Any]]]:
+        async for jobs in self.pages():
+            yield [manifests.make_job(job) for job in jobs]
+
+    async def begin(self) -> None:
+        """Get ready for the body; one that is large, because of the code in it, is an upload as well."""
+        await super().begin()
+        if self._read_length() > LARGE_BODY_BYTES or "Transfer-Encoding" in self.request.headers:
+            self._held.enter_context(self.services.uploads.place(self.user))
+
+    @needs_scope("submit", whose="self", body=True, spends="submit")
+    async def post(self) -> None:
+        """Submit a job."""
+        if len(self._body) <= LARGE_BODY_BYTES:
+            await self._submit(self.get_json())
+            return
+        async with self.services.uploads.decoding:
+            await self._submit(await asyncio.to_thread(self.get_json))
+
+    async def _submit(self, data: Any) -> None:
+        self._body.clear()
+        self._is_flat = not (isinstance(data, dict) and "job" in data)
+        await (self._post_flat(data) if self._is_flat else self._post_kbatch(data))
+
+    async def _post_kbatch(self, data: Any) -> None:
+        profiles = await self.services.profiles.list(self.user)
+        request, code = kbatch.read_body(data, {profile.slug: profile for profile in profiles})
+        try:
+            if code is not None:
+                await self.services.jobs.make_spec(self.user, request)  # before anything is kept
+                request = request.model_copy(update={"upload": await self._keep(kbatch.decode_code(code))})
+            job, _ = await self.services.jobs.submit(self.user, request)
+        except InvalidRequest as error:
+            raise kbatch.rename_fields(error) from None
+        self.send_json(manifests.make_job(job, env=request.env))
+
+    async def _post_flat(self, data: Any) -> None:
+        request, inline = flat.read_body(data)
+        if inline is not None:
+            await self.services.jobs.make_spec(self.user, request)  # before anything is kept
+            archive = await asyncio.to_thread(inline.to_zip)
+            request = request.model_copy(update={"upload": await self._keep([archive])})
+        job, _ = await self.services.jobs.submit(self.user, request)
+        self.send_json(flat.make_job(job, self.root, env=request.env), status=201)
+
+    async def _keep(self, pieces: Iterable[bytes]) -> str:
+        async def chunks() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+        return (await self.services.uploads.receive(self.user, chunks(), declared_size=None)).id
+
+    def make_error_body(self, error: KBatchError) -> dict[str, Any]:
+        """Return the error; in the flat form each wrong field is a key as well."""
+        fields = flat.make_error_fields(error) if self._is_flat else {}
+        return {**fields, **super().make_error_body(error)}
+
+
+class JobHandler(KBatchHandler):
+    """One job."""
+
+    @needs_scope("read", whose="job")
+    async def get(self, name: str) -> None:
+        """Show the job."""
+        job = await self.services.jobs.get(self.user, name)
+        env: Mapping[str, str | None] = await self.services.jobs.read_env(job)
+        if job.user != self.user.name:
+            env = dict.fromkeys(env)
+        self.send_json(manifests.make_job(job, env=env))
+
+    @needs_scope("cancel", whose="job")
+    async def delete(self, name: str) -> None:
+        """Cancel the job if it is not over, and forget it."""
+        await self.services.jobs.delete(self.user, name)
+        self.send_json(manifests.make_deleted(name))
+
+
+class PodsHandler(KBatchHandler):
+    """The runs of all jobs, or of one."""
+
+    @needs_scope("read", whose="self", is_costly=True)
+    async def get(self) -> None:
+        """List pods; ``job_name`` is the id of the job whose pods are wanted."""
+        await self.send_list("Pod", self._models(self.get_query_argument("job_name", "")))
+
+    async def _models(self, job_name: str) -> AsyncIterator[list[dict[str, Any]]]:
+        if job_name:
+            with suppress(NotFound):  # Kubernetes, too, lists no pods of a job that does not exist
+                yield _make_pods([await self.services.jobs.get(self.user, job_name)])
+            return
+        async for jobs in self.pages():
+            yield _make_pods(jobs)
+
+
+class PodHandler(KBatchHandler):
+    """One run of a job."""
+
+    @needs_scope("read", whose="job")
+    async def get(self, name: str) -> None:
+        """Show the pod."""
+        job, pod_name = await self.find_job_of(name)
+        for pod in job.pods:
+            if pod.name == pod_name:
+                self.send_json(manifests.make_pod(job, pod))
+                return
+        raise NotFound(f"There is no pod {name!r}.")
+
+
+class LogHandler(StreamHandler, KBatchHandler):
+    """The log of a job or of a pod, by the name of either: 0.4.2 asks for both in one place."""
+
+    @needs_scope("read", whose="job")
+    async def get(self, name: str) -> None:
+        """Send the log: the whole, or with ``stream`` as it grows."""
+        await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
+
+    async def _send(self, name: str, *, follow: bool) -> None:
+        place = self.services.throttle.stream if follow else self.services.throttle.download
+        self._held.enter_context(place(self.user))
+        job, pod = await self.find_job_of(name)
+        try:
+            selection = LogSelection(pod=pod)
+            pieces = await self.services.jobs.logs(self.user, job.id, selection, follow=follow)
+        except NotFound as error:
+            if job.is_over:
+                raise
+            raise Conflict(error.message, reason=error.reason) from None  # there will be one: it is no 404
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("X-Accel-Buffering", "no")
+        if follow:
+            pieces = self.until_cut_off(pieces, owner=job.user)
+        is_kbatch = self.request.headers.get("User-Agent", "").startswith("python-httpx")
+        async with aclosing(pieces):
+            if not is_kbatch:
+                await self._send_bytes(pieces)
+            elif follow:
+                await self._send_chunks(pieces)
+            else:
+                await self._send_lines(pieces)
+
+    async def _send_bytes(self, pieces: AsyncGenerator[ShownPiece]) -> None:
+        await self.flush()
+        async for piece in pieces:
+            self.write(piece.data)
+            await self.flush()
+        if self.cut_off:
+            self.write(make_last_line(self.cut_off))
+
+    async def _send_lines(self, pieces: AsyncGenerator[ShownPiece]) -> None:
+        """Send the lines as a terminal shows them."""
+        chunker = LineChunker()
+        async for piece in pieces:
+            chunker.add(piece.data)
+            if lines := chunker.take():
+                self.write(lines + b"\n")
+            await self.flush()
+        self.write(chunker.take(final=True))
+
+    async def _send_chunks(self, pieces: AsyncGenerator[ShownPiece]) -> None:
+        """Send chunks of whole lines without their last newline: see LineChunker.
+
+        Compressed, because an empty block of deflate is no text but is traffic: it keeps the client from
+        giving up on a job that is silent for a minute.
+        """
+        encoder: Compressor | None = None
+        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            encoder = Compressor()
+            self.set_header("Content-Encoding", "gzip")
+            self.write(encoder.head)
+        await self.flush()
+        now = asyncio.get_running_loop().time
+        chunker, sent_at = LineChunker(), now()
+        looked_at = sent_at  # at what there is to print
+        async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
+            async for piece in ticking:
+                chunker.add(b"" if piece is None else piece.data)
+                # since we wrote, not since the job did: one that writes all the time must be seen to
+                silent_seconds = now() - sent_at
+                lines = chunker.take() if chunker.is_full or silent_seconds >= GATHER_SECONDS else b""
+                if lines or now() - looked_at >= BAR_SECONDS:
+                    lines = lines or chunker.show_bar()
+                    looked_at = now()
+                if lines:
+                    self.write(encoder.compress(lines) if encoder else lines)
+                elif encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
+                    self.write(encoder.EMPTY_BLOCK)
+                else:
+                    continue
+                await self.flush()
+                sent_at = now()
+        rest = chunker.take(final=True)
+        if self.cut_off:
+            rest += make_last_line(self.cut_off).rstrip().encode()
+        self.write(encoder.compress(rest, final=True) if encoder else rest)
+
+
+class Compressor:
+    """gzip, piece by piece: what is compressed can be read at once."""
+
+    EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
+    """A stored block of no bytes (RFC 1951, 3.2.4), good at a byte's boundary, where each piece ends."""
+
+    def __init__(self) -> None:
+        self._deflate = zlib.compressobj(wbits=31)
+        self.head = self._deflate.compress(b"") + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+
+    def compress(self, data: bytes, *, final: bool = False) -> bytes:
+        """Return the bytes to send for these, which decode to them alone."""
+        return self._deflate.compress(data) + self._deflate.flush(
+            zlib.Z_FINISH if final else zlib.Z_SYNC_FLUSH
+        )
+
+
+class UploadsHandler(ReceivingHandler, KBatchHandler):
+    """The first client's uploads."""
+
+    @needs_scope("submit", whose="self", body=True, spends="upload")
+    async def post(self) -> None:
+        """Keep a ZIP of code."""
+        upload = await self.finish_upload()
+        if upload is None:
+            return
+        self.send_json({**upload.to_dict(), "url": f"{self.root}uploads/{upload.id}/"}, status=201)
+
+    def make_error_body(self, error: KBatchError) -> dict[str, Any]:
+        """Return the error; of a wrong file the message alone, as this client knows it."""
+        if isinstance(error, InvalidRequest) and error.details and error.details[0]["field"] == "file":
+            return {"file": [error.details[0]["message"]]}
+        return {**flat.make_error_fields(error), **super().make_error_body(error)}
+
+
+class UploadHandler(KBatchHandler):
+    """One upload."""
+
+    @needs_scope("submit", whose="upload")
+    async def get(self, upload_id: str) -> None:
+        """Show the upload."""
+        upload = await self.services.uploads.get(self.user, upload_id)
+        self.send_json({**upload.to_dict(), "url": f"{self.root}uploads/{upload.id}/"})
+
+
+class ProfilesHandler(KBatchHandler):
+    """The profiles, which the client asks for without a token."""
+
+    @needs_nothing(whose="anybody")
+    async def get(self) -> None:
+        """Show the profiles, by slug: for nobody in particular those that are there for all."""
+        self.send_json(kbatch.make_profiles(await self.services.profiles.list(self.current_user)))
+
+
+class AuthorizedHandler(KBatchHandler):
+    """Whether a token is good; ``kbatch configure`` asks."""
+
+    @needs_user(whose="self")
+    async def get(self) -> None:
+        """Show whose it is."""
+        self.send_json({"name": self.user.name, "groups": list(self.user.groups)})
+
+
+class CronJobsHandler(KBatchHandler):
+    """Schedules, which there are not yet."""
+
+    @needs_user(whose="anybody", body=True)
+    async def get(self, *_: str) -> None:
+        """Say so."""
+        raise NotSupported(
+            "This service has no cronjobs yet: submit a job, or let something else submit it on time."
+        )
+
+    post = get
+    delete = get
+
+
+def _make_pods(jobs: list[Job]) -> list[dict[str, Any]]:
+    return [manifests.make_pod(job, pod) for job in jobs for pod in job.pods]
+
+
+default_handlers = [
+    (r"authorized/?", AuthorizedHandler),
+    (r"profiles/?", ProfilesHandler),
+    (r"uploads/?", UploadsHandler),
+    (r"uploads/([^/]+)/?", UploadHandler),
+    (r"jobs/?", JobsHandler),
+    (r"jobs/logs/([^/]+)/?", LogHandler),
+    (r"jobs/([^/]+)/?", JobHandler),
+    (r"pods/?", PodsHandler),
+    (r"pods/logs/([^/]+)/?", LogHandler),
+    (r"pods/([^/]+)/?", PodHandler),
+    (r"cronjobs(?:/.*)?", CronJobsHandler),
+]

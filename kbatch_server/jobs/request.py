@@ -1,0 +1,208 @@
+"""What a user may ask for: the fields of a job request, each checked."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ..notebooks.request import Notebook
+from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES
+from ..validation import at_most, checked
+
+MAX_ENV_BYTES = 256 * 1024
+"""All of a job's environment, names and values: a Kubernetes Secret ends at 1 MiB, base64 included."""
+
+MAX_COMMAND_BYTES = 64 * 1024
+"""All of a job's command, and all of its arguments: they stand in the Job, which may have 1.5 MiB."""
+
+MAX_ENV_NAMES = 1000
+"""The variables of a job's environment: each takes a reference to the Secret in the Job."""
+
+MAX_WORDS = 5000
+"""The words of a job's command, and of its arguments."""
+
+MAX_TAGS = 32
+
+MAX_ENV_NAME_LENGTH = 200
+"""Characters of a variable's name, which is a part of a key in the Secret: Kubernetes allows 253."""
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_TAG = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
+_MEMORY = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(|K|M|G|T|Ki|Mi|Gi|Ti)")
+_MEMORY_UNITS = {
+    "": 1,
+    "K": 1024,
+    "M": 1024**2,
+    "G": 1024**3,
+    "T": 1024**4,
+    "Ki": 1024,
+    "Mi": 1024**2,
+    "Gi": 1024**3,
+    "Ti": 1024**4,
+}
+
+
+def parse_memory(value: Any) -> Any:
+    """Return bytes of ``2147483648``, ``"2G"`` or ``"2Gi"`` (2**31, as JupyterHub counts)."""
+    if not isinstance(value, str):
+        return value
+    match = _MEMORY.fullmatch(value)
+    if not match:
+        raise ValueError("must be a number of bytes, or one with a unit, like 512M or 2G")
+    return int(float(match[1]) * _MEMORY_UNITS[match[2]])
+
+
+def _checked_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            "must be letters, digits, '.', '_' and '-' (ASCII), beginning and ending with a letter or digit"
+        )
+    return value
+
+
+def _checked_env(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not _ENV_NAME.fullmatch(name) or len(name) > MAX_ENV_NAME_LENGTH:
+            raise ValueError(f"{name[:60]!r} is not the name of an environment variable")
+        if "\0" in text:
+            raise ValueError(f"the value of {name} has a NUL character")
+    size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
+    if size > MAX_ENV_BYTES:
+        raise ValueError(
+            f"is {size} bytes in all, the limit is {MAX_ENV_BYTES}: put large values into the ZIP of code"
+        )
+    return value
+
+
+def _checked_tags(value: dict[str, str]) -> dict[str, str]:
+    for key in value:
+        if not _TAG.fullmatch(key) or len(key) > 63:
+            raise ValueError(f"{key[:60]!r} is not a tag's name: letters, digits, '.', '_', '/' and '-'")
+    return value
+
+
+def _checked_words(value: list[str]) -> list[str]:
+    if any("\0" in word for word in value):
+        raise ValueError("has a NUL character")
+    size = sum(len(word.encode()) + 1 for word in value)  # and what keeps words apart
+    if size > MAX_COMMAND_BYTES:
+        raise ValueError(f"is {size} bytes in all, the limit is {MAX_COMMAND_BYTES}: put it into the ZIP")
+    return value
+
+
+def _checked_command(value: list[str]) -> list[str]:
+    if not value or not value[0]:
+        raise ValueError('must name a program, like ["python", "main.py"]')
+    return _checked_words(value)
+
+
+def _checked_folder(value: str) -> str:
+    parts = [part for part in value.split("/") if part not in {"", "."}]
+    if value.startswith("/") or ".." in parts or "\0" in value:
+        raise ValueError("must be a path inside of the code, like src/train, without '..' or a '/' before it")
+    return "/".join(parts)
+
+
+def _checked_unicode(value: str) -> str:
+    value.encode()  # a lone surrogate, which JSON can say and UTF-8 cannot
+    return value
+
+
+Text = Annotated[str, AfterValidator(_checked_unicode)]
+# the maximum twice: ``at_most`` comes before the elements are looked at, and ``Field`` is in the schema
+_Texts = Annotated[list[Text], Field(max_length=MAX_WORDS)]
+Words = Annotated[_Texts, AfterValidator(_checked_words), at_most(MAX_WORDS, "words")]
+Command = Annotated[_Texts, AfterValidator(_checked_command), at_most(MAX_WORDS, "words")]
+Variables = Annotated[
+    dict[Text, Text],
+    Field(max_length=MAX_ENV_NAMES),
+    AfterValidator(_checked_env),
+    at_most(MAX_ENV_NAMES, "variables"),
+]
+
+
+class CancelRequest(BaseModel):
+    """What may be said when a job is cancelled."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    note: Annotated[Text, Field(max_length=1000)] | None = None
+    """Why; for who reads the job's message."""
+
+
+class JobRequest(BaseModel):
+    """What a user asks for. Anything that is not listed here cannot be asked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Annotated[Text, Field(min_length=1, max_length=63), AfterValidator(_checked_name)]
+    command: Command | None = None
+    args: Words = Field(default_factory=list)
+    notebook: Notebook | None = None
+    """A notebook of the code to run, in the place of a command."""
+    collect: Literal["outputs", "workdir"] | None = None
+    """Which files are results: those in ``$KBATCH_OUTPUT_DIR``; with ``workdir`` what is new or changed in
+    the working folder, too. Not said: ``workdir`` for a notebook of the upload."""
+    image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
+    profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
+    env: Variables = Field(default_factory=dict)
+    upload: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
+    working_dir: Annotated[Text, Field(max_length=2000), AfterValidator(_checked_folder)] | None = None
+    """The folder of the upload that the command runs in. Not said: that which holds all of it."""
+    description: Annotated[Text, Field(max_length=4096)] = ""
+    tags: Annotated[
+        dict[Text, Annotated[Text, Field(max_length=256)]],
+        Field(max_length=MAX_TAGS),
+        AfterValidator(_checked_tags),
+        at_most(MAX_TAGS, "tags"),
+    ] = Field(default_factory=dict)
+    cpu_limit: Annotated[float, Field(ge=MIN_CPUS, le=4096, allow_inf_nan=False)] | None = None
+    mem_limit: Annotated[int, BeforeValidator(parse_memory), Field(ge=MIN_MEMORY_BYTES, le=2**50)] | None = (
+        None
+    )
+    shm_size: Annotated[int, BeforeValidator(parse_memory), Field(gt=0, le=2**50)] | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    retry_delay_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] | None = None
+    retry_backoff: Literal["exponential", "fixed"] = "exponential"
+    active_deadline_seconds: Annotated[int, Field(gt=0, le=2**31 - 1)] | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    queue_name: (
+        Annotated[Text, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+        | None
+    ) = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_absent(cls, data: Any) -> Any:
+        """A field that is null is one that was not said."""
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+    @field_validator("notebook")
+    @classmethod
+    def _is_in_place_of_a_command(cls, value: Notebook | None, info: ValidationInfo) -> Notebook | None:
+        if value is not None and (info.data.get("command") or info.data.get("args")):
+            raise ValueError("cannot be set together with a command or its arguments")
+        return value
+
+    def get_collect(self) -> Literal["outputs", "workdir"]:
+        """Return which files are results."""
+        return self.collect or ("workdir" if self.notebook and self.upload else "outputs")
+
+    @classmethod
+    def from_json(cls, data: Any) -> JobRequest:
+        """Return the request that parsed JSON says, or raise InvalidRequest naming each wrong field."""
+        return checked(cls, data)

@@ -1,0 +1,244 @@
+"""Tells any number of readers which jobs look different now, each those of one user or everybody's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from jupyterhub.traitlets import ByteSpecification
+from traitlets import Instance, Integer, default
+from traitlets.config import LoggingConfigurable
+
+from ..errors import TooManyRequests, Unavailable
+from ..limits.config import Limits
+from ..metrics import LIMITS_HELD
+from ..scheduling.report import UsageReport
+from ..store import JobStore
+from ..store.changes import JobChange
+
+LISTEN_SECONDS = 5
+"""How long the store is listened to at a time."""
+
+RETRY_SECONDS = 2
+"""How long to wait for a database that does not answer."""
+
+GATHER_SECONDS = 0.1
+"""How long changes are gathered: a job changes in bursts, and is read once for all who watch."""
+
+BATCH = 50
+"""Jobs that are read at once."""
+
+KEPT = 2000
+"""Changes that are kept for readers that are slow, or lost their connection, and no more bytes of them than
+``JobWatch.max_kept_bytes``."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenChange:
+    """A job as it was after a change."""
+
+    place: str
+    """What a reader names to go on after it."""
+    user: str
+    job_id: str
+    data: str | None
+    """What readers are told of it, as JSON; None when it was deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Changes were missed, or there is nothing before: read everything anew, and go on from ``place``."""
+
+    place: str
+
+
+class JobWatch(LoggingConfigurable):
+    """Listens to the store for all readers of this process, and keeps the newest changes for them.
+
+    There is one list for all of them: a reader is a place in it, and one that falls behind its end is told
+    to read everything anew. So a slow reader costs nothing, and none costs the database more than others.
+    """
+
+    max_watchers = Integer(
+        2000, min=1, help="""How many readers may watch jobs at the same time, in all.""", config=True
+    )
+
+    max_watchers_per_user = Integer(
+        20,
+        min=1,
+        help="""How many readers of one user (tabs of a browser, say) may watch jobs at the same time.""",
+        config=True,
+    )
+
+    max_kept_bytes = ByteSpecification(
+        16 * 2**20,
+        help="""Bytes of the newest changes that are kept for readers that are slow, or lost their connection.
+        Those who need an older one are told to read everything anew.""",
+        config=True,
+    )
+
+    usage_report = Instance(UsageReport)
+    store = Instance(JobStore)
+
+    @default("usage_report")
+    def _default_standing(self) -> UsageReport:
+        return UsageReport(limits=Limits(), store=self.store)
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self._epoch = secrets.token_hex(4)
+        self._last = 0
+        self._kept: deque[SeenChange] = deque()
+        self._kept_bytes = 0
+        self._news = asyncio.Event()
+        self._pending: dict[JobChange, None] = {}
+        self._has_pending = asyncio.Event()
+        self._watchers: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="job-watch-listen"),
+            asyncio.create_task(self._show(), name="job-watch-show"),
+        ]
+
+    async def stop(self) -> None:
+        """End it; readers get nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def follow(
+        self, watcher: str, *, user: str | None, after: str | None = None
+    ) -> AsyncGenerator[SeenChange | Reset]:
+        """Return the changes of one user's jobs (None: of everybody's), without an end.
+
+        It begins with a Reset unless ``after`` is the place of a change that is still kept. Raises
+        TooManyRequests when ``watcher`` has too many of them, Unavailable when all have.
+        """
+        self._check_room(watcher)
+        return self._follow(watcher, user, self._find(after))
+
+    def _check_room(self, watcher: str) -> None:
+        if self._watchers.get(watcher, 0) >= self.max_watchers_per_user:
+            raise TooManyRequests(
+                f"{self.max_watchers_per_user} readers of yours watch jobs already: close one of them.",
+                details={"limit": self.max_watchers_per_user},
+                retry_after_seconds=30,
+            )
+        if sum(self._watchers.values()) >= self.max_watchers:
+            raise Unavailable("Too many readers watch jobs now. Try again later.", retry_after_seconds=30)
+
+    async def _follow(
+        self, watcher: str, user: str | None, at: int | None
+    ) -> AsyncGenerator[SeenChange | Reset]:
+        self._watchers[watcher] = self._watchers.get(watcher, 0) + 1
+        try:
+            while True:
+                news = self._news  # before we look
+                if at is None or at < self._oldest - 1:
+                    at = self._last
+                    yield Reset(self._make_place(at))
+                    continue
+                if at == self._last:
+                    await news.wait()
+                    continue
+                change = self._kept[at + 1 - self._oldest]
+                at += 1
+                if user in (None, change.user):
+                    yield change
+        finally:
+            self._watchers[watcher] -= 1
+            if not self._watchers[watcher]:
+                del self._watchers[watcher]
+
+    @property
+    def _oldest(self) -> int:
+        """The number of the first change that is kept, or that is to come: those kept have no gaps."""
+        return self._last + 1 - len(self._kept)
+
+    def _make_place(self, number: int) -> str:
+        return f"{self._epoch}-{number}"
+
+    def _find(self, place: str | None) -> int | None:
+        """Return the number of a place of this process, or None for one of another, or none at all."""
+        epoch, _, number = (place or "").partition("-")
+        if epoch != self._epoch or not (number.isascii() and number.isdigit() and len(number) < 19):
+            return None
+        return int(number) if int(number) <= self._last else None
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                changes = await self.store.changes.listen(LISTEN_SECONDS)
+            except Unavailable as error:
+                self.log.warning("changes of jobs are not heard of now: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            except Exception:
+                self.log.exception("changes of jobs are not heard of now")
+                await asyncio.sleep(RETRY_SECONDS)
+                changes = None
+            if changes is None:
+                self._skip()
+            elif changes:
+                self._pending.update(dict.fromkeys(changes))
+                self._has_pending.set()
+
+    async def _show(self) -> None:
+        while True:
+            await self._has_pending.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            self._has_pending.clear()
+            pending, self._pending = list(self._pending), {}
+            if not self._watchers:
+                self._skip()
+                continue
+            try:
+                for start in range(0, len(pending), BATCH):
+                    await self._keep(pending[start : start + BATCH])
+            except Unavailable as error:
+                self.log.warning("jobs that have changed cannot be read now: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._skip()
+            except Exception:
+                self.log.exception("jobs that have changed were not shown")
+                self._skip()
+
+    async def _keep(self, changes: list[JobChange]) -> None:
+        found = await self.store.find_jobs([change.job_id for change in changes])
+        await self.usage_report.explain(list(found.values()))
+        for change in changes:
+            job = found.get(change.job_id)
+            if job is not None and job.delete_requested_at is not None:
+                job = None
+            data = None if job is None else json.dumps(job.to_dict())
+            self._last += 1
+            self._kept.append(SeenChange(self._make_place(self._last), change.user, change.job_id, data))
+            self._kept_bytes += len(data or "")
+            self._forget()
+        self._wake()
+
+    def _forget(self) -> None:
+        """Let go of the oldest changes that are too many, or too large; the newest stays."""
+        is_full = self._kept_bytes > self.max_kept_bytes
+        while len(self._kept) > 1 and (len(self._kept) > KEPT or self._kept_bytes > self.max_kept_bytes):
+            self._kept_bytes -= len(self._kept.popleft().data or "")
+        if is_full:
+            LIMITS_HELD.labels("max_kept_bytes").inc()
+
+    def _skip(self) -> None:
+        """Have all who read on from before read everything anew."""
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._last += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()

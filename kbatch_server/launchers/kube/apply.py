@@ -1,0 +1,124 @@
+"""See to what a job's Job needs beside it: its Secret, its namespace, and what its pods are told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...models.job import Job, JobSpec
+from ...notebooks.files import make_files
+from ..base import Launch
+from .client import KubeClient, KubeRefused, KubeUnavailable, make_path
+from .job_objects import Place
+from .manifests import job as manifests
+from .manifests.gates import is_gated, make_open_patch
+from .status.pods import get_wanted_limit, is_ending
+
+MIN_GRACE_SECONDS = 5
+"""What a pod gets at least, of which its sidecar has what the command leaves: to send what was written."""
+
+
+async def end_pods(
+    client: KubeClient,
+    pods: Iterable[dict[str, Any]],
+    spec: JobSpec,
+    *,
+    log: logging.Logger | logging.LoggerAdapter[Any],
+) -> None:
+    """Tell each pod to end that was not told yet; raises KubeUnavailable.
+
+    A command that ignores TERM, as most do that are a container's first process, is killed when its own
+    grace period is over. It has to be said at once: with a sidecar in the pod, kubelet (1.35) does not take
+    notice of a grace period that is shortened later.
+    """
+    grace_seconds = max(spec.termination_grace_period_seconds, MIN_GRACE_SECONDS)
+    for pod in pods:
+        metadata = pod["metadata"]
+        if not is_ending(pod) or metadata.get("deletionTimestamp"):
+            continue
+        path = _make_pod_path(pod)
+        try:
+            await client.ensure_deleted(path, uid=metadata["uid"], grace_seconds=grace_seconds)
+        except KubeRefused as error:
+            # without the right to delete pods, deleting the Job ends it all the same, but later
+            log.warning("%s cannot be ended in its own time: %s", path, error.message)
+
+
+async def open_gates(client: KubeClient, pods: Sequence[dict[str, Any]]) -> None:
+    """Open our gate of each pod that has it; raises KubeError."""
+    for pod in filter(is_gated, pods):
+        await client.patch(_make_pod_path(pod), make_open_patch(pod))
+
+
+async def raise_limit(
+    client: KubeClient, job: dict[str, Any] | None, pods: Sequence[dict[str, Any]], spec: JobSpec
+) -> None:
+    """Let a Job have an attempt more for each pod that a node did not take; raises KubeError."""
+    limit = get_wanted_limit(pods, spec)
+    if job is not None and spec.retries and job["spec"].get("backoffLimit", 0) < limit:
+        metadata = job["metadata"]
+        path = f"{make_path('jobs', metadata['namespace'])}/{metadata['name']}"
+        await client.patch(path, {"metadata": {"uid": metadata["uid"]}, "spec": {"backoffLimit": limit}})
+
+
+def _make_pod_path(pod: dict[str, Any]) -> str:
+    return make_path("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+
+
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def find_own_namespace() -> str:
+    """Return the namespace that the environment names, or that of the pod that we run in, or ``default``."""
+    if os.environ.get("POD_NAMESPACE"):
+        return os.environ["POD_NAMESPACE"]
+    return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else "default"
+
+
+def is_namespace_template(value: str) -> bool:
+    """Whether it is a namespace's name, or one for each user that no user can make that of another's."""
+    plain = value.replace("{username}", "u", 1)
+    is_name = re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", plain)
+    return is_name is not None and len(plain) <= 43 and value != "{username}"
+
+
+async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Place, *, instance: str) -> None:
+    """Make the Secret, owned by the Job at ``place``, or put it in the place of one that is left of it."""
+    assert place.uid is not None  # noqa: S101 - for the type checker
+    secret = manifests.make_secret(
+        job,
+        env=launch.env,
+        files=make_files(job.spec.notebook, job.spec.working_dir) if job.spec.notebook is not None else {},
+        code_url=launch.code_url,
+        outputs_url=launch.outputs_url,
+        namespace=place.namespace,
+        instance=instance,
+        owner_uid=place.uid,
+    )
+    path = make_path("secrets", place.namespace)
+    found, is_new = await client.ensure_created(
+        path,
+        secret,
+        is_ours=lambda found: manifests.is_of(found, instance=instance, value=place.name),
+    )
+    if is_new:
+        return
+    if found["metadata"].get("ownerReferences", [{}])[0].get("uid") != place.uid:
+        raise KubeUnavailable(f"an older {path}/{place.name} is just being deleted")
+    # left by a launch that was cut short: its URL and tokens may have expired
+    await client.replace(f"{path}/{place.name}", secret)
+
+
+async def check_is_same(
+    client: KubeClient, made: dict[str, Any], manifest: dict[str, Any], place: Place
+) -> None:
+    """See that a Job left by a launch that was cut short asks for what its Secret will have."""
+    if made["metadata"].get("deletionTimestamp"):
+        raise KubeUnavailable(f"an older {place.path} is just being deleted")
+    if manifests.secret_keys(made) != manifests.secret_keys(manifest):
+        await client.ensure_deleted(place.path, uid=place.uid)
+        raise KubeUnavailable(f"{place.path} was made with other settings, and is made anew")

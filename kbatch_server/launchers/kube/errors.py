@@ -1,0 +1,46 @@
+"""Tell apart what Kubernetes says no to: for now, or for good."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..base import LauncherUnavailable, LaunchRefused
+from .client import KubeError, KubeRefused, KubeUnavailable
+from .status import sentences
+
+
+@contextmanager
+def read_errors() -> Iterator[None]:
+    """Nothing that the API says instead of an answer tells anything about the job."""
+    try:
+        yield
+    except KubeError as error:
+        raise LauncherUnavailable(f"Kubernetes cannot be asked: {sentences.cut(str(error))}") from error
+
+
+@contextmanager
+def launch_errors() -> Iterator[None]:
+    """Tell what may be well in a while from what never will."""
+    try:
+        yield
+    except KubeUnavailable as error:
+        if "request is too large" in str(error):  # etcd's words, which the API server answers with a 500
+            raise LaunchRefused("TooLarge", "It is larger than a Kubernetes Job may be.") from error
+        raise LauncherUnavailable(f"Kubernetes does not answer: {sentences.cut(str(error))}") from error
+    except KubeRefused as error:
+        message = sentences.cut(error.message)
+        if "exceeded quota" in message:
+            raise LauncherUnavailable(
+                sentences.refused(re.sub(r"^.*? is forbidden: ", "", message))
+            ) from error
+        if re.search(r"cannot \w+ resource|is being terminated", message) or error.reason == "Conflict":
+            raise LauncherUnavailable(f"Kubernetes does not let this service: {message}") from error
+        if error.status == 404 and message.startswith("namespaces "):
+            raise LaunchRefused(
+                "NamespaceNotFound", f"There is no place for it to run: {message}."
+            ) from error
+        if error.status == 404:
+            raise LauncherUnavailable(f"What was made for it was removed again: {message}") from error
+        raise LaunchRefused(error.reason, f"Kubernetes refused it: {message}") from error

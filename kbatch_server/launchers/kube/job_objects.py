@@ -1,0 +1,234 @@
+"""Looks at one job's objects: in the cache of the watches while it can be trusted, else in the API."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from ...models.job import JobSpec, JobStatus
+from .client import KubeClient, KubeRefused, make_path
+from .manifests import job as manifests
+from .manifests.gates import has_own_delay, is_gated
+from .manifests.labels import INSTANCE_LABEL, JOB_ID_LABEL
+from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
+from .status import sentences
+from .status.events import Event
+from .status.kueue import JOB_UID_LABEL, is_handed_over, make_workloads_path, trim_workload
+from .status.pods import (
+    ended_at,
+    explain_failure,
+    find_condition,
+    get_wanted_limit,
+    has_failed,
+    is_keeping,
+    is_over,
+    never_began,
+    parse_time,
+    sort_pods,
+)
+from .status.status import make_status
+
+Manifest = dict[str, Any]
+
+MAX_PODS = 5
+"""The newest pods of a job whose events are asked for: each takes a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job's Job is, and which: as remembered in its state, or as launch() would name it."""
+
+    namespace: str
+    name: str
+    uid: str | None
+
+    @property
+    def path(self) -> str:
+        """The Job's path in the API."""
+        return make_path("jobs", self.namespace, self.name)
+
+    @property
+    def state(self) -> dict[str, object]:
+        """What is kept with a job to find its place again."""
+        return {"namespace": self.namespace, "name": self.name, "uid": self.uid}
+
+
+class JobObjects:
+    """What there is of a job. Each method may raise KubeError: then nothing is known."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        reflector: Reflector,
+        *,
+        instance: str,
+        load_seconds: float,
+        kueue_version: str = "",
+    ) -> None:
+        self._kueue_version = kueue_version
+        self._client = client
+        self._reflector = reflector
+        self._instance = instance
+        self._load_seconds = load_seconds
+
+    def is_ours(self, manifest: Manifest, place: Place) -> bool:
+        """Whether it is the very object of this job: another of the same name is none of our business."""
+        same = place.uid in (None, manifest["metadata"]["uid"])
+        return same and manifests.is_of(manifest, instance=self._instance, value=place.name)
+
+    async def find_job(self, place: Place) -> Manifest | None:
+        """Return the Job as the API has it now, or None when it has none of ours."""
+        found = await self._client.find(place.path)
+        return found if found is not None and self.is_ours(found, place) else None
+
+    async def list_pods(self, place: Place) -> list[Manifest]:
+        """Return the Pods of the job that the API has."""
+        pods = await self._client.get(make_path("pods", place.namespace), self._selector(place))
+        return [trim_pod(pod) for pod in pods.get("items") or []]
+
+    async def look(self, place: Place, *, pods: Iterable[str] = ()) -> Seen | None:
+        """Return what the watches have seen of the job, or what the API says where they cannot be trusted.
+
+        That is so, too, where they lack one of these pods: each watch comes back in its own time.
+        """
+        await self._reflector.wait_loaded(self._load_seconds)
+        seen = self._find_seen(place) if self._reflector.is_healthy else None
+        if seen is None or not seen.pods.keys() >= set(pods):
+            return await self.ask(place)
+        return seen
+
+    async def find_pod(self, place: Place, name: str) -> Manifest | None:
+        """Return a Pod of the job, also one that still ends while its Job is gone already."""
+        seen = await self.look(place, pods=[name])
+        if seen is not None:
+            return seen.pods.get(name)
+        pods = await self.list_pods(place)
+        return next((pod for pod in pods if pod["metadata"]["name"] == name), None)
+
+    async def ask(self, place: Place) -> Seen | None:
+        """Return what the API says of the job now, with those Pods that are gone and were seen before."""
+        found = await self.find_job(place)
+        if found is None:
+            return None
+        pods = await self.list_pods(place)
+        newest = [pod["metadata"]["name"] for pod in sort_pods(pods)[-MAX_PODS:]]
+        events = await asyncio.gather(
+            *(self._list_events(place.namespace, name) for name in (place.name, *newest))
+        )
+        seen, known = Seen(trim_job(found)), self._find_seen(place)
+        if known is not None:
+            seen.pods = {name: pod for name, pod in known.pods.items() if pod.get("isGone")}
+        seen.pods |= {pod["metadata"]["name"]: pod for pod in pods}
+        seen.workload = await self._find_workload(found)
+        for event in itertools.chain(*events):
+            seen.events[event["metadata"]["name"]] = Event.from_manifest(trim_event(event))
+        return seen
+
+    async def _list_events(self, namespace: str, name: str) -> list[Manifest]:
+        path, selector = make_path("events", namespace), {"fieldSelector": f"involvedObject.name={name}"}
+        found: list[Manifest] = (await self._client.get(path, selector)).get("items") or []
+        return found
+
+    async def _find_workload(self, job: Manifest) -> Manifest | None:
+        """Return Kueue's Workload of a Job, or None: also where we may not read it, or there is no Kueue."""
+        if not self._kueue_version or not is_handed_over(job):
+            return None
+        path = make_workloads_path(self._kueue_version, job["metadata"]["namespace"])
+        selector = {"labelSelector": f"{JOB_UID_LABEL}={job['metadata']['uid']}"}
+        try:
+            found = (await self._client.get(path, selector)).get("items") or []
+        except KubeRefused:
+            return None
+        return trim_workload(found[0]) if found else None
+
+    def _find_seen(self, place: Place) -> Seen | None:
+        seen = self._reflector.find(place.namespace, place.name)
+        return seen if seen is not None and self.is_ours(seen.job, place) else None
+
+    def _selector(self, place: Place) -> dict[str, Any]:
+        labels = f"{INSTANCE_LABEL}={self._instance},{JOB_ID_LABEL}={place.name}"
+        return {"labelSelector": labels}
+
+
+def make_seen_status(seen: Seen) -> JobStatus:
+    """Return what is to be said of a job of which this was seen."""
+    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload)
+
+
+def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
+    """Return the same, with what the service is to do about the job, and when.
+
+    Times that are compared with our clock are moved by how far it is ``ahead`` of the cluster's.
+    """
+    status = make_seen_status(seen)
+    if spec.active_deadline_seconds is not None:
+        set_deadline(status, seen, spec)
+    if has_own_delay(spec):
+        set_hold(status, seen, spec)
+    set_free_attempts(status, seen, spec)
+    set_finish(status, spec)
+    for name in ("blocked_since", "deadline_at", "held_until", "finish_at"):
+        moment = getattr(status, name)
+        if moment is not None:
+            setattr(status, name, moment + ahead)
+    return status
+
+
+def set_deadline(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
+    """Say in a status when the job is to be ended, and with the job's own number why it was.
+
+    Kubernetes counts from the same time. A command that has ended was in time: only its results are sent.
+    """
+    message = sentences.deadline(spec.active_deadline_seconds)
+    if status.reason == "DeadlineExceeded":
+        status.message = message
+    started = seen.job.get("status", {}).get("startTime")
+    is_sending = any(is_keeping(pod) for pod in seen.pods.values())
+    if spec.keep_outputs and started and not is_sending and spec.active_deadline_seconds is not None:
+        status.deadline_at = parse_time(started) + timedelta(seconds=spec.active_deadline_seconds)
+        status.deadline_message = message
+
+
+def set_hold(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
+    """Say in a status when the next attempt is to be let go, where it waits for that: the first one at once.
+
+    One that follows a pod which had to give way waits no longer, as that counts as no attempt.
+    """
+    pods = sort_pods(list(seen.pods.values()))
+    if not pods or not is_gated(pods[-1]) or has_failed(pods[-1]):
+        return
+    failed = [pod for pod in pods[:-1] if not (find_condition(pod, "DisruptionTarget") or never_began(pod))]
+    status.blocked_since, status.reason = None, "BackOff"
+    if not failed:
+        status.held_until = parse_time(pods[-1]["metadata"]["creationTimestamp"])
+        status.message = "It is about to be let go."
+        return
+    delay = spec.get_retry_delay_seconds(len(failed))
+    status.held_until = ended_at(failed[-1]) + timedelta(seconds=delay)
+    _, why = explain_failure(failed[-1])
+    status.message = f"{why} Attempt {len(failed) + 1} of {spec.retries + 1} starts {delay:g} s after that."
+
+
+def set_free_attempts(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
+    """Say in a status that the Job is to be let have an attempt more, where a node did not take one."""
+    pods = list(seen.pods.values())
+    limit = get_wanted_limit(pods, spec)
+    if spec.retries and not status.status.is_end and seen.job["spec"].get("backoffLimit", 0) < limit:
+        status.held_until = min(parse_time(pod["metadata"]["creationTimestamp"]) for pod in pods)
+
+
+def set_finish(status: JobStatus, spec: JobSpec) -> None:
+    """Say in a status when what runs on beside a command that has ended is to be ended."""
+    if status.finish_at is not None:
+        seconds = spec.sidecar_timeout_seconds
+        status.finish_at = status.finish_at + timedelta(seconds=seconds) if seconds else None
+
+
+def is_behind(seen: Seen) -> bool:
+    """Whether a Job has ended and none of its Pods: the watches of the two are apart."""
+    ended = find_condition(seen.job, "SuccessCriteriaMet", "Complete", "FailureTarget", "Failed")
+    return ended is not None and not any(is_over(pod) for pod in seen.pods.values())

@@ -1,0 +1,415 @@
+"""Run jobs on Kubernetes: the order of calls, and what their answers mean for a job."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+import traitlets
+from kubernetes.aio.config import ConfigException
+from traitlets import Bool, Float, TraitError, Unicode, default, validate
+
+from ...failpoints import reach
+from ...models.job import Job, JobEvent, JobStatus
+from ..base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
+from .apply import (
+    check_is_same,
+    end_pods,
+    ensure_secret,
+    find_own_namespace,
+    is_namespace_template,
+    open_gates,
+    raise_limit,
+)
+from .client import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
+from .errors import launch_errors, read_errors
+from .job_objects import JobObjects, Place, is_behind, make_timed_status
+from .logs import NO_LOG, follow_log
+from .manifests import job as manifests
+from .manifests.labels import USERNAME
+from .manifests.sidecar import explain_unsent
+from .reflector import Reflector, Seen
+from .status.pods import START_PROBLEMS, find_state, find_strangers, is_ending, is_over, sort_pods
+
+Manifest = dict[str, Any]
+
+_LOOK_AGAIN_SECONDS = 5
+"""How long a reader of a log that has not begun waits for news before it looks by itself."""
+
+_GONE = "Its pod was removed before all of its log was read."
+
+
+class KubeJobLauncher(JobLauncher):
+    """Makes a Kubernetes Job for each job, with a Secret that it owns.
+
+    The Job is made suspended and let go when its Secret is there: so each step can be repeated, nothing
+    is ever without an owner, and a crash between two steps is repaired by the next launch().
+    """
+
+    runs_notebooks = True
+
+    namespace = Unicode(
+        help="""
+        The namespace where jobs run. Default: the environment variable POD_NAMESPACE, else the namespace
+        of the pod that the service runs in, else ``default``.
+
+        ``{username}`` in it gives each user a namespace, like ``kbatch-{username}``; it stands for the
+        user's slug, and may not stand alone (a user may be called ``kube-system``). The service then
+        watches all namespaces, for which it needs a ClusterRole.
+        """,
+        config=True,
+    )
+
+    create_namespace = Bool(
+        False,
+        help="""
+        Make a user's namespace when it is not there yet; for a ``namespace`` with ``{username}``.
+
+        One that exists and was not made by this service (for this user) is never used. Default: False.
+        """,
+        config=True,
+    )
+
+    instance = Unicode(
+        "kbatch",
+        help="""
+        The value of the label ``kbatch.jupyter.org/instance`` on all that is made: what tells the jobs of
+        two services on one cluster apart. Default: ``kbatch``. Changing it hides the jobs that there are.
+        """,
+        config=True,
+    )
+
+    init_image = Unicode(
+        "busybox:1.36",
+        help="""
+        The image of the containers that fetch a job's code and send its results. It needs ``sh``, ``wget``,
+        ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``, ``find``,
+        ``head``, ``sort``, ``stat``, ``tr``, ``xargs`` and, where ``SignedLinks.url_for_jobs`` is ``https``,
+        ``ssl_client``, as busybox has. Default: ``busybox:1.36``; like ``registry.example.org/busybox:1.36``.
+        """,
+        config=True,
+    )
+
+    kueue_version = Unicode(
+        help="""
+        The version of Kueue's API, like ``v1beta1``, where jobs are handed to it (``JobConfig.queue_name``).
+        Its Workloads are then watched, to say what such a job waits for. Default: none are watched.
+        """,
+        config=True,
+    )
+
+    modify_pod_hook: Any = traitlets.Callable(
+        None,
+        allow_none=True,
+        help="""
+        Called with (launcher, pod_template, job) before a Job is made; ``pod_template`` is a dict with
+        ``metadata`` and ``spec`` as Kubernetes has them. It may change the dict, or return another, and may
+        be async. What it leaves is sent as it is. Default: none. Example::
+
+            def modify_pod_hook(launcher, pod_template, job):
+                pod_template["spec"]["runtimeClassName"] = "gvisor"
+
+            c.KubeJobLauncher.modify_pod_hook = modify_pod_hook
+        """,
+        config=True,
+    )
+
+    kubeconfig = Unicode(
+        help="""
+        Path of a kubeconfig file. Default: none, which means the service account of the pod that the service
+        runs in, and outside of a cluster the file that KUBECONFIG names, or ``~/.kube/config``.
+        """,
+        config=True,
+    )
+
+    context = Unicode(
+        help="""
+        The context in the kubeconfig file. Default: the file's current one. Example: ``minikube``.
+        """,
+        config=True,
+    )
+
+    request_timeout_seconds = Float(
+        30,
+        min=1,
+        help="""
+        Seconds until a request to Kubernetes is given up, and tried again later. Default: 30.
+        """,
+        config=True,
+    )
+
+    max_launches_per_second = Float(
+        20,
+        min=0,
+        help="""
+        Jobs started in a second at most, so that a thousand submitted at once do not flood the API server
+        (each takes three requests). Default: 20; 0 means no limit.
+        """,
+        config=True,
+    )
+
+    poll_seconds = Float(
+        300,
+        min=1,
+        help="""
+        Seconds between two looks at each job, beside those when a watch reports a change. Default: 300.
+        """,
+        config=True,
+    )
+
+    @default("namespace")
+    def _default_namespace(self) -> str:
+        return find_own_namespace()
+
+    @validate("namespace")
+    def _validate_namespace(self, proposal: Any) -> str:
+        value: str = proposal.value
+        if not is_namespace_template(value):
+            raise TraitError(
+                "KubeJobLauncher.namespace must be the name of a namespace of at most 43 characters, or hold "
+                f'one {{username}} beside other text, like "kbatch-{{username}}", not {value!r}'
+            )
+        return value
+
+    @validate("instance")
+    def _validate_instance(self, proposal: Any) -> str:
+        value: str = proposal.value
+        if len(value) > 63 or not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", value):
+            raise TraitError(f"KubeJobLauncher.instance must be a valid value of a label, not {value!r}")
+        return value
+
+    client: KubeClient
+    reflector: Reflector
+    job_objects: JobObjects
+
+    async def open(self) -> None:
+        """Connect. An API server that is away is waited for; a wrong setting is raised."""
+        try:
+            configuration = await load_configuration(self.kubeconfig, self.context)
+        except (ConfigException, OSError) as error:
+            raise TraitError(
+                "KubeJobLauncher.kubeconfig must name a kubeconfig file, unless the service runs in a pod or "
+                f"KUBECONFIG names one: {error}"
+            ) from None
+        self.client = KubeClient(configuration, request_timeout_seconds=self.request_timeout_seconds)
+        self._make_view(lambda job_id: None)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if hasattr(self, "client"):
+            await self.client.close()
+
+    async def start(self, on_change: Callable[[str], None]) -> None:
+        """Begin to watch."""
+        self._make_view(on_change)
+        await self.reflector.start()
+
+    async def stop(self) -> None:
+        """End the watches, and forget what they saw."""
+        reflector = self.reflector
+        self._make_view(lambda job_id: None)
+        await reflector.stop()
+
+    def _make_view(self, on_change: Callable[[str], None]) -> None:
+        self.reflector = Reflector(
+            self.client,
+            namespace="" if "{username}" in self.namespace else self.namespace,
+            instance=self.instance,
+            kueue_version=self.kueue_version,
+            on_change=on_change,
+            log=self.log,
+        )
+        self.job_objects = JobObjects(
+            self.client,
+            self.reflector,
+            instance=self.instance,
+            load_seconds=self.request_timeout_seconds,
+            kueue_version=self.kueue_version,
+        )
+
+    async def check(self) -> None:
+        """Ask for one Job: that takes the network, the credentials and the rights."""
+        with read_errors():
+            await self.client.get(make_path("jobs", self.reflector.namespace), {"limit": 1})
+
+    async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
+        """Make the Job suspended, then its Secret, then let it go; do what is missing of it."""
+        place = self._find_place(job)
+        if job.launch_begun_at is not None and (made := await self._find_launched(place)):
+            return Place(place.namespace, place.name, made["metadata"]["uid"]).state
+        manifest = manifests.make_job(
+            job,
+            env_names=launch.env.keys(),
+            namespace=place.namespace,
+            instance=self.instance,
+            init_image=self.init_image,
+            output_limits=launch.output_limits,
+        )
+        await self._modify_pod(manifest, job)
+        with launch_errors():
+            if self.create_namespace:
+                await self._ensure_namespace(place.namespace, job.user)
+            made, _ = await self.client.ensure_created(
+                make_path("jobs", place.namespace),
+                manifest,
+                is_ours=lambda found: self.job_objects.is_ours(found, place),
+            )
+            place = Place(place.namespace, place.name, made["metadata"]["uid"])
+            reach("launch.3")
+            if not manifests.is_launched(made):
+                await check_is_same(self.client, made, manifest, place)
+                await ensure_secret(self.client, job, launch, place, instance=self.instance)
+                reach("launch.4")
+                patch = manifests.make_launch_patch(str(place.uid), queue_name=job.spec.queue_name)
+                await self.client.patch(place.path, patch)
+        return place.state
+
+    async def poll(self, job: Job) -> JobStatus | None:
+        """Return what the watches have seen of the job; that it is gone only when the API says so too."""
+        place = self._find_place(job)
+        seen = await self._look(place)
+        if seen is None:
+            return None
+        status = make_timed_status(seen, job.spec, self.client.ahead)
+        if status.is_overdue(job.spec) or status.is_past_deadline() or is_behind(seen):
+            # before a verdict, which a clock that was moved may have brought about, and where a Job's end was
+            # seen before that of its Pod
+            with read_errors():
+                seen = await self.job_objects.ask(place)
+            status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status
+        return status
+
+    async def release(self, job: Job) -> None:
+        """Open the gate of the job's pod, and let no attempt count that a node did not take."""
+        place = self._find_place(job)
+        with read_errors():
+            pods = await self.job_objects.list_pods(place)
+            await open_gates(self.client, pods)
+            await raise_limit(self.client, await self.job_objects.find_job(place), pods, job.spec)
+
+    async def finish(self, job: Job) -> None:
+        """Delete the pod whose command has ended; the Job makes another where that is to be tried again."""
+        with read_errors():
+            pods = await self.job_objects.list_pods(self._find_place(job))
+            await end_pods(self.client, filter(find_strangers, pods), job.spec, log=self.log)
+
+    async def terminate(self, job: Job) -> bool:
+        """Delete the Pods and the Job, and with it its Secret; return whether the API has none of them left.
+
+        What the command wrote is still sent, once it has ended.
+        """
+        place = self._find_place(job)
+        with read_errors():
+            found = await self.job_objects.find_job(place)
+            pods = await self.job_objects.list_pods(place)
+            await end_pods(self.client, pods, job.spec, log=self.log)
+            if found is not None:
+                await self.client.ensure_deleted(place.path, uid=found["metadata"]["uid"])
+            return found is None and not pods
+
+    async def is_ending(self, job: Job) -> bool:
+        """Return whether a pod still runs, as one that sends results does; one without a Job is ended."""
+        place = self._find_place(job)
+        seen = await self._look(place, *(pod.name for pod in job.pods))
+        with read_errors():
+            pods = list(seen.pods.values()) if seen is not None else await self.job_objects.list_pods(place)
+            if seen is None:
+                await end_pods(self.client, pods, job.spec, log=self.log)
+        return any(is_ending(pod) for pod in pods)
+
+    async def find_outputs_problem(self, job: Job) -> str | None:
+        """Return why the sidecar did not send what the job wrote."""
+        seen = await self._look(self._find_place(job), *(pod.name for pod in job.pods))
+        return explain_unsent(sort_pods(list(seen.pods.values())) if seen is not None else [])
+
+    async def clean(self, job: Job) -> None:
+        """Let Kubernetes remove the Job some time after its end, or at once one that was never let go.
+
+        Not earlier than now: that a Job is gone must mean that its end is on record.
+        """
+        place = self._find_place(job)
+        with read_errors():
+            found = await self.job_objects.find_job(place)
+            if found is None:
+                return
+            uid = found["metadata"]["uid"]
+            if manifests.is_launched(found):
+                await self.client.patch(place.path, manifests.make_ttl_patch(job, uid))
+            else:
+                await self.client.ensure_deleted(place.path, uid=uid)
+
+    async def read_log(self, job: Job, pod: str, position: dict[str, Any] | None) -> AsyncIterator[LogPiece]:
+        """Yield the log of the user's container in a pod, from its start, which it waits for, to its end."""
+        place = self._find_place(job)
+        await self._wait_for_log(place, pod)
+        try:
+            log = follow_log(self.client, place.namespace, pod, position=position)
+            async with aclosing(log) as pieces:
+                async for each in pieces:
+                    yield LogPiece(each.data, each.position, datetime.fromtimestamp(each.second, UTC))
+        except KubeRefused as error:
+            if error.status == 404:
+                raise LogNotFound(NO_LOG if error.reason == NO_LOG else _GONE) from None
+            raise LauncherUnavailable(error.message) from error
+        except KubeUnavailable as error:
+            raise LauncherUnavailable(str(error)) from error
+
+    async def events(self, job: Job) -> list[JobEvent]:
+        """Return the newest Events of the Job and its Pods; nothing when they are gone."""
+        seen = await self._look(self._find_place(job))
+        events = sorted(seen.events.values(), key=lambda event: event.last) if seen else []
+        return [event.to_job_event() for event in events]
+
+    def _find_place(self, job: Job) -> Place:
+        if "uid" in job.state:
+            return Place(*(str(job.state[key]) for key in ("namespace", "name", "uid")))
+        return Place(manifests.make_namespace_name(self.namespace, job.user), job.id, None)
+
+    async def _find_launched(self, place: Place) -> Manifest | None:
+        """Return the Job that an earlier launch, which was cut short, had let go already."""
+        with read_errors():
+            found = await self.job_objects.find_job(place)
+        return found if found is not None and manifests.is_launched(found) else None
+
+    async def _modify_pod(self, manifest: Manifest, job: Job) -> None:
+        if not self.modify_pod_hook:
+            return
+        changed: Any = self.modify_pod_hook(self, manifest["spec"]["template"], job)
+        if inspect.isawaitable(changed):
+            changed = await changed
+        if changed is not None:
+            manifest["spec"]["template"] = changed
+
+    async def _ensure_namespace(self, name: str, user: str) -> None:
+        manifest = manifests.make_namespace(name, user=user, instance=self.instance)
+        labels = manifest["metadata"]["labels"]
+        await self.client.ensure_created(
+            make_path("namespaces"),
+            manifest,
+            is_ours=lambda found: manifests.is_of(
+                found, instance=self.instance, label=USERNAME, value=labels[USERNAME]
+            ),
+        )
+
+    async def _look(self, place: Place, *pods: str) -> Seen | None:
+        with read_errors():
+            return await self.job_objects.look(place, pods=pods)
+
+    async def _wait_for_log(self, place: Place, name: str) -> None:
+        """Wait until a pod's container has a log, or raise LogNotFound when it never will."""
+        while True:
+            with read_errors():
+                pod = await self.job_objects.find_pod(place, name)
+            if pod is None or pod.get("isGone"):
+                raise LogNotFound(_GONE)
+            state = find_state(pod)
+            ended = state.get("terminated")
+            if "running" in state or (ended and ended.get("reason") not in START_PROBLEMS):
+                return
+            if is_over(pod):
+                raise LogNotFound("Its command was not started.")
+            await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)

@@ -1,0 +1,93 @@
+"""Follow a container's log to its end, through broken connections and restarts, no line lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from .client import KubeClient, KubeRefused, KubeUnavailable, make_path
+from .logplace import LogPlace, Stamped
+from .logstream import BehindError, read_stream
+from .manifests.job import MAIN_CONTAINER
+from .status.pods import find_state, is_over
+
+SILENCE_SECONDS = 300
+"""A followed log without a byte for so long is asked for anew: its connection may be dead."""
+
+MAX_FAILURES = 8
+"""Tries in a row, in about two minutes, after which a follower is told that the API is away, or that the node
+has no log: one that was just started says so of each pod, until it knows them again."""
+
+NO_LOG = "Its node has no more of its log."
+
+
+async def follow_log(
+    client: KubeClient, namespace: str, pod: str, *, position: dict[str, Any] | None = None
+) -> AsyncGenerator[Stamped, None]:
+    """Yield the log after ``position``, and what is added to it, until the container has ended.
+
+    A connection that ends or breaks before that is made anew, from the last lines on. The API server ends an
+    answer in order also where its connection to the node broke: so only one with nothing new in it, of a
+    container that was over, is the end. Raises KubeUnavailable, and KubeRefused: 404 when the pod is gone
+    before its log was read to the end, with the reason NO_LOG when its node has no more of the log.
+    """
+    path = make_path("pods", namespace, pod)
+    place, failures, has_ended, empty = LogPlace(position), 0, False, 0
+    while True:
+        began = time.monotonic()
+        failures += 1
+        is_there = was_over = False
+        try:
+            # asked before we read: if it was over then, what we read may be all of it
+            was_over = await _is_over(client, path)
+            is_there, empty = True, empty + 1
+            async with client.stream(
+                path + "/log", _make_query(place), silence_seconds=SILENCE_SECONDS
+            ) as body:
+                place.rewind()
+                async with aclosing(read_stream(client, path, place, body)) as chunks:
+                    async for chunk in chunks:
+                        for piece in place.take(chunk):
+                            failures = empty = 0
+                            yield piece
+            has_ended = True
+            if was_over and place.is_refused:
+                raise KubeRefused(404, NO_LOG, NO_LOG)
+            # twice where nothing was written: there is no line that shows that the log was reached
+            if was_over and empty >= (2 if place.is_at_start else 1):
+                return
+        except BehindError:
+            place.is_read_up = True
+            continue
+        except KubeUnavailable:
+            has_ended, empty = False, 0
+            if time.monotonic() - began >= SILENCE_SECONDS:
+                failures = 0  # a job may well be silent for hours
+            elif failures > MAX_FAILURES:
+                raise
+        except KubeRefused as error:
+            is_gone = error.status == 404 and not is_there
+            if is_gone and has_ended and not place.is_at_start:
+                return  # the kubelet ends a stream where the container does; then the pod was removed
+            # 400 is of a container whose end the kubelet did not see
+            has_none = is_there and (error.status == 404 or (error.status == 400 and was_over))
+            if not has_none:
+                raise
+            has_ended, empty = False, 0
+            if failures > MAX_FAILURES:
+                raise KubeRefused(404, NO_LOG, error.message) from None
+        await asyncio.sleep(min(30, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311
+
+
+def _make_query(place: LogPlace) -> dict[str, Any]:
+    query = {"container": MAIN_CONTAINER, "follow": "true", "timestamps": "true"}
+    return query if place.is_at_start else query | {"sinceTime": place.since}
+
+
+async def _is_over(client: KubeClient, path: str) -> bool:
+    pod = await client.get(path)
+    return is_over(pod) or not find_state(pod)

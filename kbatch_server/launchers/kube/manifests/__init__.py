@@ -1,0 +1,1 @@
+"""The manifests of what a job needs. Pure: values in, dicts out."""

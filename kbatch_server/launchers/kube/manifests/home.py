@@ -1,0 +1,56 @@
+"""Give a job a name and a home, whichever user it runs as: the image need not know that one. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ....models.job import JobSpec
+from ....slugs import make_slug
+
+Manifest = dict[str, Any]
+
+HOME_DIR = "/kbatch-home"
+HOME_VOLUME = "kbatch-home"
+SHELL = "/bin/sh"
+
+NOT_FOUND_CODE = 127
+NOT_FOUND_MESSAGE = "kbatch: the command was not found"
+"""The exit code and the termination message of a container whose command does not exist in its image."""
+
+HOME_SCRIPT = (
+    f'[ -w "$HOME" ] || export HOME={HOME_DIR}; '
+    'case "$1" in */*) [ -e "$1" ];; *) command -v -- "$1" >/dev/null 2>&1;; esac || '
+    f'{{ echo "{NOT_FOUND_MESSAGE}" >/dev/termination-log; exit {NOT_FOUND_CODE}; }}; '
+    'exec "$@"'
+)
+"""Runs a command, with another home where HOME is not writable. What HOME is only the container can say: it
+comes from the image, from the user's entry in the image's list of accounts, or is ``/``. That a command does
+not exist is said apart: the exit code alone may be that of a command within it."""
+
+_WRAPPER = (SHELL, "-c", HOME_SCRIPT, "sh")
+
+_ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
+
+
+def needs_home(spec: JobSpec, env_names: Collection[str]) -> bool:
+    """Whether a job's home is seen to: its user may have none in the image, or that of another user."""
+    return spec.ensure_home and bool(spec.command or spec.notebook) and "HOME" not in env_names
+
+
+def wrap_command(command: Sequence[str]) -> list[str]:
+    """Return the command that sees to HOME, and is this one then."""
+    return [*_WRAPPER, *command]
+
+
+def unwrap_command(command: Sequence[str]) -> list[str]:
+    """Return the user's own words of a container's command."""
+    count = len(_WRAPPER)
+    return list(command[count:] if tuple(command[:count]) == _WRAPPER else command)
+
+
+def make_account_env(user: str, env_names: Collection[str]) -> list[Manifest]:
+    """Return the variables that say who a job's user is, for programs that would look for an account."""
+    name = user if _ACCOUNT.fullmatch(user) else make_slug(user)
+    return [{"name": each, "value": name} for each in ("USER", "LOGNAME") if each not in env_names]

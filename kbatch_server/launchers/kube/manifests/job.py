@@ -1,0 +1,388 @@
+"""Make the manifests of what a job needs: a Job, its Secret, perhaps a Namespace. Pure: values in, dicts out.
+
+The shapes: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ....models.job import Job, JobSpec
+from ....models.results import OutputLimits
+from ....notebooks.launch import make_command
+from ....slugs import MAX_LABEL, make_slug
+from . import notebook, sidecar
+from .fetch import FETCH_SCRIPT
+from .gates import ATTEMPT_GATE, has_own_delay
+from .home import make_account_env, needs_home, wrap_command
+from .labels import (
+    INSTANCE_LABEL,
+    JOB_ID_LABEL,
+    JOB_NAME_ANNOTATION,
+    LAUNCHED_ANNOTATION,
+    PRIORITY_LABEL,
+    QUEUE_LABEL,
+    RETRIES_ANNOTATION,
+    USERNAME,
+)
+from .resources import make_init_resources, make_resources, make_sidecar_resources
+from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY
+from .volumes import find_working_dir, make_mounts, make_volumes
+
+Manifest = dict[str, Any]
+
+
+MAIN_CONTAINER = "job"
+FETCH_CONTAINER = "fetch-code"
+CODE_URL_KEY = "code-url"
+ENV_KEY_PREFIX = "env."
+
+LEFTOVER_TTL_SECONDS = 30 * 86400
+"""How long a Job stays after its end when no service comes to see it. One that does sets the admin's time:
+a Job that is gone before its end is on record would count as lost, or be made again."""
+
+STAYS_ANNOTATIONS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""What keeps autoscalers from emptying the node of a pod that could not be run again.
+https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md, https://karpenter.sh/docs/concepts/disruption/"""
+
+
+def make_job(
+    job: Job,
+    *,
+    env_names: Collection[str],
+    namespace: str,
+    instance: str,
+    init_image: str,
+    output_limits: OutputLimits,
+) -> Manifest:
+    """Return the Job of a job, suspended: it is let go when its Secret is there.
+
+    ``env_names`` are the variables whose values the Secret of the same name holds.
+    """
+    spec = job.spec
+    labels, annotations = make_labels(job, instance), make_annotations(job)
+    job_spec: Manifest = {
+        "suspend": True,
+        "completions": 1,
+        "parallelism": 1,
+        "backoffLimit": spec.retries,
+        # Never two pods of one job at once, not even while the first one is shutting down.
+        "podReplacementPolicy": "Failed",
+        "ttlSecondsAfterFinished": LEFTOVER_TTL_SECONDS,
+        "template": {
+            "metadata": {"labels": labels, "annotations": _make_pod_annotations(spec) | annotations},
+            "spec": make_pod_spec(job, output_limits, env_names=env_names, init_image=init_image),
+        },
+    }
+    if spec.retries:
+        # A pod that had to give way (eviction, preemption, a lost node) is replaced and counts as no attempt;
+        # but a job that is not to be tried again may have done half of its work, and is not run twice.
+        job_spec["podFailurePolicy"] = {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+            ]
+        }
+    if spec.active_deadline_seconds is not None:
+        # The service ends it in time. Kubernetes, which would give a command that ignores TERM all the time
+        # that is meant for its results, comes later, in case that the service is away.
+        slack_seconds = spec.output_timeout_seconds if spec.keep_outputs else 0
+        job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds + slack_seconds
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job.id,
+            "namespace": namespace,
+            "labels": labels | _make_kueue_labels(spec),
+            "annotations": annotations | ({RETRIES_ANNOTATION: str(spec.retries)} if spec.retries else {}),
+        },
+        "spec": job_spec,
+    }
+
+
+def _make_pod_annotations(spec: JobSpec) -> dict[str, str]:
+    """Return the annotations of a pod which the administrator's win over."""
+    return {} if spec.retries else STAYS_ANNOTATIONS
+
+
+def _make_kueue_labels(spec: JobSpec) -> dict[str, str]:
+    """Return the label of a Job's class; that of its queue comes when it is let go: then it is Kueue's."""
+    if spec.queue_name is None or spec.kueue_priority_class is None:
+        return {}
+    return {PRIORITY_LABEL: spec.kueue_priority_class}
+
+
+def make_secret(
+    job: Job,
+    *,
+    env: Mapping[str, str],
+    files: Mapping[str, str],
+    code_url: str | None,
+    outputs_url: str | None,
+    namespace: str,
+    instance: str,
+    owner_uid: str,
+) -> Manifest:
+    """Return the Secret with a job's environment, files, and the URLs for its code and its results.
+
+    It goes when its Job goes.
+    """
+    data = {ENV_KEY_PREFIX + name: value for name, value in env.items()} | dict(files)
+    if code_url is not None:
+        data[CODE_URL_KEY] = code_url
+    if outputs_url is not None:
+        data[OUTPUTS_URL_KEY] = outputs_url
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.id, "uid": owner_uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": job.id,
+            "namespace": namespace,
+            "labels": make_labels(job, instance),
+            "annotations": make_annotations(job),
+            "ownerReferences": [owner],
+        },
+        "type": "Opaque",
+        "stringData": data,
+    }
+
+
+def make_launch_patch(uid: str, *, queue_name: str | None = None) -> Manifest:
+    """Return the patch that lets a Job go; it holds only for the Job with this uid (else 409).
+
+    One with a queue stays suspended: from now on it is Kueue that lets it go.
+    """
+    metadata: Manifest = {"uid": uid, "annotations": {LAUNCHED_ANNOTATION: "true"}}
+    if queue_name is not None:
+        return {"metadata": metadata | {"labels": {QUEUE_LABEL: queue_name}}}
+    return {"metadata": metadata, "spec": {"suspend": False}}
+
+
+def get_retries(job: Manifest) -> int:
+    """Return how often a Job is to be tried again."""
+    said = (job["metadata"].get("annotations") or {}).get(RETRIES_ANNOTATION)
+    return int(job["spec"].get("backoffLimit", 0) if said is None else said)
+
+
+def is_launched(job: Manifest) -> bool:
+    """Whether a Job was let go by us."""
+    return LAUNCHED_ANNOTATION in (job["metadata"].get("annotations") or {})
+
+
+def make_ttl_patch(job: Job, uid: str) -> Manifest:
+    """Return the patch that lets the Job with this uid be removed when its time is up."""
+    return {
+        "metadata": {"uid": uid},
+        "spec": {"ttlSecondsAfterFinished": job.spec.ttl_seconds_after_finished},
+    }
+
+
+def secret_keys(job: Manifest) -> set[str]:
+    """Return the keys of its Secret that a Job's pod needs to start."""
+    spec, name = job["spec"]["template"]["spec"], job["metadata"]["name"]
+    references = [
+        (variable.get("valueFrom") or {}).get("secretKeyRef") or {}
+        for container in [*(spec.get("initContainers") or []), *spec["containers"]]
+        for variable in container.get("env") or []
+    ]
+    volumes = [volume.get("secret") or {} for volume in spec["volumes"]]
+    items = [item for each in volumes if each.get("secretName") == name for item in each.get("items") or []]
+    return {each["key"] for each in (*references, *items) if each.get("name", name) == name and "key" in each}
+
+
+def make_namespace(name: str, *, user: str, instance: str) -> Manifest:
+    """Return the Namespace of one user's jobs."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": name,
+            "labels": {
+                "app.kubernetes.io/managed-by": "kbatch-server",
+                INSTANCE_LABEL: instance,
+                USERNAME: make_slug(user),
+            },
+            "annotations": {USERNAME: user},
+        },
+    }
+
+
+def make_labels(job: Job, instance: str) -> dict[str, str]:
+    """Return the labels of all that is made for a job: the administrator's, and ours, which win."""
+    return {
+        **expand(job.spec.labels, job.user),
+        "app.kubernetes.io/name": "kbatch-job",
+        "app.kubernetes.io/managed-by": "kbatch-server",
+        "app.kubernetes.io/component": "job",
+        INSTANCE_LABEL: instance,
+        JOB_ID_LABEL: job.id,
+        USERNAME: make_slug(job.user),
+    }
+
+
+def make_annotations(job: Job) -> dict[str, str]:
+    """Return the annotations of all that is made for a job; only here the user's name stands as it is."""
+    return {
+        **expand(job.spec.annotations, job.user),
+        USERNAME: job.user,
+        JOB_NAME_ANNOTATION: job.name,
+    }
+
+
+def is_of(manifest: Manifest, *, instance: str, label: str = JOB_ID_LABEL, value: str) -> bool:
+    """Whether this service (``instance``) made the object, for the job (or other ``label``) ``value``."""
+    labels = manifest["metadata"].get("labels") or {}
+    return labels.get(INSTANCE_LABEL) == instance and labels.get(label) == value
+
+
+def make_pod_spec(
+    job: Job, output_limits: OutputLimits, *, env_names: Collection[str], init_image: str
+) -> Manifest:
+    """Return the spec of a job's pod: the user's container, and those that serve it."""
+    spec = job.spec
+    pod: Manifest = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": _get_grace_seconds(spec),
+        "automountServiceAccountToken": spec.service_account is not None,
+        # Else the pod gets a variable for each Service of the namespace, and tells what runs there.
+        "enableServiceLinks": False,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **spec.pod_security_context},
+        "containers": [_make_main_container(job, env_names)],
+        "volumes": [
+            *make_volumes(spec, has_home=needs_home(spec, env_names)),
+            *expand(spec.volumes, job.user),
+        ],
+    }
+    if has_own_delay(spec):
+        pod["schedulingGates"] = [{"name": ATTEMPT_GATE}]
+    if init_containers := _make_init_containers(job, init_image, output_limits):
+        pod["initContainers"] = init_containers
+    if spec.notebook is not None:
+        pod["volumes"].append(notebook.make_volume(job.id))
+    optional = {
+        "nodeSelector": expand(spec.node_selector, job.user),
+        "tolerations": spec.tolerations,
+        "serviceAccountName": expand(spec.service_account, job.user),
+        "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
+        "priorityClassName": spec.priority_class_name,
+    }
+    return pod | {key: value for key, value in optional.items() if value}
+
+
+def _get_grace_seconds(spec: JobSpec) -> int:
+    """Return the pod's grace period: the command's own, and then the time for its results to be sent."""
+    extra = spec.output_timeout_seconds if spec.keep_outputs else 0
+    return spec.termination_grace_period_seconds + extra
+
+
+def _make_init_containers(job: Job, image: str, output_limits: OutputLimits) -> list[Manifest]:
+    """Return what starts before the user's container: a job whose code cannot be fetched has no results."""
+    containers = [_make_fetch_container(job, image)] if job.spec.upload is not None else []
+    if job.spec.keep_outputs:
+        keeper = sidecar.make_sidecar(
+            job.spec,
+            output_limits,
+            image=image,
+            url=_make_secret_env("KBATCH_OUTPUTS_URL", job.id, OUTPUTS_URL_KEY),
+            resources=make_sidecar_resources(job.spec),
+            security_context=_make_security_context(job.spec),
+        )
+        containers.append(keeper)
+    return containers
+
+
+def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
+    spec = job.spec
+    has_home = needs_home(spec, env_names)
+    env = [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)]
+    env += make_account_env(job.user, env_names)
+    if spec.keep_outputs:
+        # ours wins: anywhere else, nothing would be found
+        env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
+        env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
+    mounts = make_mounts(spec, has_home=has_home) + ([notebook.MOUNT] if spec.notebook is not None else [])
+    container: Manifest = {
+        "name": MAIN_CONTAINER,
+        "image": spec.image,
+        "env": env,
+        "resources": make_resources(spec),
+        "securityContext": _make_security_context(spec),
+        "volumeMounts": [*mounts, *expand(spec.volume_mounts, job.user)],
+    }
+    command = [_escape(word) for word in _get_command(spec)]
+    optional = {
+        "workingDir": find_working_dir(spec),
+        # `$(NAME)` in a command is Kubernetes's own syntax; users mean what they write
+        "command": wrap_command(command) if has_home else command,
+        "args": [_escape(word) for word in spec.args],
+        "imagePullPolicy": spec.image_pull_policy,
+    }
+    return container | {key: value for key, value in optional.items() if value}
+
+
+def _get_command(spec: JobSpec) -> list[str]:
+    return spec.command or [] if spec.notebook is None else make_command(notebook.FOLDER)
+
+
+def _make_fetch_container(job: Job, init_image: str) -> Manifest:
+    working_dir = job.spec.working_dir
+    collects = job.spec.keep_outputs and job.spec.collect == "workdir"
+    return {
+        "name": FETCH_CONTAINER,
+        "image": init_image,
+        "command": ["sh", "-c", FETCH_SCRIPT + (sidecar.MANIFEST_SCRIPT if collects else "")],
+        "env": [
+            _make_secret_env("KBATCH_CODE_URL", job.id, CODE_URL_KEY),
+            {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
+            *([{"name": "KBATCH_WORKING_DIR", "value": _escape(working_dir)}] if working_dir else []),
+        ],
+        "resources": make_init_resources(job.spec),
+        "securityContext": _make_security_context(job.spec),
+        "volumeMounts": [
+            {"name": CODE_VOLUME, "mountPath": CODE_DIR},
+            *([sidecar.LISTS_MOUNT] if collects else []),
+        ],
+    }
+
+
+def _make_secret_env(name: str, secret: str, key: str) -> Manifest:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def _make_security_context(spec: JobSpec) -> Manifest:
+    return {"allowPrivilegeEscalation": False, **spec.container_security_context}
+
+
+def _escape(word: str) -> str:
+    """``$(X)`` would be replaced and ``$$`` shortened; ``$$(X)`` and ``$$$$`` are what give them back."""
+    return word.replace("$", "$$") if "$$" in word or "$(" in word else word
+
+
+def expand(template: Any, user: str) -> Any:
+    """Return the template with ``{username}`` and ``{unescaped_username}`` filled in, in every string in it.
+
+    ================================ =====================================================
+    ``{username}``                   the user's slug: a valid, unique label (``kbatch_server.slugs``)
+    ``{unescaped_username}``         the name as the hub knows it
+    ================================ =====================================================
+    """
+    if isinstance(template, str):
+        filled = template.replace("{username}", make_slug(user))
+        # last, so that a user who is called "{username}" stays who he is
+        return filled.replace("{unescaped_username}", user)
+    if isinstance(template, Mapping):
+        return {key: expand(value, user) for key, value in template.items()}
+    if isinstance(template, list):
+        return [expand(value, user) for value in template]
+    return template
+
+
+def make_namespace_name(template: str, user: str) -> str:
+    """Return the name of the namespace where a user's jobs run; long names are cut, and stay unique."""
+    room = MAX_LABEL - len(template.replace("{username}", ""))
+    return template.replace("{username}", make_slug(user, max_length=room))

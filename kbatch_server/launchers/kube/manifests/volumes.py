@@ -1,0 +1,59 @@
+"""The volumes of a job's pod that are its own, and go with it: each with a size. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....models.job import JobSpec
+from .home import HOME_DIR, HOME_VOLUME
+from .sidecar import CODE_DIR, CODE_VOLUME, LISTS_VOLUME, OUTPUT_DIR, OUTPUT_VOLUME
+
+Manifest = dict[str, Any]
+
+SHM_DIR = "/dev/shm"  # noqa: S108 - where POSIX's shared memory is
+LISTS_SIZE = "512Mi"
+"""Room for three lists of as many files as a ZIP may have, with the longest names."""
+
+SHM_VOLUME = "kbatch-shm"
+
+
+def make_volumes(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
+    """Return the volumes. A pod that writes more than its size is evicted; shared memory is full then."""
+    volumes = [_make_volume(CODE_VOLUME, spec.code_volume_size)]
+    if spec.keep_outputs:
+        volumes.append(_make_volume(OUTPUT_VOLUME, spec.output_volume_size))
+        volumes.append({"name": LISTS_VOLUME, "emptyDir": {"sizeLimit": LISTS_SIZE}})
+    if has_home:
+        volumes.append(_make_volume(HOME_VOLUME, spec.home_volume_size))
+    if spec.shm_size is not None:
+        volumes.append(_make_volume(SHM_VOLUME, spec.shm_size, medium="Memory"))
+    return volumes
+
+
+def make_mounts(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
+    """Return where the job's own container has them."""
+    mounts = [{"name": CODE_VOLUME, "mountPath": CODE_DIR}] if runs_in_code_dir(spec) else []
+    if spec.keep_outputs:
+        mounts.append({"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR})
+    if has_home:
+        mounts.append({"name": HOME_VOLUME, "mountPath": HOME_DIR})
+    if spec.shm_size is not None:
+        mounts.append({"name": SHM_VOLUME, "mountPath": SHM_DIR})
+    return mounts
+
+
+def runs_in_code_dir(spec: JobSpec) -> bool:
+    """Whether the command begins in the folder of its code, or of its results; else where the image says."""
+    return spec.upload is not None or spec.collect == "workdir"
+
+
+def find_working_dir(spec: JobSpec) -> str | None:
+    """Return the folder that the command begins in; None: that of the image."""
+    if not runs_in_code_dir(spec):
+        return None
+    return f"{CODE_DIR}/{spec.working_dir}" if spec.working_dir else CODE_DIR
+
+
+def _make_volume(name: str, size: int | None, **options: str) -> Manifest:
+    limits = {} if size is None else {"sizeLimit": str(size)}
+    return {"name": name, "emptyDir": {**options, **limits}}

@@ -1,0 +1,1 @@
+"""What Kubernetes's objects say about a job. Pure: dicts in, values out."""

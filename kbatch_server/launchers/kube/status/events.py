@@ -1,0 +1,51 @@
+"""A Kubernetes Event, as far as it says something about a job. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ....models.job import JobEvent
+from .pods import parse_time
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes Event, and what it is about: the part that is kept."""
+
+    kind: str
+    name: str
+    type: str
+    reason: str
+    message: str
+    first: datetime
+    last: datetime
+    count: int = 1
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest) -> Event:
+        """Return what is kept of an Event, of the old form (first, last, count) or the new (a series)."""
+        about, series = manifest.get("involvedObject") or {}, manifest.get("series") or {}
+        created = manifest["metadata"]["creationTimestamp"]
+        first = manifest.get("eventTime") or manifest.get("firstTimestamp") or created
+        last = series.get("lastObservedTime") or manifest.get("lastTimestamp") or first
+        message = manifest.get("message") or ""
+        return cls(
+            kind=about.get("kind", ""),
+            name=about.get("name", ""),
+            type=manifest.get("type") or "Normal",
+            reason=manifest.get("reason") or "",
+            message=message.removeprefix("(combined from similar events): ")[:2048],
+            first=parse_time(first),
+            last=parse_time(last),
+            count=series.get("count") or manifest.get("count") or 1,
+        )
+
+    def to_job_event(self) -> JobEvent:
+        """Return it as a user sees it."""
+        return JobEvent(
+            time=self.last, type=self.type, reason=self.reason, message=self.message, count=self.count
+        )

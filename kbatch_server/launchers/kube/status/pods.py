@@ -1,0 +1,247 @@
+"""Read a Pod (or the conditions of any object): what it is doing, and in words why it failed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from ....models.job import JobSpec
+from ..manifests.home import NOT_FOUND_CODE, NOT_FOUND_MESSAGE
+from ..manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
+from ..manifests.sidecar import KEEP_CONTAINER
+from . import sentences
+
+Manifest = dict[str, Any]
+
+START_PROBLEMS = frozenset({"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"})
+"""The reasons of a container whose command could not be started at all."""
+
+UNKNOWN_END = "ContainerStatusUnknown"
+"""The reason of a container whose end its node did not see; its exit code, 137, is made up by the kubelet."""
+
+DELETED = "Deleted"
+"""The reason of a pod that was deleted before its command ended."""
+
+REJECTION_SECONDS = 2
+"""How long a kubelet may take to write that it does not take a pod, from when it first saw it."""
+
+MAX_FREE_ATTEMPTS = 6
+"""How many pods that a node did not take count as no attempt of a job."""
+
+_STOPPED = (137, 143)
+"""The exit codes of what was stopped by KILL or TERM."""
+
+
+def sort_pods(pods: Sequence[Manifest]) -> list[Manifest]:
+    """Return pods oldest first."""
+    return sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
+
+
+def find_condition(manifest: Manifest, *types: str) -> Manifest | None:
+    """Return the condition of one of these types that is True, or None."""
+    for kind in types:
+        for condition in manifest.get("status", {}).get("conditions") or []:
+            if condition["type"] == kind and condition["status"] == "True":
+                found: Manifest = condition
+                return found
+    return None
+
+
+def find_container(pod: Manifest, name: str = MAIN_CONTAINER) -> Manifest:
+    """Return what the pod's spec says of a container; empty if it has none such."""
+    spec = pod.get("spec", {})
+    for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
+        if container["name"] == name:
+            found: Manifest = container
+            return found
+    return {}
+
+
+def find_state(pod: Manifest, name: str = MAIN_CONTAINER) -> Manifest:
+    """Return a container's state, ``{"waiting" | "running" | "terminated": …}``; empty before it has one."""
+    for each in container_statuses(pod):
+        if each["name"] == name:
+            state: Manifest = each.get("state") or {}
+            return state
+    return {}
+
+
+def is_over(pod: Manifest) -> bool:
+    """Whether nothing of the pod's main container will run any more."""
+    return pod["status"].get("phase") in ("Succeeded", "Failed") or "terminated" in find_state(pod)
+
+
+def never_began(pod: Manifest) -> bool:
+    """Whether a node's kubelet refused a pod as it came: nothing of it ran.
+
+    Such a pod has no statuses of containers. But so has one that ran, when its kubelet is started again and
+    takes it no more (1.35): that had been seen for longer when this was written.
+    """
+    status = pod["status"]
+    if status.get("phase") != "Failed" or container_statuses(pod) or find_condition(pod, "DisruptionTarget"):
+        return False
+    seen, written = status.get("startTime"), pod["metadata"].get("statusWrittenAt")
+    if not (seen and written):
+        return False
+    return parse_time(written) - parse_time(seen) <= timedelta(seconds=REJECTION_SECONDS)
+
+
+def get_wanted_limit(pods: Iterable[Manifest], spec: JobSpec) -> int:
+    """Return the ``backoffLimit`` of a Job with these pods: its retries, one for each not begun."""
+    count = sum(1 for pod in pods if never_began(pod))
+    return spec.retries + min(count, MAX_FREE_ATTEMPTS)
+
+
+def find_strangers(pod: Manifest) -> list[str]:
+    """Return the containers that have not ended when the command has: something else put them into the pod.
+
+    They may run, or wait for an image that cannot be had. A native sidecar is none of them: that is ended by
+    Kubernetes.
+    """
+    if pod.get("isGone") or "terminated" not in find_state(pod):
+        return []
+    own = [
+        each["name"]
+        for each in pod["status"].get("containerStatuses") or []
+        if "terminated" not in (each.get("state") or {})
+    ]
+    return [name for name in own if name != MAIN_CONTAINER]
+
+
+def is_ending(pod: Manifest) -> bool:
+    """Whether a pod, of a job that is over, still has a container that runs."""
+    return not pod.get("isGone") and pod["status"].get("phase") not in ("Succeeded", "Failed")
+
+
+def is_keeping(pod: Manifest) -> bool:
+    """Whether the user's command has ended and its results are being sent."""
+    return "terminated" in find_state(pod) and "running" in find_state(pod, KEEP_CONTAINER)
+
+
+def parse_time(text: str) -> datetime:
+    """Return an aware datetime of RFC 3339, which may have nanoseconds (and then loses them)."""
+    if "." in text:
+        whole, _, fraction = text.rstrip("Z").partition(".")
+        text = f"{whole}.{fraction[:6]}Z"
+    return datetime.fromisoformat(text)
+
+
+def has_failed(pod: Manifest) -> bool:
+    """Whether this pod has not succeeded and will not.
+
+    ``isGone`` is the reflector's mark on a pod that was removed while its Job is still there.
+    """
+    if pod["status"].get("phase") == "Failed":
+        return True
+    if pod.get("isGone"):
+        return bool(pod["status"].get("phase") != "Succeeded")
+    ended = find_state(pod).get("terminated")
+    return bool(ended and ended["exitCode"])
+
+
+def find_any_condition(manifest: Manifest, kind: str) -> Manifest | None:
+    """Return the condition of this type, True or not, or None."""
+    for condition in manifest["status"].get("conditions") or []:
+        if condition["type"] == kind:
+            found: Manifest = condition
+            return found
+    return None
+
+
+def container_statuses(pod: Manifest) -> list[Manifest]:
+    """Return the statuses of a pod's containers, in the order in which they start."""
+    status = pod["status"]
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
+def exit_code_of(pod: Manifest) -> int | None:
+    """Return the exit code of the user's command; one that never started, or ended unseen, has none."""
+    ended = find_state(pod).get("terminated")
+    if not ended or ended.get("reason") in START_PROBLEMS or ended.get("reason") == UNKNOWN_END:
+        return None
+    code: int = ended["exitCode"]
+    return code
+
+
+def program_of(container: Manifest) -> str:
+    """Return the program that a container's spec names; empty if that is the image's own."""
+    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    return words[0] if words else ""
+
+
+def ended_at(pod: Manifest) -> datetime:
+    """Return when the pod's main container ended, or else when the pod was made."""
+    finished = (find_state(pod).get("terminated") or {}).get("finishedAt")
+    created = parse_time(pod["metadata"]["creationTimestamp"])
+    return max(parse_time(finished), created) if finished else created
+
+
+def explain_failure(pod: Manifest) -> tuple[str, str]:
+    """Return Kubernetes's word and a sentence for a pod that has failed, or gone."""
+    status = pod["status"]
+    target = find_condition(pod, "DisruptionTarget")
+    if status.get("reason") == "Evicted":
+        return "Evicted", sentences.evicted(status.get("message", ""))
+    if target:
+        reason = target.get("reason") or "DisruptionTarget"
+        word = "Evicted" if reason == "EvictionByEvictionAPI" else reason
+        return word, sentences.disruption(reason, target.get("message", ""))
+    for each in status.get("initContainerStatuses") or []:
+        ended = (each.get("state") or {}).get("terminated")
+        # how a sidecar ends says nothing about the job
+        is_sidecar = find_container(pod, each["name"]).get("restartPolicy") == "Always"
+        if ended and ended["exitCode"] and not is_sidecar:
+            return _explain_init_failure(pod, each["name"], ended)
+    ended = find_state(pod).get("terminated")
+    if never_began(pod):
+        reason = status.get("reason") or "Rejected"
+        return reason, sentences.rejected(reason, status.get("message") or "")
+    if _was_deleted(pod, ended):
+        return DELETED, "Its pod was deleted by somebody, or something, outside this service."
+    if ended and (ended["exitCode"] or ended.get("reason") == "OOMKilled"):
+        return _explain_exit(find_container(pod), ended)
+    reason = status.get("reason") or "Failed"
+    return reason, sentences.failed_on_node(status.get("message") or reason)
+
+
+def _explain_init_failure(pod: Manifest, name: str, ended: Manifest) -> tuple[str, str]:
+    container = find_container(pod, name)
+    reason, message = _explain_exit(container, ended)
+    if name != FETCH_CONTAINER:
+        return reason, f"What prepares it ({name}) failed. {message}"
+    said = sentences.cut(ended.get("message") or "")
+    if reason in START_PROBLEMS or reason == "OOMKilled" or not said:
+        return "CodeFetchFailed", f"The code could not be fetched. {message}"
+    return "CodeFetchFailed", f"The code could not be fetched: {said}."
+
+
+def _explain_exit(container: Manifest, ended: Manifest) -> tuple[str, str]:
+    reason = ended.get("reason") or "Error"
+    if reason == "OOMKilled":
+        return reason, sentences.out_of_memory(container)
+    if reason in START_PROBLEMS:
+        words = sentences.start_problem(
+            program_of(container), container.get("image", ""), ended.get("message") or ""
+        )
+        return reason, words
+    if reason == UNKNOWN_END:
+        return reason, sentences.UNKNOWN_END
+    if (ended["exitCode"], (ended.get("message") or "").strip()) == (NOT_FOUND_CODE, NOT_FOUND_MESSAGE):
+        image = container.get("image", "")
+        return "StartError", sentences.start_problem(program_of(container), image, NOT_FOUND_MESSAGE)
+    return reason, sentences.exit_code(ended["exitCode"])
+
+
+def _was_deleted(pod: Manifest, ended: Manifest | None) -> bool:
+    """Whether the pod was deleted, and its container not ended by itself before that."""
+    moment = pod["metadata"].get("deletionTimestamp")
+    if not moment:
+        return bool(pod.get("isGone")) and not ended
+    if not ended or not ended.get("finishedAt"):
+        return True
+    if ended["exitCode"] in _STOPPED and ended.get("reason") != "OOMKilled":
+        return True
+    # the timestamp is when the grace period is over
+    grace = timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0)
+    return parse_time(ended["finishedAt"]) >= parse_time(moment) - grace

@@ -1,0 +1,389 @@
+"""Say in plain words why a job waits or why it failed, from Kubernetes's own messages. Pure.
+
+Each sentence is for someone who knows the job and not the cluster: what happened, then what to do about it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from ..manifests.home import SHELL
+
+Manifest = dict[str, Any]
+
+MAX_LENGTH = 500
+"""A quoted message of Kubernetes longer than this is cut."""
+
+_SUFFIXES = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "": Decimal(1),
+    "k": Decimal(10**3),
+    "M": Decimal(10**6),
+    "G": Decimal(10**9),
+    "T": Decimal(10**12),
+    "P": Decimal(10**15),
+    "E": Decimal(10**18),
+    "Ki": Decimal(2**10),
+    "Mi": Decimal(2**20),
+    "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50),
+    "Ei": Decimal(2**60),
+}
+
+_EXIT_CODES = {
+    126: "the command was found, but is not a program that can be run",
+    127: "a command was not found",
+    129: "its terminal was closed, SIGHUP",
+    130: "it was interrupted, SIGINT",
+    131: "it was asked to quit, SIGQUIT",
+    132: "it has an instruction that this CPU does not know, SIGILL; often a library for another CPU",
+    133: "it hit a breakpoint, SIGTRAP",
+    134: "it aborted itself, SIGABRT; what it printed last often says why",
+    135: "it accessed memory that is not there, SIGBUS; often /dev/shm is full, which shm_size makes larger",
+    136: "it divided by zero or overflowed, SIGFPE",
+    137: "it was killed, SIGKILL; often a sign of too little memory",
+    138: "it was ended by SIGUSR1",
+    139: "it crashed with a segmentation fault, SIGSEGV",
+    140: "it was ended by SIGUSR2",
+    141: "it wrote to a pipe that nobody read, SIGPIPE",
+    142: "its own timer ended it, SIGALRM",
+    143: "it was told to stop, SIGTERM",
+    152: "it used more CPU time than its limit, SIGXCPU",
+    153: "it wrote a file that is larger than its limit, SIGXFSZ",
+    159: "it made a system call that is not allowed here, SIGSYS",
+}
+"""What ended a command, by exit code: from 129 on it is 128 and the number of a signal (Linux)."""
+
+_VOLUMES = {
+    "kbatch-code": "its working folder /code",
+    "kbatch-outputs": "its folder of results ($KBATCH_OUTPUT_DIR)",
+    "kbatch-home": "its home folder",
+    "kbatch-shm": "its shared memory (/dev/shm)",
+}
+"""What users call the volumes that a pod has of its own."""
+
+_RESOURCES = {"cpu": "CPU", "memory": "memory", "ephemeral-storage": "disk space", "pods": "pods"}
+
+_SCHEDULER = (
+    (re.compile(r"Insufficient (\S+)"), lambda m: f"not enough {_RESOURCES.get(m[1], m[1])} free"),
+    (re.compile(r"Too many pods"), lambda m: "already full of pods"),
+    (re.compile(r"untolerated taint"), lambda m: "reserved for other work (a taint)"),
+    (re.compile(r"didn't match Pod's node affinity/selector"), lambda m: "not of the kind it asks for"),
+    (re.compile(r"were unschedulable|was unschedulable"), lambda m: "closed to new work"),
+    (re.compile(r"volume node affinity conflict"), lambda m: "out of reach of its volume"),
+)
+"""What the scheduler says of nodes, and what a user is told of them."""
+
+_PULL_CAUSES = (
+    (re.compile(r"toomanyrequests|rate limit", re.I), "the registry's limit on downloads is reached"),
+    (
+        re.compile(r"unauthorized|denied|forbidden|authorization failed|no basic auth", re.I),
+        "the registry does not allow it, or there is no such image",
+    ),
+    (re.compile(r"not found|manifest unknown|repository does not exist", re.I), "there is no such image"),
+    (re.compile(r"no such host|server misbehaving", re.I), "there is no such registry"),
+    (
+        re.compile(r"connection refused|timeout|deadline exceeded|dial tcp|TLS handshake|EOF", re.I),
+        "the registry does not answer",
+    ),
+    (re.compile(r"no match for platform", re.I), "it is not made for this kind of computer"),
+    (re.compile(r"no space left", re.I), "there is no room on the disk of the node"),
+)
+
+_REJECTED = "Pod was rejected: "
+
+NODE_LOST = (
+    "The node that it runs on was lost, or is being emptied: on one that does not answer it ends when that "
+    "is back, or is removed from the cluster."
+)
+
+UNKNOWN_END = "Its node lost sight of it, as when that is started again: it is not known how it ended."
+
+_DISRUPTIONS = {
+    "PreemptionByScheduler": "it had to make room for more important work",
+    "DeletionByTaintManager": "the node that it ran on was lost or is being emptied",
+    "DeletionByPodGC": "the node that it ran on was lost",
+    "EvictionByEvictionAPI": "it was evicted, as when an administrator empties a node",
+    "TerminationByKubelet": "its node ran out of something, or is shutting down",
+}
+
+
+def parse_quantity(text: str) -> Decimal:
+    """Return the number that a Kubernetes quantity like ``500m`` or ``2Gi`` is; raises ValueError."""
+    match = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)", text)
+    if not match or match[2] not in _SUFFIXES:
+        raise ValueError(f"{text!r} is not a quantity")
+    return Decimal(match[1]) * _SUFFIXES[match[2]]
+
+
+def format_amount(resource: str, quantity: str) -> str:
+    """Return ``8 CPUs``, ``2 GiB of memory`` or ``1 nvidia.com/gpu``."""
+    try:
+        number = parse_quantity(quantity)
+    except ValueError:
+        return f"{quantity} of {resource}"
+    if resource == "cpu":
+        return "1 CPU" if number == 1 else f"{_plain(number)} CPUs"
+    if resource in ("memory", "ephemeral-storage"):
+        return f"{format_bytes(int(number))} of {_RESOURCES[resource]}"
+    return f"{_plain(number)} {resource}"
+
+
+def format_bytes(size: int) -> str:
+    """Return ``2 GiB``, ``1.5 MiB``, ``300 bytes``."""
+    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 2**power:
+            return f"{_plain(round(Decimal(size) / 2**power, 1))} {unit}"
+    return f"{size} bytes"
+
+
+def _format_size(quantity: str) -> str:
+    """Return ``2 GiB`` for ``2Gi`` or ``2147483648``."""
+    try:
+        return format_bytes(int(parse_quantity(quantity)))
+    except ValueError:
+        return quantity
+
+
+def format_requests(container: Manifest) -> str:
+    """Return what a container asks a node for: ``8 CPUs and 1 GiB of memory``; empty if nothing."""
+    resources = container.get("resources") or {}
+    asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return _join([format_amount(name, str(asked[name])) for name in sorted(asked)])
+
+
+def unschedulable(message: str, container: Manifest, node_selector: Mapping[str, str]) -> str:
+    """Say what is short, from the scheduler's "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) …"."""
+    if "persistentvolumeclaim" in message.lower():
+        return f"It waits for a volume: {cut(message)}"
+    total, _, said = message.partition(" nodes are available: ")
+    parts = _scheduler_parts(re.split(r"\.? (?:no new claims|preemption:)", said)[0]) if said else []
+    if not parts:
+        return f"No node can take it yet: {cut(message)}" if message else "No node can take it yet."
+    asks = format_requests(container)
+    if node_selector and any("kind" in words for _, words in parts):
+        chosen = ", ".join(f"{key}={value}" for key, value in sorted(node_selector.items()))
+        asks = f"{asks} on a node with {chosen}" if asks else f"a node with {chosen}"
+    full = any(words.startswith(("not enough", "already full")) for _, words in parts)
+    problem = "No node has room" if full else "No node can take it"
+    sentence = f"{problem}: it asks for {asks}" if asks else f"{problem} now"
+    if len(parts) == 1 and total == f"0/{parts[0][0]}":
+        only = "the only node is" if parts[0][0] == "1" else f"all {parts[0][0]} nodes are"
+        if parts[0][1].startswith("not enough"):
+            only = "the only node has" if parts[0][0] == "1" else f"each of the {parts[0][0]} nodes has"
+        return f"{sentence}, and {only} {parts[0][1]}."
+    counted = [f"{count} {'node' if count == '1' else 'nodes'}: {words}" for count, words in parts]
+    return f"{sentence} ({'; '.join(counted)})."
+
+
+def _scheduler_parts(said: str) -> list[tuple[str, str]]:
+    """``1 Insufficient cpu, 2 node(s) had untolerated taint(s)`` as ``[("1", "not enough CPU free"), …]``."""
+    parts = []
+    for part in re.split(r", (?=[0-9])", said.removesuffix(".")):
+        count, _, words = part.partition(" ")
+        if not (count.isdecimal() and words):
+            continue
+        for pattern, translate in _SCHEDULER:
+            match = pattern.search(words)
+            if match:
+                words = translate(match)
+                break
+        else:
+            words = words.removeprefix("node(s) ")
+        parts.append((count, words))
+    return parts
+
+
+def image_problem(reason: str, image: str, message: str) -> str:
+    """Say why an image cannot be had."""
+    if reason == "InvalidImageName" or "invalid reference format" in message:
+        return f'"{image}" is not a valid name of an image.'
+    if reason == "ErrImageNeverPull":
+        return f'The image "{image}" is not on the node, and this service may not pull it.'
+    for pattern, words in _PULL_CAUSES:
+        if pattern.search(message.replace(image, "")):
+            return f'The image "{image}" cannot be pulled: {words}. Check its name.'
+    return f'The image "{image}" cannot be pulled. Check its name.'
+
+
+def start_problem(command: str, image: str, message: str) -> str:
+    """Say why a container's command did not start, from runc's words."""
+    named = re.search(r'exec: "((?:[^"\\]|\\.)*)"', message)
+    program = named[1] if named else command
+    what = f'The command "{program}" cannot be started' if program else "It cannot be started"
+    if "permission denied" in message:
+        return f"{what}: it is not a program that may be run."
+    if "chdir to cwd" in message:
+        return f"{what}: {cut(message)}"
+    if program == SHELL and command != SHELL:
+        return (
+            f'The image "{image}" has no {SHELL}, with which this service finds a writable home folder. '
+            "Set HOME in env: then the command is run directly."
+        )
+    if "not found" in message or "no such file" in message:
+        return f'{what}: there is no such program in the image "{image}".'
+    if "exec format error" in message:
+        return f"{what}: it is not a program for this kind of computer, or a script without a first line #!."
+    return f"{what}: {cut(message)}" if message else f"{what}."
+
+
+def exit_code(code: int) -> str:
+    """Say how a command ended."""
+    hint = _EXIT_CODES.get(code)
+    return f"It ended with exit code {code} ({hint})." if hint else f"It ended with exit code {code}."
+
+
+def out_of_memory(container: Manifest) -> str:
+    """Say that a container was killed for its memory, and what the limit was."""
+    limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
+    if limit is None:
+        return "It ran out of memory: its node had no more. Say how much it needs with mem_limit."
+    return f"It ran out of memory: its limit is {format_amount('memory', limit).removesuffix(' of memory')}."
+
+
+def deadline(seconds: int | None) -> str:
+    """Say that a job ran out of its time."""
+    limit = f" of {seconds} seconds" if seconds is not None else ""
+    return f"It took longer than its limit{limit} (active_deadline_seconds) and was stopped."
+
+
+def evicted(message: str) -> str:
+    """Say why a node threw a pod out, from kubelet's words."""
+    low = re.search(r"low on resource: ([\w-]+)", message)
+    if low:
+        return f"Its node ran out of {_RESOURCES.get(low[1], low[1])}, and it had to go."
+    volume = re.search(r'EmptyDir volume "([^"]+)" exceeds the limit "([^"]+)"', message)
+    if volume:
+        where = _VOLUMES.get(volume[1], f"the volume {volume[1]}")
+        return f"It wrote more to {where} than it may: {_format_size(volume[2])}."
+    local = re.search(
+        r"(?:limit of containers|ephemeral storage limit) \"?([0-9][0-9A-Za-z.]*?)\"?\. *$", message
+    )
+    if local:
+        return f"It wrote more to its disk than it may: {local[1]}."
+    return f"Its node threw it out: {cut(message)}" if message else "Its node threw it out."
+
+
+def failed_on_node(message: str) -> str:
+    """Say why a node failed a pod that it had taken, from kubelet's words."""
+    if message.startswith(_REJECTED):
+        said = cut(message.removeprefix(_REJECTED))
+        return f"Its node did not take it any more, as when its kubelet is started again: {said}"
+    return f"Its node could not run it: {cut(message)}"
+
+
+def rejected(reason: str, message: str) -> str:
+    """Say why a node did not take a pod that was sent to it, from kubelet's words."""
+    said = message.removeprefix(_REJECTED)
+    if reason.startswith("OutOf"):
+        what = reason.removeprefix("OutOf")
+        return f"Its node had not enough {_RESOURCES.get(what, what)} left when it came."
+    if reason == "UnexpectedAdmissionError":
+        return f"Its node could not give it what it needs: {cut(said)}"
+    return f"Its node did not take it: {cut(said or reason)}"
+
+
+def strangers(names: Sequence[str]) -> str:
+    """Say what keeps a pod alive whose command has ended."""
+    has = "the container" if len(names) == 1 else "the containers"
+    return (
+        f"The command has ended. The pod still has {has} {_join(list(names))}, which the cluster added to "
+        "it: the service ends the pod soon."
+    )
+
+
+def disruption(reason: str, message: str) -> str:
+    """Say why a pod had to give way."""
+    if reason == "TerminationByKubelet" and message:
+        return evicted(message)
+    return f"It was stopped: {_DISRUPTIONS.get(reason, reason)}."
+
+
+def refused(message: str) -> str:
+    """Say why no pod can be made, from a FailedCreate event (``Error creating: pods "x" …``)."""
+    said = re.sub(r'^Error creating: (?:pods "[^"]*" is forbidden: |Pod "[^"]*" is invalid: )?', "", message)
+    quota = re.match(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)", said)
+    if quota:
+        return _quota(*quota.groups())
+    bound = re.search(
+        r"(minimum|maximum) (\S+) usage per (Container|Pod) is (\S+?), "
+        r"but (?:request|limit) is (\S+?)[.,\]]?(?: |$)",
+        said,
+    )
+    if bound:
+        return _out_of_range(*bound.groups())
+    if said.startswith("failed quota: "):
+        return f"The quota here wants a size for each job: {cut(said.removeprefix('failed quota: '))}."
+    security = re.match(r'violates PodSecurity "([^"]*)": (.*)', said, re.DOTALL)
+    if security:
+        return (
+            f"The cluster's security rules ({security[1].split(':')[0]}) do not allow it, which an "
+            f"administrator has to settle: {cut(security[2])}."
+        )
+    return f"The cluster does not allow it: {cut(said)}"
+
+
+def is_quota_used_up(message: str) -> bool:
+    """Whether a refusal is of a quota that would allow the job if others were not using it."""
+    quota = re.search(r"exceeded quota: \S+, requested: (\S+), used: \S+, limited: (\S+)", message)
+    if not quota:
+        return False
+    requested, limited = _parse_amounts(quota[1]), _parse_amounts(quota[2])
+    try:
+        return all(
+            parse_quantity(amount) <= parse_quantity(limited[name]) for name, amount in requested.items()
+        )
+    except (KeyError, ValueError):
+        return False
+
+
+def _quota(name: str, requested: str, used: str, limited: str) -> str:
+    in_use, limits = _parse_amounts(used), _parse_amounts(limited)
+    parts = []
+    for key, amount in _parse_amounts(requested).items():
+        resource = key.rpartition(".")[2] if key.startswith(("requests.", "limits.")) else key
+        wanted, most = format_amount(resource, amount), format_amount(resource, limits.get(key, "?"))
+        unit = " of " + _RESOURCES.get(resource, resource)
+        part = f"it asks for {wanted} of at most {most.removesuffix(unit)}"
+        if in_use.get(key, "0") != "0":
+            part += f", of which {format_amount(resource, in_use[key]).removesuffix(unit)} is in use"
+        parts.append(part)
+    return f'The quota here ("{name}") leaves no room: {_join(parts)}.'
+
+
+def _out_of_range(kind: str, resource: str, what: str, bound: str, amount: str) -> str:
+    """Say that a LimitRange refuses a size, which may be that of one of our containers."""
+    most = f"at {'least' if kind == 'minimum' else 'most'} {format_amount(resource, bound)}"
+    sentence = (
+        f"The cluster wants {most} in each {what.lower()} here (a LimitRange), "
+        f"and one has {format_amount(resource, amount)}."
+    )
+    return (
+        f"{sentence} Ask for another size; if yours is right, an administrator must set that of the sidecar."
+    )
+
+
+def _parse_amounts(text: str) -> dict[str, str]:
+    """``cpu=1,limits.memory=1Gi`` as a dict."""
+    return dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+
+
+def cut(text: str) -> str:
+    """Return a message of Kubernetes without line breaks, and not endlessly long."""
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+
+
+def _plain(number: Decimal) -> str:
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _join(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)

@@ -1,0 +1,349 @@
+"""Turn what Kubernetes has of a job (its Job, Pods and Events) into one JobStatus. Pure.
+
+It reads states, never history: each call starts from what there is, so nothing is lost by a restart.
+The end is the Job's alone to say (its conditions); a pod that has ended may be followed by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ....models.job import JobStatus, Pod, Status
+from ..manifests.job import FETCH_CONTAINER, get_retries
+from ..manifests.labels import LAUNCHED_ANNOTATION
+from ..manifests.sidecar import KEEP_CONTAINER
+from . import sentences
+from .events import Event
+from .kueue import explain_hold, is_handed_over
+from .pods import (
+    DELETED,
+    START_PROBLEMS,
+    container_statuses,
+    ended_at,
+    exit_code_of,
+    explain_failure,
+    find_any_condition,
+    find_condition,
+    find_container,
+    find_state,
+    find_strangers,
+    has_failed,
+    is_keeping,
+    is_over,
+    never_began,
+    parse_time,
+    program_of,
+    sort_pods,
+)
+
+
+def make_pod(pod: Manifest, events: Sequence[Event]) -> Pod:
+    """Return what is recorded of a pod; ``events`` are those of its job, and may be gone by now."""
+    scheduled = find_condition(pod, "PodScheduled")
+    own = [event for event in events if event.kind == "Pod" and event.name == pod["metadata"]["name"]]
+    return Pod(
+        name=pod["metadata"]["name"],
+        phase=pod["status"].get("phase", "Unknown"),
+        created_at=parse_time(pod["metadata"]["creationTimestamp"]),
+        exit_code=exit_code_of(pod),
+        scheduled_at=parse_time(scheduled["lastTransitionTime"]) if scheduled else None,
+        fetched_at=_find_time(find_state(pod, FETCH_CONTAINER), "finishedAt"),
+        pulled_at=_find_pull(pod, own),
+        started_at=_find_time(find_state(pod), "startedAt"),
+        ended_at=ended_at(pod) if is_over(pod) else None,
+    )
+
+
+def _find_time(state: Manifest, which: str) -> datetime | None:
+    text = (state.get("terminated") or state.get("running") or {}).get(which)
+    # 1970 is what containerd says of a container that never started
+    return parse_time(text) if text and not text.startswith("1970") else None
+
+
+def _find_pull(pod: Manifest, events: Sequence[Event]) -> datetime | None:
+    """Return when the command's image was there, which only an event says."""
+    image = f'"{find_container(pod).get("image", "")}"'
+    return max(
+        (event.first for event in events if event.reason == "Pulled" and image in event.message), default=None
+    )
+
+
+Manifest = dict[str, Any]
+
+IMAGE_PROBLEMS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+    }
+)
+SETUP_EVENTS = {
+    "FailedMount": "A volume that it needs cannot be mounted",
+    "FailedAttachVolume": "A volume that it needs cannot be attached",
+    "FailedCreatePodSandBox": "Its node cannot set it up",
+}
+
+
+@dataclass(slots=True)
+class _Blocked:
+    """Something that may never come: what a user is told of it, since when and which limit holds."""
+
+    reason: str
+    message: str
+    since: datetime
+    on: str = "start"
+
+
+def make_status(
+    job: Manifest, pods: Sequence[Manifest], events: Sequence[Event], workload: Manifest | None = None
+) -> JobStatus:
+    """Return what is to be said of a job now.
+
+    ``pods`` are all that are known of it, also those gone since; ``events`` those of the Job and its pods;
+    ``workload`` is Kueue's, of a Job that was handed to it.
+    """
+    pods = sort_pods(pods)
+    status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events)
+    # a pod that a node did not take is no attempt: there is nothing to be seen of it
+    status.pods = [make_pod(pod, events) for pod in pods if not never_began(pod)]
+    status.started_at = min(_starts(pods), default=None)
+    return status
+
+
+def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
+    """Return the status of a Job that has its end, else None.
+
+    ``SuccessCriteriaMet`` and ``FailureTarget`` come first, as soon as the end is decided; ``Complete``
+    and ``Failed`` when every pod is gone. The time is that of the first, so that it does not move.
+    """
+    success = find_condition(job, "SuccessCriteriaMet", "Complete")
+    if success:
+        return JobStatus(
+            status=Status.SUCCEEDED,
+            reason="Complete",
+            message="It has ended well.",
+            exit_code=0,
+            ended_at=parse_time(success["lastTransitionTime"]),
+        )
+    failure = find_condition(job, "FailureTarget", "Failed")
+    if not failure:
+        return None
+    reason, message = failure.get("reason") or "Failed", failure.get("message") or ""
+    last = next((pod for pod in reversed(pods) if has_failed(pod)), None)
+    code = exit_code_of(last) if last else None
+    if reason == "DeadlineExceeded":
+        message = sentences.deadline(job["spec"].get("activeDeadlineSeconds"))
+    elif last:
+        reason, message = explain_failure(last)
+        attempts = _count_attempts(pods)
+        if attempts > 1:
+            message += f" That was attempt {attempts} of {get_retries(job) + 1}."
+    else:
+        message = f"It failed, and its pods are gone, so that no more is known: {sentences.cut(message)}."
+    return JobStatus(
+        status=Status.FAILED,
+        reason=reason,
+        message=message,
+        exit_code=code,
+        ended_at=parse_time(failure["lastTransitionTime"]),
+        never_began=bool(pods) and all(never_began(pod) for pod in pods),
+        was_removed=reason == DELETED or (last is None and reason != "DeadlineExceeded"),
+    )
+
+
+def _make_held(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None) -> JobStatus | None:
+    """Return the status of a Job that Kueue holds, at first or again, and of which no pod is alive."""
+    is_held = job["spec"].get("suspend") and is_handed_over(job)
+    if not is_held or any(not (pod.get("isGone") or is_over(pod)) for pod in pods):
+        return None
+    reason, message = explain_hold(job, workload)
+    return JobStatus(status=Status.PENDING, reason=reason, message=message)
+
+
+def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event]) -> JobStatus:
+    """Return the status of a Job without an end: the newest pod counts, or why there is none."""
+    newest = pods[-1] if pods else None
+    if newest is None or (has_failed(newest) and not find_strangers(newest)):
+        return _make_between(job, newest, _count_attempts(pods), events)
+    name = newest["metadata"]["name"]
+    if "running" in find_state(newest) or is_over(newest):
+        if newest["metadata"].get("deletionTimestamp"):
+            if (find_condition(newest, "DisruptionTarget") or {}).get("reason") == "DeletionByTaintManager":
+                return JobStatus(status=Status.RUNNING, reason="NodeLost", message=sentences.NODE_LOST)
+            return JobStatus(status=Status.RUNNING, reason="Terminating", message="It is being stopped.")
+        if strangers := find_strangers(newest):
+            return JobStatus(
+                status=Status.RUNNING,
+                reason="SidecarRunning",
+                message=sentences.strangers(strangers),
+                exit_code=exit_code_of(newest),
+                finish_at=ended_at(newest),
+            )
+        if is_keeping(newest):
+            message = "Its command has ended, and its results are being kept."
+            return JobStatus(status=Status.RUNNING, reason="KeepingOutputs", message=message)
+        return JobStatus(status=Status.RUNNING, reason="Running", message="It is running.")
+    own = [event for event in events if event.kind == "Pod" and event.name == name]
+    blocked = _find_block(newest, own)
+    if blocked:
+        return _make_blocked(blocked)
+    reason, message = _describe_progress(newest, own)
+    return JobStatus(status=Status.PENDING, reason=reason, message=message)
+
+
+def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: Sequence[Event]) -> JobStatus:
+    """Return the status of a Job without a living pod: not let go yet, refused, or between two attempts."""
+    since = _started(job)
+    if last is not None:
+        since = max(ended_at(last), since)
+    if job["spec"].get("suspend"):
+        message = "It is being prepared."
+        if LAUNCHED_ANNOTATION in (job["metadata"].get("annotations") or {}):
+            message = "It was suspended by somebody outside this service, and waits to be let go on."
+        return JobStatus(status=Status.PENDING, reason="Suspended", message=message)
+    refusals = [
+        event
+        for event in events
+        if event.kind == "Job" and event.reason == "FailedCreate" and event.last >= since
+    ]
+    if refusals:
+        refusal = max(refusals, key=lambda event: event.last)
+        on = "schedule" if sentences.is_quota_used_up(refusal.message) else "start"
+        return _make_blocked(_Blocked("FailedCreate", sentences.refused(refusal.message), since, on))
+    if last is None and not job["status"].get("startTime"):
+        # let go just now, maybe long after it was made: no time to count from
+        return JobStatus(status=Status.PENDING, reason="NoPod", message="Kubernetes has not taken it up yet.")
+    if last is None:
+        return _make_blocked(_Blocked("NoPod", "Kubernetes has not made a pod for it yet.", since))
+    reason, message = explain_failure(last)
+    retries = get_retries(job)
+    if retries and (find_condition(last, "DisruptionTarget") or never_began(last)):
+        again = "It is started again."
+    elif retries and attempts <= retries:
+        again = f"Attempt {attempts + 1} of {retries + 1} starts soon."
+    else:
+        # the Job's own word is about to come: that it has failed
+        return JobStatus(status=Status.RUNNING, reason=reason, message=message, exit_code=exit_code_of(last))
+    return JobStatus(status=Status.PENDING, reason=reason, message=f"{message} {again}")
+
+
+def _count_attempts(pods: Sequence[Manifest]) -> int:
+    """Return how many attempts of those that a user asked for were made: a pod that had to give way is none,
+    nor is one that a node did not take."""
+    return sum(1 for pod in pods if not (find_condition(pod, "DisruptionTarget") or never_began(pod)))
+
+
+def _make_blocked(blocked: _Blocked) -> JobStatus:
+    return JobStatus(
+        status=Status.PENDING,
+        reason=blocked.reason,
+        message=blocked.message,
+        blocked_since=blocked.since,
+        blocked_on=blocked.on,
+    )
+
+
+def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
+    """Return what holds up a pod that has not started, or None while it makes progress."""
+    created = parse_time(pod["metadata"]["creationTimestamp"])
+    scheduled = find_any_condition(pod, "PodScheduled")
+    if scheduled is None or scheduled["status"] != "True":
+        if scheduled is None or not scheduled.get("message"):
+            return _Blocked("Pending", "It waits for a node to be chosen.", created, "schedule")
+        message = sentences.unschedulable(
+            scheduled["message"], find_container(pod), pod["spec"].get("nodeSelector") or {}
+        )
+        reason = scheduled.get("reason") or "Unschedulable"
+        return _Blocked(reason, message, parse_time(scheduled["lastTransitionTime"]), "schedule")
+    since = parse_time(scheduled["lastTransitionTime"])
+    for each in container_statuses(pod):
+        waiting = (each.get("state") or {}).get("waiting")
+        if waiting:
+            reason, message = waiting.get("reason") or "", waiting.get("message") or ""
+            words = _explain_waiting(pod, each["name"], reason, message)
+            if words:
+                return _Blocked(reason, words, _first_warning(pod, events, since))
+    trouble = _find_trouble(pod, events)
+    if trouble:
+        words = f"{SETUP_EVENTS[trouble.reason]}: {sentences.cut(trouble.message)}"
+        return _Blocked(trouble.reason, words, _first_warning(pod, events, since))
+    if not container_statuses(pod):
+        return _Blocked("Scheduled", "Its node has not begun to set it up yet.", since)
+    return None
+
+
+def _find_trouble(pod: Manifest, events: Sequence[Event]) -> Event | None:
+    """Return the newest warning about a pod's volumes or network, unless it went on after that."""
+    if any("running" in (each.get("state") or {}) for each in container_statuses(pod)):
+        return None
+    warnings = [event for event in events if event.type == "Warning" and event.reason in SETUP_EVENTS]
+    newest = max(warnings, key=lambda event: event.last, default=None)
+    if newest and any(e.reason in ("Pulling", "Pulled") and e.last >= newest.last for e in events):
+        return None
+    return newest
+
+
+def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str:
+    """Return a sentence for a container that cannot start as things are; empty if it is on its way."""
+    if name == KEEP_CONTAINER:
+        return _explain_sidecar(find_container(pod, name), reason, message)
+    container = find_container(pod, name)
+    image = container.get("image", "")
+    if reason in IMAGE_PROBLEMS:
+        return sentences.image_problem(reason, image, message)
+    if reason in START_PROBLEMS:
+        return sentences.start_problem(program_of(container), image, message)
+    if reason == "CreateContainerConfigError":
+        return f"Its container cannot be set up: {sentences.cut(message)}."
+    if reason in ("", "ContainerCreating", "PodInitializing"):
+        return ""
+    return f"Its container waits ({reason}): {sentences.cut(message)}"
+
+
+def _explain_sidecar(container: Manifest, reason: str, message: str) -> str:
+    """Return a sentence for a sidecar that cannot start; that is not for the user to mend."""
+    if reason in ("", "ContainerCreating", "PodInitializing"):
+        return ""
+    why = sentences.cut(message) or reason
+    if reason in IMAGE_PROBLEMS:
+        why = sentences.image_problem(reason, container.get("image", ""), message)
+    return f"What keeps its results cannot be started, which an administrator has to settle: {why}"
+
+
+def _first_warning(pod: Manifest, events: Sequence[Event], since: datetime) -> datetime:
+    """Return since when it goes wrong: an image may have been pulled for long before that."""
+    initialized = find_condition(pod, "Initialized")
+    if initialized:
+        since = max(since, parse_time(initialized["lastTransitionTime"]))
+    return min((e.first for e in events if e.type == "Warning" and e.last >= since), default=since)
+
+
+def _describe_progress(pod: Manifest, events: Sequence[Event]) -> tuple[str, str]:
+    """Return what a pod that is on its way to its start is doing."""
+    if "running" in find_state(pod, FETCH_CONTAINER):
+        return "PodInitializing", "Its code is being fetched."
+    pulls = [event for event in events if event.reason in ("Pulling", "Pulled")]
+    if pulls and max(pulls, key=lambda event: event.last).reason == "Pulling":
+        image = pulls[-1].message.partition('"')[2].partition('"')[0]
+        return "Pulling", f'The image "{image}" is being pulled.'
+    return "ContainerCreating", "Its container is being set up."
+
+
+def _starts(pods: Sequence[Manifest]) -> Iterator[datetime]:
+    for pod in pods:
+        state = find_state(pod)
+        started = (state.get("running") or state.get("terminated") or {}).get("startedAt")
+        if started and not started.startswith("1970"):  # what containerd says of one that never started
+            yield parse_time(started)
+
+
+def _started(job: Manifest) -> datetime:
+    """When the Job was let go."""
+    started = job.get("status", {}).get("startTime") or job["metadata"]["creationTimestamp"]
+    return parse_time(started)

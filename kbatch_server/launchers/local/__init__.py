@@ -1,0 +1,1 @@
+"""Runs jobs as processes of this machine. Empty: a supervisor starts with the standard library alone."""

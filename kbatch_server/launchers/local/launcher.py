@@ -1,0 +1,430 @@
+"""Run jobs as processes on the service's own machine: no cluster and no container, each with limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from traitlets import Float, Instance, Integer, TraitError, Unicode, default, validate
+
+from ...errors import InvalidRequest
+from ...failpoints import reach
+from ...models.job import Job, JobSpec, JobStatus
+from ...models.results import OutputLimits, OutputTar
+from ...models.times import to_iso, utcnow
+from ...notebooks.files import make_files
+from ...notebooks.launch import make_command
+from ...outputs.selection import OUTPUTS, WORKDIR
+from ...storage.base import ObjectNotFound, Storage, StorageError
+from ..base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece
+from . import logreader
+from .accounts import Account, find_barrier, find_entry, get_account, has_home
+from .folder import JobFolder, make_end
+from .pack import PackedFolder, read_folders, write_manifest
+from .processes import find_process, kill_below, send_signal
+from .status import find_status
+from .supervisor import REFUSED, STARTED, Spec
+from .unpack import BadCode, check_folder, clean_folder, fetch_code, give_tree, remove_tree, unpack
+from .watcher import Watcher
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+_PACKAGE_PARENT = str(Path(__file__).parents[3])
+_START = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from kbatch_server.launchers.local.supervisor import main; sys.exit(main(sys.argv[2]))"
+)
+
+
+class LocalProcessJobLauncher(JobLauncher):
+    """Runs each job as a process of this machine, seen to by a small supervisor of its own.
+
+    Jobs survive a restart of the service: what it knows of them is read from their folders
+    (``folder``) and their supervisors' locks. ``spec.image`` means nothing here: the command finds the
+    programs of this machine. Started by root, it runs jobs as the hub user's system account or as
+    ``user``, never as root. Otherwise they run as the service's own account, and then nothing keeps a
+    job from the files of the service: that is for trying things out, not for people who do not trust
+    each other.
+    """
+
+    runs_notebooks = True
+
+    root = Unicode(
+        help="""
+        The folder that the jobs' own folders are made in. Defaults to ``kbatch-jobs`` where the service was
+        started, which a relative one is taken from as well. The accounts that jobs run as must be able to
+        enter it, and only the service may write to it.
+        """,
+    ).tag(config=True)
+
+    @default("root")
+    def _default_root(self) -> str:
+        return os.path.abspath("kbatch-jobs")
+
+    @validate("root")
+    def _validate_root(self, proposal: Any) -> str:
+        if not proposal.value:
+            raise TraitError("LocalProcessJobLauncher.root must name a folder")
+        return os.path.abspath(str(proposal.value))
+
+    user = Unicode(
+        "nobody",
+        help="""
+        The system account that runs the jobs of hub users who have none, when the service runs as root.
+        Such jobs can read and stop each other: give the hub users accounts where that matters.
+        """,
+    ).tag(config=True)
+
+    min_uid = Integer(
+        1000,
+        min=1,
+        help="""
+        The lowest user id of an account that may be a hub user's own, so that a hub user who is named like
+        a system's account (postgres, daemon) does not get that one.
+        """,
+    ).tag(config=True)
+
+    max_code_bytes = Integer(
+        2 * 1024**3,
+        min=1,
+        help="The size in bytes, unpacked, that a job's ZIP of code may have.",
+    ).tag(config=True)
+
+    max_log_bytes = Integer(
+        8 * 1024**3,
+        min=0,
+        help="""
+        The size in bytes at which the file of one attempt's log ends, with a line that says so; 0: never. It
+        keeps the disk from filling up; how much of a log is kept is ``LogRecorder.max_log_bytes``.
+        """,
+    ).tag(config=True)
+
+    max_file_bytes = Integer(
+        0,
+        min=0,
+        help="The size in bytes that one file of a job may have (RLIMIT_FSIZE); 0: no limit.",
+    ).tag(config=True)
+
+    max_processes = Integer(
+        4096,
+        min=0,
+        help="""
+        How many processes, threads among them, the account of a job may have at a time (RLIMIT_NPROC); 0: no
+        limit. All jobs of the account count together, and whatever else it runs: the limit keeps one that
+        starts processes without end from taking the machine. A job that reaches it is told by the system
+        ("Resource temporarily unavailable"), which its log shows. It does not hold for root.
+        """,
+    ).tag(config=True)
+
+    start_timeout_seconds = Float(
+        30.0,
+        min=1.0,
+        help="How long in seconds a supervisor may take to start, and who follows a log waits for it.",
+    ).tag(config=True)
+
+    kill_delay_seconds = Float(
+        10.0,
+        min=0.0,
+        help="""
+        How long in seconds after a job's grace period a supervisor that has not ended the job is believed to
+        hang, and is killed with all that the job started.
+        """,
+    ).tag(config=True)
+
+    storage = Instance(Storage, allow_none=True, help="Where the ZIPs of code are; the service sets it.")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Unpacking may take a minute, and must not keep the service's other work from its threads.
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="kbatch-local")
+        self._watcher: Watcher | None = None
+
+    async def open(self) -> None:
+        """Make the folder of jobs. Raises TraitError when it is no safe place for them."""
+        await self._do(self._ensure_root)
+
+    async def close(self) -> None:
+        """Let go of the threads. The jobs go on."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def start(self, on_change: Callable[[str], None]) -> None:
+        """Watch the jobs' supervisors."""
+        self._watcher = Watcher(on_change, self.log)
+
+    async def stop(self) -> None:
+        """Watch them no more."""
+        if self._watcher:
+            watcher, self._watcher = self._watcher, None
+            await watcher.stop()
+
+    def check_spec(self, spec: JobSpec) -> None:
+        """Raise InvalidRequest for a job without a command: no image brings one on this machine."""
+        if not spec.command and spec.notebook is None:
+            raise InvalidRequest.of_field(
+                "command", "must be given: jobs run on this machine here, and no image brings a command"
+            )
+
+    def round_spec(self, spec: JobSpec) -> JobSpec:
+        """Return the spec with whole CPUs: a process is kept to some of them."""
+        if spec.cpu_limit is None:
+            return spec
+        return spec.model_copy(update={"cpu_limit": float(math.ceil(spec.cpu_limit))})
+
+    async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
+        """Put the code in place and start the job's supervisor, unless the job was started before."""
+        folder = self._get_folder(job)
+        if not await self._do(folder.has, "started"):
+            try:
+                self.check_spec(job.spec)  # one that another launcher's service has accepted
+            except InvalidRequest as error:
+                raise LaunchRefused("StartError", error.message) from error
+            with _disk_errors():
+                account = await self._do(self._prepare, job, folder)
+                launching = await self._do(folder.begin_launch, self.start_timeout_seconds)
+                if launching is None:
+                    raise LauncherUnavailable("another process of the service does not finish starting it")
+                with launching:
+                    reach("launch.3")
+                    if not await self._do(folder.has, "started"):
+                        await self._ensure_code(job, launch, folder, account)
+                        reach("launch.4")
+                        await self._do(self._start_supervisor, job, launch, folder, account)
+        if self._watcher:
+            self._watcher.watch(job.id, folder)
+        return {"folder": folder.path}
+
+    async def poll(self, job: Job) -> JobStatus | None:
+        """Return what the job's folder and its supervisor's lock say."""
+        folder = self._get_folder(job)
+        with _disk_errors():
+            status = await asyncio.to_thread(find_status, job.id, folder)
+        if self._watcher and status and not status.status.is_end:
+            self._watcher.watch(job.id, folder)
+        return status
+
+    async def terminate(self, job: Job) -> bool:
+        """End the job's processes; once they are gone, remove its folder if the job is deleted."""
+        with _disk_errors():
+            return await self._do(self._terminate, job, self._get_folder(job))
+
+    async def clean(self, job: Job) -> None:
+        """Remove the code and the log of a job that is over, and what it wrote where that is kept."""
+        with _disk_errors():
+            names = {"code", "home", "notebook", *(["output"] if job.spec.keep_outputs else [])}
+            await self._do(clean_folder, self._get_folder(job), names)
+
+    async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
+        """Return what the job left in its output folder and in that of its code, packed while it is read."""
+        folder = self._get_folder(job)
+        if not await self._do(folder.has, "output"):
+            return None
+        folders = [PackedFolder(OUTPUTS, folder.output)]
+        if job.spec.collect == "workdir" and await self._do(folder.has, "manifest"):
+            folders.append(PackedFolder(WORKDIR, folder.code, folder.get_path("manifest")))
+        return read_folders(folders, limits, self._do)
+
+    async def read_log(self, job: Job, pod: str, position: dict[str, Any] | None) -> AsyncIterator[LogPiece]:
+        """Yield the log of the attempt that ``pod`` (``<job.id>-<number>``) names."""
+        folder = self._get_folder(job)
+        with _disk_errors():
+            number = await logreader.wait_for_attempt(folder, job, pod, seconds=self.start_timeout_seconds)
+            log = logreader.read_log(folder, number, start=position["offset"] if position else 0)
+            async with contextlib.aclosing(log) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    def _get_folder(self, job: Job) -> JobFolder:
+        """Return where the job is: where it was made, also when the configuration has changed since."""
+        if not job.id or "/" in job.id or job.id.startswith("."):
+            raise ValueError(f"{job.id!r} cannot be the id of a job")
+        return JobFolder(str(job.state.get("folder") or os.path.join(self.root, job.id)))
+
+    async def _do(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Call what blocks in one of our threads."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
+
+    def _ensure_root(self) -> None:
+        os.makedirs(self.root, mode=0o711, exist_ok=True)
+        info = os.stat(self.root)
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            raise TraitError(
+                f"LocalProcessJobLauncher.root: {self.root} belongs to another account or can be written to "
+                "by others; name a folder that is the service's own"
+            )
+        if os.geteuid() != 0:
+            return
+        os.chmod(self.root, 0o711)  # noqa: S103  # to be passed through, not to be listed
+        if find_entry(self.user):
+            account = get_account(self.user, fallback=self.user, min_uid=self.min_uid)
+            if barrier := find_barrier(Path(self.root), account):
+                self.log.warning(
+                    "The account %s, which jobs run as, may not enter %s: set LocalProcessJobLauncher.root "
+                    "to a folder that it can reach",
+                    self.user,
+                    barrier,
+                )
+
+    def _prepare(self, job: Job, folder: JobFolder) -> Account:
+        """Make the job's folder, as it must be for its account, and return that."""
+        account = get_account(job.user, fallback=self.user, min_uid=self.min_uid)
+        if barrier := find_barrier(Path(self.root), account):
+            raise LaunchRefused(
+                "StartError",
+                f"The system account {account.name!r}, which would run the job, may not enter {barrier}. "
+                "An admin must set LocalProcessJobLauncher.root to a folder that it can reach.",
+            )
+        own = [] if has_home(account) else [folder.home]
+        for path, uid, mode in (
+            (folder.path, os.geteuid(), 0o710),
+            *((path, account.uid, 0o700) for path in (folder.output, *own)),
+        ):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            os.chown(path, uid, account.gid, follow_symlinks=False)
+            os.chmod(path, mode)
+        if job.spec.notebook is not None:
+            folder.write_files("notebook", make_files(job.spec.notebook, job.spec.working_dir))
+        return account
+
+    async def _ensure_code(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> None:
+        """Put the unpacked code in place as a whole: it is made in a folder aside, which is then renamed."""
+        if await self._do(folder.has, "code"):
+            return
+        work = Path(await self._do(tempfile.mkdtemp, prefix="unpack-", dir=folder.path))
+        try:
+            code = work / "code"
+            if launch.code_key is None:
+                await self._do(code.mkdir, 0o700)
+            else:
+                if self.storage is None:
+                    raise RuntimeError("LocalProcessJobLauncher.storage is not set")
+                pieces = self.storage.read(launch.code_key)
+                await fetch_code(pieces, job.spec.code_sha256, work / "code.zip", in_thread=self._do)
+                await self._do(unpack, work / "code.zip", code, max_bytes=self.max_code_bytes)
+                await self._do(check_folder, code, job.spec.working_dir)
+            await self._do(give_tree, code, account.uid, account.gid)
+            if job.spec.collect == "workdir":
+                await self._do(write_manifest, str(code), folder.get_path("manifest"))
+            await self._do(os.rename, code, folder.code)
+        except BadCode as error:
+            raise LaunchRefused("CodeFetchFailed", str(error)) from error
+        except ObjectNotFound as error:
+            message = "The ZIP of code is not in the storage any more: upload it again."
+            raise LaunchRefused("CodeFetchFailed", message) from error
+        except StorageError as error:
+            raise LauncherUnavailable(f"the storage failed: {error}") from error
+        finally:
+            await self._do(remove_tree, work)
+
+    def _start_supervisor(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> None:
+        spec = self._make_spec(job, launch, folder, account)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        with open(os.open(folder.get_path("supervisor.log"), flags, 0o600), "ab") as errors:
+            try:
+                result = subprocess.run(
+                    [sys.executable, "-I", "-S", "-X", "utf8", "-c", _START, _PACKAGE_PARENT, folder.path],
+                    # What the job must not see goes through a pipe: not by arguments, files or environment.
+                    input=json.dumps(spec._asdict()).encode(),
+                    env={
+                        name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
+                    },
+                    cwd="/",
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    start_new_session=True,  # what ends the service's process group does not end the jobs
+                    timeout=self.start_timeout_seconds,
+                    check=False,
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise LauncherUnavailable(f"the supervisor of job {job.id} did not start: {error}") from error
+        if result.returncode not in (STARTED, REFUSED):
+            raise LauncherUnavailable(
+                f"the supervisor of job {job.id} did not start: see {folder.get_path('supervisor.log')}"
+            )
+
+    def _make_spec(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> Spec:
+        spec = job.spec
+        defaults = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": os.environ.get("LANG", "C.UTF-8"),
+            "HOME": account.home if has_home(account) else folder.home,
+            "USER": account.name,
+            "LOGNAME": account.name,
+            "SHELL": "/bin/sh",
+        }
+        return Spec(
+            command=make_command(folder.get_path("notebook"))
+            if spec.notebook
+            else [*(spec.command or []), *spec.args],
+            # the last is ours to say: anywhere else, nothing would be found
+            env=defaults | launch.env | {"KBATCH_OUTPUT_DIR": folder.output},
+            account=account.name,
+            uid=account.uid if os.geteuid() == 0 else None,
+            gid=account.gid,
+            groups=list(account.groups),
+            cpu_limit=spec.cpu_limit,
+            mem_limit=spec.mem_limit,
+            max_file_bytes=self.max_file_bytes,
+            max_log_bytes=self.max_log_bytes,
+            max_processes=self.max_processes,
+            retries=spec.retries,
+            retry_delays_seconds=[spec.get_retry_delay_seconds(i + 1) for i in range(spec.retries)],
+            active_deadline_seconds=spec.active_deadline_seconds,
+            grace_seconds=spec.termination_grace_period_seconds,
+            working_dir=spec.working_dir or "",
+        )
+
+    def _terminate(self, job: Job, folder: JobFolder) -> bool:
+        if not folder.has(""):
+            return True
+        asked_before = not folder.mark("cancel")
+        if folder.mark("started"):
+            # It never began, and after this mark it never will, even if a supervisor is on its way.
+            end = make_end("cancelled", "Cancelled", "Cancelled by the user.", None, to_iso(utcnow()) or "")
+            folder.write_status({"attempts": [], "end": end})
+        elif (pid := folder.find_supervisor()) is not None:
+            self._signal(job, folder, pid, asked_before=asked_before)
+            return False
+        if job.delete_requested_at:
+            remove_tree(Path(folder.path))
+        return True
+
+    def _signal(self, job: Job, folder: JobFolder, pid: int, *, asked_before: bool) -> None:
+        """Ask a living supervisor to end the job; one that does not do it in time is killed with the job."""
+        process = find_process(pid)
+        if process is None or folder.find_supervisor() != pid:  # so this is it, and no later one of that id
+            return
+        asked_at = os.stat(folder.get_path("cancel")).st_mtime
+        patience_seconds = job.spec.termination_grace_period_seconds + self.kill_delay_seconds
+        if asked_before and time.time() - asked_at > patience_seconds:
+            self.log.warning("The supervisor of job %s does not end it: killing both", job.id)
+            kill_below(pid)
+            send_signal(process, signal.SIGKILL)
+        else:
+            send_signal(process, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A disk that is full or fails says nothing about the job."""
+    try:
+        yield
+    except OSError as error:
+        raise LauncherUnavailable(f"the folder of jobs cannot be used now: {error}") from error

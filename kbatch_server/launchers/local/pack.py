@@ -1,0 +1,278 @@
+"""Pack what a job left in its folders as a tar, trusting none of it. All of it blocks: use a thread.
+
+The folders were the job's own: they may hold links to the service's files, FIFOs that nobody writes to, a
+million empty folders inside each other. So everything is opened by descriptors from the top down, without
+following. The tar has the files by path, as far as they fit, and links as such: ``selection`` follows them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import stat
+import tarfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from ...models.results import OmittedFile, OutputLimits, OutputTar
+from ...outputs.selection import ENTRIES_FOR_EACH_FILE, OMITTED_LIST, Omitted, format_omitted
+from ..base import LauncherUnavailable
+
+PIECE_BYTES = 256 * 1024
+"""What one trip to a thread packs."""
+
+MAX_DEPTH = 100
+"""How deep folders may be inside each other: each takes a descriptor while it is read."""
+
+_NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
+_FILE = os.O_RDONLY | os.O_NONBLOCK | _NO_FOLLOW
+
+Manifest = dict[str, tuple[int, int]]
+"""Size and time (nanoseconds since 1970) of files and links, by path."""
+
+
+class PackedFolder(NamedTuple):
+    """A folder to be packed, under a name; with a manifest only what is not in there as it was then.
+
+    Of that, hidden files and what Python and npm keep are left out: nobody means them.
+    """
+
+    name: str
+    path: str
+    manifest_path: str | None = None
+
+
+def read_folders(
+    folders: Sequence[PackedFolder], limits: OutputLimits, in_thread: Callable[..., Awaitable[Any]]
+) -> OutputTar:
+    """Return the tar of folders, which is packed while it is read: a piece at a time, by ``in_thread``.
+
+    Of two files of the same path that of the first folder counts. Reading it raises LauncherUnavailable when
+    a folder itself, or the disk, cannot be read.
+    """
+    packer = Packer(folders, limits)
+
+    async def read() -> AsyncIterator[bytes]:
+        try:
+            while piece := await in_thread(packer.read):
+                tar.left_out = packer.left_out
+                yield piece
+        except OSError as error:
+            raise LauncherUnavailable(f"a job's output folder cannot be read now: {error}") from error
+        finally:
+            await in_thread(packer.close)
+
+    tar = OutputTar(read(), folders={folder.name: folder.path for folder in folders})
+    return tar
+
+
+def write_manifest(path: str, manifest_path: str) -> None:
+    """Note what is in a folder, which nobody else writes to now."""
+    manifest: Manifest = {}
+    for folder, folders, files in os.walk(path):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        folders[:] = [name for name in folders if not is_ignored(name)]
+        for name in (*files, *links):
+            info = os.lstat(os.path.join(folder, name))
+            manifest[os.path.relpath(os.path.join(folder, name), path)] = (info.st_size, info.st_mtime_ns)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW
+    with open(os.open(manifest_path, flags, 0o600), "w") as file:
+        json.dump(manifest, file)
+
+
+def _read_manifest(path: str) -> Manifest:
+    with open(os.open(path, os.O_RDONLY | _NO_FOLLOW), "rb") as file:
+        return {name: (size, moment) for name, (size, moment) in json.load(file).items()}
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of the working folder is none that anybody would miss."""
+    return name.startswith(".") or name in ("__pycache__", "node_modules")
+
+
+class _Entry(NamedTuple):
+    """A file or a link that was found; the first two are its place in the order."""
+
+    path: str
+    rank: int
+    folder: int
+    name: str
+
+
+class Packer:
+    """Packs folders, once, for one thread at a time."""
+
+    def __init__(self, folders: Sequence[PackedFolder], limits: OutputLimits) -> None:
+        self._folders = folders
+        self._limits = limits
+        self._uids: list[int] = []
+        self._manifests: list[Manifest | None] = []
+        self._room = ENTRIES_FOR_EACH_FILE * limits.max_files + 100
+        self._files = self._size = 0
+        self._omitted = Omitted()
+        self._lock = threading.Lock()  # who gives up may close it while another thread still reads
+        self._pieces = self._group()
+        self.left_out = 0
+        """Entries that are no plain files of the job's own, nor links, or that cannot be read."""
+
+    def read(self) -> bytes:
+        """Return the next piece, which is empty after the last; raises OSError."""
+        with self._lock:
+            return next(self._pieces, b"")
+
+    def close(self) -> None:
+        """Let go of every descriptor."""
+        with self._lock:
+            self._pieces.close()
+
+    def _group(self) -> Generator[bytes]:
+        """Yield the whole tar in pieces of a moderate size."""
+        held = bytearray()
+        for piece in self._pack():
+            held += piece
+            if len(held) >= PIECE_BYTES:
+                yield bytes(held)
+                held.clear()
+        yield bytes(held + bytes(2 * tarfile.BLOCKSIZE))
+
+    def _pack(self) -> Iterator[bytes]:
+        with ExitStack() as stack:
+            tops = []
+            for folder in self._folders:
+                top = os.open(folder.path, _FOLDER)
+                stack.callback(os.close, top)
+                tops.append(top)
+                # a hard link to the file of another account must not be a way to read it
+                self._uids.append(os.fstat(top).st_uid)
+                manifest = folder.manifest_path
+                self._manifests.append(None if manifest is None else _read_manifest(manifest))
+            walks = [self._walk(top, rank, "", 0) for rank, top in enumerate(tops)]
+            for walk in walks:
+                stack.callback(walk.close)
+            last = ""
+            for entry in heapq.merge(*walks):
+                if entry.path != last:
+                    last = entry.path
+                    yield from self._pack_entry(entry)
+        if self._omitted.files:
+            text = format_omitted(self._omitted).encode("utf-8", "surrogateescape")
+            yield _make_header(OMITTED_LIST, size=len(text)) + _padded(text)
+
+    def _pack_entry(self, entry: _Entry) -> Iterator[bytes]:
+        path = f"{self._folders[entry.rank].name}/{entry.path}"
+        try:
+            target = os.readlink(entry.name, dir_fd=entry.folder)
+        except OSError:  # EINVAL: it is none
+            file = self._open(entry)
+        else:
+            # it takes no place of a file's: where it leads decides whether it is a result
+            yield _make_header(path, target=target)
+            return
+        if file is None:
+            self.left_out += 1
+            return
+        try:
+            status = os.fstat(file)
+            if self._has_room(entry.path, status.st_size):
+                yield _make_header(path, size=status.st_size, moment=int(status.st_mtime))
+                yield from _read_file(file, status.st_size)
+        finally:
+            os.close(file)
+
+    def _has_room(self, path: str, size: int) -> bool:
+        limits = self._limits
+        if self._files >= limits.max_files or self._size + size > limits.max_bytes:
+            self._omitted.add(OmittedFile(path, size))
+            return False
+        self._files += 1
+        self._size += size
+        return True
+
+    def _walk(self, folder: int, rank: int, prefix: str, depth: int) -> Generator[_Entry]:
+        """Yield what is in a folder, by path; the descriptor that each names is open until the next."""
+        for name in self._scan(folder, rank, prefix):
+            if not name.endswith("/"):
+                yield _Entry(prefix + name, rank, folder, name)
+            elif (below := self._open_folder(folder, name[:-1], depth + 1)) is None:
+                self.left_out += 1
+            else:
+                try:
+                    yield from self._walk(below, rank, prefix + name, depth + 1)
+                finally:
+                    os.close(below)
+
+    def _scan(self, folder: int, rank: int, prefix: str) -> list[str]:
+        """Return the names in a folder, each folder's with a slash: that is the order of whole paths, too."""
+        names: list[str] = []
+        manifest = self._manifests[rank]
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if manifest is not None and self._is_known(entry, prefix, is_folder, manifest):
+                    continue
+                if not (is_folder or entry.is_symlink() or entry.is_file(follow_symlinks=False)):
+                    self.left_out += 1
+                    continue
+                names.append(f"{entry.name}/" if is_folder else entry.name)
+                if len(names) > 2 * self._room:  # what is found is held until it is sorted
+                    names = self._keep_first(names)
+        names = self._keep_first(names)
+        self._room -= len(names)
+        return sorted(names)
+
+    def _keep_first(self, names: list[str]) -> list[str]:
+        """Return the first of the names, as many as may be held; the others are counted as left out."""
+        kept = heapq.nsmallest(self._room, names)
+        self._omitted.files += len(names) - len(kept)
+        return kept
+
+    def _is_known(self, entry: os.DirEntry[str], prefix: str, is_folder: bool, manifest: Manifest) -> bool:
+        if is_folder or is_ignored(entry.name):
+            return is_ignored(entry.name)
+        info = entry.stat(follow_symlinks=False)
+        return manifest.get(prefix + entry.name) == (info.st_size, info.st_mtime_ns)
+
+    def _open_folder(self, parent: int, name: str, depth: int) -> int | None:
+        try:
+            return os.open(name, _FOLDER, dir_fd=parent) if depth <= MAX_DEPTH else None
+        except OSError:
+            return None
+
+    def _open(self, entry: _Entry) -> int | None:
+        """Open a plain file of the job's own, or return None."""
+        try:
+            file = os.open(entry.name, _FILE, dir_fd=entry.folder)
+        except OSError:
+            return None
+        info = os.fstat(file)
+        if stat.S_ISREG(info.st_mode) and info.st_uid == self._uids[entry.rank]:
+            return file
+        os.close(file)
+        return None
+
+
+def _make_header(path: str, *, size: int = 0, moment: int = 0, target: str | None = None) -> bytes:
+    info = tarfile.TarInfo(path)
+    info.size, info.mtime = size, moment
+    if target is not None:
+        info.type, info.linkname = tarfile.SYMTYPE, target
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _read_file(file: int, size: int) -> Iterator[bytes]:
+    """Yield exactly as much of a file's content as its header says, padded."""
+    left = size
+    while left:
+        # zeros for what was cut off meanwhile: a tar has no way to take a size back
+        piece = os.read(file, min(PIECE_BYTES, left)) or bytes(min(PIECE_BYTES, left))
+        left -= len(piece)
+        yield piece
+    yield bytes(-size % tarfile.BLOCKSIZE)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % tarfile.BLOCKSIZE)

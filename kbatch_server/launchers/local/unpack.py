@@ -1,0 +1,227 @@
+"""Fetch and unpack a user's ZIP, remove a job's files, trusting neither. All of it blocks: use a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+import secrets
+import stat
+import zipfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ...errors import InvalidRequest
+from ...uploads.zipcheck import TAIL_BYTES
+from ...uploads.zipcontent import ContentCheck, OnData
+from ...uploads.zipdirectory import Directory, Entry, NeedsMore, read_directory
+from ...uploads.zipnames import split_path
+from .folder import JobFolder
+
+PIECE_BYTES = 256 * 1024
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRONG_NAMES = {
+    errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ENOENT, errno.EILSEQ,
+}  # fmt: skip
+
+
+class BadCode(Exception):
+    """The ZIP cannot or may not be unpacked; its text is a sentence for the user."""
+
+
+def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
+    """Unpack ``archive`` into the new folder ``target``, which nobody else can write to.
+
+    The same code reads it that checked it when it was uploaded, so both make the same of it; it is checked
+    again. Files keep whether they are executable; all are for their owner only. Raises BadCode for what leads
+    outside, and for more than ``max_bytes``.
+    """
+    target.mkdir(mode=0o700)
+    try:
+        with open(archive, "rb") as file:
+            directory = _read_directory(file)
+            if sum(entry.size for entry in directory.entries if not entry.is_left_out) > max_bytes:
+                raise BadCode("The ZIP of code is too large when unpacked.")
+            with contextlib.closing(_Unpacker(target)) as unpacker:
+                targets = _follow(file, directory, unpacker.write)
+            for name, path in targets.items():
+                unpacker.make_link(name, path)
+    except InvalidRequest as error:
+        raise BadCode(f"The ZIP of code cannot be unpacked: {error.message}") from error
+    except zipfile.BadZipFile as error:
+        raise BadCode("The ZIP of code cannot be unpacked: it is damaged.") from error
+    except OSError as error:
+        if error.errno in _WRONG_NAMES:
+            raise BadCode(f"The ZIP of code cannot be unpacked: {error.strerror}.") from error
+        raise
+
+
+def check_folder(code: Path, name: str | None) -> None:
+    """Raise BadCode unless the code that was unpacked has a folder of this name; None stands for itself."""
+    if name is not None and not (code / name).is_dir():
+        raise BadCode(f"The ZIP of code has no folder {name[:100]!r}, which working_dir names.")
+
+
+def _read_directory(file: BinaryIO) -> Directory:
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - TAIL_BYTES)
+    while True:
+        file.seek(start)
+        try:
+            return read_directory(file.read(), start)
+        except NeedsMore as more:
+            start = more.start
+
+
+def _follow(file: BinaryIO, directory: Directory, on_data: OnData) -> Mapping[str, str]:
+    """Have ``on_data`` called with all that the entries unpack to; return where the links lead."""
+    content = ContentCheck(directory, on_data)
+    file.seek(0)
+    left = directory.start
+    while left and (piece := file.read(min(left, PIECE_BYTES))):
+        content.feed(piece)
+        left -= len(piece)
+    content.finish()
+    return content.targets
+
+
+class _Unpacker:
+    """Writes the entries of a ZIP, one after the other, into a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._entry: Entry | None = None
+        self._file: BinaryIO | None = None
+
+    def write(self, entry: Entry, data: bytes) -> None:
+        """Take the next bytes of an entry; none of them make an empty file, or a folder."""
+        if entry.is_left_out or entry.is_link:
+            return
+        if entry is not self._entry:
+            self.close()
+            self._entry = entry
+            self._begin(entry)
+        if self._file is not None:
+            self._file.write(data)
+
+    def _begin(self, entry: Entry) -> None:
+        path = self._target.joinpath(*split_path(entry.name))
+        if entry.is_folder:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        rights = 0o700 if entry.mode & stat.S_IXUSR else 0o600
+        self._file = open(os.open(path, flags, rights), "wb")  # noqa: SIM115  # closed by ``close``
+
+    def make_link(self, name: str, path: str) -> None:
+        """Make a link, when all files are there."""
+        link = self._target.joinpath(*split_path(name))
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        link.symlink_to(path)
+
+    def close(self) -> None:
+        """Close the file that was written last."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def give_tree(path: Path, uid: int, gid: int) -> None:
+    """Give a tree that only the service could write to so far to an account; the top folder comes last."""
+    for folder, folders, files in os.walk(path, topdown=False):
+        for name in (*folders, *files):
+            os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)
+    os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def clean_folder(folder: JobFolder, names: Collection[str]) -> None:
+    """Remove what a job that is over needs no more: these of its folders, and what is left of unpacking."""
+    if not folder.has(""):
+        return
+    folder.mark("started")  # for a job that was refused: no supervisor is to begin with it any more
+    if folder.find_supervisor() is not None and not folder.read_status().get("end"):
+        return
+    for name in os.listdir(folder.path):
+        if name.startswith(("log.", "times.", "manifest")):
+            os.unlink(folder.get_path(name))
+        elif name in names or name.startswith("unpack-"):
+            remove_tree(Path(folder.get_path(name)))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, if it is there; follows no link and takes any depth.
+
+    A job may have left a million folders inside each other, which breaks what is recursive. So each
+    folder's folders are moved up to the top before it is removed, and two descriptors do.
+    """
+    try:
+        top = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return
+    prefix = secrets.token_hex(8)  # no job could have made a file of such a name
+    new_names = (f".{prefix}-{number}" for number in itertools.count())
+    try:
+        while names := os.listdir(top):
+            for name in names:
+                if not _is_unlinked(top, name):
+                    _move_folders(top, name, new_names)
+                    os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _is_unlinked(folder: int, name: str) -> bool:
+    """Remove what is not a folder; return False for a folder."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except IsADirectoryError:
+        return False
+    return True
+
+
+def _move_folders(top: int, name: str, new_names: Iterator[str]) -> None:
+    """Empty a folder of ``top``: its files are removed and its folders moved to ``top``."""
+    folder = _open_folder(top, name)
+    try:
+        for each in os.listdir(folder):
+            if not _is_unlinked(folder, each):
+                os.close(_open_folder(folder, each))  # a folder without rights could not be moved
+                os.rename(each, next(new_names), src_dir_fd=folder, dst_dir_fd=top)
+    finally:
+        os.close(folder)
+
+
+def _open_folder(parent: int, name: str) -> int:
+    """Open a folder, and see to it that its owner may change it, which the job may have taken away."""
+    try:
+        folder = os.open(name, _DIRECTORY, dir_fd=parent)
+    except PermissionError:  # then we are not root, and the job was no other account than we are
+        os.chmod(name, 0o700, dir_fd=parent)
+        folder = os.open(name, _DIRECTORY, dir_fd=parent)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(folder, 0o700)
+    return folder
+
+
+async def fetch_code(
+    pieces: AsyncIterator[bytes], sha256: str | None, path: Path, *, in_thread: Callable[..., Awaitable[Any]]
+) -> None:
+    """Write pieces to a file; raises BadCode when their SHA-256 is another, and what reading them raises."""
+    digest = hashlib.sha256()
+    with await in_thread(open, path, "wb") as file:
+        async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
+                await in_thread(_keep, piece, file, digest)
+    if sha256 and digest.hexdigest() != sha256:
+        raise BadCode("The ZIP of code is not what was uploaded: its SHA-256 is another.")
+
+
+def _keep(piece: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:
+    file.write(piece)
+    digest.update(piece)

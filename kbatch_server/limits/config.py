@@ -1,0 +1,261 @@
+"""What a user, a group and all together may have queued and running, as the admin says, or a hook."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import traitlets
+from jupyterhub.traitlets import ByteSpecification
+from traitlets import Dict, Float, Integer, TraitError, Unicode, validate
+from traitlets.config import LoggingConfigurable
+
+from ..errors import Forbidden, InvalidRequest, Unavailable
+from ..models.job import JobSpec
+from .fairshare import Accounting
+from .rules import (
+    CPU,
+    HOURS,
+    MEMORY,
+    QUEUED,
+    RUNNING,
+    TOTAL,
+    Bounds,
+    choose_limits,
+    describe,
+    find_group,
+    make_demand,
+    make_group_owner,
+    read_limits,
+)
+
+MAX_KEPT = 10_000
+"""Answers of the hook that are remembered; the oldest are forgotten first."""
+
+FIELDS = {CPU: "cpu_limit", MEMORY: "mem_limit"}
+"""Which field of a request asks for a resource; others come with the profile."""
+
+
+class Limits(LoggingConfigurable):
+    """Says what the limits of a user are, and refuses what could never be within them."""
+
+    user_limits = Dict(
+        help="""The limits of each user whose groups set no others, by resource.
+
+        ``queued`` (jobs that wait; one more is answered with 429), ``running`` (jobs that were started and
+        are not over), ``cpu``, ``memory`` (bytes, or with a unit of 1024 like ``64G``),
+        ``job_hours_per_month`` and names of extended resources. What would go over the others waits.
+        Default: no limits. Example::
+
+            c.Limits.user_limits = {"queued": 1000, "running": 4, "cpu": 16, "memory": "64G",
+                                    "nvidia.com/gpu": 1, "job_hours_per_month": 500}
+        """,
+        config=True,
+    )
+
+    max_queued = Integer(
+        10_000,
+        min=0,
+        help="""How many jobs a user may have queued whose ``queued`` nothing else limits: one more is
+        answered with 429. 0: any number.""",
+        config=True,
+    )
+
+    max_record_bytes = ByteSpecification(
+        2**30,
+        help="""Bytes of the database that the jobs of one user may take, those that are over included: with
+        their environments, commands and descriptions. An integer, or a string like ``1G``; one more job is
+        answered with 403, until some are deleted. 0: any number.
+
+        Most jobs take one or two thousand, and one with the largest environment 400,000.
+        """,
+        config=True,
+    )
+
+    group_limits = Dict(
+        help="""The limits of each member of a group of the hub, by group: as ``user_limits``, and instead of
+        them. None is no limit. Who is in several has of each resource the most generous of their limits, and
+        what none of them sets from ``user_limits``. Example: ``{"staff": {"running": 20, "queued": None}}``.
+        """,
+        config=True,
+    )
+
+    group_totals = Dict(
+        help="""What all members of a group have together, by group: as ``user_limits``.
+
+        They hold beside the limits of each member. Example: ``{"course-101": {"cpu": 64, "running": 40}}``.
+        """,
+        config=True,
+    )
+
+    total_limits = Dict(
+        help="""What the jobs of all users have together: as ``user_limits``, without ``queued`` and
+        ``job_hours_per_month``. When it is used up, the turn is of the user who has used the least lately.
+        Example: ``{"running": 100, "cpu": 400, "memory": "2T"}``.
+        """,
+        config=True,
+    )
+
+    limits_hook: Any = traitlets.Callable(
+        None,
+        allow_none=True,
+        help="""Called with a user's name, the names of his groups (a tuple) and his limits as the traits have
+        them (a dict), to return his limits, as ``user_limits``; None leaves them. It may be async. Example::
+
+            def limits_hook(user, groups, limits):
+                return limits | {"running": 50} if user.endswith("@example.org") else limits
+
+            c.Limits.limits_hook = limits_hook
+        """,
+        config=True,
+    )
+
+    hook_max_age_seconds = Float(
+        60, min=0, help="""Seconds for which the hook's answer about a user is remembered.""", config=True
+    )
+
+    hook_timeout_seconds = Float(
+        10,
+        min=0.1,
+        help="""Seconds that an async hook may take: after that a submit is answered with 503, and jobs that
+        are queued go on to wait.""",
+        config=True,
+    )
+
+    half_life_seconds = Float(
+        7 * 86400,
+        min=60,
+        help="""Seconds after which what a user has used counts half as much for whose turn it is. Default: a
+        week.""",
+        config=True,
+    )
+
+    use_weights = Dict(
+        value_trait=Float(min=0),
+        key_trait=Unicode(),
+        default_value={"running": 1.0, "cpu": 1.0},
+        help="""What a job is charged for each second that it runs, for whose turn it is: the sum of what it
+        has of each resource, by these weights. Default: one for the job and one for each CPU. Example, by
+        what a node costs: ``{"cpu": 1, "memory": 1e-10, "nvidia.com/gpu": 20}``.
+        """,
+        config=True,
+    )
+
+    @validate("user_limits")
+    def _validate_user_limits(self, proposal: Any) -> dict[str, float]:
+        return _checked(proposal, proposal["value"])
+
+    @validate("total_limits")
+    def _validate_total_limits(self, proposal: Any) -> dict[str, float]:
+        return _checked(proposal, proposal["value"], without=(QUEUED, HOURS))
+
+    @validate("group_limits", "group_totals")
+    def _validate_group_limits(self, proposal: Any) -> dict[str, dict[str, float]]:
+        return {group: _checked(proposal, limits, group) for group, limits in proposal["value"].items()}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._kept: OrderedDict[tuple[str, tuple[str, ...]], tuple[float, dict[str, float]]] = OrderedDict()
+        self.accounting = Accounting(self.half_life_seconds, dict(self.use_weights))
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any limit: without, each job is started as soon as it comes."""
+        return bool(
+            self.user_limits
+            or self.group_limits
+            or self.group_totals
+            or self.total_limits
+            or self.limits_hook
+        )
+
+    async def find(self, user: str, groups: Iterable[str]) -> dict[str, float]:
+        """Return the limits of a user, those of resources that are limited; raises Unavailable.
+
+        That is when the hook fails, which its log says more of, and no answer of it is remembered.
+        """
+        groups = tuple(groups)
+        limits = choose_limits(self.user_limits, self.group_limits, groups)
+        return limits if self.limits_hook is None else await self._ask(user, groups, limits)
+
+    async def _ask(self, user: str, groups: tuple[str, ...], limits: dict[str, float]) -> dict[str, float]:
+        key = (user, groups)
+        at, kept = self._kept.get(key, (float("-inf"), {}))
+        if time.monotonic() - at < self.hook_max_age_seconds:
+            return kept
+        try:
+            async with asyncio.timeout(self.hook_timeout_seconds):
+                said: Any = self.limits_hook(user, groups, dict(limits))
+                if inspect.isawaitable(said):
+                    said = await said
+            found = limits if said is None else choose_limits(read_limits(said), {}, ())
+        except Exception as error:  # the hook is a program of the admin's: it may raise anything
+            self.log.exception("Limits.limits_hook failed for %s", user)
+            raise Unavailable("Your limits cannot be found out now. Try again in a moment.") from error
+        self._kept[key] = (time.monotonic(), found)
+        self._kept.move_to_end(key)
+        while len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+        return found
+
+    def check(self, spec: JobSpec, limits: Mapping[str, float], groups: Iterable[str]) -> None:
+        """Refuse a job that could never start: it asks for more than there is as a whole, or does not say
+        how much it needs of what is limited. Raises InvalidRequest that names the field, or Forbidden."""
+        demand = make_demand(spec)
+        owners = [("user", limits)]
+        owners += [(make_group_owner(group), self.group_totals[group]) for group in self.find_counted(groups)]
+        if spec.queue_name is None:  # of what all share, Kueue gives a job that is handed to it its part
+            owners.append((TOTAL, self.total_limits))
+        for owner, owned in owners:
+            for name, field in FIELDS.items():
+                if name in owned and owned[name] != float("inf") and name not in demand:
+                    raise InvalidRequest.of_field(
+                        field, f"must be given here: there is a limit of {describe(name, owned[name])} in all"
+                    )
+            resource = Bounds(owner, owned).find_impossible(demand)
+            if resource is not None:
+                raise _make_refusal(owner, resource, owned[resource], spec)
+
+    def find_queue(self, limits: Mapping[str, float]) -> float | None:
+        """Return how many jobs a user with these limits may have queued, or None for any number."""
+        return limits.get(QUEUED, self.max_queued or None)
+
+    def find_group_queues(self, groups: Iterable[str]) -> dict[str, float]:
+        """Return how many jobs each of the groups may have queued, of those that have a limit for it."""
+        limited = {group: self.group_totals[group].get(QUEUED) for group in self.find_counted(groups)}
+        return {
+            group: limit for group, limit in limited.items() if limit is not None and limit != float("inf")
+        }
+
+    def find_counted(self, groups: Iterable[str]) -> list[str]:
+        """Return those of the groups that have limits for all members together."""
+        return [group for group in groups if group in self.group_totals]
+
+
+def _make_refusal(owner: str, resource: str, limit: float, spec: JobSpec) -> InvalidRequest | Forbidden:
+    whose = {"user": "your jobs", TOTAL: "all jobs here"}.get(owner)
+    whose = whose or f"the jobs of the group {find_group(owner)!r}"
+    if resource in (RUNNING, HOURS):
+        message = f"This could never start: {whose} may have no {describe(resource, 0)}."
+        return Forbidden(message, reason="QuotaExceeded")
+    field = FIELDS.get(resource, "profile")
+    # what else there is comes with the profile, also with that which is used when none is named
+    what = "" if field != "profile" else f"{spec.profile!r} " if spec.profile else "what every job has here "
+    most = f"more than {whose} may have in all, which is {describe(resource, limit)}"
+    return InvalidRequest.of_field(field, f"{what}asks for {most if limit else _none_of(whose, resource)}")
+
+
+def _none_of(whose: str, resource: str) -> str:
+    return f"{describe(resource, 0)}, of which {whose} may have none"
+
+
+def _checked(proposal: Any, value: Any, *parts: str, without: Iterable[str] = ()) -> dict[str, float]:
+    try:
+        return read_limits(value, without=without)
+    except ValueError as error:
+        where = "".join(f"[{part!r}]" for part in parts)
+        raise TraitError(f"Limits.{proposal['trait'].name}{where}: {error}") from None

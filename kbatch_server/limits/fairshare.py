@@ -1,0 +1,71 @@
+"""How much somebody has used lately, and in a month: sums over the times that jobs ran. Pure.
+
+A job has a rate, the sum of its amounts by their weights, and is charged its rate for each second. What was
+charged loses half of its weight in each half-life ``H``, as in Slurm's multifactor priority
+(``PriorityDecayHalfLife``, https://slurm.schedmd.com/priority_multifactor.html): of a job that ran from ``a``
+to ``b``, ``rate * H / ln 2 * (2**((b - now) / H) - 2**((a - now) / H))`` counts now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from .rules import Amounts
+
+LEAST_SECONDS = 60
+"""A job that has just begun counts as one that ran so long: else who is first would get all free places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """How use is counted."""
+
+    half_life_seconds: float = 7 * 86400.0
+    weights: Mapping[str, float] = field(default_factory=lambda: {"running": 1.0})
+
+    def get_rate(self, demand: Amounts) -> float:
+        """Return what a job that takes ``demand`` is charged for each second."""
+        return sum(weight * demand.get(name, 0.0) for name, weight in self.weights.items())
+
+    def decay(self, use: float, seconds: float) -> float:
+        """Return what is left of a use after some seconds."""
+        return use * math.exp2(-max(0.0, seconds) / self.half_life_seconds)
+
+    def charge(self, rate: float, *, start: datetime, end: datetime, now: datetime) -> float:
+        """Return what counts now of a job that ran, or has been running, from ``start`` to ``end``."""
+        began = max(0.0, (now - start).total_seconds())
+        ended = min(began, max(0.0, (now - end).total_seconds()))
+        half_life = self.half_life_seconds
+        # as a difference of two numbers close to 1 it would lose its digits for a short job
+        share = -math.expm1(-(began - ended) / half_life * math.log(2))
+        return rate * half_life / math.log(2) * share * math.exp2(-ended / half_life)
+
+
+def get_month(moment: datetime) -> str:
+    """Return the month of a moment in UTC, like ``2026-11``."""
+    return moment.astimezone(UTC).strftime("%Y-%m")
+
+
+def get_next_month(moment: datetime) -> datetime:
+    """Return when the month after that of a moment begins, in UTC."""
+    at = moment.astimezone(UTC)
+    year, month = (at.year + 1, 1) if at.month == 12 else (at.year, at.month + 1)
+    return datetime(year, month, 1, tzinfo=UTC)
+
+
+def split_months(start: datetime, end: datetime) -> dict[str, float]:
+    """Return the seconds between two moments by month."""
+    seconds: dict[str, float] = {}
+    while start < end:
+        until = min(end, get_next_month(start))
+        seconds[get_month(start)] = (until - start).total_seconds()
+        start = until
+    return seconds
+
+
+def count_in_month(start: datetime | None, now: datetime) -> float:
+    """Return the seconds of this month for which something ran that began at ``start`` and runs now."""
+    return 0.0 if start is None else split_months(start, now).get(get_month(now), 0.0)

@@ -1,0 +1,212 @@
+"""May a job start now, and if not, why: limits, what is used of them, and the words for it. Pure.
+
+Limits and amounts are mappings by resource: ``queued`` and ``running`` (jobs), ``cpu``, ``memory`` (bytes),
+``job_hours_per_month``, or the name of an extended resource, like ``nvidia.com/gpu``. What is not in a
+mapping of limits is not limited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from ..models.job import JobSpec
+from ..quantities import parse_quantity
+
+QUEUED, RUNNING, CPU, MEMORY = "queued", "running", "cpu", "memory"
+HOURS = "job_hours_per_month"
+PLAIN = (QUEUED, RUNNING, CPU, MEMORY, HOURS)
+
+TOTAL = "total"
+"""The owner of what all users share."""
+
+_GROUP = "group:"
+
+EPSILON = 1e-9
+"""Sums of CPUs like 0.1 are not exact."""
+
+Amounts = Mapping[str, float]
+
+
+def read_limits(value: Any, *, without: Iterable[str] = ()) -> dict[str, float]:
+    """Return the limits that an admin wrote, or raise ValueError that says what is wrong with them.
+
+    None stands for no limit, as infinity, so that it wins over a number. ``memory`` may have a unit of 1024.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a dict of limits, not {value!r}")
+    return {name: _read_limit(name, amount, set(without)) for name, amount in value.items()}
+
+
+def _read_limit(name: Any, amount: Any, without: set[str]) -> float:
+    if not isinstance(name, str) or name in without or not (name in PLAIN or "/" in name):
+        known = ", ".join(each for each in PLAIN if each not in without)
+        raise ValueError(f"{name!r} cannot be limited; there is {known}, and resources like nvidia.com/gpu")
+    if amount is None:
+        return float("inf")
+    if name == MEMORY and isinstance(amount, str):
+        text = amount if amount[-1:] in "0123456789i" else f"{amount}i"
+        return float(parse_quantity(text))
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount >= 0:
+        raise ValueError(f"{name} must be a number of at least 0, or None for no limit, not {amount!r}")
+    return float(amount)
+
+
+def choose_limits(
+    default: Amounts, by_group: Mapping[str, Amounts], groups: Iterable[str]
+) -> dict[str, float]:
+    """Return the limits of a user: of each resource the most generous of his groups, else the default."""
+    chosen: dict[str, float] = {}
+    for group in groups:
+        for name, amount in by_group.get(group, {}).items():
+            chosen[name] = max(amount, chosen.get(name, 0.0))
+    return {name: amount for name, amount in {**default, **chosen}.items() if amount != float("inf")}
+
+
+def make_demand(spec: JobSpec) -> dict[str, float]:
+    """Return what a job takes while it runs: its limits, and where it has none its guarantees."""
+    demand: dict[str, float] = {RUNNING: 1.0}
+    for name, limit, guarantee in (
+        (CPU, spec.cpu_limit, spec.cpu_guarantee),
+        (MEMORY, spec.mem_limit, spec.mem_guarantee),
+    ):
+        amount = limit if limit is not None else guarantee
+        if amount is not None:
+            demand[name] = float(amount)
+    for name, text in {**spec.extra_resource_guarantees, **spec.extra_resource_limits}.items():
+        demand[name] = float(parse_quantity(text))
+    return demand
+
+
+def make_group_owner(group: str) -> str:
+    """Return a group as an owner of limits, which ``TOTAL`` and each user are, too."""
+    return f"{_GROUP}{group}"
+
+
+def find_group(owner: str) -> str | None:
+    """Return the group that an owner is, or None if it is none."""
+    return owner.removeprefix(_GROUP) if owner.startswith(_GROUP) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The limits of one owner (a user, a group, all together) and what is used of them now."""
+
+    owner: str
+    """``user``, TOTAL, or of a group what ``make_group_owner`` makes."""
+    limits: Amounts
+    used: Amounts = field(default_factory=dict)
+
+    def find_short(self, demand: Amounts) -> str | None:
+        """Return the first resource of which there is too little left for ``demand``, or None."""
+        for name, limit in self.limits.items():
+            used = self.used.get(name, 0.0)
+            if name == HOURS:
+                if used >= limit - EPSILON:
+                    return name
+            elif name in demand and used + demand[name] > limit + EPSILON:
+                return name
+        return None
+
+    def find_impossible(self, demand: Amounts) -> str | None:
+        """Return the first resource of which ``demand`` alone is more than all, or None."""
+        for name, limit in self.limits.items():
+            amount = EPSILON * 2 if name == HOURS else demand.get(name, 0.0)
+            if amount > limit + EPSILON:
+                return name
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why the first of a user's queued jobs does not start: one word, and the middle of a sentence."""
+
+    reason: str
+    why: str
+    owner: str = ""
+    resource: str = ""
+    """Of what there is too little, and whose: where that is shared, who comes later may not take it."""
+
+    def make_message(self, place: int | None, queued_before: int = 0) -> str:
+        """Return the sentence for a job in its place (1 is the first) of the user's queued ones.
+
+        Without a place it says how many are before it at least.
+        """
+        if place is None:
+            return f"Waiting: {self.why}; more than {queued_before} of your queued jobs are before it."
+        return f"Waiting: {self.why}; it is {format_ordinal(place)} of your queued ones."
+
+
+UNDECIDED = Wait("WaitingForTurn", "whose turn it is has not been decided since it came")
+LIMITS_UNKNOWN = Wait("LimitsUnknown", "what you may run cannot be found out now, which is tried again")
+
+
+def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
+    """Return why a job waits for a resource of which its owner has too little left."""
+    if bounds.owner == TOTAL:
+        limit = bounds.limits[resource]
+        what = "jobs that may run here" if resource == RUNNING else describe(resource, limit)
+        why = (
+            f"all {format_amount(resource, limit)} {what} at a time do"
+            if resource == RUNNING
+            else (f"too little is left of the {what} that all jobs here share")
+        )
+        return Wait("WaitingForTurn", why, TOTAL, resource)
+    return Wait("QuotaExceeded", _explain(bounds, resource, demand), bounds.owner, resource)
+
+
+def make_too_large_wait(bounds: Bounds, resource: str) -> Wait:
+    """Return why a job waits that needs more than all of what it shares: the limit was lowered since it came.
+
+    Nothing is kept free for it: it would be for ever.
+    """
+    of = "all jobs here" if bounds.owner == TOTAL else f"the group {find_group(bounds.owner)!r}"
+    what = describe(resource, bounds.limits[resource])
+    return Wait("QuotaExceeded", f"it needs more than the {what} of {of}")
+
+
+@lru_cache(maxsize=256)  # it is asked of each user who waits, and is the same for most
+def make_turn_wait(owner: str, resource: str) -> Wait:
+    """Return why a job waits for what somebody who comes first needs."""
+    of = "" if owner == TOTAL else f" of the group {find_group(owner)!r}"
+    what = "places for jobs" if resource == RUNNING else describe(resource, 0)
+    return Wait("WaitingForTurn", f"others{of}, who have used less lately, come first for the {what}")
+
+
+def _explain(bounds: Bounds, resource: str, demand: Amounts) -> str:
+    used, limit = bounds.used.get(resource, 0.0), bounds.limits[resource]
+    group = find_group(bounds.owner)
+    if resource == RUNNING and group is not None:
+        return f"{used:g} of the {limit:g} jobs that the group {group!r} may run at a time do"
+    if resource == RUNNING:
+        return f"{used:g} of your {limit:g} jobs run" if limit != 1 else "your one job at a time runs"
+    jobs = "your jobs" if group is None else f"the jobs of the group {group!r}"
+    if resource == HOURS:
+        return f"{jobs} have used {used:.1f} of {limit:g} job-hours of this month"
+    has, needs = (format_amount(resource, amount) for amount in (used, demand[resource]))
+    return f"{jobs} have {has} of {describe(resource, limit)}, and the next needs {needs}"
+
+
+def describe(resource: str, amount: float) -> str:
+    """Return a resource in words, with its amount where there is one: ``16 CPUs``, ``64 GiB of memory``."""
+    words = {CPU: "CPUs", MEMORY: "memory", RUNNING: "jobs", HOURS: "job-hours a month"}.get(
+        resource, resource
+    )
+    if not amount:
+        return words
+    return f"{format_amount(resource, amount)}{' of' if resource == MEMORY else ''} {words}"
+
+
+def format_amount(resource: str, amount: float) -> str:
+    """Return a number as it is read: memory in GiB or MiB, others as they are."""
+    if resource != MEMORY:
+        return f"{round(amount, 3):g}"
+    return f"{amount / 2**30:.4g} GiB" if amount >= 2**30 else f"{amount / 2**20:.4g} MiB"
+
+
+def format_ordinal(number: int) -> str:
+    """Return ``1st``, ``2nd``, ``11th``."""
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

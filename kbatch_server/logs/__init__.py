@@ -1,0 +1,1 @@
+"""The logs of jobs: recorded while they run, read, followed and searched."""

@@ -1,0 +1,260 @@
+"""Reads a job's log as it is: what is in the storage, and what the recorder of this process holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+
+from traitlets import Instance
+from traitlets.config import LoggingConfigurable
+
+from ..errors import NotFound, Unavailable
+from ..models.job import Job, Status
+from ..storage.base import ObjectNotFound, Storage, StorageError
+from ..store import JobStore
+from ..store.logs import LogRecord, LogSegment
+from .recorder import LogRecorder, find_attempts
+from .text import LogText, Part, ends_line, say
+from .writer import LogWriter, make_key
+
+POLL_SECONDS = (0.1, 1.0)
+"""How often the record is read while something is waited for: at first, and at last."""
+
+NOT_YET = "the rest of the log is not here yet: what ran the job, or the storage, does not answer"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSelection:
+    """Which log of a job is wanted, and how much of it."""
+
+    pod: str | None = None
+    attempt: int | None = None
+    """Counted from 1. Without either it is the newest."""
+    tail: int | None = None
+    """Only so many of the last lines."""
+    since: datetime | None = None
+    """Only what was written from then on."""
+    patience_seconds: float = 30
+    """How long the log of a job that is over is waited for, until it is complete."""
+
+
+ALL = LogSelection()
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlace:
+    """How far somebody has read: an attempt, from 1, and an offset in all that it wrote."""
+
+    attempt: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPiece:
+    """Some bytes to show, and the place after them."""
+
+    data: bytes
+    place: LogPlace
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a job: its number, from 1, and the name of its pod."""
+
+    number: int
+    pod: str
+
+
+class LogReader(LoggingConfigurable):
+    """Shows logs to any number of readers: none of them makes anybody ask what runs the job."""
+
+    recorder = Instance(LogRecorder)
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+
+    async def open(self, job: Job, selection: LogSelection = ALL) -> tuple[LogText, int]:
+        """Return the log as it is now, with ``begin`` where what is asked for begins, and its attempt.
+
+        That of a job that is over is waited for, for a while. Raises NotFound (``LogNotFound``) when there is
+        none, Unavailable when storage or database do not answer.
+        """
+        text, attempt = await self._open(job, selection)
+        return text, attempt.number
+
+    async def read(self, job: Job, selection: LogSelection = ALL) -> AsyncGenerator[ShownPiece]:
+        """Return an iterator over the log as it is now, after its first piece was read; raises likewise."""
+        text, attempt = await self._open(job, selection)
+        return await _begun(show(text, attempt, text.begin))
+
+    async def _open(self, job: Job, selection: LogSelection) -> tuple[LogText, Attempt]:
+        attempt = find_attempt(job, selection)
+        if attempt is None:
+            raise _no_log(job)
+        if job.is_over and job.cleaned_at is None:
+            await self._wait_until_complete(job, attempt, selection.patience_seconds)
+        with reading_errors():
+            times = selection.since is not None
+            text = await self.make_text(job, attempt, times=times, is_last=job.is_over)
+            if text is None or (text.problem and not text.end):
+                raise _no_log(job)
+            text.begin = await find_begin(text, selection)
+        return text, attempt
+
+    async def _wait_until_complete(self, job: Job, attempt: Attempt, seconds: float) -> None:
+        give_up_at = time.monotonic() + seconds
+        delay, limit = POLL_SECONDS
+        while time.monotonic() < give_up_at:
+            log = await self.store.find_log(job.id, attempt.pod)
+            if log is not None and log.is_complete:
+                return
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.5, limit)
+
+    async def make_text(
+        self,
+        job: Job,
+        attempt: Attempt,
+        *,
+        after: int = 0,
+        times: bool = False,
+        is_last: bool = False,
+        with_live: bool = True,
+    ) -> LogText | None:
+        """Return what there is of a log, its pieces before the offset ``after`` left out.
+
+        Without ``with_live`` what a recorder of this process has in memory is left out: a copy of that is
+        held for as long as its reader takes. None means that there is nothing, and that it is not to be
+        expected just now. With ``is_last`` it says so where the end is lacking. Raises StorageError.
+        """
+        # what is in memory first: what leaves it meanwhile is in the record then
+        writer = self.recorder.find_writer(job.id, attempt.pod)
+        is_live = with_live and writer is not None and not writer.is_complete
+        live = _look(writer) if writer is not None and is_live else None
+        log = await self.store.find_log(job.id, attempt.pod)
+        if log is None and (live is None or not live.size) and job.status != Status.RUNNING:
+            return None
+        segments = await self.store.list_segments(job.id, attempt.pod, after=after, times=times)
+        parts = []
+        if live is not None:
+            live_start = live.end - live.size
+            segments = [each for each in segments if each.end <= live_start]
+        for each in segments:
+            parts.append(_make_part(job.id, attempt.number, each))
+        if live is not None and live.size:
+            parts.append(live)
+        return await self._join(parts, log, after, is_last=is_last)
+
+    async def _join(self, parts: list[Part], log: LogRecord | None, after: int, *, is_last: bool) -> LogText:
+        """Put lines of ours where something is missing."""
+        joined: list[Part] = []
+        end = after
+        for part in parts:
+            start = part.end - part.size
+            if start > end:
+                why = f"the log is longer than {self.recorder.max_log_bytes} bytes"
+                words = f"{start - end} bytes were cut out here: {why}"
+                joined.append(say(words, end=start, on_new_line=await self._ends_line(joined)))
+            joined.append(part)
+            end = part.end
+        is_complete = log is not None and log.is_complete and end >= log.size
+        problem = log.problem if log is not None and is_complete else ""
+        words = NOT_YET if is_last and not is_complete else problem
+        if words and end:
+            joined.append(say(words, end=end, on_new_line=await self._ends_line(joined)))
+        return LogText(joined, self.storage, end=end, is_complete=is_complete, problem=problem)
+
+    async def _ends_line(self, parts: list[Part]) -> bool:
+        try:
+            return not parts or await ends_line(parts[-1], self.storage)
+        except ObjectNotFound:  # cut out just now
+            return True
+
+
+def find_attempt(job: Job, selection: LogSelection) -> Attempt | None:
+    """Return the attempt that is meant, or None when there is none yet.
+
+    Raises NotFound for one that the job does not have.
+    """
+    attempts = [Attempt(number, pod) for number, pod in enumerate(find_attempts(job), 1)]
+    if selection.pod is None and selection.attempt is None:
+        return attempts[-1] if attempts else None
+    for each in attempts:
+        if selection.pod in (None, each.pod) and selection.attempt in (None, each.number):
+            return each
+    what = f"pod {selection.pod!r}" if selection.pod is not None else f"attempt {selection.attempt}"
+    raise NotFound(f"There is no {what} of job {job.id!r}.", reason="LogNotFound")
+
+
+async def find_begin(text: LogText, selection: LogSelection) -> int:
+    """Return where in a text begins what is asked for."""
+    begin = 0
+    if selection.since is not None:
+        begin = text.find_time(selection.since)
+    if selection.tail is not None:
+        begin = max(begin, await text.find_tail(selection.tail))
+    return begin
+
+
+async def show(text: LogText, attempt: Attempt, begin: int) -> AsyncGenerator[ShownPiece]:
+    """Yield a text from an offset on; raises Unavailable."""
+    with reading_errors():
+        async with aclosing(text.read(begin)) as pieces:
+            async for data, end in pieces:
+                yield ShownPiece(data, LogPlace(attempt.number, end))
+
+
+@contextlib.contextmanager
+def reading_errors() -> Iterator[None]:
+    """Say to the user what the storage says."""
+    try:
+        yield
+    except StorageError as error:
+        raise Unavailable(f"The log cannot be read now: {error}") from error
+
+
+def _look(writer: LogWriter) -> Part:
+    """Return what a recorder holds in memory."""
+    segment = writer.open_segment
+    return Part(
+        segment.size,
+        segment.end,
+        segment.lines,
+        data=writer.read(segment.start, segment.size),
+        first_line=segment.first_line,
+        times=segment.times,
+    )
+
+
+def _make_part(job_id: str, attempt: int, segment: LogSegment) -> Part:
+    return Part(
+        segment.size,
+        segment.end,
+        segment.lines,
+        key=make_key(job_id, attempt, segment.number),
+        first_line=segment.first_line,
+        times=segment.times,
+    )
+
+
+def _no_log(job: Job) -> NotFound:
+    why = f". {job.message}" if job.message and job.cleaned_at is None else ""
+    return NotFound(f"There is no log of job {job.id!r}{why or ' (any more).'}", reason="LogNotFound")
+
+
+async def _begun(pieces: AsyncIterator[ShownPiece]) -> AsyncGenerator[ShownPiece]:
+    """Return an iterator over the same pieces, after the first was read: so that an error comes now."""
+    first = await anext(pieces, None)
+
+    async def all_pieces() -> AsyncGenerator[ShownPiece]:
+        async with aclosing(pieces):  # type: ignore[type-var]
+            if first is not None:
+                yield first
+            async for piece in pieces:
+                yield piece
+
+    return all_pieces()

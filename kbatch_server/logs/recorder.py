@@ -1,0 +1,290 @@
+"""Records the logs of jobs while they run: follows each attempt's, and sees that all of it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import traitlets
+from traitlets import Float, Instance, Integer
+from traitlets.config import LoggingConfigurable
+
+from ..audit import AuditEntry
+from ..errors import Unavailable
+from ..launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
+from ..models.job import Job, Status
+from ..storage.base import Storage, StorageError
+from ..store import JobStore
+from ..store.logs import LogRecord, LogTaken
+from ..ticks import with_ticks
+from .memory import LogMemory
+from .writer import RETRY_SECONDS, STOP_SECONDS, JobGone, LogLimits, LogWriter, make_key
+
+DELETE_AT_ONCE = 16
+"""Objects of a log that are deleted at the same time."""
+
+
+def find_attempts(job: Job) -> list[str]:
+    """Return the names of a job's pods that have a log, or will; the first is that of attempt 1.
+
+    Where the launcher reports no pods, the job's id stands for the one that there is.
+    """
+    if job.pods:
+        return [pod.name for pod in job.pods]
+    is_begun = job.launch_begun_at is not None and (job.is_over or job.status == Status.RUNNING)
+    return [job.id] if is_begun else []
+
+
+def _find_unbegun(job: Job) -> set[str]:
+    """Return the pods that only wait as yet: a thousand jobs without a node must not be a thousand tasks."""
+    return set() if job.is_over else {pod.name for pod in job.pods if pod.phase == "Pending"}
+
+
+@dataclass(slots=True, eq=False)
+class _Recording:
+    """One attempt that is followed, and the task that does it."""
+
+    job: Job
+    pod: str
+    attempt: int
+    writer: LogWriter | None = None
+    task: asyncio.Task[None] | None = None
+    is_done: bool = False
+    is_discarded: bool = False
+
+
+class LogRecorder(LoggingConfigurable):
+    """Owns a task for each attempt of a job that runs, or whose log is not kept whole yet.
+
+    A task holds one segment in memory at most, and all together no more than LogMemory lets them. Each reads
+    on only when its own is kept: so neither many logs nor a slow storage fill the memory. What was read is
+    known from the store: after a kill, a task goes on from there.
+    """
+
+    segment_bytes = Integer(
+        2**20,
+        min=2**12,
+        help="""Bytes of a log that are kept as one object, and in memory until it is full; less where
+        ``max_memory_bytes`` is used up. A log is read and searched by pieces of this size.""",
+        config=True,
+    )
+
+    flush_seconds = Float(
+        5,
+        min=0.1,
+        help="""Seconds after which what was read is written to the storage, however little it is.
+
+        The user sees it at once in any case. This is how much of a log may be lost if what runs the job is
+        lost together with this service, and how often a storage that counts requests is written to.
+        """,
+        config=True,
+    )
+
+    max_memory_bytes = Integer(
+        128 * 2**20,
+        min=2**20,
+        help="""Bytes of memory for the ends of all logs that are recorded. When they are used up, logs that
+        have more than an even share of them are kept in smaller objects, and read on when those are kept.
+        Until they are it may be twice as much; what is on its way on each connection comes on top.""",
+        config=True,
+    )
+
+    max_log_bytes = Integer(
+        2**30,
+        min=2**16,
+        help="""Bytes of one attempt's log that are kept. Of a longer one the middle is cut out.
+
+        The first and the last half of this are kept; a line stands in the gap and says how much is missing.
+        """,
+        config=True,
+    )
+
+    launcher = Instance(JobLauncher)
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+
+    on_complete: Callable[[str], None] = traitlets.Callable(lambda job_id: None)  # type: ignore[assignment]
+    """Called with a job's id when the log of one of its attempts is complete."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self._recordings: dict[str, dict[str, _Recording]] = {}
+        self._is_stopping = False
+        self._memory = LogMemory(self.max_memory_bytes)
+
+    async def start(self) -> None:
+        """Begin: from now on this process, and no other, records."""
+        self._is_stopping = False
+
+    def drop(self) -> None:
+        """Keep nothing more of what is in memory: another process may record now, and reads it again."""
+        self._is_stopping = True
+        for by_pod in self._recordings.values():
+            for each in by_pod.values():
+                each.is_discarded = True
+
+    async def stop(self) -> None:
+        """Keep what is in memory, within a limit, and end all tasks. It may be started again."""
+        self._is_stopping = True
+        # let go of at once: whoever waits for this may give up, and have it started again
+        recordings, self._recordings = self._recordings, {}
+        everything = [each for by_pod in recordings.values() for each in by_pod.values()]
+        await _end([each.task for each in everything if each.task is not None])
+
+    def ensure(self, job: Job) -> None:
+        """See that the log of each attempt of a job is followed, once it has begun.
+
+        Nothing happens where that is so.
+        """
+        if self._is_stopping:
+            return
+        unbegun = _find_unbegun(job)
+        for number, pod in enumerate(find_attempts(job), 1):
+            if pod in unbegun:
+                continue
+            by_pod = self._recordings.setdefault(job.id, {})
+            if pod in by_pod:
+                by_pod[pod].job = job
+                continue
+            recording = by_pod[pod] = _Recording(job, pod, number)
+            recording.task = asyncio.create_task(self._run(recording), name=f"log-{pod}")
+
+    def settle(self, job: Job) -> bool:
+        """Return whether all logs of a job that is over are kept; from then on nothing is held for it.
+
+        Until then what runs the job must not let go of its logs. ``on_complete`` says when to ask again.
+        """
+        self.ensure(job)
+        recordings = self._recordings.get(job.id, {})
+        if self._is_stopping or not all(each.is_done for each in recordings.values()):
+            return False
+        self._recordings.pop(job.id, None)
+        return True
+
+    def find_writer(self, job_id: str, pod: str) -> LogWriter | None:
+        """Return the end of a log that this process follows, to read what is not in the storage yet."""
+        recording = self._recordings.get(job_id, {}).get(pod)
+        return None if recording is None else recording.writer
+
+    async def delete_log(self, job_id: str, *, audit: AuditEntry | None = None) -> None:
+        """Delete all that is kept of a job's logs: the objects first, then the rows.
+
+        Raises StorageError or Unavailable; then it is to be called again.
+        """
+        recordings = self._recordings.pop(job_id, {})
+        for recording in recordings.values():
+            recording.is_discarded = True
+        await _end([each.task for each in recordings.values() if each.task is not None])
+        keys = []
+        logs = await self.store.find_logs(job_id)
+        for log in logs:
+            segments = await self.store.list_segments(job_id, log.pod)
+            # and the one that was written when the service was killed, perhaps, before its row was
+            numbers = [each.number for each in segments] + [segments[-1].number + 1 if segments else 0]
+            keys += [make_key(job_id, log.attempt, number) for number in numbers]
+        keys.append(make_key(job_id, max((log.attempt for log in logs), default=0) + 1, 0))
+        for at in range(0, len(keys), DELETE_AT_ONCE):
+            await asyncio.gather(*(self.storage.delete(key) for key in keys[at : at + DELETE_AT_ONCE]))
+        await self.store.remove_logs(job_id, audit=audit)
+
+    async def _run(self, recording: _Recording) -> None:
+        """Record one attempt, however often that must be begun anew."""
+        try:
+            await self._record_to_end(recording)
+        except asyncio.CancelledError:
+            await self._save(recording)
+            raise
+        finally:
+            if recording.writer is not None:
+                recording.writer.forget()
+        recording.is_done = True
+        self.on_complete(recording.job.id)
+
+    async def _save(self, recording: _Recording) -> None:
+        """Keep what is in memory, within a limit: what cannot be is read again after the next start."""
+        writer = recording.writer
+        if writer is None or writer.is_complete or recording.is_discarded:
+            return
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await writer.flush()
+        except (TimeoutError, JobGone, LogTaken):
+            self.log.warning("job %s: the end of its log is not kept yet", recording.job.id)
+
+    async def _record_to_end(self, recording: _Recording) -> None:
+        delay, limit = RETRY_SECONDS
+        is_told = False
+        while True:
+            before = recording.writer.end if recording.writer else 0
+            try:
+                await self._record(recording)
+                return
+            except JobGone:
+                return
+            except LogTaken:
+                self.log.info("job %s: another wrote the log of %s, too", recording.job.id, recording.pod)
+                if recording.writer is not None:
+                    recording.writer.forget()
+                recording.writer = None  # what is in memory is not what comes next: it is read again
+            except (LauncherUnavailable, StorageError, Unavailable) as error:
+                if not is_told:
+                    self.log.warning(
+                        "job %s: the log of %s waits: %s", recording.job.id, recording.pod, error
+                    )
+                is_told = True
+            except Exception:
+                self.log.exception("job %s: the log of %s was broken off", recording.job.id, recording.pod)
+            if recording.writer and recording.writer.end > before:
+                delay, is_told = RETRY_SECONDS[0], False
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads retries
+            delay = min(delay * 2, limit)
+
+    async def _record(self, recording: _Recording) -> None:
+        """Follow one attempt from where it was left to its end, and keep all of it."""
+        if recording.writer is None:
+            recording.writer = await self._open(recording)
+        writer = recording.writer
+        if writer.is_complete:
+            return
+        problem = ""
+        log = self.launcher.read_log(recording.job, recording.pod, writer.position)
+        try:
+            async with aclosing(with_ticks(log, self.flush_seconds)) as pieces:
+                async for piece in pieces:
+                    if piece is not None:
+                        await writer.add(piece)
+                    await writer.flush(older_than_seconds=self.flush_seconds)
+        except LogNotFound as error:
+            problem = str(error) or "There was no more of it to read."
+            self.log.info("job %s: no more of the log of %s: %s", recording.job.id, recording.pod, problem)
+        except LauncherUnavailable:
+            await writer.flush()
+            raise
+        await writer.finish(problem)
+
+    async def _open(self, recording: _Recording) -> LogWriter:
+        job_id, pod = recording.job.id, recording.pod
+        log = await self.store.find_log(job_id, pod)
+        segments = await self.store.list_segments(job_id, pod) if log is not None else []
+        # a longer log has eight segments at least, so that about what may be kept is kept
+        size = min(self.segment_bytes, max(self.max_log_bytes // 8, 1))
+        return LogWriter(
+            log or LogRecord(job_id, pod, recording.attempt, {}, 0, False, ""),
+            segments,
+            limits=LogLimits(size, self.max_log_bytes),
+            memory=self._memory,
+            storage=self.storage,
+            store=self.store,
+            logger=self.log,
+        )
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End tasks, and wait for them, within a limit."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=2 * STOP_SECONDS)

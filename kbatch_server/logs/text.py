@@ -1,0 +1,197 @@
+"""The log of one attempt as it is shown: its pieces in their order, and a line where something is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ..storage.base import ObjectNotFound, Storage
+from .lines import Hit, LineCutter, LineSearch
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the text: an object's bytes, or ``data``, which is in memory."""
+
+    size: int
+    end: int
+    """The offset after it in all that the attempt wrote."""
+    lines: int
+    """How many lines end in it."""
+    key: str = ""
+    data: bytes = b""
+    first_line: int = 0
+    """The number, from 1, of the line that its first byte belongs to; 0 in a line of ours."""
+    times: list[list[int]] = field(default_factory=list)
+    """Offsets in it, each with the second since 1970 from which on it was written."""
+
+
+def say(words: str, *, end: int, on_new_line: bool = True) -> Part:
+    """Return a line of ours, which stands before the offset ``end``."""
+    data = f"[... {words} ...]\n".encode()
+    data = data if on_new_line else b"\n" + data
+    return Part(len(data), end, data.count(b"\n"), data=data)
+
+
+class LogText:
+    """What there is of a log at one moment. Offsets are those of the text, not of what was written."""
+
+    def __init__(
+        self, parts: list[Part], storage: Storage, *, end: int, is_complete: bool, problem: str = ""
+    ) -> None:
+        self._parts = parts
+        self._storage = storage
+        self._starts = [0]
+        for part in parts:
+            self._starts.append(self._starts[-1] + part.size)
+        self.end = end
+        """The offset, in all that the attempt wrote, after this."""
+        self.is_complete = is_complete
+        """Whether nothing will come after it."""
+        self.problem = problem
+        """Why it is not all that the attempt wrote; else empty."""
+        self.begin = 0
+        """Where what was asked for begins."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return self._starts[-1]
+
+    async def read(self, start: int = 0, end: int | None = None) -> AsyncGenerator[tuple[bytes, int]]:
+        """Yield the text between two offsets, in pieces, each with the offset after it in what was written.
+
+        Raises StorageError. An object that was cut out meanwhile is a line that says so.
+        """
+        end = self.size if end is None else min(end, self.size)
+        missing = 0
+        for index in range(max(bisect.bisect(self._starts, start) - 1, 0), len(self._parts)):
+            part, at = self._parts[index], self._starts[index]
+            first, last = max(start - at, 0), min(end - at, part.size)
+            if first >= last:
+                break
+            try:
+                async with aclosing(self._read_part(part, first, last)) as pieces:
+                    async for piece in pieces:
+                        if missing:
+                            yield _say_missing(missing), part.end - part.size
+                            missing = 0
+                        first += len(piece)
+                        yield piece, part.end - part.size + first if part.first_line else part.end
+            except ObjectNotFound:
+                missing += last - first
+        if missing:
+            yield _say_missing(missing), self.end
+
+    async def _read_part(self, part: Part, first: int, last: int) -> AsyncGenerator[bytes]:
+        if not part.key:
+            yield part.data[first:last]
+            return
+        pieces = self._storage.read(part.key, start=first, length=last - first)
+        async with aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
+                yield piece
+
+    async def _load(self, part: Part) -> bytes:
+        return b"".join([piece async for piece in self._read_part(part, 0, part.size)])
+
+    async def find_tail(self, lines: int) -> int:
+        """Return where the last ``lines`` lines begin, reading no more than is needed."""
+        if lines <= 0 or not self._parts:
+            return self.size
+        left = lines + await ends_line(self._parts[-1], self._storage)
+        for part, at in zip(reversed(self._parts), reversed(self._starts[:-1]), strict=True):
+            if part.lines < left:
+                left -= part.lines
+                continue
+            content = await self._load(part)
+            return at + await asyncio.to_thread(_find_line_end, content, left)
+        return 0
+
+    async def find_last_line(self) -> tuple[int, bool]:
+        """Return the number of the last line, from 1 (0: there is none), and whether a newline ends it."""
+        for part in reversed(self._parts):
+            if part.first_line and part.size:
+                is_ended = await ends_line(part, self._storage)
+                return part.first_line + part.lines - is_ended, is_ended
+        return 0, True
+
+    async def read_lines(self, first: int, count: int) -> AsyncGenerator[Hit]:
+        """Yield lines by their numbers: those there are from ``first`` on, ``count`` numbers at most.
+
+        Lines that were cut out are left out. Reads no more objects than those that the lines are in.
+        """
+        cutter = LineCutter(first, first + count)
+        for part in self._parts:
+            if not part.first_line or part.first_line + part.lines < first:
+                continue
+            if part.first_line >= first + count:
+                break
+            try:
+                content = await self._load(part)
+            except ObjectNotFound:
+                continue
+            for line in await asyncio.to_thread(cutter.add, content, part.first_line):
+                yield line
+        for line in cutter.finish(is_open=not self.is_complete):
+            yield line
+
+    def find_time(self, moment: datetime) -> int:
+        """Return where what was written at a moment or later begins."""
+        second = int(moment.timestamp())
+        for part, at in zip(self._parts, self._starts, strict=False):
+            if part.times and part.times[-1][1] >= second:
+                return at + next(offset for offset, found in part.times if found >= second)
+        return self.size
+
+    def find_offset(self, offset: int) -> int:
+        """Return where the byte stands that has this offset in all that the attempt wrote."""
+        for part, at in zip(self._parts, self._starts, strict=False):
+            if part.end > offset:
+                return at + (max(offset - (part.end - part.size), 0) if part.first_line else 0)
+        return self.size
+
+    async def search(self, words: str, *, most: int | None = None) -> AsyncGenerator[Hit]:
+        """Yield the lines from ``begin`` on that hold some words, in whatever case; raises StorageError.
+
+        After ``most`` of them nothing more is read.
+        """
+        search = LineSearch(words, most)
+        for part, at in zip(self._parts, self._starts, strict=False):
+            if not part.first_line or at + part.size <= self.begin:
+                continue
+            first = max(self.begin - at, 0)
+            try:
+                content = await self._load(part)
+            except ObjectNotFound:
+                continue
+            for hit in await asyncio.to_thread(search.add, content, part.first_line, first):
+                yield hit
+            if search.is_done:
+                return
+        for hit in search.finish():
+            yield hit
+
+
+async def ends_line(part: Part, storage: Storage) -> bool:
+    """Return whether a part ends with a line; of an object this reads one byte."""
+    if not part.key:
+        return part.data.endswith(b"\n")
+    pieces = storage.read(part.key, start=part.size - 1, length=1)
+    return b"".join([piece async for piece in pieces]) == b"\n"
+
+
+def _say_missing(size: int) -> bytes:
+    return say(f"{size} bytes were cut out here", end=0).data
+
+
+def _find_line_end(content: bytes, count: int) -> int:
+    """Return the offset after a newline: the one with this number, counted from the end."""
+    at = len(content)
+    for _ in range(count):
+        at = content.rfind(b"\n", 0, at)
+    return at + 1

@@ -1,0 +1,1 @@
+"""What is kept and what is shown: one class and one JSON form of each thing."""

@@ -1,0 +1,172 @@
+"""How the parts that the service needs are: asked from time to time, remembered with since when and why."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import traitlets
+from traitlets import Float
+from traitlets.config import LoggingConfigurable
+
+from ..errors import KBatchError
+from ..launchers.base import LauncherUnavailable
+from ..models.times import to_iso, utcnow
+from ..scrub import scrub_text
+from ..storage.base import StorageError
+
+FRESH_SECONDS = 1.0
+"""What is known of a part is not asked again so soon: anybody may ask the service how it is."""
+
+MAX_WORDS = 500
+"""Characters of a reason that are shown."""
+
+State = Literal["ok", "failed", "unknown"]
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One thing that the service works with, and what is known of it."""
+
+    name: str
+    check: Callable[[], Awaitable[None]]
+    """Raises when the part does not work, or does not answer."""
+    is_needed: bool = False
+    """Whether nothing at all can be answered without it."""
+    state: State = "unknown"
+    since: datetime = field(default_factory=utcnow)
+    """Since when it is in this state."""
+    message: str = ""
+    """Why, in words; empty when all is well."""
+    checked_at: float = float("-inf")
+    """When it was last asked, as ``time.monotonic()`` says it."""
+    asking: asyncio.Task[None] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of the part."""
+        return {
+            "state": self.state,
+            "since": to_iso(self.since),
+            "message": self.message,
+            "needed": self.is_needed,
+        }
+
+
+class Health(LoggingConfigurable):
+    """Knows how each part is, and whether requests should come to this process.
+
+    Only a part without which nothing can be answered makes it not ready. Without any of the others some
+    things still work, and a pod that is out of service would answer none of them.
+    """
+
+    interval_seconds = Float(
+        10, min=0.1, help="""Seconds between two looks at the parts that the service needs.""", config=True
+    )
+
+    check_seconds = Float(
+        5,
+        min=0.1,
+        help="""Seconds that a part may take to answer before it counts as failed.""",
+        config=True,
+    )
+
+    parts: Sequence[Part] = traitlets.List()  # type: ignore[assignment]
+
+    is_stopping = False
+    """Whether the process is about to end: then it is not ready, whatever the parts say."""
+
+    _task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.create_task(self._rounds(), name="health")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        tasks = [self._task, *(part.asking for part in self.parts)]
+        under_way = [task for task in tasks if task is not None]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _rounds(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(self.interval_seconds)
+
+    async def look(self) -> None:
+        """Ask the parts that were not asked a moment ago, and wait until each is known."""
+        old = time.monotonic() - FRESH_SECONDS
+        due = [self._ask(part) for part in self.parts if part.checked_at <= old]
+        if due:
+            # several who ask at once share an answer; one that goes away does not take it from the others
+            await asyncio.wait(due)
+
+    def _ask(self, part: Part) -> asyncio.Task[None]:
+        if part.asking is None or part.asking.done():
+            part.asking = asyncio.create_task(self._check(part), name=f"health {part.name}")
+        return part.asking
+
+    async def _check(self, part: Part) -> None:
+        state: State = "ok"
+        message = ""
+        try:
+            async with asyncio.timeout(self.check_seconds):
+                await part.check()
+        except TimeoutError:
+            state, message = "failed", f"It did not answer within {self.check_seconds:g} s."
+        except Exception as error:
+            # a check may fail in any way that its part can
+            state, message = "failed", describe(error)
+        part.checked_at = time.monotonic()
+        self._note(part, state, message)
+
+    def _note(self, part: Part, state: State, message: str) -> None:
+        part.message = message
+        if state == part.state:
+            return
+        if state == "failed":
+            self.log.warning("%s: failed: %s", part.name, message)
+        elif part.state == "failed":
+            seconds = (utcnow() - part.since).total_seconds()
+            self.log.info("%s: works again, after %.0f s", part.name, seconds)
+        part.state, part.since = state, utcnow()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests should come to this process."""
+        return not self.is_stopping and all(part.state == "ok" for part in self.parts if part.is_needed)
+
+    @property
+    def status(self) -> str:
+        """One word: ``ok``, ``degraded`` (some things work), ``unavailable`` (none) or ``stopping``."""
+        if self.is_stopping:
+            return "stopping"
+        if not self.is_ready:
+            return "unavailable"
+        return "ok" if all(part.state == "ok" for part in self.parts) else "degraded"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of all parts."""
+        return {
+            "status": self.status,
+            "failed": [part.name for part in self.parts if part.state == "failed"],
+            "parts": {part.name: part.to_dict() for part in self.parts},
+        }
+
+
+def describe(error: Exception) -> str:
+    """Return why a check failed, in words that anybody may read.
+
+    Of our own errors what they say; of others, which may say anything, what kind they are: the log of the
+    part itself says more.
+    """
+    if isinstance(error, KBatchError):
+        return scrub_text(error.message)[:MAX_WORDS]
+    if isinstance(error, (StorageError, LauncherUnavailable)):
+        return scrub_text(str(error))[:MAX_WORDS]
+    return f"It failed: {type(error).__name__}."

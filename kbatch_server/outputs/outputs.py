@@ -1,0 +1,325 @@
+"""Keeps what jobs write under ``$KBATCH_OUTPUT_DIR``, and hands it out: file by file, or all as a ZIP."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from functools import partial
+
+from jupyterhub.traitlets import ByteSpecification
+from traitlets import Instance, Integer
+from traitlets.config import LoggingConfigurable
+
+from ..audit import AuditEntry
+from ..errors import Forbidden, InvalidRequest, KBatchError, NotFound, TooLarge, Unavailable
+from ..failpoints import reach
+from ..models.job import Job
+from ..models.results import JobOutputs, OutputFile, OutputLimits, OutputTar
+from ..storage.base import Storage, StorageError, StorageFull
+from ..store import JobStore
+from ..store.outputs import KeptOutputs
+from .selection import ENTRIES_FOR_EACH_FILE, MAX_LIST_BYTES, OMITTED_LIST, Selection, read_omitted, select
+from .tarindex import BadTar, TarIndex, TooManyEntries
+from .zipstream import make_zip
+
+HEAD_BYTES = 32 * 1024
+"""So much of a tar is read before the storage is asked to keep it: most jobs write nothing at all."""
+
+SLICE_BYTES = 64 * 1024
+"""After so much of a tar others get their turn: it may be all headers, at 50 µs each."""
+
+
+class Outputs(LoggingConfigurable):
+    """The results of jobs: of each job one tar in the storage, as it came, and an index of it in the store.
+
+    A file is a range of the tar's bytes. The object comes first and then its record, so that what is
+    recorded is there.
+    """
+
+    max_output_bytes = ByteSpecification(
+        OutputLimits().max_bytes,
+        help="""Bytes of all files that one job may keep; an integer, or a string like ``2G``.
+
+        Of a job that writes more, the files that fit are kept, in the order of their paths. Its message says
+        so, and the rest is named. They are streamed: the memory that is needed does not depend on it.
+        """,
+        config=True,
+    )
+
+    max_output_files = Integer(
+        OutputLimits().max_files,
+        min=1,
+        help="""How many files one job may keep. Of a job that writes more, the first by path are kept.
+
+        At most ten times as many files, links and folders are looked at.
+        """,
+        config=True,
+    )
+
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self._recordings: set[asyncio.Task[None]] = set()
+
+    @property
+    def limits(self) -> OutputLimits:
+        """How much one job may keep."""
+        return OutputLimits(int(self.max_output_bytes), self.max_output_files)
+
+    @property
+    def max_tar_bytes(self) -> int:
+        """How large a tar may be: the files, and what is around each of them."""
+        return int(self.max_output_bytes) + 4096 * self.max_output_files + 2**20
+
+    async def check_size(self, job: Job, size: int) -> None:
+        """Raise TooLarge when a tar of so many bytes cannot be kept, which is then on record."""
+        if size > self.max_tar_bytes:
+            raise await self._refuse(job, self._say_too_large(size))
+
+    async def receive(self, job: Job, tar: OutputTar) -> JobOutputs:
+        """Keep the files in a tar that fit, in the place of those that an earlier attempt left.
+
+        Raises TooLarge (whoever packed it has not left out what does not fit) and InvalidRequest (it is no
+        tar), which are on the job's record then; Unavailable (storage or database) and whatever reading the
+        tar raises, after which it may come again; Forbidden when the job takes no more results. Nothing is
+        left of a tar that was not kept.
+        """
+        index = TarIndex(max_entries=ENTRIES_FOR_EACH_FILE * self.max_output_files + 100)
+        key = f"outputs/{job.id}/{secrets.token_hex(16)}"
+        try:
+            size = await self._keep(key, tar, index)
+            selection = await self._select(key, tar, index)
+        except BaseException as error:
+            await asyncio.shield(self._discard(key))
+            if isinstance(error, StorageError):
+                raise _unavailable(error) from error
+            if isinstance(error, (TooLarge, BadTar)):
+                raise await self._refuse(job, error) from error
+            raise
+        reach("archive.3")
+        summary = self._make_summary(selection, tar)
+        is_empty = size is None or not (selection.files or selection.omitted.files)
+        if is_empty:
+            await self._discard(key)
+        kept = None if is_empty else KeptOutputs(key, size or 0, selection.files, selection.omitted.named)
+        await self._record(job, summary, kept)
+        reach("archive.4")
+        self.log.info("job %s: %d files kept, %d bytes", job.id, summary.files, summary.size)
+        return summary
+
+    async def fail(self, job: Job, why: str) -> None:
+        """Record that a job's results could not be kept, and why, as a sentence."""
+        self.log.warning("job %s: its results could not be kept: %s", job.id, why)
+        await self._record(job, JobOutputs(state="failed", message=why), None)
+
+    async def list(self, job: Job) -> KeptOutputs:
+        """Return a job's files, by path; raises NotFound as long as nothing is known of them."""
+        if job.outputs is None:
+            raise NotFound(_say_none(job), reason="OutputsNotFound")
+        return await self.store.find_outputs(job.id) or KeptOutputs("", 0, [])
+
+    async def find(self, job: Job, path: str) -> tuple[str, OutputFile]:
+        """Return one file and the key of the object that it is in, or raise NotFound that says why."""
+        kept = await self._get_kept(job)
+        for file in kept.files:
+            if file.path == path:
+                return kept.key, file
+        raise NotFound(f"There is no file {path[:200]!r} in the results of job {job.id!r}.")
+
+    async def zip(self, job: Job) -> AsyncGenerator[bytes]:
+        """Return all files as a ZIP that is made as it is read, or raise NotFound that says why."""
+        kept = await self._get_kept(job)
+        return make_zip(kept.files, partial(self.read, kept.key))
+
+    async def read(self, key: str, start: int, length: int) -> AsyncGenerator[bytes]:
+        """Yield ``length`` bytes of an object from ``start``, no less; raises Unavailable."""
+        if not length:
+            return
+        try:
+            pieces = self.storage.read(key, start=start, length=length)
+            async with aclosing(pieces):  # type: ignore[type-var]
+                async for piece in pieces:
+                    length -= len(piece)
+                    yield piece
+        except StorageError as error:
+            raise Unavailable(f"The results cannot be read now: {error}") from error
+        if length:
+            raise Unavailable("The results cannot be read now: the storage has lost some of them.")
+
+    async def delete(
+        self, job_id: str, *, why: str = "They were deleted.", audit: AuditEntry | None = None
+    ) -> None:
+        """Delete a job's files, if it has any: the object, then its record. Raises StorageError.
+
+        ``why`` is the sentence that stands in the job's record from then on.
+        """
+        key = await self.store.find_outputs_key(job_id)
+        if key is not None:
+            await self.storage.delete(key)
+            await self.store.remove_outputs(job_id, key, why=why, audit=audit)
+
+    async def _get_kept(self, job: Job) -> KeptOutputs:
+        kept = await self.store.find_outputs(job.id)
+        if kept is None:
+            raise NotFound(_say_none(job), reason="OutputsNotFound")
+        return kept
+
+    async def _keep(self, key: str, tar: OutputTar, index: TarIndex) -> int | None:
+        """Write the tar to the storage while it is looked at; return its size, None when no file is in it."""
+        chunks = self._watch(tar.chunks, index)
+        async with aclosing(chunks):
+            head = bytearray()
+            async for chunk in chunks:
+                head += chunk
+                if len(head) >= HEAD_BYTES:
+                    break
+            else:
+                if not index.files:
+                    return None
+            return await self.storage.write(key, _chain(bytes(head), chunks))
+
+    async def _select(self, key: str, tar: OutputTar, index: TarIndex) -> Selection:
+        """Return which of the files are results, and which were left out, also by whoever packed them."""
+        selection = await asyncio.to_thread(select, index, tar.folders, self.limits)
+        listed = index.files.get(OMITTED_LIST) if tar.folders else None
+        if listed is not None:
+            pieces = self.storage.read(key, start=listed.offset, length=min(listed.size, MAX_LIST_BYTES))
+            text = b"".join([piece async for piece in pieces]).decode("utf-8", "backslashreplace")
+            selection.omitted = read_omitted(text).joined(selection.omitted)
+        return selection
+
+    def _make_summary(self, selection: Selection, tar: OutputTar) -> JobOutputs:
+        """Return in short what was kept of a tar, and what was not."""
+        omitted, left_out = selection.omitted, selection.left_out + tar.left_out
+        said = []
+        if omitted.files:
+            files = "1 file" if omitted.files == 1 else f"{omitted.files} files"
+            said.append(
+                f"{files} ({omitted.size} bytes) could not be kept: the limits are "
+                f"{self.max_output_files} files and {self.max_output_bytes} bytes."
+            )
+        if left_out:
+            entries = "1 entry was" if left_out == 1 else f"{left_out} entries were"
+            said.append(f"{entries} left out: only files that can be read, and links to such, are kept.")
+        sizes = [file.size for file in selection.files]
+        return JobOutputs(
+            state="kept",
+            files=len(sizes),
+            size=sum(sizes),
+            omitted_files=omitted.files,
+            omitted_size=omitted.size,
+            message=" ".join(said),
+            pod=tar.pod,
+        )
+
+    async def _watch(self, chunks: AsyncIterator[bytes], index: TarIndex) -> AsyncGenerator[bytes]:
+        """Yield the chunks on their way, with the index made of them, until it is over a limit."""
+        size = 0
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > self.max_tar_bytes:  # what follows the end of a tar is not looked at
+                raise self._say_too_large(size)
+            for start in range(0, len(chunk), SLICE_BYTES):
+                piece = chunk[start : start + SLICE_BYTES]
+                self._feed(index, piece)
+                yield piece
+                await asyncio.sleep(0)
+        index.finish()
+
+    def _feed(self, index: TarIndex, piece: bytes) -> None:
+        try:
+            index.feed(piece)
+        except TooManyEntries:
+            raise self._say_too_many(f"more than {index.max_entries} entries") from None
+        if index.least_size > self.max_tar_bytes:
+            raise self._say_too_large(index.least_size)
+
+    def _say_too_large(self, size: int) -> TooLarge:
+        limit = self.max_output_bytes
+        message = (
+            f"They are {size} bytes or more, the limit is {limit} bytes. Let the job write less to "
+            "$KBATCH_OUTPUT_DIR, or large files to a storage of your own."
+        )
+        return TooLarge(message, details={"limit": limit, "size": size})
+
+    def _say_too_many(self, what: str) -> TooLarge:
+        message = (
+            f"They have {what}, the limit is {self.max_output_files} files. "
+            "Let the job pack many small files into one."
+        )
+        return TooLarge(message, details={"limit": self.max_output_files})
+
+    async def _refuse(self, job: Job, error: TooLarge | BadTar) -> KBatchError:
+        """Record that the results are not kept, and return the error that whoever sends them gets."""
+        if isinstance(error, TooLarge):
+            await self.fail(job, error.message)
+            return error
+        await self.fail(job, f"What was sent is not a tar: {error}.")
+        return InvalidRequest.of_field("body", f"is not a tar: {error}")
+
+    async def _record(self, job: Job, summary: JobOutputs, kept: KeptOutputs | None) -> None:
+        """Write down what became of the results; from here on nobody can go away in the middle."""
+        recording = asyncio.create_task(self._record_or_discard(job, summary, kept), name=f"record-{job.id}")
+        self._recordings.add(recording)
+        recording.add_done_callback(self._recordings.discard)
+        try:
+            await asyncio.shield(recording)
+        except asyncio.CancelledError:
+            recording.add_done_callback(self._log_unheard)
+            raise
+
+    def _log_unheard(self, recording: asyncio.Task[None]) -> None:
+        """Log the error of a recording that nobody waits for any more."""
+        error = None if recording.cancelled() else recording.exception()
+        if error is not None:
+            self.log.warning("%s: %s", recording.get_name(), error)
+
+    async def _record_or_discard(self, job: Job, summary: JobOutputs, kept: KeptOutputs | None) -> None:
+        is_recorded, unnamed = False, None if kept is None else kept.key
+        try:
+            is_recorded, old_key = await self.store.put_outputs(job.id, summary, kept)
+            unnamed = old_key if is_recorded else unnamed
+        finally:
+            if unnamed is not None:
+                await self._discard(unnamed)
+        if not is_recorded:
+            raise Forbidden("This job takes no more results.", reason="BadLink")
+
+    async def _discard(self, key: str) -> None:
+        """Delete an object that nothing names."""
+        try:
+            await self.storage.delete(key)
+        except StorageError:
+            self.log.warning("%s: nothing names it, and it could not be deleted", key, exc_info=True)
+
+
+def _say_none(job: Job) -> str:
+    """Say why a job has no results to read."""
+    if job.outputs is not None and job.outputs.state == "failed":
+        return f"The results of job {job.id!r} could not be kept: {job.outputs.message}"
+    if job.outputs is not None and job.outputs.state == "removed":
+        return f"The results of job {job.id!r} are not there any more: {job.outputs.message}"
+    if job.outputs is not None:
+        return f"Job {job.id!r} left no results: it wrote no files to $KBATCH_OUTPUT_DIR."
+    if not job.is_over:
+        return f"Job {job.id!r} is not over: its results can be read when it is."
+    if job.launch_begun_at is not None and job.cleaned_at is None:
+        return f"The results of job {job.id!r} are just being kept."
+    return f"There are no results of job {job.id!r}: its command did not run, or they were not to be kept."
+
+
+def _unavailable(error: StorageError) -> Unavailable:
+    """Return what to say when the storage does not keep results now."""
+    if isinstance(error, StorageFull):
+        return Unavailable("The storage is full. Tell the admin of the hub.", retry_after_seconds=600)
+    return Unavailable(f"The storage does not answer now: {error}")
+
+
+async def _chain(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield head
+    async for chunk in rest:
+        yield chunk

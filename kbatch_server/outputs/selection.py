@@ -1,0 +1,195 @@
+"""Which files of a job's tar are its results: links are followed, folders joined, all cut to the limits.
+
+Pure. The tar may be of one folder, the results', or of two, which its ``folders`` name: ``outputs/…`` (of
+``$KBATCH_OUTPUT_DIR``) and ``workdir/…`` (what is new or changed in the working folder). Then it may have a
+file ``lists/omitted``, too: whoever packed it has left out what is over the limits, and names it there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from typing import TypeVar
+
+from ..models.results import OmittedFile, OutputFile, OutputLimits
+from .tarindex import TarIndex
+
+OUTPUTS, WORKDIR = "outputs", "workdir"
+"""The names of folders in a tar; of two files of the same path that of the first counts."""
+
+OMITTED_LIST = "lists/omitted"
+"""Says ``FILES BYTES`` in its first line, of all that was left out, then ``SIZE PATH`` of the first ones."""
+
+MAX_NAMED = 1000
+"""Files that are named as left out; the rest is only counted."""
+
+MAX_LIST_BYTES = 256 * 1024
+
+ENTRIES_FOR_EACH_FILE = 10
+"""How many entries there may be for each file that may be kept: folders, links, long names."""
+
+MAX_HOPS = 40
+"""Links on the way to a file, as Linux allows."""
+
+MAX_STEPS = 1_000_000
+"""Parts of paths that are looked at for all links of one tar: a hostile one may have long ways."""
+
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(slots=True)
+class Omitted:
+    """What was left out for the limits: how much in all, and the first of it by path."""
+
+    files: int = 0
+    size: int = 0
+    named: list[OmittedFile] = field(default_factory=list)
+
+    def add(self, file: OmittedFile) -> None:
+        """Count a file, which comes after the others by path."""
+        self.files += 1
+        self.size += file.size
+        if len(self.named) < MAX_NAMED:
+            self.named.append(file)
+
+    def joined(self, other: Omitted) -> Omitted:
+        """Return both together."""
+        named = nsmallest(MAX_NAMED, [*self.named, *other.named])
+        return Omitted(self.files + other.files, self.size + other.size, named)
+
+
+@dataclass(slots=True)
+class Selection:
+    """The files that are results, by path, and what is not."""
+
+    files: list[OutputFile]
+    omitted: Omitted
+    left_out: int = 0
+    """Entries that are no files that can be read, nor links to such."""
+
+
+def select(index: TarIndex, folders: Mapping[str, str], limits: OutputLimits) -> Selection:
+    """Return the results in a tar: where they are too many, or too large, the first that fit, by path.
+
+    ``folders`` are the absolute paths that those in the tar had, by name; without any it is of one folder.
+    """
+    tree = _Tree(index, folders or {"": ""})
+    files: dict[str, OutputFile] = {}
+    for top in [folders[name] for name in (WORKDIR, OUTPUTS) if name in folders] or [""]:
+        files |= tree.find_linked(top, ENTRIES_FOR_EACH_FILE * limits.max_files - len(files))
+        files |= tree.find_files(top)
+    selection = Selection([], Omitted(), index.left_out + tree.left_out)
+    size = 0
+    for path in sorted(files):
+        file = files[path]
+        if len(selection.files) < limits.max_files and size + file.size <= limits.max_bytes:
+            selection.files.append(file)
+            size += file.size
+        else:
+            selection.omitted.add(OmittedFile(path, file.size))
+    return selection
+
+
+class _Tree:
+    """The files and links of a tar under the absolute paths that they had."""
+
+    def __init__(self, index: TarIndex, folders: Mapping[str, str]) -> None:
+        self._folders = folders
+        self.left_out = 0
+        self._files = dict(self._make_absolute(index.files))
+        self._links = dict(self._make_absolute(index.links))
+        self._sorted = sorted(self._files)
+        self._steps = MAX_STEPS
+
+    def _make_absolute(self, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
+        for path, each in entries.items():
+            name, _, rest = path.partition("/") if "" not in self._folders else ("", "", path)
+            if name in self._folders and rest:
+                yield f"{self._folders[name]}/{rest}", each
+            elif path != OMITTED_LIST:
+                self.left_out += 1
+
+    def find_files(self, top: str) -> dict[str, OutputFile]:
+        """Return the plain files of a folder, by their paths in it."""
+        return {path[len(top) + 1 :]: self._show(path, path, top) for path in self._list_below(top)}
+
+    def find_linked(self, top: str, most: int) -> dict[str, OutputFile]:
+        """Return the files that the links of a folder lead to, as if they were there; so many at most."""
+        found: dict[str, OutputFile] = {}
+        for path in sorted(self._links):
+            if not path.startswith(f"{top}/"):
+                continue
+            target = self._resolve(path)
+            if target is None:
+                self.left_out += 1
+                continue
+            before = len(found)
+            for each in [target] if target in self._files else self._list_below(target):
+                if len(found) >= most:
+                    return found
+                file = self._show(each, path + each[len(target) :], top)
+                found[file.path] = file
+            self.left_out += len(found) == before
+        return found
+
+    def _show(self, path: str, shown: str, top: str) -> OutputFile:
+        return self._files[path]._replace(path=shown[len(top) + 1 :])
+
+    def _list_below(self, folder: str) -> Iterator[str]:
+        for at in range(bisect_left(self._sorted, f"{folder}/"), len(self._sorted)):
+            if not self._sorted[at].startswith(f"{folder}/"):
+                return
+            yield self._sorted[at]
+
+    def _resolve(self, path: str) -> str | None:
+        """Return where a link leads in the end, or None for one that leads outside, or round."""
+        left, done, hops = path.split("/")[:0:-1], list[str](), 0
+        while left:
+            self._steps -= 1 + len(done)
+            part = left.pop()
+            if part == "..":
+                del done[-1:]
+            elif part not in ("", "."):
+                done.append(part)
+                target = self._links.get("/" + "/".join(done))
+                if target is None:
+                    continue
+                hops += 1
+                if hops > MAX_HOPS or self._steps < 0:
+                    return None
+                done = [] if target.startswith("/") else done[:-1]
+                left += target.split("/")[::-1]
+        found = "".join(f"/{part}" for part in done)
+        is_inside = any(f"{found}/".startswith(f"{top}/") for top in self._folders.values())
+        return found if is_inside else None
+
+
+def read_omitted(text: str) -> Omitted:
+    """Return what a list of ``OMITTED_LIST`` says; what cannot be read in it does not count."""
+    first, *lines = text.split("\n")
+    files, _, size = first.partition(" ")
+    omitted = Omitted(_read_number(files), _read_number(size))
+    for line in lines[:MAX_NAMED]:
+        number, _, path = line.partition(" ")
+        if path:
+            omitted.named.append(OmittedFile(path[:1000], _read_number(number)))
+    return omitted
+
+
+def _read_number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
+
+
+def format_omitted(omitted: Omitted) -> str:
+    """Return the list that ``read_omitted`` reads; a name that has a line break is not in it."""
+    lines, room = [f"{omitted.files} {omitted.size}"], MAX_LIST_BYTES
+    for path, size in omitted.named:
+        room -= len(path.encode("utf-8", "surrogateescape")) + 24
+        if room < 0:
+            break
+        if "\n" not in path:
+            lines.append(f"{size} {path}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,233 @@
+"""Finds the files in a tar as it streams by, from its headers alone; the content between them is skipped.
+
+Each header block is decoded by the standard library's ``TarInfo.frombuf``. The rest is ours because
+``TarFile`` reads: over a body that arrives piece by piece it would hold a thread for as long as that takes,
+and it limits neither the size of an extended header, nor the number of members that it remembers, nor
+(CVE-2025-8194, Python before 3.13.6) how often it reads the same block. Here each byte is looked at a bounded
+number of times.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from dataclasses import dataclass, field
+
+from ..models.results import OutputFile
+
+BLOCK = 512
+
+MAX_HEADER_BYTES = 64 * 1024
+"""What a header may add in a block of its own: a long name, a time. More is no name that a system makes."""
+
+MAX_PATH_LENGTH = 1000
+"""Characters of a path: the paths of all files are held together when they are listed."""
+
+MAX_TIME = 253402300799
+"""The last second of the year 9999: a file's time is the job's to set, and may be any number."""
+
+# in the header of a sparse file of GNU tar: whether more of its map follows, and in each block of that
+_MAP_BEGINS, _MAP_GOES_ON = 482, 504
+
+_PAX = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE})
+_LONG = frozenset({tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *_PAX})
+_WITHOUT_CONTENT = frozenset(
+    {
+        tarfile.LNKTYPE,
+        tarfile.SYMTYPE,
+        tarfile.DIRTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.FIFOTYPE,
+    }
+)
+_ZEROS = bytes(BLOCK)
+_PLAIN = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
+
+_KEYWORDS = frozenset({"path", "linkpath", "size", "mtime"})
+"""The keywords of an extended header that are of use here; any other may come in any number."""
+_SPARSE = "GNU.sparse"
+
+# the standard's "%d %s=%s\n": https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html
+_RECORD_LENGTH = re.compile(rb"([0-9]{1,20}) ")
+_NUMBER = re.compile(r"(-?[0-9]{1,18})(?:\.|$)")
+_MIN_RECORD_BYTES = len(b"5 a=\n")
+
+
+class BadTar(ValueError):
+    """It is no tar, or not the whole of one."""
+
+
+class TooManyEntries(Exception):
+    """There are more entries than files are allowed, many times over."""
+
+
+@dataclass(slots=True)
+class TarIndex:
+    """What is in a tar, as far as it was fed.
+
+    Only regular files count, and hard links to one that came before; symbolic links are noted. Folders go
+    without saying; anything else (devices, sparse files, paths that lead outside) counts as left out. Several
+    tars may follow each other, as ``tar --ignore-zeros`` reads them.
+    """
+
+    max_entries: int
+    files: dict[str, OutputFile] = field(default_factory=dict)
+    """By path: a later one replaces an earlier one, as it would when unpacked."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Where symbolic links lead, as it was said, by their paths."""
+    left_out: int = 0
+    is_complete: bool = False
+    _entries: int = 0
+    _offset: int = 0
+    _skip: int = 0
+    _held: bytearray = field(default_factory=bytearray)
+    _wanted: int = BLOCK
+    _long: tarfile.TarInfo | None = None
+    _is_in_map: bool = False
+    _is_done: bool = False
+    _next: dict[str, str] = field(default_factory=dict)
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next piece; raises BadTar and TooManyEntries."""
+        view = memoryview(chunk)
+        while view and not self._is_done:
+            step = 0 if self._is_in_map else min(self._skip, len(view))
+            if not step:
+                step = min(self._wanted - len(self._held), len(view))
+                self._held += view[:step]
+            else:
+                self._skip -= step
+            self._offset += step
+            view = view[step:]
+            if len(self._held) == self._wanted:
+                self._take_block()
+
+    @property
+    def least_size(self) -> int:
+        """Bytes that the tar has at least, from what its headers have said until now."""
+        return self._offset + self._skip
+
+    def finish(self) -> None:
+        """Say that this was all; raises BadTar when it cannot be the whole."""
+        if not self.is_complete:
+            raise BadTar("it ends in the middle")
+
+    def _take_block(self) -> None:
+        block, self._held = bytes(self._held), bytearray()
+        if self._long is not None:
+            return self._take_long(self._long, block)
+        if self._is_in_map:
+            self._is_in_map = bool(block[_MAP_GOES_ON])
+            return None
+        return self._take_header(block)
+
+    def _take_header(self, block: bytes) -> None:
+        self._entries += 1
+        if self._entries > self.max_entries:
+            raise TooManyEntries
+        if block == _ZEROS:  # the end, or padding after it
+            self.is_complete = True
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        except tarfile.HeaderError as error:
+            if self.is_complete:
+                self._is_done = True  # what follows is no tar
+                return
+            raise BadTar(f"it has a header that is none: {error}") from None
+        self.is_complete = False
+        if info.type in _LONG:
+            if not 0 < info.size <= MAX_HEADER_BYTES:
+                raise BadTar("it has a name that is too long, or none")
+            self._long, self._wanted = info, _padded(info.size)
+        else:
+            self._is_in_map = info.type == tarfile.GNUTYPE_SPARSE and bool(block[_MAP_BEGINS])
+            self._take_entry(info)
+
+    def _take_long(self, info: tarfile.TarInfo, block: bytes) -> None:
+        self._long, self._wanted = None, BLOCK
+        data = block[: info.size]
+        if info.type == tarfile.GNUTYPE_LONGNAME:
+            self._next["path"] = _decode(data.partition(b"\0")[0])
+        elif info.type == tarfile.GNUTYPE_LONGLINK:
+            self._next["linkpath"] = _decode(data.partition(b"\0")[0])
+        else:
+            self._next |= _read_pax(data)
+
+    def _take_entry(self, info: tarfile.TarInfo) -> None:
+        said, self._next = self._next, {}
+        size = _read_int(said.get("size", str(info.size)))
+        if size < 0:
+            raise BadTar("it has an entry of less than no bytes")
+        # as tarfile does: the others have no content, whatever their header says
+        self._skip = 0 if info.type in _WITHOUT_CONTENT else _padded(size)
+        if info.isdir() or info.type == tarfile.XGLTYPE:
+            return
+        path = clean_path(said.get("path", info.name))
+        moment = _read_int(said["mtime"]) if "mtime" in said else int(info.mtime)
+        moment = min(max(moment, 0), MAX_TIME)
+        is_sparse = _SPARSE in said
+        target = None
+        if info.type == tarfile.LNKTYPE:
+            target = self.files.get(clean_path(said.get("linkpath", info.linkname)) or "")
+        if path is not None and target is not None:
+            self._add(OutputFile(path, target.offset, target.size, moment))
+        elif path is not None and info.type in _PLAIN and not is_sparse:
+            self._add(OutputFile(path, self._offset, size, moment))
+        elif path is not None and info.type == tarfile.SYMTYPE:
+            self.links[path] = said.get("linkpath", info.linkname)[:MAX_PATH_LENGTH]
+        else:
+            self.left_out += 1
+
+    def _add(self, file: OutputFile) -> None:
+        self.files[file.path] = file
+        self.links.pop(file.path, None)
+
+
+def clean_path(path: str) -> str | None:
+    """Return a path without ``./`` and the like, or None for one that leads outside or is too long."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or ".." in parts or "\0" in path or len(path) > MAX_PATH_LENGTH:
+        return None
+    return "/".join(parts) or None
+
+
+def _read_pax(data: bytes) -> dict[str, str]:
+    """Return the records of an extended header that are of use here; raises BadTar.
+
+    Each is ``"%d %s=%s\\n"``, with the length of the whole record first.
+    """
+    records: dict[str, str] = {}
+    start = 0
+    while start < len(data) and data[start]:
+        match = _RECORD_LENGTH.match(data, start)
+        end = start + int(match[1]) if match else 0
+        if match is None or not start + _MIN_RECORD_BYTES <= end <= len(data) or data[end - 1 : end] != b"\n":
+            raise BadTar("it has an extended header that cannot be read")
+        keyword, equals, value = data[match.end() : end - 1].partition(b"=")
+        if not keyword or not equals:
+            raise BadTar("it has an extended header that cannot be read")
+        name = _decode(keyword)
+        if name in _KEYWORDS:
+            records[name] = _decode(value)
+        elif name.startswith(_SPARSE):
+            records[_SPARSE] = ""
+        start = end
+    return records
+
+
+def _read_int(text: str) -> int:
+    """Return the whole part of a number, which may have a fraction; raises BadTar."""
+    match = _NUMBER.match(text)
+    if match is None:
+        raise BadTar(f"it has a number that cannot be read: {text[:20]!r}")
+    return int(match[1])
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK

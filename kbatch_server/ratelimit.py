@@ -1,0 +1,243 @@
+"""How much users may do: so much at a time, and so much in a time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from .errors import TooManyRequests, Unavailable
+from .metrics import LIMITS_HELD
+
+RETRY_AFTER_SECONDS = 10
+
+
+class ConcurrencyLimit:
+    """A number of places, of which each user may take a few."""
+
+    def __init__(self, *, per_user: int, total: int, limit: str, what: str) -> None:
+        """Take the two limits, the name of the trait that has the second, and what the places are for."""
+        self._what = what
+        self._limit = limit
+        self._per_user = per_user
+        self._total = total
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def take(self, user: str) -> Iterator[None]:
+        """Hold a place; raises TooManyRequests when the user has no other, Unavailable when nobody has."""
+        if self._taken[user] >= self._per_user:
+            LIMITS_HELD.labels(f"{self._limit}_per_user").inc()
+            raise TooManyRequests(
+                f"{self._per_user} {self._what} of yours are under way, which is the limit:"
+                " wait for one to end.",
+                details={"limit": self._per_user},
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        if self._taken.total() >= self._total:
+            LIMITS_HELD.labels(self._limit).inc()
+            raise Unavailable(
+                f"Too many {self._what} are under way. Try again in a moment.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        self._taken[user] += 1
+        try:
+            yield
+        finally:
+            self._taken[user] -= 1
+            if not self._taken[user]:
+                del self._taken[user]
+
+
+class FairLimit:
+    """A number of places that users wait for: they take turns, and each has a part of the places at most."""
+
+    def __init__(
+        self, *, per_user: int, total: int, limit: str, what: str, most_waiting: int | None = None
+    ) -> None:
+        """Take the two limits, the second's name in the metric (that of its trait), and what they are for.
+
+        Of ``most_waiting``, if given, a user may have a tenth. Where all have so many together, a user who
+        has none yet may still have one: the many of one user refuse no other.
+        """
+        self._what = what
+        self._limit = limit
+        self._per_user = per_user
+        self._free = total
+        self._most_waiting = most_waiting
+        self._count_waiting = 0
+        self._taken: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @asynccontextmanager
+    async def take(self, user: str, *, wait_seconds: float) -> AsyncIterator[None]:
+        """Hold a place of the user's, once it is their turn.
+
+        Raises Unavailable when that takes longer than ``wait_seconds``, or too many wait already.
+        """
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._join(user, turn)
+        self._give()
+        try:
+            if not turn.done():
+                LIMITS_HELD.labels(self._limit).inc()
+                async with asyncio.timeout(wait_seconds):
+                    await asyncio.shield(turn)  # cancelled, it could not be told that its turn has come
+        except TimeoutError:
+            self._leave(user, turn)
+            raise self._make_refusal() from None
+        except BaseException:
+            self._leave(user, turn)
+            raise
+        try:
+            yield
+        finally:
+            self._release(user)
+
+    def _make_refusal(self) -> Unavailable:
+        return Unavailable(
+            f"Too many {self._what} are under way. Try again in a moment.",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+
+    def _join(self, user: str, turn: asyncio.Future[None]) -> None:
+        own = len(self._waiting.get(user, ()))
+        if own and self._most_waiting is not None:
+            is_full = self._count_waiting >= self._most_waiting
+            if is_full or own >= self._most_waiting // 10:
+                LIMITS_HELD.labels(self._limit).inc()
+                raise self._make_refusal()
+        self._waiting.setdefault(user, deque()).append(turn)
+        self._count_waiting += 1
+
+    def _give(self) -> None:
+        """Give free places to those whose turn it is: the users by when they had one last."""
+        for user in list(self._waiting):
+            if not self._free:
+                return
+            self._give_to(user)
+
+    def _give_to(self, user: str) -> None:
+        if self._taken[user] >= self._per_user:
+            return
+        line = self._waiting[user]
+        turn = line.popleft()
+        if line:
+            self._waiting.move_to_end(user)
+        else:
+            del self._waiting[user]
+        self._count_waiting -= 1
+        self._free -= 1
+        self._taken[user] += 1
+        turn.set_result(None)
+
+    def _leave(self, user: str, turn: asyncio.Future[None]) -> None:
+        """Give back a turn that came too late, or leave the line."""
+        line = self._waiting.get(user)
+        if line is None or turn not in line:
+            self._release(user)
+            return
+        line.remove(turn)
+        self._count_waiting -= 1
+        if not line:
+            del self._waiting[user]
+
+    def _release(self, user: str) -> None:
+        self._free += 1
+        self._taken[user] -= 1
+        if not self._taken[user]:
+            del self._taken[user]
+        if user in self._waiting:
+            self._waiting.move_to_end(user)
+        self._give()
+
+
+class BytesBudget:
+    """Bytes of memory for what users send, of which each user may hold a part."""
+
+    def __init__(self, *, per_user: int, total: int, limit: str) -> None:
+        """Take the two limits, and the name of the trait that has the second."""
+        self._limit = limit
+        self._per_user = per_user
+        self._total = total
+        self._held: Counter[str] = Counter()
+        self._all = 0
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held now."""
+        return self._all
+
+    @contextmanager
+    def hold(self, user: str) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes some more bytes for the user; all are given back at the end.
+
+        It raises TooManyRequests when the user holds as many as one may, Unavailable when all together do.
+        """
+        own = 0
+
+        def take(size: int) -> None:
+            nonlocal own
+            if self._held[user] + size > self._per_user:
+                LIMITS_HELD.labels(f"{self._limit}_per_user").inc()
+                raise TooManyRequests(
+                    f"Your requests under way have {self._per_user} bytes together, which is the limit:"
+                    " wait for one to end.",
+                    details={"limit": self._per_user},
+                    retry_after_seconds=RETRY_AFTER_SECONDS,
+                )
+            if self._all + size > self._total:
+                LIMITS_HELD.labels(self._limit).inc()
+                raise Unavailable(
+                    "The requests under way are too large together. Try again in a moment.",
+                    retry_after_seconds=RETRY_AFTER_SECONDS,
+                )
+            own += size
+            self._held[user] += size
+            self._all += size
+
+        try:
+            yield take
+        finally:
+            self._held[user] -= own
+            self._all -= own
+            if not self._held[user]:
+                del self._held[user]
+
+
+MAX_KEPT = 10_000
+"""Buckets that are remembered; the oldest, which are full or nearly so, are forgotten first."""
+
+
+class RateLimit:
+    """A bucket of ``burst`` tokens for each key, into which ``per_second`` come; without a rate, no limit."""
+
+    def __init__(self, *, per_second: float, burst: int) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: str, amount: float = 1) -> int:
+        """Take tokens of the key's and return 0, or return in how many whole seconds there are enough.
+
+        What is more than the burst is given when the bucket is full.
+        """
+        if not self._per_second:
+            return 0
+        now = self.time()
+        tokens, at = self._buckets.get(key, (float(self._burst), now))
+        tokens = min(float(self._burst), tokens + (now - at) * self._per_second)
+        wanted = min(amount, self._burst)
+        is_good = tokens >= wanted
+        self._buckets[key] = (tokens - amount if is_good else tokens, now)
+        self._buckets.move_to_end(key)
+        while len(self._buckets) > MAX_KEPT:
+            self._buckets.popitem(last=False)
+        return 0 if is_good else max(1, math.ceil((wanted - tokens) / self._per_second))
+
+    def time(self) -> float:
+        """Return seconds of a clock that is never set back."""
+        return time.monotonic()

@@ -1,0 +1,132 @@
+"""Where a user stands: the limits, what is used of them, place and reason of each job that waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+from traitlets import Instance
+from traitlets.config import LoggingConfigurable
+
+from ..errors import Unavailable
+from ..limits.config import Limits
+from ..limits.fairshare import count_in_month
+from ..limits.rules import HOURS, QUEUED, UNDECIDED, Wait
+from ..models.job import Job, Status
+from ..models.times import utcnow
+from ..models.user import User
+from ..store import JobStore
+from ..store.queues import Claim, Queue
+
+PLACES = 1000
+"""How far a place in a queue is counted: a page of jobs must not read a long one to its end."""
+
+SHOWN = 100
+"""Queued jobs of which the place is shown at once."""
+
+MAX_RUNNING = 10_000
+"""Jobs of one user that run whose sizes are added up."""
+
+
+class UsageReport(LoggingConfigurable):
+    """Answers from the record, in any of the replicas."""
+
+    limits = Instance(Limits)
+    store = Instance(JobStore)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._reading: dict[str, asyncio.Task[list[Claim]]] = {}
+
+    async def explain(self, jobs: Collection[Job]) -> None:
+        """Say in each of the jobs that waits for its turn why, and in which place of its user's it is."""
+        waiting = [job for job in jobs if _is_waiting(job)] if self.limits.is_set else []
+        if not waiting:
+            return
+        queues = await self.store.read_queues({job.user for job in waiting}, limit=PLACES)
+        for job in waiting:
+            queue = queues[job.user]
+            wait = queue.wait or UNDECIDED
+            job.reason, job.message = wait.reason, wait.make_message(queue.places.get(job.id), PLACES)
+
+    async def describe(self, user: User) -> dict[str, Any]:
+        """Return the limits, the use and the queue of a user, as JSON.
+
+        Memory is in bytes. ``limits`` is None where they cannot be found out now.
+        """
+        now = utcnow()
+        queues = await self.store.read_queues([user.name], limit=SHOWN)
+        uses = await self.store.find_uses([user.name], now=now)
+        claims = await self._list_begun(user.name)
+        amounts: Counter[str] = Counter()
+        for claim in claims:
+            amounts.update(claim.demand)
+        seconds = uses[user.name].month_seconds
+        seconds += sum(count_in_month(claim.started_at, now) for claim in claims)
+        own = {QUEUED: await self.store.count_queued(user.name), **_BASE, **amounts}
+        return {
+            "limits": await self._find_limits(user),
+            "group_totals": {
+                group: _as_json(self.limits.group_totals[group])
+                for group in self.limits.find_counted(user.groups)
+            },
+            "usage": _as_json(own) | {HOURS: round(seconds / 3600, 5)},
+            "queue": _show(queues[user.name]),
+        }
+
+    async def _list_begun(self, user: str) -> list[Claim]:
+        """Return what runs of a user: one who asks while it is being read gets the same.
+
+        Ten thousand jobs take half a second of a thread, so those of a user are never read twice at a time.
+        """
+        reading = self._reading.get(user)
+        if reading is None:
+            reading = asyncio.create_task(
+                self.store.list_begun_of(user, limit=MAX_RUNNING), name=f"standing-{user}"
+            )
+            self._reading[user] = reading
+            reading.add_done_callback(partial(self._forget, user))
+        return await asyncio.shield(reading)  # others may wait for it
+
+    def _forget(self, user: str, done: asyncio.Task[list[Claim]]) -> None:
+        del self._reading[user]
+        if not done.cancelled():
+            done.exception()  # whoever waited for it may have gone
+
+    async def _find_limits(self, user: User) -> dict[str, float] | None:
+        try:
+            return _as_json(await self.limits.find(user.name, user.groups))
+        except Unavailable:
+            return None  # the hook failed, and its log says why: all else is of use without
+
+
+_BASE = {"running": 0.0, "cpu": 0.0, "memory": 0.0}
+"""What is shown also where it is nothing."""
+
+
+def _is_waiting(job: Job) -> bool:
+    return job.status is Status.QUEUED and job.launch_begun_at is None and job.delete_requested_at is None
+
+
+def _as_json(amounts: Mapping[str, float]) -> dict[str, float]:
+    """Return amounts with whole numbers as such; those without an end, which JSON has not, are left out."""
+    return {
+        name: int(amount) if float(amount).is_integer() else round(amount, 6)
+        for name, amount in amounts.items()
+        if amount != float("inf")
+    }
+
+
+def _show(queue: Queue) -> dict[str, Any]:
+    wait: Wait | None = (queue.wait or UNDECIDED) if queue.places else None
+    return {
+        "reason": wait.reason if wait else "",
+        "message": wait.make_message(1) if wait else "",
+        "jobs": [
+            {"id": job_id, "name": queue.names[job_id], "place": place}
+            for job_id, place in queue.places.items()
+        ],
+    }

@@ -1,0 +1,83 @@
+"""Finds what a configuration sets that does not exist, so that a misspelled limit is not a missing one."""
+
+from __future__ import annotations
+
+import difflib
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from traitlets import TraitError
+from traitlets.config import Config, Configurable
+from traitlets.config.loader import LazyConfigValue
+
+RENAMED = {
+    "Departures": "LaunchPacer",
+    "Launchpad": "SignedLinks",
+    "Traffic": "InflightRequests",
+}
+"""What classes with settings were called before, and are called now."""
+
+
+class WrongSetting(Exception):
+    """A setting is wrong: the message is one line that names it and says what it may be."""
+
+
+def check_config(config: Config, classes: Iterable[type[Configurable]]) -> None:
+    """Raise WrongSetting for a class or a trait in ``config`` that none of the classes (or parents) has."""
+    known: dict[str, type[Configurable]] = {}
+    for cls in classes:
+        for each in cls.mro():
+            if issubclass(each, Configurable):
+                known[each.__name__] = each
+    for section, values in config.items():
+        if section in RENAMED and section not in known:
+            name = next((f".{each}" for each in values), "")
+            raise WrongSetting(
+                f"c.{section}{name} is now c.{RENAMED[section]}{name}: rename it in the configuration"
+            )
+        if section not in known:
+            raise WrongSetting(f"c.{section}: there is no such class{_guess(section, known)}")
+        traits = known[section].class_traits(config=True)
+        # a parent's section may also hold traits that only its subclasses have
+        for cls in known.values():
+            if issubclass(cls, known[section]):
+                traits |= cls.class_traits(config=True)
+        for name, value in values.items():
+            # reading c.Class.name in the file leaves an empty LazyConfigValue behind
+            if name not in traits and not (isinstance(value, LazyConfigValue) and not value.to_dict()):
+                raise WrongSetting(f"c.{section}.{name}: there is no such setting{_guess(name, traits)}")
+
+
+def _guess(word: str, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def check_url(url: str, setting: str) -> str:
+    """Return a URL to listen at as it is, or raise TraitError that names the setting."""
+    parsed = urlparse(url)
+    try:
+        port = parsed.port
+    except ValueError:
+        port = None
+    if parsed.scheme == "https":
+        raise TraitError(
+            f"{setting} is {url!r}: the service speaks HTTP only, so its url at the hub must begin with "
+            "http://, also where the hub has internal_ssl, which then secures the requests to the hub alone"
+        )
+    if parsed.scheme != "http" or not parsed.hostname or port is None:
+        raise TraitError(f"{setting} is {url!r}, it must be like http://HOST:PORT")
+    return url
+
+
+def describe_error(error: Any, path: Path) -> str:
+    """Return one line that says where and why a configuration file, which is Python, could not be run."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+    where = path if line is None else f"{path}, line {line}"
+    said = error.msg if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"
+    return " ".join(f"{where}: {said}".split())

@@ -1,0 +1,72 @@
+"""What the command line knows: the short names of settings, the flags, the subcommands."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NoReturn
+
+from traitlets.config.loader import KVArgParseConfigLoader
+
+from .checks import WrongSetting
+
+CONFIG_FILE = "kbatch_server_config.py"
+
+ALIASES: dict[Any, Any] = {
+    "config": "KBatchServer.config_file",
+    "db": "KBatchServer.db_url",
+    "launcher": "KBatchServer.launcher_class",
+    "storage": "KBatchServer.storage_class",
+    "url": "KBatchServer.bind_url",
+    "log-level": "KBatchServer.log_level",
+}
+
+FLAGS: dict[Any, Any] = {
+    "debug": ({"KBatchServer": {"log_level": logging.DEBUG}}, "Log what happens in detail."),
+    "log-json": ({"KBatchServer": {"log_json": True}}, "Log one JSON object a line."),
+    "generate-config": (
+        {"KBatchServer": {"generate_config": True}},
+        f"Write a commented {CONFIG_FILE} and exit; an existing file is left alone.",
+    ),
+}
+
+SUBCOMMANDS: dict[str, Any] = {
+    "upgrade-db": (
+        "kbatch_server.commands.upgrade_db.UpgradeDB",
+        "Bring the database up to this version's schema.",
+    ),
+    "gc": (
+        "kbatch_server.commands.gc.CollectGarbage",
+        "Remove what was kept for long enough; --dry-run prints what would go.",
+    ),
+    "forget-user": (
+        "kbatch_server.commands.forget_user.ForgetUser",
+        "Forget users who are not at the hub any more, with their jobs and uploads.",
+    ),
+}
+
+
+class StrictLoader(KVArgParseConfigLoader):
+    """Reads the command line and refuses what it does not know, where traitlets warns or prints its usage."""
+
+    def _create_parser(self) -> None:
+        super()._create_parser()
+        self.parser.error = self._refuse  # type: ignore[method-assign]
+
+    def _handle_unrecognized_alias(self, arg: str) -> NoReturn:
+        raise WrongSetting(f"--{arg}: there is no such option; kbatch-server --help-all lists them")
+
+    @staticmethod
+    def _refuse(message: str) -> NoReturn:
+        raise WrongSetting(message)
+
+
+def write_config_file(name: str, content: str) -> None:
+    """Write the configuration file that says each trait and its default, unless there is a file."""
+    path = Path(name)
+    try:
+        with path.open("x") as file:
+            file.write(content)
+    except FileExistsError:
+        raise WrongSetting(f"KBatchServer.config_file: {path} is there already, it is left alone") from None
+    print(f"Wrote {path}.")

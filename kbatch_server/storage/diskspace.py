@@ -1,0 +1,108 @@
+"""How much room there is left where the service writes, and who is refused when that is little."""
+
+from __future__ import annotations
+
+import time
+
+from jupyterhub.traitlets import ByteSpecification
+from traitlets import Instance
+from traitlets.config import LoggingConfigurable
+
+from ..errors import InsufficientStorage, Unavailable
+from ..metrics import LIMITS_HELD
+from ..store import JobStore
+from .base import Storage, StorageError
+
+FRESH_SECONDS = 1.0
+"""For how long what was found is good: a thousand submits a second ask."""
+
+RETRY_SECONDS = 10.0
+"""How often a submit is tried of a database that said that it is full."""
+
+
+class DiskSpace(LoggingConfigurable):
+    """Refuses new jobs and uploads before a disk is full, so that all that is there can go on and be deleted.
+
+    It looks at the disk of a SQLite database and at that of files. Of a PostgreSQL it hears that the disk is
+    full when a write has failed; from then on a submit is tried from time to time, and other writes, which
+    may need room as well, are repeated by whoever makes them.
+    """
+
+    min_free_bytes = ByteSpecification(
+        256 * 2**20,
+        help="""Bytes that must be free on the disk of the database (SQLite) and of the files (FileStorage)
+        for new jobs and uploads to be taken: else they are answered with 507. An integer, or a string like
+        ``1G``; 0: no limit.
+
+        Jobs that are there go on, with their logs and results, and can be cancelled and deleted. See also
+        ``FileStorage.min_free_bytes``, from which on nothing is written to files.
+        """,
+        config=True,
+    )
+
+    storage = Instance(Storage)
+    store = Instance(JobStore)
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.free_bytes: dict[str, int] = {}
+        """By disk (``database``, ``storage``), as it was found last."""
+        self._found_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._is_low = False
+
+    async def check(self, size: int = 0) -> None:
+        """Raise InsufficientStorage, with a sentence for the user, unless ``size`` bytes have room."""
+        now = time.monotonic()
+        if self.store.is_full and now - self._tried_at < RETRY_SECONDS:
+            raise self._refuse("database")
+        self._tried_at = now  # who comes first tries it
+        await self.look()
+        if (disk := self._find_low(size)) is not None:
+            raise self._refuse(disk)
+        if self._is_low:
+            self._is_low = False
+            self.log.info("there is room again for new jobs and uploads")
+
+    async def check_health(self) -> None:
+        """Raise InsufficientStorage as ``check`` does for whoever submits a job now."""
+        await self.look()
+        disk = "database" if self.store.is_full else self._find_low(0)
+        if disk is not None:
+            free = f": {self.free_bytes[disk]} bytes are free" if disk in self.free_bytes else ""
+            raise InsufficientStorage(f"The disk of the {disk} is nearly full{free}.")
+
+    def _find_low(self, size: int) -> str | None:
+        if not self.min_free_bytes:
+            return None
+        return next(
+            (disk for disk, free in self.free_bytes.items() if free - size < self.min_free_bytes), None
+        )
+
+    async def look(self) -> None:
+        """Find out how much room there is, unless that is known already."""
+        now = time.monotonic()
+        if now - self._found_at < FRESH_SECONDS:
+            return
+        self._found_at = now
+        for disk, part in (("database", self.store), ("storage", self.storage)):
+            try:
+                free = await part.get_free_bytes()
+            except (OSError, StorageError, Unavailable):
+                free = None  # it is away, which others say
+            if free is None:
+                self.free_bytes.pop(disk, None)
+            else:
+                self.free_bytes[disk] = free
+
+    def _refuse(self, disk: str) -> InsufficientStorage:
+        LIMITS_HELD.labels("min_free_bytes").inc()
+        if not self._is_low:
+            self._is_low = True
+            free = self.free_bytes.get(disk)
+            known = "is full" if free is None else f"has {free} bytes free"
+            self.log.error("the disk of the %s %s: no new jobs and uploads are taken", disk, known)
+        return InsufficientStorage(
+            f"The disk of the {disk} is nearly full, so no new jobs or uploads are taken now. Tell the admin"
+            " of the hub. Jobs that are there go on, and you can delete those that you do not need."
+        )

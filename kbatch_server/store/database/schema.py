@@ -1,0 +1,56 @@
+"""The version of the tables: found out at the start, brought up to date, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, inspect
+
+from . import postgresql
+from .errors import StoreError
+
+_MIGRATIONS = Path(__file__).parents[1] / "migrations"
+
+
+def ensure_schema(connection: Connection, upgrade: bool) -> None:
+    """See to it that the tables are those of this version, or raise StoreError.
+
+    An empty database gets its tables. An older one is brought up to date only with ``upgrade``. Of several
+    processes that start at once, one does it and the others find it done.
+    """
+    if connection.dialect.name == "postgresql":
+        postgresql.lock_migrations(connection)  # of SQLite, who writes is alone in any case
+    config = make_alembic_config(connection)
+    scripts = ScriptDirectory.from_config(config)
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found == scripts.get_current_head():
+        return
+    if found is None and inspect(connection).get_table_names():
+        raise StoreError("the database has tables that are not of kbatch-server: give it one of its own")
+    if found is not None:
+        _check_known(scripts, found)
+        if not upgrade:
+            raise StoreError("the database is of an older kbatch-server: run kbatch-server upgrade-db")
+    command.upgrade(config, "head")
+
+
+def make_alembic_config(connection: Connection) -> Config:
+    """Return what alembic needs to work on a connection, in its transaction; there is no alembic.ini."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _check_known(scripts: ScriptDirectory, revision: str) -> None:
+    try:
+        scripts.get_revision(revision)
+    except CommandError:
+        raise StoreError(
+            f"the database (revision {revision}) is of a newer kbatch-server than this"
+        ) from None

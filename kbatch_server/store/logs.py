@@ -1,0 +1,186 @@
+"""The records of logs: the part of the JobStore that knows how far each is kept, and in which pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, literal, select, update
+
+from ..audit import AuditEntry
+from .audit import log_entry, put_entry
+from .database.database import Database
+from .tables import job_logs, jobs, log_segments
+
+
+class LogTaken(Exception):
+    """Somebody else writes this log."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """The log of one attempt, as far as it is kept."""
+
+    job_id: str
+    pod: str
+    attempt: int
+    """Counted from 1."""
+    position: dict[str, Any]
+    """Where to go on reading; whoever reads knows what it means."""
+    size: int
+    """Bytes that the attempt has written, those that were cut out included."""
+    is_complete: bool
+    problem: str
+    """Why it is not all that the attempt wrote, as a sentence; empty when it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSegment:
+    """A piece of a log, an object of the storage, which may be longer than ``size``: only so much counts."""
+
+    number: int
+    start: int
+    """The offset of its first byte in all that was written."""
+    size: int
+    first_line: int
+    """The number, from 1, of the line that its first byte belongs to."""
+    lines: int
+    """How many lines end in it."""
+    times: list[list[int]]
+    """Offsets in it, each with the second since 1970 that what stands there was written in, ascending."""
+
+    @property
+    def end(self) -> int:
+        """The offset after its last byte."""
+        return self.start + self.size
+
+
+_IS_IT = (job_logs.c.job_id == bindparam("of_job"), job_logs.c.pod == bindparam("of_pod"))
+_SEGMENTS_OF = (log_segments.c.job_id == bindparam("of_job"), log_segments.c.pod == bindparam("of_pod"))
+_COLUMNS = tuple(job_logs.c)
+_SEGMENT_COLUMNS = tuple(log_segments.c)[2:-1]
+
+_SELECT_LOGS = select(*_COLUMNS).where(job_logs.c.job_id == bindparam("of_job")).order_by(job_logs.c.attempt)
+_SELECT_LOG = select(*_COLUMNS).where(*_IS_IT)
+_SELECT_SEGMENTS = (
+    select(*_SEGMENT_COLUMNS)
+    .where(*_SEGMENTS_OF, log_segments.c.start + log_segments.c.size > bindparam("after"))
+    .order_by(log_segments.c.number)
+    .limit(bindparam("most"))
+)
+_SELECT_TIMES = _SELECT_SEGMENTS.add_columns(log_segments.c.times)
+_SELECT_JOB = select(jobs.c.seq).where(jobs.c.id == bindparam("of_job"))
+_DELETE_SEGMENTS = delete(log_segments).where(
+    *_SEGMENTS_OF, log_segments.c.number.in_(bindparam("numbers", expanding=True))
+)
+_DELETE_LOGS = delete(job_logs).where(job_logs.c.job_id == bindparam("of_job"))
+
+
+class LogStore:
+    """What JobStore does with logs."""
+
+    _database: Database
+
+    async def find_logs(self, job_id: str) -> list[LogRecord]:
+        """Return the logs of a job's attempts that something is kept of, in the order of the attempts."""
+        values = {"of_job": job_id}
+        rows = await self._database.read(lambda connection: connection.execute(_SELECT_LOGS, values).all())
+        return [_make_record(row) for row in rows]
+
+    async def find_log(self, job_id: str, pod: str) -> LogRecord | None:
+        """Return the log of one attempt, or None when nothing of it is kept."""
+        values = {"of_job": job_id, "of_pod": pod}
+        row = await self._database.read(lambda connection: connection.execute(_SELECT_LOG, values).first())
+        return None if row is None else _make_record(row)
+
+    async def list_segments(
+        self, job_id: str, pod: str, *, after: int = 0, limit: int = 1_000_000, times: bool = False
+    ) -> list[LogSegment]:
+        """Return the pieces of a log that end after an offset, in their order, ``limit`` of them at most.
+
+        Their ``times`` are empty unless asked for: they may be more than all the rest.
+        """
+        values = {"of_job": job_id, "of_pod": pod, "after": after, "most": limit}
+        statement = _SELECT_TIMES if times else _SELECT_SEGMENTS
+        return await self._database.read(
+            lambda connection: [_make_segment(*row) for row in connection.execute(statement, values)]
+        )
+
+    async def keep_log(
+        self,
+        log: LogRecord,
+        *,
+        after: int = 0,
+        segments: Iterable[LogSegment] = (),
+        dropped: Iterable[int] = (),
+    ) -> bool:
+        """Write down, in one transaction, how far a log is kept, with its new or longer pieces and without
+        those that were dropped. Return False, and write nothing, when there is no such job (any more).
+
+        Raises LogTaken, and writes nothing, when it is not kept as far as ``after``, no more and no less:
+        then another writes it, who leads now. To write the same again does no harm.
+        """
+        values = {column.name: getattr(log, column.name) for column in _COLUMNS}
+        values["position"] = json.dumps(log.position)
+        numbers = list(dropped)
+        new = list(segments)
+
+        def keep(connection: Connection) -> bool:
+            if connection.execute(_SELECT_JOB, {"of_job": log.job_id}).first() is None:
+                return False
+            place = {"of_job": log.job_id, "of_pod": log.pod}
+            is_open = job_logs.c.is_complete.is_(False)
+            again = (job_logs.c.size == log.size) & (job_logs.c.position == values["position"])
+            again &= is_open | literal(log.is_complete)
+            change = update(job_logs).where(*_IS_IT, (is_open & (job_logs.c.size == after)) | again)
+            change = change.values(values)
+            if connection.execute(change, place).rowcount == 0:
+                if after or connection.execute(_SELECT_LOG, place).first() is not None:
+                    raise LogTaken(log.job_id)
+                connection.execute(insert(job_logs), values)
+            for segment in new:
+                _keep_segment(connection, log, segment)
+            if numbers:
+                connection.execute(_DELETE_SEGMENTS, place | {"numbers": numbers})
+            return True
+
+        return await self._database.write(keep)
+
+    async def remove_logs(self, job_id: str, *, audit: AuditEntry | None = None) -> None:
+        """Forget the logs of a job, whose objects are gone."""
+
+        def remove(connection: Connection) -> AuditEntry | None:
+            is_there = connection.execute(_DELETE_LOGS, {"of_job": job_id}).rowcount > 0
+            return put_entry(connection, audit) if is_there else None
+
+        log_entry(await self._database.write(remove))
+
+
+def _keep_segment(connection: Connection, log: LogRecord, segment: LogSegment) -> None:
+    row = {
+        "job_id": log.job_id,
+        "pod": log.pod,
+        "number": segment.number,
+        "start": segment.start,
+        "size": segment.size,
+        "first_line": segment.first_line,
+        "lines": segment.lines,
+        "times": json.dumps(segment.times, separators=(",", ":")),
+    }
+    place = {"of_job": log.job_id, "of_pod": log.pod}
+    it = update(log_segments).where(*_SEGMENTS_OF, log_segments.c.number == segment.number)
+    if connection.execute(it.values(row), place).rowcount == 0:
+        connection.execute(insert(log_segments), row)
+
+
+def _make_record(row: Any) -> LogRecord:
+    job_id, pod, attempt, position, size, is_complete, problem = row
+    return LogRecord(job_id, pod, attempt, json.loads(position), size, is_complete, problem)
+
+
+def _make_segment(
+    number: int, start: int, size: int, first_line: int, lines: int, times: str = "[]"
+) -> LogSegment:
+    return LogSegment(number, start, size, first_line, lines, json.loads(times))

@@ -1,0 +1,102 @@
+"""What users and groups have used: written in the transaction that ends a job, so once, and kept for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, insert, select, text, update
+
+from ..limits.fairshare import Accounting, get_month, split_months
+from ..limits.rules import make_demand
+from ..models.job import Job
+from ..models.times import utcnow
+from .database.database import Database
+from .tables import monthly_use, recent_use
+
+# both databases know these words, which SQLAlchemy has for each by itself only
+_ADD_MONTHLY = text(
+    "INSERT INTO monthly_use (kind, name, month, seconds) VALUES (:kind, :name, :month, :seconds)"
+    " ON CONFLICT (kind, name, month) DO UPDATE SET seconds = monthly_use.seconds + excluded.seconds"
+)
+_SELECT_RECENT = select(recent_use.c.amount, recent_use.c.as_of).where(
+    recent_use.c.user == bindparam("of_user")
+)
+_UPDATE_RECENT = update(recent_use).where(recent_use.c.user == bindparam("of_user"))
+_SELECT_USES = select(recent_use).where(recent_use.c.user.in_(bindparam("users", expanding=True)))
+_SELECT_MONTH = select(monthly_use.c.name, monthly_use.c.seconds).where(
+    monthly_use.c.kind == bindparam("kind"),
+    monthly_use.c.name.in_(bindparam("names", expanding=True)),
+    monthly_use.c.month == bindparam("month"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a user has used of late, which decays after ``as_of``, and for how long jobs ran in a month."""
+
+    amount: float = 0.0
+    as_of: datetime | None = None
+    month_seconds: float = 0.0
+
+
+class UseStore:
+    """What JobStore does for those who count what was used."""
+
+    _database: Database
+    accounting: Accounting
+
+    async def find_uses(self, users: Iterable[str], *, now: datetime) -> dict[str, Use]:
+        """Return what each of the users has used, as far as it is over, with the seconds of this month."""
+        names = list(users)
+        return await self._database.read(lambda connection: find_uses(connection, names, now))
+
+    async def find_group_seconds(self, groups: Iterable[str], *, now: datetime) -> dict[str, float]:
+        """Return for how many seconds of this month jobs of the groups ran that are over."""
+        values = {"kind": "group", "names": list(groups), "month": get_month(now)}
+        return await self._database.read(
+            lambda connection: {row.name: row.seconds for row in connection.execute(_SELECT_MONTH, values)}
+        )
+
+    def _charge(self, connection: Connection, job: Job, end: datetime) -> None:
+        """Count a job that has just ended, or was removed while it ran, in the transaction that says so."""
+        if job.is_forgotten or job.started_at is None or end <= job.started_at:
+            return
+        rate = self.accounting.get_rate(make_demand(job.spec))
+        self._charge_recent(connection, job.user, rate, job.started_at, end)
+        owners = [("user", job.user), *(("group", group) for group in sorted(set(job.groups)))]
+        rows = [
+            {"kind": kind, "name": name, "month": month, "seconds": seconds}
+            for kind, name in owners
+            for month, seconds in split_months(job.started_at, end).items()
+        ]
+        connection.execute(_ADD_MONTHLY, rows)
+
+    def _charge_recent(
+        self, connection: Connection, user: str, rate: float, start: datetime, end: datetime
+    ) -> None:
+        now = utcnow()
+        amount = self.accounting.charge(rate, start=start, end=end, now=now)
+        found = connection.execute(_SELECT_RECENT.with_for_update(), {"of_user": user}).first()
+        if found is None:
+            # when another process has just done the same, this fails, and is done again by who ends the job
+            connection.execute(insert(recent_use), {"user": user, "amount": amount, "as_of": now})
+            return
+        amount += self.accounting.decay(found.amount, (now - found.as_of).total_seconds())
+        connection.execute(_UPDATE_RECENT, {"of_user": user, "amount": amount, "as_of": now})
+
+
+def find_uses(connection: Connection, users: list[str], now: datetime) -> dict[str, Use]:
+    """Return what each of the users has used."""
+    recent = {row.user: row for row in connection.execute(_SELECT_USES, {"users": users})}
+    values = {"kind": "user", "names": users, "month": get_month(now)}
+    months = {row.name: row.seconds for row in connection.execute(_SELECT_MONTH, values)}
+    return {
+        user: Use(
+            recent[user].amount if user in recent else 0.0,
+            recent[user].as_of if user in recent else None,
+            months.get(user, 0.0),
+        )
+        for user in users
+    }

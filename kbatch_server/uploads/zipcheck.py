@@ -1,0 +1,85 @@
+"""Looks at a ZIP in the storage before any job unpacks it: first at its directory, then at all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import zipfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from ..errors import InvalidRequest
+from .zipcontent import ContentCheck
+from .zipdirectory import MAX_DIRECTORY_BYTES, Directory, NeedsMore, read_directory, refused
+from .ziprewrite import rewrite
+
+TAIL_BYTES = 128 * 2**10
+"""What is read at first: enough for the whole directory of a thousand files."""
+
+Reader = Callable[[int, int], AsyncIterator[bytes]]
+"""Given a start and a length, yields those bytes of the ZIP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A ZIP that was checked: its entries, and where its links lead, by their names."""
+
+    directory: Directory
+    targets: Mapping[str, str]
+
+
+Admit = Callable[[int], None]
+"""Called with the bytes that a ZIP unpacks to, before they are: raises what its sender is told instead."""
+
+
+async def check_archive(size: int, read: Reader, *, admit: Admit = lambda size: None) -> Archive:
+    """Return what is in a ZIP, or raise InvalidRequest, naming the entry, unless it may be unpacked.
+
+    ``size`` is the ZIP's, in bytes, and ``read`` reads it. Its directory is held in memory, up to
+    MAX_DIRECTORY_BYTES, and the rest is read once from its beginning and dropped. Threads do the work.
+    """
+    try:
+        directory = await _get_directory(size, read)
+        admit(directory.size)
+        content = ContentCheck(directory)
+        async with aclosing(read(0, directory.start)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                await asyncio.to_thread(content.feed, piece)
+        await asyncio.to_thread(content.finish)
+    except zipfile.BadZipFile:
+        raise await _make_refusal(size, read) from None
+    return Archive(directory, content.targets)
+
+
+async def rewrite_archive(archive: Archive, read: Reader) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a plain ZIP of the same; see ``ziprewrite``."""
+    async with (
+        aclosing(read(0, archive.directory.start)) as pieces,  # type: ignore[type-var]
+        aclosing(rewrite(archive.directory, archive.targets, pieces)) as made,
+    ):
+        async for piece in made:
+            yield piece
+
+
+async def _get_directory(size: int, read: Reader) -> Directory:
+    start = max(0, size - TAIL_BYTES)
+    while True:
+        tail = await _read_all(read, start, size - start)
+        try:
+            return await asyncio.to_thread(read_directory, tail, start)
+        except NeedsMore as more:
+            if size - more.start > MAX_DIRECTORY_BYTES:
+                raise refused("The ZIP archive has too many entries, or too long names.") from None
+            start = more.start
+
+
+async def _make_refusal(size: int, read: Reader) -> InvalidRequest:
+    """Return what is said of a ZIP that zipfile does not understand: it depends on how it begins."""
+    if await _read_all(read, 0, min(4, size)) == b"PK\x03\x04":
+        return refused("The ZIP archive is damaged: was it cut off?")
+    return refused("The submitted file must be a ZIP archive.")
+
+
+async def _read_all(read: Reader, start: int, length: int) -> bytes:
+    async with aclosing(read(start, length)) as pieces:  # type: ignore[type-var]
+        return b"".join([piece async for piece in pieces])

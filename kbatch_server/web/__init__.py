@@ -1,0 +1,1 @@
+"""HTTP that knows nothing of jobs."""

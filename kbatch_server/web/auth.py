@@ -1,0 +1,431 @@
+"""Who asks: a hub user by token or cookie, with scopes, found without ever blocking the event loop.
+
+``CachingHubOAuth`` is JupyterHub's own HubOAuth (cookies, OAuth, XSRF) with the request to the hub made
+once per token, bounded in time and remembered for a while. ``HubAuthenticator`` turns what it says into
+a ``User`` or into one of three answers: 401, 403 with the scope that is missing, or 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import urlparse
+
+from jupyterhub.services.auth import HubOAuth, check_scopes
+from jupyterhub.utils import get_browser_protocol
+from tornado.web import HTTPError, RequestHandler
+from traitlets import Bool, Dict, Float, Instance, Integer, TraitError, Unicode, default, validate
+from traitlets.config import LoggingConfigurable
+
+from ..errors import Forbidden, Unavailable
+from ..keyring import Keyring
+from ..metrics import HUB_FAILURES, HUB_SECONDS
+from ..models.user import User
+from ..ratelimit import FairLimit
+from .forwarded import CLIENT
+from .login import Login, LoginCookies
+
+MAX_CACHED_TOKENS = 10_000
+"""The oldest are forgotten first: somebody who sends a million bad tokens fills no memory."""
+
+NEGATIVE_AGE_SECONDS = 5.0
+"""A token that the hub did not know may have been made a moment ago, on a hub that just came back."""
+
+DEFAULT_SCOPES = {
+    "submit": "custom:kbatch:jobs:submit",
+    "read": "custom:kbatch:jobs:read",
+    "cancel": "custom:kbatch:jobs:cancel",
+    "admin": "custom:kbatch:admin",
+    "metrics": "read:metrics",
+}
+
+
+class Known(dict[str, Any]):
+    """What the hub says about a token (``GET /hub/api/user``), and the user that was made of it."""
+
+    user: User | None = None
+
+
+UserModel = Known | None
+"""None when the hub does not know the token."""
+
+
+class HubUnavailable(Unavailable):
+    """The hub did not say who asks: it is away, slow, or refuses this service."""
+
+
+class HubRefused(Forbidden):
+    """The hub has answered, and refuses what it was asked: an OAuth code that is no good (any more)."""
+
+
+NO_ANSWER = "JupyterHub does not answer, so it is not known who you are: try again."
+
+REFUSED = "Failed to check authorization: "
+"""How what JupyterHub raises begins where the hub has answered with 4xx."""
+
+
+class CachingHubOAuth(HubOAuth):
+    """HubOAuth that asks the hub once per token at a time, for a limited time, and never in this thread."""
+
+    hub_timeout_seconds = Float(10.0, help="Seconds to wait for an answer of the hub.")
+    concurrent_lookups = Integer(
+        6, help="Tokens not seen before, and logins, of which the hub is asked at once."
+    )
+    waiting_lookups = Integer(1000, help="How many more may wait for that.")
+    keyring = Instance(Keyring)
+
+    @default("oauth_client_id")
+    def _default_oauth_client_id(self) -> str:
+        # as the hub names a service's client, for one that it did not start with this in its environment
+        return os.environ.get("JUPYTERHUB_CLIENT_ID") or f"service-{get_service_name(self.base_url)}"
+
+    @default("access_scopes")
+    def _default_access_scopes(self) -> set[str]:
+        # without the environment of a managed service, JupyterHub's own default would let everybody in
+        given: set[str] = super()._default_scopes()
+        return given or {f"access:services!service={get_service_name(self.base_url)}"}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._models: OrderedDict[str, tuple[float, UserModel]] = OrderedDict()
+        self._refused: OrderedDict[str, float] = OrderedDict()  # apart: made up ones push out no good one
+        self._lookups: dict[str, asyncio.Task[UserModel]] = {}
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._new_lookups = FairLimit(
+            per_user=max(self.concurrent_lookups // 2, 1),
+            total=self.concurrent_lookups,
+            limit="concurrent_lookups",
+            what="questions to JupyterHub",
+            most_waiting=self.waiting_lookups,
+        )
+
+    def user_for_token(
+        self, token: str, use_cache: bool = True, session_id: str = "", *, sync: bool = True
+    ) -> Coroutine[Any, Any, UserModel]:
+        """Return an awaitable of what the hub says about a token; only ``sync=False`` is there."""
+        if sync:
+            raise RuntimeError("a synchronous request to the hub would block the event loop")
+        return self._find_model(token, session_id)
+
+    def token_for_code(self, code: str, *, sync: bool = True, **kwargs: Any) -> Coroutine[Any, Any, str]:
+        """Return an awaitable of the token for an OAuth code; only ``sync=False`` is there."""
+        if sync:
+            raise RuntimeError("a synchronous request to the hub would block the event loop")
+        return self._ask_for_code(code, **kwargs)
+
+    async def _ask_for_code(self, code: str, **kwargs: Any) -> str:
+        async with self._new_lookups.take(CLIENT.get(), wait_seconds=self.hub_timeout_seconds):
+            token: str = await self._ask_hub(super().token_for_code(code, sync=False, **kwargs))
+        return token
+
+    # Logins: what JupyterHub's own version keeps in memory is in a cookie
+
+    @property
+    def _logins(self) -> LoginCookies:
+        return LoginCookies(self.keyring, self.state_cookie_name)
+
+    def set_state_cookie(
+        self, handler: RequestHandler, next_url: str | None = None, *, code_verifier: str | None = None
+    ) -> str:
+        """Begin a login and return its state; called by JupyterHub's ``get_login_url``."""
+        options = self._make_cookie_options(handler)
+        return self._logins.begin(handler, next_url or "", code_verifier, options)
+
+    def end_login(self, handler: RequestHandler, state: str) -> Login | None:
+        """Return the login that the browser has begun with a state, if any, and take it from the browser."""
+        login = self._logins.find(handler, state)
+        if login is not None:
+            self._logins.clear(handler, login, self._make_cookie_options(handler))
+        return login
+
+    def _make_cookie_options(self, handler: RequestHandler) -> dict[str, Any]:
+        """Return the attributes of a login's cookie; the admin's options come before ours, but for three."""
+        public_url = os.environ.get("JUPYTERHUB_PUBLIC_URL")
+        scheme = urlparse(public_url).scheme if public_url else get_browser_protocol(handler.request)
+        given = {
+            name: value
+            for name, value in self.cookie_options.items()
+            if name.lower() not in {"path", "httponly", "max_age", "expires", "expires_days"}
+        }
+        # Lax: the browser comes back from the hub by a link, with the cookie
+        ours = {"secure": scheme == "https" or self.cookie_host_prefix_enabled, "samesite": "Lax"}
+        return {**ours, **given, "path": self.cookie_path, "httponly": True}
+
+    async def close(self) -> None:
+        """End the requests that are under way and close the connections to the hub."""
+        lookups = list(self._lookups.values())
+        for lookup in lookups:
+            lookup.cancel()
+        await asyncio.gather(*lookups, return_exceptions=True)
+        try:
+            from jupyterhub.httpclient import JupyterHubHTTPClient
+        except ImportError:  # JupyterHub 5 asks with Tornado's client, which is closed with its loop
+            return
+        await JupyterHubHTTPClient.loop_instance().close()
+
+    async def check(self) -> None:
+        """Raise HubUnavailable unless the hub answers, and knows this service's own token."""
+        try:
+            async with asyncio.timeout(self.hub_timeout_seconds):
+                model = await super().user_for_token(self.api_token, use_cache=False, sync=False)
+        except Exception as error:  # whatever it was, the hub did not answer
+            raise HubUnavailable(f"JupyterHub does not answer ({type(error).__name__}).") from error
+        if not model:
+            raise HubUnavailable("JupyterHub does not know this service's token (JUPYTERHUB_API_TOKEN).")
+
+    async def _find_model(self, token: str, session_id: str) -> UserModel:
+        # The session's id is a part of the key, so that a browser's logout from the hub takes effect at once.
+        key = hashlib.sha256(f"{session_id}:{token}".encode("utf-8", "replace")).hexdigest()
+        if key in self._models:
+            expires, model = self._models[key]
+            if time.monotonic() < expires:
+                return model
+            del self._models[key]
+        if time.monotonic() < self._refused.get(key, 0):
+            return None
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            lookup = self._lookups[key] = asyncio.create_task(self._look_up(key, token))
+            lookup.add_done_callback(lambda done: self._forget_lookup(key, done))
+        # Shielded: a client that goes away does not cancel what others wait for.
+        return await asyncio.shield(lookup)
+
+    async def _look_up(self, key: str, token: str) -> UserModel:
+        found = await self._ask_in_turn(key, token)
+        for remembered in (self._known, self._refused):
+            remembered.pop(key, None)
+        if not found:
+            age = min(NEGATIVE_AGE_SECONDS, self.cache_max_age)
+            _remember(self._refused, key, time.monotonic() + age)
+            return None
+        model = Known(found)
+        _remember(self._known, key, None)
+        _remember(self._models, key, (time.monotonic() + self.cache_max_age, model))
+        return model
+
+    async def _ask_in_turn(self, key: str, token: str) -> Any:
+        """Ask the hub for a token, at once for one that it knew before: made up ones hold up nobody.
+
+        The others wait in line, a line for each address that they come from, so that the many of one stranger
+        hold up the new ones of other addresses by a turn.
+        """
+        if key in self._known:
+            return await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
+        async with self._new_lookups.take(CLIENT.get(), wait_seconds=self.hub_timeout_seconds):
+            return await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
+
+    def _forget_lookup(self, key: str, lookup: asyncio.Task[UserModel]) -> None:
+        del self._lookups[key]
+        if not lookup.cancelled():
+            lookup.exception()  # it is logged, and all who waited may have gone
+
+    async def _ask_hub(self, request: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            with HUB_SECONDS.time():
+                async with asyncio.timeout(self.hub_timeout_seconds):
+                    return await request
+        except Exception as error:
+            if isinstance(error, HTTPError) and str(error.log_message).startswith(REFUSED):
+                raise HubRefused(str(error.log_message)) from error
+            HUB_FAILURES.inc()
+            # Whatever it was (refused, slow, 5xx, not JSON, our own token refused), the hub did not answer.
+            self.log.error(
+                "The hub at %s did not say who asks: %s", self.api_url, error or type(error).__name__
+            )
+            raise HubUnavailable(NO_ANSWER) from error
+
+
+def _remember(remembered: OrderedDict[str, Any], key: str, value: Any) -> None:
+    remembered[key] = value
+    while len(remembered) > MAX_CACHED_TOKENS:
+        remembered.popitem(last=False)
+
+
+class HubAuthenticator(LoggingConfigurable):
+    """Says who asks and whether they may: the one object that handlers ask about identity."""
+
+    scopes = Dict(
+        key_trait=Unicode(),
+        value_trait=Unicode(),
+        default_value=DEFAULT_SCOPES,
+        help="""The hub scope that each action needs, beside access to the service.
+
+        The actions are ``submit``, ``read``, ``cancel``, ``admin`` (everybody's jobs) and ``metrics`` (by
+        default JupyterHub's own scope for that). An empty scope means that access to the service is enough;
+        for ``admin`` it means that nobody is one.
+        """,
+        config=True,
+    )
+
+    @validate("scopes")
+    def _validate_scopes(self, proposal: Any) -> dict[str, str]:
+        unknown = set(proposal["value"]) - set(DEFAULT_SCOPES)
+        if unknown:
+            raise TraitError(
+                f"HubAuthenticator.scopes: {min(unknown)!r} is none of {', '.join(DEFAULT_SCOPES)}"
+            )
+        # an action that is left out keeps its default: silence must not mean that no scope is needed
+        return {**DEFAULT_SCOPES, **proposal["value"]}
+
+    authenticate_prometheus = Bool(
+        True,
+        help="""Whether ``metrics`` needs a token with the scope of that name, as JupyterHub's setting of the
+        same name has it. Otherwise whoever reaches the service may read them, through the hub's proxy too.
+        """,
+        config=True,
+    )
+
+    cache_max_age_seconds = Integer(
+        60,
+        min=1,
+        help="""Seconds for which the hub's answer about a token is remembered.
+
+        A token that was revoked, or a scope that was taken away, is good for so long.
+        """,
+        config=True,
+    )
+
+    hub_timeout_seconds = Float(
+        10.0,
+        min=0.1,
+        help="""Seconds to wait for the hub to say who a token is, before the answer is 503.""",
+        config=True,
+    )
+
+    concurrent_lookups = Integer(
+        6,
+        min=2,
+        help="""Tokens not seen before, and logins, of which the hub is asked at the same time. Half of them
+        may come from one address (of IPv6: one /64 network); addresses take turns, and others wait up to
+        ``hub_timeout_seconds``, then they are answered with 503. A token that the hub knew before does not
+        wait. With JupyterHub 5, fewer than ten: its client sends ten requests at a time.""",
+        config=True,
+    )
+
+    waiting_lookups = Integer(
+        1000,
+        min=10,
+        help="""How many may wait for one of the ``concurrent_lookups``, a tenth of them from one address; one
+        more of an address that has others waiting is answered with 503.""",
+        config=True,
+    )
+
+    stream_check_seconds = Float(
+        120,
+        min=0.1,
+        help="""Seconds after which the hub is asked again, by who follows a log or watches jobs, whether the
+        token is still good for it; then the stream ends if it is not. It is told at most
+        ``cache_max_age_seconds`` later.""",
+        config=True,
+    )
+
+    base_url = Unicode(help="The prefix of this service, like ``/services/kbatch/``.")
+
+    @default("base_url")
+    def _default_base_url(self) -> str:
+        return os.environ.get("JUPYTERHUB_SERVICE_PREFIX") or "/"
+
+    keyring = Instance(Keyring)
+
+    @default("keyring")
+    def _default_keyring(self) -> Keyring:
+        return Keyring([secrets.token_hex(32)])
+
+    hub_auth = Instance(CachingHubOAuth)
+
+    @default("hub_auth")
+    def _default_hub_auth(self) -> CachingHubOAuth:
+        return CachingHubOAuth(
+            parent=self,
+            base_url=self.base_url,
+            keyring=self.keyring,
+            cache_max_age=self.cache_max_age_seconds,
+            hub_timeout_seconds=self.hub_timeout_seconds,
+            concurrent_lookups=self.concurrent_lookups,
+            waiting_lookups=self.waiting_lookups,
+        )
+
+    retry_after_seconds = Integer(
+        5,
+        min=1,
+        help="""Seconds after which a client is told to try again when the hub is away.""",
+        config=True,
+    )
+
+    async def find_user(self, handler: RequestHandler) -> User | None:
+        """Return who sends this request, or None when it has no credentials that the hub knows.
+
+        Raises Forbidden when they may not use this service, Unavailable when the hub does not answer.
+        """
+        try:
+            model: UserModel = await self.hub_auth.get_user(handler, sync=False)
+        except HubUnavailable as error:
+            raise Unavailable(error.message, retry_after_seconds=self.retry_after_seconds) from error
+        if not model:
+            return None
+        if model.user is None:
+            access = self.hub_auth.access_scopes
+            if not check_scopes(access, set(model.get("scopes", ()))):
+                raise _missing(max(access))  # the longest: the one of this service, not of all of them
+            model.user = self.make_user(model)
+        return model.user
+
+    async def find_user_again(self, handler: RequestHandler) -> User | None:
+        """Return who a request is from now, as ``find_user``: the token may have been revoked since."""
+        if hasattr(handler, "_cached_hub_user"):
+            del handler._cached_hub_user  # what JupyterHub's version remembers for one request
+        return await self.find_user(handler)
+
+    def make_user(self, model: dict[str, Any]) -> User:
+        """Return the user that the hub's answer describes.
+
+        A hub service called ``alice`` is ``service/alice`` here and never meets the user of that name: the
+        hub allows no ``/`` in the name of a user.
+        """
+        kind = model.get("kind", "user")
+        held = set(model.get("scopes", ()))
+        actions = tuple(action for action in self.scopes if self._is_allowed(action, held))
+        return User(
+            name=model["name"] if kind == "user" else f"{kind}/{model['name']}",
+            groups=tuple(model.get("groups") or ()),
+            scopes=frozenset(held),
+            kind=kind,
+            actions=actions,
+            admin="admin" in actions,
+        )
+
+    def _is_allowed(self, action: str, held: set[str]) -> bool:
+        scope = self.scopes[action]
+        return bool(check_scopes({scope}, held)) if scope else action != "admin"
+
+    def check_action(self, user: User, action: str) -> None:
+        """Raise Forbidden, naming the scope, unless the user's token is good for the action."""
+        if action not in user.actions:
+            raise _missing(self.scopes[action] or "of an admin, which is switched off")
+
+    async def check(self) -> None:
+        """Raise HubUnavailable unless the hub can say who asks."""
+        await self.hub_auth.check()
+
+    async def close(self) -> None:
+        """End what is under way and close the connections to the hub."""
+        await self.hub_auth.close()
+
+
+def get_service_name(base_url: str) -> str:
+    """Return the name of the hub's service with a prefix like ``/services/kbatch/``."""
+    return base_url.strip("/").rpartition("/")[2]
+
+
+def _missing(scope: str) -> Forbidden:
+    return Forbidden(
+        f"Your token lacks the scope {scope!r}: make one that has it, or ask an admin of the hub for it.",
+        reason="MissingScope",
+        details={"scope": scope},
+    )

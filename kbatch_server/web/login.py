@@ -1,0 +1,96 @@
+"""Logins through the hub that were begun: each is a sealed cookie of its browser, and nothing is kept here.
+
+So any number of strangers may begin one, and another replica may end it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tornado.web import RequestHandler
+
+from ..keyring import BadKey, Keyring
+
+LOGIN_SECONDS = 600
+"""How long a login may take: as JupyterHub's own services have it."""
+
+MAX_NEXT_URL = 1024
+"""Characters of the page that a login comes back to: browsers keep cookies of 4 KiB, sealed and encoded."""
+
+MAX_BEGUN = 8
+"""Logins that one browser may have begun, in tabs of its own: the oldest is forgotten for another."""
+
+PURPOSE = "login"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A login that was begun."""
+
+    cookie: str
+    """The name of its cookie."""
+    next_url: str
+    """Where the browser wanted to be."""
+    verifier: str | None
+    """What shows the hub that who asks for the token is who began (PKCE, RFC 7636), if it wants that."""
+    expires_at: float
+
+
+class LoginCookies:
+    """The logins that a browser has begun, as cookies whose names begin with ``prefix``."""
+
+    def __init__(self, keyring: Keyring, prefix: str) -> None:
+        self._keyring = keyring
+        self._prefix = prefix
+
+    def begin(
+        self, handler: RequestHandler, next_url: str, verifier: str | None, options: dict[str, Any]
+    ) -> str:
+        """Set the cookie of a new login, and return the state for the hub to give back."""
+        begun = sorted(self._find_all(handler), key=lambda login: login.expires_at)
+        for login in begun[: max(len(begun) + 1 - MAX_BEGUN, 0)]:
+            self.clear(handler, login, options)
+        state = secrets.token_urlsafe(16)
+        sealed = self._keyring.seal(
+            {
+                "purpose": PURPOSE,
+                "state": state,
+                "next_url": next_url if len(next_url) <= MAX_NEXT_URL else "",
+                "verifier": verifier,
+                "expires_at": time.time() + LOGIN_SECONDS,
+            }
+        )
+        handler.set_cookie(self._name(state), sealed.decode(), max_age=LOGIN_SECONDS, **options)
+        return state
+
+    def find(self, handler: RequestHandler, state: str) -> Login | None:
+        """Return the login that this browser has begun with a state, unless that was too long ago."""
+        return self._open(handler, self._name(state), state)
+
+    def clear(self, handler: RequestHandler, login: Login, options: dict[str, Any]) -> None:
+        """Take a login from its browser: it has ended."""
+        handler.clear_cookie(login.cookie, **options)
+
+    def _find_all(self, handler: RequestHandler) -> list[Login]:
+        names = [name for name in handler.request.cookies if name.startswith(self._prefix)]
+        found = [self._open(handler, name) for name in names[: 2 * MAX_BEGUN]]
+        return [login for login in found if login is not None]
+
+    def _name(self, state: str) -> str:
+        # of the state, so that each has its own, and is found by it
+        return f"{self._prefix}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+
+    def _open(self, handler: RequestHandler, name: str, state: str | None = None) -> Login | None:
+        try:
+            value = self._keyring.unseal((handler.get_cookie(name) or "").encode())
+        except BadKey:
+            return None
+        if not (isinstance(value, dict) and value.get("purpose") == PURPOSE):
+            return None
+        if value["expires_at"] < time.time() or state not in {None, value["state"]}:
+            return None
+        return Login(name, value["next_url"], value["verifier"], value["expires_at"])

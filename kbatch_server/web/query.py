@@ -1,0 +1,114 @@
+"""Query parameters, and the one range of bytes that may be asked for (RFC 9110, section 14), checked."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from tornado.web import RequestHandler
+
+from ..errors import InvalidRequest, RangeNotSatisfiable
+from ..models.job import Status
+from ..models.times import utcnow
+
+_ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+
+
+def read_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return start and end of the range that a Range header names, or None for the whole.
+
+    A header that is not understood, or that names several ranges, may be passed over. Raises
+    RangeNotSatisfiable where nothing of what is asked for is there.
+    """
+    match = _ONE_RANGE.fullmatch(header or "")
+    if match is None or match[0] == "bytes=-":
+        return None
+    first, last = match[1], match[2]
+    if first and last and int(last) < int(first):
+        return None  # it is no range at all
+    start = int(first) if first else max(size - int(last), 0)
+    end = min(int(last) + 1, size) if first and last else size
+    if start >= end:
+        raise RangeNotSatisfiable(size)
+    return start, end
+
+
+MAX_TAGS = 10
+"""Tags to look for at once: each is one more condition for the database."""
+
+
+def read_flag(handler: RequestHandler, name: str) -> bool:
+    """Return whether a parameter like ``follow=true`` is there and true."""
+    text = handler.get_query_argument(name, "false").lower()
+    if text in {"true", "1", "yes", ""}:
+        return True
+    if text in {"false", "0", "no"}:
+        return False
+    raise InvalidRequest.of_field(name, "must be true or false")
+
+
+def read_int(handler: RequestHandler, name: str, *, minimum: int, maximum: int) -> int | None:
+    """Return a whole number between two limits, or None when the parameter is absent."""
+    text = handler.get_query_argument(name, None)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and minimum <= int(text) <= maximum):
+        raise InvalidRequest.of_field(name, f"must be a number from {minimum} to {maximum}")
+    return int(text)
+
+
+def read_time(handler: RequestHandler, name: str) -> datetime | None:
+    """Return an aware datetime; one without a zone is taken as UTC."""
+    text = handler.get_query_argument(name, None)
+    if text is None:
+        return None
+    try:
+        # a "+" in a query is a space, and who writes "+02:00" there seldom knows
+        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest.of_field(name, "must be a time in ISO 8601, like 2030-01-31T12:00:00Z") from None
+
+
+def read_age(handler: RequestHandler, name: str) -> datetime | None:
+    """Return a moment that is given as a time, or as how long ago: ``90``, ``90s``, ``10m``, ``2h``."""
+    text = handler.get_query_argument(name, "")
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text, re.ASCII)
+    if match is None:
+        return read_time(handler, name)
+    unit_seconds = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    try:
+        return utcnow() - timedelta(seconds=int(match[1]) * unit_seconds)
+    except OverflowError:
+        raise InvalidRequest.of_field(name, "is too long ago") from None
+
+
+def read_text(handler: RequestHandler, name: str, *, maximum: int) -> str | None:
+    """Return some words of one line, or None when the parameter is absent."""
+    text = handler.get_query_argument(name, None, strip=False)
+    if text is not None and not (0 < len(text) <= maximum and "\n" not in text):
+        raise InvalidRequest.of_field(name, f"must be 1 to {maximum} characters of one line")
+    return text
+
+
+def read_statuses(handler: RequestHandler, name: str = "status") -> tuple[Status, ...]:
+    """Return the statuses of a parameter that may repeat and may hold several, separated by commas."""
+    words = [word for text in handler.get_query_arguments(name) for word in text.split(",")]
+    try:
+        return tuple(dict.fromkeys(Status(word) for word in words))
+    except ValueError:
+        raise InvalidRequest.of_field(name, f"must be one of {', '.join(Status)}") from None
+
+
+def read_tags(handler: RequestHandler, name: str = "tag") -> tuple[tuple[str, str | None], ...]:
+    """Return the tags of a parameter that may repeat: ``tag=key`` (any value) or ``tag=key:value``."""
+    tags = []
+    texts = handler.get_query_arguments(name)
+    if len(texts) > MAX_TAGS:
+        raise InvalidRequest.of_field(name, f"may be given {MAX_TAGS} times at most")
+    for text in texts:
+        key, colon, value = text.partition(":")
+        if not key:
+            raise InvalidRequest.of_field(name, "must be a tag's name, or name:value")
+        tags.append((key, value if colon else None))
+    return tuple(tags)
