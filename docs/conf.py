@@ -24,6 +24,8 @@ python_maximum_signature_line_length = 88
 # the theme brings its fonts and scripts along; an option that names a service elsewhere would break that
 html_theme = "pydata_sphinx_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_sidebars = {"index": [], "tutorial": []}
