@@ -18,13 +18,17 @@ took = echo "  … done ($$(($(now) - $(1))) s)"
 # what the pages are built from
 UI := $(wildcard ui/*.json ui/*.mjs ui/src/*)
 
-.PHONY: help demo test test-all test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits soak dist clean
+.PHONY: help demo docs test test-all test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits soak dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.demo ## Start a hub with kbatch-server here and run a job on it (ONCE=1: end after the job)
 	@$(BIN)/python -m demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+
+docs: $(VENV)/.test ## Build the documentation as a site, in docs/_build
+	@$(BIN)/sphinx-build --fail-on-warning --fresh-env --keep-going --quiet docs docs/_build
+	@echo "Open docs/_build/index.html in a browser."
 
 test: test-install ## Run all but what is exhaustive, on a real Kubernetes that is built and started for it
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint test-hub5
@@ -82,7 +86,7 @@ dist: $(VENV)/.test ## Build the sdist and the wheel
 	@$(BIN)/python -m build --outdir dist .
 
 clean: ## Remove what was built and installed here
-	@rm -rf $(VENV) $(VENV)-hub5* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) $(VENV)-hub5* build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.demo: scripts/make-venv setup.py constraints.txt demo/node/package-lock.json $(UI)
 	@echo "Installing kbatch-server and JupyterHub into $(VENV) …"

@@ -49,7 +49,7 @@ commented out.
 
 Sizes are bytes and durations are seconds, everywhere. How the service asks the hub is set on a class of
 JupyterHub's: [HubOAuth](https://jupyterhub.readthedocs.io/en/stable/reference/api/services.auth.html). What
-comes from the environment is listed in [install.md](install.md#the-environment).
+comes from the environment is listed in [Install](install.md#the-environment).
 """
 
 

@@ -56,6 +56,7 @@ SERVER_MODULES = {
     "test_remote_storage",
     "test_replicas",
     "test_state_machine",
+    "test_tutorial",
     "test_upload_service",
     "test_webserver",
 }
