@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from tests import azurite, clients, environments, images, s3server
+from tests import azurite, clients, environments, images, lint, s3server
 from tests.cluster import build, schemas
 from tests.parts import PartMissing, cache_dir
 
@@ -44,6 +44,7 @@ LINES = (
     (
         Part("Kubernetes", build.find_binaries, build.build_binaries),
         Part("kubeconform", schemas.find_kubeconform, _plain(schemas.build_kubeconform)),
+        Part("actionlint", lint.find_actionlint, _plain(lint.build_actionlint)),
         Part("versitygw", s3server.find_s3server, _plain(s3server.build_s3server)),
     ),
     (
