@@ -16,7 +16,7 @@ from kbatch_server.logs.reader import ALL, LogReader
 from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.models.job import Job, JobSpec, Pod, Status
 from kbatch_server.models.times import utcnow
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 
 SECONDS = 20
 
@@ -57,7 +57,7 @@ class FaultyStorage(MemoryStorage):
 class LogWorld:
     """One job, what runs it, and the parts that record and read its log."""
 
-    def __init__(self, store: JobStore, **settings) -> None:
+    def __init__(self, store: Store, **settings) -> None:
         self.store = store
         self.settings = settings
         self.storage = FaultyStorage()
@@ -94,12 +94,12 @@ class LogWorld:
     async def add_pods(self, *names: str) -> None:
         """Let the job have these pods, on record."""
         self.job.pods = [Pod(name=name, phase="Running", created_at=utcnow()) for name in names]
-        if await self.store.find_job(self.job.id) is None:
-            self.job, _ = await self.store.add_job(self.job)
+        if await self.store.jobs.find(self.job.id) is None:
+            self.job, _ = await self.store.jobs.add(self.job)
         await self.update(pods=self.job.pods)
 
     async def update(self, **columns) -> None:
-        self.job = await self.store.update_job(self.job.id, **columns) or replace(self.job, **columns)
+        self.job = await self.store.jobs.update(self.job.id, **columns) or replace(self.job, **columns)
 
     async def settle(self) -> None:
         """Wait until all logs are kept, as the reconciler does before it lets the job go."""
@@ -122,8 +122,8 @@ class LogWorld:
 
     async def read_kept(self, pod: str = "p") -> bytes:
         """Return what the rows say is kept, from the objects alone."""
-        [log] = [log for log in await self.store.find_logs(self.job.id) if log.pod == pod]
-        segments = await self.store.list_segments(self.job.id, pod)
+        [log] = [log for log in await self.store.logs.list_logs(self.job.id) if log.pod == pod]
+        segments = await self.store.logs.list_segments(self.job.id, pod)
         objects = self.storage.objects
         return b"".join(
             objects[f"logs/job-1/{log.attempt}-{each.number:06}"][: each.size] for each in segments
@@ -133,7 +133,7 @@ class LogWorld:
 @asynccontextmanager
 async def running_logs(db_url, **settings):
     """Yield a LogWorld; ``settings`` are the recorder's."""
-    store = JobStore(
+    store = Store(
         db_url,
         Keyring(["k" * 32]),
         log=logging.getLogger("test"),

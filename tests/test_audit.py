@@ -15,14 +15,14 @@ from kbatch_server.errors import Conflict, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.times import utcnow
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 
 BOB = Origin("bob", "user", "10.0.0.7", "0123456789abcdef", lambda: "POST /x", "submit,cancel")
 
 
 @pytest.fixture
 async def store(db_url):
-    store = JobStore(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
+    store = Store(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
     await store.open()
     yield store
     await store.close()
@@ -37,25 +37,25 @@ def by_bob():
 
 async def add_job(store, job_id: str, **options) -> Job:
     job = Job(id=job_id, user="alice", name="train", spec=JobSpec(image="x"), created_at=utcnow())
-    return (await store.add_job(job, audit=make_entry(Action.SUBMIT, job_id, "alice"), **options))[0]
+    return (await store.jobs.add(job, audit=make_entry(Action.SUBMIT, job_id, "alice"), **options))[0]
 
 
 async def read(store, **query) -> list[tuple[str, str, str, str]]:
-    entries = (await store.list_audit(AuditQuery(**query))).entries
+    entries = (await store.audit.list_page(AuditQuery(**query))).entries
     return [(entry.action.value, entry.name, entry.user, entry.who) for entry in entries]
 
 
 async def test_what_a_request_does_is_on_record_with_who_and_from_where(store, by_bob, caplog):
     with caplog.at_level(logging.INFO, "kbatch_server.audit"):
         await add_job(store, "a-1")
-        await store.request_cancel("a-1", user=None, audit=make_entry(Action.CANCEL, "a-1", "bob"))
-        await store.request_delete("a-1", user=None, audit=make_entry(Action.DELETE, "a-1", "bob"))
+        await store.jobs.request_cancel("a-1", user=None, audit=make_entry(Action.CANCEL, "a-1", "bob"))
+        await store.jobs.request_delete("a-1", user=None, audit=make_entry(Action.DELETE, "a-1", "bob"))
     assert await read(store) == [
         ("delete", "a-1", "alice", "bob"),
         ("cancel", "a-1", "alice", "bob"),
         ("submit", "a-1", "alice", "bob"),
     ]
-    [entry] = (await store.list_audit(AuditQuery(action=Action.SUBMIT))).entries
+    [entry] = (await store.audit.list_page(AuditQuery(action=Action.SUBMIT))).entries
     assert entry.to_dict() | {"at": ""} == {
         "at": "",
         "who": "bob",
@@ -80,11 +80,15 @@ async def test_what_was_not_done_is_not_on_record(store, by_bob):
     with pytest.raises(Conflict):
         await add_job(store, "a-3", idempotency_key="k", request_hash="other")
     with pytest.raises(NotFound):
-        await store.request_cancel("a-1", user="mallory", audit=make_entry(Action.CANCEL, "a-1", "mallory"))
+        await store.jobs.request_cancel(
+            "a-1", user="mallory", audit=make_entry(Action.CANCEL, "a-1", "mallory")
+        )
     with pytest.raises(NotFound):
-        await store.request_delete("a-1", user="mallory", audit=make_entry(Action.DELETE, "a-1", "mallory"))
+        await store.jobs.request_delete(
+            "a-1", user="mallory", audit=make_entry(Action.DELETE, "a-1", "mallory")
+        )
     for _ in range(2):  # the second changes nothing
-        await store.request_cancel("a-1", user=None, audit=make_entry(Action.CANCEL, "a-1", "bob"))
+        await store.jobs.request_cancel("a-1", user=None, audit=make_entry(Action.CANCEL, "a-1", "bob"))
     assert [action for action, *_ in await read(store)] == ["cancel", "submit"]
 
 
@@ -94,22 +98,22 @@ async def test_neither_is_done_without_the_other(store, by_bob):
     with pytest.raises((Unavailable, DBAPIError)):
         await add_job(store, "a-2")
     with pytest.raises((Unavailable, DBAPIError)):
-        await store.request_cancel("a-1", user=None, audit=make_entry(Action.CANCEL, "a-1", "bob"))
+        await store.jobs.request_cancel("a-1", user=None, audit=make_entry(Action.CANCEL, "a-1", "bob"))
     with pytest.raises((Unavailable, DBAPIError)):
-        await store.request_delete("a-1", user=None, audit=make_entry(Action.DELETE, "a-1", "bob"))
-    assert await store.find_job("a-2") is None
-    job = await store.find_job("a-1")
+        await store.jobs.request_delete("a-1", user=None, audit=make_entry(Action.DELETE, "a-1", "bob"))
+    assert await store.jobs.find("a-2") is None
+    job = await store.jobs.find("a-1")
     assert (job.status, job.delete_requested_at) == (Status.QUEUED, None)
 
 
 async def test_the_record_is_read_a_page_at_a_time_and_filtered(store, by_bob):
     for number in range(5):
-        await store.add_audit(make_entry(Action.READ, f"a-{number}", "alice"))
+        await store.audit.add(make_entry(Action.READ, f"a-{number}", "alice"))
     ORIGIN.set(None)
-    await store.add_audit(make_entry(Action.REMOVE_LOG, "a-1", "alice", detail="removed 1 day after its end"))
-    page = await store.list_audit(AuditQuery(who="bob", limit=2))
+    await store.audit.add(make_entry(Action.REMOVE_LOG, "a-1", "alice", detail="removed 1 day after its end"))
+    page = await store.audit.list_page(AuditQuery(who="bob", limit=2))
     assert [entry.name for entry in page.entries] == ["a-4", "a-3"]
-    rest = await store.list_audit(AuditQuery(who="bob", limit=10, before=page.next_before))
+    rest = await store.audit.list_page(AuditQuery(who="bob", limit=10, before=page.next_before))
     assert ([entry.name for entry in rest.entries], rest.next_before) == (["a-2", "a-1", "a-0"], None)
     assert await read(store, name="a-1") == [
         ("remove-log", "a-1", "alice", "kbatch-server"),
@@ -123,11 +127,11 @@ async def test_the_record_is_read_a_page_at_a_time_and_filtered(store, by_bob):
 async def test_it_is_forgotten_after_its_time(store, by_bob, monkeypatch):
     monkeypatch.setattr("kbatch_server.store.audit.DELETE_AT_ONCE", 2)
     for number in range(5):
-        await store.add_audit(make_entry(Action.READ, f"a-{number}", "alice"))
-    middle = (await store.list_audit(AuditQuery())).entries[1].at
-    assert await store.forget_audit(middle) == 3
+        await store.audit.add(make_entry(Action.READ, f"a-{number}", "alice"))
+    middle = (await store.audit.list_page(AuditQuery())).entries[1].at
+    assert await store.audit.forget(middle) == 3
     assert [name for _, name, *_ in await read(store)] == ["a-4", "a-3"]
-    assert await store.forget_audit(utcnow() - timedelta(days=1)) == 0
+    assert await store.audit.forget(utcnow() - timedelta(days=1)) == 0
 
 
 async def test_while_it_cannot_be_written_an_admin_reads_nothing_of_others(store, monkeypatch):
@@ -136,7 +140,7 @@ async def test_while_it_cannot_be_written_an_admin_reads_nothing_of_others(store
 
     monkeypatch.setattr(store._database, "write", fail)
     with pytest.raises(Unavailable):
-        await store.add_audit(make_entry(Action.READ, "a-1", "alice"))
+        await store.audit.add(make_entry(Action.READ, "a-1", "alice"))
 
 
 async def test_an_admin_reads_it_over_the_web(web):

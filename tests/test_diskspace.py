@@ -32,7 +32,7 @@ from kbatch_server.storage import diskspace
 from kbatch_server.storage.base import Storage
 from kbatch_server.storage.diskspace import DiskSpace
 from kbatch_server.storage.file import FileStorage
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.uploads.uploads import Uploads
 
 ALICE, BOB = User("alice"), User("bob")
@@ -76,7 +76,7 @@ class opened:
     """A store, from its beginning to its end."""
 
     def __init__(self, url):
-        self.store = JobStore(url, Keyring(["k" * 32]), log=logging.getLogger("test"), auto_upgrade=True)
+        self.store = Store(url, Keyring(["k" * 32]), log=logging.getLogger("test"), auto_upgrade=True)
 
     async def __aenter__(self):
         await self.store.open()
@@ -115,7 +115,7 @@ class Part:
         return self.free
 
 
-class SaidStore(Part, JobStore):
+class SaidStore(Part, Store):
     """A database."""
 
     is_full = False
@@ -230,8 +230,8 @@ async def test_a_full_disk_of_sqlite_takes_no_jobs_and_lets_all_others_go_on(sma
         assert 6 * MIB < disk.free_bytes["database"] < 8 * MIB
         # all else goes on, many times over
         for job in made:
-            await store.begin_launch(job.id)
-            await store.update_job(job.id, status=Status.RUNNING, message="m" * 500, launched_at=utcnow())
+            await store.jobs.begin_launch(job.id)
+            await store.jobs.update(job.id, status=Status.RUNNING, message="m" * 500, launched_at=utcnow())
         assert (await jobs.cancel(ALICE, made[0].id)).cancel_requested_at is not None
         assert len((await jobs.list(ALICE, JobQuery("alice", limit=500))).jobs) == len(made)
         with pytest.raises(InsufficientStorage):
@@ -239,7 +239,7 @@ async def test_a_full_disk_of_sqlite_takes_no_jobs_and_lets_all_others_go_on(sma
         # what is deleted makes room, though the file does not become smaller
         for job in made[: len(made) // 2]:
             await jobs.delete(ALICE, job.id)
-            await store.remove_job(job.id)
+            await store.jobs.remove(job.id)
         again = await submit(jobs, BOB)
         assert again.status is Status.QUEUED
 
@@ -297,7 +297,7 @@ async def test_a_postgresql_whose_disk_is_full_takes_no_jobs_until_there_is_room
             filler.unlink()
             for job in made[:-1]:
                 await jobs.delete(ALICE, job.id)
-                await store.remove_job(job.id)
+                await store.jobs.remove(job.id)
             await submit(jobs)
             await disk.check_health()
     finally:
@@ -349,7 +349,7 @@ async def test_the_records_of_one_user_cannot_fill_the_database_and_others_go_on
     assert "delete some that you do not need any more" in error.message
     env = {"A": os.urandom(50_000).hex()}
     await submit(jobs, BOB, env=env)
-    await store.remove_job(made[0].id)
+    await store.jobs.remove(made[0].id)
     await submit(jobs, env=env)
     with pytest.raises(Forbidden):
         await submit(jobs, env=env)

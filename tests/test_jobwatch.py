@@ -18,7 +18,7 @@ from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.results import JobOutputs
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.store.changes import SharedChanges
 
 KEYS = ["A" * 43 + "="]
@@ -27,7 +27,7 @@ KEYS = ["A" * 43 + "="]
 @asynccontextmanager
 async def running(db_url, **traits):
     """Return a store and what watches it, as in one process."""
-    store = JobStore(db_url, Keyring(KEYS), log=logging.getLogger("test"), auto_upgrade=True)
+    store = Store(db_url, Keyring(KEYS), log=logging.getLogger("test"), auto_upgrade=True)
     await store.open()
     watch = JobWatch(store=store, **traits)
     await watch.start()
@@ -72,16 +72,16 @@ def make_job(name="train", user="alice", **fields):
 async def test_a_reader_sees_each_change_of_own_jobs_and_no_others(db_url):
     async with running(db_url) as (store, watch), following(watch) as reader:
         assert isinstance(await see(reader), Reset)
-        await store.add_job(make_job("not-mine", user="bob"))
-        job, _ = await store.add_job(make_job())
+        await store.jobs.add(make_job("not-mine", user="bob"))
+        job, _ = await store.jobs.add(make_job())
         seen = await see_past_resets(reader)
         assert (seen.job_id, status_of(seen)) == (job.id, Status.QUEUED)
-        await store.update_job(job.id, launched_at=utcnow())  # nothing that a user sees
-        await store.update_job(job.id, status=Status.RUNNING)
+        await store.jobs.update(job.id, launched_at=utcnow())  # nothing that a user sees
+        await store.jobs.update(job.id, status=Status.RUNNING)
         assert status_of(await see(reader)) == Status.RUNNING
-        await store.put_outputs(job.id, JobOutputs(state="kept"), None)
+        await store.outputs.put(job.id, JobOutputs(state="kept"), None)
         assert json.loads((await see(reader)).data)["outputs"]["state"] == "kept"
-        await store.request_delete(job.id, user="alice")
+        await store.jobs.request_delete(job.id, user="alice")
         seen = await see(reader)
         assert (seen.job_id, seen.data) == (job.id, None)
 
@@ -89,7 +89,7 @@ async def test_a_reader_sees_each_change_of_own_jobs_and_no_others(db_url):
 async def test_an_admin_sees_everybodys(db_url):
     async with running(db_url) as (store, watch), following(watch, "carol", owner=None) as reader:
         await see(reader)
-        jobs = [(await store.add_job(make_job(user=user)))[0] for user in ("alice", "bob")]
+        jobs = [(await store.jobs.add(make_job(user=user)))[0] for user in ("alice", "bob")]
         seen = {(await see_past_resets(reader)).job_id, (await see_past_resets(reader)).job_id}
         assert seen == {job.id for job in jobs}
 
@@ -99,9 +99,9 @@ async def test_a_reader_that_comes_back_goes_on_after_the_last_that_it_saw(db_ur
         await see(other)  # somebody always watches, so that changes are kept
         async with following(watch) as reader:
             await see(reader)
-            first, _ = await store.add_job(make_job())
+            first, _ = await store.jobs.add(make_job())
             place = (await see_past_resets(reader)).place
-        second, _ = await store.add_job(make_job())
+        second, _ = await store.jobs.add(make_job())
         async with following(watch, after=place) as reader:
             assert (await see(reader)).job_id == second.id
         async with following(watch, after="of-another-process-7") as reader:
@@ -113,16 +113,16 @@ async def test_a_reader_that_was_away_while_nobody_watched_reads_all_anew(db_url
     async with running(db_url) as (store, watch):
         async with following(watch) as reader:
             await see(reader)
-            await store.add_job(make_job())
+            await store.jobs.add(make_job())
             place = (await see_past_resets(reader)).place
-        job, _ = await store.add_job(make_job())
+        job, _ = await store.jobs.add(make_job())
         for _ in range(100):  # the change is passed over a moment later
             if watch._find(place) != watch._last:
                 break
             await asyncio.sleep(0.02)
         async with following(watch, after=place) as reader:
             assert isinstance(await see(reader), Reset)
-            await store.update_job(job.id, status=Status.RUNNING)
+            await store.jobs.update(job.id, status=Status.RUNNING)
             assert (await see_past_resets(reader)).job_id == job.id
 
 
@@ -131,10 +131,10 @@ async def test_a_slow_reader_costs_no_memory_and_reads_all_anew(tmp_path, monkey
     monkeypatch.setattr(jobwatch, "KEPT", 3)
     async with running(f"sqlite:///{tmp_path}/jobs.sqlite") as (store, watch), following(watch) as reader:
         await see(reader)
-        job, _ = await store.add_job(make_job())
+        job, _ = await store.jobs.add(make_job())
         await see(reader)
         for code in range(8):
-            await store.update_job(job.id, exit_code=code)
+            await store.jobs.update(job.id, exit_code=code)
             for _ in range(500):
                 if watch._kept and json.loads(watch._kept[-1].data)["exit_code"] == code:
                     break
@@ -142,7 +142,7 @@ async def test_a_slow_reader_costs_no_memory_and_reads_all_anew(tmp_path, monkey
         assert len(watch._kept) == 3
         seen = await see(reader)
         assert isinstance(seen, Reset)
-        await store.update_job(job.id, status=Status.RUNNING)
+        await store.jobs.update(job.id, status=Status.RUNNING)
         assert isinstance(await see(reader), SeenChange)
 
 
@@ -168,21 +168,21 @@ async def test_changes_by_another_process_are_seen(postgresql_url):
         following(watch) as reader,
     ):
         await see(reader)
-        job, _ = await one.add_job(make_job())
+        job, _ = await one.jobs.add(make_job())
         assert (await see_past_resets(reader)).job_id == job.id
-        await one.request_cancel(job.id, user="alice")
+        await one.jobs.request_cancel(job.id, user="alice")
         assert status_of(await see_past_resets(reader)) == Status.CANCELLED
 
 
 async def test_a_database_that_was_away_is_a_reset(postgresql, postgresql_url):
     async with running(postgresql_url) as (store, watch), following(watch) as reader:
         await see(reader)
-        job, _ = await store.add_job(make_job())
+        job, _ = await store.jobs.add(make_job())
         assert (await see_past_resets(reader)).job_id == job.id
         postgresql.stop("fast")
         postgresql.start()
         assert isinstance(await see(reader), Reset)
-        await store.update_job(job.id, status=Status.RUNNING)
+        await store.jobs.update(job.id, status=Status.RUNNING)
         assert status_of(await see_past_resets(reader)) == Status.RUNNING
 
 
@@ -193,7 +193,7 @@ async def test_no_more_bytes_are_kept_than_may_be_and_who_needs_an_older_change_
         for _ in range(10):
             job = make_job()
             job.spec = JobSpec(image="x", args=["y" * 50_000])
-            await store.add_job(job, env={"SECRET": "s3cret" * 10_000})
+            await store.jobs.add(job, env={"SECRET": "s3cret" * 10_000})
         async with asyncio.timeout(10):
             while watch._last < 10:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -204,5 +204,5 @@ async def test_no_more_bytes_are_kept_than_may_be_and_who_needs_an_older_change_
         assert isinstance(await see(reader), Reset)
     async with running(db_url, max_kept_bytes=10) as (store, watch), following(watch, after=place) as reader:
         await see(reader)
-        large, _ = await store.add_job(make_job())
+        large, _ = await store.jobs.add(make_job())
         assert (await see_past_resets(reader)).job_id == large.id  # the newest is there, however large

@@ -15,7 +15,7 @@ from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.logs.recorder import LogRecorder
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 
 LIMIT_SECONDS = 20
 
@@ -52,7 +52,7 @@ class Replica:
     """What of a process has to do with leading."""
 
     def __init__(self, url):
-        self.store = JobStore(url, Keyring(["k" * 32]), log=logging.getLogger("test"), auto_upgrade=True)
+        self.store = Store(url, Keyring(["k" * 32]), log=logging.getLogger("test"), auto_upgrade=True)
         self.part = Part()
         launcher = ScriptedLauncher()
         self.recorder = Recorder(launcher=launcher, storage=MemoryStorage(), store=self.store)

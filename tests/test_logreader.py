@@ -287,7 +287,7 @@ async def test_following_ends_when_the_job_is_deleted(world, monkeypatch):
     await begin(world, b"begun\n")
     following = world.follow()
     assert (await anext(following)).data == b"begun\n"
-    await world.store.request_delete("job-1", user=None)
+    await world.store.jobs.request_delete("job-1", user=None)
     async with asyncio.timeout(5):
         assert await collect(following) == b""
 

@@ -35,13 +35,13 @@ async def world(db_url):
 async def test_a_log_is_kept_in_segments_of_whole_lines(world):
     await world.record(data=LINES)
     assert await world.read_kept() == LINES
-    segments = await world.store.list_segments("job-1", "p")
+    segments = await world.store.logs.list_segments("job-1", "p")
     assert len(segments) == len(world.storage.objects) > 25
     assert max(each.size for each in segments) <= 4096
     assert all(each.start % 40 == 0 for each in segments)
     assert [each.start for each in segments[1:]] == [each.end for each in segments[:-1]]
     assert [each.first_line for each in segments] == [each.start // 40 + 1 for each in segments]
-    [log] = await world.store.find_logs("job-1")
+    [log] = await world.store.logs.list_logs("job-1")
     assert (log.attempt, log.size, log.is_complete, log.problem) == (1, len(LINES), True, "")
 
 
@@ -77,7 +77,10 @@ async def test_each_attempt_has_its_own_log(world):
         world.launcher.logs[pod].end()
     await world.add_pods("p", "q")
     await world.settle()
-    assert [(log.pod, log.attempt) for log in await world.store.find_logs("job-1")] == [("p", 1), ("q", 2)]
+    assert [(log.pod, log.attempt) for log in await world.store.logs.list_logs("job-1")] == [
+        ("p", 1),
+        ("q", 2),
+    ]
     assert (await world.read_kept("p"), await world.read_kept("q")) == (b"first\n", b"second\n")
 
 
@@ -122,7 +125,7 @@ async def test_a_launcher_that_cannot_be_asked_is_asked_again_and_said_once(worl
 async def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(world, monkeypatch, when, step):
     killed = asyncio.Event()
     count = 0
-    write, keep = world.storage.write, world.store.keep_log
+    write, keep = world.storage.write, world.store.logs.keep
 
     async def reach() -> None:
         nonlocal count
@@ -146,7 +149,7 @@ async def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(world, monke
 
     monkeypatch.setattr(logwriter, "STOP_SECONDS", 0.01)
     monkeypatch.setattr(world.storage, "write", write_or_die)
-    monkeypatch.setattr(world.store, "keep_log", keep_or_die)
+    monkeypatch.setattr(world.store.logs, "keep", keep_or_die)
     log = world.launcher.logs["p"]
     log.piece_bytes = 1333
     log.write(LINES[:33_333])
@@ -172,14 +175,14 @@ async def test_a_storage_that_fails_is_waited_for_and_nothing_is_lost(world, cap
 
 
 async def test_a_database_that_is_away_is_waited_for_and_nothing_is_lost(world, monkeypatch):
-    keep, failures = world.store.keep_log, [Unavailable("away")] * 7
+    keep, failures = world.store.logs.keep, [Unavailable("away")] * 7
 
     async def keep_or_fail(*args, **kwargs):
         if failures:
             raise failures.pop()
         return await keep(*args, **kwargs)
 
-    monkeypatch.setattr(world.store, "keep_log", keep_or_fail)
+    monkeypatch.setattr(world.store.logs, "keep", keep_or_fail)
     await world.record(data=LINES)
     assert await world.read_kept() == LINES
 
@@ -253,14 +256,14 @@ async def test_who_has_lost_the_lead_neither_doubles_a_log_nor_opens_it_again(wo
     """Another leads already, and has read to the end, when what the first one writes comes through."""
     world.launcher.logs["p"].write(b"one\n")
     await world.record(data=b"two\n")
-    [log] = await world.store.find_logs("job-1")
+    [log] = await world.store.logs.list_logs("job-1")
     assert (log.size, log.is_complete) == (8, True)
     late = replace(log, is_complete=False)
     for each, after in ((late, 4), (late, 8), (replace(late, size=4), 0), (replace(late, size=12), 4)):
         with pytest.raises(LogTaken):
-            await world.store.keep_log(each, after=after)
-    assert await world.store.find_logs("job-1") == [log]
-    assert await world.store.keep_log(log, after=4), "the same again, whose answer was lost"
+            await world.store.logs.keep(each, after=after)
+    assert await world.store.logs.list_logs("job-1") == [log]
+    assert await world.store.logs.keep(log, after=4), "the same again, whose answer was lost"
 
 
 async def test_a_pod_that_is_gone_for_good_leaves_what_was_read_and_says_so(world):
@@ -269,13 +272,13 @@ async def test_a_pod_that_is_gone_for_good_leaves_what_was_read_and_says_so(worl
     log.breaks_at, log.error = [50_001], LogNotFound("Its pod was removed.")
     await world.add_pods("p")
     await world.settle()
-    [record] = await world.store.find_logs("job-1")
+    [record] = await world.store.logs.list_logs("job-1")
     assert (record.is_complete, record.problem) == (True, "Its pod was removed.")
     assert await world.read() == LINES[:50_001] + b"\n[... Its pod was removed. ...]\n"
 
 
 async def test_a_job_of_a_launcher_without_pods_has_one_log(world):
-    world.job, _ = await world.store.add_job(world.job)
+    world.job, _ = await world.store.jobs.add(world.job)
     world.launcher.logs["job-1"].write(b"hello\n")
     world.launcher.logs["job-1"].end()
     await world.update(status=Status.SUCCEEDED)
@@ -287,7 +290,7 @@ async def test_of_a_long_log_the_middle_is_cut_out_and_the_rest_is_kept(db_url):
     async with running_logs(db_url, max_log_bytes=2**16, segment_bytes=4096) as world:
         data = numbered(10_000)  # 400,000 bytes
         await world.record(data=data)
-        segments = await world.store.list_segments("job-1", "p")
+        segments = await world.store.logs.list_segments("job-1", "p")
         sizes = [each.size for each in segments]
         assert 2**16 - 2 * 4096 <= sum(sizes) <= 2**16
         assert len(world.storage.objects) == len(segments)
@@ -333,8 +336,8 @@ async def test_nothing_is_left_of_a_deleted_log_not_even_an_object_without_a_row
     assert world.launcher.open_logs == 0
     [*_, last] = sorted(world.storage.written)
     assert world.storage.objects == {}
-    assert await world.store.find_logs("job-1") == []
-    await world.store.remove_job("job-1")
+    assert await world.store.logs.list_logs("job-1") == []
+    await world.store.jobs.remove("job-1")
     await world.recorder.delete_log("job-1")
     assert last.startswith("logs/job-1/1-")
 
@@ -344,7 +347,7 @@ async def test_a_log_whose_objects_cannot_be_deleted_now_stays_known(world):
     world.storage.fails_always = StorageError("away")
     with pytest.raises(StorageError):
         await world.recorder.delete_log("job-1")
-    assert await world.store.find_logs("job-1")
+    assert await world.store.logs.list_logs("job-1")
     world.storage.fails_always = None
     await world.recorder.delete_log("job-1")
     assert world.storage.objects == {}
@@ -354,7 +357,7 @@ async def test_the_recorder_of_a_job_that_is_removed_meanwhile_ends(world):
     log = world.launcher.logs["p"]
     log.write(LINES)
     await world.add_pods("p")
-    await world.store.remove_job("job-1")
+    await world.store.jobs.remove("job-1")
     world.recorder.ensure(world.job)
     await world.settle()
     assert world.launcher.open_logs == 0
@@ -369,5 +372,5 @@ async def test_many_seconds_in_one_segment_make_no_endless_row(world, monkeypatc
     log.end()
     await world.add_pods("p")
     await world.settle()
-    segments = await world.store.list_segments("job-1", "p", times=True)
+    segments = await world.store.logs.list_segments("job-1", "p", times=True)
     assert [len(each.times) for each in segments] == [50, 50, 50, 50]

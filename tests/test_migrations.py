@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, inspect
 
 from kbatch_server.keyring import Keyring
 from kbatch_server.models.job import Job
-from kbatch_server.store import JobStore, StoreError
+from kbatch_server.store import Store, StoreError
 from kbatch_server.store.database import schema
 from kbatch_server.store.database.schema import make_alembic_config
 from kbatch_server.store.tables import DUE, WAITING, metadata
@@ -28,8 +28,8 @@ only_sqlite = pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 only_postgresql = pytest.mark.parametrize("db_url", ["postgresql"], indirect=True)
 
 
-def make_store(url, **kwargs) -> JobStore:
-    return JobStore(url, Keyring(["k" * 32]), log=logging.getLogger("test"), **kwargs)
+def make_store(url, **kwargs) -> Store:
+    return Store(url, Keyring(["k" * 32]), log=logging.getLogger("test"), **kwargs)
 
 
 @pytest.fixture
@@ -177,12 +177,12 @@ async def test_what_an_earlier_release_recorded_is_there_after_the_upgrade(db_ur
     engine.dispose()
     store = make_store(db_url, auto_upgrade=True)
     await store.open()
-    job = await store.get_job("train-1", user="alice")
+    job = await store.jobs.get("train-1", user="alice")
     assert (job.spec.image, job.outputs, job.status) == ("python:3", None, "running")
     assert (job.spec.retries, job.spec.retry_delay_seconds, job.spec.retry_backoff) == (2, 10, "exponential")
-    assert (await store.get_upload("code-1", user="alice")).size == 3
+    assert (await store.uploads.get("code-1", user="alice")).size == 3
     new = Job(id="train-2", user="alice", name="train", spec=job.spec, created_at=job.created_at)
-    again, is_new = await store.add_job(new, idempotency_key="key", request_hash="hash")
+    again, is_new = await store.jobs.add(new, idempotency_key="key", request_hash="hash")
     assert (again.id, is_new) == ("train-1", False)
     await store.close()
 

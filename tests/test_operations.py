@@ -24,7 +24,7 @@ from kbatch_server.errors import Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.local.unpack import remove_tree
 from kbatch_server.monitoring.health import Health, Part
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.web.auth import HubUnavailable
 from tests.ports import find_ports
 
@@ -178,7 +178,7 @@ async def test_a_part_that_hangs_has_failed_and_since_is_when_its_state_changed(
 
 
 async def test_a_database_that_takes_no_writes_is_seen_and_seen_to_be_well_again(tmp_path):
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite", Keyring(["k" * 32]), log=logging.getLogger("test"))
+    store = Store(f"sqlite:///{tmp_path}/jobs.sqlite", Keyring(["k" * 32]), log=logging.getLogger("test"))
     await store.open()
 
     def forbid(connection, on):

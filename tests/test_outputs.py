@@ -29,7 +29,7 @@ from kbatch_server.outputs.selection import select
 from kbatch_server.outputs.tarindex import TarIndex
 from kbatch_server.outputs.zipstream import make_zip
 from kbatch_server.storage.base import StorageError, StorageFull
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 
 FILES = {"a.txt": b"hello\n", "sub/b.bin": bytes(range(256)) * 400, "empty": b"", "ünï.txt": b"u"}
 
@@ -64,7 +64,7 @@ class FaultyStorage(MemoryStorage):
 @pytest.fixture
 async def world(db_url):
     """The real Outputs and store; a storage and a launcher that do what a test says."""
-    store = JobStore(
+    store = Store(
         db_url,
         Keyring(["k" * 32]),
         log=logging.getLogger("test"),
@@ -77,8 +77,8 @@ async def world(db_url):
     collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
     spec = JobSpec(image="busybox", keep_outputs=True)
     job = Job(id="train-1", user="alice", name="train", spec=spec, created_at=utcnow())
-    job, _ = await store.add_job(job)
-    await store.begin_launch(job.id)
+    job, _ = await store.jobs.add(job)
+    await store.jobs.begin_launch(job.id)
     yield SimpleNamespace(
         store=store, storage=storage, launcher=launcher, outputs=outputs, collector=collector
     )
@@ -87,7 +87,7 @@ async def world(db_url):
 
 
 async def find_job(world) -> Job:
-    job = await world.store.find_job("train-1")
+    job = await world.store.jobs.find("train-1")
     assert job is not None
     return job
 
@@ -329,7 +329,7 @@ async def test_a_database_that_fails_leaves_no_object(world, monkeypatch):
     async def fail(*args):
         raise Unavailable("The database does not answer now.")
 
-    monkeypatch.setattr(world.store, "put_outputs", fail)
+    monkeypatch.setattr(world.store.outputs, "put", fail)
     with pytest.raises(Unavailable):
         await receive(world, make_tar(FILES))
     assert world.storage.objects == {}
@@ -352,7 +352,7 @@ async def test_a_sender_that_goes_away_leaves_nothing(world):
 
 
 async def test_a_sender_that_goes_away_at_the_very_end_leaves_object_and_record_or_neither(world):
-    put = world.store.put_outputs
+    put = world.store.outputs.put
     at_it, go_on, recorded = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def slow(*args):
@@ -363,7 +363,7 @@ async def test_a_sender_that_goes_away_at_the_very_end_leaves_object_and_record_
         finally:
             recorded.set()
 
-    world.store.put_outputs = slow
+    world.store.outputs.put = slow
     receiving = asyncio.create_task(receive(world, make_tar(FILES)))
     await at_it.wait()
     receiving.cancel()
@@ -375,7 +375,7 @@ async def test_a_sender_that_goes_away_at_the_very_end_leaves_object_and_record_
 
 
 async def test_a_job_that_is_cleaned_up_takes_no_more(world):
-    await world.store.update_job("train-1", cleaned_at=utcnow())
+    await world.store.jobs.update("train-1", cleaned_at=utcnow())
     with pytest.raises(Forbidden):
         await receive(world, make_tar(FILES))
     assert world.storage.objects == {}
@@ -417,7 +417,7 @@ async def test_deleting_takes_object_and_record_and_says_why_they_are_gone(world
 )
 async def test_a_job_without_results_says_why_there_are_none(world, columns, words):
     if columns:
-        await world.store.update_job("train-1", **columns)
+        await world.store.jobs.update("train-1", **columns)
     job = await find_job(world)
     for read in (world.outputs.list(job), world.outputs.zip(job), world.outputs.find(job, "x")):
         with pytest.raises(NotFound, match=words) as told:
@@ -487,7 +487,7 @@ async def settle(world, job):
 
 async def end(world, **columns):
     values = {"status": Status.SUCCEEDED, "message": "It has ended well."}
-    await world.store.update_job("train-1", **(values | columns))
+    await world.store.jobs.update("train-1", **(values | columns))
     return await find_job(world)
 
 

@@ -35,7 +35,7 @@ from kbatch_server.models.user import User
 from kbatch_server.notebooks.launch import EXIT_REASONS
 from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.storage.base import StorageFull
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.uploads.uploads import Uploads
 
 ALICE, BOB = User(name="alice"), User(name="bob")
@@ -46,7 +46,7 @@ ADMIN = User(name="root", admin=True)
 async def world(db_url):
     """The parts between the handlers and the launcher, real but for the launcher."""
     keyring = Keyring(["k" * 32])
-    store = JobStore(db_url, keyring, log=logging.getLogger("test"), auto_upgrade=True)
+    store = Store(db_url, keyring, log=logging.getLogger("test"), auto_upgrade=True)
     await store.open()
     launcher = ScriptedLauncher()
     profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))
@@ -137,7 +137,7 @@ def make_fresh(world):
 async def step(world, job):
     """Reconcile once, as a service would that was just started: it remembers nothing."""
     await make_fresh(world).reconcile(job.id)
-    return await world.store.find_job(job.id)
+    return await world.store.jobs.find(job.id)
 
 
 def see(world, job, status, **fields):
@@ -190,7 +190,7 @@ def see_refused(world, job):
 async def make_due(world, job):
     """Let the time pass after which a job is launched again."""
     state = job.state | {RELAUNCH: job.state[RELAUNCH] | {"at": "2020-01-01T00:00:00Z"}}
-    return await world.store.update_job(job.id, state=state)
+    return await world.store.jobs.update(job.id, state=state)
 
 
 async def test_a_job_whose_node_did_not_take_it_is_launched_again_some_times(world):
@@ -281,7 +281,7 @@ async def test_a_launcher_that_does_not_answer_changes_no_status(world):
     world.launcher.fails = LauncherUnavailable("no route to the API server")
     with pytest.raises(LauncherUnavailable):
         await step(world, job)
-    waiting = await world.store.find_job(job.id)
+    waiting = await world.store.jobs.find(job.id)
     assert waiting.status == "queued"
     assert "no route to the API server" in waiting.message
     world.launcher.fails = None
@@ -289,7 +289,7 @@ async def test_a_launcher_that_does_not_answer_changes_no_status(world):
     world.launcher.fails = LauncherUnavailable("again")
     with pytest.raises(LauncherUnavailable):
         await step(world, job)
-    assert (await world.store.find_job(job.id)).status == "pending"
+    assert (await world.store.jobs.find(job.id)).status == "pending"
 
 
 async def test_a_job_that_is_refused_for_good_fails_with_the_reason(world):
@@ -316,10 +316,10 @@ async def test_a_service_killed_between_launch_and_record_launches_again_which_t
     world,
 ):
     job = await submit(world)
-    update, world.store.update_job = world.store.update_job, _killed
+    update, world.store.jobs.update = world.store.jobs.update, _killed
     with pytest.raises(KeyboardInterrupt):
         await step(world, job)
-    world.store.update_job = update
+    world.store.jobs.update = update
     assert (await step(world, job)).status == "pending"
     assert [job_id for job_id, _ in world.launcher.launched] == [job.id, job.id]
 
@@ -396,7 +396,7 @@ async def test_a_job_whose_pods_were_removed_at_its_deadline_has_exceeded_it(wor
 
 async def test_a_cancel_that_comes_while_the_launch_is_under_way_ends_the_job(world):
     job = await submit(world)
-    assert await world.store.begin_launch(job.id)
+    assert await world.store.jobs.begin_launch(job.id)
     assert (await world.jobs.cancel(ALICE, job.id)).status == "queued"
     assert (await step(world, job)).status == "cancelled"
     assert world.launcher.launched == []
@@ -566,12 +566,12 @@ async def test_nothing_is_kept_of_the_log_of_a_deleted_job(world):
     see(world, job, Status.RUNNING, pods=[Pod(name="p", phase="Running", created_at=utcnow())])
     await step(world, job)
     world.recorder.flush_seconds = 0.1
-    await _until(lambda: world.store.find_logs(job.id), bool, seconds=10)
+    await _until(lambda: world.store.logs.list_logs(job.id), bool, seconds=10)
     assert world.storage.objects
     await world.jobs.delete(ALICE, job.id)
     assert await step(world, job) is None
     assert world.storage.objects == {}
-    assert await world.store.find_logs(job.id) == []
+    assert await world.store.logs.list_logs(job.id) == []
     assert world.launcher.open_logs == 0
 
 
@@ -590,7 +590,7 @@ async def test_an_error_at_the_launch_is_told_and_the_launch_tried_again(world):
     world.launcher.fails = ZeroDivisionError("in the admin's hook")
     with pytest.raises(ZeroDivisionError):
         await step(world, job)
-    job = await world.store.find_job(job.id)
+    job = await world.store.jobs.find(job.id)
     assert (job.status, job.reason) == ("queued", "LaunchFailed")
     assert "hook" not in job.message
     world.launcher.fails = None
@@ -617,8 +617,8 @@ async def test_stopping_ends_a_worker_that_meets_an_error_while_it_is_cancelled(
 
 async def test_jobs_that_wait_for_their_launch_are_not_even_read_and_hold_up_nobody(world):
     world.launcher.max_launches_per_second = 0.01
-    read, find_job = [], world.store.find_job
-    world.store.find_job = lambda job_id: read.append(job_id) or find_job(job_id)
+    read, find_job = [], world.store.jobs.find
+    world.store.jobs.find = lambda job_id: read.append(job_id) or find_job(job_id)
     await world.reconciler.start()
     try:
         first = await submit(world)
@@ -639,8 +639,8 @@ async def test_jobs_that_wait_for_their_launch_are_not_even_read_and_hold_up_nob
 async def test_a_look_at_all_jobs_leaves_those_alone_that_wait_for_their_launch(world):
     world.launcher.max_launches_per_second = 0.01
     jobs = [await submit(world) for _ in range(3)]
-    read, find_job = [], world.store.find_job
-    world.store.find_job = lambda job_id: read.append(job_id) or find_job(job_id)
+    read, find_job = [], world.store.jobs.find
+    world.store.jobs.find = lambda job_id: read.append(job_id) or find_job(job_id)
     fresh = make_fresh(world)
     fresh.resync_seconds = 1
     await fresh.start()
@@ -653,7 +653,7 @@ async def test_a_look_at_all_jobs_leaves_those_alone_that_wait_for_their_launch(
 
 async def test_a_job_whose_key_was_removed_fails_with_the_reason_and_hides_no_other(world):
     lost, other = await submit(world, env={"A": "1"}), await submit(world)
-    world.store._keyring = Keyring(["another key of thirty-two characters"])
+    world.store.jobs._keyring = Keyring(["another key of thirty-two characters"])
     listed = (await world.jobs.list(ALICE, JobQuery(user="alice"))).jobs
     assert {job.id for job in listed} == {lost.id, other.id}
     assert await world.jobs.read_env(lost) == {}
@@ -669,7 +669,7 @@ async def test_the_workers_bring_a_job_to_its_end_by_themselves_and_stop(world):
     await world.reconciler.start()
     job = await submit(world)
     try:
-        await _until(lambda: world.store.find_job(job.id), lambda found: found.is_over)
+        await _until(lambda: world.store.jobs.find(job.id), lambda found: found.is_over)
     finally:
         await world.reconciler.stop()
 
@@ -724,7 +724,7 @@ async def test_a_storage_that_fails_delays_the_cleaning_up_and_no_status(world):
     with pytest.raises(Unavailable, match="full"):
         await step(world, job)
     world.outputs.storage.write = write
-    job = await world.store.find_job(job.id)
+    job = await world.store.jobs.find(job.id)
     assert (job.status, job.cleaned_at, job.outputs) == ("succeeded", None, None)
     assert (await step(world, job)).outputs.files == 1
 

@@ -25,7 +25,7 @@ from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.storage.base import StorageError
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.store.logs import LogRecord, LogSegment
 from kbatch_server.store.tables import jobs, uploads
 from kbatch_server.uploads.uploads import Uploads
@@ -36,7 +36,7 @@ DAY = 86400
 @pytest.fixture
 async def world(db_url):
     """A store and a storage with all that is kept in them, and what removes it."""
-    store = JobStore(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
+    store = Store(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
     await store.open()
     storage = MemoryStorage()
     parts = {"storage": storage, "store": store}
@@ -55,12 +55,12 @@ async def chunks(*pieces):
 async def add_job(world, job_id, *, days, user="alice", status=Status.SUCCEEDED):
     """Record a job that ended some days ago, with a log and a result."""
     spec = JobSpec(image="python:3")
-    await world.store.add_job(Job(id=job_id, user=user, name="train", spec=spec, created_at=utcnow()))
+    await world.store.jobs.add(Job(id=job_id, user=user, name="train", spec=spec, created_at=utcnow()))
     await world.storage.write(make_key(job_id, 1, 0), chunks(b"hello\n"))
-    await world.store.keep_log(
+    await world.store.logs.keep(
         LogRecord(job_id, f"{job_id}-1", 1, {}, 6, True, ""), segments=[LogSegment(0, 0, 6, 1, 1, [])]
     )
-    job = await world.store.get_job(job_id, user=user)
+    job = await world.store.jobs.get(job_id, user=user)
     await world.retention.outputs.receive(job, OutputTar(chunks(make_tar())))
     ended = utcnow() - timedelta(days=days)
     values = {"status": status.value, "ended_at": ended, "cleaned_at": ended}
@@ -99,7 +99,7 @@ async def test_by_default_results_go_after_ninety_days_and_logs_after_half_a_yea
     ]
     assert await world.retention.sweep(with_orphans=False) == 5
     assert await find(world) == []
-    job = await world.store.get_job("j-91", user="alice")
+    job = await world.store.jobs.get("j-91", user="alice")
     assert job.outputs.state == "removed"
     assert job.outputs.message == "They were removed 90 days after the job's end."
     assert {key.split("/")[0] + "/" + key.split("/")[1] for key in world.storage.objects} == {
@@ -115,7 +115,7 @@ async def test_a_record_goes_with_all_that_belongs_to_it_and_is_named_once(world
     await add_job(world, "new", days=1)
     assert await find(world) == [("job", "old")]
     await world.retention.sweep(with_orphans=False)
-    assert "old" in await world.store.list_due_ids()  # for the reconciler, which removes the rest
+    assert "old" in await world.store.jobs.list_due_ids()  # for the reconciler, which removes the rest
     assert await find(world) == []
 
 
@@ -228,7 +228,7 @@ async def test_an_upload_that_expired_and_is_named_by_a_job_is_no_removal(world)
     await world.store._database.write(lambda connection: connection.execute(past))
     assert await find(world) == [("upload", upload.id)]
     spec = JobSpec(image="i", upload=upload.id)
-    await world.store.add_job(Job(id="j", user="alice", name="j", spec=spec, created_at=utcnow()))
+    await world.store.jobs.add(Job(id="j", user="alice", name="j", spec=spec, created_at=utcnow()))
     assert await find(world) == []
     removal = Removal("upload", upload.id, "alice", 1, "unused")
     assert not await world.retention.remove(removal)

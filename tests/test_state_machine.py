@@ -40,7 +40,7 @@ from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.models.job import Job, JobStatus, Status
 from kbatch_server.models.user import User
 from kbatch_server.outputs.outputs import Outputs
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.store.tables import jobs as jobs_table
 
 ALICE = User(name="alice")
@@ -119,7 +119,7 @@ class World:
     def __init__(self, db_url: str, runner: asyncio.Runner) -> None:
         self.runner = runner
         keyring = Keyring(["k" * 32])
-        self.store = JobStore(db_url, keyring, log=logging.getLogger("test"), auto_upgrade=True)
+        self.store = Store(db_url, keyring, log=logging.getLogger("test"), auto_upgrade=True)
         self.storage = MemoryStorage()
         self.profiles = Profiles()
         self.keyring = keyring
@@ -181,7 +181,7 @@ class Orders(RuleBasedStateMachine):
         self.keys: dict[str, tuple[str, str]] = {}
 
     def find(self, job_id: str) -> Job | None:
-        return self.world.run(self.world.store.find_job(job_id))
+        return self.world.run(self.world.store.jobs.find(job_id))
 
     @rule(target=known_jobs)
     def submit(self) -> Known:
@@ -332,7 +332,10 @@ class Orders(RuleBasedStateMachine):
         launcher.is_away = launcher.ends_slowly = launcher.refuses = False
         for _ in range(LOOKS_TO_SETTLE):
             store = self.world.store
-            for job_id in [*self.world.run(store.list_due_ids()), *self.world.run(store.list_launched_ids())]:
+            for job_id in [
+                *self.world.run(store.jobs.list_due_ids()),
+                *self.world.run(store.jobs.list_launched_ids()),
+            ]:
                 self.world.run(self.world.look(job_id))
                 seen = launcher.there.get(job_id)
                 if seen is not None and not seen.status.is_end:

@@ -32,7 +32,7 @@ from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.scheduling.scheduler import Scheduler
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.store.tables import jobs as job_table
 
 ALICE, BOB = User(name="alice"), User(name="bob")
@@ -44,14 +44,14 @@ class World:
 
     def __init__(self, url, **limits):
         self.keyring = Keyring(["k" * 32])
-        self.store = JobStore(url, self.keyring, log=logging.getLogger("test"), auto_upgrade=True)
+        self.store = Store(url, self.keyring, log=logging.getLogger("test"), auto_upgrade=True)
         self.launcher = ScriptedLauncher()
         self.profiles = Profiles(config=Config(JobConfig={"image": "i", "keep_outputs": False}))
         self.set_limits(**limits)
 
     def set_limits(self, **limits):
         self.limits = Limits(**limits)
-        self.store.accounting = self.limits.accounting
+        self.store.usage.accounting = self.limits.accounting
         self.lead()
 
     def lead(self):
@@ -334,7 +334,7 @@ async def test_the_limit_holds_for_submits_at_once_through_all_replicas(make_wor
     ids = await asyncio.gather(*(submit(number) for number in range(200)))
     assert len([job_id for job_id in ids if job_id]) == 80
     for user in ("alice", "bob"):
-        assert await worlds[0].store.count_queued(user) == 40
+        assert await worlds[0].store.queues.count_queued(user) == 40
 
 
 @pytest.mark.parametrize(
@@ -461,10 +461,10 @@ async def test_hours_are_counted_once_and_stay_when_the_job_is_deleted(make_worl
     await world.end(first, after=hour)
     assert await read_hours(world, ALICE) == pytest.approx(hours, abs=0.01)
     # by whoever, and however often: an end is written once
-    assert await world.store.update_job(first, status=Status.FAILED, ended_at=utcnow()) is None
+    assert await world.store.jobs.update(first, status=Status.FAILED, ended_at=utcnow()) is None
     await world.jobs.delete(ALICE, first)
     await world.go_on()
-    assert await world.store.find_job(first) is None
+    assert await world.store.jobs.find(first) is None
     assert await read_hours(world, ALICE) == pytest.approx(hours, abs=0.01)
     # what is deleted while it runs has run
     started = utcnow() - hour
@@ -474,7 +474,7 @@ async def test_hours_are_counted_once_and_stay_when_the_job_is_deleted(make_worl
     assert await read_hours(world, ALICE) == pytest.approx(2 * hours, abs=0.01)
     await world.jobs.delete(ALICE, second)
     await world.go_on()
-    assert await world.store.find_job(second) is None
+    assert await world.store.jobs.find(second) is None
     assert await read_hours(world, ALICE) == pytest.approx(2 * hours, abs=0.01)
 
 
@@ -507,10 +507,10 @@ async def test_two_leaders_at_once_count_an_end_once(make_world):
 
     async def write(store, job_id):
         for _ in range(3):
-            await store.update_job(job_id, **end)
+            await store.jobs.update(job_id, **end)
 
     await asyncio.gather(*(write(store, job_id) for store in others for job_id in ids[:9]))
-    uses = await world.store.find_uses(["alice"], now=now)
+    uses = await world.store.usage.find(["alice"], now=now)
     assert uses["alice"].month_seconds <= 9 * 36 + 1e-6
     assert uses["alice"].amount == pytest.approx(9 * 36, rel=0.01)
 
@@ -593,14 +593,14 @@ async def until(done):
 async def test_the_task_decides_by_itself_and_goes_on_after_an_error(make_world, caplog):
     world = await make_world(user_limits={"running": 1})
     fails = [Unavailable("The database does not answer now.")]
-    original = world.store.read_heads
+    original = world.store.queues.read_heads
 
     async def read_heads(*args, **kwargs):
         if fails:
             raise fails.pop()
         return await original(*args, **kwargs)
 
-    world.store.read_heads = read_heads
+    world.store.queues.read_heads = read_heads
     first, second = [await world.submit() for _ in range(2)]
     await world.scheduler.start()
     await world.reconciler.start()

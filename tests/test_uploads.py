@@ -27,7 +27,7 @@ from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.ratelimit import ConcurrencyLimit, FairLimit
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.storage.file import FileStorage
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.uploads.uploads import Uploads
 
 ALICE, BOB = User("alice"), User("bob")
@@ -35,7 +35,7 @@ ALICE, BOB = User("alice"), User("bob")
 
 @pytest.fixture
 async def store(db_url):
-    store = JobStore(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
+    store = Store(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
     await store.open()
     yield store
     await store.close()
@@ -64,7 +64,7 @@ async def chunked(content: bytes, size: int = 1000) -> AsyncIterator[bytes]:
 
 async def nothing_is_left(uploads: Uploads) -> bool:
     forever = utcnow() + timedelta(days=9999)
-    return not uploads.storage.objects and not await uploads.store.list_expired_uploads(forever)
+    return not uploads.storage.objects and not await uploads.store.uploads.list_expired(forever)
 
 
 # --- receiving
@@ -114,7 +114,7 @@ async def test_one_that_is_broken_off_takes_nothing_from_another_that_was_answer
     uploads, store, monkeypatch
 ):
     """The first is recorded and then cancelled; meanwhile the same content came again."""
-    recorded, add = asyncio.Event(), store.add_upload
+    recorded, add = asyncio.Event(), store.uploads.add
 
     async def hanging(upload):
         await add(upload)
@@ -122,7 +122,7 @@ async def test_one_that_is_broken_off_takes_nothing_from_another_that_was_answer
         await asyncio.Event().wait()
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "add_upload", hanging)
+        patched.setattr(store.uploads, "add", hanging)
         first = asyncio.create_task(uploads.receive(ALICE, chunked(GOOD)))
         await asyncio.wait_for(recorded.wait(), 5)
     second = await uploads.receive(ALICE, chunked(GOOD))
@@ -172,11 +172,11 @@ async def test_a_client_that_goes_away_leaves_nothing(uploads):
     assert await nothing_is_left(uploads)
 
 
-@pytest.mark.parametrize("method", ["get_size", "add_upload"])
+@pytest.mark.parametrize("method", ["get_size", "add"])
 async def test_a_cancelled_request_leaves_nothing(uploads, monkeypatch, method):
     """Cancelled after the object was written, and after the row was."""
     reached = asyncio.Event()
-    part = uploads.store if method == "add_upload" else uploads.storage
+    part = uploads.store.uploads if method == "add" else uploads.storage
     done = getattr(part, method)
 
     async def hanging(*args):
@@ -478,7 +478,7 @@ async def test_what_has_expired_is_deleted_unless_a_job_names_it(uploads, store)
     named = await uploads.receive(ALICE, chunked(make_zip(("a", b"1"))))
     gone = await uploads.receive(ALICE, chunked(make_zip(("b", b"2"))))
     spec = JobSpec(image="i", upload=named.id)
-    await store.add_job(Job(id="j", user="alice", name="j", spec=spec, created_at=utcnow()))
+    await store.jobs.add(Job(id="j", user="alice", name="j", spec=spec, created_at=utcnow()))
     assert await collect(uploads) == 0
     uploads.upload_ttl_seconds = 60
     await expire(store, named.id, gone.id)
@@ -487,7 +487,7 @@ async def test_what_has_expired_is_deleted_unless_a_job_names_it(uploads, store)
     assert sorted(uploads.storage.objects) == sorted([named.key, fresh.key])
     with pytest.raises(NotFound):
         await uploads.get(ALICE, gone.id)
-    await store.remove_job("j")
+    await store.jobs.remove("j")
     assert await collect(uploads) == 1
 
 
@@ -507,7 +507,7 @@ async def test_a_deletion_that_failed_is_done_the_next_time(uploads, store, monk
     assert await nothing_is_left(uploads)
 
 
-async def expire(store: JobStore, *upload_ids: str) -> None:
+async def expire(store: Store, *upload_ids: str) -> None:
     from sqlalchemy import update
 
     from kbatch_server.store.tables import uploads
@@ -550,7 +550,7 @@ async def test_a_job_that_is_submitted_while_its_upload_is_collected_has_its_cod
         async def submit(job=job, pauses=i % 6):
             for _ in range(pauses):
                 await asyncio.sleep(0)
-            await store.add_job(job)
+            await store.jobs.add(job)
 
         outcome, _ = await asyncio.gather(submit(), collect(uploads), return_exceptions=True)
         if outcome is None:

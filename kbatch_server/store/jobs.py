@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -22,27 +22,17 @@ from sqlalchemy import (
 from ..audit import AuditEntry
 from ..errors import Conflict, NotFound
 from ..keyring import Keyring
-from ..limits.fairshare import Accounting
 from ..models.job import ENDS, Job, Status
 from ..models.listing import JobPage, JobQuery
 from ..models.times import utcnow
-from .audit import AuditStore, log_entry, put_entry
-from .changes import JobChange, SharedChanges, SoleChanges
-from .counts import CountStore
-from .database import postgresql
+from .audit import log_entry, put_entry
+from .changes import Changes, ChangingStore, JobChange
 from .database.database import Database
-from .database.leader_lock import LeadLock, SharedLock, SoleLock
-from .logs import LogStore
-from .outputs import OutputStore
 from .paging import read_page
 from .queuelimits import QueueLimits
-from .queues import TurnStore
-from .retention import RetentionStore
 from .rows import COLUMNS, SHOWN, make_changes, make_job, open_env
-from .summaries import SummaryStore
 from .tables import DUE, LAUNCHED, WAITING, jobs
-from .uploads import UploadStore
-from .usage import UseStore
+from .usage import UsageStore
 from .writer import JobWriter
 
 _IS_NOT_OVER = jobs.c.status.not_in(sorted(ENDS))
@@ -60,8 +50,6 @@ _SELECT_ASKED_OR_WAITING = union_all(_SELECT_ASKED, select(jobs.c.seq, jobs.c.id
 _DELETE = delete(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
 _UPDATE = update(jobs).where(jobs.c.id == bindparam("job_id")).returning(*COLUMNS)
 _UPDATE_UNLESS_OVER = _UPDATE.where(_IS_NOT_OVER)
-# the one row that is always there, written as it is
-_TOUCH = text("UPDATE alembic_version SET version_num = version_num")
 _BEGIN_LAUNCH = (
     update(jobs)
     .where(
@@ -76,88 +64,36 @@ _BEGIN_LAUNCH = (
 )
 
 
-class JobStore(
-    AuditStore,
-    CountStore,
-    RetentionStore,
-    LogStore,
-    OutputStore,
-    SummaryStore,
-    UploadStore,
-    TurnStore,
-    UseStore,
-):
-    """Jobs, their logs, results and uploads in one database, for all callers of one event loop.
+class JobStore(ChangingStore):
+    """The rows of jobs.
 
-    Other processes may use the same database, where it is one that several can.
-
-    Every method raises Unavailable while the database does not answer. What a method has returned from is
-    durable. A job that has ended keeps its status whatever is written later, and one whose deletion was asked
-    for is there for ``find_job`` only.
+    A job that has ended keeps its status whatever is written later, and one whose deletion was asked for is
+    there for ``find`` only.
     """
 
     def __init__(
         self,
-        url: str,
+        database: Database,
+        changes: Changes,
         keyring: Keyring,
+        usage: UsageStore,
         *,
         log: logging.Logger | logging.LoggerAdapter[Any],
-        auto_upgrade: bool = False,
     ) -> None:
-        self._database = Database(url, log=log)
+        super().__init__(database, changes)
         self._keyring = keyring
-        self.changes = SharedChanges(self._database.url) if self._database.is_shared else SoleChanges()
-        self._writer = JobWriter(self._database, keyring, changes=self.changes, log=log)
-        self._auto_upgrade = auto_upgrade
-        self.accounting = Accounting()
+        self._usage = usage
+        self._writer = JobWriter(database, keyring, changes=changes, log=log)
 
-    async def open(self) -> None:
-        """Connect; raises StoreError when the database cannot be used, with what to do about it."""
-        await self._database.open(upgrade=self._auto_upgrade)
+    def start(self) -> None:
+        """Begin to take new jobs."""
         self._writer.start()
 
-    async def close(self) -> None:
-        """Let go of the database; those who wait to add a job get Unavailable."""
+    async def stop(self) -> None:
+        """Take no new jobs; those who wait to add one get Unavailable."""
         await self._writer.stop()
-        await self.changes.close()
-        await self._database.close()
 
-    async def check(self) -> None:
-        """Raise Unavailable unless the database answers."""
-        await self.find_job("")
-
-    async def check_writes(self) -> None:
-        """Raise Unavailable while the database takes no writes: its disk is full, or may only be read.
-
-        It is tried only after a write has failed, so that asking costs nothing as long as all is well.
-        """
-        if self._database.is_failing:
-            await self._database.write(lambda connection: connection.execute(_TOUCH))
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the last write was not done because there was no room for it."""
-        return self._database.is_full
-
-    async def get_free_bytes(self) -> int | None:
-        """Return how much room is left for the database, or None where another machine has it."""
-        return await self._database.get_free_bytes()
-
-    async def upgrade(self) -> None:
-        """Bring the tables up to date, without opening the store; raises StoreError."""
-        await self._database.open(upgrade=True)
-        await self._database.close()
-
-    def make_lead_lock(self) -> LeadLock:
-        """Return what this process has to hold to lead those that share the database."""
-        return SharedLock(self._database.url) if self._database.is_shared else SoleLock()
-
-    async def announce(self, job_ids: Sequence[str]) -> None:
-        """Tell the process that leads of at most 100 jobs that there is something to do about them."""
-        if self._database.is_shared:
-            await self._database.write(lambda connection: postgresql.announce(connection, job_ids))
-
-    async def add_job(
+    async def add(
         self,
         job: Job,
         *,
@@ -186,14 +122,14 @@ class JobStore(
         log_entry(audit if is_new else None)
         return added, is_new
 
-    async def get_job(self, job_id: str, *, user: str | None) -> Job:
+    async def get(self, job_id: str, *, user: str | None) -> Job:
         """Return a job of the user's (None: of anybody's) or raise NotFound."""
-        job = await self.find_job(job_id)
+        job = await self.find(job_id)
         if job is None or _is_hidden(job, user):
             raise _no_such_job(job_id)
         return job
 
-    async def find_job(self, job_id: str) -> Job | None:
+    async def find(self, job_id: str) -> Job | None:
         """Return a job, also one whose deletion was asked for."""
         return await self._database.read(lambda connection: self._find(connection, job_id))
 
@@ -207,14 +143,14 @@ class JobStore(
             lambda connection: open_env(connection.execute(_SELECT_ENV, values).scalar(), self._keyring)
         )
 
-    async def find_jobs(self, job_ids: Collection[str]) -> dict[str, Job]:
+    async def find_some(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Return those of some jobs that are there, by id, also such as are to be deleted."""
         values = {"job_ids": list(job_ids)}
         rows = await self._database.read(lambda connection: connection.execute(_SELECT_JOBS, values).all())
         found = [make_job(row) for row in rows]
         return {job.id: job for job in found}
 
-    async def list_jobs(self, query: JobQuery) -> JobPage:
+    async def list_page(self, query: JobQuery) -> JobPage:
         """Return a page of jobs, newest first; raises InvalidRequest for a cursor that is none of ours.
 
         Of two processes one may commit a job later than the other one with a higher number. It is on none of
@@ -224,7 +160,7 @@ class JobStore(
             lambda connection: read_page(connection, query), is_costly=bool(query.search or query.tags)
         )
 
-    async def count_jobs(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
+    async def count(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
         """Return how many jobs of the user's (None: of everybody's) there are of each of the statuses."""
         wanted = list(statuses)
         statement = (
@@ -263,7 +199,7 @@ class JobStore(
             lambda connection: connection.execute(_BEGIN_LAUNCH, values).rowcount > 0
         )
 
-    async def update_job(self, job_id: str, **columns: Any) -> Job | None:
+    async def update(self, job_id: str, **columns: Any) -> Job | None:
         """Change what is seen of a job and return it as it is now, or None when nothing was changed.
 
         That is when there is no such job, or when it is over and its ``status`` was to be changed. What the
@@ -277,7 +213,7 @@ class JobStore(
             row = connection.execute(statement, values).first()
             job = None if row is None else make_job(row)
             if job is not None and job.is_over and "status" in columns:
-                self._charge(connection, job, job.ended_at or utcnow())
+                self._usage.charge(connection, job, job.ended_at or utcnow())
             return job, [JobChange(job.user, job_id)] if job is not None and is_shown else []
 
         return await self._write(change)
@@ -347,14 +283,14 @@ class JobStore(
             raise _no_such_job(job_id)
         log_entry(entry)
 
-    async def remove_job(self, job_id: str) -> None:
+    async def remove(self, job_id: str) -> None:
         """Forget a job, but for what it used; nothing happens when there is none."""
 
         def remove(connection: Connection) -> None:
             row = connection.execute(_DELETE, {"job_id": job_id}).first()
             job = None if row is None else make_job(row)
             if job is not None and not job.is_over:  # else it was counted at its end
-                self._charge(connection, job, utcnow())
+                self._usage.charge(connection, job, utcnow())
 
         await self._database.write(remove)
 
