@@ -45,7 +45,7 @@ test-unit: $(UNIT)/.test lint ## Run the quick half: neither what is slow nor wh
 	@PATH=$(CURDIR)/$(UNIT)/bin:$(PATH) $(PYTEST:$(BIN)/%=$(UNIT)/bin/%) --numprocesses 2 --ignore tests/kubernetes --ignore tests/browser -m "not servers and not slow" -p no:schemathesis
 
 test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
-	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
+	@$(VENV)-hub5/bin/pytest --quiet tests/service/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
 	@echo "With JupyterHub $(HUB5): $$(tail -n 1 $(VENV)-hub5.log)"
 
 test-install: $(VENV)/.test ## Build, download and install what the tests need, before the first of them
@@ -54,7 +54,7 @@ test-install: $(VENV)/.test ## Build, download and install what the tests need, 
 
 .PHONY: test-parts
 test-parts: $(VENV)/.test
-	@$(BIN)/python -m tests.provision
+	@$(BIN)/python -m tests.support.provision
 
 # What is linted, and how: .pre-commit-config.yaml calls the same, each when one of its files changed.
 LINTERS := lint-style lint-types lint-ui lint-shell lint-workflows lint-chart
@@ -73,7 +73,7 @@ lint-ui: $(VENV)/.test
 	@npm run --silent --prefix ui check
 
 lint-shell lint-workflows lint-chart: lint-%: $(VENV)/.test
-	@$(BIN)/python -m tests.lint $*
+	@$(BIN)/python -m tests.support.lint $*
 
 hooks: $(VENV)/.test ## Have git run the linters on each commit, those whose files it changes
 	@$(BIN)/pre-commit install
@@ -84,7 +84,7 @@ format: $(VENV)/.test ## Put the code into the project's form
 	@npm run --silent --prefix ui format
 
 faults: test-install ## Stop, kill and delay every part while jobs come in, and print what became of them
-	@KBATCH_TEST_FAULTS=long $(BIN)/pytest --capture=no tests/test_faults.py tests/kubernetes/test_cluster_faults.py
+	@KBATCH_TEST_FAULTS=long $(BIN)/pytest --capture=no tests/service/test_faults.py tests/kubernetes/test_cluster_faults.py
 
 bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
 	@$(BIN)/python -m benchmarks.bench_quick

@@ -26,8 +26,8 @@ from kbatch_server.scheduling.scheduler import Scheduler
 from kbatch_server.store import Store
 from kbatch_server.store.rows import make_row
 from kbatch_server.store.tables import jobs
-from tests.ports import find_ports
-from tests.service import Service
+from tests.support.ports import find_ports
+from tests.support.service import Service
 
 from .hub import FakeHub
 from .load import Request, run_load

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import CONFIG
-from hub import Hub, find_proxy
 from playwright.sync_api import Browser, expect
-from servers import wait_until_it_listens
-from service import Service
-from storages import make_certificate
-from visitor import Site, Visitor
 
-from tests.ports import find_ports
+from tests.browser.conftest import CONFIG
+from tests.browser.visitor import Site, Visitor
+from tests.support.hub import Hub, find_proxy
+from tests.support.ports import find_ports
+from tests.support.servers import wait_until_it_listens
+from tests.support.service import Service
+from tests.support.storages import make_certificate
 
 PREFIX = "/compute/"
 

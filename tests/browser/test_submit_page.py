@@ -9,8 +9,8 @@ import zipfile
 import pytest
 from playwright.sync_api import expect
 
-from tests.environments import NOTEBOOKS
-from tests.notebooks import make_notebook
+from tests.support.environments import NOTEBOOKS
+from tests.support.notebooks import make_notebook
 
 PARAMETERS = """
 layers = [64, 32]

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from helm import CHART, ROOT, VARIANTS, Helm, Made
 from kbatch_server.app import KBatchServer
-from tests.cluster import schemas
+from tests.support.cluster import schemas
+from tests.support.helm import CHART, ROOT, VARIANTS, Helm, Made
 
 TOKEN = "sesame-open-this-token"
 

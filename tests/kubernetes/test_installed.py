@@ -13,15 +13,15 @@ from typing import Any
 import httpx
 import kubernetes
 import pytest
-from clients import KBatch
-from hubpod import BASE, Browser, HubPod
-from installation import API
-from postgresql import PostgreSQL
-from release import CONFIG, IMAGE, Release, publish
 
-from helm import Helm, find_helm
-from tests import images
-from tests.cluster import ClusterLike
+from tests.kubernetes.hubpod import BASE, Browser, HubPod
+from tests.kubernetes.release import CONFIG, IMAGE, Release, publish
+from tests.support import images
+from tests.support.clients import KBatch
+from tests.support.cluster import ClusterLike
+from tests.support.helm import Helm, find_helm
+from tests.support.installation import API
+from tests.support.postgresql import PostgreSQL
 
 FIRST_CHART = Path(__file__).parents[1] / "data/kbatch-server-chart-c7556b0.tgz"
 """The chart as it was at first (commit c7556b0), made with ``git archive``."""
