@@ -1,14 +1,14 @@
 // The frame of the pages: header, the view that the URL names, and what concerns all of them.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import "./admin-view";
-import { Api, ApiError, type User } from "./api";
-import "./job-view";
-import "./jobs-view";
+import "./views/admin-view";
+import { Api, ApiError, type User } from "./net/api";
+import "./views/job-view";
+import "./views/jobs-view";
 import { makeLinkHandler, type Route, readRoute } from "./router";
 import { base } from "./styles";
-import "./submit-view";
-import "./use-view";
+import "./views/submit-view";
+import "./views/use-view";
 
 const TITLES = { jobs: "Jobs", job: "Job", submit: "New job", use: "Use", admin: "Admin" };
 

@@ -1,5 +1,5 @@
 // How a component has the frame of the pages say what went wrong.
-import { ApiError } from "./api";
+import { ApiError } from "./net/api";
 
 /** Have the frame say what went wrong. */
 export function tellProblem(element: HTMLElement, error: unknown): void {

@@ -1,5 +1,5 @@
 // What the form knows of a notebook that is to be run, and how that becomes the request of the API.
-import type { FieldError } from "./api";
+import type { FieldError } from "../net/api";
 import type { Json, Read } from "./python";
 
 /** What the API takes and shows. */

@@ -1,11 +1,11 @@
 // What a user uses and may use: limits, what runs and waits, hours of this month.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { Amounts, Api, Job, JobPage, User } from "./api";
-import { repeatWhileVisible } from "./events";
-import { bytes, count, duration } from "./format";
-import { tellProblem } from "./problem";
-import { base } from "./styles";
+import { bytes, count, duration } from "../format";
+import type { Amounts, Api, Job, JobPage, User } from "../net/api";
+import { repeatWhileVisible } from "../net/events";
+import { tellProblem } from "../problem";
+import { base } from "../styles";
 
 const REFRESH_MS = 15_000;
 

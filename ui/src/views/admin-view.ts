@@ -1,11 +1,11 @@
 // For admins: who is busiest, why jobs failed, and everybody's jobs.
 import { css, html, LitElement, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { Api, ReasonSum, Summary, User, UserSum } from "./api";
-import { count, duration } from "./format";
+import { count, duration } from "../format";
+import type { Api, ReasonSum, Summary, User, UserSum } from "../net/api";
 import "./jobs-view";
-import { tellProblem } from "./problem";
-import { base } from "./styles";
+import { tellProblem } from "../problem";
+import { base } from "../styles";
 
 const DAYS = [1, 7, 30];
 

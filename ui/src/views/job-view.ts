@@ -1,16 +1,16 @@
 // One job: what became of it and why, its timeline, log, results, attempts, and what was asked for.
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
-import { type Api, ApiError, isOver, type Job, type User } from "./api";
-import { QUEUED_MS, repeatWhileVisible, watch } from "./events";
-import { clockTime, duration, exactTime, runSeconds } from "./format";
-import "./log-view";
-import { describeNotebook } from "./notebook";
+import { clockTime, duration, exactTime, runSeconds } from "../format";
+import { type Api, ApiError, isOver, type Job, type User } from "../net/api";
+import { QUEUED_MS, repeatWhileVisible, watch } from "../net/events";
+import "../log/log-view";
+import { describeNotebook } from "../fields/notebook";
 import "./outputs-view";
 import "./request-view";
-import { tellProblem } from "./problem";
-import { navigate } from "./router";
-import { base } from "./styles";
+import { tellProblem } from "../problem";
+import { navigate } from "../router";
+import { base } from "../styles";
 
 interface Step {
   step: string;

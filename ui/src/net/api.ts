@@ -1,5 +1,5 @@
 // Asks api/v1, the same that scripts and the command line use, and turns its errors into ApiError.
-import type { NotebookRequest } from "./notebook";
+import type { NotebookRequest } from "../fields/notebook";
 
 export type Status = "queued" | "pending" | "running" | "succeeded" | "failed" | "cancelled";
 

@@ -1,8 +1,8 @@
 // What is done to several jobs at once: asks first, says how far it is, and what could not be done.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
-import { type Api, ApiError, isOver, type Job } from "./api";
-import { base } from "./styles";
+import { type Api, ApiError, isOver, type Job } from "../net/api";
+import { base } from "../styles";
 
 const AT_ONCE = 4;
 

@@ -1,7 +1,7 @@
 // A list of names with values, such as an environment.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property } from "lit/decorators.js";
-import { base } from "./styles";
+import { base } from "../styles";
 
 export interface Pair {
   name: string;

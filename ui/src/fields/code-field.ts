@@ -1,8 +1,8 @@
 // The code of a job: what was dropped or chosen, until it is sent.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import { bytes, count } from "./format";
-import { base } from "./styles";
+import { bytes, count } from "../format";
+import { base } from "../styles";
 import { type CodeFile, readChosen, readDropped } from "./zip";
 
 @customElement("kbatch-code")

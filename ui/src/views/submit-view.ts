@@ -1,20 +1,20 @@
 // The form of a new job: code, profile, command; the server's errors stand beside what they are about.
 import { html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "./api";
-import "./code-field";
-import { bytes } from "./format";
-import { emptyForm, isZip, type JobForm, MISSING, makeForm, makeRequest, takeFiles } from "./job-form";
-import { type NotebookForm, type NotebookRequest, openNotebook, type Parameter, takeRequest } from "./notebook";
-import "./pairs-field";
-import "./parameters-field";
-import { formStyles } from "./form-styles";
-import type { Pair } from "./pairs-field";
-import { tellProblem } from "./problem";
-import { navigate } from "./router";
-import { base } from "./styles";
-import { sendUpload } from "./upload";
-import { type CodeFile, makeZip, TooLarge } from "./zip";
+import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "../net/api";
+import "../fields/code-field";
+import { emptyForm, isZip, type JobForm, MISSING, makeForm, makeRequest, takeFiles } from "../fields/job-form";
+import { type NotebookForm, type NotebookRequest, openNotebook, type Parameter, takeRequest } from "../fields/notebook";
+import { bytes } from "../format";
+import "../fields/pairs-field";
+import "../fields/parameters-field";
+import { formStyles } from "../fields/form-styles";
+import type { Pair } from "../fields/pairs-field";
+import { type CodeFile, makeZip, TooLarge } from "../fields/zip";
+import { sendUpload } from "../net/upload";
+import { tellProblem } from "../problem";
+import { navigate } from "../router";
+import { base } from "../styles";
 
 interface Work {
   words: string;
@@ -117,7 +117,7 @@ export class SubmitView extends LitElement {
 
   /** Return the form of an earlier job's notebook; what it could set is read from the one that came back. */
   private async reopen(job: Job, text: string): Promise<NotebookForm> {
-    const { parseExact } = await import("./python");
+    const { parseExact } = await import("../fields/python");
     const exact = (parseExact(text) as { notebook: NotebookRequest }).notebook;
     return takeRequest(await openNotebook(exact.path, await this.readExecuted(job, exact.path)), exact);
   }

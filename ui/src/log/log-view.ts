@@ -1,12 +1,12 @@
 // A job's log: follows it as it is written, and stays smooth at millions of lines, as it draws only those that are seen.
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
+import { count } from "../format";
+import { type Api, isOver, type Job } from "../net/api";
+import { tellProblem } from "../problem";
+import { base } from "../styles";
 import { ansiStyles, renderLine } from "./ansi";
-import { type Api, isOver, type Job } from "./api";
-import { count } from "./format";
 import { type LogLine, LogLines } from "./log-lines";
-import { tellProblem } from "./problem";
-import { base } from "./styles";
 
 /** Height of a line in pixels, as in the style below. */
 const ROW = 20;

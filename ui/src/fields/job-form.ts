@@ -1,9 +1,9 @@
 // What the form of a new job holds, and how that becomes the request of the API.
-import type { FieldError, Job } from "./api";
+import type { FieldError, Job } from "../net/api";
+import { joinWords, splitWords } from "../words";
 import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } from "./notebook";
 import type { Pair } from "./pairs-field";
 import { findTopFolder } from "./top-folder";
-import { joinWords, splitWords } from "./words";
 import type { CodeFile } from "./zip";
 
 export interface JobForm {

@@ -2,13 +2,13 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import { repeat } from "lit/directives/repeat.js";
-import { type Api, ApiError, type Job, type JobPage, STATUSES, type Status, type User } from "./api";
+import { type Api, ApiError, type Job, type JobPage, STATUSES, type Status, type User } from "../net/api";
 import "./bulk-actions";
-import { QUEUED_MS, repeatWhileVisible, watch } from "./events";
-import { age, count, duration, exactTime, runSeconds } from "./format";
-import { tellProblem } from "./problem";
-import { navigate } from "./router";
-import { base } from "./styles";
+import { age, count, duration, exactTime, runSeconds } from "../format";
+import { QUEUED_MS, repeatWhileVisible, watch } from "../net/events";
+import { tellProblem } from "../problem";
+import { navigate } from "../router";
+import { base } from "../styles";
 import { tableStyles } from "./table-styles";
 
 const PAGE_SIZES = [50, 100, 500];

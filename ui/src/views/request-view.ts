@@ -1,11 +1,11 @@
 // What a job was asked to be: in words, and as the exact request.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { Job } from "./api";
-import { bytes, duration, exactTime } from "./format";
-import type { NotebookRequest } from "./notebook";
-import { base } from "./styles";
-import { joinWords } from "./words";
+import type { NotebookRequest } from "../fields/notebook";
+import { bytes, duration, exactTime } from "../format";
+import type { Job } from "../net/api";
+import { base } from "../styles";
+import { joinWords } from "../words";
 
 @customElement("kbatch-request")
 export class RequestView extends LitElement {

@@ -1,10 +1,10 @@
 // A job's results: the list, a look at text and images, and downloads.
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
-import { type Api, ApiError, type Job } from "./api";
-import { bytes, count, exactTime } from "./format";
-import { tellProblem } from "./problem";
-import { base } from "./styles";
+import { bytes, count, exactTime } from "../format";
+import { type Api, ApiError, type Job } from "../net/api";
+import { tellProblem } from "../problem";
+import { base } from "../styles";
 
 interface Listing {
   items: File[];

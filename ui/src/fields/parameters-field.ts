@@ -1,9 +1,9 @@
 // The parameters of a notebook: those that it has, to be changed or left alone, and others.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property } from "lit/decorators.js";
-import type { FieldError } from "./api";
+import type { FieldError } from "../net/api";
+import { base } from "../styles";
 import { isChanged, type Kind, type NotebookForm, nameLanguage, type Parameter } from "./notebook";
-import { base } from "./styles";
 
 @customElement("kbatch-parameters")
 export class ParametersField extends LitElement {
