@@ -111,7 +111,7 @@ export function makeNotebookRequest(form: NotebookForm): { request: NotebookRequ
     const { name, kind, value } = each;
     const read = kind === "text" ? { value } : form.read(value);
     if (read === null) {
-      const message = `is not a value or an expression of ${nameLanguage(form.language)}; for words, choose Text`;
+      const message = `Enter a ${nameLanguage(form.language)} value or expression. For plain text, choose Text.`;
       problems.push({ field: `notebook.parameters.${name}`, message });
     } else if ("value" in read) {
       request.parameters[name] = read.value;
