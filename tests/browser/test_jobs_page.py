@@ -86,6 +86,8 @@ def test_jobs_are_filtered_searched_and_linked_to(site, page):
     page.page.get_by_role("button", name="Clear filters").click()
     expect(page.find("tbody tr")).to_have_count(3)
     expect(page.page.get_by_label("Search by name")).to_have_value("")
+    page.go("?tag=none:1")
+    expect(page.find(".empty")).to_contain_text("No jobs match.")
 
 
 def test_several_jobs_are_cancelled_and_deleted_at_once(site, page):

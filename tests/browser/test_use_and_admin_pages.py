@@ -40,6 +40,10 @@ def test_a_user_sees_what_runs_what_waits_in_which_place_and_what_is_allowed(sit
     expect(limits).to_contain_text("Uploads can be up to 1 GiB")
     expect(page.find("[aria-labelledby=who] dl")).to_contain_text("a.b")
     page.shoot("use")
+    client.call("POST", f"api/v1/jobs/{jobs[2]['id']}/cancel")
+    page.go(f"job/{jobs[2]['id']}")
+    expect(page.find("kbatch-log .empty")).to_have_text("The job never started.")
+    expect(page.find("kbatch-outputs p")).to_have_text("No result files.")
     for job in jobs:
         client.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
 

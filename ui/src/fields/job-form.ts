@@ -65,7 +65,8 @@ export const emptyForm = (): JobForm => ({
 
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
 
-const NAME_HINT = "Use up to 63 letters (A to Z), digits, '.', '_' and '-'. Start and end with a letter or digit.";
+const NAME_HINT =
+  "Use up to 63 characters: letters (A to Z), digits, '.', '_' and '-'. Start and end with a letter or digit.";
 
 /** What is wrong with a field that has to be filled in: not to be said before it was. */
 export const MISSING = "Enter a name.";

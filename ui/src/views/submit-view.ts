@@ -261,7 +261,7 @@ export class SubmitView extends LitElement {
       <form novalidate @submit=${this.submit}>
         ${this.renderText("name", "Name", form.name, (name) => ({ name }), { maxlength: 63 })}
         <div class="field">
-          <div class="label">Code <span class="quiet">(optional). The command runs in this folder.</span></div>
+          <div class="label">Code <span class="quiet">(optional; the command runs in this folder)</span></div>
           <kbatch-code
             .files=${form.files}
             .upload=${form.upload}
@@ -333,8 +333,8 @@ export class SubmitView extends LitElement {
     return html`<div class="field panel">
       <div class="label">Run notebook ${notebook.path}</div>
       <p class="quiet small">
-        The executed copy is saved with the results. The image needs papermill or nbclient, which is part of
-        <code>jupyter nbconvert</code>.
+        The executed copy is saved with the results. The image needs papermill or nbclient, which
+        is installed with <code>nbconvert</code>.
       </p>
       <kbatch-parameters
         problem=${problems.length ? "yes" : ""}
@@ -380,7 +380,7 @@ export class SubmitView extends LitElement {
       <div class="cards">
         ${this.profiles.map((profile) => {
           const facts = [
-            profile.cpu_limit === null ? "" : `${profile.cpu_limit} CPU`,
+            profile.cpu_limit === null ? "" : `${profile.cpu_limit} ${profile.cpu_limit > 1 ? "CPUs" : "CPU"}`,
             profile.mem_limit === null ? "" : bytes(profile.mem_limit),
             ...Object.entries(profile.extra_resource_limits).map(([name, value]) => `${value} ${name}`),
           ];
