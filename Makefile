@@ -16,7 +16,7 @@ now = $$(date +%s)
 took = echo "  … done ($$(($(now) - $(1))) s)"
 
 # what the pages are built from
-UI := $(wildcard ui/*.json ui/*.mjs ui/src/*)
+UI := $(wildcard ui/*.json ui/*.mjs ui/src/* ui/src/*/*)
 
 # HUB=5: the quick half with the older major version of JupyterHub, in the environment that test-hub5 uses
 UNIT = $(VENV)$(if $(filter 5,$(HUB)),-hub5)

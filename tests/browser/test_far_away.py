@@ -86,7 +86,7 @@ def test_a_user_logs_in_submits_sees_the_log_and_cancels(
     page = visitor.page
     page.get_by_label("Name", exact=True).fill("far")
     page.get_by_label("Command").fill("echo 'from far away'; sleep 300")
-    page.get_by_label("Run it in a shell").check()
+    page.get_by_label("Run in a shell").check()
     page.get_by_role("button", name="Submit").click()
     expect(visitor.find(".line .text", "from far away")).to_have_count(1)
     assert page.url.startswith(f"{seen.kbatch_url}job/far-")

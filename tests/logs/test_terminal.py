@@ -215,7 +215,7 @@ def test_the_page_shows_the_same(tmp_path: Path) -> None:
     samples += [decode(make_worst(name, 10_000)) for name in WORST]
     bundle = tmp_path / "terminal.mjs"
     subprocess.run(
-        [UI / "node_modules/.bin/esbuild", UI / "src/terminal.ts", "--format=esm", f"--outfile={bundle}"],
+        [UI / "node_modules/.bin/esbuild", UI / "src/log/terminal.ts", "--format=esm", f"--outfile={bundle}"],
         check=True,
         capture_output=True,
     )

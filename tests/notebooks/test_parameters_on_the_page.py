@@ -13,7 +13,7 @@ UI = Path(__file__).parents[2] / "ui"
 
 # reads cases from standard input: [function, argument]; prints what the functions return
 DRIVER = """
-import { findAssignments, parseExact, readExpression, writeLiteral } from "./src/python.ts";
+import { findAssignments, parseExact, readExpression, writeLiteral } from "./src/fields/python.ts";
 const functions = { findAssignments, readExpression, rewrite: (text) => writeLiteral(parseExact(text)) };
 let text = "";
 for await (const chunk of process.stdin) text += chunk;

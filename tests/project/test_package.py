@@ -67,7 +67,7 @@ def test_the_sdist_has_what_it_takes_to_build_and_to_begin(built):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert files_of("kbatch_server") <= names
-    assert {f"ui/src/{path.name}" for path in (ROOT / "ui/src").iterdir()} <= names
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "ui/src").rglob("*.*")} <= names
     assert {"ui/build.mjs", "ui/package-lock.json"} <= names
     assert not any("node_modules" in name for name in names)
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "jupyterhub_config_snippet.py"} <= names

@@ -1,8 +1,9 @@
 // What is done to several jobs at once: asks first, says how far it is, and what could not be done.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
-import { type Api, ApiError, isOver, type Job } from "./api";
-import { base } from "./styles";
+import { countJobs } from "../format";
+import { type Api, ApiError, isOver, type Job } from "../net/api";
+import { base } from "../styles";
 
 const AT_ONCE = 4;
 
@@ -82,7 +83,7 @@ export class BulkActions extends LitElement {
   private renderProgress({ action, done, total, problems }: Bulk): TemplateResult {
     return html`<div class="panel" role="status">
       <div class="row">
-        <label>${action === "cancel" ? "Cancelling" : "Deleting"}: ${done} of ${total} <progress max=${total} value=${done}></progress></label>
+        <label>${action === "cancel" ? "Cancelling jobs" : "Deleting jobs"}: ${done} of ${total} <progress max=${total} value=${done}></progress></label>
         ${done === total ? html`<button type="button" @click=${() => (this.bulk = null)}>Close</button>` : nothing}
       </div>
       ${problems.map((problem) => html`<div class="small">${problem}</div>`)}
@@ -95,7 +96,7 @@ export class BulkActions extends LitElement {
       <span class="grow">${this.jobs.length} selected</span>
       <button type="button" ?disabled=${this.jobs.every(isOver)} @click=${() => this.ask("cancel")}>Cancel</button>
       <button type="button" class="danger" @click=${() => this.ask("delete")}>Delete</button>
-      <button type="button" @click=${() => this.dispatchEvent(new Event("clear"))}>Clear the selection</button>
+      <button type="button" @click=${() => this.dispatchEvent(new Event("clear"))}>Clear selection</button>
     </div>`;
   }
 
@@ -103,24 +104,25 @@ export class BulkActions extends LitElement {
     const { jobs } = this;
     const going = jobs.filter((job) => !isOver(job)).length;
     const isCancel = this.asked === "cancel";
+    const action = isCancel ? `Cancel ${countJobs(going)}` : `Delete ${countJobs(jobs.length)}`;
     return html`<dialog aria-labelledby="dialog-title">
-      <h2 id="dialog-title">${isCancel ? `Cancel ${going} jobs?` : `Delete ${jobs.length} jobs?`}</h2>
+      <h2 id="dialog-title">${action}?</h2>
       <p>
         ${
           isCancel
-            ? "They are asked to end. What they have written so far is kept."
-            : `Their logs and results are deleted with them.${going ? ` ${going} of them are not over, and are cancelled.` : ""}`
+            ? `${going === 1 ? "It" : "They"} will be stopped. Results written so far are kept.`
+            : `${jobs.length === 1 ? "Its log" : "Their logs"} and results will be deleted too. This can't be undone.${going ? ` ${countJobs(going)} ${going === 1 ? "is" : "are"} still active and will be cancelled.` : ""}`
         }
       </p>
       ${
         this.everybody && isCancel
-          ? html`<label for="note">Why, for those to read whose jobs they are</label>
+          ? html`<label for="note">Reason (shown to the owners of the jobs)</label>
               <input id="note" maxlength="1000" />`
           : nothing
       }
       <div class="row">
-        <button type="button" autofocus @click=${() => this.dialog.close()}>Back</button>
-        <button type="button" class="danger" @click=${this.run}>${isCancel ? "Cancel them" : "Delete them"}</button>
+        <button type="button" autofocus @click=${() => this.dialog.close()}>${isCancel ? "Keep running" : "Keep"}</button>
+        <button type="button" class="danger" @click=${this.run}>${action}</button>
       </div>
     </dialog>`;
   }

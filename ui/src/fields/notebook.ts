@@ -1,5 +1,5 @@
 // What the form knows of a notebook that is to be run, and how that becomes the request of the API.
-import type { FieldError } from "./api";
+import type { FieldError } from "../net/api";
 import type { Json, Read } from "./python";
 
 /** What the API takes and shows. */
@@ -111,7 +111,7 @@ export function makeNotebookRequest(form: NotebookForm): { request: NotebookRequ
     const { name, kind, value } = each;
     const read = kind === "text" ? { value } : form.read(value);
     if (read === null) {
-      const message = `is not a value or an expression of ${nameLanguage(form.language)}; for words, choose Text`;
+      const message = `Enter a ${nameLanguage(form.language)} value or expression. For plain text, choose Text.`;
       problems.push({ field: `notebook.parameters.${name}`, message });
     } else if ("value" in read) {
       request.parameters[name] = read.value;

@@ -1,12 +1,12 @@
 // A job's log: follows it as it is written, and stays smooth at millions of lines, as it draws only those that are seen.
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
+import { count } from "../format";
+import { type Api, isOver, type Job } from "../net/api";
+import { tellProblem } from "../problem";
+import { base } from "../styles";
 import { ansiStyles, renderLine } from "./ansi";
-import { type Api, isOver, type Job } from "./api";
-import { count } from "./format";
 import { type LogLine, LogLines } from "./log-lines";
-import { tellProblem } from "./problem";
-import { base } from "./styles";
 
 /** Height of a line in pixels, as in the style below. */
 const ROW = 20;
@@ -271,10 +271,10 @@ export class LogView extends LitElement {
   }
 
   private tellEmpty(): string {
-    if (this.lines.isComplete) return "It has written nothing.";
-    if (isOver(this.job) && !this.job.attempts) return "It was never begun.";
-    if (isOver(this.job)) return this.lines.problem || "Reading …";
-    return this.lines.problem || "Nothing is written yet.";
+    if (this.lines.isComplete) return "No output.";
+    if (isOver(this.job) && !this.job.attempts) return "The job never started.";
+    if (isOver(this.job)) return this.lines.problem || "Loading…";
+    return this.lines.problem || "No output yet.";
   }
 
   private renderAttempts(): TemplateResult | typeof nothing {
@@ -284,7 +284,7 @@ export class LogView extends LitElement {
     };
     return html`<label class="small quiet">Attempt
       <select @change=${choose}>
-        <option value="">newest</option>
+        <option value="">latest</option>
         ${Array.from({ length: this.job.attempts }, (_, index) => html`<option>${index + 1}</option>`)}
       </select>
     </label>`;
@@ -294,9 +294,9 @@ export class LogView extends LitElement {
     if (!this.hits) return nothing;
     const most = `${count(this.hits.length)}${this.hitsAreCut ? "+" : ""}`;
     return html`<span class="row">
-      <span class="small" role="status">${this.hits.length ? `${count(this.hit + 1)} of ${most}` : "No line has it."}</span>
-      <button type="button" aria-label="The line before that has it" ?disabled=${!this.hits.length} @click=${() => this.step(-1)}>↑</button>
-      <button type="button" aria-label="The next line that has it" ?disabled=${!this.hits.length} @click=${() => this.step(1)}>↓</button>
+      <span class="small" role="status">${this.hits.length ? `${count(this.hit + 1)} of ${most}` : "No matches"}</span>
+      <button type="button" aria-label="Previous match" ?disabled=${!this.hits.length} @click=${() => this.step(-1)}>↑</button>
+      <button type="button" aria-label="Next match" ?disabled=${!this.hits.length} @click=${() => this.step(1)}>↓</button>
     </span>`;
   }
 
@@ -322,7 +322,7 @@ export class LogView extends LitElement {
   private renderRow(line: number): TemplateResult {
     const text = this.lines.get(line);
     const isHit = this.hits?.[this.hit]?.line === line;
-    const shown = text === undefined ? "…" : text === null ? "[cut out]" : renderLine(text);
+    const shown = text === undefined ? "…" : text === null ? "[line removed]" : renderLine(text);
     const mark = (event: Event) => {
       event.preventDefault();
       this.marked = line;

@@ -2,14 +2,17 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import { repeat } from "lit/directives/repeat.js";
-import { type Api, ApiError, type Job, type JobPage, STATUSES, type Status, type User } from "./api";
+import { type Api, ApiError, type Job, type JobPage, STATUSES, type Status, type User } from "../net/api";
 import "./bulk-actions";
-import { QUEUED_MS, repeatWhileVisible, watch } from "./events";
-import { age, count, duration, exactTime, runSeconds } from "./format";
-import { tellProblem } from "./problem";
-import { navigate } from "./router";
-import { base } from "./styles";
+import { age, count, duration, exactTime, runSeconds } from "../format";
+import { QUEUED_MS, repeatWhileVisible, watch } from "../net/events";
+import { tellProblem } from "../problem";
+import { navigate } from "../router";
+import { base } from "../styles";
 import { tableStyles } from "./table-styles";
+
+/** The parts of the URL that leave jobs out. */
+const FILTERS = ["status", "search", "tag", "user"];
 
 const PAGE_SIZES = [50, 100, 500];
 
@@ -212,26 +215,30 @@ export class JobsView extends LitElement {
 
   override render(): TemplateResult {
     const items = this.page?.items ?? [];
-    const isFiltered = this.statuses.length > 0 || Boolean(this.query.get("search"));
     return html`
       <div class="row">
-        ${this.everybody ? html`<h2 class="grow">Everybody's jobs</h2>` : html`<h1 class="grow">Jobs</h1>`}
-        ${this.isLive ? nothing : html`<span class="quiet small" role="status">Connecting again …</span>`}
+        ${this.everybody ? html`<h2 class="grow">Jobs of all users</h2>` : html`<h1 class="grow">Jobs</h1>`}
+        ${this.isLive ? nothing : html`<span class="quiet small" role="status">Reconnecting…</span>`}
         <a class="button primary" href="${this.api.baseUrl}submit">New job</a>
       </div>
       ${this.renderFilters()} ${this.renderBulk(items)}
       ${
         items.length
           ? this.renderTable(items)
-          : html`<p class="empty quiet">${this.page === null ? "Reading …" : isFiltered ? "No job fits." : this.renderWelcome()}</p>`
+          : html`<p class="empty quiet">${this.page === null ? "Loading…" : this.renderEmpty()}</p>`
       }
       ${this.renderPaging()}
     `;
   }
 
-  private renderWelcome(): TemplateResult | string {
-    if (this.everybody) return "There are no jobs yet.";
-    return html`You have no jobs here yet. <a href="${this.api.baseUrl}submit">Submit the first one.</a>`;
+  private renderEmpty(): TemplateResult | string {
+    if (FILTERS.some((name) => this.query.get(name))) {
+      const clear = () => this.go(Object.fromEntries(FILTERS.map((name) => [name, null])));
+      return html`No jobs match.
+        <button type="button" @click=${clear}>Clear filters</button>`;
+    }
+    if (this.everybody) return "No jobs yet.";
+    return html`You have no jobs yet. <a href="${this.api.baseUrl}submit">Submit your first job.</a>`;
   }
 
   private renderFilters(): TemplateResult {
@@ -245,7 +252,7 @@ export class JobsView extends LitElement {
           <label class="hidden" for="search">Search by name</label>
           <input id="search" name="search" type="search" maxlength="63" placeholder="Search by name" .value=${this.query.get("search") ?? ""} @search=${this.search} />
         </form>
-        <div class="row" role="group" aria-label="Show only jobs that are">
+        <div class="row" role="group" aria-label="Filter by status">
           ${STATUSES.map(
             (
               status,
@@ -264,8 +271,8 @@ export class JobsView extends LitElement {
       this.go({ user: this.renderRoot.querySelector<HTMLInputElement>("#user")?.value.trim() ?? "" });
     };
     return html`<form @submit=${choose}>
-      <label class="hidden" for="user">Only jobs of</label>
-      <input id="user" type="search" placeholder="Only jobs of this user" .value=${this.query.get("user") ?? ""} @search=${choose} />
+      <label class="hidden" for="user">Filter by user</label>
+      <input id="user" type="search" placeholder="Filter by user" .value=${this.query.get("user") ?? ""} @search=${choose} />
     </form>`;
   }
 
@@ -299,7 +306,7 @@ export class JobsView extends LitElement {
             <th scope="col">Status</th>
             <th scope="col">Name</th>
             ${this.everybody ? html`<th scope="col">User</th>` : nothing}
-            <th scope="col">Runs in</th>
+            <th scope="col">Profile or image</th>
             <th scope="col">Submitted</th>
             <th scope="col">Duration</th>
             <th scope="col">Message</th>
@@ -338,11 +345,11 @@ export class JobsView extends LitElement {
     const cursor = this.query.get("cursor");
     if (!this.page || (!cursor && !this.page.next_cursor && this.limit === PAGE_SIZES[0])) return html``;
     const resize = (event: Event) => this.go({ limit: (event.target as HTMLSelectElement).value });
-    return html`<nav class="row paging" aria-label="Pages of jobs">
+    return html`<nav class="row paging" aria-label="Pagination">
       <button type="button" ?disabled=${!cursor} @click=${() => this.go({})}>Newest</button>
       <button type="button" ?disabled=${!cursor} @click=${this.goNewer}>Newer</button>
       <button type="button" ?disabled=${!this.page.next_cursor} @click=${this.goOlder}>Older</button>
-      <label class="small quiet">Jobs on a page
+      <label class="small quiet">Rows per page
         <select @change=${resize}>
           ${PAGE_SIZES.map((size) => html`<option ?selected=${size === this.limit}>${size}</option>`)}
         </select>

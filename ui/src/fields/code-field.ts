@@ -1,8 +1,8 @@
 // The code of a job: what was dropped or chosen, until it is sent.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import { bytes, count } from "./format";
-import { base } from "./styles";
+import { bytes, count } from "../format";
+import { base } from "../styles";
 import { type CodeFile, readChosen, readDropped } from "./zip";
 
 @customElement("kbatch-code")
@@ -10,6 +10,8 @@ export class CodeField extends LitElement {
   @property({ attribute: false }) files: CodeFile[] = [];
   /** The id of an upload that is there already. */
   @property() upload = "";
+  /** The id of the job that the upload is of, where it is not of this form. */
+  @property({ attribute: false }) uploadFrom = "";
   @property({ reflect: true }) problem = "";
   @state() private isOver = false;
 
@@ -84,8 +86,8 @@ export class CodeField extends LitElement {
       <p role="status">${this.describe()}</p>
       <div class="row">
         <label class="button">Choose files<input class="hidden" type="file" multiple @change=${this.chosen} /></label>
-        <label class="button">Choose a folder<input class="hidden" type="file" webkitdirectory @change=${this.chosen} /></label>
-        ${this.files.length || this.upload ? html`<button type="button" @click=${this.clear}>No code</button>` : nothing}
+        <label class="button">Choose folder<input class="hidden" type="file" webkitdirectory @change=${this.chosen} /></label>
+        ${this.files.length || this.upload ? html`<button type="button" @click=${this.clear}>Remove</button>` : nothing}
       </div>
       ${this.problem ? html`<p id="problem" class="problem small" role="alert">${this.problem}</p>` : nothing}
     </div>`;
@@ -99,7 +101,7 @@ export class CodeField extends LitElement {
       const more = files.length > 3 ? `, and ${count(files.length - 3)} more` : "";
       return html`<strong>${names.join(", ")}${more}</strong> <span class="quiet">(${size})</span>`;
     }
-    if (this.upload) return "The code of the job before is used again.";
-    return "Drop a ZIP, files, a folder or a notebook here.";
+    if (this.upload) return this.uploadFrom ? `Same code as ${this.uploadFrom}.` : "Your code is uploaded.";
+    return "Drop a ZIP, a folder, files or a notebook here.";
   }
 }

@@ -1,9 +1,9 @@
 // What the form of a new job holds, and how that becomes the request of the API.
-import type { FieldError, Job } from "./api";
+import type { FieldError, Job } from "../net/api";
+import { joinWords, splitWords } from "../words";
 import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } from "./notebook";
 import type { Pair } from "./pairs-field";
 import { findTopFolder } from "./top-folder";
-import { joinWords, splitWords } from "./words";
 import type { CodeFile } from "./zip";
 
 export interface JobForm {
@@ -21,6 +21,8 @@ export interface JobForm {
   priority: string;
   minutes: string;
   upload: string;
+  /** The id of the job that the upload is of, or nothing. */
+  uploadFrom: string;
   files: CodeFile[];
   /** The folder that all of the ZIP is in, or nothing. */
   topFolder: string;
@@ -51,6 +53,7 @@ export const emptyForm = (): JobForm => ({
   priority: "",
   minutes: "",
   upload: "",
+  uploadFrom: "",
   files: [],
   topFolder: "",
   workingDir: "",
@@ -62,12 +65,11 @@ export const emptyForm = (): JobForm => ({
 
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
 
-// in the service's own words
 const NAME_HINT =
-  "must be letters, digits, '.', '_' and '-' (ASCII), beginning and ending with a letter or digit, 63 at most";
+  "Use up to 63 characters: letters (A to Z), digits, '.', '_' and '-'. Start and end with a letter or digit.";
 
 /** What is wrong with a field that has to be filled in: not to be said before it was. */
-export const MISSING = "must be there";
+export const MISSING = "Enter a name.";
 
 const toPairs = (map: Record<string, string | null>): Pair[] =>
   Object.entries(map).map(([name, value]) => ({ name, value: value ?? "" }));
@@ -96,6 +98,7 @@ export function makeForm(job: Job): JobForm {
     priority: job.priority ? String(job.priority) : "",
     minutes: job.active_deadline_seconds === null ? "" : String(job.active_deadline_seconds / 60),
     upload: job.upload ?? "",
+    uploadFrom: job.id,
     topFolder: job.working_dir ?? "",
     workingDir: job.working_dir ?? "",
     isArgs: job.command === null && job.args.length > 0,
@@ -169,7 +172,7 @@ export function makeRequest(form: JobForm): { request: Record<string, unknown>; 
   const number = (field: string, text: string, factor = 1) => {
     if (!text.trim()) return;
     const value = factor === 1 ? Number(text) : Math.round(Number(text) * factor);
-    if (Number.isNaN(value)) problems.push({ field, message: "must be a number" });
+    if (Number.isNaN(value)) problems.push({ field, message: "Enter a number." });
     else request[field] = value;
   };
   number("cpu_limit", form.cpu);

@@ -1,16 +1,16 @@
 // One job: what became of it and why, its timeline, log, results, attempts, and what was asked for.
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
-import { type Api, ApiError, isOver, type Job, type User } from "./api";
-import { QUEUED_MS, repeatWhileVisible, watch } from "./events";
-import { clockTime, duration, exactTime, runSeconds } from "./format";
-import "./log-view";
-import { describeNotebook } from "./notebook";
+import { clockTime, duration, exactTime, runSeconds } from "../format";
+import { type Api, ApiError, isOver, type Job, type User } from "../net/api";
+import { QUEUED_MS, repeatWhileVisible, watch } from "../net/events";
+import "../log/log-view";
+import { describeNotebook } from "../fields/notebook";
 import "./outputs-view";
 import "./request-view";
-import { tellProblem } from "./problem";
-import { navigate } from "./router";
-import { base } from "./styles";
+import { tellProblem } from "../problem";
+import { navigate } from "../router";
+import { base } from "../styles";
 
 interface Step {
   step: string;
@@ -29,14 +29,19 @@ interface Attempt {
 
 const STEPS: Record<string, string> = {
   accepted: "Accepted",
-  handed_over: "Handed over",
-  scheduled: "Has a place",
+  handed_over: "Launched",
+  scheduled: "Node assigned",
   code_fetched: "Code fetched",
-  image_pulled: "Image there",
+  image_pulled: "Image ready",
   running: "Running",
   attempt_ended: "Attempt ended",
-  cancel_requested: "Asked to end",
+  cancel_requested: "Cancel requested",
 };
+
+function nameStep({ step, attempt }: Step, many: boolean): string {
+  if (!many || !attempt) return STEPS[step] ?? step;
+  return step === "attempt_ended" ? `Attempt ${attempt} ended` : `${STEPS[step] ?? step} (attempt ${attempt})`;
+}
 
 @customElement("kbatch-job")
 export class JobView extends LitElement {
@@ -232,9 +237,9 @@ export class JobView extends LitElement {
 
   override render(): TemplateResult {
     if (this.missing)
-      return html`<h1>No such job</h1><p>${this.missing}</p><p><a href=${this.api.baseUrl}>All jobs</a></p>`;
+      return html`<h1>Job not found</h1><p>${this.missing}</p><p><a href=${this.api.baseUrl}>Back to jobs</a></p>`;
     const { job } = this;
-    if (!job) return html`<p class="quiet">Reading …</p>`;
+    if (!job) return html`<p class="quiet">Loading…</p>`;
     return html`
       ${this.renderHead(job)} ${this.renderTimeline(job)}
       <section><kbatch-log .api=${this.api} .job=${job}></kbatch-log></section>
@@ -255,8 +260,8 @@ export class JobView extends LitElement {
         ${
           isMine || isOver(job)
             ? nothing
-            : html`<label class="hidden" for="note">Why it is cancelled</label>
-                <input id="note" maxlength="1000" placeholder="Why, for ${job.user} to read" />`
+            : html`<label class="hidden" for="note">Reason for cancelling</label>
+                <input id="note" maxlength="1000" placeholder="Reason (shown to ${job.user})" />`
         }
         ${isOver(job) ? nothing : html`<button type="button" ?disabled=${this.isBusy} @click=${this.cancel}>Cancel</button>`}
         ${
@@ -267,7 +272,7 @@ export class JobView extends LitElement {
         }
         <button type="button" class="danger" ?disabled=${this.isBusy} @click=${() => this.dialog.showModal()}>Delete</button>
       </div>
-      <div class="quiet small">${job.id}${isMine ? "" : ` of ${job.user}`}${job.description ? ` · ${job.description}` : ""}</div>
+      <div class="quiet small">${job.id}${isMine ? "" : ` · ${job.user}`}${job.description ? ` · ${job.description}` : ""}</div>
       ${job.notebook ? html`<div class="notebook">${describeNotebook(job.notebook)}</div>` : nothing}
       ${job.message ? html`<p class="message ${job.status}">${job.message}</p>` : nothing}
     `;
@@ -280,10 +285,10 @@ export class JobView extends LitElement {
     const end = job.ended_at
       ? { succeeded: "Succeeded", failed: "Failed", cancelled: "Cancelled" }[job.status as "failed"]
       : "";
-    return html`<ol aria-label="What it went through">
+    return html`<ol aria-label="Timeline">
       ${steps.map(
         (each, index) => html`<li class=${!end && index === steps.length - 1 ? "now" : ""}>
-          <div>${STEPS[each.step] ?? each.step}${many && each.attempt ? html` <span class="quiet">(${each.attempt})</span>` : nothing}</div>
+          <div>${nameStep(each, many)}</div>
           <time class="quiet small" datetime=${each.time} title=${exactTime(each.time)}>${clockTime(each.time)}</time>
         </li>`,
       )}
@@ -291,9 +296,9 @@ export class JobView extends LitElement {
         end && job.ended_at
           ? html`<li class=${job.status}>
               <div>${end}</div>
-              <time class="quiet small" datetime=${job.ended_at} title=${exactTime(job.ended_at)}>${clockTime(job.ended_at)}${seconds === null ? "" : `, after ${duration(seconds)}`}</time>
+              <time class="quiet small" datetime=${job.ended_at} title=${exactTime(job.ended_at)}>${clockTime(job.ended_at)}${seconds === null ? "" : `, ran for ${duration(seconds)}`}</time>
             </li>`
-          : html`<li><div class="quiet">${seconds === null ? "Waiting" : `For ${duration(seconds)}`}</div></li>`
+          : html`<li><div class="quiet">${seconds === null ? "Waiting" : `${duration(seconds)} so far`}</div></li>`
       }
     </ol>`;
   }
@@ -305,7 +310,7 @@ export class JobView extends LitElement {
       <div class="scroll" tabindex="0" role="group" aria-labelledby="attempts">
         <table aria-labelledby="attempts">
           <thead>
-            <tr><th scope="col">No.</th><th scope="col">Ended as</th><th scope="col">Exit code</th><th scope="col">Began</th><th scope="col">Ran</th></tr>
+            <tr><th scope="col">Attempt</th><th scope="col">Result</th><th scope="col">Exit code</th><th scope="col">Started</th><th scope="col">Duration</th></tr>
           </thead>
           <tbody>
             ${this.attempts.map((each) => {
@@ -324,10 +329,10 @@ export class JobView extends LitElement {
   private renderDialog(job: Job): TemplateResult {
     return html`<dialog aria-labelledby="delete-title">
       <h2 id="delete-title">Delete ${job.name}?</h2>
-      <p>${isOver(job) ? "Its" : "It is not over, and is cancelled. Its"} log and results are deleted with it.</p>
+      <p>${isOver(job) ? "" : "It is still active and will be cancelled. "}Its log and results will be deleted. This can't be undone.</p>
       <div class="row">
-        <button type="button" autofocus @click=${() => this.dialog.close()}>Back</button>
-        <button type="button" class="danger" @click=${this.delete}>Delete it</button>
+        <button type="button" autofocus @click=${() => this.dialog.close()}>Keep</button>
+        <button type="button" class="danger" @click=${this.delete}>Delete job</button>
       </div>
     </dialog>`;
   }

@@ -1,20 +1,20 @@
 // The form of a new job: code, profile, command; the server's errors stand beside what they are about.
 import { html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "./api";
-import "./code-field";
-import { bytes } from "./format";
-import { emptyForm, isZip, type JobForm, MISSING, makeForm, makeRequest, takeFiles } from "./job-form";
-import { type NotebookForm, type NotebookRequest, openNotebook, type Parameter, takeRequest } from "./notebook";
-import "./pairs-field";
-import "./parameters-field";
-import { formStyles } from "./form-styles";
-import type { Pair } from "./pairs-field";
-import { tellProblem } from "./problem";
-import { navigate } from "./router";
-import { base } from "./styles";
-import { sendUpload } from "./upload";
-import { type CodeFile, makeZip, TooLarge } from "./zip";
+import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "../net/api";
+import "../fields/code-field";
+import { emptyForm, isZip, type JobForm, MISSING, makeForm, makeRequest, takeFiles } from "../fields/job-form";
+import { type NotebookForm, type NotebookRequest, openNotebook, type Parameter, takeRequest } from "../fields/notebook";
+import { bytes } from "../format";
+import "../fields/pairs-field";
+import "../fields/parameters-field";
+import { formStyles } from "../fields/form-styles";
+import type { Pair } from "../fields/pairs-field";
+import { type CodeFile, makeZip, TooLarge } from "../fields/zip";
+import { sendUpload } from "../net/upload";
+import { tellProblem } from "../problem";
+import { navigate } from "../router";
+import { base } from "../styles";
 
 interface Work {
   words: string;
@@ -33,16 +33,16 @@ const PLACES = ["name", "upload", "working_dir", "profile", "command", "notebook
 const LABELS: Record<string, string> = {
   name: "Name",
   upload: "Code",
-  working_dir: "Folder",
+  working_dir: "Working directory",
   profile: "Profile",
   command: "Command",
   notebook: "Parameters",
-  env: "Environment",
+  env: "Environment variables",
   image: "Image",
-  cpu_limit: "CPUs",
-  mem_limit: "Memory",
-  active_deadline_seconds: "Minutes",
-  retries: "Tries",
+  cpu_limit: "CPU limit",
+  mem_limit: "Memory limit",
+  active_deadline_seconds: "Time limit",
+  retries: "Retries",
   priority: "Priority",
   description: "Description",
   tags: "Tags",
@@ -54,8 +54,8 @@ const CHECK_MS = 250;
 /** Of an executed notebook, so much is read for its parameters. */
 const MAX_NOTEBOOK_BYTES = 20_000_000;
 
-const COMMAND_HINT = "A program and its arguments; empty for that of the image.";
-const ARGS_HINT = "Arguments of the image's own command.";
+const COMMAND_HINT = "Program and arguments. Leave empty to use the image's own command.";
+const ARGS_HINT = "Arguments for the image's own command.";
 
 @customElement("kbatch-submit")
 export class SubmitView extends LitElement {
@@ -117,7 +117,7 @@ export class SubmitView extends LitElement {
 
   /** Return the form of an earlier job's notebook; what it could set is read from the one that came back. */
   private async reopen(job: Job, text: string): Promise<NotebookForm> {
-    const { parseExact } = await import("./python");
+    const { parseExact } = await import("../fields/python");
     const exact = (parseExact(text) as { notebook: NotebookRequest }).notebook;
     return takeRequest(await openNotebook(exact.path, await this.readExecuted(job, exact.path)), exact);
   }
@@ -175,7 +175,7 @@ export class SubmitView extends LitElement {
     try {
       if (this.form.files.length) await this.sendCode(this.form.files);
       if (this.form.upload) request.upload = this.form.upload;
-      this.work = { words: "Submitting …", part: 1 };
+      this.work = { words: "Submitting…", part: 1 };
       const job = await this.send(request);
       navigate(`${this.api.baseUrl}job/${encodeURIComponent(job.id)}`);
     } catch (error) {
@@ -197,13 +197,16 @@ export class SubmitView extends LitElement {
     const limit = Number(this.user.limits.max_upload_bytes) || Number.POSITIVE_INFINITY;
     const tell = (words: string) => (part: number) => (this.work = { words, part });
     try {
-      const content = isZip(files) ? files[0].file : await makeZip(files, limit, tell("Packing …"), this.stop.signal);
+      const content = isZip(files)
+        ? files[0].file
+        : await makeZip(files, limit, tell("Compressing…"), this.stop.signal);
       if (content.size > limit) throw new TooLarge();
-      this.work = { words: "Sending …", part: 0 };
-      const upload = await sendUpload(this.api, content, tell("Sending …"), this.stop.signal);
-      this.set({ upload: upload.id, files: [] });
+      this.work = { words: "Uploading…", part: 0 };
+      const upload = await sendUpload(this.api, content, tell("Uploading…"), this.stop.signal);
+      this.set({ upload: upload.id, uploadFrom: "", files: [] });
     } catch (error) {
-      if (error instanceof TooLarge) throw new FieldProblem("upload", `is larger than ${bytes(limit)} when packed`);
+      if (error instanceof TooLarge)
+        throw new FieldProblem("upload", `The code must be at most ${bytes(limit)} as a ZIP.`);
       if (error instanceof ApiError && error.status >= 400 && error.status < 500 && !error.isLoginNeeded) {
         throw new FieldProblem("upload", error.message);
       }
@@ -213,7 +216,7 @@ export class SubmitView extends LitElement {
 
   private refuse(error: unknown): void {
     if ((error as Error).name === "AbortError") {
-      this.general = "It was cancelled, and nothing was submitted.";
+      this.general = "Cancelled. The job was not submitted.";
     } else if (error instanceof FieldProblem) {
       this.problems = [{ field: error.field, message: error.message }];
     } else if (error instanceof ApiError && error.fields.length) {
@@ -258,10 +261,11 @@ export class SubmitView extends LitElement {
       <form novalidate @submit=${this.submit}>
         ${this.renderText("name", "Name", form.name, (name) => ({ name }), { maxlength: 63 })}
         <div class="field">
-          <div class="label">Code <span class="quiet">(optional: it is the folder that the command runs in)</span></div>
+          <div class="label">Code <span class="quiet">(optional; the command runs in this folder)</span></div>
           <kbatch-code
             .files=${form.files}
             .upload=${form.upload}
+            .uploadFrom=${form.uploadFrom}
             .problem=${this.problemOf("upload")}
             @choose=${(event: CustomEvent<CodeFile[]>) => this.choose(event.detail)}
           ></kbatch-code>
@@ -269,7 +273,7 @@ export class SubmitView extends LitElement {
         </div>
         ${form.notebook ? this.renderNotebook(form.notebook) : this.renderCommand()} ${this.renderCollects()}
         ${this.renderProfiles()}
-        <kbatch-pairs class="field" label="Environment" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.take("env", { env: event.detail })}></kbatch-pairs>
+        <kbatch-pairs class="field" label="Environment variables" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.take("env", { env: event.detail })}></kbatch-pairs>
         ${this.renderAdvanced()}
         <div role="alert">${this.general ? html`<p class="alert bad">${this.general}</p>` : nothing}</div>
         ${this.renderSummary()}
@@ -308,9 +312,9 @@ export class SubmitView extends LitElement {
       ${this.renderText("command", "Command", form.command, (command) => ({ command }), {
         rows: form.inShell ? 4 : 1,
         placeholder: "python main.py",
-        hint: form.inShell ? "A script for sh." : form.isArgs ? ARGS_HINT : COMMAND_HINT,
+        hint: form.inShell ? "Runs with sh." : form.isArgs ? ARGS_HINT : COMMAND_HINT,
       })}
-      <label class="choice"><input type="checkbox" .checked=${form.inShell} @change=${(event: Event) => this.take("command", { inShell: (event.target as HTMLInputElement).checked })} /> Run it in a shell</label>
+      <label class="choice"><input type="checkbox" .checked=${form.inShell} @change=${(event: Event) => this.take("command", { inShell: (event.target as HTMLInputElement).checked })} /> Run in a shell (pipes, &amp;&amp;, $VARIABLES)</label>
     `;
   }
 
@@ -319,18 +323,18 @@ export class SubmitView extends LitElement {
     const problem = this.problemOf("working_dir");
     const change = (event: Event) =>
       this.take("working_dir", { workingDir: (event.target as HTMLInputElement).checked ? topFolder : "" });
-    return html`<label class="choice" problem=${problem}><input type="checkbox" .checked=${workingDir !== ""} @change=${change} /> Run in the folder <code>${topFolder}</code></label>
-      ${this.form.files.length ? html`<div class="quiet small">Everything in this ZIP is in that folder.</div>` : nothing}
+    return html`<label class="choice" problem=${problem}><input type="checkbox" .checked=${workingDir !== ""} @change=${change} /> Run in folder <code>${topFolder}</code></label>
+      ${this.form.files.length ? html`<div class="quiet small">All files of this ZIP are in that folder.</div>` : nothing}
       ${problem ? html`<div class="problem small" role="alert">${problem}</div>` : nothing}`;
   }
 
   private renderNotebook(notebook: NotebookForm): TemplateResult {
     const problems = this.problemsOf("notebook");
     return html`<div class="field panel">
-      <div class="label">Runs the notebook ${notebook.path}</div>
+      <div class="label">Run notebook ${notebook.path}</div>
       <p class="quiet small">
-        It comes back executed, among the results. The image needs papermill or nbclient, which
-        <code>jupyter nbconvert</code> brings along.
+        The executed copy is saved with the results. The image needs papermill or nbclient, which
+        is installed with <code>nbconvert</code>.
       </p>
       <kbatch-parameters
         problem=${problems.length ? "yes" : ""}
@@ -338,14 +342,14 @@ export class SubmitView extends LitElement {
         .problems=${problems}
         @change=${(event: CustomEvent<Parameter[]>) => this.take("notebook", { notebook: { ...notebook, parameters: event.detail } })}
       ></kbatch-parameters>
-      <button type="button" @click=${() => this.take("notebook", { notebook: null })}>Run a command of my own instead</button>
+      <button type="button" @click=${() => this.take("notebook", { notebook: null })}>Use my own command</button>
     </div>`;
   }
 
   private renderCollects(): TemplateResult {
     const set = (event: Event) => this.take("collect", { collects: (event.target as HTMLInputElement).checked });
     return html`<label class="choice"><input type="checkbox" .checked=${this.form.collects} @change=${set} />
-      Keep files that are new or changed in the working folder as results</label>`;
+      Keep new and changed files in the working directory as results</label>`;
   }
 
   private renderSummary(): TemplateResult | typeof nothing {
@@ -353,7 +357,7 @@ export class SubmitView extends LitElement {
     if (!placed.length) return nothing;
     const names = [...new Set(placed.map(nameField))].join(", ");
     return html`<p class="problem small">
-      To be changed: ${names}. <button type="button" class="link" @click=${this.showFirst}>Show</button>
+      Check these fields: ${names}. <button type="button" class="link" @click=${this.showFirst}>Show</button>
     </p>`;
   }
 
@@ -376,7 +380,7 @@ export class SubmitView extends LitElement {
       <div class="cards">
         ${this.profiles.map((profile) => {
           const facts = [
-            profile.cpu_limit === null ? "" : `${profile.cpu_limit} CPU`,
+            profile.cpu_limit === null ? "" : `${profile.cpu_limit} ${profile.cpu_limit > 1 ? "CPUs" : "CPU"}`,
             profile.mem_limit === null ? "" : bytes(profile.mem_limit),
             ...Object.entries(profile.extra_resource_limits).map(([name, value]) => `${value} ${name}`),
           ];
@@ -395,13 +399,13 @@ export class SubmitView extends LitElement {
   private renderAdvanced(): TemplateResult {
     const { form } = this;
     return html`<details class="field">
-      <summary>Image, limits and more</summary>
+      <summary>More options</summary>
       <div class="columns">
-        ${this.renderText("image", "Image", form.image, (image) => ({ image }), { hint: "Empty: that of the profile." })}
-        ${this.renderText("cpu_limit", "CPUs at most", form.cpu, (cpu) => ({ cpu }), { placeholder: "2" })}
-        ${this.renderText("mem_limit", "Memory at most", form.memory, (memory) => ({ memory }), { placeholder: "4G" })}
-        ${this.renderText("active_deadline_seconds", "Minutes at most", form.minutes, (minutes) => ({ minutes }), { placeholder: "60" })}
-        ${this.renderText("retries", "Tries again when it fails", form.retries, (retries) => ({ retries }), { placeholder: "0" })}
+        ${this.renderText("image", "Image", form.image, (image) => ({ image }), { hint: "Leave empty for the default." })}
+        ${this.renderText("cpu_limit", "CPU limit", form.cpu, (cpu) => ({ cpu }), { placeholder: "2" })}
+        ${this.renderText("mem_limit", "Memory limit", form.memory, (memory) => ({ memory }), { placeholder: "4G" })}
+        ${this.renderText("active_deadline_seconds", "Time limit (minutes)", form.minutes, (minutes) => ({ minutes }), { placeholder: "60" })}
+        ${this.renderText("retries", "Retries", form.retries, (retries) => ({ retries }), { placeholder: "0" })}
         ${this.renderText("priority", "Priority among your jobs", form.priority, (priority) => ({ priority }), { placeholder: "0" })}
         ${this.renderText("description", "Description", form.description, (description) => ({ description }), { maxlength: 4096 })}
       </div>
@@ -413,7 +417,7 @@ export class SubmitView extends LitElement {
     if (!this.work) return html`<button class="primary" type="submit">Submit</button>`;
     const { words, part } = this.work;
     return html`<div class="row" role="status">
-      <label>${words} ${Math.floor(part * 100)} % <progress max="1" value=${part}></progress></label>
+      <label>${words} ${Math.floor(part * 100)}% <progress max="1" value=${part}></progress></label>
       <button type="button" @click=${() => this.stop.abort()}>Cancel</button>
     </div>`;
   }

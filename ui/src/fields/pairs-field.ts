@@ -1,7 +1,7 @@
 // A list of names with values, such as an environment.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property } from "lit/decorators.js";
-import { base } from "./styles";
+import { base } from "../styles";
 
 export interface Pair {
   name: string;
@@ -60,8 +60,8 @@ export class PairsField extends LitElement {
       <legend>${this.label}</legend>
       ${this.pairs.map(
         (pair, index) => html`<div class="pair">
-          <input aria-label="Name of ${this.noun} ${index + 1}" placeholder="name" .value=${pair.name} @input=${(event: Event) => set(index, { name: (event.target as HTMLInputElement).value })} />
-          <input aria-label="Value of ${this.noun} ${index + 1}" placeholder="value" .value=${pair.value} @input=${(event: Event) => set(index, { value: (event.target as HTMLInputElement).value })} />
+          <input aria-label="Name of ${this.noun} ${index + 1}" placeholder="Name" .value=${pair.name} @input=${(event: Event) => set(index, { name: (event.target as HTMLInputElement).value })} />
+          <input aria-label="Value of ${this.noun} ${index + 1}" placeholder="Value" .value=${pair.value} @input=${(event: Event) => set(index, { value: (event.target as HTMLInputElement).value })} />
           <button type="button" aria-label="Remove ${this.noun} ${index + 1}" @click=${() => this.change(this.pairs.filter((_, at) => at !== index))}>×</button>
         </div>`,
       )}

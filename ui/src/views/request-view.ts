@@ -1,11 +1,11 @@
 // What a job was asked to be: in words, and as the exact request.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { Job } from "./api";
-import { bytes, duration, exactTime } from "./format";
-import type { NotebookRequest } from "./notebook";
-import { base } from "./styles";
-import { joinWords } from "./words";
+import type { NotebookRequest } from "../fields/notebook";
+import { bytes, duration, exactTime } from "../format";
+import type { Job } from "../net/api";
+import { base } from "../styles";
+import { joinWords } from "../words";
 
 @customElement("kbatch-request")
 export class RequestView extends LitElement {
@@ -47,18 +47,18 @@ export class RequestView extends LitElement {
 
   override render(): TemplateResult {
     const { job } = this;
-    const command = joinWords([...(job.command ?? []), ...job.args]) || "that of the image";
+    const command = joinWords([...(job.command ?? []), ...job.args]) || "image default";
     const facts: [string, unknown][] = [
       ...(job.notebook
         ? this.describeNotebook(job.notebook)
         : [["Command", html`<code>${command}</code>`] as [string, unknown]]),
-      ["Results", job.collect === "workdir" ? "also what is new or changed in the working folder" : null],
+      ["Results", job.collect === "workdir" ? "include new and changed files in the working directory" : null],
       ["Image", job.image],
       ["Profile", job.profile],
-      ["CPU", job.cpu_limit === null ? null : `${job.cpu_limit} at most`],
-      ["Memory", job.mem_limit === null ? null : `${bytes(job.mem_limit)} at most`],
-      ["Shared memory", job.shm_size === null ? null : `${bytes(job.shm_size)} at most`],
-      ["Time", job.active_deadline_seconds === null ? null : `${duration(job.active_deadline_seconds)} at most`],
+      ["CPU limit", job.cpu_limit],
+      ["Memory limit", job.mem_limit === null ? null : bytes(job.mem_limit)],
+      ["Shared memory", job.shm_size === null ? null : bytes(job.shm_size)],
+      ["Time limit", job.active_deadline_seconds === null ? null : duration(job.active_deadline_seconds)],
       ["Retries", job.retries || null],
       ["Priority", job.priority || null],
       ["Queue", job.queue_name],
@@ -68,10 +68,10 @@ export class RequestView extends LitElement {
       ...Object.entries(job.tags).map(([key, value]): [string, string] => [`Tag ${key}`, value]),
     ];
     return html`<section aria-labelledby="request">
-      <h2 id="request">What was asked for</h2>
+      <h2 id="request">Request</h2>
       <dl>${facts.map(([name, value]) => (value === null ? nothing : html`<dt>${name}</dt><dd>${value}</dd>`))}</dl>
       <details>
-        <summary>The exact request, for <code>POST api/v1/jobs</code></summary>
+        <summary>Request as JSON, for <code>POST api/v1/jobs</code></summary>
         <div class="row">
           ${
             // which there is with TLS only
@@ -81,7 +81,7 @@ export class RequestView extends LitElement {
           }
           ${
             Object.values(job.env ?? {}).some((value) => value !== null)
-              ? html`<button type="button" aria-pressed=${this.showsValues ? "true" : "false"} @click=${() => (this.showsValues = !this.showsValues)}>Show the values of env</button>`
+              ? html`<button type="button" aria-pressed=${this.showsValues ? "true" : "false"} @click=${() => (this.showsValues = !this.showsValues)}>Show environment values</button>`
               : nothing
           }
         </div>
@@ -96,7 +96,7 @@ export class RequestView extends LitElement {
     const lines = [...values, ...code].join("\n");
     return [
       ["Notebook", html`<code>${path}</code>`],
-      ["Parameters", lines ? html`<code>${lines}</code>` : "as they are in the notebook"],
+      ["Parameters", lines ? html`<code>${lines}</code>` : "notebook defaults"],
       ["Kernel", kernel],
     ];
   }

@@ -1,11 +1,11 @@
 // What a user uses and may use: limits, what runs and waits, hours of this month.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { Amounts, Api, Job, JobPage, User } from "./api";
-import { repeatWhileVisible } from "./events";
-import { bytes, count, duration } from "./format";
-import { tellProblem } from "./problem";
-import { base } from "./styles";
+import { bytes, count, duration } from "../format";
+import type { Amounts, Api, Job, JobPage, User } from "../net/api";
+import { repeatWhileVisible } from "../net/events";
+import { tellProblem } from "../problem";
+import { base } from "../styles";
 
 const REFRESH_MS = 15_000;
 
@@ -85,31 +85,31 @@ export class UseView extends LitElement {
 
   override render(): TemplateResult {
     return html`
-      <h1>Use</h1>
+      <h1>Usage</h1>
       <div class="tiles">${this.renderTiles()}</div>
       ${this.renderWaiting()}
       <section aria-labelledby="limits">
         <h2 id="limits">Limits</h2>
         ${this.renderLimits()}
         <p class="quiet">
-          An upload may have ${bytes(this.user.limits.max_upload_bytes)}, a request without one
+          Uploads can be up to ${bytes(this.user.limits.max_upload_bytes)}; other requests up to
           ${bytes(this.user.limits.max_job_bytes)}.
         </p>
       </section>
       ${Object.entries(this.user.group_totals).map(
         ([group, limits]) => html`<section>
-          <h2>All of ${group} together</h2>
+          <h2>Group ${group} (all members)</h2>
           <dl>
             ${Object.entries(limits).map(([name, limit]) => html`<dt>${words(name)}</dt><dd>${show(name, limit)}</dd>`)}
           </dl>
         </section>`,
       )}
       <section aria-labelledby="who">
-        <h2 id="who">Who I am here</h2>
+        <h2 id="who">Your account</h2>
         <dl>
           <dt>Name</dt><dd>${this.user.name}</dd>
           ${this.user.groups.length ? html`<dt>Groups</dt><dd>${this.user.groups.join(", ")}</dd>` : nothing}
-          <dt>May</dt><dd>${this.user.actions.join(", ")}</dd>
+          <dt>Permissions</dt><dd>${this.user.actions.join(", ")}</dd>
         </dl>
       </section>
     `;
@@ -122,9 +122,9 @@ export class UseView extends LitElement {
       html`<div class="panel tile"><strong>${value}</strong>${words}</div>`;
     const more = this.isCut ? "+" : "";
     return html`
-      ${tile(this.active ? `${count(running.length)}${more}` : "…", "run now")}
-      ${tile(this.active ? `${count(waiting.length)}${more}` : "…", "wait")}
-      ${tile(duration((this.user.usage[HOURS] ?? 0) * 3600), "jobs ran this month, all together")}
+      ${tile(this.active ? `${count(running.length)}${more}` : "…", "running")}
+      ${tile(this.active ? `${count(waiting.length)}${more}` : "…", "waiting")}
+      ${tile(duration((this.user.usage[HOURS] ?? 0) * 3600), "total run time this month")}
     `;
   }
 
@@ -135,7 +135,7 @@ export class UseView extends LitElement {
     // in the order in which they start: those that are handed over, then by place
     waiting.sort((one, other) => (places.get(one.id) ?? 0) - (places.get(other.id) ?? 0));
     return html`<section aria-labelledby="waiting">
-      <h2 id="waiting">What waits, the next first</h2>
+      <h2 id="waiting">Queue (next job first)</h2>
       <ol>
         ${waiting.slice(0, SHOWN).map((job) => html`<li><a href="${this.api.baseUrl}job/${encodeURIComponent(job.id)}">${job.name}</a> <span class="quiet">${job.message}</span></li>`)}
       </ol>
@@ -145,11 +145,12 @@ export class UseView extends LitElement {
 
   private renderLimits(): TemplateResult {
     const { jobs } = this.user.limits;
-    if (jobs === null) return html`<p>They cannot be found out now: all jobs wait until they can.</p>`;
+    if (jobs === null)
+      return html`<p>Your limits can't be loaded right now. Your jobs wait until they are available.</p>`;
     const names = [...new Set([...Object.keys(this.user.usage), ...Object.keys(jobs)])];
     return html`<table>
       <thead>
-        <tr><th scope="col">What</th><th scope="col" class="number">In use</th><th scope="col" class="number">At most</th></tr>
+        <tr><th scope="col">Resource</th><th scope="col" class="number">In use</th><th scope="col" class="number">Limit</th></tr>
       </thead>
       <tbody>
         ${names.map((name) => this.renderLimit(name, jobs))}
@@ -168,12 +169,18 @@ export class UseView extends LitElement {
 }
 
 const HOURS = "job_hours_per_month";
-const NAMES: Record<string, string> = { cpu: "CPUs", [HOURS]: "Hours this month" };
+const NAMES: Record<string, string> = {
+  queued: "Queued jobs",
+  running: "Running jobs",
+  cpu: "CPUs",
+  [HOURS]: "Hours this month",
+};
 
 /** Waiting jobs that are listed. */
 const SHOWN = 50;
 
 function words(name: string): string {
+  if (name.includes("/")) return name; // of a resource like nvidia.com/gpu it is the name in Kubernetes
   return NAMES[name] ?? name.charAt(0).toUpperCase() + name.slice(1);
 }
 

@@ -1,11 +1,11 @@
 // For admins: who is busiest, why jobs failed, and everybody's jobs.
 import { css, html, LitElement, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { Api, ReasonSum, Summary, User, UserSum } from "./api";
-import { count, duration } from "./format";
+import { count, countJobs, duration } from "../format";
+import type { Api, ReasonSum, Summary, User, UserSum } from "../net/api";
 import "./jobs-view";
-import { tellProblem } from "./problem";
-import { base } from "./styles";
+import { tellProblem } from "../problem";
+import { base } from "../styles";
 
 const DAYS = [1, 7, 30];
 
@@ -65,30 +65,30 @@ export class AdminView extends LitElement {
     return html`
       <div class="row">
         <h1 class="grow">Admin</h1>
-        <label class="small quiet">Jobs of the last
-          <select @change=${choose}>${DAYS.map((days) => html`<option value=${days} ?selected=${days === this.days}>${days === 1 ? "day" : `${days} days`}</option>`)}</select>
+        <label class="small quiet">Period
+          <select @change=${choose}>${DAYS.map((days) => html`<option value=${days} ?selected=${days === this.days}>${days === 1 ? "24 hours" : `${days} days`}</option>`)}</select>
         </label>
-        <button type="button" @click=${this.load}>Read again</button>
+        <button type="button" @click=${this.load}>Refresh</button>
       </div>
-      ${this.summary ? this.renderSums(this.summary) : html`<p class="quiet">Reading …</p>`}
+      ${this.summary ? this.renderSums(this.summary) : html`<p class="quiet">Loading…</p>`}
       <kbatch-jobs everybody .api=${this.api} .user=${this.user} .query=${this.query}></kbatch-jobs>
     `;
   }
 
   private renderSums({ jobs, users, reasons }: Summary): TemplateResult {
     return html`
-      <p class="quiet">${count(jobs)} ${jobs === 1 ? "job" : "jobs"} in all.</p>
+      <p class="quiet">${countJobs(jobs)} in this period.</p>
       <div class="sums">${this.renderUsers(users)}${this.renderReasons(reasons)}</div>
     `;
   }
 
   private renderUsers(users: UserSum[]): TemplateResult {
     return html`<div>
-      <h2 id="busiest">Busiest</h2>
+      <h2 id="top-users">Top users</h2>
       ${
         users.length
-          ? html`<table aria-labelledby="busiest">
-              <thead><tr><th scope="col">User</th><th scope="col" class="number">Jobs</th><th scope="col" class="number">Not over</th><th scope="col" class="number">Ran</th></tr></thead>
+          ? html`<table aria-labelledby="top-users">
+              <thead><tr><th scope="col">User</th><th scope="col" class="number">Jobs</th><th scope="col" class="number">Active</th><th scope="col" class="number">Run time</th></tr></thead>
               <tbody>
                 ${users.map(
                   (each) => html`<tr>
@@ -99,7 +99,7 @@ export class AdminView extends LitElement {
                 )}
               </tbody>
             </table>`
-          : html`<p class="quiet">Nobody.</p>`
+          : html`<p class="quiet">No jobs in this period.</p>`
       }
     </div>`;
   }
@@ -110,17 +110,17 @@ export class AdminView extends LitElement {
       ${
         reasons.length
           ? html`<table aria-labelledby="reasons">
-              <thead><tr><th scope="col">Reason</th><th scope="col" class="number">Jobs</th><th scope="col">The newest</th></tr></thead>
+              <thead><tr><th scope="col">Reason</th><th scope="col" class="number">Jobs</th><th scope="col">Latest</th></tr></thead>
               <tbody>
                 ${reasons.map(
                   ({ reason, jobs, newest }) => html`<tr>
-                    <td>${reason || "no reason"}</td><td class="number">${count(jobs)}</td>
+                    <td>${reason || "Unknown"}</td><td class="number">${count(jobs)}</td>
                     <td><a href="${this.api.baseUrl}job/${encodeURIComponent(newest.id)}">${newest.name}</a> <span class="quiet small">${newest.message}</span></td>
                   </tr>`,
                 )}
               </tbody>
             </table>`
-          : html`<p class="quiet">There were none.</p>`
+          : html`<p class="quiet">No failures in this period.</p>`
       }
     </div>`;
   }

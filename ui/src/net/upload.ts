@@ -24,7 +24,7 @@ export function sendUpload(
       else reject(makeError(request.status, request.responseText, request.getResponseHeader("Retry-After")));
     });
     request.addEventListener("error", () =>
-      reject(new ApiError(0, "Unreachable", "The upload was broken off. Is the network there?")),
+      reject(new ApiError(0, "Unreachable", "The upload was interrupted. Check your connection and submit again.")),
     );
     request.addEventListener("abort", () => reject(new DOMException("cancelled", "AbortError")));
     stop.addEventListener("abort", () => request.abort());

@@ -1,10 +1,10 @@
 // A job's results: the list, a look at text and images, and downloads.
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
-import { type Api, ApiError, type Job } from "./api";
-import { bytes, count, exactTime } from "./format";
-import { tellProblem } from "./problem";
-import { base } from "./styles";
+import { bytes, count, exactTime } from "../format";
+import { type Api, ApiError, isOver, type Job } from "../net/api";
+import { tellProblem } from "../problem";
+import { base } from "../styles";
 
 interface Listing {
   items: File[];
@@ -150,11 +150,12 @@ export class OutputsView extends LitElement {
   private renderState(): TemplateResult {
     const { outputs } = this.job;
     if (this.problem) return html`<p class="quiet">${this.problem}</p>`;
+    if (!outputs && isOver(this.job) && !this.job.attempts) return html`<p class="quiet">No result files.</p>`;
     if (!outputs)
-      return html`<p class="quiet">What it writes to the folder <code>$KBATCH_OUTPUT_DIR</code> is here when its command has ended.</p>`;
+      return html`<p class="quiet">Files the job writes to <code>$KBATCH_OUTPUT_DIR</code> appear here when it ends.</p>`;
     if (outputs.state !== "kept") return html`<p>${outputs.message}</p>`;
     const files = outputs.files === 1 ? "1 file" : `${count(outputs.files)} files`;
-    const what = outputs.files ? `${files}, ${bytes(outputs.size)}.` : "It has left no files.";
+    const what = outputs.files ? `${files}, ${bytes(outputs.size)}.` : "No result files.";
     return html`<p class="quiet">${what} ${outputs.message}</p>`;
   }
 
@@ -163,7 +164,7 @@ export class OutputsView extends LitElement {
     if (!omitted.length) return nothing;
     const more = (this.job.outputs?.omitted_files ?? 0) - omitted.length;
     return html`<details>
-      <summary>Files that were not kept</summary>
+      <summary>Files not kept</summary>
       <ul>
         ${omitted.map(({ path, size }) => html`<li>${path} <span class="quiet">(${bytes(size)})</span></li>`)}
         ${more > 0 ? html`<li>and ${count(more)} more</li>` : nothing}
@@ -180,8 +181,8 @@ export class OutputsView extends LitElement {
     return html`
       ${
         files.length > 20
-          ? html`<label class="hidden" for="filter">Show only files with</label>
-              <input id="filter" type="search" placeholder="Show only files with" @input=${filter} />`
+          ? html`<label class="hidden" for="filter">Filter files</label>
+              <input id="filter" type="search" placeholder="Filter files" @input=${filter} />`
           : nothing
       }
       <table aria-labelledby="results">
@@ -189,8 +190,8 @@ export class OutputsView extends LitElement {
           <tr>
             <th scope="col">File</th>
             <th scope="col" class="number">Size</th>
-            <th scope="col" class="modified">Written</th>
-            <th scope="col"><span class="hidden">Look at it</span></th>
+            <th scope="col" class="modified">Modified</th>
+            <th scope="col"><span class="hidden">Preview</span></th>
           </tr>
         </thead>
         <tbody>
@@ -207,7 +208,7 @@ export class OutputsView extends LitElement {
       <td class="path"><a download href=${this.url(file)}>${file.path}</a></td>
       <td class="number">${bytes(file.size)}</td>
       <td class="modified">${exactTime(file.modified_at)}</td>
-      <td class="number">${canShow ? html`<button type="button" aria-label="Look at ${file.path}" @click=${() => this.show(file)}>Look</button>` : nothing}</td>
+      <td class="number">${canShow ? html`<button type="button" aria-label="Preview ${file.path}" @click=${() => this.show(file)}>Preview</button>` : nothing}</td>
     </tr>`;
   }
 
@@ -216,8 +217,8 @@ export class OutputsView extends LitElement {
     const isImage = file && IMAGES.test(file.path);
     return html`<dialog aria-labelledby="file-title" @close=${() => (this.open = null)}>
       <h2 id="file-title">${file?.path}</h2>
-      ${isImage ? html`<img src=${this.url(file)} alt="The result ${file.path}" />` : html`<pre tabindex="0">${this.text ?? "Reading …"}</pre>`}
-      ${file && !isImage && file.size > MAX_TEXT ? html`<p class="quiet small">These are the first ${bytes(MAX_TEXT)} of ${bytes(file.size)}.</p>` : nothing}
+      ${isImage ? html`<img src=${this.url(file)} alt=${file.path} />` : html`<pre tabindex="0">${this.text ?? "Loading…"}</pre>`}
+      ${file && !isImage && file.size > MAX_TEXT ? html`<p class="quiet small">Showing the first ${bytes(MAX_TEXT)} of ${bytes(file.size)}.</p>` : nothing}
       <div class="row">
         ${file ? html`<a class="button" download href=${this.url(file)}>Download</a>` : nothing}
         <button type="button" autofocus @click=${() => this.dialog.close()}>Close</button>

@@ -1,6 +1,6 @@
 // The lines of one attempt's log: those that are looked at are read, a few are kept, new ones come as they are written.
-import { type Api, ApiError } from "./api";
-import { abortTogether, readPieces, sleep, untilVisible } from "./events";
+import { type Api, ApiError } from "../net/api";
+import { abortTogether, readPieces, sleep, untilVisible } from "../net/events";
 import { foldLine, hasControls } from "./terminal";
 
 /** Lines that are read at once. */

@@ -1,5 +1,5 @@
 // Asks api/v1, the same that scripts and the command line use, and turns its errors into ApiError.
-import type { NotebookRequest } from "./notebook";
+import type { NotebookRequest } from "../fields/notebook";
 
 export type Status = "queued" | "pending" | "running" | "succeeded" | "failed" | "cancelled";
 
@@ -184,7 +184,7 @@ export class Api {
       answer = await fetch(this.url(path, options.query), { method, headers, body, signal: options.signal });
     } catch (error) {
       if ((error as Error).name === "AbortError") throw error;
-      const words = "The service cannot be reached. Is the network there?";
+      const words = "Can't reach the service. Check your connection.";
       throw note(method, new ApiError(0, "Unreachable", words));
     }
     if (!answer.ok) throw note(method, await readError(answer));
@@ -244,15 +244,15 @@ function explainProxy(status: number): string {
     case 502:
       return (
         "A proxy in front of the service can't reach it (502). Try again in a minute. " +
-        "If the error stays, ask an admin of the hub whether the service runs."
+        "If the error persists, ask an admin of the hub whether the service is running."
       );
     case 504:
       return (
-        "A proxy in front of the service stopped waiting for its answer (504). What you sent may have arrived: " +
-        "look at your jobs before you send it again. Ask an admin of the hub to raise the proxy's read timeout."
+        "A proxy in front of the service stopped waiting for its answer (504). Your request may have succeeded: " +
+        "check your jobs before you send it again. Ask an admin of the hub to raise the proxy's read timeout."
       );
     default:
-      return `The service does not answer now${status ? ` (${status})` : ""}.`;
+      return `The service isn't responding${status ? ` (${status})` : ""}. Try again in a minute.`;
   }
 }
 

@@ -1,9 +1,9 @@
 // The parameters of a notebook: those that it has, to be changed or left alone, and others.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property } from "lit/decorators.js";
-import type { FieldError } from "./api";
+import type { FieldError } from "../net/api";
+import { base } from "../styles";
 import { isChanged, type Kind, type NotebookForm, nameLanguage, type Parameter } from "./notebook";
-import { base } from "./styles";
 
 @customElement("kbatch-parameters")
 export class ParametersField extends LitElement {
@@ -107,7 +107,7 @@ export class ParametersField extends LitElement {
     const others = this.problems.filter(({ field }) => !known.includes(field));
     return html`<fieldset>
       <legend>Parameters</legend>
-      ${source ? html`<div class="quiet small">The notebook's own, in ${nameLanguage(language)}: add those that you want to change.</div><pre tabindex="0">${source}</pre>` : nothing}
+      ${source ? html`<div class="quiet small">The notebook sets these in ${nameLanguage(language)}. Add the parameters that you want to change.</div><pre tabindex="0">${source}</pre>` : nothing}
       ${parameters.map((each, index) => this.renderParameter(each, index))}
       <button type="button" class="add" @click=${() => this.add()}>Add parameter</button>
       ${others.map(({ field, message }) => html`<div class="problem small" role="alert">${field.replace(/^notebook\.?/, "")} ${message}</div>`)}
@@ -129,10 +129,10 @@ export class ParametersField extends LitElement {
         ${
           given
             ? html`<label for="value-${index}">${name}</label>`
-            : html`<input class="code" aria-label="Name of parameter ${index + 1}" placeholder="name" autocomplete="off" spellcheck="false" maxlength="100" .value=${name} @input=${(event: Event) => this.set(index, { name: (event.target as HTMLInputElement).value.trim() })} />`
+            : html`<input class="code" aria-label="Name of parameter ${index + 1}" placeholder="Name" autocomplete="off" spellcheck="false" maxlength="100" .value=${name} @input=${(event: Event) => this.set(index, { name: (event.target as HTMLInputElement).value.trim() })} />`
         }
         ${this.renderValue(each, index, shown, problem, described)}
-        <select aria-label="Kind of ${shown}" .value=${kind} @change=${(event: Event) => this.set(index, { kind: (event.target as HTMLSelectElement).value as Kind })}>
+        <select aria-label="Type of ${shown}" .value=${kind} @change=${(event: Event) => this.set(index, { kind: (event.target as HTMLSelectElement).value as Kind })}>
           <option value="text">Text</option>
           <option value="code" ?selected=${kind === "code"}>${nameLanguage(this.notebook.language)}</option>
         </select>
