@@ -39,7 +39,7 @@ def _find_metrics() -> Iterator[tuple[str, Metric, tuple[str, ...]]]:
         health=nothing,
         leader=nothing,
         reconciler=SimpleNamespace(queue=queue, count=queue.count),
-        store=nothing,
+        reports=nothing,
         throttle=Throttle(),
         inflight=InflightRequests(),
     )

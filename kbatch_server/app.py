@@ -327,7 +327,7 @@ class KBatchServer(Application):
         self.store = Store(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
         self.disk = DiskSpace(parent=self, storage=self.storage, store=self.store)
         self.uploads = Uploads(parent=self, disk=self.disk, storage=self.storage, store=self.store)
-        self.outputs = Outputs(parent=self, storage=self.storage, store=self.store)
+        self.outputs = Outputs(parent=self, storage=self.storage, records=self.store.outputs)
 
     def init_jobs(self) -> None:
         """Make what jobs are described, driven and asked about with."""
@@ -337,7 +337,6 @@ class KBatchServer(Application):
         self.launcher = self.launcher_class(parent=self)
         if self.launcher.has_trait("storage"):
             self.launcher.storage = self.storage
-        kept = {"storage": self.storage, "store": self.store}
         self.engine = engine = Engine(
             parent=self,
             keyring=self.keyring,
@@ -346,7 +345,8 @@ class KBatchServer(Application):
             profiles=self.profiles,
             inflight=self.inflight,
             uploads=self.uploads,
-            **kept,
+            storage=self.storage,
+            store=self.store,
         )
         self.jobs = Jobs(
             parent=self,
@@ -354,7 +354,9 @@ class KBatchServer(Application):
             launcher=self.launcher,
             limits=engine.limits,
             profiles=self.profiles,
-            reader=LogReader(parent=self, recorder=engine.recorder, **kept),
+            reader=LogReader(
+                parent=self, recorder=engine.recorder, storage=self.storage, logs=self.store.logs
+            ),
             store=self.store,
             on_submit=engine.leader.accept,
             on_change=engine.leader.look,

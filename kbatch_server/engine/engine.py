@@ -43,7 +43,7 @@ class Engine(LoggingConfigurable):
         self.store.usage.accounting = self.limits.accounting
         self.links = SignedLinks(parent=self.parent, keyring=self.keyring, store=self.store)
         self.recorder = LogRecorder(
-            parent=self.parent, launcher=self.launcher, storage=self.storage, store=self.store
+            parent=self.parent, launcher=self.launcher, storage=self.storage, logs=self.store.logs
         )
         self.scheduler = Scheduler(parent=self.parent, limits=self.limits, store=self.store)
         self.reconciler = self._make_reconciler()
@@ -71,7 +71,7 @@ class Engine(LoggingConfigurable):
 
     def _make_reconciler(self) -> Reconciler:
         collector = Collector(
-            launcher=self.launcher, outputs=self.outputs, recorder=self.recorder, store=self.store
+            launcher=self.launcher, outputs=self.outputs, recorder=self.recorder, jobs=self.store.jobs
         )
         return Reconciler(
             parent=self.parent,

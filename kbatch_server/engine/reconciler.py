@@ -109,7 +109,7 @@ class Reconciler(LoggingConfigurable):
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.pacer.on_launch = self.queue.put
-        self._relaunch = Relaunch(self.launcher, self.store, self.queue, self.log)
+        self._relaunch = Relaunch(self.launcher, self.store.jobs, self.queue, self.log)
 
     async def start(self) -> None:
         """Begin to work, with a look at every job that is not over."""

@@ -10,7 +10,7 @@ from ..launchers.base import JobLauncher
 from ..metrics import LAUNCHES
 from ..models.job import RETRY_DELAY_SECONDS, Job, JobStatus, Status
 from ..models.times import to_iso, utcnow
-from ..store import Store
+from ..store.jobs import JobStore
 from .workqueue import WorkQueue
 
 RELAUNCH = "_relaunch"
@@ -30,12 +30,12 @@ class Relaunch:
     def __init__(
         self,
         launcher: JobLauncher,
-        store: Store,
+        jobs: JobStore,
         queue: WorkQueue,
         log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         self._launcher = launcher
-        self._store = store
+        self._jobs = jobs
         self._queue = queue
         self._log = log
 
@@ -57,7 +57,7 @@ class Relaunch:
         if left > 0:
             self._queue.put_after(job.id, left)
         elif await self._launcher.terminate(job):
-            await self._store.jobs.update(job.id, launched_at=None, state={RELAUNCH: {"count": count}})
+            await self._jobs.update(job.id, launched_at=None, state={RELAUNCH: {"count": count}})
             self._queue.put(job.id)
         else:
             self._queue.put_after(job.id, TERMINATING_SECONDS)
@@ -69,7 +69,7 @@ class Relaunch:
             RELAUNCH: {"count": count + 1, "at": to_iso(utcnow() + timedelta(seconds=delay))}
         }
         message = f"{seen.message} Its command did not begin; it is launched again in {delay:g} s."
-        await self._store.jobs.update(
+        await self._jobs.update(
             job.id, status=Status.PENDING, reason=seen.reason, message=message, state=state
         )
         LAUNCHES.labels("again").inc()

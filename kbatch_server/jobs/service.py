@@ -259,7 +259,7 @@ class Jobs(LoggingConfigurable):
         job = await self.get(user, job_id)
         if after is not None or (follow and not job.is_over):
             find_attempt(job, LogSelection(pod=selection.pod))  # one that there is not is said now
-            return LogFollower(self.reader, job).pieces(selection, after=after)
+            return LogFollower(self.reader, self.store.jobs, job).pieces(selection, after=after)
         return await self.reader.read(job, selection)
 
     async def open_log(self, user: User, job_id: str, selection: LogSelection = ALL) -> tuple[LogText, int]:

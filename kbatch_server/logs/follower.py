@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 from ..errors import Unavailable
 from ..models.job import Job
+from ..store.jobs import JobStore
 from .reader import (
     ALL,
     NOT_YET,
@@ -41,8 +42,9 @@ class LogFollower:
     read again and again.
     """
 
-    def __init__(self, reader: LogReader, job: Job) -> None:
+    def __init__(self, reader: LogReader, jobs: JobStore, job: Job) -> None:
         self._reader = reader
+        self._jobs = jobs
         self._job = job
         self._over_since: float | None = None
 
@@ -154,7 +156,7 @@ class LogFollower:
 
     async def _reload(self) -> bool:
         """Read the job again; return False when it is (to be) deleted."""
-        job = await self._reader.store.jobs.find(self._job.id)
+        job = await self._jobs.find(self._job.id)
         if job is None or job.delete_requested_at is not None:
             return False
         self._job = job

@@ -17,8 +17,7 @@ from ..errors import Unavailable
 from ..launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
 from ..models.job import Job, Status
 from ..storage.base import Storage, StorageError
-from ..store import Store
-from ..store.logs import LogRecord, LogTaken
+from ..store.logs import LogRecord, LogStore, LogTaken
 from ..ticks import with_ticks
 from .memory import LogMemory
 from .writer import RETRY_SECONDS, STOP_SECONDS, JobGone, LogLimits, LogWriter, make_key
@@ -104,7 +103,7 @@ class LogRecorder(LoggingConfigurable):
 
     launcher = Instance(JobLauncher)
     storage = Instance(Storage)
-    store = Instance(Store)
+    logs = Instance(LogStore)
 
     on_complete: Callable[[str], None] = traitlets.Callable(lambda job_id: None)  # type: ignore[assignment]
     """Called with a job's id when the log of one of its attempts is complete."""
@@ -179,16 +178,16 @@ class LogRecorder(LoggingConfigurable):
             recording.is_discarded = True
         await _end([each.task for each in recordings.values() if each.task is not None])
         keys = []
-        logs = await self.store.logs.list_logs(job_id)
-        for log in logs:
-            segments = await self.store.logs.list_segments(job_id, log.pod)
+        kept = await self.logs.list_logs(job_id)
+        for log in kept:
+            segments = await self.logs.list_segments(job_id, log.pod)
             # and the one that was written when the service was killed, perhaps, before its row was
             numbers = [each.number for each in segments] + [segments[-1].number + 1 if segments else 0]
             keys += [make_key(job_id, log.attempt, number) for number in numbers]
-        keys.append(make_key(job_id, max((log.attempt for log in logs), default=0) + 1, 0))
+        keys.append(make_key(job_id, max((log.attempt for log in kept), default=0) + 1, 0))
         for at in range(0, len(keys), DELETE_AT_ONCE):
             await asyncio.gather(*(self.storage.delete(key) for key in keys[at : at + DELETE_AT_ONCE]))
-        await self.store.logs.remove(job_id, audit=audit)
+        await self.logs.remove(job_id, audit=audit)
 
     async def _run(self, recording: _Recording) -> None:
         """Record one attempt, however often that must be begun anew."""
@@ -267,8 +266,8 @@ class LogRecorder(LoggingConfigurable):
 
     async def _open(self, recording: _Recording) -> LogWriter:
         job_id, pod = recording.job.id, recording.pod
-        log = await self.store.logs.find(job_id, pod)
-        segments = await self.store.logs.list_segments(job_id, pod) if log is not None else []
+        log = await self.logs.find(job_id, pod)
+        segments = await self.logs.list_segments(job_id, pod) if log is not None else []
         # a longer log has eight segments at least, so that about what may be kept is kept
         size = min(self.segment_bytes, max(self.max_log_bytes // 8, 1))
         return LogWriter(
@@ -277,7 +276,7 @@ class LogRecorder(LoggingConfigurable):
             limits=LogLimits(size, self.max_log_bytes),
             memory=self._memory,
             storage=self.storage,
-            store=self.store,
+            logs=self.logs,
             logger=self.log,
         )
 

@@ -17,8 +17,7 @@ from ..failpoints import reach
 from ..launchers.base import LogPiece
 from ..models.times import utcnow
 from ..storage.base import Storage, StorageError
-from ..store import Store
-from ..store.logs import LogRecord, LogSegment
+from ..store.logs import LogRecord, LogSegment, LogStore
 from .memory import LogMemory
 
 MAX_TIMES = 2000
@@ -78,14 +77,14 @@ class LogWriter:
         limits: LogLimits,
         memory: LogMemory,
         storage: Storage,
-        store: Store,
+        logs: LogStore,
         logger: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         self._log = log
         self._limits = limits
         self._memory = memory
         self._storage = storage
-        self._store = store
+        self._logs = logs
         self._logger = logger
         self._sum = 0  # of all segments
         # those that may be cut out when the log is too long, by number and size
@@ -296,7 +295,7 @@ class LogWriter:
             await self._storage.delete(make_key(log.job_id, log.attempt, number))
         segments = [] if segment is None else [segment]
         after = self._log.size
-        if not await self._store.logs.keep(log, after=after, segments=segments, dropped=dropped):
+        if not await self._logs.keep(log, after=after, segments=segments, dropped=dropped):
             raise JobGone(log.job_id)
         reach("archive.2")
 

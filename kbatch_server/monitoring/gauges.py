@@ -17,8 +17,7 @@ from ..errors import Unavailable
 from ..metrics import REGISTRY
 from ..models.times import utcnow
 from ..storage.diskspace import DiskSpace
-from ..store import Store
-from ..store.reports import ActiveJobs, KeptBytes
+from ..store.reports import ActiveJobs, KeptBytes, ReportStore
 from ..web.inflight import InflightRequests
 from ..web.throttle import Throttle
 from .health import Health
@@ -40,7 +39,7 @@ class Gauges(Collector):
         health: Health,
         leader: Leader,
         reconciler: Reconciler,
-        store: Store,
+        reports: ReportStore,
         throttle: Throttle,
         inflight: InflightRequests,
     ) -> None:
@@ -48,7 +47,7 @@ class Gauges(Collector):
         self._health = health
         self._leader = leader
         self._reconciler = reconciler
-        self._store = store
+        self._reports = reports
         self._throttle = throttle
         self._inflight = inflight
         self._jobs: ActiveJobs | None = None
@@ -76,11 +75,11 @@ class Gauges(Collector):
         try:
             if now >= self._jobs_until:
                 jobs = None
-                jobs = await self._store.reports.count_active()
+                jobs = await self._reports.count_active()
                 self._jobs_until = now + JOBS_SECONDS
             if now >= self._bytes_until:
                 kept = None
-                kept = await self._store.reports.sum_bytes()
+                kept = await self._reports.sum_bytes()
                 self._bytes_until = now + BYTES_SECONDS
         except Unavailable:
             pass  # the store has logged why

@@ -48,7 +48,7 @@ class Operations(LoggingConfigurable):
             health=self.health,
             leader=self.engine.leader,
             reconciler=self.engine.reconciler,
-            store=self.store,
+            reports=self.store.reports,
             throttle=self.throttle,
             inflight=self.inflight,
         )

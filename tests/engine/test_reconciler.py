@@ -53,12 +53,12 @@ async def world(db_url):
     storage = MemoryStorage()
     links = SignedLinks(keyring=keyring, store=store)
     builder = LaunchBuilder(links=links, profiles=profiles, storage=storage, store=store)
-    outputs = Outputs(storage=storage, store=store, max_output_bytes=1000)
-    recorder = LogRecorder(launcher=launcher, storage=storage, store=store)
-    collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, store=store)
+    outputs = Outputs(storage=storage, records=store.outputs, max_output_bytes=1000)
+    recorder = LogRecorder(launcher=launcher, storage=storage, logs=store.logs)
+    collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, jobs=store.jobs)
     reconciler = Reconciler(launcher=launcher, builder=builder, store=store, collector=collector)
     recorder.on_complete = reconciler.queue.put
-    reader = LogReader(recorder=recorder, storage=storage, store=store)
+    reader = LogReader(recorder=recorder, storage=storage, logs=store.logs)
     jobs = Jobs(
         launcher=launcher,
         profiles=profiles,

@@ -41,7 +41,10 @@ async def world(db_url):
     storage = MemoryStorage()
     parts = {"storage": storage, "store": store}
     retention = Retention(
-        uploads=Uploads(**parts), logs=LogRecorder(**parts), outputs=Outputs(**parts), **parts
+        uploads=Uploads(**parts),
+        logs=LogRecorder(storage=storage, logs=store.logs),
+        outputs=Outputs(storage=storage, records=store.outputs),
+        **parts,
     )
     yield SimpleNamespace(retention=retention, **parts)
     await store.close()

@@ -134,17 +134,22 @@ class World:
     def renew(self) -> None:
         """Begin anew, with an empty record."""
         self.launcher = ModelLauncher()
-        parts = {"storage": self.storage, "store": self.store}
+        kept_logs = {"storage": self.storage, "logs": self.store.logs}
         links = SignedLinks(keyring=self.keyring, store=self.store)
-        self.builder = LaunchBuilder(links=links, profiles=self.profiles, **parts)
-        recorder = LogRecorder(launcher=self.launcher, **parts)
+        self.builder = LaunchBuilder(
+            links=links, profiles=self.profiles, storage=self.storage, store=self.store
+        )
+        recorder = LogRecorder(launcher=self.launcher, **kept_logs)
         self.collector = KeepsNothing(
-            launcher=self.launcher, outputs=Outputs(**parts), recorder=recorder, store=self.store
+            launcher=self.launcher,
+            outputs=Outputs(storage=self.storage, records=self.store.outputs),
+            recorder=recorder,
+            jobs=self.store.jobs,
         )
         self.jobs = Jobs(
             launcher=self.launcher,
             profiles=self.profiles,
-            reader=LogReader(recorder=recorder, **parts),
+            reader=LogReader(recorder=recorder, **kept_logs),
             store=self.store,
             on_submit=lambda job: None,
             on_change=lambda job_id: None,

@@ -44,13 +44,13 @@ class Storage:
         pass
 
 
-class Store:
+class Rows:
     """Takes every row down."""
 
     def __init__(self):
         self.kept = {}
 
-    async def keep_log(self, log, *, after, segments, dropped):
+    async def keep(self, log, *, after, segments, dropped):
         await asyncio.sleep(0)
         self.kept[log.job_id] = log.size
         return True
@@ -58,7 +58,7 @@ class Store:
 
 class World:
     def __init__(self, total):
-        self.memory, self.storage, self.store = LogMemory(total), Storage(), Store()
+        self.memory, self.storage, self.rows = LogMemory(total), Storage(), Rows()
         self.most_used = 0
         note = self.memory.note
 
@@ -75,7 +75,7 @@ class World:
             limits=LogLimits(MIB, 2**30),
             memory=self.memory,
             storage=self.storage,
-            store=self.store,
+            logs=self.rows,
             logger=logging.getLogger("test"),
         )
 
@@ -99,8 +99,8 @@ async def test_seven_hundred_jobs_that_write_much_stay_within_the_memory_and_non
     with peak_below(2 * total + 24 * MIB):  # of 131 MiB in all
         await asyncio.gather(*(write(writer, pieces) for writer in writers))
     assert world.most_used < 2 * total + count * LEAST_BYTES // 2
-    assert set(world.store.kept.values()) == {pieces * 16 * 1024}
-    assert len(world.store.kept) == count
+    assert set(world.rows.kept.values()) == {pieces * 16 * 1024}
+    assert len(world.rows.kept) == count
     assert world.storage.most_at_once <= WRITES
     assert world.memory.used == 0
     assert LIMITS_HELD.labels("max_memory_bytes")._value.get() > before
@@ -129,7 +129,7 @@ async def test_what_is_kept_and_idle_makes_room_for_others_without_being_written
     for writer in idle:  # each goes on where it was
         await writer.add(make_piece(100))
         await writer.finish("")
-        assert world.store.kept[writer._log.job_id] == 40 * 16 * 1024 + 100
+        assert world.rows.kept[writer._log.job_id] == 40 * 16 * 1024 + 100
 
 
 async def test_a_job_that_writes_little_is_kept_soon_beside_many_that_write_much():
@@ -143,7 +143,7 @@ async def test_a_job_that_writes_little_is_kept_soon_beside_many_that_write_much
     await quiet.add(make_piece(100))
     assert quiet.read(0, 100) == b"x" * 99 + b"\n"  # a reader has it at once
     await quiet.flush()
-    assert world.store.kept["job-1000"] == 100
+    assert world.rows.kept["job-1000"] == 100
     assert len(world.storage.written) - begun <= len(writers) + 3 * WRITES
     assert not all(task.done() for task in writing)
     await asyncio.gather(*writing)
@@ -159,7 +159,7 @@ async def test_while_the_storage_hangs_nobody_reads_on_past_the_share():
     assert 4 * MIB < world.memory.used < 8 * MIB
     world.storage.opens.set()
     await asyncio.gather(*writing)
-    assert set(world.store.kept.values()) == {200 * 16 * 1024}
+    assert set(world.rows.kept.values()) == {200 * 16 * 1024}
 
 
 async def test_what_is_remembered_of_each_second_counts_as_memory():

@@ -58,8 +58,8 @@ class World:
         """Forget all that is in memory."""
         storage = MemoryStorage()
         self.scheduler = Scheduler(limits=self.limits, store=self.store)
-        recorder = LogRecorder(launcher=self.launcher, storage=storage, store=self.store)
-        outputs = Outputs(storage=storage, store=self.store)
+        recorder = LogRecorder(launcher=self.launcher, storage=storage, logs=self.store.logs)
+        outputs = Outputs(storage=storage, records=self.store.outputs)
         self.reconciler = Reconciler(
             launcher=self.launcher,
             builder=LaunchBuilder(
@@ -70,14 +70,16 @@ class World:
             ),
             store=self.store,
             scheduler=self.scheduler,
-            collector=Collector(launcher=self.launcher, outputs=outputs, recorder=recorder, store=self.store),
+            collector=Collector(
+                launcher=self.launcher, outputs=outputs, recorder=recorder, jobs=self.store.jobs
+            ),
         )
         self.scheduler.on_turn = self.reconciler.queue.put
         self.jobs = Jobs(
             launcher=self.launcher,
             limits=self.limits,
             profiles=self.profiles,
-            reader=LogReader(recorder=recorder, storage=storage, store=self.store),
+            reader=LogReader(recorder=recorder, storage=storage, logs=self.store.logs),
             store=self.store,
             on_submit=self.reconciler.accept,
             on_change=self.reconciler.queue.put,

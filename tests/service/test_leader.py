@@ -55,7 +55,7 @@ class Replica:
         self.store = Store(url, Keyring(["k" * 32]), log=logging.getLogger("test"), auto_upgrade=True)
         self.part = Part()
         launcher = ScriptedLauncher()
-        self.recorder = Recorder(launcher=launcher, storage=MemoryStorage(), store=self.store)
+        self.recorder = Recorder(launcher=launcher, storage=MemoryStorage(), logs=self.store.logs)
         self.looked_at = asyncio.Queue()
         self.reconciler = Reconciler(launcher=launcher, store=self.store)
         self.reconciler.reconcile = self.looked_at.put

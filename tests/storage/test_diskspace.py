@@ -41,13 +41,13 @@ MIB = 2**20
 
 def make_jobs(store, storage, *, disk=None, **limits):
     launcher = ScriptedLauncher()
-    recorder = LogRecorder(launcher=launcher, storage=storage, store=store)
+    recorder = LogRecorder(launcher=launcher, storage=storage, logs=store.logs)
     return Jobs(
         disk=disk,
         launcher=launcher,
         limits=Limits(**limits),
         profiles=Profiles(),
-        reader=LogReader(recorder=recorder, storage=storage, store=store),
+        reader=LogReader(recorder=recorder, storage=storage, logs=store.logs),
         store=store,
         on_submit=lambda job: None,
         on_change=lambda job_id: None,

@@ -76,10 +76,10 @@ class LogWorld:
     def start(self) -> None:
         """Begin as a process that was just started."""
         self.recorder = LogRecorder(
-            launcher=self.launcher, storage=self.storage, store=self.store, **self.settings
+            launcher=self.launcher, storage=self.storage, logs=self.store.logs, **self.settings
         )
         self.recorders.append(self.recorder)
-        self.reader = LogReader(recorder=self.recorder, storage=self.storage, store=self.store)
+        self.reader = LogReader(recorder=self.recorder, storage=self.storage, logs=self.store.logs)
 
     async def kill(self) -> None:
         """End as a kill -9 does, nothing more is written; and begin anew."""
@@ -117,7 +117,7 @@ class LogWorld:
         return b"".join([piece.data async for piece in await self.reader.read(self.job, selection)])
 
     def follow(self, selection=ALL, **options):
-        return LogFollower(self.reader, self.job).pieces(selection, **options)
+        return LogFollower(self.reader, self.store.jobs, self.job).pieces(selection, **options)
 
     async def read_kept(self, pod: str = "p") -> bytes:
         """Return what the rows say is kept, from the objects alone."""

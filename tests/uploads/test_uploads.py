@@ -468,8 +468,8 @@ async def collect(uploads: Uploads, *, with_orphans: bool = False) -> int:
         storage=storage,
         store=store,
         uploads=uploads,
-        logs=LogRecorder(storage=storage, store=store),
-        outputs=Outputs(storage=storage, store=store),
+        logs=LogRecorder(storage=storage, logs=store.logs),
+        outputs=Outputs(storage=storage, records=store.outputs),
     )
     return await retention.sweep(with_orphans=with_orphans)
 
