@@ -22,9 +22,9 @@ from tests.support.faultkit.site import FAKETIME, Site
 from tests.support.faultkit.steps import kill_at_each
 from tests.support.faultkit.table import check
 from tests.support.faultkit.verdict import ENDS, settle
-from tests.support.faultkit.waiting import until
 from tests.support.postgresql import PostgreSQL
 from tests.support.s3server import find_s3server, running_s3server
+from tests.support.waiting import wait_until
 
 IS_LONG = os.environ.get("KBATCH_TEST_FAULTS") == "long"
 AWAY_SECONDS = 60 if IS_LONG else 15
@@ -53,14 +53,16 @@ def site(cluster: ClusterLike, postgresql: PostgreSQL, postgresql_url: str, tmp_
 def accept(load: Load, count: int) -> None:
     """Wait until so many more jobs were accepted."""
     wanted = len(load.jobs) + count
-    until(lambda: len(load.jobs) >= wanted, f"{count} more jobs")
+    wait_until(lambda: len(load.jobs) >= wanted, f"{count} more jobs")
 
 
 def wait_until_over(site: Site, load: Load) -> None:
     """Wait until every job that was accepted has its end."""
     client = site.client()
     for each in list(load.jobs):
-        until(lambda each=each: client.get(each.id)["status"] in ENDS, f"{each.id} is over", OVER_SECONDS)
+        wait_until(
+            lambda each=each: client.get(each.id)["status"] in ENDS, f"{each.id} is over", OVER_SECONDS
+        )
     client.http.close()
 
 
@@ -80,20 +82,20 @@ def stop_the_api_server(site: Site, load: Load) -> None:
 def drop_the_watches(site: Site, load: Load) -> None:
     for _ in range(3):
         accept(load, 1)
-        until(site.proxy.drop_watches, "a watch is open")
+        wait_until(site.proxy.drop_watches, "a watch is open")
 
 
 def end_the_watches_as_gone(site: Site, load: Load) -> None:
     accept(load, 1)
-    until(lambda: site.proxy.end_watches(GONE), "a watch is open")
+    wait_until(lambda: site.proxy.end_watches(GONE), "a watch is open")
     accept(load, 2)
 
 
 def put_a_504_into_the_watches(site: Site, load: Load) -> None:
     accept(load, 1)
-    until(lambda: site.proxy.end_watches(GATEWAY_TIMEOUT), "a watch is open")
+    wait_until(lambda: site.proxy.end_watches(GATEWAY_TIMEOUT), "a watch is open")
     accept(load, 1)
-    until(lambda: site.proxy.end_watches_in_the_middle(GATEWAY_TIMEOUT), "a watch is open again")
+    wait_until(lambda: site.proxy.end_watches_in_the_middle(GATEWAY_TIMEOUT), "a watch is open again")
     accept(load, 1)
 
 
@@ -141,7 +143,7 @@ def lose_the_node(site: Site, load: Load) -> None:
         load.submit_and_wait(SLOW)
         site.cluster.stop_kubelet()
     if IS_LONG:
-        until(lambda: not site.is_node_ready(), "the node is not ready", 120)
+        wait_until(lambda: not site.is_node_ready(), "the node is not ready", 120)
     else:
         site.say_node_is_lost()  # what the node controller says itself, after a minute
     accept(load, 2)
@@ -173,7 +175,7 @@ def stop_the_hub(site: Site, load: Load) -> None:
     assert "JupyterHub" in client.call("GET", "api/v1/jobs", status=503)["message"]
     load.note_health(site.wait_failed("hub"))
     site.hub.start(is_service_up=True)
-    until(lambda: client.http.get("api/v1/jobs").status_code == 200, "the hub knows its users again")
+    wait_until(lambda: client.http.get("api/v1/jobs").status_code == 200, "the hub knows its users again")
     client.http.close()
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.folders import find_files
 from tests.support.installation import API, Installation, make_zip
+from tests.support.waiting import wait_until
 from tests.support.zips import NAME, make_mixed_zip
 
 
@@ -200,7 +201,7 @@ def test_a_job_that_the_namespace_refuses_fails_after_its_limit_with_the_words_o
         kube.create_namespaced_resource_quota(
             namespace, {"metadata": {"name": "none"}, "spec": {"hard": {"requests.cpu": "0"}}}
         )
-        _wait_until(lambda: kube.read_namespaced_resource_quota("none", namespace).status.hard)
+        wait_until(lambda: kube.read_namespaced_resource_quota("none", namespace).status.hard)
     else:
         label = "pod-security.kubernetes.io/enforce"
         kube.patch_namespace(namespace, {"metadata": {"labels": {label: "restricted"}}})
@@ -281,7 +282,7 @@ def test_a_deleted_job_is_gone_with_all_that_was_made_for_it(alice, installation
     alice.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
     alice.call("GET", f"api/v1/jobs/{job['id']}", status=404)
     selector = f"kbatch.jupyter.org/job-id={job['id']}"
-    _wait_until(lambda: not kube.list_namespaced_pod(installation.namespace, label_selector=selector).items)
+    wait_until(lambda: not kube.list_namespaced_pod(installation.namespace, label_selector=selector).items)
 
 
 def test_the_same_idempotency_key_makes_one_job(alice):
@@ -473,7 +474,7 @@ def test_the_log_is_there_when_the_pod_and_its_job_are_gone(alice, installation,
     job = alice.submit("for i in $(seq 2000); do echo line $i; done; sleep 600")
     lines = [f"line {i}\n" for i in range(1, 2001)]
     alice.wait(job["id"], "running")
-    _wait_until(lambda: alice.logs(job["id"]) == "".join(lines))
+    wait_until(lambda: alice.logs(job["id"]) == "".join(lines))
     selector = f"kbatch.jupyter.org/job-id={job['id']}"
     [pod] = kube.list_namespaced_pod(installation.namespace, label_selector=selector).items
     # as kubectl delete --grace-period=1: else a command that does not heed TERM gets the time for its results
@@ -481,7 +482,7 @@ def test_the_log_is_there_when_the_pod_and_its_job_are_gone(alice, installation,
     assert alice.wait(job["id"])["status"] == "failed"
     batch = kubernetes.client.BatchV1Api(kube.api_client)
     batch.delete_namespaced_job(job["id"], installation.namespace, propagation_policy="Background")
-    _wait_until(lambda: not kube.list_namespaced_pod(installation.namespace, label_selector=selector).items)
+    wait_until(lambda: not kube.list_namespaced_pod(installation.namespace, label_selector=selector).items)
     assert alice.logs(job["id"]) == alice.logs(job["id"], follow="true") == "".join(lines)
     assert alice.logs(job["id"], tail=3) == "".join(lines[-3:])
     assert alice.logs(job["id"], search="LINE 1999") == "1999:line 1999\n"
@@ -503,7 +504,7 @@ def test_each_attempt_has_its_log(alice, bell):
 def test_the_next_attempt_begins_when_the_time_that_was_chosen_is_over(alice, installation, kube, bell):
     again = f"n=$(wget -q -O - {bell.url}/$KBATCH_JOB_ID); [ $n -gt 1 ]"
     job = alice.submit(again, retries=1, retry_delay_seconds=14, retry_backoff="fixed")
-    _wait_until(lambda: "Attempt 2 of 2 starts 14 s after that." in alice.get(job["id"])["message"])
+    wait_until(lambda: "Attempt 2 of 2 starts 14 s after that." in alice.get(job["id"])["message"])
     installation.service.kill()
     installation.service.start()  # it is let go by what is seen, not by what was remembered
     done = alice.wait(job["id"])
@@ -553,7 +554,7 @@ def test_dropped_log_streams_leave_nothing_open(alice, installation):
     for _ in range(60):
         with alice.http.stream("GET", f"api/v1/jobs/{job['id']}/logs", params={"follow": "true"}) as answer:
             assert next(answer.iter_raw()) == b"begun\n"
-    _wait_until(lambda: _count_sockets(pid) <= idle + 4)
+    wait_until(lambda: _count_sockets(pid) <= idle + 4)
     began = time.monotonic()
     alice.get(job["id"])
     assert time.monotonic() - began < 5
@@ -572,10 +573,3 @@ def _count_sockets(pid: int) -> int:
 
 def _count_files(installation: Installation) -> int:
     return len(find_files(installation.service.folder / "kbatch-storage"))
-
-
-def _wait_until(is_true, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not become so"
-        time.sleep(0.1)

@@ -13,6 +13,7 @@ import pytest
 
 from kbatch_server.launchers.kube.apply import MIN_GRACE_SECONDS
 from tests.support.installation import API, Installation
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -50,14 +51,6 @@ def read(alice, job, path):
     answer = alice.http.get(f"api/v1/jobs/{job['id']}/outputs/{path}")
     assert answer.status_code == 200, answer.text
     return answer.content
-
-
-def wait_until(is_true, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := is_true()):
-        assert time.monotonic() < deadline, f"not in {seconds} s"
-        time.sleep(0.1)
-    return found
 
 
 WRITE = "mkdir -p $KBATCH_OUTPUT_DIR/sub; echo result > $KBATCH_OUTPUT_DIR/sub/out.txt"

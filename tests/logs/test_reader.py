@@ -20,7 +20,8 @@ from kbatch_server.models.job import Status
 from kbatch_server.models.times import utcnow
 from kbatch_server.storage.base import StorageError
 from tests.support.fuzzing import peak_below
-from tests.support.log_doubles import numbered, running_logs, until
+from tests.support.log_doubles import numbered, running_logs
+from tests.support.waiting import until
 
 LINES = numbered(1000)  # 40,000 bytes
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)

@@ -15,7 +15,8 @@ from kbatch_server.logs import writer as logwriter
 from kbatch_server.models.job import Status
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.store.logs import LogTaken
-from tests.support.log_doubles import numbered, running_logs, until
+from tests.support.log_doubles import numbered, running_logs
+from tests.support.waiting import until
 
 LINES = numbered(3000)  # 120,000 bytes
 

@@ -34,6 +34,7 @@ from kbatch_server.store import Store
 from kbatch_server.store.tables import jobs as job_table
 from tests.support.doubles import MemoryStorage
 from tests.support.launcher_doubles import ScriptedLauncher
+from tests.support.waiting import until
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 GROUPED = User(name="carol", groups=("course", "staff"))
@@ -584,11 +585,6 @@ async def test_what_was_missed_is_found_when_all_is_counted_anew(make_world):
     world.scheduler._counted_at = float("-inf")
     await world.go_on()
     assert world.launched == [first, second]
-
-
-async def until(done):
-    while not done():  # noqa: ASYNC110  # what is looked at tells nobody of a change
-        await asyncio.sleep(0.02)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from kbatch_server.web.auth import CachingHubOAuth, HubAuthenticator
 from kbatch_server.web.forwarded import CLIENT
 from tests.support.hub import find_ports
 from tests.support.service import Service
+from tests.support.waiting import until
 from tests.support.web_doubles import ACCESS, ACTIONS, PREFIX, HubDouble, RealHub, Web, running_web
 
 
@@ -283,12 +284,6 @@ async def ask(auth, token="good", *, address="203.0.113.1"):
     return await auth.hub_auth.user_for_token(token, sync=False)
 
 
-async def wait_until(is_so):
-    async with asyncio.timeout(10):
-        while not is_so():  # noqa: ASYNC110 - the double tells nobody
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("fault", ["500", "404", "slow", "gone"])
 async def test_a_hub_that_does_not_answer_is_503_with_retry_after(fault):
     async with running_web(hub_timeout_seconds=0.3) as web, web.client() as client:
@@ -353,7 +348,7 @@ async def test_made_up_tokens_of_a_stranger_hold_up_neither_one_that_the_hub_kne
     await asyncio.sleep(0)
     known = asyncio.create_task(ask(auth))
     new = asyncio.create_task(ask(auth, "new", address="203.0.113.2"))
-    await wait_until(lambda: {"new", "good"} <= set(auth.double.asked[1:]))
+    await until(lambda: {"new", "good"} <= set(auth.double.asked[1:]))
     assert sorted(auth.double.asked[1:]) == ["bad-0", "bad-1", "bad-2", "good", "new"]
     auth.double.answers.set()
     assert ((await known)["name"], (await new)["name"]) == ("alice", "bob")
@@ -391,9 +386,9 @@ async def test_the_address_that_a_token_is_asked_for_is_the_clients_own(monkeypa
             return asyncio.create_task(client.get("api/v1/jobs", headers=headers))
 
         asking = [get(f"bad-{number}", f"2001:db8::{number}") for number in range(10)]
-        await wait_until(lambda: len(web.hub.asked) == 3)
+        await until(lambda: len(web.hub.asked) == 3)
         asking.append(get("alice-token", "2001:db8:0:1::1"))
-        await wait_until(lambda: "alice-token" in web.hub.asked)
+        await until(lambda: "alice-token" in web.hub.asked)
         assert len(web.hub.asked) == 4
         web.hub.answers.set()
         statuses = [answer.status_code for answer in await asyncio.gather(*asking)]

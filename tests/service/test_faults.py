@@ -17,8 +17,8 @@ from tests.support.faultkit.machine import Machine
 from tests.support.faultkit.steps import kill_at_each
 from tests.support.faultkit.table import check
 from tests.support.faultkit.verdict import settle
-from tests.support.faultkit.waiting import until
 from tests.support.hub import Hub
+from tests.support.waiting import wait_until
 
 PAUSE_SECONDS = 0.15
 SETTLE_SECONDS = 90
@@ -46,7 +46,7 @@ def machine(tmp_path: Path, hub: Hub) -> Iterator[Machine]:
 def accept(load: Load, count: int) -> None:
     """Wait until so many more jobs were accepted."""
     wanted = len(load.jobs) + count
-    until(lambda: len(load.jobs) >= wanted, f"{count} more jobs")
+    wait_until(lambda: len(load.jobs) >= wanted, f"{count} more jobs")
 
 
 def test_a_service_that_is_killed_in_the_middle_of_its_work_loses_no_job(machine: Machine) -> None:
@@ -84,7 +84,7 @@ def fill_the_disk(machine: Machine, load: Load) -> None:
         subprocess.run([*command, "status=none"], check=False, stderr=subprocess.DEVNULL, timeout=30)
         return load.answers[507] >= refused + 3
 
-    until(is_refused, "jobs are refused with 507")
+    wait_until(is_refused, "jobs are refused with 507")
     load.note_health(machine.wait_failed("database_writes"))
     filler.unlink()
     accept(load, 4)

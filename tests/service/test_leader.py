@@ -16,6 +16,7 @@ from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.store import Store
 from tests.support.doubles import MemoryStorage
 from tests.support.launcher_doubles import ScriptedLauncher
+from tests.support.waiting import until
 
 LIMIT_SECONDS = 20
 
@@ -89,12 +90,6 @@ async def running(url, count):
     finally:
         for replica in started:
             await replica.stop()
-
-
-async def until(is_true):
-    async with asyncio.timeout(LIMIT_SECONDS):
-        while not is_true():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 def end_session(postgresql, url):

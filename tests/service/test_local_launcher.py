@@ -1,6 +1,6 @@
 """LocalProcessJobLauncher with real processes, as who runs the tests and, if that is root, as others too."""
 
-# ruff: noqa: ASYNC110, ASYNC220, ASYNC240 - a test may look at a file
+# ruff: noqa: ASYNC220, ASYNC240 - a test may look at a file
 
 import asyncio
 import contextlib
@@ -42,6 +42,7 @@ from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.times import utcnow
 from kbatch_server.storage.base import ObjectNotFound, Storage
 from tests.support.descriptors import list_open_below
+from tests.support.waiting import until
 
 IS_ROOT = os.geteuid() == 0
 ACCOUNT = "nobody" if IS_ROOT else pwd.getpwuid(os.geteuid()).pw_name
@@ -150,14 +151,6 @@ async def read(launcher, job, *, pod=None):
 def read_now(launcher, job):
     """Return what the newest attempt has written up to now."""
     return newest_log(launcher, job).read_text()
-
-
-async def until(condition):
-    """Wait until an (async) condition holds."""
-    async with asyncio.timeout(LIMIT_SECONDS):
-        while not (result := await condition()):
-            await asyncio.sleep(0.02)
-    return result
 
 
 async def until_logged(launcher, job, text):

@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from kbatch_server.web.auth import HubUnavailable
 from tests.support.hub import Hub
 from tests.support.ports import find_ports
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 from tests.support.web_doubles import PREFIX, make_zip
 
 CONFIG = """
@@ -37,7 +38,6 @@ c.LocalProcessJobLauncher.root = "{folder}/jobs"
 c.Health.interval_seconds = 0.2
 c.HubAuthenticator.cache_max_age_seconds = 3600
 """
-WAIT_SECONDS = 20
 
 
 @contextmanager
@@ -75,18 +75,10 @@ def alice(hub: Hub, service: Service) -> Iterator[httpx.Client]:
         yield client
 
 
-def wait(condition: Callable[[], object]) -> object:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
 def run_job(client: httpx.Client, *command: str) -> str:
     """Return the id of a job that has ended."""
     job_id = client.post("api/v1/jobs", json={"name": "seen", "command": list(command)}).json()["id"]
-    wait(lambda: client.get(f"api/v1/jobs/{job_id}").json()["ended_at"])
+    wait_until(lambda: client.get(f"api/v1/jobs/{job_id}").json()["ended_at"])
     return job_id
 
 
@@ -108,7 +100,7 @@ def test_prometheus_reads_what_happened_with_its_scope_alone(hub, service, alice
     job_id = run_job(alice, "true")
     run_job(alice, "false")
     # the loop's lag is measured each half second, and two jobs may take less
-    wait(lambda: read_metrics(service, hub.metrics_token)["kbatch_event_loop_lag_seconds_count", ()])
+    wait_until(lambda: read_metrics(service, hub.metrics_token)["kbatch_event_loop_lag_seconds_count", ()])
     after = read_metrics(service, hub.metrics_token)
 
     def grown(name: str, *labels: str) -> float:
@@ -278,7 +270,7 @@ def test_a_service_that_is_told_to_stop_ends_everything_in_order(hub):
 
         service.process.send_signal(signal.SIGTERM)
         with connect(service, token) as late:
-            ready = wait(lambda: (said := late.get("api/v1/ready")).status_code == 503 and said)
+            ready = wait_until(lambda: (said := late.get("api/v1/ready")).status_code == 503 and said)
             assert ready.json()["status"] == "stopping"
             assert late.get("api/v1/user").status_code == 200  # who comes now is still answered
         said = events.read_rest()
@@ -299,4 +291,4 @@ def test_a_service_that_is_told_to_stop_ends_everything_in_order(hub):
         service.start()
         with connect(service, token) as client:
             client.delete(f"api/v1/jobs/{job_id}")
-            wait(lambda: client.get(f"api/v1/jobs/{job_id}").status_code == 404)
+            wait_until(lambda: client.get(f"api/v1/jobs/{job_id}").status_code == 404)

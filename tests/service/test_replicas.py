@@ -24,6 +24,7 @@ from tests.support.installation import API
 from tests.support.ports import find_ports
 from tests.support.postgresql import PostgreSQL
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 CONFIG = """
 c.KBatchServer.bind_url = "http://127.0.0.1:{port}"
@@ -81,7 +82,7 @@ class Replicas:
             leaders[:] = [i for i in (self.find_leader(),) if i is not None]
             return bool(leaders)
 
-        until(find, seconds)
+        wait_until(find, seconds=seconds)
         return leaders[0]
 
     def check_each_ran_once(self, ids: set[str]) -> None:
@@ -98,7 +99,7 @@ class Replicas:
                     left.discard(job_id)
             return not left
 
-        until(are_over, WAIT_SECONDS)
+        wait_until(are_over, seconds=WAIT_SECONDS)
         assert Counter(self.ran.read_text().split()) == Counter(ids)
 
     @property
@@ -153,13 +154,6 @@ class Load:
         return None
 
 
-def until(is_true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def root() -> Iterator[Path]:
     """A folder that the accounts of jobs can reach, unlike pytest's own."""
@@ -201,13 +195,13 @@ def test_another_leads_after_a_kill_and_every_job_runs_once(start: Callable[...,
     replicas = start(3)
     leader = replicas.wait_leader()
     with Load(replicas, pause_seconds=0.1) as load:
-        until(lambda: len(load.ids) >= 6)
+        wait_until(lambda: len(load.ids) >= 6)
         replicas.services[leader].kill()
         killed_at = time.monotonic()
         assert replicas.wait_leader(TAKE_OVER_SECONDS) != leader
         print(f"another led after {time.monotonic() - killed_at:.1f} s")
         so_far = len(load.ids)
-        until(lambda: len(load.ids) >= so_far + 6)
+        wait_until(lambda: len(load.ids) >= so_far + 6)
     assert {number for number, _ in load.refused} <= {leader}, load.refused
     replicas.check_each_ran_once(load.ids)
 
@@ -282,14 +276,14 @@ def test_a_database_that_is_restarted_under_load_loses_no_job(
 ) -> None:
     replicas = start(2, "c.Leader.retry_seconds = 0.5")
     with Load(replicas, pause_seconds=0.1) as load:
-        until(lambda: len(load.ids) >= 5)
+        wait_until(lambda: len(load.ids) >= 5)
         for mode in ("immediate", "fast"):
             postgresql.stop(mode)
             refused = load.refused.total()
-            until(lambda refused=refused: load.refused.total() >= refused + 4)
+            wait_until(lambda refused=refused: load.refused.total() >= refused + 4)
             postgresql.start()
             so_far = len(load.ids)
-            until(lambda so_far=so_far: len(load.ids) >= so_far + 5)
+            wait_until(lambda so_far=so_far: len(load.ids) >= so_far + 5)
     assert {status for _, status in load.refused} == {503}, load.refused
     replicas.check_each_ran_once(load.ids)
     for service in replicas.services:
@@ -338,7 +332,7 @@ def test_limits_hold_through_all_replicas_and_after_a_kill_of_the_leader(
         shown = other.http.get(f"jobs/{ids[-1]}").json()["metadata"]["annotations"]
         return str(shown["kbatch.jupyter.org/message"])
 
-    until(lambda: read_message().startswith("Waiting: 2 of your 2 jobs run; it is "), 10)
+    wait_until(lambda: read_message().startswith("Waiting: 2 of your 2 jobs run; it is "), seconds=10)
     queue = other.http.get("api/v1/user").json()["queue"]
     assert [job["id"] for job in queue["jobs"]] == ids[-len(queue["jobs"]) :]
     replicas.check_each_ran_once(set(ids))

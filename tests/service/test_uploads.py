@@ -26,6 +26,7 @@ from kbatch_server.launchers.local.unpack import remove_tree
 from tests.support.folders import find_files
 from tests.support.ports import find_ports
 from tests.support.service import Service
+from tests.support.waiting import until
 from tests.support.web_doubles import ACCESS, ACTIONS, PREFIX
 
 CONFIG = """
@@ -97,7 +98,7 @@ async def service(running_service):
 async def forget_all(service: Service) -> None:
     """Let the janitor collect what no job names."""
     expire_all(service)
-    await wait_until(lambda: not find_stored(service))
+    await until(lambda: not find_stored(service))
 
 
 @pytest.fixture
@@ -123,12 +124,6 @@ def find_stored(service: Service) -> list[Path]:
     """Return the files of uploads, finished or not: the logs of jobs are no concern of these tests."""
     root = service.folder / "kbatch-storage"
     return [path for path in find_files(root) if not path.is_relative_to(root / "logs")]
-
-
-async def wait_until(is_true) -> None:
-    async with asyncio.timeout(15):
-        while not is_true():  # noqa: ASYNC110 - a test may look at files
-            await asyncio.sleep(0.02)
 
 
 async def keep(api: httpx.AsyncClient, content: bytes) -> dict:
@@ -165,14 +160,14 @@ def send_half(service: Service) -> socket.socket:
 
 async def test_a_client_that_vanishes_leaves_no_file(service):
     connection = await asyncio.to_thread(send_half, service)
-    await wait_until(lambda: len(find_stored(service)) == 1)
+    await until(lambda: len(find_stored(service)) == 1)
     connection.close()
-    await wait_until(lambda: not find_stored(service))
+    await until(lambda: not find_stored(service))
 
 
 async def test_a_service_that_is_killed_leaves_no_upload_and_nothing_in_the_end(service, api):
     connection = await asyncio.to_thread(send_half, service)
-    await wait_until(lambda: len(find_stored(service)) == 1)
+    await until(lambda: len(find_stored(service)) == 1)
     service.kill()
     connection.close()
     [left] = find_stored(service)
@@ -184,14 +179,14 @@ async def test_a_service_that_is_killed_leaves_no_upload_and_nothing_in_the_end(
     for path in (left, orphan):
         os.utime(path, (0, 0))  # a day has gone by
     await asyncio.to_thread(service.start)
-    await wait_until(lambda: find_stored(service) == [])
+    await until(lambda: find_stored(service) == [])
     upload = await keep(api, make_zip(main_py="print()"))
     assert [path.name for path in find_stored(service)] == [upload["id"]]
 
 
 async def test_a_service_that_is_stopped_in_the_middle_leaves_nothing(service):
     with await asyncio.to_thread(send_half, service):
-        await wait_until(lambda: len(find_stored(service)) == 1)
+        await until(lambda: len(find_stored(service)) == 1)
         await asyncio.to_thread(service.stop)
         assert find_stored(service) == []
         assert "Traceback" not in service.tail()
@@ -333,7 +328,7 @@ async def test_a_job_whose_upload_has_expired_is_run_again_with_the_same_code(se
     first = await submit(api, "cat main.py", upload, "succeeded")
     other = await keep(api, make_zip(other_py=""))
     expire_all(service)
-    await wait_until(lambda: other["id"] not in [path.name for path in find_stored(service)])
+    await until(lambda: other["id"] not in [path.name for path in find_stored(service)])
     assert [path.name for path in find_stored(service)] == [upload["id"]]
     again = (await api.post(f"api/v1/jobs/{first['id']}/rerun")).json()
     await wait_for(api, again, "succeeded")
@@ -341,7 +336,7 @@ async def test_a_job_whose_upload_has_expired_is_run_again_with_the_same_code(se
     for job in (first, again):
         assert find_stored(service)
         await api.delete(f"api/v1/jobs/{job['id']}")
-    await wait_until(lambda: not find_stored(service))
+    await until(lambda: not find_stored(service))
 
 
 def expire_all(service: Service) -> None:
@@ -355,12 +350,12 @@ async def test_limits_hold_for_the_real_thing(service, api):
     )
     assert (answer.status_code, answer.json()["details"]) == (413, {"limit": 3_000_000, "size": 3_000_001})
     connections = [await asyncio.to_thread(send_half, service) for _ in range(4)]
-    await wait_until(lambda: len(find_stored(service)) == 4)
+    await until(lambda: len(find_stored(service)) == 4)
     answer = await api.post("api/v1/uploads", content=b"PK", headers={"Content-Type": "application/zip"})
     assert (answer.status_code, answer.json()["details"]) == (429, {"limit": 4})
     async with client(service, "bob-token") as bob:
         await keep(bob, make_zip(main_py=""))
     for connection in connections:
         connection.close()
-    await wait_until(lambda: len(find_stored(service)) == 1)
+    await until(lambda: len(find_stored(service)) == 1)
     await keep(api, make_zip(main_py=json.dumps(time.time())))

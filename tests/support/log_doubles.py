@@ -153,10 +153,3 @@ async def running_logs(db_url, **settings):
 def numbered(count: int, *, start: int = 1, width: int = 40) -> bytes:
     """Return so many lines, each with its number."""
     return b"".join(f"{n} ".ljust(width - 1, ".").encode() + b"\n" for n in range(start, start + count))
-
-
-async def until(is_true, *, seconds: float = SECONDS) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(seconds):
-        while not is_true():  # noqa: ASYNC110 - what changes is no event
-            await asyncio.sleep(0.005)

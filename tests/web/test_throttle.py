@@ -19,6 +19,7 @@ from kbatch_server.web import throttle
 from kbatch_server.web.inflight import InflightRequests
 from kbatch_server.web.server import WebServer
 from kbatch_server.web.throttle import Throttle
+from tests.support.waiting import until
 from tests.support.web_doubles import PREFIX, make_job, make_zip, running_web
 
 WORK = {"name": "train", "command": ["python", "main.py"]}
@@ -169,12 +170,6 @@ def ask_and_read_nothing(web, path):
     return sock
 
 
-async def wait_until(condition):
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nobody is told of it
-            await asyncio.sleep(0.01)
-
-
 LONG_LIST = "api/v1/jobs?limit=500"
 
 
@@ -187,7 +182,7 @@ async def test_lists_that_are_not_read_fill_no_memory(monkeypatch):
                 web.jobs.add(make_job(f"{user}-{number}", user=user, message="x" * 2**17))
         held = LIMITS_HELD.labels("max_unread_bytes_per_user")._value.get()
         first = ask_and_read_nothing(web, LONG_LIST)
-        await wait_until(lambda: limits._answers.held)
+        await until(lambda: limits._answers.held)
         assert limits._answers.held == 2**20  # of one that is longer than all together may be
         refused = await alice.get(LONG_LIST)
         assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
@@ -199,13 +194,13 @@ async def test_lists_that_are_not_read_fill_no_memory(monkeypatch):
         assert limits._requests._taken["alice"] == 1
         assert limits.connections.count()["user"] == 1
         first.close()
-        await wait_until(lambda: not limits._answers.held)
+        await until(lambda: not limits._answers.held)
         assert not limits._requests._taken
         assert (await bob.get(LONG_LIST)).status_code == 200
         monkeypatch.setattr(exchange, "WRITE_SECONDS", 0.2)
         with contextlib.closing(ask_and_read_nothing(web, LONG_LIST)):
-            await wait_until(lambda: limits._answers.held)
-            await wait_until(lambda: not limits._answers.held)  # it is cut off
+            await until(lambda: limits._answers.held)
+            await until(lambda: not limits._answers.held)  # it is cut off
             assert not limits._requests._taken
 
 
@@ -215,10 +210,10 @@ async def test_what_is_held_for_an_answer_is_let_go_of_when_the_client_goes():
             web.jobs.add(make_job(f"job-{number}", message="x" * 2**17))
         throttle = web.services.throttle
         connections = [ask_and_read_nothing(web, LONG_LIST) for _ in range(3)]
-        await wait_until(lambda: throttle._requests._taken["alice"] == 3 and throttle._answers.held)
+        await until(lambda: throttle._requests._taken["alice"] == 3 and throttle._answers.held)
         for sock in connections:
             sock.close()
-        await wait_until(lambda: not throttle._answers.held and not throttle._requests._taken)
+        await until(lambda: not throttle._answers.held and not throttle._requests._taken)
 
 
 async def test_the_lists_of_the_kbatch_command_are_sent_a_little_at_a_time():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.support.faultkit.waiting import until
 from tests.support.installation import API
+from tests.support.waiting import wait_until
 
 HEALTH_SECONDS = 30
 
@@ -22,7 +22,7 @@ def wait_failed(make_client: Callable[[], API], part: str) -> str:
         return part in failed
 
     try:
-        until(is_named, f"/ready does not name {part}", HEALTH_SECONDS)
+        wait_until(is_named, f"/ready does not name {part}", HEALTH_SECONDS)
     finally:
         client.http.close()
     return said[0]

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from tests.support.faultkit.ledger import Ledger
-from tests.support.faultkit.waiting import until
 from tests.support.installation import API
+from tests.support.waiting import wait_until
 
 START_SECONDS = 120
 """How long a job may take to its start on a busy machine."""
@@ -128,7 +128,7 @@ class Load:
         """Submit one more job and return its id when it is running."""
         job_id = self.submit(kind)
         path = f"api/v1/jobs/{job_id}"
-        until(
+        wait_until(
             lambda: self._insist(self._canceller, path, {200}, "GET")["status"] == "running",
             f"{kind.name} job {job_id} runs",
             START_SECONDS,

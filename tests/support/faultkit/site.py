@@ -17,13 +17,13 @@ from tests.support.cluster import ClusterLike
 from tests.support.faultkit.apiproxy import ApiProxy
 from tests.support.faultkit.health import wait_failed
 from tests.support.faultkit.ledger import Bell
-from tests.support.faultkit.waiting import until
 from tests.support.hub import Hub
 from tests.support.installation import API
 from tests.support.ports import find_ports
 from tests.support.postgresql import PostgreSQL
 from tests.support.s3server import S3Server
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 PREFIX = "/services/kbatch/"
 CONFIG = """
@@ -109,7 +109,7 @@ class Site:
         [node] = self.core.list_node().items
         lost = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
         self.core.patch_node_status(node.metadata.name, {"status": {"conditions": [lost]}})
-        until(lambda: not self.is_node_ready(), "the node is not ready")
+        wait_until(lambda: not self.is_node_ready(), "the node is not ready")
 
     def _selector(self, job_id: str) -> str:
         return f"kbatch.jupyter.org/job-id={job_id}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.support.faultkit.load import BAD, CANCELLED, GOOD, Kind, Load
-from tests.support.faultkit.waiting import until
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 REACH_SECONDS = 60
 
@@ -22,7 +22,7 @@ def kill_at_each(service: Service, load: Load, steps: Sequence[str]) -> None:
         load.begin(f"kill -9 at {step}", kinds_for(step))
         service.set_environment(KBATCH_TEST_FAILPOINT=f"{step}:1")
         # a job is submitted when it starts, so that there is one which this kill may hit
-        until(lambda: load.is_under_way, "a job is submitted")
+        wait_until(lambda: load.is_under_way, "a job is submitted")
         service.spawn()  # it may die before it has answered anybody
         service.wait_killed(step, REACH_SECONDS)
     service.set_environment(KBATCH_TEST_FAILPOINT=None)
