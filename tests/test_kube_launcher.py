@@ -58,7 +58,7 @@ async def test_no_kubernetes_is_said_in_one_line(tmp_path: Path) -> None:
                 'jobs.batch "x" is forbidden: exceeded quota: q, requested: count/jobs.batch=1, '
                 "used: count/jobs.batch=5, limited: count/jobs.batch=5",
             ),
-            'The quota here ("q") leaves no room: it asks for 1 count/jobs.batch of at most '
+            'The ResourceQuota "q" leaves no room: the job requests 1 count/jobs.batch of at most '
             "5 count/jobs.batch, of which 5 count/jobs.batch is in use.",
         ),
         (

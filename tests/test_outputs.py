@@ -486,7 +486,7 @@ async def settle(world, job):
 
 
 async def end(world, **columns):
-    values = {"status": Status.SUCCEEDED, "message": "It has ended well."}
+    values = {"status": Status.SUCCEEDED, "message": "Completed successfully."}
     await world.store.update_job("train-1", **(values | columns))
     return await find_job(world)
 
@@ -514,7 +514,7 @@ async def test_a_storage_that_fails_is_tried_again_and_the_end_stays(world):
     with pytest.raises(Unavailable):
         await world.collector.settle(await end(world))
     job = await find_job(world)
-    assert (job.status, job.outputs, job.full_message) == ("succeeded", None, "It has ended well.")
+    assert (job.status, job.outputs, job.full_message) == ("succeeded", None, "Completed successfully.")
     world.storage.fails.clear()
     await settle(world, job)
     assert (await find_job(world)).outputs.files == 4
@@ -542,7 +542,7 @@ async def test_results_that_were_not_sent_are_on_the_record_with_the_reason(worl
     world.launcher.problem = "They were not sent before its pod ended: the service answered 503."
     await settle(world, await end(world, started_at=utcnow()))
     assert (await find_job(world)).full_message == (
-        "It has ended well. Its results could not be kept: "
+        "Completed successfully. Its results could not be kept: "
         "They were not sent before its pod ended: the service answered 503."
     )
 

@@ -326,7 +326,7 @@ class Reconciler(LoggingConfigurable):
         await self._record(job, seen)
         if seen.exit_code == 0:
             # not by its pod: the Job would have failed if what ran beside the command ends otherwise
-            verdict = ["Complete", "It has ended well.", Status.SUCCEEDED.value]
+            verdict = ["Complete", "Completed successfully.", Status.SUCCEEDED.value]
             await self.store.update_job(job.id, state=job.state | {VERDICT: verdict})
             self.queue.put(job.id)
         else:

@@ -23,7 +23,7 @@ for pause in 1 2 4 8 0; do
   case $ended:$error in
     124:*|143:*) why='it took longer than {FETCH_SECONDS} seconds'; pause=0;;
     *HTTP/*) why="the service answered $answer";;
-    *'No space'*) why='there is no room on the disk of the node'; pause=0;;
+    *'No space'*) why='the disk of the node is full'; pause=0;;
     *efused*) why='the service refused the connection';;
     *'bad address'*) why='the name of the service is not known here';;
     *'timed out'*) why='the service did not answer in time';;
