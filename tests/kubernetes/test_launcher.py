@@ -276,7 +276,7 @@ async def test_admission(
     await launch(launcher, job)
     seen = await wait_blocked(launcher, job, "FailedCreate")
     assert seen.blocked_on == "start"
-    assert seen.message.startswith("The cluster's security rules (restricted) do not allow it")
+    assert seen.message.startswith("The cluster's Pod Security Standard (restricted) denies the pod")
     # what the administrator sets to satisfy them does so
     job = make_job(
         pod_security_context={"runAsNonRoot": True, "runAsUser": 1000},

@@ -136,7 +136,7 @@ def test_a_job_past_its_deadline_is_killed_after_its_own_grace_and_its_results_a
     done = alice.wait(job["id"])
     print(done["message"], done["outputs"])
     assert (done["status"], done["reason"]) == ("failed", "DeadlineExceeded")
-    assert "its limit of 4 seconds" in done["message"]
+    assert "time limit of 4 seconds" in done["message"]
     assert find_pods(installation, kube, done) == []
     assert read(alice, done, "sub/out.txt") == b"result\n"
 
