@@ -703,7 +703,8 @@ def test_refused(message: str, on: str, words: str) -> None:
 def test_a_size_that_the_cluster_does_not_allow_is_said(message: str, words: str) -> None:
     seen = make_status(job(), [], [refusal(f'pods "train-1-aaaaa" is forbidden: {message}')])
     assert seen.message == (
-        f"The cluster's LimitRange allows {words}. Request another size; if yours is in range, ask an admin to "
+        f"The cluster's LimitRange allows {words}. Request another size; if yours is in range, ask an "
+        "admin to "
         "set the size of the sidecar."
     )
 

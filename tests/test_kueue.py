@@ -33,9 +33,9 @@ def test_the_admin_says_which_queue_and_the_user_chooses_where_he_may():
     assert make(request(queue_name="night"), user="alice").queue_name == "night"
     assert make(request(queue_name="own-alice-1"), user="alice").queue_name == "own-alice-1"
     assert make(request(queue_name="default-alice"), user="alice").queue_name == "default-alice"
-    with pytest.raises(InvalidRequest, match="'own-bob-1' cannot be chosen here; allowed: night, own-alice"):
+    with pytest.raises(InvalidRequest, match="'own-bob-1' is not allowed; allowed: night, own-alice"):
         make(request(queue_name="own-bob-1"), user="alice")
-    with pytest.raises(InvalidRequest, match="queue_name: 'x' cannot be chosen here; allowed: none"):
+    with pytest.raises(InvalidRequest, match="queue_name: 'x' is not allowed; allowed: none"):
         JobConfig().make_spec(request(queue_name="x"), user="alice")
     assert JobConfig().make_spec(request(), user="alice").queue_name is None
 

@@ -150,7 +150,7 @@ async def test_how_the_hub_is_found_out_with_the_services_own_token(web):
     web.hub.add_token("the-service-token", "kbatch", kind="service")
     await web.auth.check()
     web.hub.status = 503
-    with pytest.raises(HubUnavailable, match=r"^JupyterHub does not answer \(\w+\)\.$"):
+    with pytest.raises(HubUnavailable, match=r"^JupyterHub does not respond \(\w+\)\.$"):
         await web.auth.check()
     web.hub.status = 200
     del web.hub.models["the-service-token"]
@@ -284,7 +284,7 @@ def test_a_service_that_is_told_to_stop_ends_everything_in_order(hub):
         said = events.read_rest()
         assert "retry: 2000" in said
         assert "event: end" not in said
-        assert "[... the service is being stopped: follow the log again for the rest ...]" in text.read_rest()
+        assert "[... the service is stopping: follow the log again to read on ...]" in text.read_rest()
 
         quick.sendall(code[100:])
         assert quick.recv(1000).startswith(b"HTTP/1.1 201 ")

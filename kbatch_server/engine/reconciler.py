@@ -250,7 +250,7 @@ class Reconciler(LoggingConfigurable):
             await self._end(job, JobStatus(status=Status.FAILED, reason=error.reason, message=error.message))
         except NotFound:
             LAUNCHES.labels("refused").inc()
-            message = "The code that was uploaded for it is not there any more."
+            message = "The uploaded code no longer exists."
             await self._end(job, JobStatus(status=Status.FAILED, reason="CodeNotFound", message=message))
         except (LauncherUnavailable, StorageError) as error:
             LAUNCHES.labels("unavailable").inc()
@@ -258,7 +258,7 @@ class Reconciler(LoggingConfigurable):
             raise LauncherUnavailable(str(error)) from error
         except Exception:
             LAUNCHES.labels("failed").inc()
-            message = "The service failed to start it, and tries again; its log says why."
+            message = "The service failed to start the job and tries again. The cause is in its log."
             await self.store.update_job(job.id, reason="LaunchFailed", message=message)
             raise
         else:
@@ -272,7 +272,7 @@ class Reconciler(LoggingConfigurable):
             job.id,
             status=Status.PENDING,
             reason="Launched",
-            message="Handed over, waiting to be scheduled.",
+            message="Submitted, waiting to be scheduled.",
             launched_at=utcnow(),
             state=state,
         )
@@ -306,11 +306,11 @@ class Reconciler(LoggingConfigurable):
         elif verdict is not None:
             await self._terminate(job, seen, *verdict)
         elif seen is None:
-            message = "What was made for it was removed by someone or something other than this service."
+            message = "The job was removed from outside this service."
             await self._end(job, JobStatus(status=Status.FAILED, reason="Lost", message=message))
         elif seen.is_overdue(job.spec):
             limit = seen.get_limit_seconds(job.spec)
-            await self._give_up(job, seen.reason, f"{seen.message} It was given up after {limit} seconds.")
+            await self._give_up(job, seen.reason, f"{seen.message} Timed out after {limit} seconds.")
         elif seen.is_past_deadline():
             await self._give_up(job, "DeadlineExceeded", seen.deadline_message)
         elif (left := seen.get_seconds_to_finish()) is not None and left <= 0:
@@ -351,7 +351,7 @@ class Reconciler(LoggingConfigurable):
             return
         reach("cancel.5")
         if job.reason != "Terminating":
-            await self.store.update_job(job.id, reason="Terminating", message="It was asked to end.")
+            await self.store.update_job(job.id, reason="Terminating", message="Stopping.")
         self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _record(self, job: Job, seen: JobStatus) -> None:
@@ -436,4 +436,4 @@ def _merge_pods(job: Job, seen: JobStatus) -> list[Pod]:
 
 
 def _waiting(error: Exception) -> str:
-    return f"It starts as soon as what runs it answers again: {error}"[:MESSAGE_LENGTH]
+    return f"Waiting for the launcher: {error}"[:MESSAGE_LENGTH]

@@ -68,7 +68,7 @@ class Relaunch:
         state = job.state | {
             RELAUNCH: {"count": count + 1, "at": to_iso(utcnow() + timedelta(seconds=delay))}
         }
-        message = f"{seen.message} Its command did not begin; it is launched again in {delay:g} s."
+        message = f"{seen.message} The command did not start. Retrying in {delay:g} s."
         await self._store.update_job(
             job.id, status=Status.PENDING, reason=seen.reason, message=message, state=state
         )

@@ -22,12 +22,12 @@ def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str
     """Return the image of a job: the default, or one that a pattern allows. Raises InvalidRequest."""
     if wanted is None or wanted == default:
         if not default:
-            raise InvalidRequest.of_field("image", "must be given: there is no default image here")
+            raise InvalidRequest.of_field("image", "is required: there is no default image")
         return default
     if not any(_matches(wanted, pattern) for pattern in allowed):
         known = ", ".join([*allowed, *([default] if default else [])])
         raise InvalidRequest.of_field(
-            "image", f"{wanted!r} is not allowed here; allowed: {known or 'only a profile'}"
+            "image", f"{wanted!r} is not allowed; allowed: {known or 'only a profile'}"
         )
     return wanted
 
@@ -58,7 +58,7 @@ def check_queue(wanted: str | None, default: str | None, allowed: Sequence[str])
         return default
     if not any(fnmatch.fnmatchcase(wanted, pattern) for pattern in allowed):
         raise InvalidRequest.of_field(
-            "queue_name", f"{wanted!r} cannot be chosen here; allowed: {', '.join(allowed) or 'none'}"
+            "queue_name", f"{wanted!r} is not allowed; allowed: {', '.join(allowed) or 'none'}"
         )
     return wanted
 
@@ -73,7 +73,7 @@ def fill_queue_name(template: str, user: str, profile: str | None) -> str:
 def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:
     """Return a number that is not more than the most that is allowed (None: any). Raises InvalidRequest."""
     if maximum is not None and wanted > maximum:
-        raise InvalidRequest.of_field(field, f"is {wanted}, the most that is allowed is {maximum}")
+        raise InvalidRequest.of_field(field, f"is {wanted}; the maximum is {maximum}")
     return wanted
 
 

@@ -127,12 +127,15 @@ class JobWatch(LoggingConfigurable):
     def _check_room(self, watcher: str) -> None:
         if self._watchers.get(watcher, 0) >= self.max_watchers_per_user:
             raise TooManyRequests(
-                f"{self.max_watchers_per_user} readers of yours watch jobs already: close one of them.",
+                (
+                    f"You already have {self.max_watchers_per_user} connections that watch jobs, which is "
+                    "the limit: close one."
+                ),
                 details={"limit": self.max_watchers_per_user},
                 retry_after_seconds=30,
             )
         if sum(self._watchers.values()) >= self.max_watchers:
-            raise Unavailable("Too many readers watch jobs now. Try again later.", retry_after_seconds=30)
+            raise Unavailable("Too many connections watch jobs. Try again later.", retry_after_seconds=30)
 
     async def _follow(
         self, watcher: str, user: str | None, at: int | None

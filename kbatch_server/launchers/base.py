@@ -112,7 +112,7 @@ class JobLauncher(LoggingConfigurable):
         ``runs_notebooks`` is set.
         """
         if spec.notebook is not None and not self.runs_notebooks:
-            raise InvalidRequest.of_field("notebook", "cannot be run here: the launcher runs only commands")
+            raise InvalidRequest.of_field("notebook", "is not supported: this launcher only runs commands")
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
         """Return what a job will really have: its sizes rounded to those that this launcher can give.

@@ -258,7 +258,7 @@ class LogRecorder(LoggingConfigurable):
                         await writer.add(piece)
                     await writer.flush(older_than_seconds=self.flush_seconds)
         except LogNotFound as error:
-            problem = str(error) or "There was no more of it to read."
+            problem = str(error) or "The log has no more to read."
             self.log.info("job %s: no more of the log of %s: %s", recording.job.id, recording.pod, problem)
         except LauncherUnavailable:
             await writer.flush()

@@ -344,7 +344,7 @@ def _mapped_errors() -> Iterator[None]:
     except HttpResponseError as error:
         code = getattr(error, "error_code", None) or error.reason
         if code == "BlobNotFound":
-            raise ObjectNotFound("there is no such object in the storage") from None
+            raise ObjectNotFound("the object is not in the storage") from None
         if error.status_code is None:
             raise StorageError(
                 "Azure gives no token: AzureBlobStorage.account_key and sas_token are not set, and there is "

@@ -310,7 +310,7 @@ class BucketStorage(Storage):
             found[1] if (found := pattern.search(text)) else "" for pattern in (_STATUS, _CODE, _HOST)
         )
         if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
-            return ObjectNotFound("there is no such object in the storage")
+            return ObjectNotFound("the object is not in the storage")
         service = f"{self.service} at {host}" if host else self.service
         if status:
             return make_error(service, int(status), code)

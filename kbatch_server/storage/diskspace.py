@@ -103,6 +103,6 @@ class DiskSpace(LoggingConfigurable):
             known = "is full" if free is None else f"has {free} bytes free"
             self.log.error("the disk of the %s %s: no new jobs and uploads are taken", disk, known)
         return InsufficientStorage(
-            f"The disk of the {disk} is nearly full, so no new jobs or uploads are taken now. Tell the admin"
-            " of the hub. Jobs that are there go on, and you can delete those that you do not need."
+            f"The disk of the {disk} is nearly full, so no new jobs or uploads are accepted. Tell an "
+            "admin of the hub. Existing jobs continue, and you can delete those that you do not need."
         )

@@ -237,8 +237,10 @@ class Uploads(LoggingConfigurable):
             if wait_seconds:
                 LIMITS_HELD.labels("inflated_bytes_per_hour").inc()
                 raise TooManyRequests(
-                    f"Your ZIPs of this hour unpack to more than {self.inflated_bytes_per_hour} bytes, which "
-                    f"is the limit: send this one again in {wait_seconds} s.",
+                    (
+                        f"Your ZIPs of this hour exceed the limit of {self.inflated_bytes_per_hour} "
+                        f"unpacked bytes: send this one again in {wait_seconds} s."
+                    ),
                     details={"limit": self.inflated_bytes_per_hour},
                     retry_after_seconds=wait_seconds,
                 )
@@ -343,7 +345,7 @@ def _unavailable() -> Iterator[None]:
         yield
     except StorageFull as error:
         raise InsufficientStorage(
-            "The storage is full. Tell the admin of the hub.", retry_after_seconds=600
+            "The storage is full. Tell an admin of the hub.", retry_after_seconds=600
         ) from error
     except StorageError as error:
-        raise Unavailable("The storage does not answer now. Try again in a moment.") from error
+        raise Unavailable("The storage does not respond. Try again in a moment.") from error

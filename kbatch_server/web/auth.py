@@ -64,7 +64,7 @@ class HubRefused(Forbidden):
     """The hub has answered, and refuses what it was asked: an OAuth code that is no good (any more)."""
 
 
-NO_ANSWER = "JupyterHub does not answer, so it is not known who you are: try again."
+NO_ANSWER = "JupyterHub does not respond, so your token cannot be checked. Try again."
 
 REFUSED = "Failed to check authorization: "
 """How what JupyterHub raises begins where the hub has answered with 4xx."""
@@ -175,7 +175,7 @@ class CachingHubOAuth(HubOAuth):
             async with asyncio.timeout(self.hub_timeout_seconds):
                 model = await super().user_for_token(self.api_token, use_cache=False, sync=False)
         except Exception as error:  # whatever it was, the hub did not answer
-            raise HubUnavailable(f"JupyterHub does not answer ({type(error).__name__}).") from error
+            raise HubUnavailable(f"JupyterHub does not respond ({type(error).__name__}).") from error
         if not model:
             raise HubUnavailable("JupyterHub does not know this service's token (JUPYTERHUB_API_TOKEN).")
 
@@ -425,7 +425,7 @@ def get_service_name(base_url: str) -> str:
 
 def _missing(scope: str) -> Forbidden:
     return Forbidden(
-        f"Your token lacks the scope {scope!r}: make one that has it, or ask an admin of the hub for it.",
+        f"Your token lacks the scope {scope!r}: create a token that has it, or ask an admin of the hub.",
         reason="MissingScope",
         details={"scope": scope},
     )

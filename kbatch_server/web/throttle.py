@@ -235,7 +235,7 @@ class Throttle(LoggingConfigurable):
         if wait_seconds:
             LIMITS_HELD.labels(f"{action}s_per_minute").inc()
             raise TooManyRequests(
-                f"You {action} more often than is allowed here: go on in {wait_seconds} s.",
+                f"You {action} too often: try again in {wait_seconds} s.",
                 reason="RateLimited",
                 retry_after_seconds=wait_seconds,
             )
@@ -282,8 +282,10 @@ class Throttle(LoggingConfigurable):
                 take(min(size, self.max_unread_bytes_per_user, self.max_unread_bytes))
             except TooManyRequests as error:
                 raise TooManyRequests(
-                    "Read the answers that you have asked for first: those that are not read yet, and this"
-                    f" one, have more than {self.max_unread_bytes_per_user} bytes, which is the limit.",
+                    (
+                        f"Your unread responses exceed the limit of {self.max_unread_bytes_per_user} "
+                        "bytes: read them first."
+                    ),
                     details=error.details,
                     retry_after_seconds=error.retry_after_seconds,
                 ) from None

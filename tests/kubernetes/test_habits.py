@@ -176,7 +176,7 @@ def test_a_job_that_its_node_refused_is_launched_again(alice: API) -> None:
         time.sleep(0.1)
     assert (waits["status"], waits["reason"], waits["attempts"]) == ("pending", "OutOfcpu", 0)
     assert waits["message"] == (
-        "The node did not have enough CPU left. Its command did not begin; it is launched again in 10 s."
+        "The node did not have enough CPU left. The command did not start. Retrying in 10 s."
     )
     done = alice.wait(job["id"])
     assert (done["status"], done["attempts"]) == ("succeeded", 1), done

@@ -340,7 +340,7 @@ async def test_code_is_fetched(
     ("path", "sha256", "words"),
     [
         ("/nope", None, "the service answered 404 Not Found"),
-        ("/code.zip", "0" * 64, "what arrived is not what was uploaded (its SHA-256 differs)"),
+        ("/code.zip", "0" * 64, "the SHA-256 of the ZIP differs from that of the upload"),
     ],
 )
 async def test_code_fetch_fails(

@@ -40,7 +40,7 @@ Manifest = dict[str, Any]
 _LOOK_AGAIN_SECONDS = 5
 """How long a reader of a log that has not begun waits for news before it looks by itself."""
 
-_GONE = "Its pod was removed before all of its log was read."
+_GONE = "The pod was deleted before all of its log was read."
 
 
 class KubeJobLauncher(JobLauncher):
@@ -69,7 +69,7 @@ class KubeJobLauncher(JobLauncher):
         help="""
         Make a user's namespace when it is not there yet; for a ``namespace`` with ``{username}``.
 
-        One that exists and was not made by this service (for this user) is never used. Default: False.
+        One that exists and was not created by this service (for this user) is never used. Default: False.
         """,
         config=True,
     )
@@ -411,5 +411,5 @@ class KubeJobLauncher(JobLauncher):
             if "running" in state or (ended and ended.get("reason") not in START_PROBLEMS):
                 return
             if is_over(pod):
-                raise LogNotFound("Its command was not started.")
+                raise LogNotFound("The command was not started.")
             await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)

@@ -175,7 +175,7 @@ class LocalProcessJobLauncher(JobLauncher):
         """Raise InvalidRequest for a job without a command: no image brings one on this machine."""
         if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
-                "command", "must be given: jobs run on this machine here, and no image brings a command"
+                "command", "is required: jobs run on this machine, without an image that has a command"
             )
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
@@ -196,7 +196,7 @@ class LocalProcessJobLauncher(JobLauncher):
                 account = await self._do(self._prepare, job, folder)
                 launching = await self._do(folder.begin_launch, self.start_timeout_seconds)
                 if launching is None:
-                    raise LauncherUnavailable("another process of the service does not finish starting it")
+                    raise LauncherUnavailable("another process of the service is still starting it")
                 with launching:
                     reach("launch.3")
                     if not await self._do(folder.has, "started"):
@@ -287,7 +287,7 @@ class LocalProcessJobLauncher(JobLauncher):
         if barrier := find_barrier(Path(self.root), account):
             raise LaunchRefused(
                 "StartError",
-                f"The system account {account.name!r}, which would run the job, may not enter {barrier}. "
+                f"The system account {account.name!r}, which runs the job, cannot enter {barrier}. "
                 "An admin must set LocalProcessJobLauncher.root to a folder that it can reach.",
             )
         own = [] if has_home(account) else [folder.home]
@@ -326,7 +326,7 @@ class LocalProcessJobLauncher(JobLauncher):
         except BadCode as error:
             raise LaunchRefused("CodeFetchFailed", str(error)) from error
         except ObjectNotFound as error:
-            message = "The ZIP of code is not in the storage any more: upload it again."
+            message = "The ZIP of code is no longer in the storage: upload it again."
             raise LaunchRefused("CodeFetchFailed", message) from error
         except StorageError as error:
             raise LauncherUnavailable(f"the storage failed: {error}") from error
