@@ -164,7 +164,7 @@ async def test_a_part_that_hangs_has_failed_and_since_is_when_its_state_changed(
     health = Health(parts=[Part("storage", answers.wait)], check_seconds=0.1)
     await health.look()
     [part] = health.parts
-    assert (part.state, part.message) == ("failed", "It did not answer within 0.1 s.")
+    assert (part.state, part.message) == ("failed", "No response within 0.1 s.")
     since, part.checked_at = part.since, 0.0
     await health.look()
     assert part.since == since
@@ -173,7 +173,7 @@ async def test_a_part_that_hangs_has_failed_and_since_is_when_its_state_changed(
     await health.look()
     assert (part.state, part.message, part.since > since) == ("ok", "", True)
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["storage: failed: It did not answer within 0.1 s.", "storage: works again, after 0 s"]
+    assert said == ["storage: failed: No response within 0.1 s.", "storage: recovered after 0 s"]
     await health.stop()
 
 

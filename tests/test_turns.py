@@ -618,4 +618,4 @@ async def test_the_task_decides_by_itself_and_goes_on_after_an_error(make_world,
         await world.reconciler.stop()
         await world.scheduler.stop()
     assert world.launched == [first, second]
-    assert "whose turn it is cannot be decided" in caplog.text
+    assert "scheduling failed" in caplog.text

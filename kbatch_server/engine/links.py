@@ -87,5 +87,5 @@ class SignedLinks(LoggingConfigurable):
                 try:
                     return await self.store.get_upload(said["upload"], user=job.user)
                 except NotFound:
-                    self.log.warning("job %s: its code is gone", job.id)
+                    self.log.warning("job %s: its code no longer exists", job.id)
         raise Forbidden("This link is invalid or has expired.", reason="BadLink")

@@ -65,7 +65,9 @@ class Reconciler(LoggingConfigurable):
     costs no job: the next look continues. A launcher that cannot be asked changes nothing about a job.
     """
 
-    workers = Integer(8, min=1, help="""How many jobs are worked on at the same time.""", config=True)
+    workers = Integer(
+        8, min=1, help="""The number of jobs that are reconciled at the same time.""", config=True
+    )
 
     resync_seconds = Float(
         30,
@@ -152,7 +154,7 @@ class Reconciler(LoggingConfigurable):
             try:
                 job_ids = await list_ids()
             except Exception:
-                self.log.exception("the jobs that are not over could not be listed; trying again")
+                self.log.exception("cannot list the active jobs; trying again")
                 await asyncio.sleep(LIST_RETRY_SECONDS)
                 continue
             for job_id in job_ids:
@@ -178,7 +180,7 @@ class Reconciler(LoggingConfigurable):
             except Exception:
                 RECONCILE_FAILURES.labels("failed").inc()
                 delay = self.queue.put_backoff(job_id)
-                self.log.exception("job %s: no step forward; trying again in %.1f s", job_id, delay)
+                self.log.exception("job %s: reconciling failed; trying again in %.1f s", job_id, delay)
             else:
                 self.queue.forget(job_id)
             finally:
@@ -282,7 +284,7 @@ class Reconciler(LoggingConfigurable):
             found = await self.store.find_job(job.id)
             deleted_at = found.delete_requested_at if found is not None else utcnow()
             await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
-            self.log.warning("job %s: launched when it was over, and ended again", job.id)
+            self.log.warning("job %s: launched after its end, and stopped again", job.id)
             return
         self.log.info("job %s: launched", job.id)
         self.notice(job.id)

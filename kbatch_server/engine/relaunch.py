@@ -73,7 +73,7 @@ class Relaunch:
             job.id, status=Status.PENDING, reason=seen.reason, message=message, state=state
         )
         LAUNCHES.labels("again").inc()
-        self._log.info("job %s: %s, so it is launched again in %g s", job.id, seen.reason, delay)
+        self._log.info("job %s: %s, launching again in %g s", job.id, seen.reason, delay)
         self._queue.put_after(job.id, delay)
 
 

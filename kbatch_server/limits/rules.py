@@ -43,7 +43,7 @@ def read_limits(value: Any, *, without: Iterable[str] = ()) -> dict[str, float]:
 def _read_limit(name: Any, amount: Any, without: set[str]) -> float:
     if not isinstance(name, str) or name in without or not (name in PLAIN or "/" in name):
         known = ", ".join(each for each in PLAIN if each not in without)
-        raise ValueError(f"{name!r} cannot be limited; there is {known}, and resources like nvidia.com/gpu")
+        raise ValueError(f"{name!r} cannot be limited; known: {known}, and resources like nvidia.com/gpu")
     if amount is None:
         return float("inf")
     if name == MEMORY and isinstance(amount, str):

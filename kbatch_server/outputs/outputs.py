@@ -108,12 +108,12 @@ class Outputs(LoggingConfigurable):
         kept = None if is_empty else KeptOutputs(key, size or 0, selection.files, selection.omitted.named)
         await self._record(job, summary, kept)
         reach("archive.4")
-        self.log.info("job %s: %d files kept, %d bytes", job.id, summary.files, summary.size)
+        self.log.info("job %s: %d result files saved, %d bytes", job.id, summary.files, summary.size)
         return summary
 
     async def fail(self, job: Job, why: str) -> None:
         """Record that a job's results could not be kept, and why, as a sentence."""
-        self.log.warning("job %s: its results could not be kept: %s", job.id, why)
+        self.log.warning("job %s: its results could not be saved: %s", job.id, why)
         await self._record(job, JobOutputs(state="failed", message=why), None)
 
     async def list(self, job: Job) -> KeptOutputs:
@@ -293,7 +293,7 @@ class Outputs(LoggingConfigurable):
         try:
             await self.storage.delete(key)
         except StorageError:
-            self.log.warning("%s: nothing names it, and it could not be deleted", key, exc_info=True)
+            self.log.warning("%s: this unreferenced object could not be deleted", key, exc_info=True)
 
 
 def _say_none(job: Job) -> str:

@@ -53,7 +53,7 @@ class FileStorage(Storage):
 
     root = Unicode(
         "./kbatch-storage",
-        help="""The folder to keep objects in: made when it is not there, readable by the service alone.
+        help="""The folder for objects: created if missing, readable by the service alone.
 
         Where several replicas of the service run, it must be on a volume that they share.
         """,

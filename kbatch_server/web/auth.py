@@ -236,7 +236,7 @@ class CachingHubOAuth(HubOAuth):
             HUB_FAILURES.inc()
             # Whatever it was (refused, slow, 5xx, not JSON, our own token refused), the hub did not answer.
             self.log.error(
-                "The hub at %s did not say who asks: %s", self.api_url, error or type(error).__name__
+                "The hub at %s could not identify a user: %s", self.api_url, error or type(error).__name__
             )
             raise HubUnavailable(NO_ANSWER) from error
 
@@ -268,7 +268,7 @@ class HubAuthenticator(LoggingConfigurable):
         unknown = set(proposal["value"]) - set(DEFAULT_SCOPES)
         if unknown:
             raise TraitError(
-                f"HubAuthenticator.scopes: {min(unknown)!r} is none of {', '.join(DEFAULT_SCOPES)}"
+                f"HubAuthenticator.scopes: {min(unknown)!r} is not one of {', '.join(DEFAULT_SCOPES)}"
             )
         # an action that is left out keeps its default: silence must not mean that no scope is needed
         return {**DEFAULT_SCOPES, **proposal["value"]}
@@ -286,7 +286,7 @@ class HubAuthenticator(LoggingConfigurable):
         min=1,
         help="""Seconds for which the hub's answer about a token is remembered.
 
-        A token that was revoked, or a scope that was taken away, is good for so long.
+        A token that was revoked, or a scope that was taken away, stays valid that long.
         """,
         config=True,
     )
@@ -294,7 +294,7 @@ class HubAuthenticator(LoggingConfigurable):
     hub_timeout_seconds = Float(
         10.0,
         min=0.1,
-        help="""Seconds to wait for the hub to say who a token is, before the answer is 503.""",
+        help="""Seconds to wait for the hub to identify a token, before the response is 503.""",
         config=True,
     )
 
@@ -354,7 +354,7 @@ class HubAuthenticator(LoggingConfigurable):
     retry_after_seconds = Integer(
         5,
         min=1,
-        help="""Seconds after which a client is told to try again when the hub is away.""",
+        help="""Seconds after which a client should retry when the hub does not respond.""",
         config=True,
     )
 
@@ -407,7 +407,7 @@ class HubAuthenticator(LoggingConfigurable):
     def check_action(self, user: User, action: str) -> None:
         """Raise Forbidden, naming the scope, unless the user's token is good for the action."""
         if action not in user.actions:
-            raise _missing(self.scopes[action] or "of an admin, which is switched off")
+            raise _missing(self.scopes[action] or "of an admin, which is disabled")
 
     async def check(self) -> None:
         """Raise HubUnavailable unless the hub can say who asks."""

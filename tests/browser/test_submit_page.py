@@ -84,7 +84,7 @@ def test_a_job_run_again_unchanged_asks_for_the_same(site, page):
     again = request.value.post_data_json
     assert {name: again[name] for name in asked} == asked
     assert "command" not in again
-    expect(page.find("#command-problem")).to_contain_text("must be given")
+    expect(page.find("#command-problem")).to_contain_text("is required")
 
 
 def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no(page, tmp_path):

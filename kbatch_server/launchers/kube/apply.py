@@ -45,7 +45,7 @@ async def end_pods(
             await client.ensure_deleted(path, uid=metadata["uid"], grace_seconds=grace_seconds)
         except KubeRefused as error:
             # without the right to delete pods, deleting the Job ends it all the same, but later
-            log.warning("%s cannot be ended in its own time: %s", path, error.message)
+            log.warning("%s cannot be stopped with its grace period: %s", path, error.message)
 
 
 async def open_gates(client: KubeClient, pods: Sequence[dict[str, Any]]) -> None:

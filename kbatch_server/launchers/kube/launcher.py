@@ -137,7 +137,7 @@ class KubeJobLauncher(JobLauncher):
         30,
         min=1,
         help="""
-        Seconds until a request to Kubernetes is given up, and tried again later. Default: 30.
+        Seconds until a request to Kubernetes times out, to be retried later. Default: 30.
         """,
         config=True,
     )
@@ -156,7 +156,7 @@ class KubeJobLauncher(JobLauncher):
         300,
         min=1,
         help="""
-        Seconds between two looks at each job, beside those when a watch reports a change. Default: 300.
+        Seconds between two polls of each job, besides the changes that a watch reports. Default: 300.
         """,
         config=True,
     )

@@ -265,8 +265,8 @@ class LocalProcessJobLauncher(JobLauncher):
         info = os.stat(self.root)
         if info.st_uid != os.geteuid() or info.st_mode & 0o022:
             raise TraitError(
-                f"LocalProcessJobLauncher.root: {self.root} belongs to another account or can be written to "
-                "by others; name a folder that is the service's own"
+                f"LocalProcessJobLauncher.root: {self.root} belongs to another account or is writable "
+                "by others; set a folder that only the service owns"
             )
         if os.geteuid() != 0:
             return
@@ -275,8 +275,10 @@ class LocalProcessJobLauncher(JobLauncher):
             account = get_account(self.user, fallback=self.user, min_uid=self.min_uid)
             if barrier := find_barrier(Path(self.root), account):
                 self.log.warning(
-                    "The account %s, which jobs run as, may not enter %s: set LocalProcessJobLauncher.root "
-                    "to a folder that it can reach",
+                    (
+                        "The account %s, which runs jobs, cannot enter %s: set "
+                        "LocalProcessJobLauncher.root to a folder that it can enter"
+                    ),
                     self.user,
                     barrier,
                 )
@@ -288,7 +290,7 @@ class LocalProcessJobLauncher(JobLauncher):
             raise LaunchRefused(
                 "StartError",
                 f"The system account {account.name!r}, which runs the job, cannot enter {barrier}. "
-                "An admin must set LocalProcessJobLauncher.root to a folder that it can reach.",
+                "An admin must set LocalProcessJobLauncher.root to a folder that it can enter.",
             )
         own = [] if has_home(account) else [folder.home]
         for path, uid, mode in (
@@ -414,7 +416,7 @@ class LocalProcessJobLauncher(JobLauncher):
         asked_at = os.stat(folder.get_path("cancel")).st_mtime
         patience_seconds = job.spec.termination_grace_period_seconds + self.kill_delay_seconds
         if asked_before and time.time() - asked_at > patience_seconds:
-            self.log.warning("The supervisor of job %s does not end it: killing both", job.id)
+            self.log.warning("The supervisor of job %s does not stop the job: killing both", job.id)
             kill_below(pid)
             send_signal(process, signal.SIGKILL)
         else:

@@ -166,7 +166,7 @@ class Database:
             if is_ours:
                 raise
             DATABASE_FAILURES.inc()
-            self._log.error("the database did not do it: %s", first_line(error))
+            self._log.error("a database operation failed: %s", first_line(error))
             if is_disk_full(error):
                 raise InsufficientStorage(DISK_FULL) from error
             raise Unavailable("The database does not respond. Try again in a moment.") from error
