@@ -16,9 +16,12 @@ now = $$(date +%s)
 took = echo "  … done ($$(($(now) - $(1))) s)"
 
 # what the pages are built from
-UI := $(wildcard ui/*.json ui/*.mjs ui/src/*)
+UI := $(wildcard ui/*.json ui/*.mjs ui/src/* ui/src/*/*)
 
-.PHONY: help demo docs test test-all test-unit test-hub5 test-install lint format faults bench-quick bench-uploads bench-logs bench-limits soak dist clean
+# HUB=5: the quick half with the older major version of JupyterHub, in the environment that test-hub5 uses
+UNIT = $(VENV)$(if $(filter 5,$(HUB)),-hub5)
+
+.PHONY: help demo docs test test-all test-unit test-hub5 test-install lint format hooks release faults bench-quick bench-uploads bench-logs bench-limits soak dist clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,11 +41,11 @@ test-all: test-install ## Run everything, what is exhaustive too
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint test-hub5
 	@KBATCH_TEST_FAULTS=long $(PYTEST) --numprocesses $(PROCESSES)
 
-test-unit: $(VENV)/.test lint ## Run the quick half: neither what is slow nor what needs Kubernetes, other servers, a browser
-	@$(PYTEST) --numprocesses 2 --ignore tests/kubernetes --ignore tests/browser -m "not servers and not slow" -p no:schemathesis
+test-unit: $(UNIT)/.test lint ## Run the quick half: neither what is slow nor what needs Kubernetes, other servers, a browser (HUB=5: with JupyterHub 5)
+	@PATH=$(CURDIR)/$(UNIT)/bin:$(PATH) $(PYTEST:$(BIN)/%=$(UNIT)/bin/%) --numprocesses 2 --ignore tests/kubernetes --ignore tests/browser -m "not servers and not slow" -p no:schemathesis
 
 test-hub5: $(VENV)-hub5/.test ## Run what meets the hub with JupyterHub 5
-	@$(VENV)-hub5/bin/pytest --quiet tests/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
+	@$(VENV)-hub5/bin/pytest --quiet tests/service/test_auth.py > $(VENV)-hub5.log || (cat $(VENV)-hub5.log; exit 1)
 	@echo "With JupyterHub $(HUB5): $$(tail -n 1 $(VENV)-hub5.log)"
 
 test-install: $(VENV)/.test ## Build, download and install what the tests need, before the first of them
@@ -51,13 +54,29 @@ test-install: $(VENV)/.test ## Build, download and install what the tests need, 
 
 .PHONY: test-parts
 test-parts: $(VENV)/.test
-	@$(BIN)/python -m tests.provision
+	@$(BIN)/python -m tests.support.provision
 
-lint: $(VENV)/.test ## Check the style and the types
+# What is linted, and how: .pre-commit-config.yaml calls the same, each when one of its files changed.
+LINTERS := lint-style lint-types lint-ui lint-shell lint-workflows lint-chart
+.PHONY: $(LINTERS)
+
+lint: $(LINTERS) ## Check style and types, shell scripts, workflows, the chart
+
+lint-style: $(VENV)/.test
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
+
+lint-types: $(VENV)/.test
 	@$(BIN)/mypy --no-error-summary
+
+lint-ui: $(VENV)/.test
 	@npm run --silent --prefix ui check
+
+lint-shell lint-workflows lint-chart: lint-%: $(VENV)/.test
+	@$(BIN)/python -m tests.support.lint $*
+
+hooks: $(VENV)/.test ## Have git run the linters on each commit, those whose files it changes
+	@$(BIN)/pre-commit install
 
 format: $(VENV)/.test ## Put the code into the project's form
 	@$(BIN)/ruff check --fix --quiet
@@ -65,7 +84,7 @@ format: $(VENV)/.test ## Put the code into the project's form
 	@npm run --silent --prefix ui format
 
 faults: test-install ## Stop, kill and delay every part while jobs come in, and print what became of them
-	@KBATCH_TEST_FAULTS=long $(BIN)/pytest --capture=no tests/test_faults.py tests/kubernetes/test_cluster_faults.py
+	@KBATCH_TEST_FAULTS=long $(BIN)/pytest --capture=no tests/service/test_faults.py tests/kubernetes/test_cluster_faults.py
 
 bench-quick: test-install ## Compare with kbatch-proxy on the same cluster
 	@$(BIN)/python -m benchmarks.bench_quick
@@ -81,6 +100,9 @@ bench-limits: $(VENV)/.test ## Measure what limits cost: whose turn it is with 1
 
 soak: $(VENV)/.test ## Send all that could do harm for ten minutes (SOAK_SECONDS), and measure what others notice
 	@$(BIN)/python -m benchmarks.bench_hostile
+
+release: $(VENV)/.test ## Commit and tag a release here (VERSION=0.2.0); RELEASE.md says what follows
+	@$(BIN)/python scripts/release.py cut $(or $(VERSION),$(error Say which: make release VERSION=0.2.0))
 
 dist: $(VENV)/.test ## Build the sdist and the wheel
 	@$(BIN)/python -m build --outdir dist .

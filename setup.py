@@ -16,7 +16,8 @@ here = Path(__file__).parent
 
 def hash_sources() -> str:
     """Return what ui/build.mjs writes into manifest.json about the sources that it built the pages from."""
-    names = sorted(path.name for path in (here / "ui/src").iterdir())
+    sources = here / "ui/src"
+    names = sorted(path.relative_to(sources).as_posix() for path in sources.rglob("*.*"))
     found = hashlib.sha256()
     for name in ("build.mjs", "package-lock.json", *(f"src/{name}" for name in names)):
         found.update(f"{name}\n".encode())

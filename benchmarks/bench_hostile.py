@@ -26,8 +26,8 @@ from typing import Any
 
 import aiohttp
 
-from tests.hub import find_ports
-from tests.service import Service
+from tests.support.hub import find_ports
+from tests.support.service import Service
 
 from .attacks import MIB, PREFIX, Attackers
 from .hub import FakeHub

@@ -23,11 +23,11 @@ from kbatch_server.limits.config import Limits
 from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.times import utcnow
 from kbatch_server.scheduling.scheduler import Scheduler
-from kbatch_server.store import JobStore
+from kbatch_server.store import Store
 from kbatch_server.store.rows import make_row
 from kbatch_server.store.tables import jobs
-from tests.ports import find_ports
-from tests.service import Service
+from tests.support.ports import find_ports
+from tests.support.service import Service
 
 from .hub import FakeHub
 from .load import Request, run_load
@@ -78,7 +78,7 @@ KINDS = {"without-limits": "", "with-limits": LIMITS}
 async def measure_decisions(folder: Path, *, users: int, per_user: int) -> list[float]:
     """Return how long each decision took, in milliseconds, of a leader that has so many queued."""
     url = f"sqlite:///{folder}/{users}-{per_user}.sqlite"
-    store = JobStore(url, Keyring(["k" * 32]), log=logging.getLogger())
+    store = Store(url, Keyring(["k" * 32]), log=logging.getLogger())
     await store.open()
     await fill(store, users=users, per_user=per_user)
     limits = Limits(user_limits={"running": 4, "cpu": 16}, total_limits={"running": RUNNING})
@@ -89,12 +89,12 @@ async def measure_decisions(folder: Path, *, users: int, per_user: int) -> list[
     assert len(started) == RUNNING, len(started)
     taken = []
     for number in range(min(DECISIONS, users * per_user - RUNNING)):
-        job = await store.find_job(started[number])
+        job = await store.jobs.find(started[number])
         assert job is not None
-        await store.begin_launch(job.id)
+        await store.jobs.begin_launch(job.id)
         scheduler.begin(job)
         now = utcnow()
-        await store.update_job(job.id, status=Status.SUCCEEDED, started_at=now, ended_at=now)
+        await store.jobs.update(job.id, status=Status.SUCCEEDED, started_at=now, ended_at=now)
         scheduler.leave(job.id, job.user)
         before = len(started)
         begin = time.perf_counter()
@@ -105,13 +105,13 @@ async def measure_decisions(folder: Path, *, users: int, per_user: int) -> list[
     return taken
 
 
-async def fill(store: JobStore, *, users: int, per_user: int) -> None:
+async def fill(store: Store, *, users: int, per_user: int) -> None:
     """Put queued jobs into the database, at once."""
     spec = JobSpec(image="i", command=["true"], cpu_limit=1)
     rows = []
     for number in range(users * per_user):
         job = Job(f"j{number}", f"user-{number % users}", "bench", spec, utcnow())
-        rows.append(make_row(job, store._keyring))
+        rows.append(make_row(job, store.jobs._keyring))
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
         await store._database.write(lambda connection, some=some: connection.execute(insert(jobs), some))

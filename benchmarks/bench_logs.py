@@ -17,8 +17,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.ports import find_ports
-from tests.service import Service
+from tests.support.ports import find_ports
+from tests.support.service import Service
 
 from .hub import FakeHub
 from .load import Request, Result, run_load

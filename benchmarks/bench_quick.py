@@ -21,9 +21,9 @@ from pathlib import Path
 import aiohttp
 import kubernetes
 
-from tests.cluster import ensure_cluster
-from tests.ports import find_ports
-from tests.service import Service
+from tests.support.cluster import ensure_cluster
+from tests.support.ports import find_ports
+from tests.support.service import Service
 
 from .hub import FakeHub
 from .load import Request, Result, run_load

@@ -20,8 +20,8 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.ports import find_ports
-from tests.service import Service
+from tests.support.ports import find_ports
+from tests.support.service import Service
 
 from .hub import FakeHub
 

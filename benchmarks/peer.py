@@ -11,8 +11,8 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from tests.environments import Environment
-from tests.parts import PartMissing
+from tests.support.environments import Environment
+from tests.support.parts import PartMissing
 
 ENVIRONMENT = Environment("peer", Path(__file__).with_name("peer-requirements.txt"))
 SECONDS_TO_START = 30

@@ -1,5 +1,9 @@
 """Configure Sphinx, which builds these pages as a site: ``make docs``."""
 
+import re
+
+from sphinx.application import Sphinx
+
 from kbatch_server import __version__
 
 project = "kbatch-server"
@@ -35,3 +39,24 @@ html_theme_options = {
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "show_nav_level": 2,
 }
+
+AT_THE_ROOT = {
+    "CHANGELOG": "changelog",
+    "CODE_OF_CONDUCT": "conduct",
+    "CONTRIBUTING": "contributing",
+    "RELEASE": "release",
+    "SECURITY": "report",
+}
+"""The pages that include a file of the project's root, by that file's name."""
+
+
+def point_to_pages(app: Sphinx, path: object, docname: str, content: list[str]) -> None:
+    """Let links between files of the root lead from page to page in the site."""
+    content[0] = re.sub(
+        rf"\]\(({'|'.join(AT_THE_ROOT)})\.md\)", lambda match: f"]({AT_THE_ROOT[match[1]]}.md)", content[0]
+    )
+
+
+def setup(app: Sphinx) -> None:
+    """Have Sphinx call what is defined here."""
+    app.connect("include-read", point_to_pages)

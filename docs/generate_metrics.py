@@ -13,7 +13,7 @@ from kbatch_server.engine.workqueue import WorkQueue
 from kbatch_server.metrics import REGISTRY
 from kbatch_server.models.job import Status
 from kbatch_server.monitoring.gauges import Gauges
-from kbatch_server.store.counts import ActiveJobs
+from kbatch_server.store.reports import ActiveJobs
 from kbatch_server.web.inflight import InflightRequests
 from kbatch_server.web.throttle import Throttle
 

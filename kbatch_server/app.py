@@ -47,7 +47,7 @@ from .settings.dotenv import SettingsNotFound, get_storage_name, load_settings
 from .settings.plugins import PluginClass
 from .storage.base import Storage, StorageError
 from .storage.diskspace import DiskSpace
-from .store import JobStore, StoreError
+from .store import Store, StoreError
 from .uploads.uploads import Uploads
 from .web.auth import HubAuthenticator
 from .web.inflight import InflightRequests
@@ -326,7 +326,7 @@ class KBatchServer(Application):
     def init_store(self) -> None:
         """Make the storage, and the store of what is on record."""
         self.storage = self.storage_class(parent=self)
-        self.store = JobStore(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
+        self.store = Store(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
         self.disk = DiskSpace(parent=self, storage=self.storage, store=self.store)
         self.uploads = Uploads(parent=self, disk=self.disk, storage=self.storage, store=self.store)
         self.outputs = Outputs(parent=self, storage=self.storage, store=self.store)

@@ -12,14 +12,14 @@ import httpx
 import hypothesis
 import pytest
 import pytest_asyncio
-from azurite import find_azurite, running_azurite
-from hub import Hub
-from postgresql import PostgreSQL
-from s3server import S3Server, find_s3server, running_s3server
-from storages import make_certificate, make_container
-from web_doubles import Web, running_web
 
-from tests.ports import find_ports
+from tests.support.azurite import find_azurite, running_azurite
+from tests.support.hub import Hub
+from tests.support.ports import find_ports
+from tests.support.postgresql import PostgreSQL
+from tests.support.s3server import S3Server, find_s3server, running_s3server
+from tests.support.storages import make_certificate, make_container
+from tests.support.web_doubles import Web, running_web
 
 # the same examples in every run, and none fails for the time that it takes on a busy machine
 hypothesis.settings.register_profile(
@@ -37,47 +37,26 @@ def pytest_configure() -> None:
 SERVERS = {"azurite", "azurite_tls", "postgresql", "s3server"}
 """The fixtures that are servers, which take seconds to start and a processor to run."""
 
-SERVER_MODULES = {
-    "test_app",
-    "test_auth",
-    "test_authorization",
-    "test_faults",
-    "test_forget_user",
-    "test_hub_values",
-    "test_kube_sidecar",
-    "test_leader",
-    "test_local_launcher",
-    "test_one_machine",
-    "test_openapi",
-    "test_operations",
-    "test_nasty",
-    "test_package",
-    "test_proxy",
-    "test_remote_storage",
-    "test_replicas",
-    "test_state_machine",
-    "test_tutorial",
-    "test_upload_service",
-    "test_webserver",
-}
-"""Where the service, a hub, a job or another server is started as a process, or what takes long is tried."""
+HERE = Path(__file__).parent
+SERVICE = HERE / "service"
+"""Where tests start the service, a hub, a job or another server as a process."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave those modules out, unread, where their tests are not wanted: to import them takes seconds."""
+    """Leave that folder out, unread, where its tests are not wanted: to import them takes seconds."""
     is_quick = "not servers" in config.getoption("markexpr")
-    return True if is_quick and collection_path.stem in SERVER_MODULES else None
+    return True if is_quick and SERVICE in (collection_path, *collection_path.parents) else None
 
 
 LONG_MODULES = (
-    "test_cluster_faults",
-    "test_end_to_end",
-    "test_installed",
-    "test_launcher",
-    "test_results",
-    "test_storages",
-    "test_clients",
-    "test_replicas",
+    "kubernetes/test_cluster_faults",
+    "kubernetes/test_end_to_end",
+    "kubernetes/test_installed",
+    "kubernetes/test_launcher",
+    "kubernetes/test_results",
+    "kubernetes/test_storages",
+    "kubernetes/test_clients",
+    "service/test_replicas",
 )
 """What takes longest, in this order. It comes first, so that no process is left alone with it at the end."""
 
@@ -90,14 +69,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         chosen = [str(value) for value in callspec.params.values()] if callspec else []
         is_served = any(value.startswith(("azure-", "s3", "postgresql")) for value in chosen)
-        if is_served or SERVERS & set(item.fixturenames) or item.module.__name__ in SERVER_MODULES:
+        if is_served or SERVERS & set(item.fixturenames) or SERVICE in item.path.parents:
             item.add_marker("servers")
         for mark in item.iter_markers("exhaustive"):
             assert mark.args, f"{item.nodeid}: say what else it shows"
 
 
 def _find_turn(item: pytest.Item) -> int:
-    name = item.path.stem
+    name = item.path.relative_to(HERE).with_suffix("").as_posix()
     return LONG_MODULES.index(name) if name in LONG_MODULES else len(LONG_MODULES)
 
 

@@ -43,6 +43,7 @@ if [ -n "$missing" ]; then
   echo "Installing$missing …"
   start=$(date +%s)
   $as_root apt-get update -qq
+  # shellcheck disable=SC2086 # one word a package
   $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
   echo "  … done ($(($(date +%s) - start)) s)"
 fi

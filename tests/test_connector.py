@@ -14,13 +14,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from azurite import ACCOUNT, KEY
 from kubernetes.aio.client import Configuration
-from storages import make_certificate
 
 from kbatch_server.connector import Connector
 from kbatch_server.launchers.kube.client import KubeClient
 from kbatch_server.storage.azure import AzureBlobStorage
+from tests.support.azurite import ACCOUNT, KEY
+from tests.support.storages import make_certificate
 
 HALF = (
     b"HTTP/1.1 200 OK\r\nETag: x\r\nx-ms-blob-type: BlockBlob\r\n"

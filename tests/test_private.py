@@ -13,7 +13,7 @@ import pytest
 from kbatch_server.keyring import Keyring
 from kbatch_server.private import make_private
 from kbatch_server.storage.file import FileStorage
-from kbatch_server.store import JobStore, StoreError
+from kbatch_server.store import Store, StoreError
 
 LOG = logging.getLogger("tests")
 
@@ -33,14 +33,14 @@ def test_a_key_file_that_others_may_read_is_closed_to_them_and_the_log_says_so(t
 
 async def test_so_is_a_database_with_what_sqlite_keeps_beside_it(tmp_path):
     path = tmp_path / "jobs.sqlite"
-    store = JobStore(f"sqlite:///{path}", Keyring(["k" * 32]), log=LOG)
+    store = Store(f"sqlite:///{path}", Keyring(["k" * 32]), log=LOG)
     await store.open()
     beside = [path, *tmp_path.glob("jobs.sqlite-*")]
     assert len(beside) > 1
     for each in beside:
         each.chmod(0o666)
     # as a process does that was killed, and is started again: these are still there
-    again = JobStore(f"sqlite:///{path}", Keyring(["k" * 32]), log=LOG)
+    again = Store(f"sqlite:///{path}", Keyring(["k" * 32]), log=LOG)
     await again.open()
     assert {mode_of(each) for each in beside} == {0o600}
     await again.close()
@@ -65,7 +65,7 @@ async def test_a_database_that_is_another_programs_is_left_as_it_was(tmp_path):
         other.execute("CREATE TABLE recipes (name)")
     path.chmod(0o644)
     with pytest.raises(StoreError):
-        await JobStore(f"sqlite:///{path}", Keyring(["k" * 32]), log=LOG).open()
+        await Store(f"sqlite:///{path}", Keyring(["k" * 32]), log=LOG).open()
     assert mode_of(path) == 0o644
 
 

@@ -10,8 +10,8 @@ const target = join(here, "../kbatch_server/static");
 
 // setup.py makes the same of the sources, and does not build again where it is equal
 function hashSources() {
-  const names = readdirSync(join(here, "src")).sort();
-  const paths = ["build.mjs", "package-lock.json", ...names.map((name) => `src/${name}`)];
+  const names = readdirSync(join(here, "src"), { recursive: true }).filter((name) => /\.(ts|css)$/.test(name));
+  const paths = ["build.mjs", "package-lock.json", ...names.sort().map((name) => `src/${name}`)];
   const hash = createHash("sha256");
   for (const path of paths) hash.update(`${path}\n`).update(readFileSync(join(here, path)));
   return hash.digest("hex");

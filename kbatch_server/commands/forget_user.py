@@ -89,7 +89,7 @@ class ForgetUser(Application):
         await server.store.open()
         try:
             if self.deleted:
-                owners = await server.store.list_owners()
+                owners = await server.store.retention.list_owners()
                 found = find_forgotten(CachingHubOAuth(parent=server), owners)
                 due = {name: before async for name, before in found}  # all of it first: the hub may fail
             else:

@@ -12,7 +12,7 @@ from ..launchers.base import JobLauncher
 from ..logs.recorder import LogRecorder
 from ..models.job import Job
 from ..outputs.outputs import Outputs
-from ..store import JobStore
+from ..store import Store
 
 
 class Collector(LoggingConfigurable):
@@ -24,7 +24,7 @@ class Collector(LoggingConfigurable):
     launcher = Instance(JobLauncher)
     outputs = Instance(Outputs)
     recorder = Instance(LogRecorder)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     def begin(self, job: Job) -> None:
         """See that the log of each attempt is recorded from now on."""
@@ -38,7 +38,7 @@ class Collector(LoggingConfigurable):
         if await self.launcher.is_ending(job):
             return False
         if job.spec.keep_outputs:
-            found = await self.store.find_job(job.id)  # they may have come since the job was read
+            found = await self.store.jobs.find(job.id)  # they may have come since the job was read
             if found is not None:
                 await self._settle_outputs(found)
         return self.recorder.settle(job)
@@ -55,7 +55,7 @@ class Collector(LoggingConfigurable):
                 await self._say_unsent(job)
         elif job.outputs.pod and ended and ended[-1] != job.outputs.pod:
             message = "These results are from an earlier attempt: the last attempt sent none."
-            await self.store.update_job(
+            await self.store.jobs.update(
                 job.id, outputs=job.outputs.model_copy(update={"message": message, "pod": ended[-1]})
             )
 

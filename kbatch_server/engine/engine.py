@@ -13,7 +13,7 @@ from ..logs.recorder import LogRecorder
 from ..outputs.outputs import Outputs
 from ..scheduling.scheduler import Scheduler
 from ..storage.base import Storage
-from ..store import JobStore
+from ..store import Store
 from ..uploads.uploads import Uploads
 from ..web.inflight import InflightRequests
 from .collector import Collector
@@ -33,14 +33,14 @@ class Engine(LoggingConfigurable):
     outputs = Instance(Outputs)
     profiles = Instance(Profiles)
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
     inflight = Instance(InflightRequests)
     uploads = Instance(Uploads)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.limits = Limits(parent=self.parent)
-        self.store.accounting = self.limits.accounting
+        self.store.usage.accounting = self.limits.accounting
         self.links = SignedLinks(parent=self.parent, keyring=self.keyring, store=self.store)
         self.recorder = LogRecorder(
             parent=self.parent, launcher=self.launcher, storage=self.storage, store=self.store

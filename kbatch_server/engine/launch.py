@@ -13,7 +13,7 @@ from ..models.job import Job
 from ..models.results import OutputLimits
 from ..models.user import User
 from ..storage.base import Storage
-from ..store import JobStore
+from ..store import Store
 from .links import SignedLinks
 
 DEFAULT_ENVIRONMENT = {
@@ -34,14 +34,14 @@ class LaunchBuilder(LoggingConfigurable):
     output_limits = Instance(OutputLimits, (), help="How much of what a job wrote is sent.")
     profiles = Instance(Profiles)
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     async def make_launch(self, job: Job) -> Launch:
         """Return what the launcher hands to the job.
 
         Raises StorageError when the storage does not answer, LaunchRefused when the environment is lost.
         """
-        own = await self.store.read_env(job.id) if job.has_env else {}
+        own = await self.store.jobs.read_env(job.id) if job.has_env else {}
         if own is None:
             message = "The job's environment was encrypted with a key that the service no longer has."
             raise LaunchRefused("EnvironmentLost", message)
@@ -55,7 +55,7 @@ class LaunchBuilder(LoggingConfigurable):
         )
         if job.spec.upload is None:
             return launch
-        upload = await self.store.get_upload(job.spec.upload, user=job.user)
+        upload = await self.store.uploads.get(job.spec.upload, user=job.user)
         seconds = self.links.code_url_expires_in_seconds
         url = await self.storage.make_url(upload.key, expires_in_seconds=seconds)
         if url is None:

@@ -17,7 +17,7 @@ from ..errors import Unavailable
 from ..launchers.base import JobLauncher
 from ..logs.recorder import LogRecorder
 from ..models.job import Job
-from ..store import JobStore
+from ..store import Store
 from ..store.database.leader_lock import LeadLock
 from .reconciler import Reconciler
 
@@ -67,7 +67,7 @@ class Leader(LoggingConfigurable):
     """What runs beside launcher, recorder and reconciler."""
     reconciler = Instance(Reconciler)
     recorder = Instance(LogRecorder)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     is_leading = False
     """Whether this process leads now."""

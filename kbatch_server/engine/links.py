@@ -11,7 +11,7 @@ from ..errors import Forbidden, NotFound
 from ..keyring import Keyring
 from ..models.job import Job
 from ..models.upload import Upload
-from ..store import JobStore
+from ..store import Store
 
 
 class SignedLinks(LoggingConfigurable):
@@ -55,7 +55,7 @@ class SignedLinks(LoggingConfigurable):
     )
 
     keyring = Instance(Keyring)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     def make_code_url(self, job: Job, upload: Upload) -> str:
         """Return the URL where a job fetches its code from this service."""
@@ -72,7 +72,7 @@ class SignedLinks(LoggingConfigurable):
         max_age_seconds = self.outputs_url_expires_in_seconds
         said = self.keyring.verify(signed, purpose="outputs", max_age_seconds=max_age_seconds)
         if said is not None:
-            job = await self.store.find_job(said["job"])
+            job = await self.store.jobs.find(said["job"])
             if job is not None and job.cleaned_at is None and job.delete_requested_at is None:
                 return job
         raise Forbidden("This link is invalid or has expired.", reason="BadLink")
@@ -82,10 +82,10 @@ class SignedLinks(LoggingConfigurable):
         that is over."""
         said = self.keyring.verify(signed, purpose="code", max_age_seconds=self.code_url_expires_in_seconds)
         if said is not None:
-            job = await self.store.find_job(said["job"])
+            job = await self.store.jobs.find(said["job"])
             if job is not None and not job.is_over:
                 try:
-                    return await self.store.get_upload(said["upload"], user=job.user)
+                    return await self.store.uploads.get(said["upload"], user=job.user)
                 except NotFound:
                     self.log.warning("job %s: its code no longer exists", job.id)
         raise Forbidden("This link is invalid or has expired.", reason="BadLink")

@@ -29,7 +29,7 @@ from ..models.times import utcnow
 from ..notebooks.launch import EXIT_REASONS
 from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
-from ..store import JobStore
+from ..store import Store
 from .collector import Collector
 from .launch import LaunchBuilder
 from .pacer import LaunchPacer
@@ -94,7 +94,7 @@ class Reconciler(LoggingConfigurable):
     collector = Instance(Collector)
     launcher = Instance(JobLauncher)
     builder = Instance(LaunchBuilder)
-    store = Instance(JobStore)
+    store = Instance(Store)
     scheduler = Instance(Scheduler)
     queue = Instance(WorkQueue, ())
 
@@ -137,12 +137,12 @@ class Reconciler(LoggingConfigurable):
         """Have all jobs looked at that something is to be done for, whatever was told of them."""
         with_waiting = not self.scheduler.is_needed
         await self._look_again(
-            lambda: self.store.list_due_ids(with_waiting=with_waiting), self.resync_seconds
+            lambda: self.store.jobs.list_due_ids(with_waiting=with_waiting), self.resync_seconds
         )
 
     async def _poll(self) -> None:
         """Have all jobs looked at that the launcher has, whatever it reports."""
-        await self._look_again(self.store.list_launched_ids, self.launcher.poll_seconds)
+        await self._look_again(self.store.jobs.list_launched_ids, self.launcher.poll_seconds)
 
     async def _look_again(self, list_ids: Callable[[], Awaitable[list[str]]], period: float) -> None:
         """Have jobs looked at in each period: the first time at once, later one after the other.
@@ -201,7 +201,7 @@ class Reconciler(LoggingConfigurable):
 
     async def reconcile(self, job_id: str) -> None:
         """Do the next step for one job; raises LauncherUnavailable when that is for later."""
-        job = await self.store.find_job(job_id)
+        job = await self.store.jobs.find(job_id)
         if job is not None and job.is_to_be_launched:
             await self._launch(job)
             return
@@ -218,7 +218,7 @@ class Reconciler(LoggingConfigurable):
     async def _delete(self, job: Job) -> None:
         if await self.launcher.terminate(job):
             await self.collector.delete(job)
-            await self.store.remove_job(job.id)
+            await self.store.jobs.remove(job.id)
             self.scheduler.leave(job.id, job.user)
             self.log.info("job %s: removed", job.id)
         else:
@@ -233,13 +233,13 @@ class Reconciler(LoggingConfigurable):
             reach("archive.5")
             await self.launcher.clean(job)
             reach("archive.6")
-            await self.store.update_job(job.id, cleaned_at=utcnow())
+            await self.store.jobs.update(job.id, cleaned_at=utcnow())
 
     async def _launch(self, job: Job) -> None:
         if not (self.scheduler.take(job) and self.pacer.take(job.id)):
             return  # it comes up again when its turn has come
         reach("launch.1")
-        if not await self.store.begin_launch(job.id):
+        if not await self.store.jobs.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
             return
         self.scheduler.begin(job)
@@ -256,12 +256,12 @@ class Reconciler(LoggingConfigurable):
             await self._end(job, JobStatus(status=Status.FAILED, reason="CodeNotFound", message=message))
         except (LauncherUnavailable, StorageError) as error:
             LAUNCHES.labels("unavailable").inc()
-            await self.store.update_job(job.id, reason="LauncherUnavailable", message=_waiting(error))
+            await self.store.jobs.update(job.id, reason="LauncherUnavailable", message=_waiting(error))
             raise LauncherUnavailable(str(error)) from error
         except Exception:
             LAUNCHES.labels("failed").inc()
             message = "The service failed to start the job and tries again. The cause is in its log."
-            await self.store.update_job(job.id, reason="LaunchFailed", message=message)
+            await self.store.jobs.update(job.id, reason="LaunchFailed", message=message)
             raise
         else:
             reach("launch.5")
@@ -270,7 +270,7 @@ class Reconciler(LoggingConfigurable):
             await self._record_launch(job, state)
 
     async def _record_launch(self, job: Job, state: dict[str, Any]) -> None:
-        launched = await self.store.update_job(
+        launched = await self.store.jobs.update(
             job.id,
             status=Status.PENDING,
             reason="Launched",
@@ -281,7 +281,7 @@ class Reconciler(LoggingConfigurable):
         reach("launch.6")
         if launched is None:
             # another process leads by now, found nothing of it yet, and has ended the job: it must not run
-            found = await self.store.find_job(job.id)
+            found = await self.store.jobs.find(job.id)
             deleted_at = found.delete_requested_at if found is not None else utcnow()
             await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
             self.log.warning("job %s: launched after its end, and stopped again", job.id)
@@ -329,13 +329,13 @@ class Reconciler(LoggingConfigurable):
         if seen.exit_code == 0:
             # not by its pod: the Job would have failed if what ran beside the command ends otherwise
             verdict = ["Complete", "Completed successfully.", Status.SUCCEEDED.value]
-            await self.store.update_job(job.id, state=job.state | {VERDICT: verdict})
+            await self.store.jobs.update(job.id, state=job.state | {VERDICT: verdict})
             self.queue.put(job.id)
         else:
             await self.launcher.finish(job)
 
     async def _give_up(self, job: Job, reason: str, message: str) -> None:
-        await self.store.update_job(job.id, state=job.state | {VERDICT: [reason, message]})
+        await self.store.jobs.update(job.id, state=job.state | {VERDICT: [reason, message]})
         self.queue.put(job.id)
 
     async def _terminate(
@@ -353,14 +353,14 @@ class Reconciler(LoggingConfigurable):
             return
         reach("cancel.5")
         if job.reason != "Terminating":
-            await self.store.update_job(job.id, reason="Terminating", message="Stopping.")
+            await self.store.jobs.update(job.id, reason="Terminating", message="Stopping.")
         self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _record(self, job: Job, seen: JobStatus) -> None:
         """Write down what changed, and look again when a limit on waiting is reached."""
         changes = _changes(job, seen)
         if changes:
-            await self.store.update_job(job.id, **changes)
+            await self.store.jobs.update(job.id, **changes)
         _observe_start(job, changes)
         limits = seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline(), seen.get_held_seconds()
         for left in (*limits, seen.get_seconds_to_finish()):
@@ -370,7 +370,7 @@ class Reconciler(LoggingConfigurable):
     async def _end(self, job: Job, seen: JobStatus) -> None:
         changes = _changes(job, seen) | {"ended_at": seen.ended_at or utcnow()}
         reach("finish.1")
-        if await self.store.update_job(job.id, **changes) is not None:
+        if await self.store.jobs.update(job.id, **changes) is not None:
             ENDED.labels(seen.status.value).inc()
             _observe_start(job, changes)
         reach("finish.2")

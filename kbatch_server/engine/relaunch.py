@@ -10,7 +10,7 @@ from ..launchers.base import JobLauncher
 from ..metrics import LAUNCHES
 from ..models.job import RETRY_DELAY_SECONDS, Job, JobStatus, Status
 from ..models.times import to_iso, utcnow
-from ..store import JobStore
+from ..store import Store
 from .workqueue import WorkQueue
 
 RELAUNCH = "_relaunch"
@@ -30,7 +30,7 @@ class Relaunch:
     def __init__(
         self,
         launcher: JobLauncher,
-        store: JobStore,
+        store: Store,
         queue: WorkQueue,
         log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
@@ -57,7 +57,7 @@ class Relaunch:
         if left > 0:
             self._queue.put_after(job.id, left)
         elif await self._launcher.terminate(job):
-            await self._store.update_job(job.id, launched_at=None, state={RELAUNCH: {"count": count}})
+            await self._store.jobs.update(job.id, launched_at=None, state={RELAUNCH: {"count": count}})
             self._queue.put(job.id)
         else:
             self._queue.put_after(job.id, TERMINATING_SECONDS)
@@ -69,7 +69,7 @@ class Relaunch:
             RELAUNCH: {"count": count + 1, "at": to_iso(utcnow() + timedelta(seconds=delay))}
         }
         message = f"{seen.message} The command did not start. Retrying in {delay:g} s."
-        await self._store.update_job(
+        await self._store.jobs.update(
             job.id, status=Status.PENDING, reason=seen.reason, message=message, state=state
         )
         LAUNCHES.labels("again").inc()

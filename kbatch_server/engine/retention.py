@@ -24,7 +24,7 @@ from ..models.times import utcnow
 from ..models.upload import make_upload_key
 from ..outputs.outputs import Outputs
 from ..storage.base import Storage, StorageError, StoredObject
-from ..store import JobStore
+from ..store import Store
 from ..store.retention import EndedJob, Part
 from ..uploads.uploads import Uploads
 
@@ -154,7 +154,7 @@ class Retention(LoggingConfigurable):
         return proposal["value"]
 
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
     uploads = Instance(Uploads)
     logs = Instance(LogRecorder)
     outputs = Instance(Outputs)
@@ -167,7 +167,7 @@ class Retention(LoggingConfigurable):
         now = utcnow()
         async for removal in self._find_uploads(now):
             yield removal
-        for user in await self.store.list_job_users():
+        for user in await self.store.retention.list_users():
             try:
                 ttls = await self._get_ttls(user)
             except Exception:  # the function is a program of the admin's: it may raise anything
@@ -187,13 +187,13 @@ class Retention(LoggingConfigurable):
                 is_gone: bool = await self.uploads.delete_expired(removal.name, audit=entry)
                 return is_gone
             if removal.kind == "job":
-                await self.store.request_delete(removal.name, user=None, audit=entry)
+                await self.store.jobs.request_delete(removal.name, user=None, audit=entry)
             elif removal.kind == "results":
                 await self.outputs.delete(removal.name, why=f"They were {removal.why}.", audit=entry)
             elif removal.kind == "log":
                 await self.logs.delete_log(removal.name, audit=entry)
             else:
-                await self.store.add_audit(entry)  # before: there is no row whose end it could be one with
+                await self.store.audit.add(entry)  # before: there is no row whose end it could be one with
                 await self.storage.delete(removal.name)
         except NotFound:
             return False  # somebody else removed it
@@ -223,7 +223,7 @@ class Retention(LoggingConfigurable):
         """Forget what was on the audit record for long enough, and return how many entries went."""
         if not self.audit_ttl_seconds:
             return 0
-        return await self.store.forget_audit(utcnow() - timedelta(seconds=self.audit_ttl_seconds))
+        return await self.store.audit.forget(utcnow() - timedelta(seconds=self.audit_ttl_seconds))
 
     async def _get_ttls(self, user: str) -> Ttls:
         times: Any = self.user_ttls
@@ -239,7 +239,7 @@ class Retention(LoggingConfigurable):
 
     async def _find_uploads(self, now: datetime) -> AsyncIterator[Removal]:
         after = None
-        while page := await self.store.list_expired_uploads(now, after=after, limit=AT_ONCE):
+        while page := await self.store.uploads.list_expired(now, after=after, limit=AT_ONCE):
             for each in page:
                 why = f"unused, and expired {each.expires_at:%Y-%m-%d}"
                 yield Removal("upload", each.id, each.user, each.code_size, why)
@@ -261,7 +261,7 @@ class Retention(LoggingConfigurable):
         self, user: str, part: Part, before: datetime, since: datetime | None
     ) -> AsyncIterator[EndedJob]:
         after: EndedJob | None = None
-        while page := await self.store.list_ended_jobs(
+        while page := await self.store.retention.list_ended(
             user, part, before=before, since=since, after=after, limit=AT_ONCE
         ):
             for job in page:
@@ -294,9 +294,9 @@ class Retention(LoggingConfigurable):
         ids: dict[str, set[str]] = {"upload": set(), "log": set(), "outputs": set()}
         for match in filter(None, map(_OURS.fullmatch, keys)):
             ids[str(match.lastgroup)].add(match[str(match.lastgroup)])
-        named = {make_upload_key(each) for each in await self.store.find_upload_ids(ids["upload"])}
-        named |= {make_key(*place) for place in await self.store.find_log_numbers(ids["log"])}
-        return named | await self.store.find_output_keys(ids["outputs"])
+        named = {make_upload_key(each) for each in await self.store.uploads.find_ids(ids["upload"])}
+        named |= {make_key(*place) for place in await self.store.retention.find_log_numbers(ids["log"])}
+        return named | await self.store.retention.find_output_keys(ids["outputs"])
 
 
 def in_words(seconds: int) -> str:

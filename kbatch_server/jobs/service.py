@@ -28,7 +28,7 @@ from ..models.user import ForgottenUser, User
 from ..scheduling.report import UsageReport
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
-from ..store import JobStore
+from ..store import Store
 from ..store.queuelimits import QueueLimits
 from .profiles import Profiles
 from .request import JobRequest
@@ -49,7 +49,7 @@ class Jobs(LoggingConfigurable):
     profiles = Instance(Profiles)
     reader = Instance(LogReader)
     usage_report = Instance(UsageReport)
-    store = Instance(JobStore)
+    store = Instance(Store)
     watch = Instance(JobWatch)
 
     @default("usage_report")
@@ -104,7 +104,7 @@ class Jobs(LoggingConfigurable):
             request_hash = hashlib.sha256(asked.encode()).hexdigest()
         action = Action.SUBMIT if rerun_of is None else Action.RERUN
         reach("submit.1")
-        job, is_new = await self.store.add_job(
+        job, is_new = await self.store.jobs.add(
             job,
             env=request.env,
             idempotency_key=idempotency_key,
@@ -126,7 +126,7 @@ class Jobs(LoggingConfigurable):
     async def _find_code(self, user: User, request: JobRequest) -> str | None:
         """Return the hash of the code that a job is to run, or None when it has none."""
         if request.upload is not None:
-            return (await self.store.get_upload(request.upload, user=user.name)).code_sha256
+            return (await self.store.uploads.get(request.upload, user=user.name)).code_sha256
         if request.working_dir:
             raise InvalidRequest.of_field("working_dir", "is a folder in the code: set upload, too")
         return None
@@ -143,36 +143,36 @@ class Jobs(LoggingConfigurable):
 
     async def get(self, user: User, job_id: str) -> Job:
         """Return a job."""
-        job = await self.store.get_job(job_id, user=_owner(user))
+        job = await self.store.jobs.get(job_id, user=_owner(user))
         if job.user != user.name and is_first(Action.READ, job.id):
-            await self.store.add_audit(make_entry(Action.READ, job.id, job.user))
+            await self.store.audit.add(make_entry(Action.READ, job.id, job.user))
         await self.usage_report.explain([job])
         return job
 
     async def list(self, user: User, query: JobQuery) -> JobPage:
         """Return a page of jobs; only an admin may ask for those of others."""
         await self._begin_listing(user, query.user)
-        page = await self.store.list_jobs(query)
+        page = await self.store.jobs.list_page(query)
         await self.usage_report.explain(page.jobs)
         return page
 
     async def count(self, user: User, owner: str | None) -> dict[Status, int]:
         """Return how many jobs of the owner's (None: of everybody's) there are of each status."""
         await self._begin_listing(user, owner)
-        return await self.store.count_jobs(owner)
+        return await self.store.jobs.count(owner)
 
     async def summarize(
         self, user: User, owner: str | None, *, since: datetime | None, limit: int
     ) -> JobSummary:
         """Return sums over the owner's jobs (None: everybody's), accepted since a time."""
         await self._begin_listing(user, owner)
-        return await self.store.summarize_jobs(owner, since=since, limit=limit)
+        return await self.store.reports.summarize(owner, since=since, limit=limit)
 
     async def _begin_listing(self, user: User, owner: str | None) -> None:
         """Raise Forbidden unless a user may list the owner's jobs; an admin's listing is put on record."""
         _check_owner(user, owner)
         if owner != user.name:
-            await self.store.add_audit(make_entry(Action.LIST, "", owner or "*"))
+            await self.store.audit.add(make_entry(Action.LIST, "", owner or "*"))
 
     async def follow_changes(
         self, user: User, owner: str | None, *, after: str | None = None
@@ -192,7 +192,9 @@ class Jobs(LoggingConfigurable):
         """
         reach("cancel.1")
         entry = make_entry(Action.CANCEL, job_id, user.name, detail=note or "")
-        job = await self.store.request_cancel(job_id, user=_owner(user), by=user.name, note=note, audit=entry)
+        job = await self.store.jobs.request_cancel(
+            job_id, user=_owner(user), by=user.name, note=note, audit=entry
+        )
         reach("cancel.2")
         self.on_change(job.id)
         reach("cancel.3")
@@ -201,13 +203,13 @@ class Jobs(LoggingConfigurable):
     async def delete(self, user: User, job_id: str) -> None:
         """Cancel a job that is not over, and forget it: from now on there is no such job."""
         entry = make_entry(Action.DELETE, job_id, user.name)
-        await self.store.request_delete(job_id, user=_owner(user), audit=entry)
+        await self.store.jobs.request_delete(job_id, user=_owner(user), audit=entry)
         self.on_change(job_id)
 
     async def rerun(self, user: User, job_id: str) -> Job:
         """Record a new job that asks for what an earlier one of the user's own was, and return it."""
-        job = await self.store.get_job(job_id, user=user.name)
-        env = await self.store.read_env(job_id)
+        job = await self.store.jobs.get(job_id, user=user.name)
+        env = await self.store.jobs.read_env(job_id)
         if env is None:
             message = (
                 "The job's environment can no longer be decrypted. Submit the job again, with a new env."
@@ -217,7 +219,7 @@ class Jobs(LoggingConfigurable):
 
     async def read_env(self, job: Job) -> dict[str, str]:
         """Return the environment of a job, in the clear; empty where the key to it was removed."""
-        return (await self.store.read_env(job.id) or {}) if job.has_env else {}
+        return (await self.store.jobs.read_env(job.id) or {}) if job.has_env else {}
 
     async def forget_user(self, name: str, *, before: datetime | None = None) -> ForgottenUser:
         """Begin to forget a user: all jobs with their logs and results, all uploads, and what was used.
@@ -226,20 +228,20 @@ class Jobs(LoggingConfigurable):
         which belong to a later user of that name. It may be repeated. The audit record stays.
         """
         jobs = 0
-        while job_ids := await self.store.forget_jobs(name, before=before):
+        while job_ids := await self.store.retention.forget_jobs(name, before=before):
             jobs += len(job_ids)
             for job_id in job_ids:
                 self.on_change(job_id)
-        uploads = await self.store.forget_uploads(name, before=before)
+        uploads = await self.store.retention.forget_uploads(name, before=before)
         entry = make_entry(Action.FORGET_USER, name, name, detail=f"{jobs} jobs, {uploads} uploads")
-        await self.store.forget_usage(name, audit=entry)
+        await self.store.retention.forget_usage(name, audit=entry)
         return ForgottenUser(name, jobs, uploads)
 
     async def audit(self, query: AuditQuery) -> AuditPage:
         """Return a page of the audit record, newest first; that it was read goes on record first."""
         if is_first(Action.AUDIT, ""):
-            await self.store.add_audit(make_entry(Action.AUDIT, "", "*"))
-        return await self.store.list_audit(query)
+            await self.store.audit.add(make_entry(Action.AUDIT, "", "*"))
+        return await self.store.audit.list_page(query)
 
     async def logs(
         self,

@@ -17,7 +17,7 @@ from ..errors import TooManyRequests, Unavailable
 from ..limits.config import Limits
 from ..metrics import LIMITS_HELD
 from ..scheduling.report import UsageReport
-from ..store import JobStore
+from ..store import Store
 from ..store.changes import JobChange
 
 LISTEN_SECONDS = 5
@@ -86,7 +86,7 @@ class JobWatch(LoggingConfigurable):
     )
 
     usage_report = Instance(UsageReport)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     @default("usage_report")
     def _default_standing(self) -> UsageReport:
@@ -218,7 +218,7 @@ class JobWatch(LoggingConfigurable):
                 self._skip()
 
     async def _keep(self, changes: list[JobChange]) -> None:
-        found = await self.store.find_jobs([change.job_id for change in changes])
+        found = await self.store.jobs.find_some([change.job_id for change in changes])
         await self.usage_report.explain(list(found.values()))
         for change in changes:
             job = found.get(change.job_id)

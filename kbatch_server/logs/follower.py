@@ -154,7 +154,7 @@ class LogFollower:
 
     async def _reload(self) -> bool:
         """Read the job again; return False when it is (to be) deleted."""
-        job = await self._reader.store.find_job(self._job.id)
+        job = await self._reader.store.jobs.find(self._job.id)
         if job is None or job.delete_requested_at is not None:
             return False
         self._job = job

@@ -16,7 +16,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import NotFound, Unavailable
 from ..models.job import Job, Status
 from ..storage.base import ObjectNotFound, Storage, StorageError
-from ..store import JobStore
+from ..store import Store
 from ..store.logs import LogRecord, LogSegment
 from .recorder import LogRecorder, find_attempts
 from .text import LogText, Part, ends_line, say
@@ -75,7 +75,7 @@ class LogReader(LoggingConfigurable):
 
     recorder = Instance(LogRecorder)
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     async def open(self, job: Job, selection: LogSelection = ALL) -> tuple[LogText, int]:
         """Return the log as it is now, with ``begin`` where what is asked for begins, and its attempt.
@@ -109,7 +109,7 @@ class LogReader(LoggingConfigurable):
         give_up_at = time.monotonic() + seconds
         delay, limit = POLL_SECONDS
         while time.monotonic() < give_up_at:
-            log = await self.store.find_log(job.id, attempt.pod)
+            log = await self.store.logs.find(job.id, attempt.pod)
             if log is not None and log.is_complete:
                 return
             await asyncio.sleep(delay)
@@ -135,10 +135,10 @@ class LogReader(LoggingConfigurable):
         writer = self.recorder.find_writer(job.id, attempt.pod)
         is_live = with_live and writer is not None and not writer.is_complete
         live = _look(writer) if writer is not None and is_live else None
-        log = await self.store.find_log(job.id, attempt.pod)
+        log = await self.store.logs.find(job.id, attempt.pod)
         if log is None and (live is None or not live.size) and job.status != Status.RUNNING:
             return None
-        segments = await self.store.list_segments(job.id, attempt.pod, after=after, times=times)
+        segments = await self.store.logs.list_segments(job.id, attempt.pod, after=after, times=times)
         parts = []
         if live is not None:
             live_start = live.end - live.size

@@ -17,7 +17,7 @@ from ..errors import Unavailable
 from ..launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
 from ..models.job import Job, Status
 from ..storage.base import Storage, StorageError
-from ..store import JobStore
+from ..store import Store
 from ..store.logs import LogRecord, LogTaken
 from ..ticks import with_ticks
 from .memory import LogMemory
@@ -104,7 +104,7 @@ class LogRecorder(LoggingConfigurable):
 
     launcher = Instance(JobLauncher)
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     on_complete: Callable[[str], None] = traitlets.Callable(lambda job_id: None)  # type: ignore[assignment]
     """Called with a job's id when the log of one of its attempts is complete."""
@@ -179,16 +179,16 @@ class LogRecorder(LoggingConfigurable):
             recording.is_discarded = True
         await _end([each.task for each in recordings.values() if each.task is not None])
         keys = []
-        logs = await self.store.find_logs(job_id)
+        logs = await self.store.logs.list_logs(job_id)
         for log in logs:
-            segments = await self.store.list_segments(job_id, log.pod)
+            segments = await self.store.logs.list_segments(job_id, log.pod)
             # and the one that was written when the service was killed, perhaps, before its row was
             numbers = [each.number for each in segments] + [segments[-1].number + 1 if segments else 0]
             keys += [make_key(job_id, log.attempt, number) for number in numbers]
         keys.append(make_key(job_id, max((log.attempt for log in logs), default=0) + 1, 0))
         for at in range(0, len(keys), DELETE_AT_ONCE):
             await asyncio.gather(*(self.storage.delete(key) for key in keys[at : at + DELETE_AT_ONCE]))
-        await self.store.remove_logs(job_id, audit=audit)
+        await self.store.logs.remove(job_id, audit=audit)
 
     async def _run(self, recording: _Recording) -> None:
         """Record one attempt, however often that must be begun anew."""
@@ -269,8 +269,8 @@ class LogRecorder(LoggingConfigurable):
 
     async def _open(self, recording: _Recording) -> LogWriter:
         job_id, pod = recording.job.id, recording.pod
-        log = await self.store.find_log(job_id, pod)
-        segments = await self.store.list_segments(job_id, pod) if log is not None else []
+        log = await self.store.logs.find(job_id, pod)
+        segments = await self.store.logs.list_segments(job_id, pod) if log is not None else []
         # a longer log has eight segments at least, so that about what may be kept is kept
         size = min(self.segment_bytes, max(self.max_log_bytes // 8, 1))
         return LogWriter(

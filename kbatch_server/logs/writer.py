@@ -17,7 +17,7 @@ from ..failpoints import reach
 from ..launchers.base import LogPiece
 from ..models.times import utcnow
 from ..storage.base import Storage, StorageError
-from ..store import JobStore
+from ..store import Store
 from ..store.logs import LogRecord, LogSegment
 from .memory import LogMemory
 
@@ -78,7 +78,7 @@ class LogWriter:
         limits: LogLimits,
         memory: LogMemory,
         storage: Storage,
-        store: JobStore,
+        store: Store,
         logger: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         self._log = log
@@ -296,7 +296,7 @@ class LogWriter:
             await self._storage.delete(make_key(log.job_id, log.attempt, number))
         segments = [] if segment is None else [segment]
         after = self._log.size
-        if not await self._store.keep_log(log, after=after, segments=segments, dropped=dropped):
+        if not await self._store.logs.keep(log, after=after, segments=segments, dropped=dropped):
             raise JobGone(log.job_id)
         reach("archive.2")
 

@@ -17,8 +17,8 @@ from ..errors import Unavailable
 from ..metrics import REGISTRY
 from ..models.times import utcnow
 from ..storage.diskspace import DiskSpace
-from ..store import JobStore
-from ..store.counts import ActiveJobs, KeptBytes
+from ..store import Store
+from ..store.reports import ActiveJobs, KeptBytes
 from ..web.inflight import InflightRequests
 from ..web.throttle import Throttle
 from .health import Health
@@ -40,7 +40,7 @@ class Gauges(Collector):
         health: Health,
         leader: Leader,
         reconciler: Reconciler,
-        store: JobStore,
+        store: Store,
         throttle: Throttle,
         inflight: InflightRequests,
     ) -> None:
@@ -76,11 +76,11 @@ class Gauges(Collector):
         try:
             if now >= self._jobs_until:
                 jobs = None
-                jobs = await self._store.count_active()
+                jobs = await self._store.reports.count_active()
                 self._jobs_until = now + JOBS_SECONDS
             if now >= self._bytes_until:
                 kept = None
-                kept = await self._store.sum_bytes()
+                kept = await self._store.reports.sum_bytes()
                 self._bytes_until = now + BYTES_SECONDS
         except Unavailable:
             pass  # the store has logged why

@@ -10,7 +10,7 @@ from traitlets.config import LoggingConfigurable
 from ..engine.engine import Engine
 from ..storage.base import Storage
 from ..storage.diskspace import DiskSpace
-from ..store import JobStore
+from ..store import Store
 from ..web.auth import HubAuthenticator
 from ..web.inflight import InflightRequests
 from ..web.throttle import Throttle
@@ -26,7 +26,7 @@ class Operations(LoggingConfigurable):
     disk = Instance(DiskSpace)
     engine = Instance(Engine)
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
     throttle = Instance(Throttle)
     inflight = Instance(InflightRequests)
 

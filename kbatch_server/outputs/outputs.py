@@ -18,7 +18,7 @@ from ..failpoints import reach
 from ..models.job import Job
 from ..models.results import JobOutputs, OutputFile, OutputLimits, OutputTar
 from ..storage.base import Storage, StorageError, StorageFull
-from ..store import JobStore
+from ..store import Store
 from ..store.outputs import KeptOutputs
 from .selection import ENTRIES_FOR_EACH_FILE, MAX_LIST_BYTES, OMITTED_LIST, Selection, read_omitted, select
 from .tarindex import BadTar, TarIndex, TooManyEntries
@@ -59,7 +59,7 @@ class Outputs(LoggingConfigurable):
     )
 
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -120,7 +120,7 @@ class Outputs(LoggingConfigurable):
         """Return a job's files, by path; raises NotFound as long as nothing is known of them."""
         if job.outputs is None:
             raise NotFound(_say_none(job), reason="OutputsNotFound")
-        return await self.store.find_outputs(job.id) or KeptOutputs("", 0, [])
+        return await self.store.outputs.find(job.id) or KeptOutputs("", 0, [])
 
     async def find(self, job: Job, path: str) -> tuple[str, OutputFile]:
         """Return one file and the key of the object that it is in, or raise NotFound that says why."""
@@ -157,13 +157,13 @@ class Outputs(LoggingConfigurable):
 
         ``why`` is the sentence that stands in the job's record from then on.
         """
-        key = await self.store.find_outputs_key(job_id)
+        key = await self.store.outputs.find_key(job_id)
         if key is not None:
             await self.storage.delete(key)
-            await self.store.remove_outputs(job_id, key, why=why, audit=audit)
+            await self.store.outputs.remove(job_id, key, why=why, audit=audit)
 
     async def _get_kept(self, job: Job) -> KeptOutputs:
-        kept = await self.store.find_outputs(job.id)
+        kept = await self.store.outputs.find(job.id)
         if kept is None:
             raise NotFound(_say_none(job), reason="OutputsNotFound")
         return kept
@@ -280,7 +280,7 @@ class Outputs(LoggingConfigurable):
     async def _record_or_discard(self, job: Job, summary: JobOutputs, kept: KeptOutputs | None) -> None:
         is_recorded, unnamed = False, None if kept is None else kept.key
         try:
-            is_recorded, old_key = await self.store.put_outputs(job.id, summary, kept)
+            is_recorded, old_key = await self.store.outputs.put(job.id, summary, kept)
             unnamed = old_key if is_recorded else unnamed
         finally:
             if unnamed is not None:

@@ -18,7 +18,7 @@ from ..limits.rules import HOURS, QUEUED, UNDECIDED, Wait
 from ..models.job import Job, Status
 from ..models.times import utcnow
 from ..models.user import User
-from ..store import JobStore
+from ..store import Store
 from ..store.queues import Claim, Queue
 
 PLACES = 1000
@@ -35,7 +35,7 @@ class UsageReport(LoggingConfigurable):
     """Answers from the record, in any of the replicas."""
 
     limits = Instance(Limits)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -46,7 +46,7 @@ class UsageReport(LoggingConfigurable):
         waiting = [job for job in jobs if _is_waiting(job)] if self.limits.is_set else []
         if not waiting:
             return
-        queues = await self.store.read_queues({job.user for job in waiting}, limit=PLACES)
+        queues = await self.store.queues.read_queues({job.user for job in waiting}, limit=PLACES)
         for job in waiting:
             queue = queues[job.user]
             wait = queue.wait or UNDECIDED
@@ -58,15 +58,15 @@ class UsageReport(LoggingConfigurable):
         Memory is in bytes. ``limits`` is None where they cannot be found out now.
         """
         now = utcnow()
-        queues = await self.store.read_queues([user.name], limit=SHOWN)
-        uses = await self.store.find_uses([user.name], now=now)
+        queues = await self.store.queues.read_queues([user.name], limit=SHOWN)
+        uses = await self.store.usage.find([user.name], now=now)
         claims = await self._list_begun(user.name)
         amounts: Counter[str] = Counter()
         for claim in claims:
             amounts.update(claim.demand)
         seconds = uses[user.name].month_seconds
         seconds += sum(count_in_month(claim.started_at, now) for claim in claims)
-        own = {QUEUED: await self.store.count_queued(user.name), **_BASE, **amounts}
+        own = {QUEUED: await self.store.queues.count_queued(user.name), **_BASE, **amounts}
         return {
             "limits": await self._find_limits(user),
             "group_totals": {
@@ -85,7 +85,7 @@ class UsageReport(LoggingConfigurable):
         reading = self._reading.get(user)
         if reading is None:
             reading = asyncio.create_task(
-                self.store.list_begun_of(user, limit=MAX_RUNNING), name=f"standing-{user}"
+                self.store.queues.list_begun_of(user, limit=MAX_RUNNING), name=f"standing-{user}"
             )
             self._reading[user] = reading
             reading.add_done_callback(partial(self._forget, user))

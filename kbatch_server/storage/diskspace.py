@@ -10,7 +10,7 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import InsufficientStorage, Unavailable
 from ..metrics import LIMITS_HELD
-from ..store import JobStore
+from ..store import Store
 from .base import Storage, StorageError
 
 FRESH_SECONDS = 1.0
@@ -41,7 +41,7 @@ class DiskSpace(LoggingConfigurable):
     )
 
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)

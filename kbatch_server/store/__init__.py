@@ -1,6 +1,6 @@
-"""What is recorded: jobs and uploads in a database. ``JobStore`` is the way in; no SQL is outside of here."""
+"""The records of the service in a database: ``Store`` is the way in, and no SQL is outside of this folder."""
 
 from .database.errors import StoreError
-from .jobstore import JobStore
+from .store import Store
 
-__all__ = ["JobStore", "StoreError"]
+__all__ = ["Store", "StoreError"]

@@ -1,4 +1,4 @@
-"""The audit record: the part of the JobStore that writes who did what, in the transaction that does it."""
+"""The audit record: who did what, written in the transaction that does it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ _INSERT = insert(audit)
 
 
 class AuditStore:
-    """What JobStore does with the record."""
+    """The rows of the audit record."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    async def add_audit(self, entry: AuditEntry) -> None:
+    async def add(self, entry: AuditEntry) -> None:
         """Put an entry on record that belongs to no other change, and in the log."""
         await self._database.write(lambda connection: put_entries(connection, [entry]))
         log_entry(entry)
 
-    async def list_audit(self, query: AuditQuery) -> AuditPage:
+    async def list_page(self, query: AuditQuery) -> AuditPage:
         """Return a page of the record, newest first."""
         statement = select(*_COLUMNS).order_by(audit.c.seq.desc()).limit(query.limit + 1)
         for name in ("who", "user", "name", "action"):
@@ -51,7 +52,7 @@ class AuditStore:
         entries = [_make_entry(row) for row in rows[: query.limit]]
         return AuditPage(entries, entries[-1].seq if len(rows) > query.limit else None)
 
-    async def forget_audit(self, before: datetime) -> int:
+    async def forget(self, before: datetime) -> int:
         """Forget what was put on record before a time, and return how many entries went."""
         oldest = select(audit.c.seq).where(audit.c.at < before).order_by(audit.c.at).limit(DELETE_AT_ONCE)
         statement = delete(audit).where(audit.c.seq.in_(oldest))

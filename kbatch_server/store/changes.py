@@ -125,20 +125,20 @@ class SharedChanges:
 
 
 class ChangingStore:
-    """The part of the JobStore that tells what it has written."""
+    """A part of the store that tells which jobs it has changed."""
 
-    _database: Database
-    changes: Changes
-    """What tells, and hears of, jobs that look different now."""
+    def __init__(self, database: Database, changes: Changes) -> None:
+        self._database = database
+        self._changes = changes
 
     async def _write(self, operation: Callable[[Connection], tuple[Result, list[JobChange]]]) -> Result:
         """Return what an operation returns once it is durable, and tell who watches what it has changed."""
 
         def write(connection: Connection) -> tuple[Result, list[JobChange]]:
             result, changes = operation(connection)
-            self.changes.announce(connection, changes)
+            self._changes.announce(connection, changes)
             return result, changes
 
         result, changes = await self._database.write(write)
-        self.changes.publish(changes)
+        self._changes.publish(changes)
         return result

@@ -1,4 +1,4 @@
-"""The records of logs: the part of the JobStore that knows how far each is kept, and in which pieces."""
+"""The records of logs: how far each is kept, and in which pieces."""
 
 from __future__ import annotations
 
@@ -79,17 +79,18 @@ _DELETE_LOGS = delete(job_logs).where(job_logs.c.job_id == bindparam("of_job"))
 
 
 class LogStore:
-    """What JobStore does with logs."""
+    """The rows of logs and their segments."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    async def find_logs(self, job_id: str) -> list[LogRecord]:
+    async def list_logs(self, job_id: str) -> list[LogRecord]:
         """Return the logs of a job's attempts that something is kept of, in the order of the attempts."""
         values = {"of_job": job_id}
         rows = await self._database.read(lambda connection: connection.execute(_SELECT_LOGS, values).all())
         return [_make_record(row) for row in rows]
 
-    async def find_log(self, job_id: str, pod: str) -> LogRecord | None:
+    async def find(self, job_id: str, pod: str) -> LogRecord | None:
         """Return the log of one attempt, or None when nothing of it is kept."""
         values = {"of_job": job_id, "of_pod": pod}
         row = await self._database.read(lambda connection: connection.execute(_SELECT_LOG, values).first())
@@ -108,7 +109,7 @@ class LogStore:
             lambda connection: [_make_segment(*row) for row in connection.execute(statement, values)]
         )
 
-    async def keep_log(
+    async def keep(
         self,
         log: LogRecord,
         *,
@@ -148,7 +149,7 @@ class LogStore:
 
         return await self._database.write(keep)
 
-    async def remove_logs(self, job_id: str, *, audit: AuditEntry | None = None) -> None:
+    async def remove(self, job_id: str, *, audit: AuditEntry | None = None) -> None:
         """Forget the logs of a job, whose objects are gone."""
 
         def remove(connection: Connection) -> AuditEntry | None:

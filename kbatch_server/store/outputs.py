@@ -1,4 +1,4 @@
-"""The records of results: the part of the JobStore that knows where in the storage a job's files are."""
+"""The records of results: where in the storage a job's files are."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class KeptOutputs:
 
 
 class OutputStore(ChangingStore):
-    """What JobStore does with results."""
+    """The rows of results."""
 
-    async def put_outputs(
+    async def put(
         self, job_id: str, summary: JobOutputs, kept: KeptOutputs | None
     ) -> tuple[bool, str | None]:
         """Record what became of a job's results in the place of what was recorded before.
@@ -60,7 +60,7 @@ class OutputStore(ChangingStore):
 
         return await self._write(put)
 
-    async def find_outputs(self, job_id: str) -> KeptOutputs | None:
+    async def find(self, job_id: str) -> KeptOutputs | None:
         """Return where a job's files are, and what they are; None when it has none."""
         columns = job_outputs.c.key, job_outputs.c.size, job_outputs.c.files
         statement = select(*columns).where(job_outputs.c.job_id == job_id)
@@ -71,14 +71,12 @@ class OutputStore(ChangingStore):
 
         return await self._database.read(find)
 
-    async def find_outputs_key(self, job_id: str) -> str | None:
+    async def find_key(self, job_id: str) -> str | None:
         """Return the key of the object that holds a job's files, or None when it has none."""
         statement = select(job_outputs.c.key).where(job_outputs.c.job_id == job_id)
         return await self._database.read(lambda connection: connection.scalar(statement))
 
-    async def remove_outputs(
-        self, job_id: str, key: str, *, why: str, audit: AuditEntry | None = None
-    ) -> None:
+    async def remove(self, job_id: str, key: str, *, why: str, audit: AuditEntry | None = None) -> None:
         """Forget a job's files, whose object is gone, unless others have come into their place.
 
         ``why`` is the sentence that who looks for them reads.

@@ -1,4 +1,4 @@
-"""Who waits and what runs: the part of the JobStore for whose turn it is, which never reads a whole queue."""
+"""Who waits and what runs: all that whose turn it is depends on. No whole queue is ever read."""
 
 from __future__ import annotations
 
@@ -113,10 +113,11 @@ class Queue:
     wait: Wait | None
 
 
-class TurnStore:
-    """What JobStore does for whose turn it is."""
+class QueueStore:
+    """The rows of jobs that wait or run, and why users wait."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def list_begun(self) -> list[Claim]:
         """Return the jobs whose launch has begun and that are not over."""

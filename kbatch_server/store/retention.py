@@ -1,4 +1,4 @@
-"""What was kept for long: the part of the JobStore that finds jobs by when they ended."""
+"""What was kept for long: jobs by when they ended."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class EndedJob:
 
 
 class RetentionStore(ChangingStore):
-    """What JobStore does for those who remove what was kept long enough."""
+    """Finds, and begins to remove, what was kept for long enough or is of a user who is to be forgotten."""
 
-    async def list_job_users(self) -> list[str]:
+    async def list_users(self) -> list[str]:
         """Return who has jobs on record."""
         statement = select(jobs.c.user).distinct().order_by(jobs.c.user)
         return await self._database.read(lambda connection: list(connection.scalars(statement)))
 
-    async def list_ended_jobs(
+    async def list_ended(
         self,
         user: str,
         part: Part,

@@ -1,4 +1,4 @@
-"""The records of uploads: the half of the JobStore that knows what code is kept, and for how long."""
+"""The records of uploads: which code is kept, and for how long."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ _IS_NAMED = exists().where(jobs.c.upload == uploads.c.id)
 
 
 class UploadStore:
-    """What JobStore does with uploads."""
+    """The rows of uploads."""
 
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    async def add_upload(self, upload: Upload) -> Upload:
+    async def add(self, upload: Upload) -> Upload:
         """Record an upload whose object is there, and return it, or the user's earlier one of this content.
 
         Of two that come at the same time one is the earlier. That one is then kept as long as the new one
-        would have been, and longer than it was, so that ``withdraw_upload`` knows that somebody relies on it.
+        would have been, and longer than it was, so that ``withdraw`` knows that somebody relies on it.
         """
 
         def add(connection: Connection) -> Upload:
@@ -55,9 +56,9 @@ class UploadStore:
 
         return await self._database.write(add)
 
-    async def renew_upload(self, upload: Upload) -> Upload | None:
+    async def renew(self, upload: Upload) -> Upload | None:
         """Return the user's earlier upload of this content, kept as long as this one would be, or None."""
-        if await self.find_upload_by_sha256(upload.user, upload.sha256) is None:
+        if await self.find_by_sha256(upload.user, upload.sha256) is None:
             return None
         return await self._database.write(lambda connection: self._renew(connection, upload))
 
@@ -73,7 +74,7 @@ class UploadStore:
         connection.execute(update(uploads).where(uploads.c.id == earlier.id).values(expires_at=expires_at))
         return replace(earlier, expires_at=expires_at)
 
-    async def withdraw_upload(self, upload: Upload) -> bool:
+    async def withdraw(self, upload: Upload) -> bool:
         """Forget an upload that was just added, or was to be, and return whether its object may be deleted.
 
         It may not when the same content was sent again meanwhile and that was answered with this upload.
@@ -88,23 +89,23 @@ class UploadStore:
 
         return await self._database.write(withdraw)
 
-    async def get_upload(self, upload_id: str, *, user: str) -> Upload:
+    async def get(self, upload_id: str, *, user: str) -> Upload:
         """Return an upload of the user's, or raise NotFound: also when it is another's or being deleted."""
         upload = await self._find_upload(uploads.c.id == upload_id, uploads.c.user == user)
         if upload is None:
             raise NotFound(f"There is no upload {upload_id!r} of yours.")
         return upload
 
-    async def find_upload_by_sha256(self, user: str, sha256: str) -> Upload | None:
+    async def find_by_sha256(self, user: str, sha256: str) -> Upload | None:
         """Return the user's upload with this content, if there is one."""
         return await self._find_upload(uploads.c.user == user, uploads.c.sha256 == sha256)
 
-    async def find_upload_ids(self, upload_ids: Collection[str]) -> set[str]:
+    async def find_ids(self, upload_ids: Collection[str]) -> set[str]:
         """Return those of the ids that there is an upload of, also one that is being deleted."""
         statement = select(uploads.c.id).where(uploads.c.id.in_(upload_ids))
         return await self._database.read(lambda connection: set(connection.scalars(statement)))
 
-    async def list_expired_uploads(
+    async def list_expired(
         self, now: datetime, *, after: Upload | None = None, limit: int = 100
     ) -> list[Upload]:
         """Return uploads that have expired and that no job names, and those whose deletion was begun.
@@ -124,12 +125,10 @@ class UploadStore:
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [_make_upload(row) for row in rows]
 
-    async def begin_delete_upload(
-        self, upload_id: str, *, now: datetime, audit: AuditEntry | None = None
-    ) -> bool:
+    async def begin_delete(self, upload_id: str, *, now: datetime, audit: AuditEntry | None = None) -> bool:
         """Return whether the upload's object may be deleted: it has expired and no job names it.
 
-        From then on no job can name it, so that one that is accepted has its code. ``delete_upload``
+        From then on no job can name it, so that one that is accepted has its code. ``delete``
         follows when the object is gone. The entry goes on record the first time.
         """
         lock = select(uploads.c.delete_requested_at).where(uploads.c.id == upload_id).with_for_update()
@@ -149,7 +148,7 @@ class UploadStore:
         log_entry(entry)
         return may_delete
 
-    async def delete_upload(self, upload_id: str) -> None:
+    async def delete(self, upload_id: str) -> None:
         """Forget an upload whose object is gone."""
         statement = delete(uploads).where(uploads.c.id == upload_id)
         await self._database.write(lambda connection: connection.execute(statement))

@@ -41,13 +41,14 @@ class Use:
     month_seconds: float = 0.0
 
 
-class UseStore:
-    """What JobStore does for those who count what was used."""
+class UsageStore:
+    """The rows of usage, by user and group."""
 
-    _database: Database
-    accounting: Accounting
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.accounting = Accounting()
 
-    async def find_uses(self, users: Iterable[str], *, now: datetime) -> dict[str, Use]:
+    async def find(self, users: Iterable[str], *, now: datetime) -> dict[str, Use]:
         """Return what each of the users has used, as far as it is over, with the seconds of this month."""
         names = list(users)
         return await self._database.read(lambda connection: find_uses(connection, names, now))
@@ -59,7 +60,7 @@ class UseStore:
             lambda connection: {row.name: row.seconds for row in connection.execute(_SELECT_MONTH, values)}
         )
 
-    def _charge(self, connection: Connection, job: Job, end: datetime) -> None:
+    def charge(self, connection: Connection, job: Job, end: datetime) -> None:
         """Count a job that has just ended, or was removed while it ran, in the transaction that says so."""
         if job.is_forgotten or job.started_at is None or end <= job.started_at:
             return

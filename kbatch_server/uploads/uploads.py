@@ -25,7 +25,7 @@ from ..ratelimit import ConcurrencyLimit, FairLimit, RateLimit
 from ..slugs import make_upload_id
 from ..storage.base import ObjectNotFound, Storage, StorageError, StorageFull
 from ..storage.diskspace import DiskSpace
-from ..store import JobStore
+from ..store import Store
 from .zipcheck import Archive, Reader, check_archive, rewrite_archive
 
 CHECKS = 2
@@ -103,7 +103,7 @@ class Uploads(LoggingConfigurable):
 
     disk = Instance(DiskSpace)
     storage = Instance(Storage)
-    store = Instance(JobStore)
+    store = Instance(Store)
 
     @default("disk")
     def _default_disk(self) -> DiskSpace:
@@ -169,7 +169,7 @@ class Uploads(LoggingConfigurable):
 
     async def _accept(self, upload: Upload) -> Upload:
         """Return the upload to be used for what was just written: a new one, or the user's earlier one."""
-        earlier = await self.store.renew_upload(upload)
+        earlier = await self.store.uploads.renew(upload)
         if earlier is not None and await self._is_whole(earlier):
             await self._delete(upload)
             return earlier
@@ -191,7 +191,7 @@ class Uploads(LoggingConfigurable):
 
     async def get(self, user: User, upload_id: str) -> Upload:
         """Return an upload of the user's, or raise NotFound."""
-        return await self.store.get_upload(upload_id, user=user.name)
+        return await self.store.uploads.get(upload_id, user=user.name)
 
     def read(self, upload: Upload, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Yield the ZIP's bytes from ``start``, ``length`` of them or all; raises StorageError."""
@@ -202,10 +202,10 @@ class Uploads(LoggingConfigurable):
 
         Raises StorageError; the upload can be used no more then, and this is to be called again.
         """
-        if not await self.store.begin_delete_upload(upload_id, now=utcnow(), audit=audit):
+        if not await self.store.uploads.begin_delete(upload_id, now=utcnow(), audit=audit):
             return False
         await self.storage.delete(make_upload_key(upload_id))
-        await self.store.delete_upload(upload_id)
+        await self.store.uploads.delete(upload_id)
         return True
 
     def _make_upload(self, user: User, counted: _Counted, *, upload_id: str = "") -> Upload:
@@ -280,7 +280,7 @@ class Uploads(LoggingConfigurable):
 
     async def _keep(self, upload: Upload) -> Upload:
         """Record an upload and return it, or the earlier one of the same content, whose object is there."""
-        kept = await self.store.add_upload(upload)
+        kept = await self.store.uploads.add(upload)
         if kept.id != upload.id:
             if kept.code_sha256 == upload.code_sha256 and not await self._is_whole(kept):
                 self.log.warning("upload %s: its object was missing, and is restored", kept.id)
@@ -303,7 +303,7 @@ class Uploads(LoggingConfigurable):
 
     async def _withdraw(self, upload: Upload) -> None:
         try:
-            if await self.store.withdraw_upload(upload):
+            if await self.store.uploads.withdraw(upload):
                 await self._delete(upload)
         except Unavailable as error:  # its row, if there is one, expires; its object, if not, is an orphan
             self.log.warning("upload %s: rejected, but its record could not be removed: %s", upload.id, error)

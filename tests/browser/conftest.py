@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hub import Hub
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-from service import Service
-from visitor import Site, Visitor
 
-from tests.ports import find_ports
+from tests.browser.visitor import Site, Visitor
+from tests.support.hub import Hub
+from tests.support.ports import find_ports
+from tests.support.service import Service
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import CONFIG
-from hub import Hub, find_proxy
 from playwright.sync_api import Browser, expect
-from servers import wait_until_it_listens
-from service import Service
-from storages import make_certificate
-from visitor import Site, Visitor
 
-from tests.ports import find_ports
+from tests.browser.conftest import CONFIG
+from tests.browser.visitor import Site, Visitor
+from tests.support.hub import Hub, find_proxy
+from tests.support.ports import find_ports
+from tests.support.servers import wait_until_it_listens
+from tests.support.service import Service
+from tests.support.storages import make_certificate
 
 PREFIX = "/compute/"
 
@@ -86,7 +86,7 @@ def test_a_user_logs_in_submits_sees_the_log_and_cancels(
     page = visitor.page
     page.get_by_label("Name", exact=True).fill("far")
     page.get_by_label("Command").fill("echo 'from far away'; sleep 300")
-    page.get_by_label("Run it in a shell").check()
+    page.get_by_label("Run in a shell").check()
     page.get_by_role("button", name="Submit").click()
     expect(visitor.find(".line .text", "from far away")).to_have_count(1)
     assert page.url.startswith(f"{seen.kbatch_url}job/far-")

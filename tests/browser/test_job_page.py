@@ -1,4 +1,4 @@
-"""The page of one job, as a user sees it: log, timeline, results, what was asked for, and again."""
+"""The page of one job, as a user sees it: log, timeline, results, request, and again."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def test_a_log_is_followed_and_results_are_looked_at_and_downloaded(site, page, 
     expect(page.find(".line .text", "tick 6")).to_be_visible()
     expect(page.find("[role=status].status")).to_have_text("succeeded")
     steps = page.find("ol li > div")
-    expect(steps).to_have_text(["Accepted", "Handed over", "Running", "Succeeded"])
+    expect(steps).to_have_text(["Accepted", "Launched", "Running", "Succeeded"])
     rows = page.find("kbatch-outputs tbody tr")
     expect(rows).to_have_count(3)
     page.shoot("job")
     # HTML is not shown, only saved
     expect(rows.filter(has_text="page.html").get_by_role("button")).to_have_count(0)
-    page.page.get_by_label("Look at table.csv").click()
+    page.page.get_by_label("Preview table.csv").click()
     expect(page.find("dialog[open] pre")).to_have_text("results\n")
     page.page.get_by_role("button", name="Close").click()
-    page.page.get_by_label("Look at plot.png").click()
+    page.page.get_by_label("Preview plot.png").click()
     image = page.find("dialog[open] img")
     expect(image).to_have_js_property("naturalWidth", 16)
     page.shoot("job-result")
@@ -131,7 +131,7 @@ def test_a_progress_bar_is_its_last_state_and_links_lead_somewhere_safe(site, pa
     expect(text).to_have_text(lines)
     expect(link).to_have_count(1)
     expect(page.find(".line .ansi-red")).to_have_text("docs")
-    none = "No line has it."
+    none = "No matches"
     for words, found in (("INFO | saved", "1 of 1"), ("1000/1000", "1 of 1"), ("500/1000", none)):
         search = page.page.get_by_label("Search the log")
         search.fill(words)
@@ -157,15 +157,15 @@ def test_a_job_is_cancelled_and_run_again(site, page):
     assert "geheim" not in page.page.inner_text("kbatch-job")
     page.page.get_by_role("button", name="Cancel").click()
     expect(page.find("[role=status].status")).to_have_text("cancelled")
-    expect(page.find("ol")).to_contain_text("Asked to end")
+    expect(page.find("ol")).to_contain_text("Cancel requested")
     page.page.get_by_role("button", name="Run again").click()
     page.page.wait_for_url(re.compile(r"/job/endless-(?!" + job["id"].removeprefix("endless-") + ")"))
     expect(page.find("[role=status].status")).to_have_text("running")
     page.find("summary").click()
-    page.page.get_by_role("button", name="Show the values of env").click()
+    page.page.get_by_role("button", name="Show environment values").click()
     expect(page.find("details pre")).to_contain_text('"SECRET": "geheim"')
     page.page.get_by_role("button", name="Delete").click()
-    page.page.get_by_role("button", name="Delete it").click()
+    page.page.get_by_role("button", name="Delete job").click()
     page.page.wait_for_url(site.hub.kbatch_url)
 
 
@@ -208,7 +208,7 @@ def test_a_log_of_a_million_lines_is_smooth_and_found_in(site, page):
     page.find("#words").press("Enter")
     expect(page.find(".line.hit .text")).to_have_text("line 77777 of a log that is long")
     expect(page.find("[role=status]", "1 of 11")).to_be_visible()
-    page.page.get_by_label("The next line that has it").click()
+    page.page.get_by_label("Next match").click()
     expect(page.find(".line.hit .text")).to_have_text("line 777770 of a log that is long")
     page.page.get_by_role("button", name="Wrap").click()
     page.page.get_by_role("button", name="Follow").click()

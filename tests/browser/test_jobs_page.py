@@ -31,7 +31,7 @@ def count_of(page, status):
 
 
 def test_jobs_come_and_change_without_a_reload(site, page):
-    expect(page.find(".empty")).to_contain_text("You have no jobs here yet.")
+    expect(page.find(".empty")).to_contain_text("You have no jobs yet.")
     bob = site.client("bob")
     bob.submit("echo fine", name="good")
     bob.submit("exit 3", name="bad", profile="large")
@@ -82,7 +82,12 @@ def test_jobs_are_filtered_searched_and_linked_to(site, page):
     expect(page.find("tbody tr")).to_have_count(1)
     page.page.get_by_label("Search by name").fill("%")
     page.page.get_by_label("Search by name").press("Enter")
-    expect(page.find(".empty")).to_have_text("No job fits.")
+    expect(page.find(".empty")).to_have_text("No jobs match. Clear filters")
+    page.page.get_by_role("button", name="Clear filters").click()
+    expect(page.find("tbody tr")).to_have_count(3)
+    expect(page.page.get_by_label("Search by name")).to_have_value("")
+    page.go("?tag=none:1")
+    expect(page.find(".empty")).to_contain_text("No jobs match.")
 
 
 def test_several_jobs_are_cancelled_and_deleted_at_once(site, page):
@@ -94,14 +99,14 @@ def test_several_jobs_are_cancelled_and_deleted_at_once(site, page):
     page.page.get_by_label("Select many-1").check()
     page.page.get_by_role("button", name="Cancel", exact=True).click()
     page.check_access("the question")
-    page.page.get_by_role("button", name="Cancel them").click()
+    page.page.get_by_role("button", name="Cancel 2 jobs").click()
     expect(page.find(".status.cancelled")).to_have_count(2)
     expect(status_of(page, "many-2")).to_have_text("running")
     page.page.get_by_label("Select all on this page").check()
     page.page.get_by_role("button", name="Delete", exact=True).click()
-    expect(page.find("dialog[open]")).to_contain_text("1 of them are not over")
-    page.page.get_by_role("button", name="Delete them").click()
-    expect(page.find(".empty")).to_contain_text("You have no jobs here yet.")
+    expect(page.find("dialog[open]")).to_contain_text("1 job is still active and will be cancelled.")
+    page.page.get_by_role("button", name="Delete 3 jobs").click()
+    expect(page.find(".empty")).to_contain_text("You have no jobs yet.")
 
 
 def test_a_hundred_thousand_jobs_are_a_page_at_a_time(site, page):
@@ -112,7 +117,7 @@ def test_a_hundred_thousand_jobs_are_a_page_at_a_time(site, page):
     expect(page.find("tbody tr")).to_have_count(50)
     expect(count_of(page, "succeeded")).to_contain_text("100,001")
     expect(row(page, "copy-100000")).to_have_count(1)
-    page.page.get_by_label("Jobs on a page").select_option("500")
+    page.page.get_by_label("Rows per page").select_option("500")
     expect(page.find("tbody tr")).to_have_count(500)
     page.page.get_by_role("button", name="Older").click()
     expect(row(page, "copy-99500")).to_have_count(1)
@@ -152,7 +157,7 @@ def test_nobody_sees_the_jobs_of_another(site, visit):
     expect(alice.page.get_by_role("link", name="Admin")).to_have_count(0)
     alice.expected.append("404")
     alice.go(f"job/{job['id']}")
-    expect(alice.find("h1")).to_have_text("No such job")
+    expect(alice.find("h1")).to_have_text("Job not found")
 
 
 @pytest.mark.parametrize("path", ["", "job/{id}"])
@@ -163,8 +168,8 @@ def test_a_page_takes_no_404_of_the_proxy_for_an_answer(site, page, path):
     page.expected += ["404"]
     page.page.route("**/api/v1/jobs**", answer_as_the_proxy)
     page.go(path.format(id=job["id"]))
-    expect(page.find("[role=alert]", "does not answer now (404)")).to_be_visible()
-    expect(page.find("h1", "No such job")).to_have_count(0)
+    expect(page.find("[role=alert]", "The service isn't responding (404)")).to_be_visible()
+    expect(page.find("h1", "Job not found")).to_have_count(0)
     page.page.unroute("**/api/v1/jobs**")
     expect(page.find(".status.running")).to_be_visible()
     expect(page.find("[role=alert]")).to_have_count(0)
@@ -183,10 +188,10 @@ def test_the_page_goes_on_when_the_hub_and_the_service_were_restarted(site, page
     page.expected += ["503", "502", "404", "ERR_"]
     site.service.kill()
     site.hub.stop()
-    expect(page.find("[role=status]", "Connecting again")).to_be_visible()
+    expect(page.find("[role=status]", "Reconnecting")).to_be_visible()
     expect(row(page, "patient")).to_have_count(1)
     site.hub.start()
     site.service.start()
-    expect(page.find("[role=status]", "Connecting again")).to_have_count(0, timeout=30_000)
+    expect(page.find("[role=status]", "Reconnecting")).to_have_count(0, timeout=30_000)
     bob.call("POST", f"api/v1/jobs/{job['id']}/cancel")
     expect(status_of(page, "patient")).to_have_text("cancelled")

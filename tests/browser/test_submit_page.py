@@ -9,8 +9,8 @@ import zipfile
 import pytest
 from playwright.sync_api import expect
 
-from tests.environments import NOTEBOOKS
-from tests.notebooks import make_notebook
+from tests.support.environments import NOTEBOOKS
+from tests.support.notebooks import make_notebook
 
 PARAMETERS = """
 layers = [64, 32]
@@ -40,7 +40,7 @@ def test_code_is_packed_and_sent_and_its_log_is_there(page, tmp_path):
     (folder / "main.sh").write_text("cat part/words.txt; ls -a; echo $GREETING")
     (folder / "part" / "words.txt").write_text("from the part\n" * 3)
     page.page.get_by_label("Name", exact=True).fill("first")
-    page.page.get_by_label("Choose a folder").set_input_files(folder)
+    page.page.get_by_label("Choose folder").set_input_files(folder)
     expect(page.find("kbatch-code")).to_contain_text("main.sh")
     page.page.get_by_label("Command").fill("sh main.sh")
     page.page.get_by_role("button", name="Add variable").click()
@@ -56,7 +56,7 @@ def test_code_is_packed_and_sent_and_its_log_is_there(page, tmp_path):
     # again, with the same code and something else
     page.page.get_by_role("link", name="Run again with changes").click()
     expect(page.page.get_by_label("Name", exact=True)).to_have_value("first")
-    expect(page.find("kbatch-code")).to_contain_text("The code of the job before is used again.")
+    expect(page.find("kbatch-code")).to_contain_text(re.compile(r"Same code as first-\w+\."))
     page.page.get_by_label("Value of variable 1").fill("hello again")
     page.page.get_by_role("button", name="Submit").click()
     expect(page.find(".line .text", "hello again")).to_have_count(1)
@@ -93,9 +93,9 @@ def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no
         made.writestr("repo-main/main.sh", "pwd; ls")
         made.writestr("__MACOSX/._repo-main", "x")
     page.page.get_by_label("Choose files").set_input_files(archive)
-    choice = page.page.get_by_label("Run in the folder repo-main")
+    choice = page.page.get_by_label("Run in folder repo-main")
     expect(choice).to_be_checked()
-    expect(page.find("kbatch-submit")).to_contain_text("Everything in this ZIP is in that folder.")
+    expect(page.find("kbatch-submit")).to_contain_text("All files of this ZIP are in that folder.")
     page.page.get_by_label("Command").fill("sh main.sh")
     page.page.get_by_role("button", name="Submit").click()
     expect(status(page)).to_have_text("succeeded")
@@ -120,7 +120,7 @@ def test_a_zip_without_such_a_folder_is_run_as_it_is(page, tmp_path, names):
             made.writestr(name, "")
     page.page.get_by_label("Choose files").set_input_files(archive)
     expect(page.find("kbatch-code")).to_contain_text("code.zip")
-    expect(page.page.get_by_label("Run in the folder")).to_have_count(0)
+    expect(page.page.get_by_label("Run in folder")).to_have_count(0)
 
 
 def test_files_that_are_dropped_are_the_code(page):
@@ -142,17 +142,17 @@ def test_files_that_are_dropped_are_the_code(page):
 def test_what_is_wrong_stands_beside_the_field(page):
     page.expected.append("400")
     page.page.get_by_role("button", name="Submit").click()
-    expect(page.find("#name-problem")).to_have_text("must be there")
+    expect(page.find("#name-problem")).to_have_text("Enter a name.")
     expect(page.page.get_by_label("Name", exact=True)).to_be_focused()
     page.page.get_by_label("Name", exact=True).fill("not a name!")
     page.page.get_by_label("Command").fill("echo 'open")
     page.page.get_by_role("button", name="Submit").click()
-    expect(page.find("#command-problem")).to_have_text("has a ' that is not closed")
+    expect(page.find("#command-problem")).to_have_text("Close the ' in the command.")
     page.page.get_by_label("Command").fill("echo 'closed'")
     page.find("summary").click()
-    page.page.get_by_label("CPUs at most").fill("64")
+    page.page.get_by_label("CPU limit").fill("64")
     page.page.get_by_role("button", name="Submit").click()
-    expect(page.find("#name-problem")).to_contain_text("must be letters, digits")
+    expect(page.find("#name-problem")).to_contain_text("letters (A to Z), digits")
     page.shoot("submit-wrong")
     page.page.get_by_label("Name", exact=True).fill("a-name")
     page.page.get_by_role("button", name="Submit").click()
@@ -169,9 +169,9 @@ def test_an_upload_is_cancelled_and_a_bad_zip_is_refused_at_its_field(page, tmp_
     page.page.route("**/api/v1/uploads", lambda route: held.append(route))
     page.expected.append("ERR_")
     page.page.get_by_role("button", name="Submit").click()
-    expect(page.find("form [role=status]", "Sending")).to_be_visible()
+    expect(page.find("form [role=status]", "Uploading")).to_be_visible()
     page.page.get_by_role("button", name="Cancel").click()
-    expect(page.find(".alert")).to_contain_text("It was cancelled")
+    expect(page.find(".alert")).to_contain_text("Cancelled. The job was not submitted.")
     for route in held:
         route.abort()
     page.page.unroute("**/api/v1/uploads")
@@ -249,8 +249,8 @@ def test_a_notebook_shows_its_parameters_as_they_are_and_runs_untouched(site, pa
         "cfg": '{"a": 1,\n       "b": 2}',
     }.items():
         expect(page.page.get_by_label(name, exact=True)).to_have_value(value)
-    expect(page.page.get_by_label("Kind of zip_code")).to_have_value("text")
-    expect(page.page.get_by_label("Kind of lr")).to_have_value("code")
+    expect(page.page.get_by_label("Type of zip_code")).to_have_value("text")
+    expect(page.page.get_by_label("Type of lr")).to_have_value("code")
     expect(page.find("kbatch-parameters")).to_contain_text("with its zeros")
     set_path(page, papermill)
     page.shoot("submit-notebook")
@@ -309,7 +309,7 @@ def test_a_job_of_the_api_keeps_the_types_of_its_parameters_when_it_is_run_again
     job = alice.call("POST", "api/v1/jobs", status=201, json=body)
     page.go(f"submit?from={job['id']}")
     expect(page.page.get_by_label("Value of rate")).to_have_value("2.0")
-    expect(page.page.get_by_label("Kind of text")).to_have_value("text")
+    expect(page.page.get_by_label("Type of text")).to_have_value("text")
     asked, _ = submit(page)
     assert asked["notebook"] == {
         "path": "a.ipynb",
@@ -328,7 +328,7 @@ def test_what_is_wrong_with_a_parameter_stands_beside_it(page, tmp_path):
     page.page.get_by_role("button", name="Submit").click()
     expect(page.page.get_by_label("lr", exact=True)).to_be_focused()
     problem = page.find("kbatch-parameters .problem")
-    expect(problem).to_contain_text("is not a value or an expression of Python")
+    expect(problem).to_contain_text("Enter a Python value or expression.")
     expect(problem).to_be_in_viewport()
     page.shoot("submit-notebook-wrong")
     page.expected.append("400")
@@ -387,12 +387,12 @@ def test_what_is_wrong_with_any_field_is_seen_without_scrolling(visit, width):
     page.find("summary").click()
     for label, value, good, words in [
         ("Name of variable 6", "a b", "a", "is not a valid environment variable name"),
-        ("CPUs at most", "many", "1", "must be a number"),
-        ("Memory at most", "lots", "512M", "must be a number of bytes"),
+        ("CPU limit", "many", "1", "Enter a number."),
+        ("Memory limit", "lots", "512M", "must be a number of bytes"),
         ("Priority among your jobs", "5000", "5", "less than or equal to 1000"),
         ("Image", "an image", "", "match pattern"),
-        ("Name", "no name!", "a-name", "must be letters, digits"),
-        ("Command", "echo 'open", "true", "not closed"),
+        ("Name", "no name!", "a-name", "letters (A to Z), digits"),
+        ("Command", "echo 'open", "true", "Close the '"),
     ]:
         field = page.page.get_by_label(label, exact=True)
         field.fill(value)
@@ -409,7 +409,7 @@ def test_what_is_wrong_with_any_field_is_seen_without_scrolling(visit, width):
 def test_a_name_that_cannot_be_is_told_as_soon_as_its_field_is_left(page):
     page.page.get_by_label("Name", exact=True).fill("Untitled-1-")
     page.page.get_by_label("Command").focus()
-    expect(page.find("#name-problem")).to_contain_text("beginning and ending with a letter or digit")
+    expect(page.find("#name-problem")).to_contain_text("Start and end with a letter or digit.")
     page.page.get_by_label("Name", exact=True).fill("Untitled-1")
     expect(page.find("#name-problem")).to_have_count(0)
 
@@ -418,13 +418,13 @@ def test_files_of_the_working_folder_are_results_where_that_is_ticked(site, page
     (tmp_path / "main.sh").write_text("echo 1 > beside.txt")
     page.page.get_by_label("Choose files").set_input_files(tmp_path / "main.sh")
     page.page.get_by_label("Command").fill("sh main.sh")
-    page.page.get_by_label("Keep files that are new or changed").check()
+    page.page.get_by_label("Keep new and changed files").check()
     asked, job_id = submit(page)
     assert asked["collect"] == "workdir"
     wait_for_end(site, page, job_id)
     expect(page.page.get_by_role("link", name="beside.txt")).to_be_visible()
     page.page.get_by_role("link", name="Run again with changes").click()
-    expect(page.page.get_by_label("Keep files that are new or changed")).to_be_checked()
+    expect(page.page.get_by_label("Keep new and changed files")).to_be_checked()
 
 
 def test_results_that_did_not_fit_are_named_on_the_jobs_page(site, page):
@@ -434,7 +434,7 @@ def test_results_that_did_not_fit_are_named_on_the_jobs_page(site, page):
     job = alice.wait(alice.call("POST", "api/v1/jobs", status=201, json=body)["id"])
     page.go(f"job/{job['id']}")
     expect(page.find(".message")).to_contain_text("Results incomplete: 5 files")
-    page.page.get_by_text("Files that were not kept").click()
+    page.page.get_by_text("Files not kept").click()
     expect(page.find("kbatch-outputs li")).to_have_count(5)
     expect(page.find("kbatch-outputs li").first).to_contain_text("1021")
     page.shoot("job-results-cut")

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hub import Hub
-from installation import API
 from playwright.sync_api import ConsoleMessage, Locator, Page, Response
-from service import Service
+
+from tests.support.hub import Hub
+from tests.support.installation import API
+from tests.support.service import Service
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import kubernetes
 import pytest
-from installation import Installation
 from kubernetes.aio import client, config
 
-from helm import Helm, find_helm
-from tests.cluster import ClusterLike, ensure_cluster
+from tests.support.cluster import ClusterLike, ensure_cluster
+from tests.support.helm import Helm, find_helm
+from tests.support.installation import Installation
 
 Report = Iterator[str]
 

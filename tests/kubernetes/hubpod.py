@@ -12,9 +12,9 @@ from urllib.parse import urljoin
 import httpx
 import kubernetes
 
-from tests.cluster import ClusterLike
-from tests.images import HUB
-from tests.servers import START_SECONDS
+from tests.support.cluster import ClusterLike
+from tests.support.images import HUB
+from tests.support.servers import START_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "/compute/"

@@ -11,9 +11,9 @@ from typing import Any
 
 import kubernetes
 
-from helm import Helm, Manifest
-from tests.cluster import ClusterLike
-from tests.images import JOB, SERVICE
+from tests.support.cluster import ClusterLike
+from tests.support.helm import Helm, Manifest
+from tests.support.images import JOB, SERVICE
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 USER = 1000

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from helm import CHART, ROOT, VARIANTS, Helm, Made
 from kbatch_server.app import KBatchServer
-from tests.cluster import schemas
+from tests.support.cluster import schemas
+from tests.support.helm import CHART, ROOT, VARIANTS, Helm, Made
 
 TOKEN = "sesame-open-this-token"
 
@@ -385,12 +385,15 @@ def test_kueue_is_watched_with_the_right_to_where_it_is_set_alone(helm: Helm) ->
         assert read_values(made)["KubeJobLauncher"]["kueue_version"] == version
 
 
-def test_each_version_says_itself() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    assert chart["appVersion"] == KBatchServer.version
-    assert chart["version"].replace("-", "").replace("dev.", "dev") == re.sub(
-        r"\.dev", "dev", KBatchServer.version
-    )
+def test_the_published_chart_installs_the_published_image_of_its_version(helm: Helm, tmp_path: Path) -> None:
+    image = "ghcr.io/example/kbatch-server"
+    environ = helm.environ | {"PATH": f"{helm.program.parent}:{helm.environ['PATH']}"}
+    subprocess.run([ROOT / "scripts" / "package-chart", image, tmp_path], env=environ, check=True, timeout=60)
+    [package] = tmp_path.glob("kbatch-server-*.tgz")
+    values = {"hub": {"apiToken": "x"}, "jobs": {"namespace": "jobs"}}
+    made = Made(helm.call("template", "kbatch-server", str(package), values=values))
+    [container] = made.pod["containers"]
+    assert container["image"] == f"{image}:{KBatchServer.version}"
 
 
 def test_a_failing_test_needs_no_cluster_to_be_seen(helm: Helm, tmp_path: Path, unused_tcp_port: int) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 import kubernetes
 import pytest
 import yaml
-from installation import Installation
 from kubernetes.aio import client
 from kubernetes.dynamic import DynamicClient
 
-from helm import CHART, VARIANTS, Helm, find_helm
-from tests.cluster import ClusterLike, schemas
 from tests.kubernetes.test_chart_rights import make_account
+from tests.support.cluster import ClusterLike, schemas
+from tests.support.helm import CHART, VARIANTS, Helm, find_helm
+from tests.support.installation import Installation
 
 SECONDS = 60
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helm import Helm, Manifest
+from tests.support.helm import Helm, Manifest
 
 VALUES: dict[str, Any] = {"hub": {"apiToken": "sesame-open-this-token"}, "jobs": {"namespace": "batch-jobs"}}
 NAME = "app.kubernetes.io/name"

@@ -11,14 +11,14 @@ import pytest
 import yaml
 from kubernetes.aio import client
 
-from helm import Helm, Manifest
 from kbatch_server.launchers.base import Launch, LauncherUnavailable
 from kbatch_server.launchers.kube.client import KubeClient, KubeUnavailable
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
 from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
-from tests.cluster import ClusterLike
+from tests.support.cluster import ClusterLike
+from tests.support.helm import Helm, Manifest
 
 SECONDS = 60
 HUB = {"apiToken": "sesame-open-this-token"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from clients import VERSIONS, KBatch
-from installation import Installation
+
+from tests.support.clients import VERSIONS, KBatch
+from tests.support.installation import Installation
 
 
 @pytest.fixture(params=VERSIONS)

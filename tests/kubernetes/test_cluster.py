@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from kubernetes.aio import client
 
-from tests.cluster import ClusterLike
-from tests.cluster.images import make_images
+from tests.support.cluster import ClusterLike
+from tests.support.cluster.images import make_images
 
 SECONDS_TO_RUN = 60
 

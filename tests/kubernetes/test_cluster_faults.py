@@ -13,18 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faultkit.apiproxy import GATEWAY_TIMEOUT, GONE
-from faultkit.load import BAD, CANCELLED, GOOD, SLOW, Kind, Load
-from faultkit.site import FAKETIME, Site
-from faultkit.steps import kill_at_each
-from faultkit.table import check
-from faultkit.verdict import ENDS, settle
-from faultkit.waiting import until
-from postgresql import PostgreSQL
-from s3server import find_s3server, running_s3server
 
 from kbatch_server.failpoints import STEPS
-from tests.cluster import ClusterLike
+from tests.support.cluster import ClusterLike
+from tests.support.faultkit.apiproxy import GATEWAY_TIMEOUT, GONE
+from tests.support.faultkit.load import BAD, CANCELLED, GOOD, SLOW, Kind, Load
+from tests.support.faultkit.site import FAKETIME, Site
+from tests.support.faultkit.steps import kill_at_each
+from tests.support.faultkit.table import check
+from tests.support.faultkit.verdict import ENDS, settle
+from tests.support.faultkit.waiting import until
+from tests.support.postgresql import PostgreSQL
+from tests.support.s3server import find_s3server, running_s3server
 
 IS_LONG = os.environ.get("KBATCH_TEST_FAULTS") == "long"
 AWAY_SECONDS = 60 if IS_LONG else 15

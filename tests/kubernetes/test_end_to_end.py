@@ -12,9 +12,10 @@ from pathlib import Path
 
 import kubernetes
 import pytest
-from folders import find_files
-from installation import API, Installation, make_zip
-from zips import NAME, make_mixed_zip
+
+from tests.support.folders import find_files
+from tests.support.installation import API, Installation, make_zip
+from tests.support.zips import NAME, make_mixed_zip
 
 
 @pytest.fixture

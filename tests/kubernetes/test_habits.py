@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import kubernetes
 import pytest
-from installation import API, Installation
 
-from tests.cluster import ClusterLike
-from tests.images import JOB, JOB_IMAGE
+from tests.support.cluster import ClusterLike
+from tests.support.images import JOB, JOB_IMAGE
+from tests.support.installation import API, Installation
 
 STRANGER, ADA = 54321, 4321
 """Users' ids: one that is in no image, and one with a home in that of the tests."""

@@ -11,8 +11,8 @@ import kubernetes
 import pytest
 
 from kbatch_server import __version__
-from tests import images
-from tests.cluster import ClusterLike
+from tests.support import images
+from tests.support.cluster import ClusterLike
 
 MAX_OWN_BYTES = 320 * 10**6
 """Of what comes upon the base, unpacked. 284 MB now, of which 126 are the package kubernetes; a compiler,

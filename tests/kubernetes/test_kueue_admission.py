@@ -20,7 +20,7 @@ from kbatch_server.launchers.kube.status.kueue import make_workloads_path
 from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
-from tests.cluster import ClusterLike
+from tests.support.cluster import ClusterLike
 
 SECONDS = 60
 VERSION = "v1beta1"

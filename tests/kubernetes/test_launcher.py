@@ -24,7 +24,7 @@ from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
-from tests.cluster import ClusterLike
+from tests.support.cluster import ClusterLike
 
 SECONDS = 60
 

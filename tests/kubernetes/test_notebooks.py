@@ -11,12 +11,12 @@ from pathlib import Path
 
 import kubernetes
 import pytest
-from installation import API, Installation
 
-from tests import images
-from tests.cluster import ClusterLike
-from tests.environments import NOTEBOOKS
-from tests.notebooks import make_notebook, read_outputs
+from tests.support import images
+from tests.support.cluster import ClusterLike
+from tests.support.environments import NOTEBOOKS
+from tests.support.installation import API, Installation
+from tests.support.notebooks import make_notebook, read_outputs
 
 CONFIG = """
 def modify_pod_hook(launcher, pod, job):

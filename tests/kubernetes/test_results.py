@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import kubernetes
 import pytest
-from installation import API, Installation
 
 from kbatch_server.launchers.kube.apply import MIN_GRACE_SECONDS
+from tests.support.installation import API, Installation
 
 
 @pytest.fixture

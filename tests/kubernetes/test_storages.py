@@ -15,11 +15,11 @@ from pathlib import Path
 
 import kubernetes
 import pytest
-from azurite import ACCOUNT, KEY, find_azurite, running_azurite
-from installation import API, Installation
-from s3server import find_s3server, running_s3server
 
-from tests.cluster import ClusterLike
+from tests.support.azurite import ACCOUNT, KEY, find_azurite, running_azurite
+from tests.support.cluster import ClusterLike
+from tests.support.installation import API, Installation
+from tests.support.s3server import find_s3server, running_s3server
 
 SECONDS = 90
 

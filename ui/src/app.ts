@@ -1,16 +1,16 @@
 // The frame of the pages: header, the view that the URL names, and what concerns all of them.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import "./admin-view";
-import { Api, ApiError, type User } from "./api";
-import "./job-view";
-import "./jobs-view";
+import "./views/admin-view";
+import { Api, ApiError, type User } from "./net/api";
+import "./views/job-view";
+import "./views/jobs-view";
 import { makeLinkHandler, type Route, readRoute } from "./router";
 import { base } from "./styles";
-import "./submit-view";
-import "./use-view";
+import "./views/submit-view";
+import "./views/use-view";
 
-const TITLES = { jobs: "Jobs", job: "Job", submit: "New job", use: "Use", admin: "Admin" };
+const TITLES = { jobs: "Jobs", job: "Job", submit: "New job", use: "Usage", admin: "Admin" };
 
 @customElement("kbatch-app")
 export class KbatchApp extends LitElement {
@@ -150,15 +150,15 @@ export class KbatchApp extends LitElement {
       html`<a href=${this.baseUrl + path} aria-current=${this.route.page === page ? "page" : nothing}>${TITLES[page]}</a>`;
     return html`
       <header>
-        <button type="button" class="skip" @click=${this.skip}>Skip to the content</button>
+        <button type="button" class="skip" @click=${this.skip}>Skip to content</button>
         <a class="brand" href=${this.baseUrl}>kbatch</a>
-        <nav aria-label="Pages">
+        <nav aria-label="Main">
           ${link("jobs", "")} ${link("submit", "submit")} ${link("use", "use")}
           ${this.user?.admin ? link("admin", "admin") : nothing}
         </nav>
         <div class="end">
-          <button type="button" @click=${this.switchTheme} aria-label="Switch between dark and light" title="Switch between dark and light">◐</button>
-          <a href="${this.hubUrl}home" target="_top">Hub</a>
+          <button type="button" @click=${this.switchTheme} aria-label="Switch between dark and light theme" title="Switch between dark and light theme">◐</button>
+          <a href="${this.hubUrl}home" target="_top">JupyterHub</a>
           <span class="user quiet">${this.userName}</span>
         </div>
       </header>
@@ -176,7 +176,7 @@ export class KbatchApp extends LitElement {
 
   private renderLogin(): TemplateResult {
     return html`<div class="alert" role="alert">
-      Your login has ended. <a href=${location.href} target="_top">Log in again</a> to go on; what you typed here is lost then.
+      You've been signed out. <a href=${location.href} target="_top">Sign in again</a> to continue (anything you typed here will be lost).
     </div>`;
   }
 

@@ -36,17 +36,21 @@ export const exactTime = (moment: string): string =>
 export const clockTime = (moment: string): string =>
   new Date(moment).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-/** Return bytes in the largest unit that leaves a whole number, like "12.3 MiB". */
+/** Return bytes in the largest unit of which there is one or more, like "12.3 MiB" or "1 GiB". */
 export function bytes(size: number): string {
   let value = size;
   for (const unit of ["B", "KiB", "MiB", "GiB"]) {
-    if (value < 1024) return unit === "B" ? `${value} B` : `${value.toFixed(1)} ${unit}`;
+    if (value < 1024) return `${round(value)} ${unit}`;
     value /= 1024;
   }
-  return `${value.toFixed(1)} TiB`;
+  return `${round(value)} TiB`;
 }
 
+const round = (value: number): string => value.toFixed(1).replace(/\.0$/, "");
+
 export const count = (value: number): string => value.toLocaleString();
+
+export const countJobs = (value: number): string => (value === 1 ? "1 job" : `${count(value)} jobs`);
 
 /** Return how long a job ran, or has been running, in seconds. */
 export function runSeconds(job: { started_at: string | null; ended_at: string | null }, now: number): number | null {

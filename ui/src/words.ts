@@ -23,7 +23,7 @@ export function splitWords(line: string): string[] {
       word = (word ?? "") + letter;
     }
   }
-  if (quote) throw new Error(`has a ${quote} that is not closed`);
+  if (quote) throw new Error(`Close the ${quote} in the command.`);
   if (word !== null) words.push(word);
   return words;
 }

@@ -1,0 +1,245 @@
+"""Results as a client gets them: listed, read whole or in part, never shown as a page; and sent by a job."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+
+import pytest
+
+from kbatch_server.errors import RangeNotSatisfiable, Unavailable
+from kbatch_server.handlers.outputs import make_disposition
+from kbatch_server.models.job import Status
+from kbatch_server.models.results import JobOutputs, OmittedFile
+from kbatch_server.scrub import scrub_url
+from kbatch_server.web.query import read_range
+from tests.support.web_doubles import PREFIX, make_job
+
+URL = "api/v1/jobs/train-1/outputs"
+FILES = {
+    "a.txt": b"0123456789" * 20,
+    "sub/page.html": b"<script>alert(1)</script>",
+    'sub/ünï "x" 100%.png': b"png",
+    "empty.bin": b"",
+}
+
+
+@pytest.fixture
+def job(web):
+    web.outputs.files["train-1"] = FILES
+    kept = JobOutputs(state="kept", files=4, size=228)
+    return web.jobs.add(make_job(status=Status.SUCCEEDED, outputs=kept))
+
+
+async def test_results_are_listed(api, job):
+    answer = (await api.get(URL)).raise_for_status().json()
+    assert answer["items"][0] == {"path": "a.txt", "size": 200, "modified_at": "2023-11-14T22:13:20Z"}
+    assert {name: answer[name] for name in ("files", "size", "state", "message")} == {
+        "files": 4,
+        "size": 228,
+        "state": "kept",
+        "message": "",
+    }
+    assert (await api.get("api/v1/jobs/train-1")).json()["outputs"] == job.outputs.model_dump()
+
+
+async def test_what_was_left_out_for_the_limits_is_named_in_the_list(web, api):
+    web.outputs.files["train-1"] = {"a": b"1"}
+    web.outputs.omitted = [OmittedFile("b", 10**10)]
+    message = "1 file (10000000000 bytes) not saved."
+    kept = JobOutputs(state="kept", files=1, size=1, omitted_files=1, omitted_size=10**10, message=message)
+    web.jobs.add(make_job(status=Status.SUCCEEDED, message="Completed successfully.", outputs=kept))
+    answer = (await api.get(URL)).raise_for_status().json()
+    assert answer["omitted"] == [{"path": "b", "size": 10**10}]
+    assert (answer["omitted_files"], answer["omitted_size"]) == (1, 10**10)
+    job = (await api.get("api/v1/jobs/train-1")).json()
+    assert job["message"] == f"Completed successfully. Results incomplete: {message}"
+
+
+async def test_results_that_are_not_there_are_404_with_the_reason(web, api):
+    web.jobs.add(make_job())
+    for path in (URL, f"{URL}.zip", f"{URL}/a.txt"):
+        answer = await api.get(path)
+        assert (answer.status_code, answer.json()["reason"]) == (404, "OutputsNotFound")
+        assert answer.json()["message"] == "It is not over."
+
+
+async def test_nobody_reads_the_results_of_another(web, job):
+    async with web.client("bob-token") as bob:
+        for path in (URL, f"{URL}.zip", f"{URL}/a.txt"):
+            assert (await bob.get(path)).status_code == 404
+    async with web.client("admin-token") as admin:
+        assert (await admin.get(f"{URL}/a.txt")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "way"),
+    [
+        ("a.txt", "text/plain; charset=utf-8", "inline"),
+        ("sub/page.html", "application/octet-stream", "attachment"),
+        ("sub/%C3%BCn%C3%AF%20%22x%22%20100%25.png", "image/png", "inline"),
+        ("empty.bin", "application/octet-stream", "attachment"),
+    ],
+)
+async def test_a_file_is_shown_only_where_no_script_can_be_in_it(api, job, path, content_type, way):
+    answer = (await api.get(f"{URL}/{path}")).raise_for_status()
+    assert answer.content in FILES.values()
+    assert answer.headers["Content-Type"] == content_type
+    assert answer.headers["Content-Disposition"].startswith(f"{way}; filename=")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a b.txt", 'filename="a b.txt"'),
+        ('"\\\r\n%.x', "filename=\"_____.x\"; filename*=UTF-8''%22%5C%0D%0A%25.x"),
+        ("ünï.csv", "filename=\"_n_.csv\"; filename*=UTF-8''%C3%BCn%C3%AF.csv"),
+    ],
+)
+def test_a_name_of_any_characters_is_told_safely(name, said):
+    assert make_disposition("attachment", name) == f"attachment; {said}"
+
+
+async def test_a_range_of_a_file_is_read(api, job):
+    answer = await api.get(f"{URL}/a.txt", headers={"Range": "bytes=95-104"})
+    assert (answer.status_code, answer.content) == (206, b"5678901234")
+    assert answer.headers["Content-Range"] == "bytes 95-104/200"
+    rest = await api.get(f"{URL}/a.txt", headers={"Range": "bytes=150-", "If-Range": answer.headers["Etag"]})
+    assert (rest.status_code, len(rest.content)) == (206, 50)
+    other = await api.get(f"{URL}/a.txt", headers={"Range": "bytes=150-", "If-Range": '"another"'})
+    assert (other.status_code, len(other.content)) == (200, 200)
+
+
+async def test_a_range_that_is_not_there_is_416(api, job):
+    answer = await api.get(f"{URL}/a.txt", headers={"Range": "bytes=200-"})
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */200")
+    assert answer.json()["reason"] == "RangeNotSatisfiable"
+
+
+async def test_the_head_of_a_file_and_what_a_client_has_already(api, job):
+    head = await api.head(f"{URL}/a.txt")
+    assert (head.headers["Content-Length"], head.headers["Accept-Ranges"], head.content) == (
+        "200",
+        "bytes",
+        b"",
+    )
+    same = await api.get(f"{URL}/a.txt", headers={"If-None-Match": head.headers["Etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+
+
+async def test_all_results_come_as_a_zip_to_be_saved(api, job):
+    answer = (await api.get(f"{URL}.zip")).raise_for_status()
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="train-1.zip"'
+    assert zipfile.ZipFile(io.BytesIO(answer.content)).read("a.txt") == FILES["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (None, None),
+        ("bytes=0-9", (0, 10)),
+        ("bytes=5-", (5, 100)),
+        ("bytes=-5", (95, 100)),
+        ("bytes=-500", (0, 100)),
+        ("bytes=90-500", (90, 100)),
+        ("bytes=9-5", None),
+        ("bytes=-", None),
+        ("bytes=0-1,5-6", None),
+        ("lines=0-1", None),
+    ],
+)
+def test_ranges_are_read_as_the_rfc_says(header, found):
+    assert read_range(header, 100) == found
+
+
+@pytest.mark.parametrize(("header", "size"), [("bytes=100-", 100), ("bytes=-0", 100), ("bytes=0-", 0)])
+def test_what_lies_outside_is_no_range(header, size):
+    with pytest.raises(RangeNotSatisfiable):
+        read_range(header, size)
+
+
+async def test_results_that_could_not_be_kept_are_told_in_the_message_of_every_wire(web, api):
+    failed = JobOutputs(state="failed", message="They are 5 bytes, the limit is 4.")
+    web.jobs.add(make_job(status=Status.SUCCEEDED, message="Completed successfully.", outputs=failed))
+    said = "Completed successfully. Results not saved: They are 5 bytes, the limit is 4."
+    assert (await api.get("api/v1/jobs/train-1")).json()["message"] == said
+    assert said in (await api.get("jobs/train-1")).text
+
+
+# What a job sends
+
+
+async def test_what_a_job_sends_is_taken_for_a_good_link_only(web):
+    async with web.client(token=None) as client:
+        headers = {
+            "X-Kbatch-Unreadable": "2",
+            "X-Kbatch-Pod": "train-1-abcde",
+            "X-Kbatch-Folders": "outputs=/o workdir=/w",
+        }
+        answer = await client.post("outputs/good", content=b"t" * 100_000, headers=headers)
+        assert answer.status_code == 200
+        data, tar = web.outputs.sent["train-1"]
+        assert (data, tar.left_out, tar.pod) == (b"t" * 100_000, 2, "train-1-abcde")
+        assert tar.folders == {"outputs": "/o", "workdir": "/w"}
+        refused = await client.post("outputs/forged", content=b"x")
+        assert (refused.status_code, refused.json()["reason"]) == (403, "BadLink")
+        for odd in ({"X-Kbatch-Unreadable": "many"}, {"X-Kbatch-Folders": "home=/"}):
+            assert (await client.post("outputs/good", content=b"x", headers=odd)).status_code == 400
+        assert (await client.get("outputs/good")).status_code == 405
+
+
+async def test_what_is_too_large_is_refused_before_it_is_sent(web):
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(
+        f"POST {PREFIX}outputs/good HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n"
+        "Expect: 100-continue\r\n\r\n".encode()
+    )
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_a_storage_that_fails_is_503_so_that_it_is_sent_again(web):
+    web.outputs.fails = Unavailable("The storage does not respond.")
+    async with web.client(token=None) as client:
+        answer = await client.post("outputs/good", content=b"x")
+    assert answer.status_code == 503
+    assert "Retry-After" in answer.headers
+
+
+async def test_a_job_whose_connection_hangs_is_told_to_try_again(web, monkeypatch):
+    monkeypatch.setattr("kbatch_server.web.body.IDLE_SECONDS", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(f"POST {PREFIX}outputs/good HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx".encode())
+    await asyncio.wait_for(web.outputs.receiving.wait(), 10)
+    await asyncio.sleep(0.2)  # what is tested is that nothing comes for longer than it may
+    writer.write(b"y" * 9)
+    answer = await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+
+
+async def test_a_job_that_goes_away_while_it_sends_leaves_nothing(web):
+    _, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(f"POST {PREFIX}outputs/good HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx".encode())
+    await asyncio.wait_for(web.outputs.receiving.wait(), 10)
+    writer.close()
+    await asyncio.wait_for(web.outputs.cancelled.wait(), 10)
+    assert web.outputs.sent == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("/services/kbatch/outputs/signed.part", "/services/kbatch/outputs/[secret]"),
+        ("/outputs/signed", "/outputs/[secret]"),
+        ("/services/kbatch/code/signed?x=1", "/services/kbatch/code/[secret]?x=1"),
+        ("/services/kbatch/api/v1/jobs/x/outputs/a.txt", "/services/kbatch/api/v1/jobs/x/outputs/a.txt"),
+        ("/services/kbatch/api/v1/jobs/x/outputs/code/a", "/services/kbatch/api/v1/jobs/x/outputs/code/a"),
+    ],
+)
+def test_the_signed_part_of_a_url_is_in_no_log_and_the_name_of_a_file_is(url, shown):
+    assert scrub_url(url) == shown

@@ -1,0 +1,188 @@
+"""What is streamed for long: the hub is asked again whether the reader may go on."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kbatch_server.handlers import streams
+from kbatch_server.handlers.streams import EventEncoder, LineChunker
+from kbatch_server.logs import terminal
+from tests.support.web_doubles import ACCESS, make_job, running_web
+
+READ = (ACCESS, "custom:kbatch:jobs:read")
+ADMIN = (*READ, "custom:kbatch:admin")
+STREAMS = [
+    "api/v1/jobs/train-1/logs?follow=true",
+    "pods/logs/train-1?stream=true",
+    "jobs/logs/train-1?stream=true",
+    "api/v1/jobs/watch",
+]
+
+
+@pytest.fixture
+async def web():
+    async with running_web(stream_check_seconds=0.1) as web:
+        web.auth.hub_auth.cache_max_age = 0
+        web.hub.add_token("token", scopes=READ)
+        web.hub.add_token("admin", "root", scopes=ADMIN)
+        web.jobs.add(make_job())
+        web.jobs.pieces["train-1"] = [b"first\n"]
+        web.jobs.follow_changes = follow_changes
+        yield web
+
+
+async def follow_changes(user, owner, *, after=None):
+    async def changes():
+        await asyncio.Event().wait()
+        yield
+
+    return changes()
+
+
+@asynccontextmanager
+async def follow(web, path, *, token="token", events=False):
+    headers = {"Accept": "text/event-stream"} if events else {}
+    async with (
+        web.client(token, timeout=10) as client,
+        client.stream("GET", path, headers=headers) as answer,
+    ):
+        yield answer
+
+
+async def read_rest(answer):
+    return b"".join([piece async for piece in answer.aiter_bytes()]).decode()
+
+
+async def is_open(answer, reading):
+    await asyncio.sleep(0.3)
+    return not reading.done()
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("change", ["revoked", "without the scope", "without access", "somebody else's"])
+async def test_a_stream_ends_when_its_token_is_not_good_for_it_any_more(web, path, change):
+    async with follow(web, path) as answer:
+        assert answer.status_code == 200
+        reading = asyncio.create_task(read_rest(answer))
+        assert await is_open(answer, reading)
+        if change == "revoked":
+            del web.hub.models["token"]
+        elif change == "without the scope":
+            web.hub.add_token("token", scopes=(ACCESS,))
+        elif change == "without access":
+            web.hub.add_token("token", scopes=READ[1:])
+        else:
+            web.hub.add_token("token", "bob", scopes=READ)
+        text = await asyncio.wait_for(reading, 5)
+        if "logs" in path:
+            assert text.startswith("first\n")
+            assert text.rstrip("\n").endswith(
+                "\n[... your token has expired or lost its scope: follow the log again with a valid one ...]"
+            )
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "stream-end"]
+
+
+async def test_events_of_a_log_end_with_a_word_to_come_again(web):
+    async with follow(web, STREAMS[0], events=True) as answer:
+        reading = asyncio.create_task(read_rest(answer))
+        assert await is_open(answer, reading)
+        del web.hub.models["token"]
+        text = await asyncio.wait_for(reading, 5)
+    assert "retry: 2000\n: your token has expired or lost its scope" in text
+    assert "event: end" not in text
+
+
+@pytest.mark.parametrize("path", [STREAMS[0], "api/v1/jobs/watch?user=*"])
+async def test_an_admin_who_is_none_any_more_reads_no_more_of_others(web, path):
+    async with follow(web, path, token="admin") as answer:
+        reading = asyncio.create_task(read_rest(answer))
+        assert await is_open(answer, reading)
+        web.hub.add_token("admin", "root", scopes=READ)
+        await asyncio.wait_for(reading, 5)
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_while_the_hub_does_not_answer_a_stream_goes_on(web, path):
+    async with follow(web, path) as answer:
+        reading = asyncio.create_task(read_rest(answer))
+        web.hub.status = 500
+        assert await is_open(answer, reading)
+        web.hub.status = 200
+        assert await is_open(answer, reading)
+        del web.hub.models["token"]
+        await asyncio.wait_for(reading, 5)
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_who_goes_is_not_asked_for_any_more(web, path):
+    async with follow(web, path) as answer:
+        assert answer.status_code == 200
+    for _ in range(100):
+        if not [task for task in asyncio.all_tasks() if task.get_name() == "stream-end"]:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("it is still looked after")
+
+
+async def test_a_followed_log_ends_at_a_stop_as_before(web):
+    async with follow(web, STREAMS[0]) as answer:
+        reading = asyncio.create_task(read_rest(answer))
+        assert await is_open(answer, reading)
+        web.services.inflight.stopping.set()
+        assert "the service is stopping: follow the log again" in await asyncio.wait_for(reading, 5)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The sizes of the lines that are read to be drawn."""
+    sizes = []
+
+    class Counted(terminal._Line):
+        def write(self, text):
+            sizes.append(len(text))
+            return super().write(text)
+
+    monkeypatch.setattr(terminal, "_Line", Counted)
+    return sizes
+
+
+LONG_BAR = b"\r" + b"#" * (streams.MAX_LINE_BYTES - 100)
+
+
+def test_a_long_bar_that_changes_all_the_time_is_sent_as_often_as_it_can_be_read(drawn):
+    encoder, sent, seconds = EventEncoder(), b"", 20
+    encoder.encode(LONG_BAR)
+    for step in range(100 * seconds):
+        encoder.encode(b"\r%d" % step)
+        sent += encoder.show_bar(step / 100)
+    most = seconds * streams.BAR_BYTES_PER_SECOND + 2 * streams.MAX_LINE_BYTES
+    assert streams.MAX_LINE_BYTES < len(sent) <= most
+    assert sum(drawn) <= 3 * most
+
+
+def test_a_short_bar_is_sent_now_and_then_and_its_last_state_without_another_piece(drawn):
+    encoder, events = EventEncoder(), []
+    for step in range(1001):
+        encoder.encode(b"\rstep %d" % step)
+        events.append(encoder.show_bar(step / 100))
+    assert sum(map(bool, events)) == 10 / streams.BAR_SECONDS + 1
+    assert encoder.get_bar_wait(10.0) is None  # it was just sent
+    encoder.encode(b"\r\x1b[Kdone")
+    assert encoder.show_bar(10.01) == b""
+    assert encoder.get_bar_wait(10.0) == streams.BAR_SECONDS
+    assert encoder.show_bar(10.0 + streams.BAR_SECONDS) == b"data: done\n\n"
+    assert encoder.finish() == b""
+    assert sum(drawn) <= 1000 * 30  # never again what was drawn over
+
+
+@pytest.mark.parametrize("make", [EventEncoder, LineChunker])
+def test_a_line_that_is_nearly_too_long_is_not_read_again_with_each_piece(drawn, make):
+    line, size = make(), 100_000
+    add = line.encode if make is EventEncoder else line.add
+    add(LONG_BAR + b"\r")
+    for _ in range(size // 10):
+        add(b"\r123456789")
+    assert sum(drawn) <= 4 * (size + len(LONG_BAR))

@@ -1,0 +1,141 @@
+// What a job was asked to be: in words, and as the exact request.
+import { css, html, LitElement, nothing, type TemplateResult } from "lit";
+import { customElement, property, state } from "lit/decorators.js";
+import type { NotebookRequest } from "../fields/notebook";
+import { bytes, duration, exactTime } from "../format";
+import type { Job } from "../net/api";
+import { base } from "../styles";
+import { joinWords } from "../words";
+
+@customElement("kbatch-request")
+export class RequestView extends LitElement {
+  @property({ attribute: false }) job!: Job;
+  @state() private showsValues = false;
+
+  static override styles = [
+    base,
+    css`
+      dl {
+        display: grid;
+        grid-template-columns: max-content 1fr;
+        gap: 0.25rem 1.5rem;
+        margin: 0;
+      }
+      dt {
+        color: var(--kb-quiet);
+      }
+      dd code {
+        white-space: pre-wrap;
+      }
+      dd {
+        margin: 0;
+        overflow-wrap: anywhere;
+      }
+      pre {
+        max-height: 24rem;
+        overflow: auto;
+        padding: 0.75rem;
+        border: 1px solid var(--kb-line);
+        border-radius: 0.375rem;
+        background: var(--kb-panel);
+      }
+      summary {
+        cursor: pointer;
+      }
+    `,
+  ];
+
+  override render(): TemplateResult {
+    const { job } = this;
+    const command = joinWords([...(job.command ?? []), ...job.args]) || "image default";
+    const facts: [string, unknown][] = [
+      ...(job.notebook
+        ? this.describeNotebook(job.notebook)
+        : [["Command", html`<code>${command}</code>`] as [string, unknown]]),
+      ["Results", job.collect === "workdir" ? "include new and changed files in the working directory" : null],
+      ["Image", job.image],
+      ["Profile", job.profile],
+      ["CPU limit", job.cpu_limit],
+      ["Memory limit", job.mem_limit === null ? null : bytes(job.mem_limit)],
+      ["Shared memory", job.shm_size === null ? null : bytes(job.shm_size)],
+      ["Time limit", job.active_deadline_seconds === null ? null : duration(job.active_deadline_seconds)],
+      ["Retries", job.retries || null],
+      ["Priority", job.priority || null],
+      ["Queue", job.queue_name],
+      ["Exit code", job.exit_code],
+      ["Reason", job.reason || null],
+      ["Submitted", exactTime(job.created_at)],
+      ...Object.entries(job.tags).map(([key, value]): [string, string] => [`Tag ${key}`, value]),
+    ];
+    return html`<section aria-labelledby="request">
+      <h2 id="request">Request</h2>
+      <dl>${facts.map(([name, value]) => (value === null ? nothing : html`<dt>${name}</dt><dd>${value}</dd>`))}</dl>
+      <details>
+        <summary>Request as JSON, for <code>POST api/v1/jobs</code></summary>
+        <div class="row">
+          ${
+            // which there is with TLS only
+            navigator.clipboard
+              ? html`<button type="button" @click=${() => navigator.clipboard.writeText(this.makeRequest(job, true))}>Copy</button>`
+              : nothing
+          }
+          ${
+            Object.values(job.env ?? {}).some((value) => value !== null)
+              ? html`<button type="button" aria-pressed=${this.showsValues ? "true" : "false"} @click=${() => (this.showsValues = !this.showsValues)}>Show environment values</button>`
+              : nothing
+          }
+        </div>
+        <pre tabindex="0">${this.makeRequest(job, this.showsValues)}</pre>
+      </details>
+    </section>`;
+  }
+
+  private describeNotebook({ path, kernel, ...set }: NotebookRequest): [string, unknown][] {
+    const values = Object.entries(set.parameters).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
+    const code = Object.entries(set.expressions).map(([name, value]) => `${name} = ${value}`);
+    const lines = [...values, ...code].join("\n");
+    return [
+      ["Notebook", html`<code>${path}</code>`],
+      ["Parameters", lines ? html`<code>${lines}</code>` : "notebook defaults"],
+      ["Kernel", kernel],
+    ];
+  }
+
+  private makeRequest(job: Job, withValues: boolean): string {
+    const { name, command, args, image, profile, upload, description, tags } = job;
+    const { cpu_limit, mem_limit, shm_size, retries, active_deadline_seconds, priority, queue_name } = job;
+    const { retry_delay_seconds, retry_backoff, notebook } = job;
+    const usual = notebook && upload ? "workdir" : "outputs";
+    const collect = job.collect === usual ? null : job.collect;
+    const known = job.env ?? {};
+    const env = withValues ? known : Object.fromEntries(Object.keys(known).map((each) => [each, "…"]));
+    const all = {
+      name,
+      command,
+      args,
+      notebook,
+      collect,
+      image,
+      profile,
+      env,
+      upload,
+      ...(job.working_dir ? { working_dir: job.working_dir } : {}),
+      description,
+      tags,
+      cpu_limit,
+      mem_limit,
+      shm_size,
+      retries,
+      ...(retries ? { retry_delay_seconds, retry_backoff } : {}),
+      active_deadline_seconds,
+      priority,
+      queue_name,
+    };
+    const isSaid = (value: unknown) =>
+      value !== null &&
+      value !== "" &&
+      value !== 0 &&
+      !(typeof value === "object" && !Object.keys(value as object).length);
+    return JSON.stringify(Object.fromEntries(Object.entries(all).filter(([, value]) => isSaid(value))), null, 2);
+  }
+}
