@@ -107,7 +107,7 @@ class KBatchServer(Application):
 
     config_file = Unicode(
         CONFIG_FILE,
-        help="""The configuration file (Python, ``c = get_config()``). One that is named must be there.""",
+        help="""The configuration file (Python, ``c = get_config()``). A file that is named must exist.""",
         config=True,
     )
 
@@ -131,7 +131,7 @@ class KBatchServer(Application):
         return check_url(proposal["value"], "KBatchServer.bind_url")
 
     service_prefix = Unicode(
-        help="""The path under which the hub's proxy routes to this service, like ``/services/kbatch/``.
+        help="""The path at which the hub's proxy serves this service, like ``/services/kbatch/``.
 
         Default: JUPYTERHUB_SERVICE_PREFIX, which the hub sets, else ``/``.
         """,
@@ -151,14 +151,15 @@ class KBatchServer(Application):
         "kbatch_server.launchers.kube.launcher.KubeJobLauncher",
         klass=JobLauncher,
         entry_point_group="kbatch_server.launchers",
-        help="""What runs the jobs: a subclass of JobLauncher, by class or by the name of an entry point.""",
+        help="""The launcher, which runs the jobs: a subclass of JobLauncher, or the name of an entry
+        point.""",
         config=True,
     )
 
     storage_class = PluginClass(
         klass=Storage,
         entry_point_group="kbatch_server.storages",
-        help="""What keeps the code: a subclass of Storage, by class or by the name of an entry point.
+        help="""The storage of code, logs and results: a subclass of Storage, or the name of an entry point.
 
         Default: DEFAULT_FILE_STORAGE, else ``file``.
         """,
@@ -173,7 +174,7 @@ class KBatchServer(Application):
         help="""The database of jobs: ``sqlite:///PATH`` (four slashes: absolute), of one process alone, or
         ``postgresql://USER@HOST/DATABASE``, which several replicas may share.
 
-        A password is best not in it but in PGPASSWORD, or in the file that PGPASSFILE names. Default:
+        Set the password in PGPASSWORD, or in the file that PGPASSFILE names, rather than in the URL. Default:
         KBATCH_DB_URL in the environment, else ``sqlite:///kbatch-server.sqlite``.
         """,
         config=True,
@@ -185,8 +186,8 @@ class KBatchServer(Application):
 
     upgrade_db_on_start = Bool(
         True,
-        help="""Whether a database with an older schema is brought up to date at the start. Otherwise the
-        start is refused until ``kbatch-server upgrade-db`` was run.""",
+        help="""Whether to upgrade a database with an older schema at the start. Otherwise the service
+        does not start until ``kbatch-server upgrade-db`` has run.""",
         config=True,
     )
 
@@ -229,10 +230,13 @@ class KBatchServer(Application):
         config=True,
     )
 
-    log_json = Bool(False, help="""Log one JSON object a line: see docs/operations.md.""", config=True)
+    log_json = Bool(False, help="""Log one JSON object per line: see docs/operations.md.""", config=True)
 
     shutdown_seconds = Integer(
-        10, min=0, help="""Seconds that requests get to end when the service is stopped.""", config=True
+        10,
+        min=0,
+        help="""Seconds that requests in progress have to finish when the service stops.""",
+        config=True,
     )
 
     tornado_settings = Dict(help="""Other settings of the Tornado application.""", config=True)
@@ -267,9 +271,7 @@ class KBatchServer(Application):
         if self.generate_config or isinstance(self.subapp, Application):
             return
         if self.extra_args:
-            raise WrongSetting(
-                f"{self.extra_args[0]}: there is no such command; there is: {', '.join(SUBCOMMANDS)}"
-            )
+            raise WrongSetting(f"{self.extra_args[0]}: unknown command; known: {', '.join(SUBCOMMANDS)}")
         self.init_config_file()
         self.init_logging()
         self.init_keyring()
@@ -305,7 +307,7 @@ class KBatchServer(Application):
             except Exception as error:  # the file is a program: it may raise anything
                 raise WrongSetting(f"KBatchServer.config_file: {describe_error(error, path)}") from error
         elif self.config_file != CONFIG_FILE:
-            raise WrongSetting(f"KBatchServer.config_file: there is no file {self.config_file!r}")
+            raise WrongSetting(f"KBatchServer.config_file: file not found: {self.config_file!r}")
         check_config(self.config, [type(self), *self.classes, self.launcher_class, self.storage_class])
 
     def init_logging(self) -> None:
@@ -367,8 +369,8 @@ class KBatchServer(Application):
         self.auth = HubAuthenticator(parent=self, base_url=self.service_prefix, keyring=self.keyring)
         if not self.auth.hub_auth.api_token:
             raise WrongSetting(
-                "JUPYTERHUB_API_TOKEN: must be set to this service's token "
-                "(the hub sets it for a service that it starts; else c.JupyterHub.services has it)"
+                "JUPYTERHUB_API_TOKEN: must be set to this service's token (the hub sets it for a "
+                "managed service; otherwise copy it from c.JupyterHub.services)"
             )
 
     def init_web(self) -> None:
@@ -455,7 +457,7 @@ class KBatchServer(Application):
         except OSError as error:
             raise WrongSetting(
                 f"KBatchServer.bind_url: cannot listen at {self.bind_url}: {error.strerror}; "
-                "stop what does, or set another port"
+                "stop the program that uses the port, or set another port"
             ) from error
         if not self.engine.links.url_for_jobs:
             self.engine.links.url_for_jobs = self.bind_url + self.service_prefix

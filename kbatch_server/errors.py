@@ -106,7 +106,7 @@ class TooLarge(KBatchError):
         if size is not None:
             message = f"The body is {size} bytes, the limit is {limit} bytes."
             return cls(message, details={"size": size, "limit": limit})
-        message = f"The body is more than {limit} bytes, which is the limit: {received} had come."
+        message = f"The body is larger than the limit of {limit} bytes ({received} received)."
         return cls(message, details={"size": None, "received": received, "limit": limit})
 
 
@@ -117,7 +117,7 @@ class RangeNotSatisfiable(KBatchError):
     reason = "RangeNotSatisfiable"
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"It has {size} bytes, and none in that range.")
+        super().__init__(f"The range is outside of the content, which has {size} bytes.")
         self.size = size
 
 

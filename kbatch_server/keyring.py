@@ -39,8 +39,8 @@ class Keyring:
         """
         if not may_make and not path.exists():
             raise BadKey(
-                "the keys must be given, the same to every replica that uses this database; "
-                "make one with: openssl rand -hex 32"
+                "keys are required, the same for every replica that uses this database; generate one "
+                "with: openssl rand -hex 32"
             )
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -62,7 +62,7 @@ class Keyring:
         try:
             return json.loads(self._fernet.decrypt(sealed))
         except InvalidToken:
-            raise BadKey("sealed with a key that this service does not have") from None
+            raise BadKey("encrypted with a key that this service does not have") from None
 
     def sign(self, value: Any, *, purpose: str) -> str:
         """Return JSON ``value`` as text for a URL that ``verify`` knows again, for this purpose only."""

@@ -31,6 +31,6 @@ def make_private(path: Path) -> None:
         except OSError as error:  # a file system that is read-only, say
             log.warning("%s has mode %04o, which cannot be changed: %s", path, mode, error)
         else:
-            log.warning("%s had mode %04o, which lets others in: it is %04o now", path, mode, mode & ~OTHERS)
+            log.warning("%s had mode %04o, open to other users: changed to %04o", path, mode, mode & ~OTHERS)
     elif mode & stat.S_IRWXO:
-        log.warning("%s has mode %04o, which lets everybody in: its owner should change that", path, mode)
+        log.warning("%s has mode %04o, open to all users: its owner should change that", path, mode)

@@ -32,15 +32,14 @@ class ConcurrencyLimit:
         if self._taken[user] >= self._per_user:
             LIMITS_HELD.labels(f"{self._limit}_per_user").inc()
             raise TooManyRequests(
-                f"{self._per_user} {self._what} of yours are under way, which is the limit:"
-                " wait for one to end.",
+                f"You already have {self._per_user} {self._what}, which is the limit: wait for one to end.",
                 details={"limit": self._per_user},
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         if self._taken.total() >= self._total:
             LIMITS_HELD.labels(self._limit).inc()
             raise Unavailable(
-                f"Too many {self._what} are under way. Try again in a moment.",
+                f"The service has too many {self._what}. Try again in a moment.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         self._taken[user] += 1
@@ -99,7 +98,7 @@ class FairLimit:
 
     def _make_refusal(self) -> Unavailable:
         return Unavailable(
-            f"Too many {self._what} are under way. Try again in a moment.",
+            f"The service has too many {self._what}. Try again in a moment.",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
 
@@ -184,15 +183,17 @@ class BytesBudget:
             if self._held[user] + size > self._per_user:
                 LIMITS_HELD.labels(f"{self._limit}_per_user").inc()
                 raise TooManyRequests(
-                    f"Your requests under way have {self._per_user} bytes together, which is the limit:"
-                    " wait for one to end.",
+                    (
+                        f"Your requests in progress reach the limit of {self._per_user} bytes: wait for "
+                        "one to end."
+                    ),
                     details={"limit": self._per_user},
                     retry_after_seconds=RETRY_AFTER_SECONDS,
                 )
             if self._all + size > self._total:
                 LIMITS_HELD.labels(self._limit).inc()
                 raise Unavailable(
-                    "The requests under way are too large together. Try again in a moment.",
+                    "The requests in progress are too large together. Try again in a moment.",
                     retry_after_seconds=RETRY_AFTER_SECONDS,
                 )
             own += size

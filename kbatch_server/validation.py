@@ -114,5 +114,5 @@ def join_path(parts: Iterable[str | int]) -> str:
 
 def _sentence(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return "is not a field that can be set here"
+        return "is not a known field"
     return str(error["msg"]).removeprefix("Value error, ")

@@ -28,7 +28,7 @@ def test_a_key_file_that_others_may_read_is_closed_to_them_and_the_log_says_so(t
     path.chmod(0o644)
     Keyring.from_file(path)
     assert mode_of(path) == 0o600
-    assert "keys had mode 0644, which lets others in: it is 0600 now" in caplog.text
+    assert "keys had mode 0644, open to other users: changed to 0600" in caplog.text
 
 
 async def test_so_is_a_database_with_what_sqlite_keeps_beside_it(tmp_path):
@@ -86,4 +86,4 @@ def test_of_what_is_somebody_elses_the_log_says_so(tmp_path, caplog, monkeypatch
     monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
     make_private(path)
     assert mode_of(path) == mode
-    assert ("lets everybody in: its owner should change that" in caplog.text) == is_said
+    assert ("open to all users: its owner should change that" in caplog.text) == is_said

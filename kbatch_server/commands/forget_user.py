@@ -34,10 +34,13 @@ SCOPE = "read:users"
 
 _ALIASES: dict[Any, Any] = {name: ALIASES[name] for name in ("config", "db", "storage", "log-level")}
 _FLAGS: dict[Any, Any] = {
-    "dry-run": ({"ForgetUser": {"dry_run": True}}, "Print who would be forgotten, and change nothing."),
+    "dry-run": (
+        {"ForgetUser": {"dry_run": True}},
+        "Print the users who would be forgotten, without changing anything.",
+    ),
     "deleted": (
         {"ForgetUser": {"deleted": True}},
-        "Ask the hub who was deleted, or deleted and made again, and forget what is from before.",
+        "Ask the hub which users were deleted, or deleted and created again, and forget their old data.",
     ),
 }
 
@@ -60,7 +63,9 @@ class ForgetUser(Application):
     flags: dict[Any, Any] = _FLAGS
     classes: Any = List([KBatchServer])
 
-    dry_run = Bool(False, help="""Print who would be forgotten, and change nothing.""", config=True)
+    dry_run = Bool(
+        False, help="""Print the users who would be forgotten, without changing anything.""", config=True
+    )
 
     deleted = Bool(
         False,
@@ -115,7 +120,8 @@ async def find_forgotten(
     if own is None or SCOPE not in own.get("scopes", ()):
         # without it the hub says 404 of each user, as of one who does not exist
         raise WrongSetting(
-            f"The service's token lacks the scope {SCOPE!r}: give the service a role with it at the hub"
+            f"The service's token lacks the scope {SCOPE!r}: add a role with it to the service in the "
+            "hub's configuration"
         )
     for name, oldest in owners.items():
         if "/" in name:  # a service, which is not among the hub's users
@@ -151,5 +157,5 @@ async def _ask(hub_auth: CachingHubOAuth, path: str) -> Any:
 
 def _make_error(hub_auth: CachingHubOAuth, error: Exception) -> WrongSetting:
     return WrongSetting(
-        f"JUPYTERHUB_API_URL: the hub at {hub_auth.api_url} did not say which users it has: {error}"
+        f"JUPYTERHUB_API_URL: the hub at {hub_auth.api_url} could not list its users: {error}"
     )

@@ -19,7 +19,10 @@ from ..settings.commandline import ALIASES, StrictLoader
 
 _ALIASES: dict[Any, Any] = {name: ALIASES[name] for name in ("config", "db", "storage", "log-level")}
 _FLAGS: dict[Any, Any] = {
-    "dry-run": ({"CollectGarbage": {"dry_run": True}}, "Print what would go, and remove nothing.")
+    "dry-run": (
+        {"CollectGarbage": {"dry_run": True}},
+        "Print what would be removed, without removing anything.",
+    )
 }
 
 
@@ -36,7 +39,7 @@ class CollectGarbage(Application):
     flags: dict[Any, Any] = _FLAGS
     classes: Any = List([KBatchServer, Retention])
 
-    dry_run = Bool(False, help="""Print what would go, and remove nothing.""", config=True)
+    dry_run = Bool(False, help="""Print what would be removed, without removing anything.""", config=True)
 
     def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> StrictLoader:
         return StrictLoader(argv, aliases, flags, classes=classes, log=self.log)

@@ -54,7 +54,7 @@ class Collector(LoggingConfigurable):
             if not await self._read(job) and job.started_at is not None:
                 await self._say_unsent(job)
         elif job.outputs.pod and ended and ended[-1] != job.outputs.pod:
-            message = "These are of an earlier attempt: those of the last one were not sent."
+            message = "These results are from an earlier attempt: the last attempt sent none."
             await self.jobs.update(
                 job.id, outputs=job.outputs.model_copy(update={"message": message, "pod": ended[-1]})
             )

@@ -43,7 +43,7 @@ class LaunchBuilder(LoggingConfigurable):
         """
         own = await self.store.jobs.read_env(job.id) if job.has_env else {}
         if own is None:
-            message = "Its environment was sealed with a key that this service does not have any more."
+            message = "The job's environment was encrypted with a key that the service no longer has."
             raise LaunchRefused("EnvironmentLost", message)
         user = User(name=job.user, groups=tuple(job.groups))
         environment = DEFAULT_ENVIRONMENT | await self.profiles.get_environment(user, job.spec.profile) | own

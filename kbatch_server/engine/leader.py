@@ -55,7 +55,7 @@ class Leader(LoggingConfigurable):
     retry_seconds = Float(
         2,
         min=0.05,
-        help="""Seconds between two tries to take the lead, of a process that does not have it.
+        help="""Seconds between two attempts of a process to become the leader.
 
         It is for several processes over one PostgreSQL; after about this time another takes over.
         """,
@@ -85,7 +85,7 @@ class Leader(LoggingConfigurable):
         try:
             await self._try()
         except Unavailable as error:
-            self.log.warning("who leads cannot be found out: %s", error)
+            self.log.warning("cannot read the leader lock: %s", error)
         self._tasks = [
             asyncio.create_task(self._lead(), name="leader"),
             asyncio.create_task(self._tell(), name="leader-tell"),
@@ -126,9 +126,15 @@ class Leader(LoggingConfigurable):
                 try:
                     await self.store.announce(ids)
                 except Unavailable as error:
-                    self.log.warning("%d jobs wait for the leader to look by itself: %s", len(ids), error)
+                    self.log.warning(
+                        "cannot notify the leader of %d jobs, which wait for its next poll: %s",
+                        len(ids),
+                        error,
+                    )
                 except Exception:
-                    self.log.exception("%d jobs wait for the leader to look by itself", len(ids))
+                    self.log.exception(
+                        "cannot notify the leader of %d jobs, which wait for its next poll", len(ids)
+                    )
 
     async def _lead(self) -> None:
         """Lead while that is ours to do, try to when it is not."""
@@ -137,9 +143,9 @@ class Leader(LoggingConfigurable):
                 if self.is_leading or await self._try():
                     await self._listen()
             except Unavailable as error:
-                self.log.warning("this process does not lead: %s", error)
+                self.log.warning("this process is not the leader: %s", error)
             except Exception:
-                self.log.exception("this process does not lead")
+                self.log.exception("this process is not the leader")
             if self.is_leading:
                 self.recorder.drop()
                 await self._end()
@@ -158,7 +164,7 @@ class Leader(LoggingConfigurable):
         return True
 
     async def _begin(self) -> None:
-        self.log.info("this process leads")
+        self.log.info("this process is the leader")
         await self.launcher.start(self.reconciler.notice)
         self._running.push_async_callback(self._stop, self.launcher)
         parts: list[Part] = [self.recorder, self.reconciler, *self.parts]
@@ -185,4 +191,4 @@ class Leader(LoggingConfigurable):
             async with asyncio.timeout(STOP_SECONDS):
                 await part.stop()
         except Exception:
-            self.log.exception("%s did not stop as it should", type(part).__name__)
+            self.log.exception("%s did not stop cleanly", type(part).__name__)

@@ -75,7 +75,7 @@ class SignedLinks(LoggingConfigurable):
             job = await self.store.jobs.find(said["job"])
             if job is not None and job.cleaned_at is None and job.delete_requested_at is None:
                 return job
-        raise Forbidden("This link has expired or was never good.", reason="BadLink")
+        raise Forbidden("This link is invalid or has expired.", reason="BadLink")
 
     async def get_code(self, signed: str) -> Upload:
         """Return the upload that a code URL is for, or raise Forbidden: it is forged, expired, or of a job
@@ -87,5 +87,5 @@ class SignedLinks(LoggingConfigurable):
                 try:
                     return await self.store.uploads.get(said["upload"], user=job.user)
                 except NotFound:
-                    self.log.warning("job %s: its code is gone", job.id)
-        raise Forbidden("This link has expired or was never good.", reason="BadLink")
+                    self.log.warning("job %s: its code no longer exists", job.id)
+        raise Forbidden("This link is invalid or has expired.", reason="BadLink")

@@ -39,7 +39,7 @@ class LaunchPacer(LoggingConfigurable):
     busy_launches_per_second = Float(
         2,
         min=0.01,
-        help="""Jobs started in a second at most while launches give way to requests.""",
+        help="""The most jobs started per second while requests have priority over launches.""",
         config=True,
     )
 

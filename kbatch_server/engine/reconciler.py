@@ -65,7 +65,9 @@ class Reconciler(LoggingConfigurable):
     costs no job: the next look continues. A launcher that cannot be asked changes nothing about a job.
     """
 
-    workers = Integer(8, min=1, help="""How many jobs are worked on at the same time.""", config=True)
+    workers = Integer(
+        8, min=1, help="""The number of jobs that are reconciled at the same time.""", config=True
+    )
 
     resync_seconds = Float(
         30,
@@ -152,7 +154,7 @@ class Reconciler(LoggingConfigurable):
             try:
                 job_ids = await list_ids()
             except Exception:
-                self.log.exception("the jobs that are not over could not be listed; trying again")
+                self.log.exception("cannot list the active jobs; trying again")
                 await asyncio.sleep(LIST_RETRY_SECONDS)
                 continue
             for job_id in job_ids:
@@ -178,7 +180,7 @@ class Reconciler(LoggingConfigurable):
             except Exception:
                 RECONCILE_FAILURES.labels("failed").inc()
                 delay = self.queue.put_backoff(job_id)
-                self.log.exception("job %s: no step forward; trying again in %.1f s", job_id, delay)
+                self.log.exception("job %s: reconciling failed; trying again in %.1f s", job_id, delay)
             else:
                 self.queue.forget(job_id)
             finally:
@@ -250,7 +252,7 @@ class Reconciler(LoggingConfigurable):
             await self._end(job, JobStatus(status=Status.FAILED, reason=error.reason, message=error.message))
         except NotFound:
             LAUNCHES.labels("refused").inc()
-            message = "The code that was uploaded for it is not there any more."
+            message = "The uploaded code no longer exists."
             await self._end(job, JobStatus(status=Status.FAILED, reason="CodeNotFound", message=message))
         except (LauncherUnavailable, StorageError) as error:
             LAUNCHES.labels("unavailable").inc()
@@ -258,7 +260,7 @@ class Reconciler(LoggingConfigurable):
             raise LauncherUnavailable(str(error)) from error
         except Exception:
             LAUNCHES.labels("failed").inc()
-            message = "The service failed to start it, and tries again; its log says why."
+            message = "The service failed to start the job and tries again. The cause is in its log."
             await self.store.jobs.update(job.id, reason="LaunchFailed", message=message)
             raise
         else:
@@ -272,7 +274,7 @@ class Reconciler(LoggingConfigurable):
             job.id,
             status=Status.PENDING,
             reason="Launched",
-            message="Handed over, waiting to be scheduled.",
+            message="Submitted, waiting to be scheduled.",
             launched_at=utcnow(),
             state=state,
         )
@@ -282,7 +284,7 @@ class Reconciler(LoggingConfigurable):
             found = await self.store.jobs.find(job.id)
             deleted_at = found.delete_requested_at if found is not None else utcnow()
             await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
-            self.log.warning("job %s: launched when it was over, and ended again", job.id)
+            self.log.warning("job %s: launched after its end, and stopped again", job.id)
             return
         self.log.info("job %s: launched", job.id)
         self.notice(job.id)
@@ -306,11 +308,11 @@ class Reconciler(LoggingConfigurable):
         elif verdict is not None:
             await self._terminate(job, seen, *verdict)
         elif seen is None:
-            message = "What was made for it was removed by someone or something other than this service."
+            message = "The job was removed from outside this service."
             await self._end(job, JobStatus(status=Status.FAILED, reason="Lost", message=message))
         elif seen.is_overdue(job.spec):
             limit = seen.get_limit_seconds(job.spec)
-            await self._give_up(job, seen.reason, f"{seen.message} It was given up after {limit} seconds.")
+            await self._give_up(job, seen.reason, f"{seen.message} Timed out after {limit} seconds.")
         elif seen.is_past_deadline():
             await self._give_up(job, "DeadlineExceeded", seen.deadline_message)
         elif (left := seen.get_seconds_to_finish()) is not None and left <= 0:
@@ -326,7 +328,7 @@ class Reconciler(LoggingConfigurable):
         await self._record(job, seen)
         if seen.exit_code == 0:
             # not by its pod: the Job would have failed if what ran beside the command ends otherwise
-            verdict = ["Complete", "It has ended well.", Status.SUCCEEDED.value]
+            verdict = ["Complete", "Completed successfully.", Status.SUCCEEDED.value]
             await self.store.jobs.update(job.id, state=job.state | {VERDICT: verdict})
             self.queue.put(job.id)
         else:
@@ -351,7 +353,7 @@ class Reconciler(LoggingConfigurable):
             return
         reach("cancel.5")
         if job.reason != "Terminating":
-            await self.store.jobs.update(job.id, reason="Terminating", message="It was asked to end.")
+            await self.store.jobs.update(job.id, reason="Terminating", message="Stopping.")
         self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _record(self, job: Job, seen: JobStatus) -> None:
@@ -436,4 +438,4 @@ def _merge_pods(job: Job, seen: JobStatus) -> list[Pod]:
 
 
 def _waiting(error: Exception) -> str:
-    return f"It starts as soon as what runs it answers again: {error}"[:MESSAGE_LENGTH]
+    return f"Waiting for the launcher: {error}"[:MESSAGE_LENGTH]

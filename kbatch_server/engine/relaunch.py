@@ -68,12 +68,12 @@ class Relaunch:
         state = job.state | {
             RELAUNCH: {"count": count + 1, "at": to_iso(utcnow() + timedelta(seconds=delay))}
         }
-        message = f"{seen.message} Its command did not begin; it is launched again in {delay:g} s."
+        message = f"{seen.message} The command did not start. Retrying in {delay:g} s."
         await self._jobs.update(
             job.id, status=Status.PENDING, reason=seen.reason, message=message, state=state
         )
         LAUNCHES.labels("again").inc()
-        self._log.info("job %s: %s, so it is launched again in %g s", job.id, seen.reason, delay)
+        self._log.info("job %s: %s, launching again in %g s", job.id, seen.reason, delay)
         self._queue.put_after(job.id, delay)
 
 

@@ -105,7 +105,7 @@ class Retention(LoggingConfigurable):
     job_ttl_seconds = Integer(
         0,
         min=0,
-        help="""Seconds after its end until a job is forgotten, with its log and its results.
+        help="""Seconds after its end until a job's record is removed, with its log and results.
 
         0, the default, means never: a record alone is a few kilobytes in the database.
         """,
@@ -129,7 +129,7 @@ class Retention(LoggingConfigurable):
     audit_ttl_seconds = Integer(
         365 * DAY_SECONDS,
         min=0,
-        help="""Seconds that an entry of the audit record (who did what) is kept. 0: for ever.""",
+        help="""Seconds until an entry of the audit record (who did what) is removed. 0: never.""",
         config=True,
     )
 
@@ -171,7 +171,7 @@ class Retention(LoggingConfigurable):
             try:
                 ttls = await self._get_ttls(user)
             except Exception:  # the function is a program of the admin's: it may raise anything
-                self.log.exception("Retention.user_ttls failed for %s, whose jobs stay as they are", user)
+                self.log.exception("Retention.user_ttls failed for %s: no job of this user is removed", user)
                 continue
             async for removal in self._find_parts(user, ttls, now):
                 yield removal
@@ -198,7 +198,9 @@ class Retention(LoggingConfigurable):
         except NotFound:
             return False  # somebody else removed it
         except (StorageError, Unavailable) as error:
-            self.log.warning("%s %s: not removed, trying again later: %s", removal.kind, removal.name, error)
+            self.log.warning(
+                "%s %s: cannot be removed, trying again later: %s", removal.kind, removal.name, error
+            )
             return False
         return True
 
@@ -214,7 +216,7 @@ class Retention(LoggingConfigurable):
                     count += 1
                     records += removal.kind == "job"
         if forgotten := await self.trim_audit():
-            self.log.info("%d entries of the audit record: forgotten", forgotten)
+            self.log.info("%d entries of the audit record: removed", forgotten)
         return count
 
     async def trim_audit(self) -> int:
@@ -303,7 +305,7 @@ def in_words(seconds: int) -> str:
         count, rest = divmod(seconds, length)
         if not rest:
             return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
-    raise ValueError(f"{seconds} is no number of seconds")
+    raise ValueError(f"{seconds} is not a number of seconds")
 
 
 def _check_times(user: str, times: Mapping[str, Any]) -> None:
@@ -319,7 +321,7 @@ def _check_times(user: str, times: Mapping[str, Any]) -> None:
 class Janitor(LoggingConfigurable):
     """Removes what was kept for long enough, in rounds."""
 
-    interval_seconds = Float(600, min=1, help="""Seconds between two rounds.""", config=True)
+    interval_seconds = Float(600, min=1, help="""Seconds between two runs of the retention.""", config=True)
 
     orphans_interval_seconds = Float(
         6 * 3600,
@@ -350,7 +352,9 @@ class Janitor(LoggingConfigurable):
             try:
                 await self.retention.sweep(with_orphans=with_orphans)
             except Exception:
-                self.log.exception("what was kept for long enough could not be removed; trying again later")
+                self.log.exception(
+                    "the removal of expired jobs, results and uploads failed; trying again later"
+                )
             else:
                 if with_orphans:
                     orphans_at = time.monotonic() + self.orphans_interval_seconds

@@ -35,7 +35,7 @@ def public_error(error: BaseException, request_id: str) -> KBatchError:
         told.status = error.status_code
         return told
     return KBatchError(
-        f"The service failed to answer; its log says more about request id {request_id}.",
+        f"Internal error. Give an admin of the hub this request id: {request_id}.",
         details={"request_id": request_id},
     )
 
@@ -79,9 +79,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         needs = self._declared_by(str(self.request.method))
         if needs is None:
             method = self.asked_method[:20]
-            raise HTTPError(
-                405, "%s is not a method of this URL, which has: %s", method, self._list_methods()
-            )
+            raise HTTPError(405, "Method %s is not allowed here; allowed: %s", method, self._list_methods())
         return needs
 
     def _list_methods(self) -> str:
@@ -120,7 +118,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         if self._xsrf_error is not None:
             raise Forbidden(str(self._xsrf_error.log_message), reason="XsrfCheckFailed")
         raise NotAuthenticated(
-            "A JupyterHub token is needed, in the header 'Authorization: token …', and the hub must know it."
+            "A valid JupyterHub token is required, in the header 'Authorization: token …'."
         )
 
     def _check_query(self, needs: Needs) -> None:
@@ -130,7 +128,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         if unknown:
             name = min(unknown)[:100]
             known = ", ".join(needs.query) or "there are none"
-            raise InvalidRequest.of_field(name, f"is not a query parameter here; the parameters are: {known}")
+            raise InvalidRequest.of_field(name, f"is not a known query parameter; known: {known}")
 
     @property
     def body_limit(self) -> int:
@@ -255,7 +253,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         )
 
 
-NOTHING_HERE = "There is nothing at this URL."
+NOTHING_HERE = "This URL does not exist."
 
 
 class NotFoundHandler(BaseHandler):

@@ -168,14 +168,14 @@ class Exchange(RequestHandler):
 
     def _check_length(self, size: int, **known: int) -> None:
         if size and not self._body_limit:
-            raise InvalidRequest.of_field("body", "is not taken here: send none")
+            raise InvalidRequest.of_field("body", "is not supported: do not send it")
         if size > self._body_limit:
             raise TooLarge.of_body(self._body_limit, **(known or {"size": size}))
 
     def _read_length(self) -> int:
         text = self.request.headers.get("Content-Length", "0")
         if not (text.isascii() and text.isdigit() and len(text) < 20):
-            raise InvalidRequest.of_field("Content-Length", "must be one number of bytes")
+            raise InvalidRequest.of_field("Content-Length", "must be a number of bytes")
         return int(text)
 
     def _has_body(self) -> bool:
@@ -196,7 +196,7 @@ class Exchange(RequestHandler):
             if self._refused or self._is_body_complete():
                 return
             if now() >= due:
-                self.refuse_soon(RequestTimeout("The body comes too slowly. Send it again, or less of it."))
+                self.refuse_soon(RequestTimeout("The body arrived too slowly. Try again, or send less."))
             else:
                 self._call_at(due, look)
 
@@ -250,7 +250,7 @@ class Exchange(RequestHandler):
         """Answer, while the body is still coming, that the service stops; else leave it to be cut off."""
         is_asked_for = self.request.headers.get("Expect") != "100-continue"
         if not self._headers_written and is_asked_for and self._has_body() and not self._is_body_complete():
-            await self._refuse_quietly(Unavailable("The service is stopping. Send it again in a moment."))
+            await self._refuse_quietly(Unavailable("The service is stopping. Try again in a moment."))
 
     # The answer
 

@@ -86,7 +86,7 @@ class LogHandler(StreamHandler):
                 if {name, other} <= given:
                     raise InvalidRequest.of_field(name, f"cannot be used together with {other}")
         if "limit" in given and given.isdisjoint({"search", "line"}):
-            raise InvalidRequest.of_field("limit", "is for search and line only")
+            raise InvalidRequest.of_field("limit", "is only allowed with search or line")
 
     @property
     def _wants_events(self) -> bool:
@@ -116,7 +116,7 @@ class LogHandler(StreamHandler):
             return None
         match = re.fullmatch(r"(\d{1,9})-(\d{1,18})", text, re.ASCII)
         if match is None:
-            raise InvalidRequest.of_field("Last-Event-ID", "is none that was sent here")
+            raise InvalidRequest.of_field("Last-Event-ID", "is not an event id of this service")
         return LogPlace(int(match[1]), int(match[2]))
 
     async def _send_text(self, pieces: AsyncGenerator[ShownPiece]) -> None:
@@ -226,7 +226,7 @@ class LogHandler(StreamHandler):
             async with aclosing(text.search(words, most=limit + 1)) as hits:
                 async for hit in hits:
                     if count == limit:
-                        self.write(f"[... more lines have it: these are the first {limit} ...]\n")
+                        self.write(f"[... more lines match: these are the first {limit} ...]\n")
                         return
                     count += 1
                     self.write(f"{hit.line}:{hit.text}\n")

@@ -22,7 +22,7 @@ STATIC = HERE / "static"
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 """What is sent of the folder of built files."""
 
-NOT_BUILT = "The pages are not there: build them with 'npm ci && npm run build' in ui/ of the source."
+NOT_BUILT = "The pages are not built: run 'npm ci && npm run build' in ui/ of the source."
 
 
 def make_environment() -> jinja2.Environment:
@@ -145,7 +145,7 @@ class HomeHandler(PageHandler):
             BaseHandler.answer_error(self, error)
 
 
-NO_LOGIN = "This login was not begun in this browser, or it took too long. Open the page that you want again."
+NO_LOGIN = "This login was not started in this browser, or took too long. Open the page again."
 
 
 class OAuthCallbackHandler(PageHandler):
@@ -188,7 +188,7 @@ class StaticHandler(PageHandler):
         """Send a file."""
         # the name was decoded: it may have slashes now
         if name not in find_files().values() or (STATIC / name).parent != STATIC:
-            raise NotFound("There is no such file.")
+            raise NotFound("File not found.")
         content = read_static(name)
         self.set_header("Content-Type", TYPES[Path(name).suffix])
         self.set_header("Content-Length", len(content))

@@ -23,10 +23,10 @@ BAR_SECONDS = 0.25
 BAR_BYTES_PER_SECOND = 16 * 1024
 """A long bar is sent less often: with each change of one character all of it is sent again."""
 
-CUT_OFF = "the service is being stopped: follow the log again for the rest"
+CUT_OFF = "the service is stopping: follow the log again to read on"
 """Why a log that is followed ends before the job does: that must not look like the end of the job."""
 
-REVOKED = "your token is not good for this any more: show another one, and follow the log again"
+REVOKED = "your token has expired or lost its scope: follow the log again with a valid one"
 """The same, where the hub says so."""
 
 

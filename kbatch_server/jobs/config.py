@@ -22,12 +22,12 @@ def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str
     """Return the image of a job: the default, or one that a pattern allows. Raises InvalidRequest."""
     if wanted is None or wanted == default:
         if not default:
-            raise InvalidRequest.of_field("image", "must be given: there is no default image here")
+            raise InvalidRequest.of_field("image", "is required: there is no default image")
         return default
     if not any(_matches(wanted, pattern) for pattern in allowed):
         known = ", ".join([*allowed, *([default] if default else [])])
         raise InvalidRequest.of_field(
-            "image", f"{wanted!r} is not allowed here; allowed: {known or 'only a profile'}"
+            "image", f"{wanted!r} is not allowed; allowed: {known or 'only a profile'}"
         )
     return wanted
 
@@ -58,7 +58,7 @@ def check_queue(wanted: str | None, default: str | None, allowed: Sequence[str])
         return default
     if not any(fnmatch.fnmatchcase(wanted, pattern) for pattern in allowed):
         raise InvalidRequest.of_field(
-            "queue_name", f"{wanted!r} cannot be chosen here; allowed: {', '.join(allowed) or 'none'}"
+            "queue_name", f"{wanted!r} is not allowed; allowed: {', '.join(allowed) or 'none'}"
         )
     return wanted
 
@@ -73,7 +73,7 @@ def fill_queue_name(template: str, user: str, profile: str | None) -> str:
 def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:
     """Return a number that is not more than the most that is allowed (None: any). Raises InvalidRequest."""
     if maximum is not None and wanted > maximum:
-        raise InvalidRequest.of_field(field, f"is {wanted}, the most that is allowed is {maximum}")
+        raise InvalidRequest.of_field(field, f"is {wanted}; the maximum is {maximum}")
     return wanted
 
 
@@ -116,7 +116,7 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=MIN_CPUS,
-        help="""CPUs that a job may use at most when it asks for no other number. None: ``max_cpu_limit``, and
+        help="""The CPU limit of a job that sets none. None: ``max_cpu_limit``, and
         no limit where that is None as well.""",
         config=True,
     )
@@ -125,7 +125,7 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=0,
-        help="""CPUs that are set aside for a job, or its ``cpu_limit`` if that is less. None: as much as
+        help="""The CPUs requested for a job, or its ``cpu_limit`` if that is less. None: as much as
         Kubernetes derives from the limit.""",
         config=True,
     )
@@ -134,7 +134,7 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=MIN_CPUS,
-        help="""The largest ``cpu_limit`` that a user may ask for, and that of a job that asks for none where
+        help="""The largest ``cpu_limit`` that a user may set, and that of a job that sets none where
         ``cpu_limit`` is not set. None: any, and none.""",
         config=True,
     )
@@ -142,7 +142,7 @@ class JobConfig(PodConfig):
     mem_limit = ByteSpecification(
         None,
         allow_none=True,
-        help="""Bytes of memory that a job may use at most when it asks for no other number.
+        help="""The memory limit, in bytes, of a job that sets none.
 
         An integer, or a string with a unit of 1024: ``512M``, ``2G``. A job that uses more is killed and
         fails with the reason OOMKilled. None: ``max_mem_limit``, and no limit where that is None as well.
@@ -153,7 +153,7 @@ class JobConfig(PodConfig):
     mem_guarantee = ByteSpecification(
         None,
         allow_none=True,
-        help="""Bytes of memory that are set aside for a job, as ``mem_limit``, or its ``mem_limit`` if that
+        help="""The bytes of memory requested for a job, as ``mem_limit``, or its ``mem_limit`` if that
         is less. None: as the limit says.""",
         config=True,
     )
@@ -161,8 +161,8 @@ class JobConfig(PodConfig):
     max_mem_limit = ByteSpecification(
         None,
         allow_none=True,
-        help="""The largest ``mem_limit`` that a user may ask for, as ``mem_limit``, and that of a job that
-        asks for none where ``mem_limit`` is not set. None: any, and none.""",
+        help="""The largest ``mem_limit`` that a user may set, as ``mem_limit``, and that of a job that
+        sets none where ``mem_limit`` is not set. None: any, and none.""",
         config=True,
     )
 
@@ -181,7 +181,7 @@ class JobConfig(PodConfig):
 
     environment = Dict(
         Unicode(),
-        help="""Environment variables of every job; what the user sets wins over them.""",
+        help="""Environment variables of every job; those that the user sets override them.""",
         config=True,
     )
 
@@ -189,7 +189,7 @@ class JobConfig(PodConfig):
         10,
         min=0,
         max=100,
-        help="""The largest number of ``retries`` that a user may ask for.""",
+        help="""The largest number of ``retries`` that a user may set.""",
         config=True,
     )
 
@@ -209,7 +209,7 @@ class JobConfig(PodConfig):
         3600,
         min=0,
         max=86400,
-        help="""The largest ``retry_delay_seconds`` that a user may ask for.""",
+        help="""The largest ``retry_delay_seconds`` that a user may set.""",
         config=True,
     )
 
@@ -217,7 +217,7 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=1,
-        help="""Seconds that a job may run when it asks for no other number. None: no limit.""",
+        help="""The time limit, in seconds, of a job that sets none. None: no limit.""",
         config=True,
     )
 
@@ -225,8 +225,8 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=1,
-        help="""The largest ``active_deadline_seconds`` that a user may ask for, and that of a job that asks
-        for none where ``active_deadline_seconds`` is not set. None: any, and none.""",
+        help="""The largest ``active_deadline_seconds`` that a user may set, and that of a job that sets
+        none where ``active_deadline_seconds`` is not set. None: any, and none.""",
         config=True,
     )
 
@@ -251,14 +251,14 @@ class JobConfig(PodConfig):
     termination_grace_period_seconds = Integer(
         30,
         min=0,
-        help="""Seconds between TERM and KILL when a job is cancelled.""",
+        help="""Seconds between SIGTERM and SIGKILL when a job is cancelled.""",
         config=True,
     )
 
     keep_outputs = Bool(
         True,
-        help="""Whether what a job writes under ``$KBATCH_OUTPUT_DIR`` is kept. On Kubernetes a sidecar sends
-        it, which needs 1.29 or later.""",
+        help="""Whether the files that a job writes under ``$KBATCH_OUTPUT_DIR`` are saved as its
+        results. On Kubernetes a sidecar sends it, which needs 1.29 or later.""",
         config=True,
     )
 
@@ -286,9 +286,10 @@ class JobConfig(PodConfig):
     queue_name = Unicode(
         None,
         allow_none=True,
-        help="""The LocalQueue of Kueue that jobs are handed to: it decides when they start, and may stop them
-        for others. ``{username}`` and ``{profile}`` (the profile's slug, or ``default``) in it are filled in,
-        like ``team-{profile}``. None: Kueue is not used. See ``KubeJobLauncher.kueue_version``.""",
+        help="""The LocalQueue of Kueue that jobs are submitted to: Kueue decides when they start, and
+        may preempt them. ``{username}`` and ``{profile}`` (the profile's slug, or ``default``) in it are
+        filled in, like ``team-{profile}``. None: Kueue is not used. See
+        ``KubeJobLauncher.kueue_version``.""",
         config=True,
     )
 
@@ -302,13 +303,13 @@ class JobConfig(PodConfig):
     kueue_priority_class = Unicode(
         None,
         allow_none=True,
-        help="""The WorkloadPriorityClass of jobs that are handed to Kueue.""",
+        help="""The WorkloadPriorityClass of jobs that are submitted to Kueue.""",
         config=True,
     )
 
     allow_user_limits = Bool(
         True,
-        help="""Whether a user may ask for a ``cpu_limit`` and ``mem_limit`` of his own at all.""",
+        help="""Whether users may set ``cpu_limit`` and ``mem_limit`` themselves.""",
         config=True,
     )
 
@@ -317,7 +318,9 @@ class JobConfig(PodConfig):
         size = proposal["value"]
         if size is not None and size < MIN_MEMORY_BYTES:
             name = f"JobConfig.{proposal['trait'].name}"
-            raise TraitError(f"{name}: is {size} bytes, the least is {MIN_MEMORY_BYTES}; None is no limit")
+            raise TraitError(
+                f"{name}: is {size} bytes; the minimum is {MIN_MEMORY_BYTES}; None means no limit"
+            )
         return size
 
     def get_default(self, field: str) -> Any:

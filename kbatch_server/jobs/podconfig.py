@@ -27,7 +27,7 @@ class PodConfig(Configurable):
     max_shm_size = ByteSpecification(
         None,
         allow_none=True,
-        help="""The largest ``shm_size`` that a user may ask for, as ``mem_limit``. None: as much as the job's
+        help="""The largest ``shm_size`` that a user may set, as ``mem_limit``. None: as much as the job's
         ``mem_limit``.""",
         config=True,
     )
@@ -119,7 +119,7 @@ class PodConfig(Configurable):
 
     volume_mounts = List(
         Dict(),
-        help="""Where ``volumes`` are mounted: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.""",
+        help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.""",
         config=True,
     )
 
@@ -131,12 +131,12 @@ class PodConfig(Configurable):
     )
 
     pod_security_context = Dict(
-        help="""The security context of a job's pods, in Kubernetes's words (``runAsUser``, …).""",
+        help="""The security context of a job's pods, as in Kubernetes (``runAsUser``, …).""",
         config=True,
     )
 
     container_security_context = Dict(
-        help="""The security context of a job's container, in Kubernetes's words.""", config=True
+        help="""The security context of a job's container, as in Kubernetes.""", config=True
     )
 
     image_pull_policy = Unicode(
@@ -147,15 +147,13 @@ class PodConfig(Configurable):
     )
 
     image_pull_secrets = List(
-        Unicode(), help="""Names of the Secrets that the images are pulled with.""", config=True
+        Unicode(), help="""Names of the Secrets used to pull the images.""", config=True
     )
 
     priority_class_name = Unicode(
         None, allow_none=True, help="""The Kubernetes PriorityClass of a job's pods.""", config=True
     )
 
-    labels = Dict(Unicode(), help="""Labels that a job's Job and Pods get besides ours.""", config=True)
+    labels = Dict(Unicode(), help="""Extra labels of a job's Job and Pods.""", config=True)
 
-    annotations = Dict(
-        Unicode(), help="""Annotations that a job's Job and Pods get besides ours.""", config=True
-    )
+    annotations = Dict(Unicode(), help="""Extra annotations of a job's Job and Pods.""", config=True)

@@ -99,7 +99,7 @@ class Profiles(LoggingConfigurable):
             if _slug(entry) == slug:
                 return entry
         names = ", ".join(_slug(entry) for entry in entries) or "there are none"
-        raise InvalidRequest.of_field("profile", f"there is no profile {slug!r}; the profiles are: {names}")
+        raise InvalidRequest.of_field("profile", f"profile {slug!r} does not exist; available: {names}")
 
     def _get_config(self, entry: Entry | None) -> JobConfig:
         """Return what the jobs of a profile may be; kept where it cannot change: making it takes time."""

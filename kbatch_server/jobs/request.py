@@ -75,9 +75,9 @@ def _checked_name(value: str) -> str:
 def _checked_env(value: dict[str, str]) -> dict[str, str]:
     for name, text in value.items():
         if not _ENV_NAME.fullmatch(name) or len(name) > MAX_ENV_NAME_LENGTH:
-            raise ValueError(f"{name[:60]!r} is not the name of an environment variable")
+            raise ValueError(f"{name[:60]!r} is not a valid environment variable name")
         if "\0" in text:
-            raise ValueError(f"the value of {name} has a NUL character")
+            raise ValueError(f"the value of {name} contains a NUL character")
     size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
     if size > MAX_ENV_BYTES:
         raise ValueError(
@@ -89,13 +89,13 @@ def _checked_env(value: dict[str, str]) -> dict[str, str]:
 def _checked_tags(value: dict[str, str]) -> dict[str, str]:
     for key in value:
         if not _TAG.fullmatch(key) or len(key) > 63:
-            raise ValueError(f"{key[:60]!r} is not a tag's name: letters, digits, '.', '_', '/' and '-'")
+            raise ValueError(f"{key[:60]!r} is not a valid tag name: letters, digits, '.', '_', '/' and '-'")
     return value
 
 
 def _checked_words(value: list[str]) -> list[str]:
     if any("\0" in word for word in value):
-        raise ValueError("has a NUL character")
+        raise ValueError("contains a NUL character")
     size = sum(len(word.encode()) + 1 for word in value)  # and what keeps words apart
     if size > MAX_COMMAND_BYTES:
         raise ValueError(f"is {size} bytes in all, the limit is {MAX_COMMAND_BYTES}: put it into the ZIP")
@@ -111,7 +111,7 @@ def _checked_command(value: list[str]) -> list[str]:
 def _checked_folder(value: str) -> str:
     parts = [part for part in value.split("/") if part not in {"", "."}]
     if value.startswith("/") or ".." in parts or "\0" in value:
-        raise ValueError("must be a path inside of the code, like src/train, without '..' or a '/' before it")
+        raise ValueError("must be a path inside the code, like src/train, without '..' or a '/' before it")
     return "/".join(parts)
 
 

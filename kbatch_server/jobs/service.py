@@ -92,7 +92,7 @@ class Jobs(LoggingConfigurable):
             name=request.name,
             spec=spec,
             created_at=utcnow(),
-            message="Waiting to be started.",
+            message="Waiting to start.",
             description=request.description,
             tags=dict(request.tags),
             groups=list(user.groups),
@@ -128,7 +128,7 @@ class Jobs(LoggingConfigurable):
         if request.upload is not None:
             return (await self.store.uploads.get(request.upload, user=user.name)).code_sha256
         if request.working_dir:
-            raise InvalidRequest.of_field("working_dir", "is a folder of the code: name an upload as well")
+            raise InvalidRequest.of_field("working_dir", "is a folder in the code: set upload, too")
         return None
 
     async def make_spec(self, user: User, request: JobRequest, *, code_sha256: str | None = None) -> JobSpec:
@@ -211,7 +211,9 @@ class Jobs(LoggingConfigurable):
         job = await self.store.jobs.get(job_id, user=user.name)
         env = await self.store.jobs.read_env(job_id)
         if env is None:
-            message = "Its environment cannot be read any more: submit the job anew, with one."
+            message = (
+                "The job's environment can no longer be decrypted. Submit the job again, with a new env."
+            )
             raise Conflict(message, reason="EnvironmentLost")
         return (await self.submit(user, make_request(job, env), rerun_of=job_id))[0]
 
@@ -280,7 +282,7 @@ class Jobs(LoggingConfigurable):
 
 def _check_owner(user: User, owner: str | None) -> None:
     if owner != user.name and not user.admin:
-        raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
+        raise Forbidden("Only admins can list jobs of other users.", reason="MissingScope")
 
 
 def _owner(user: User) -> str | None:

@@ -64,13 +64,17 @@ class JobWatch(LoggingConfigurable):
     """
 
     max_watchers = Integer(
-        2000, min=1, help="""How many readers may watch jobs at the same time, in all.""", config=True
+        2000,
+        min=1,
+        help="""The most connections of all users that may watch jobs at the same time.""",
+        config=True,
     )
 
     max_watchers_per_user = Integer(
         20,
         min=1,
-        help="""How many readers of one user (tabs of a browser, say) may watch jobs at the same time.""",
+        help="""The most connections of one user (such as browser tabs) that may watch jobs at the same
+        time.""",
         config=True,
     )
 
@@ -127,12 +131,15 @@ class JobWatch(LoggingConfigurable):
     def _check_room(self, watcher: str) -> None:
         if self._watchers.get(watcher, 0) >= self.max_watchers_per_user:
             raise TooManyRequests(
-                f"{self.max_watchers_per_user} readers of yours watch jobs already: close one of them.",
+                (
+                    f"You already have {self.max_watchers_per_user} connections that watch jobs, which is "
+                    "the limit: close one."
+                ),
                 details={"limit": self.max_watchers_per_user},
                 retry_after_seconds=30,
             )
         if sum(self._watchers.values()) >= self.max_watchers:
-            raise Unavailable("Too many readers watch jobs now. Try again later.", retry_after_seconds=30)
+            raise Unavailable("Too many connections watch jobs. Try again later.", retry_after_seconds=30)
 
     async def _follow(
         self, watcher: str, user: str | None, at: int | None
@@ -177,11 +184,11 @@ class JobWatch(LoggingConfigurable):
             try:
                 changes = await self.store.changes.listen(LISTEN_SECONDS)
             except Unavailable as error:
-                self.log.warning("changes of jobs are not heard of now: %s", error)
+                self.log.warning("cannot receive changes of jobs: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             except Exception:
-                self.log.exception("changes of jobs are not heard of now")
+                self.log.exception("cannot receive changes of jobs")
                 await asyncio.sleep(RETRY_SECONDS)
                 changes = None
             if changes is None:
@@ -203,11 +210,11 @@ class JobWatch(LoggingConfigurable):
                 for start in range(0, len(pending), BATCH):
                     await self._keep(pending[start : start + BATCH])
             except Unavailable as error:
-                self.log.warning("jobs that have changed cannot be read now: %s", error)
+                self.log.warning("cannot read changed jobs: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 self._skip()
             except Exception:
-                self.log.exception("jobs that have changed were not shown")
+                self.log.exception("reading changed jobs failed")
                 self._skip()
 
     async def _keep(self, changes: list[JobChange]) -> None:

@@ -75,14 +75,15 @@ class JobLauncher(LoggingConfigurable):
     max_launches_per_second = Float(
         0,
         min=0,
-        help="""Jobs handed to this launcher in a second at most; 0 means no limit.""",
+        help="""The most jobs started per second with this launcher; 0 means no limit.""",
         config=True,
     )
 
     poll_seconds = Float(
         30,
         min=1,
-        help="""Seconds between two looks at each job that this launcher has, whatever it reports.""",
+        help="""Seconds between two polls of each job of this launcher, besides the changes that it
+        reports.""",
         config=True,
     )
 
@@ -112,7 +113,7 @@ class JobLauncher(LoggingConfigurable):
         ``runs_notebooks`` is set.
         """
         if spec.notebook is not None and not self.runs_notebooks:
-            raise InvalidRequest.of_field("notebook", "cannot be run here: the launcher runs only commands")
+            raise InvalidRequest.of_field("notebook", "is not supported: this launcher only runs commands")
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
         """Return what a job will really have: its sizes rounded to those that this launcher can give.

@@ -195,7 +195,7 @@ class Limits(LoggingConfigurable):
             found = limits if said is None else choose_limits(read_limits(said), {}, ())
         except Exception as error:  # the hook is a program of the admin's: it may raise anything
             self.log.exception("Limits.limits_hook failed for %s", user)
-            raise Unavailable("Your limits cannot be found out now. Try again in a moment.") from error
+            raise Unavailable("Your limits cannot be read now. Try again in a moment.") from error
         self._kept[key] = (time.monotonic(), found)
         self._kept.move_to_end(key)
         while len(self._kept) > MAX_KEPT:
@@ -214,7 +214,7 @@ class Limits(LoggingConfigurable):
             for name, field in FIELDS.items():
                 if name in owned and owned[name] != float("inf") and name not in demand:
                     raise InvalidRequest.of_field(
-                        field, f"must be given here: there is a limit of {describe(name, owned[name])} in all"
+                        field, f"is required, because a limit of {describe(name, owned[name])} applies"
                     )
             resource = Bounds(owner, owned).find_impossible(demand)
             if resource is not None:
@@ -237,20 +237,20 @@ class Limits(LoggingConfigurable):
 
 
 def _make_refusal(owner: str, resource: str, limit: float, spec: JobSpec) -> InvalidRequest | Forbidden:
-    whose = {"user": "your jobs", TOTAL: "all jobs here"}.get(owner)
+    whose = {"user": "your jobs", TOTAL: "all jobs"}.get(owner)
     whose = whose or f"the jobs of the group {find_group(owner)!r}"
     if resource in (RUNNING, HOURS):
-        message = f"This could never start: {whose} may have no {describe(resource, 0)}."
+        message = f"The job can never start: {whose} may have no {describe(resource, 0)}."
         return Forbidden(message, reason="QuotaExceeded")
     field = FIELDS.get(resource, "profile")
     # what else there is comes with the profile, also with that which is used when none is named
-    what = "" if field != "profile" else f"{spec.profile!r} " if spec.profile else "what every job has here "
-    most = f"more than {whose} may have in all, which is {describe(resource, limit)}"
-    return InvalidRequest.of_field(field, f"{what}asks for {most if limit else _none_of(whose, resource)}")
+    what = "" if field != "profile" else f"{spec.profile!r} " if spec.profile else "the default of every job "
+    most = f"more than {whose} may use together: {describe(resource, limit)}"
+    return InvalidRequest.of_field(field, f"{what}requests {most if limit else _none_of(whose, resource)}")
 
 
 def _none_of(whose: str, resource: str) -> str:
-    return f"{describe(resource, 0)}, of which {whose} may have none"
+    return f"{describe(resource, 0)}, of which {whose} may use none"
 
 
 def _checked(proposal: Any, value: Any, *parts: str, without: Iterable[str] = ()) -> dict[str, float]:

@@ -43,7 +43,7 @@ def read_limits(value: Any, *, without: Iterable[str] = ()) -> dict[str, float]:
 def _read_limit(name: Any, amount: Any, without: set[str]) -> float:
     if not isinstance(name, str) or name in without or not (name in PLAIN or "/" in name):
         known = ", ".join(each for each in PLAIN if each not in without)
-        raise ValueError(f"{name!r} cannot be limited; there is {known}, and resources like nvidia.com/gpu")
+        raise ValueError(f"{name!r} cannot be limited; known: {known}, and resources like nvidia.com/gpu")
     if amount is None:
         return float("inf")
     if name == MEMORY and isinstance(amount, str):
@@ -121,7 +121,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why the first of a user's queued jobs does not start: one word, and the middle of a sentence."""
+    """Why the first of a user's queued jobs does not start: one word, and a sentence."""
 
     reason: str
     why: str
@@ -135,23 +135,23 @@ class Wait:
         Without a place it says how many are before it at least.
         """
         if place is None:
-            return f"Waiting: {self.why}; more than {queued_before} of your queued jobs are before it."
-        return f"Waiting: {self.why}; it is {format_ordinal(place)} of your queued ones."
+            return f"{self.why} More than {queued_before} of your queued jobs are ahead of this one."
+        return f"{self.why} This job is {format_ordinal(place)} in your queue."
 
 
-UNDECIDED = Wait("WaitingForTurn", "whose turn it is has not been decided since it came")
-LIMITS_UNKNOWN = Wait("LimitsUnknown", "what you may run cannot be found out now, which is tried again")
+UNDECIDED = Wait("WaitingForTurn", "Waiting for the scheduler.")
+LIMITS_UNKNOWN = Wait("LimitsUnknown", "Your limits cannot be read now. The service tries again.")
 
 
 def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
     """Return why a job waits for a resource of which its owner has too little left."""
     if bounds.owner == TOTAL:
         limit = bounds.limits[resource]
-        what = "jobs that may run here" if resource == RUNNING else describe(resource, limit)
+        what = describe(resource, limit)
         why = (
-            f"all {format_amount(resource, limit)} {what} at a time do"
+            f"All {format_amount(resource, limit)} job slots are in use."
             if resource == RUNNING
-            else (f"too little is left of the {what} that all jobs here share")
+            else (f"All jobs share {what}, and too little is free.")
         )
         return Wait("WaitingForTurn", why, TOTAL, resource)
     return Wait("QuotaExceeded", _explain(bounds, resource, demand), bounds.owner, resource)
@@ -162,31 +162,35 @@ def make_too_large_wait(bounds: Bounds, resource: str) -> Wait:
 
     Nothing is kept free for it: it would be for ever.
     """
-    of = "all jobs here" if bounds.owner == TOTAL else f"the group {find_group(bounds.owner)!r}"
+    of = "all jobs" if bounds.owner == TOTAL else f"the group {find_group(bounds.owner)!r}"
     what = describe(resource, bounds.limits[resource])
-    return Wait("QuotaExceeded", f"it needs more than the {what} of {of}")
+    return Wait("QuotaExceeded", f"The job requests more than {of} may use together: {what}.")
 
 
 @lru_cache(maxsize=256)  # it is asked of each user who waits, and is the same for most
 def make_turn_wait(owner: str, resource: str) -> Wait:
     """Return why a job waits for what somebody who comes first needs."""
     of = "" if owner == TOTAL else f" of the group {find_group(owner)!r}"
-    what = "places for jobs" if resource == RUNNING else describe(resource, 0)
-    return Wait("WaitingForTurn", f"others{of}, who have used less lately, come first for the {what}")
+    what = "job slots" if resource == RUNNING else describe(resource, 0)
+    return Wait("WaitingForTurn", f"Waiting for {what}: users{of} with less recent usage go first.")
 
 
 def _explain(bounds: Bounds, resource: str, demand: Amounts) -> str:
     used, limit = bounds.used.get(resource, 0.0), bounds.limits[resource]
     group = find_group(bounds.owner)
     if resource == RUNNING and group is not None:
-        return f"{used:g} of the {limit:g} jobs that the group {group!r} may run at a time do"
+        return f"The group {group!r} has {used:g} of {limit:g} jobs running."
     if resource == RUNNING:
-        return f"{used:g} of your {limit:g} jobs run" if limit != 1 else "your one job at a time runs"
-    jobs = "your jobs" if group is None else f"the jobs of the group {group!r}"
+        return (
+            f"You have {used:g} of {limit:g} jobs running."
+            if limit != 1
+            else "You may run one job at a time."
+        )
+    jobs = "Your jobs" if group is None else f"The jobs of the group {group!r}"
     if resource == HOURS:
-        return f"{jobs} have used {used:.1f} of {limit:g} job-hours of this month"
+        return f"{jobs} have used {used:.1f} of {limit:g} job-hours this month."
     has, needs = (format_amount(resource, amount) for amount in (used, demand[resource]))
-    return f"{jobs} have {has} of {describe(resource, limit)}, and the next needs {needs}"
+    return f"{jobs} use {has} of {describe(resource, limit)}, and the next one requests {needs}."
 
 
 def describe(resource: str, amount: float) -> str:

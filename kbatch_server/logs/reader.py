@@ -24,7 +24,7 @@ from .writer import LogWriter, make_key
 POLL_SECONDS = (0.1, 1.0)
 """How often the record is read while something is waited for: at first, and at last."""
 
-NOT_YET = "the rest of the log is not here yet: what ran the job, or the storage, does not answer"
+NOT_YET = "the rest of the log is not available yet, because the launcher or the storage does not respond"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def find_attempt(job: Job, selection: LogSelection) -> Attempt | None:
         if selection.pod in (None, each.pod) and selection.attempt in (None, each.number):
             return each
     what = f"pod {selection.pod!r}" if selection.pod is not None else f"attempt {selection.attempt}"
-    raise NotFound(f"There is no {what} of job {job.id!r}.", reason="LogNotFound")
+    raise NotFound(f"Job {job.id!r} has no {what}.", reason="LogNotFound")
 
 
 async def find_begin(text: LogText, selection: LogSelection) -> int:
@@ -242,7 +242,7 @@ def _make_part(job_id: str, attempt: int, segment: LogSegment) -> Part:
 
 def _no_log(job: Job) -> NotFound:
     why = f". {job.message}" if job.message and job.cleaned_at is None else ""
-    return NotFound(f"There is no log of job {job.id!r}{why or ' (any more).'}", reason="LogNotFound")
+    return NotFound(f"Job {job.id!r} has no log{why or '.'}", reason="LogNotFound")
 
 
 async def _begun(pieces: AsyncIterator[ShownPiece]) -> AsyncGenerator[ShownPiece]:

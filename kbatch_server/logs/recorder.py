@@ -211,7 +211,7 @@ class LogRecorder(LoggingConfigurable):
             async with asyncio.timeout(STOP_SECONDS):
                 await writer.flush()
         except (TimeoutError, JobGone, LogTaken):
-            self.log.warning("job %s: the end of its log is not kept yet", recording.job.id)
+            self.log.warning("job %s: the end of its log is not saved yet", recording.job.id)
 
     async def _record_to_end(self, recording: _Recording) -> None:
         delay, limit = RETRY_SECONDS
@@ -224,7 +224,9 @@ class LogRecorder(LoggingConfigurable):
             except JobGone:
                 return
             except LogTaken:
-                self.log.info("job %s: another wrote the log of %s, too", recording.job.id, recording.pod)
+                self.log.info(
+                    "job %s: another process also wrote the log of %s", recording.job.id, recording.pod
+                )
                 if recording.writer is not None:
                     recording.writer.forget()
                 recording.writer = None  # what is in memory is not what comes next: it is read again
@@ -235,7 +237,7 @@ class LogRecorder(LoggingConfigurable):
                     )
                 is_told = True
             except Exception:
-                self.log.exception("job %s: the log of %s was broken off", recording.job.id, recording.pod)
+                self.log.exception("job %s: recording the log of %s failed", recording.job.id, recording.pod)
             if recording.writer and recording.writer.end > before:
                 delay, is_told = RETRY_SECONDS[0], False
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads retries
@@ -257,7 +259,7 @@ class LogRecorder(LoggingConfigurable):
                         await writer.add(piece)
                     await writer.flush(older_than_seconds=self.flush_seconds)
         except LogNotFound as error:
-            problem = str(error) or "There was no more of it to read."
+            problem = str(error) or "The log has no more to read."
             self.log.info("job %s: no more of the log of %s: %s", recording.job.id, recording.pod, problem)
         except LauncherUnavailable:
             await writer.flush()

@@ -273,12 +273,12 @@ class LogWriter:
                 break
             except (StorageError, Unavailable) as error:
                 if not is_told:
-                    self._logger.warning("job %s: its log cannot be kept now: %s", log.job_id, error)
+                    self._logger.warning("job %s: its log cannot be saved now: %s", log.job_id, error)
                 is_told = True
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads retries
             delay = min(delay * 2, limit)
         if is_told:
-            self._logger.info("job %s: its log is being kept again", log.job_id)
+            self._logger.info("job %s: its log is being saved again", log.job_id)
         self._log = log
         for _ in dropped:
             self._sum -= self._middle.popleft()[1]

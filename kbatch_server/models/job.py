@@ -287,9 +287,9 @@ class Job:
                 f": {self.cancel_note}" if self.cancel_note else "."
             )
         if self.outputs is not None and self.outputs.state == "failed":
-            return f"{message} Its results could not be kept: {self.outputs.message}".lstrip()
+            return f"{message} Results not saved: {self.outputs.message}".lstrip()
         if self.outputs is not None and self.outputs.omitted_files:
-            return f"{message} Its results were cut: {self.outputs.message}".lstrip()
+            return f"{message} Results incomplete: {self.outputs.message}".lstrip()
         return message
 
     def to_dict(self, *, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:

@@ -64,13 +64,16 @@ class Health(LoggingConfigurable):
     """
 
     interval_seconds = Float(
-        10, min=0.1, help="""Seconds between two looks at the parts that the service needs.""", config=True
+        10,
+        min=0.1,
+        help="""Seconds between two health checks of the parts that the service needs.""",
+        config=True,
     )
 
     check_seconds = Float(
         5,
         min=0.1,
-        help="""Seconds that a part may take to answer before it counts as failed.""",
+        help="""Seconds that a part may take to respond before it counts as failed.""",
         config=True,
     )
 
@@ -118,7 +121,7 @@ class Health(LoggingConfigurable):
             async with asyncio.timeout(self.check_seconds):
                 await part.check()
         except TimeoutError:
-            state, message = "failed", f"It did not answer within {self.check_seconds:g} s."
+            state, message = "failed", f"No response within {self.check_seconds:g} s."
         except Exception as error:
             # a check may fail in any way that its part can
             state, message = "failed", describe(error)
@@ -133,7 +136,7 @@ class Health(LoggingConfigurable):
             self.log.warning("%s: failed: %s", part.name, message)
         elif part.state == "failed":
             seconds = (utcnow() - part.since).total_seconds()
-            self.log.info("%s: works again, after %.0f s", part.name, seconds)
+            self.log.info("%s: recovered after %.0f s", part.name, seconds)
         part.state, part.since = state, utcnow()
 
     @property

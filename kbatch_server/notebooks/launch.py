@@ -17,21 +17,25 @@ NO_TOOLS = 90
 EXIT_REASONS = {
     1: (
         "CellFailed",
-        "A cell of the notebook failed: its error ends the log, and is in the notebook.",
+        "A cell of the notebook failed. See the error at the end of the log, or in the notebook.",
     ),
     90: (
         "NotebookToolsMissing",
-        "The image has no Python with papermill or nbclient (a part of nbconvert), which a notebook takes: "
-        "choose another image.",
+        (
+            "The image has no Python with papermill or nbclient (part of nbconvert), which notebooks "
+            "need. Choose another image."
+        ),
     ),
-    91: ("BadNotebook", "The notebook or its parameters cannot be used: the end of the log says why."),
-    92: ("KernelMissing", "The image has no kernel for the notebook: the end of the log says which it has."),
+    91: ("BadNotebook", "The notebook or its parameters are invalid. See the end of the log."),
+    92: ("KernelMissing", "The image has no kernel for the notebook. The end of the log lists its kernels."),
     93: (
         "KernelDied",
-        "The notebook's kernel died or does not answer: it may have been short of memory. What it put out "
-        "until then is in the notebook.",
+        (
+            "The notebook's kernel died or does not respond: it may have run out of memory. The notebook "
+            "has its output until then."
+        ),
     ),
-    94: ("NotebookRunnerFailed", "What runs the notebook failed: the end of the log says why."),
+    94: ("NotebookRunnerFailed", "The notebook runner failed. See the end of the log."),
 }
 """The reason and the sentence of each exit code of ``in-job/run_notebook.py``."""
 
@@ -39,7 +43,7 @@ _START = f"""
 for python in python3 python; do
   command -v "$python" >/dev/null 2>&1 && exec "$python" "$1/{SOURCE_FILES[0]}" "$1/{SETTINGS_FILE}"
 done
-echo '[kbatch] This image has no Python, which a notebook takes: choose another image.' >&2
+echo '[kbatch] This image has no Python, which notebooks need. Choose another image.' >&2
 exit {NO_TOOLS}
 """.strip()
 

@@ -30,7 +30,7 @@ def _checked_path(value: str) -> str:
     if not value.endswith(".ipynb"):
         raise ValueError("must be the path of a notebook, like analysis/train.ipynb")
     if ".." in value.split("/"):
-        raise ValueError("must not lead out of the code: leave out '..'")
+        raise ValueError("must stay inside the code: remove '..'")
     return value
 
 
@@ -41,7 +41,7 @@ def _checked_names(value: Any) -> Any:
         raise ValueError(f"has {len(value)} names, the limit is {MAX_PARAMETERS}")
     for name in value:
         if not (len(name) <= 100 and _NAME.fullmatch(name)):
-            raise ValueError(f"{name[:60]!r} is not the name of a variable")
+            raise ValueError(f"{name[:60]!r} is not a valid variable name")
         _check_text(name)
     return value
 
@@ -74,17 +74,17 @@ def _measure(value: Any) -> int:
     if isinstance(value, int):
         return value.bit_length() // 3 + 1
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("have a number that is not finite: say it as an expression, like float('inf')")
+        raise ValueError("contain a number that is not finite: use an expression, like float('inf')")
     return 8
 
 
 def _check_text(text: str) -> bytes:
     if "\0" in text:
-        raise ValueError("have a NUL character")
+        raise ValueError("contain a NUL character")
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise ValueError("have a character that is none: half of a surrogate pair") from None
+        raise ValueError("contain an unpaired surrogate") from None
 
 
 def _checked_expression(value: str) -> str:
@@ -121,5 +121,5 @@ class Notebook(BaseModel):
     def _are_apart(self) -> Notebook:
         both = sorted(self.parameters.keys() & self.expressions.keys())
         if both:
-            raise ValueError(f"{both[0]} is among the parameters and among the expressions: say it once")
+            raise ValueError(f"{both[0]} is both a parameter and an expression: set it once")
         return self

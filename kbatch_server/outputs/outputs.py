@@ -107,12 +107,12 @@ class Outputs(LoggingConfigurable):
         kept = None if is_empty else KeptOutputs(key, size or 0, selection.files, selection.omitted.named)
         await self._record(job, summary, kept)
         reach("archive.4")
-        self.log.info("job %s: %d files kept, %d bytes", job.id, summary.files, summary.size)
+        self.log.info("job %s: %d result files saved, %d bytes", job.id, summary.files, summary.size)
         return summary
 
     async def fail(self, job: Job, why: str) -> None:
         """Record that a job's results could not be kept, and why, as a sentence."""
-        self.log.warning("job %s: its results could not be kept: %s", job.id, why)
+        self.log.warning("job %s: its results could not be saved: %s", job.id, why)
         await self._record(job, JobOutputs(state="failed", message=why), None)
 
     async def list(self, job: Job) -> KeptOutputs:
@@ -127,7 +127,7 @@ class Outputs(LoggingConfigurable):
         for file in kept.files:
             if file.path == path:
                 return kept.key, file
-        raise NotFound(f"There is no file {path[:200]!r} in the results of job {job.id!r}.")
+        raise NotFound(f"Job {job.id!r} has no result file {path[:200]!r}.")
 
     async def zip(self, job: Job) -> AsyncGenerator[bytes]:
         """Return all files as a ZIP that is made as it is read, or raise NotFound that says why."""
@@ -147,7 +147,7 @@ class Outputs(LoggingConfigurable):
         except StorageError as error:
             raise Unavailable(f"The results cannot be read now: {error}") from error
         if length:
-            raise Unavailable("The results cannot be read now: the storage has lost some of them.")
+            raise Unavailable("The results cannot be read now: the storage has lost a part of them.")
 
     async def delete(
         self, job_id: str, *, why: str = "They were deleted.", audit: AuditEntry | None = None
@@ -198,12 +198,12 @@ class Outputs(LoggingConfigurable):
         if omitted.files:
             files = "1 file" if omitted.files == 1 else f"{omitted.files} files"
             said.append(
-                f"{files} ({omitted.size} bytes) could not be kept: the limits are "
+                f"{files} ({omitted.size} bytes) not saved; the limits are "
                 f"{self.max_output_files} files and {self.max_output_bytes} bytes."
             )
         if left_out:
             entries = "1 entry was" if left_out == 1 else f"{left_out} entries were"
-            said.append(f"{entries} left out: only files that can be read, and links to such, are kept.")
+            said.append(f"{entries} skipped: only readable files, and links to them, are saved.")
         sizes = [file.size for file in selection.files]
         return JobOutputs(
             state="kept",
@@ -240,15 +240,14 @@ class Outputs(LoggingConfigurable):
     def _say_too_large(self, size: int) -> TooLarge:
         limit = self.max_output_bytes
         message = (
-            f"They are {size} bytes or more, the limit is {limit} bytes. Let the job write less to "
-            "$KBATCH_OUTPUT_DIR, or large files to a storage of your own."
+            f"The results have {size} bytes or more; the limit is {limit} bytes. Write less to "
+            "$KBATCH_OUTPUT_DIR, or store large files elsewhere."
         )
         return TooLarge(message, details={"limit": limit, "size": size})
 
     def _say_too_many(self, what: str) -> TooLarge:
         message = (
-            f"They have {what}, the limit is {self.max_output_files} files. "
-            "Let the job pack many small files into one."
+            f"The results have {what}; the limit is {self.max_output_files} files. Pack small files into one."
         )
         return TooLarge(message, details={"limit": self.max_output_files})
 
@@ -257,7 +256,7 @@ class Outputs(LoggingConfigurable):
         if isinstance(error, TooLarge):
             await self.fail(job, error.message)
             return error
-        await self.fail(job, f"What was sent is not a tar: {error}.")
+        await self.fail(job, f"The pod sent no valid tar: {error}.")
         return InvalidRequest.of_field("body", f"is not a tar: {error}")
 
     async def _record(self, job: Job, summary: JobOutputs, kept: KeptOutputs | None) -> None:
@@ -286,36 +285,36 @@ class Outputs(LoggingConfigurable):
             if unnamed is not None:
                 await self._discard(unnamed)
         if not is_recorded:
-            raise Forbidden("This job takes no more results.", reason="BadLink")
+            raise Forbidden("This job accepts no more results.", reason="BadLink")
 
     async def _discard(self, key: str) -> None:
         """Delete an object that nothing names."""
         try:
             await self.storage.delete(key)
         except StorageError:
-            self.log.warning("%s: nothing names it, and it could not be deleted", key, exc_info=True)
+            self.log.warning("%s: this unreferenced object could not be deleted", key, exc_info=True)
 
 
 def _say_none(job: Job) -> str:
     """Say why a job has no results to read."""
     if job.outputs is not None and job.outputs.state == "failed":
-        return f"The results of job {job.id!r} could not be kept: {job.outputs.message}"
+        return f"The results of job {job.id!r} could not be saved: {job.outputs.message}"
     if job.outputs is not None and job.outputs.state == "removed":
-        return f"The results of job {job.id!r} are not there any more: {job.outputs.message}"
+        return f"The results of job {job.id!r} no longer exist. {job.outputs.message}"
     if job.outputs is not None:
-        return f"Job {job.id!r} left no results: it wrote no files to $KBATCH_OUTPUT_DIR."
+        return f"Job {job.id!r} has no results: it wrote no files to $KBATCH_OUTPUT_DIR."
     if not job.is_over:
-        return f"Job {job.id!r} is not over: its results can be read when it is."
+        return f"Job {job.id!r} has not ended yet. Its results are available after it ends."
     if job.launch_begun_at is not None and job.cleaned_at is None:
-        return f"The results of job {job.id!r} are just being kept."
-    return f"There are no results of job {job.id!r}: its command did not run, or they were not to be kept."
+        return f"The results of job {job.id!r} are being saved."
+    return f"Job {job.id!r} has no results: its command did not run, or saving results is off."
 
 
 def _unavailable(error: StorageError) -> Unavailable:
     """Return what to say when the storage does not keep results now."""
     if isinstance(error, StorageFull):
-        return Unavailable("The storage is full. Tell the admin of the hub.", retry_after_seconds=600)
-    return Unavailable(f"The storage does not answer now: {error}")
+        return Unavailable("The storage is full. Tell an admin of the hub.", retry_after_seconds=600)
+    return Unavailable(f"The storage does not respond: {error}")
 
 
 async def _chain(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

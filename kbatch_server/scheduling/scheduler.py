@@ -137,10 +137,10 @@ class Scheduler(LoggingConfigurable):
             except TimeoutError:
                 continue
             except Unavailable as error:
-                self.log.warning("whose turn it is cannot be decided: %s", error)
+                self.log.warning("scheduling failed: %s", error)
                 await asyncio.sleep(1)
             except Exception:
-                self.log.exception("whose turn it is cannot be decided")
+                self.log.exception("scheduling failed")
                 await asyncio.sleep(1)
 
     async def decide(self) -> None:

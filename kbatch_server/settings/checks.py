@@ -39,7 +39,7 @@ def check_config(config: Config, classes: Iterable[type[Configurable]]) -> None:
                 f"c.{section}{name} is now c.{RENAMED[section]}{name}: rename it in the configuration"
             )
         if section not in known:
-            raise WrongSetting(f"c.{section}: there is no such class{_guess(section, known)}")
+            raise WrongSetting(f"c.{section}: unknown class{_guess(section, known)}")
         traits = known[section].class_traits(config=True)
         # a parent's section may also hold traits that only its subclasses have
         for cls in known.values():
@@ -48,7 +48,7 @@ def check_config(config: Config, classes: Iterable[type[Configurable]]) -> None:
         for name, value in values.items():
             # reading c.Class.name in the file leaves an empty LazyConfigValue behind
             if name not in traits and not (isinstance(value, LazyConfigValue) and not value.to_dict()):
-                raise WrongSetting(f"c.{section}.{name}: there is no such setting{_guess(name, traits)}")
+                raise WrongSetting(f"c.{section}.{name}: unknown setting{_guess(name, traits)}")
 
 
 def _guess(word: str, words: Iterable[str]) -> str:
@@ -65,11 +65,11 @@ def check_url(url: str, setting: str) -> str:
         port = None
     if parsed.scheme == "https":
         raise TraitError(
-            f"{setting} is {url!r}: the service speaks HTTP only, so its url at the hub must begin with "
-            "http://, also where the hub has internal_ssl, which then secures the requests to the hub alone"
+            f"{setting} is {url!r}: the service serves HTTP only, so its url at the hub must begin "
+            "with http://; with internal_ssl, only requests to the hub are encrypted"
         )
     if parsed.scheme != "http" or not parsed.hostname or port is None:
-        raise TraitError(f"{setting} is {url!r}, it must be like http://HOST:PORT")
+        raise TraitError(f"{setting} is {url!r}; it must be like http://HOST:PORT")
     return url
 
 

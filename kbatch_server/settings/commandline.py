@@ -22,26 +22,26 @@ ALIASES: dict[Any, Any] = {
 }
 
 FLAGS: dict[Any, Any] = {
-    "debug": ({"KBatchServer": {"log_level": logging.DEBUG}}, "Log what happens in detail."),
+    "debug": ({"KBatchServer": {"log_level": logging.DEBUG}}, "Log debug messages."),
     "log-json": ({"KBatchServer": {"log_json": True}}, "Log one JSON object a line."),
     "generate-config": (
         {"KBatchServer": {"generate_config": True}},
-        f"Write a commented {CONFIG_FILE} and exit; an existing file is left alone.",
+        f"Write a commented {CONFIG_FILE} and exit; an existing file is not changed.",
     ),
 }
 
 SUBCOMMANDS: dict[str, Any] = {
     "upgrade-db": (
         "kbatch_server.commands.upgrade_db.UpgradeDB",
-        "Bring the database up to this version's schema.",
+        "Upgrade the database to this version's schema.",
     ),
     "gc": (
         "kbatch_server.commands.gc.CollectGarbage",
-        "Remove what was kept for long enough; --dry-run prints what would go.",
+        "Remove expired jobs, logs, results and uploads; --dry-run prints them.",
     ),
     "forget-user": (
         "kbatch_server.commands.forget_user.ForgetUser",
-        "Forget users who are not at the hub any more, with their jobs and uploads.",
+        "Forget users who were deleted from the hub, with their jobs and uploads.",
     ),
 }
 
@@ -54,7 +54,7 @@ class StrictLoader(KVArgParseConfigLoader):
         self.parser.error = self._refuse  # type: ignore[method-assign]
 
     def _handle_unrecognized_alias(self, arg: str) -> NoReturn:
-        raise WrongSetting(f"--{arg}: there is no such option; kbatch-server --help-all lists them")
+        raise WrongSetting(f"--{arg}: unknown option; kbatch-server --help-all lists all options")
 
     @staticmethod
     def _refuse(message: str) -> NoReturn:
@@ -68,5 +68,5 @@ def write_config_file(name: str, content: str) -> None:
         with path.open("x") as file:
             file.write(content)
     except FileExistsError:
-        raise WrongSetting(f"KBatchServer.config_file: {path} is there already, it is left alone") from None
+        raise WrongSetting(f"KBatchServer.config_file: {path} already exists; it was not changed") from None
     print(f"Wrote {path}.")

@@ -37,7 +37,7 @@ def load_settings() -> None:
     named = os.environ.get("KBATCH_SETTINGS_PATH")
     path = Path(named or ".env")
     if named and not path.is_file():
-        raise SettingsNotFound(f"KBATCH_SETTINGS_PATH: there is no file {named!r}")
+        raise SettingsNotFound(f"KBATCH_SETTINGS_PATH: file not found: {named!r}")
     for key, value in dotenv_values(path).items():
         if key in KEYS and value is not None:
             os.environ.setdefault(key, value)

@@ -29,6 +29,6 @@ class PluginClass(EntryPointType):
             names = ", ".join(sorted(self.load_entry_points()))
             why = f" ({error})" if isinstance(error, ImportError) else ""
             raise TraitError(
-                f"{type(obj).__name__}.{self.name} is {value!r}{why}, it must be one of {names}, "
+                f"{type(obj).__name__}.{self.name} is {value!r}{why}; it must be one of {names}, "
                 f"or a subclass of {self.klass.__name__} like 'package.module.Class'"
             ) from error

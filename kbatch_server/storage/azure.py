@@ -53,7 +53,8 @@ class AzureBlobStorage(Storage):
         return os.environ.get("AZURE_ACCOUNT_NAME", "")
 
     container = Unicode(
-        help="""The container's name; it must be there. Default: the environment's AZURE_CONTAINER.""",
+        help="""The container's name. The container must exist. Default: the environment's
+        AZURE_CONTAINER.""",
         config=True,
     )
 
@@ -75,7 +76,7 @@ class AzureBlobStorage(Storage):
         return os.environ.get("AZURE_SAS_TOKEN", "")
 
     account_key = Unicode(
-        help="""The account's key, which can also sign the URLs that jobs fetch their code from.""",
+        help="""The account's key. It can also sign the URLs from which jobs fetch their code.""",
         config=True,
     )
 
@@ -129,7 +130,7 @@ class AzureBlobStorage(Storage):
     timeout_seconds = Integer(
         60,
         min=1,
-        help="""Seconds that Azure may take for a request, with its repetitions.""",
+        help="""Seconds that Azure may take for a request, retries included.""",
         config=True,
     )
 
@@ -150,7 +151,7 @@ class AzureBlobStorage(Storage):
             if not getattr(self, name):
                 raise StorageError(f"AzureBlobStorage.{name} (or {variable} in the environment) must be set")
         if self.ca_file and not await asyncio.to_thread(Path(self.ca_file).is_file):
-            raise StorageError(f"AzureBlobStorage.ca_file: there is no file {self.ca_file!r}")
+            raise StorageError(f"AzureBlobStorage.ca_file: file not found: {self.ca_file!r}")
         self._credential = self._make_credential()
         self._delegation_lock = asyncio.Lock()
         options = self._make_client_options()
@@ -317,7 +318,9 @@ class AzureBlobStorage(Storage):
                 with _mapped_errors(), closing_on_error():
                     return await call
         except TimeoutError:
-            raise StorageError(f"Azure Blob Storage did not answer within {self.timeout_seconds} s") from None
+            raise StorageError(
+                f"Azure Blob Storage did not respond within {self.timeout_seconds} s"
+            ) from None
 
     def _blob(self, key: str) -> Any:
         return self._client.get_blob_client(check_key(key))
@@ -344,13 +347,13 @@ def _mapped_errors() -> Iterator[None]:
     except HttpResponseError as error:
         code = getattr(error, "error_code", None) or error.reason
         if code == "BlobNotFound":
-            raise ObjectNotFound("there is no such object in the storage") from None
+            raise ObjectNotFound("the object is not in the storage") from None
         if error.status_code is None:
             raise StorageError(
-                "Azure gives no token: AzureBlobStorage.account_key and sas_token are not set, and there is "
-                f"no identity that may be used ({type(error).__name__})"
+                "Azure issued no token: AzureBlobStorage.account_key and sas_token are not set, and "
+                f"no identity is usable ({type(error).__name__})"
             ) from None
         code = getattr(code, "value", code) or ""  # some are of an enumeration
         raise make_error("Azure Blob Storage", error.status_code, code) from None
     except AzureError as error:
-        raise StorageError(f"Azure Blob Storage does not answer ({type(error).__name__})") from None
+        raise StorageError(f"Azure Blob Storage does not respond ({type(error).__name__})") from None

@@ -87,10 +87,10 @@ class BucketStorage(Storage):
     A subclass makes obstore's client: see S3Storage and GCSStorage.
     """
 
-    bucket = Unicode(help="""The bucket's name; it must be there.""", config=True)
+    bucket = Unicode(help="""The bucket's name. The bucket must exist.""", config=True)
 
     prefix = Unicode(
-        help="""A folder within the bucket to keep everything in, like ``kbatch/prod``. Default: none.""",
+        help="""A folder within the bucket for all objects, like ``kbatch/prod``. Default: none.""",
         config=True,
     )
 
@@ -128,7 +128,7 @@ class BucketStorage(Storage):
     timeout_seconds = Integer(
         60,
         min=1,
-        help="""Seconds that the service may take for a request, with its repetitions.""",
+        help="""Seconds that the service may take for a request, retries included.""",
         config=True,
     )
 
@@ -179,7 +179,7 @@ class BucketStorage(Storage):
             raise StorageError(f"{type(self).__name__}.ca_file: {error.strerror}") from error
         except (self._obstore.exceptions.BaseError, ValueError):
             # what was wrong may be quoted in its text, and be a key
-            raise StorageError(f"{type(self).__name__}: its settings are not understood") from None
+            raise StorageError(f"{type(self).__name__}: its settings are invalid") from None
 
     def _make_client(self, endpoint: str, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -310,11 +310,11 @@ class BucketStorage(Storage):
             found[1] if (found := pattern.search(text)) else "" for pattern in (_STATUS, _CODE, _HOST)
         )
         if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
-            return ObjectNotFound("there is no such object in the storage")
+            return ObjectNotFound("the object is not in the storage")
         service = f"{self.service} at {host}" if host else self.service
         if status:
             return make_error(service, int(status), code)
-        return StorageError(f"{service} does not answer ({type(error).__name__})")
+        return StorageError(f"{service} does not respond ({type(error).__name__})")
 
 
 async def _chain(first: deque[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -62,7 +62,7 @@ class DiskSpace(LoggingConfigurable):
             raise self._refuse(disk)
         if self._is_low:
             self._is_low = False
-            self.log.info("there is room again for new jobs and uploads")
+            self.log.info("enough disk space is free: new jobs and uploads are accepted again")
 
     async def check_health(self) -> None:
         """Raise InsufficientStorage as ``check`` does for whoever submits a job now."""
@@ -101,8 +101,8 @@ class DiskSpace(LoggingConfigurable):
             self._is_low = True
             free = self.free_bytes.get(disk)
             known = "is full" if free is None else f"has {free} bytes free"
-            self.log.error("the disk of the %s %s: no new jobs and uploads are taken", disk, known)
+            self.log.error("the disk of the %s %s: new jobs and uploads are rejected", disk, known)
         return InsufficientStorage(
-            f"The disk of the {disk} is nearly full, so no new jobs or uploads are taken now. Tell the admin"
-            " of the hub. Jobs that are there go on, and you can delete those that you do not need."
+            f"The disk of the {disk} is nearly full, so no new jobs or uploads are accepted. Tell an "
+            "admin of the hub. Existing jobs continue, and you can delete those that you do not need."
         )

@@ -53,7 +53,7 @@ class FileStorage(Storage):
 
     root = Unicode(
         "./kbatch-storage",
-        help="""The folder to keep objects in: made when it is not there, readable by the service alone.
+        help="""The folder for objects: created if missing, readable by the service alone.
 
         Where several replicas of the service run, it must be on a volume that they share.
         """,
@@ -281,8 +281,8 @@ async def _in_thread(
     try:
         return await asyncio.to_thread(function, *args, **kwargs)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise ObjectNotFound("there is no such object in the storage") from error
+        raise ObjectNotFound("the object is not in the storage") from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFull("the storage is full: there is no room left on its disk") from error
+            raise StorageFull("the storage is full: no space is left on its disk") from error
         raise StorageError(f"the storage failed: {error.strerror or error} ({error.filename})") from error

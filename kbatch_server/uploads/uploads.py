@@ -59,14 +59,14 @@ class Uploads(LoggingConfigurable):
     upload_ttl_seconds = Integer(
         7 * 24 * 3600,
         min=60,
-        help="""Seconds that an upload is kept after it was last sent; one that a job names stays.""",
+        help="""Seconds until an upload is removed after it was last sent, unless a job uses it.""",
         config=True,
     )
 
     max_upload_seconds = Integer(
         3600,
         min=1,
-        help="""Seconds that one ZIP may take to arrive: a client that is slower is refused.""",
+        help="""Seconds that one ZIP may take to arrive: slower clients are rejected.""",
         config=True,
     )
 
@@ -237,8 +237,10 @@ class Uploads(LoggingConfigurable):
             if wait_seconds:
                 LIMITS_HELD.labels("inflated_bytes_per_hour").inc()
                 raise TooManyRequests(
-                    f"Your ZIPs of this hour unpack to more than {self.inflated_bytes_per_hour} bytes, which "
-                    f"is the limit: send this one again in {wait_seconds} s.",
+                    (
+                        f"Your ZIPs of this hour exceed the limit of {self.inflated_bytes_per_hour} "
+                        f"unpacked bytes: send this one again in {wait_seconds} s."
+                    ),
                     details={"limit": self.inflated_bytes_per_hour},
                     retry_after_seconds=wait_seconds,
                 )
@@ -281,7 +283,7 @@ class Uploads(LoggingConfigurable):
         kept = await self.store.uploads.add(upload)
         if kept.id != upload.id:
             if kept.code_sha256 == upload.code_sha256 and not await self._is_whole(kept):
-                self.log.warning("upload %s: its object was lost, and is there again", kept.id)
+                self.log.warning("upload %s: its object was missing, and is restored", kept.id)
                 await self.storage.write(kept.key, self.read(upload))
             await self._delete(upload)
         return kept
@@ -304,14 +306,16 @@ class Uploads(LoggingConfigurable):
             if await self.store.uploads.withdraw(upload):
                 await self._delete(upload)
         except Unavailable as error:  # its row, if there is one, expires; its object, if not, is an orphan
-            self.log.warning("upload %s: not accepted, and not forgotten: %s", upload.id, error)
+            self.log.warning("upload %s: rejected, but its record could not be removed: %s", upload.id, error)
 
     async def _delete(self, upload: Upload) -> None:
         """Delete an object that has no row; one that cannot be deleted is collected later."""
         try:
             await self.storage.delete(upload.key)
         except StorageError as error:
-            self.log.warning("upload %s: not accepted, and not deleted yet: %s", upload.id, error)
+            self.log.warning(
+                "upload %s: rejected, but its object could not be deleted yet: %s", upload.id, error
+            )
 
 
 class _Counted:
@@ -343,7 +347,7 @@ def _unavailable() -> Iterator[None]:
         yield
     except StorageFull as error:
         raise InsufficientStorage(
-            "The storage is full. Tell the admin of the hub.", retry_after_seconds=600
+            "The storage is full. Tell an admin of the hub.", retry_after_seconds=600
         ) from error
     except StorageError as error:
-        raise Unavailable("The storage does not answer now. Try again in a moment.") from error
+        raise Unavailable("The storage does not respond. Try again in a moment.") from error

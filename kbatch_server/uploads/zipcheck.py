@@ -76,7 +76,7 @@ async def _get_directory(size: int, read: Reader) -> Directory:
 async def _make_refusal(size: int, read: Reader) -> InvalidRequest:
     """Return what is said of a ZIP that zipfile does not understand: it depends on how it begins."""
     if await _read_all(read, 0, min(4, size)) == b"PK\x03\x04":
-        return refused("The ZIP archive is damaged: was it cut off?")
+        return refused("The ZIP archive is damaged, maybe truncated.")
     return refused("The submitted file must be a ZIP archive.")
 
 

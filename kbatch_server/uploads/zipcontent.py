@@ -23,7 +23,7 @@ _LOCAL_SIGNATURE = b"PK\x03\x04"
 _SIZES_FOLLOW = 0x8
 
 _DAMAGED = "is damaged"
-_CONTRADICTED = "is said to be another at its own place than in the ZIP's directory"
+_CONTRADICTED = "differs between its own header and the ZIP's directory"
 
 OnData = Callable[[Entry, bytes], None]
 
@@ -128,7 +128,7 @@ class ContentCheck:
                 for unpacked in inflater.inflate(piece) if inflater else (bytes(piece),):
                     size += len(unpacked)
                     if size > entry.size:
-                        raise refused_entry(entry.name, f"has more than the {entry.size} bytes that it says")
+                        raise refused_entry(entry.name, f"has more than its declared {entry.size} bytes")
                     crc = zlib.crc32(unpacked, crc)
                     self._on_data(entry, unpacked)
                     if entry.is_link:
@@ -151,7 +151,7 @@ def _read_target(entry: Entry, content: bytes) -> str:
     except UnicodeDecodeError:
         target = ""
     if not target or "\0" in target:
-        raise refused_entry(entry.name, "is a link to nothing, or to a name that is not UTF-8")
+        raise refused_entry(entry.name, "is a link without a target, or with one that is not UTF-8")
     return target
 
 

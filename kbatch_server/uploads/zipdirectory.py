@@ -216,7 +216,7 @@ def _find_directory(tail: bytes, start: int) -> _Place:
     if end - size < 0:
         raise zipfile.BadZipFile
     if offset < end - size:
-        raise refused("The ZIP archive has something else before it, which not every unzip passes over.")
+        raise refused("The ZIP archive has data before it, which some unzip programs do not accept.")
     if offset != end - size:
         raise zipfile.BadZipFile
     if len(tail) - at > MAX_END_BYTES:
@@ -317,7 +317,7 @@ def _find_problem(entry: Entry) -> str | None:
     if entry.is_link and (entry.is_folder or entry.size > MAX_PATH_BYTES):
         return f"is a link that cannot be read, or is longer than {MAX_PATH_BYTES} bytes"
     if entry.method not in _METHODS:
-        return "is compressed in a way that not every unzip knows: use the usual one (deflate)"
+        return "has a compression method that some unzip programs do not know: use deflate"
     if entry.size > max(RATIO_APPLIES_BYTES, MAX_RATIO * entry.compress_size):
         return f"is more than {MAX_RATIO} times larger when unpacked"
     return None

@@ -75,7 +75,7 @@ class Tree:
         if there is not None and there > _ROOT:
             raise BadTree(name, f"is a {_WORDS[kind]}, and a folder as well")
         if there is not None:
-            raise BadTree(name, "is there twice")
+            raise BadTree(name, "appears twice")
         self._put(key, kind)
         return key
 
@@ -110,7 +110,7 @@ class Tree:
         if key in found:
             return found[key]
         if key in way or len(way) >= MAX_HOPS:
-            raise BadTree(name, "is a link that leads through itself, or through too many others")
+            raise BadTree(name, "is a link to itself, or follows too many links")
         target = targets[key]
         if target.startswith("/"):
             raise BadTree(name, "is a link to an absolute path: make it relative")
@@ -122,7 +122,7 @@ class Tree:
                 if beyond:
                     beyond -= 1
                 elif folder == _ROOT:
-                    raise BadTree(name, f"is a link that leads outside of the ZIP: {target[:200]!r}")
+                    raise BadTree(name, f"is a link to a place outside the ZIP: {target[:200]!r}")
                 else:
                     folder = self._parents[folder]
                 continue

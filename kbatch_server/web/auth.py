@@ -64,7 +64,7 @@ class HubRefused(Forbidden):
     """The hub has answered, and refuses what it was asked: an OAuth code that is no good (any more)."""
 
 
-NO_ANSWER = "JupyterHub does not answer, so it is not known who you are: try again."
+NO_ANSWER = "JupyterHub does not respond, so your token cannot be checked. Try again."
 
 REFUSED = "Failed to check authorization: "
 """How what JupyterHub raises begins where the hub has answered with 4xx."""
@@ -175,7 +175,7 @@ class CachingHubOAuth(HubOAuth):
             async with asyncio.timeout(self.hub_timeout_seconds):
                 model = await super().user_for_token(self.api_token, use_cache=False, sync=False)
         except Exception as error:  # whatever it was, the hub did not answer
-            raise HubUnavailable(f"JupyterHub does not answer ({type(error).__name__}).") from error
+            raise HubUnavailable(f"JupyterHub does not respond ({type(error).__name__}).") from error
         if not model:
             raise HubUnavailable("JupyterHub does not know this service's token (JUPYTERHUB_API_TOKEN).")
 
@@ -236,7 +236,7 @@ class CachingHubOAuth(HubOAuth):
             HUB_FAILURES.inc()
             # Whatever it was (refused, slow, 5xx, not JSON, our own token refused), the hub did not answer.
             self.log.error(
-                "The hub at %s did not say who asks: %s", self.api_url, error or type(error).__name__
+                "The hub at %s could not identify a user: %s", self.api_url, error or type(error).__name__
             )
             raise HubUnavailable(NO_ANSWER) from error
 
@@ -268,7 +268,7 @@ class HubAuthenticator(LoggingConfigurable):
         unknown = set(proposal["value"]) - set(DEFAULT_SCOPES)
         if unknown:
             raise TraitError(
-                f"HubAuthenticator.scopes: {min(unknown)!r} is none of {', '.join(DEFAULT_SCOPES)}"
+                f"HubAuthenticator.scopes: {min(unknown)!r} is not one of {', '.join(DEFAULT_SCOPES)}"
             )
         # an action that is left out keeps its default: silence must not mean that no scope is needed
         return {**DEFAULT_SCOPES, **proposal["value"]}
@@ -286,7 +286,7 @@ class HubAuthenticator(LoggingConfigurable):
         min=1,
         help="""Seconds for which the hub's answer about a token is remembered.
 
-        A token that was revoked, or a scope that was taken away, is good for so long.
+        A token that was revoked, or a scope that was taken away, stays valid that long.
         """,
         config=True,
     )
@@ -294,7 +294,7 @@ class HubAuthenticator(LoggingConfigurable):
     hub_timeout_seconds = Float(
         10.0,
         min=0.1,
-        help="""Seconds to wait for the hub to say who a token is, before the answer is 503.""",
+        help="""Seconds to wait for the hub to identify a token, before the response is 503.""",
         config=True,
     )
 
@@ -354,7 +354,7 @@ class HubAuthenticator(LoggingConfigurable):
     retry_after_seconds = Integer(
         5,
         min=1,
-        help="""Seconds after which a client is told to try again when the hub is away.""",
+        help="""Seconds after which a client should retry when the hub does not respond.""",
         config=True,
     )
 
@@ -407,7 +407,7 @@ class HubAuthenticator(LoggingConfigurable):
     def check_action(self, user: User, action: str) -> None:
         """Raise Forbidden, naming the scope, unless the user's token is good for the action."""
         if action not in user.actions:
-            raise _missing(self.scopes[action] or "of an admin, which is switched off")
+            raise _missing(self.scopes[action] or "of an admin, which is disabled")
 
     async def check(self) -> None:
         """Raise HubUnavailable unless the hub can say who asks."""
@@ -425,7 +425,7 @@ def get_service_name(base_url: str) -> str:
 
 def _missing(scope: str) -> Forbidden:
     return Forbidden(
-        f"Your token lacks the scope {scope!r}: make one that has it, or ask an admin of the hub for it.",
+        f"Your token lacks the scope {scope!r}: create a token that has it, or ask an admin of the hub.",
         reason="MissingScope",
         details={"scope": scope},
     )

@@ -61,9 +61,9 @@ class BodyStream(Generic[Kept]):
                     piece = await self._queue.get()
             except TimeoutError:
                 if now() < end:
-                    why = f"nothing came for {IDLE_SECONDS} s"
+                    why = f"no data arrived for {IDLE_SECONDS} s"
                 else:
-                    why = f"did not come within {self._max_seconds} s, which is the limit"
+                    why = f"did not arrive within the limit of {self._max_seconds} s"
                 raise InvalidRequest.of_field("body", why) from None
             if piece is None:
                 return

@@ -105,7 +105,7 @@ class InflightRequests(LoggingConfigurable):
         if await self._wait_idle(seconds):
             return
         left = list(self._open)
-        self.log.warning("%d requests did not end within %g s", len(left), seconds)
+        self.log.warning("%d requests did not finish within %g s", len(left), seconds)
         with suppress(TimeoutError):  # of a client that does not read
             async with asyncio.timeout(LAST_WORD_SECONDS):
                 await asyncio.gather(*(each.give_up() for each in left), return_exceptions=True)

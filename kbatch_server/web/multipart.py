@@ -66,7 +66,7 @@ class FilePart:
             why = "No file was submitted."
             raise InvalidRequest(why, reason="NoFile", details=[{"field": "file", "message": why}])
         if not self._is_ended:
-            raise InvalidRequest.of_field("body", "ends before the last boundary")
+            raise InvalidRequest.of_field("body", "ends before the final boundary")
 
     def _begin_part(self) -> None:
         self._disposition = b""
@@ -89,7 +89,7 @@ class FilePart:
         _, options = parse_options_header(self._disposition.decode("latin-1"))
         self._is_file = options.get(b"name") == b"file"
         if self._is_file and self.is_found:
-            raise InvalidRequest.of_field("file", "there is more than one")
+            raise InvalidRequest.of_field("file", "more than one was sent")
         self.is_found = self.is_found or self._is_file
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:

@@ -87,7 +87,7 @@ def read_text(handler: RequestHandler, name: str, *, maximum: int) -> str | None
     """Return some words of one line, or None when the parameter is absent."""
     text = handler.get_query_argument(name, None, strip=False)
     if text is not None and not (0 < len(text) <= maximum and "\n" not in text):
-        raise InvalidRequest.of_field(name, f"must be 1 to {maximum} characters of one line")
+        raise InvalidRequest.of_field(name, f"must be 1 to {maximum} characters on one line")
     return text
 
 
@@ -105,7 +105,7 @@ def read_tags(handler: RequestHandler, name: str = "tag") -> tuple[tuple[str, st
     tags = []
     texts = handler.get_query_arguments(name)
     if len(texts) > MAX_TAGS:
-        raise InvalidRequest.of_field(name, f"may be given {MAX_TAGS} times at most")
+        raise InvalidRequest.of_field(name, f"may be given at most {MAX_TAGS} times")
     for text in texts:
         key, colon, value = text.partition(":")
         if not key:

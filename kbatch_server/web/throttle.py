@@ -56,7 +56,8 @@ class Throttle(LoggingConfigurable):
     concurrent_requests_per_user = Integer(
         300,
         min=1,
-        help="""Requests of one user that are answered at the same time, streams among them; one more is 429.
+        help="""The most requests of one user in progress at the same time, streams included; one more is
+        answered with 429.
         """,
         config=True,
     )
@@ -64,21 +65,22 @@ class Throttle(LoggingConfigurable):
     concurrent_requests = Integer(
         3000,
         min=1,
-        help="""Requests of all users that are answered at the same time; one more is answered with 503.""",
+        help="""The most requests of all users in progress at the same time; one more is answered with
+        503.""",
         config=True,
     )
 
     concurrent_streams_per_user = Integer(
         200,
         min=1,
-        help="""Logs that one user may follow at the same time; one more is answered with 429.""",
+        help="""The most logs that one user may follow at the same time; one more is answered with 429.""",
         config=True,
     )
 
     concurrent_streams = Integer(
         2000,
         min=1,
-        help="""Logs that all users may follow at the same time; one more is answered with 503.""",
+        help="""The most logs that all users may follow at the same time; one more is answered with 503.""",
         config=True,
     )
 
@@ -95,7 +97,7 @@ class Throttle(LoggingConfigurable):
     concurrent_costly_reads = Integer(
         100,
         min=1,
-        help="""Such reads of all users at the same time; one more is answered with 503.""",
+        help="""The most such reads of all users at the same time; one more is answered with 503.""",
         config=True,
     )
 
@@ -235,7 +237,7 @@ class Throttle(LoggingConfigurable):
         if wait_seconds:
             LIMITS_HELD.labels(f"{action}s_per_minute").inc()
             raise TooManyRequests(
-                f"You {action} more often than is allowed here: go on in {wait_seconds} s.",
+                f"You {action} too often: try again in {wait_seconds} s.",
                 reason="RateLimited",
                 retry_after_seconds=wait_seconds,
             )
@@ -282,8 +284,10 @@ class Throttle(LoggingConfigurable):
                 take(min(size, self.max_unread_bytes_per_user, self.max_unread_bytes))
             except TooManyRequests as error:
                 raise TooManyRequests(
-                    "Read the answers that you have asked for first: those that are not read yet, and this"
-                    f" one, have more than {self.max_unread_bytes_per_user} bytes, which is the limit.",
+                    (
+                        f"Your unread responses exceed the limit of {self.max_unread_bytes_per_user} "
+                        "bytes: read them first."
+                    ),
                     details=error.details,
                     retry_after_seconds=error.retry_after_seconds,
                 ) from None

@@ -84,7 +84,7 @@ def test_a_job_run_again_unchanged_asks_for_the_same(site, page):
     again = request.value.post_data_json
     assert {name: again[name] for name in asked} == asked
     assert "command" not in again
-    expect(page.find("#command-problem")).to_contain_text("must be given")
+    expect(page.find("#command-problem")).to_contain_text("is required")
 
 
 def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no(page, tmp_path):
@@ -335,7 +335,7 @@ def test_what_is_wrong_with_a_parameter_stands_beside_it(page, tmp_path):
     page.page.get_by_label("lr", exact=True).fill("1/4")
     expect(problem).to_have_count(0)
     page.page.get_by_role("button", name="Submit").click()
-    expect(problem).to_contain_text("'not a name' is not the name of a variable")
+    expect(problem).to_contain_text("'not a name' is not a valid variable name")
 
 
 def test_a_notebook_of_another_language_shows_its_cell(page, tmp_path):
@@ -386,7 +386,7 @@ def test_what_is_wrong_with_any_field_is_seen_without_scrolling(visit, width):
         page.page.get_by_role("button", name="Add variable").click()
     page.find("summary").click()
     for label, value, good, words in [
-        ("Name of variable 6", "a b", "a", "is not the name of an environment variable"),
+        ("Name of variable 6", "a b", "a", "is not a valid environment variable name"),
         ("CPU limit", "many", "1", "Enter a number."),
         ("Memory limit", "lots", "512M", "must be a number of bytes"),
         ("Priority among your jobs", "5000", "5", "less than or equal to 1000"),
@@ -433,7 +433,7 @@ def test_results_that_did_not_fit_are_named_on_the_jobs_page(site, page):
     body = {"name": "many", "command": ["sh", "-c", script]}
     job = alice.wait(alice.call("POST", "api/v1/jobs", status=201, json=body)["id"])
     page.go(f"job/{job['id']}")
-    expect(page.find(".message")).to_contain_text("Its results were cut: 5 files")
+    expect(page.find(".message")).to_contain_text("Results incomplete: 5 files")
     page.page.get_by_text("Files not kept").click()
     expect(page.find("kbatch-outputs li")).to_have_count(5)
     expect(page.find("kbatch-outputs li").first).to_contain_text("1021")

@@ -14,10 +14,10 @@ def test_the_place_of_a_queued_job_is_read_again(site, visit):
     page = visit("a.b")
     page.page.clock.install()
     page.go(f"job/{jobs[2]['id']}")
-    expect(page.find(".message")).to_contain_text("it is 2nd of your queued ones")
+    expect(page.find(".message")).to_contain_text("This job is 2nd in your queue")
     client.call("DELETE", f"api/v1/jobs/{jobs[1]['id']}", status=204)
     page.page.clock.fast_forward(20_000)
-    expect(page.find(".message")).to_contain_text("it is 1st of your queued ones")
+    expect(page.find(".message")).to_contain_text("This job is 1st in your queue")
     for job in (jobs[0], jobs[2]):
         client.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)
 
@@ -32,7 +32,7 @@ def test_a_user_sees_what_runs_what_waits_in_which_place_and_what_is_allowed(sit
     expect(tiles.nth(1)).to_have_text("2")
     waiting = page.find("[aria-labelledby=waiting] li")
     expect(waiting.nth(0)).to_contain_text("next")
-    expect(waiting.nth(0)).to_contain_text("your one job at a time runs")
+    expect(waiting.nth(0)).to_contain_text("You may run one job at a time.")
     expect(waiting.nth(1)).to_contain_text("2nd")
     limits = page.find("[aria-labelledby=limits]")
     expect(limits.get_by_role("row", name="Running jobs")).to_have_text(re.compile(r"Running jobs\s*1\s*1"))

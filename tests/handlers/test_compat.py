@@ -378,7 +378,7 @@ async def test_errors_say_detail(web, api):
     assert missing["detail"] == missing["message"]
     answer = await api.get("cronjobs/")
     assert (answer.status_code, answer.json()["reason"]) == (501, "NotImplemented")
-    assert "cronjobs" in answer.json()["detail"]
+    assert "Cronjobs" in answer.json()["detail"]
     for method, path in [("POST", "cronjobs/"), ("DELETE", "cronjobs/x"), ("GET", "cronjobs/x")]:
         assert (await api.request(method, path)).status_code == 501
     body = put(SENT["0.4.2"]["code"], (*CONTAINER, "image"), "forbidden")

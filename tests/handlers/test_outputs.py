@@ -47,14 +47,14 @@ async def test_results_are_listed(api, job):
 async def test_what_was_left_out_for_the_limits_is_named_in_the_list(web, api):
     web.outputs.files["train-1"] = {"a": b"1"}
     web.outputs.omitted = [OmittedFile("b", 10**10)]
-    message = "1 file (10000000000 bytes) could not be kept."
+    message = "1 file (10000000000 bytes) not saved."
     kept = JobOutputs(state="kept", files=1, size=1, omitted_files=1, omitted_size=10**10, message=message)
-    web.jobs.add(make_job(status=Status.SUCCEEDED, message="It has ended well.", outputs=kept))
+    web.jobs.add(make_job(status=Status.SUCCEEDED, message="Completed successfully.", outputs=kept))
     answer = (await api.get(URL)).raise_for_status().json()
     assert answer["omitted"] == [{"path": "b", "size": 10**10}]
     assert (answer["omitted_files"], answer["omitted_size"]) == (1, 10**10)
     job = (await api.get("api/v1/jobs/train-1")).json()
-    assert job["message"] == f"It has ended well. Its results were cut: {message}"
+    assert job["message"] == f"Completed successfully. Results incomplete: {message}"
 
 
 async def test_results_that_are_not_there_are_404_with_the_reason(web, api):
@@ -163,8 +163,8 @@ def test_what_lies_outside_is_no_range(header, size):
 
 async def test_results_that_could_not_be_kept_are_told_in_the_message_of_every_wire(web, api):
     failed = JobOutputs(state="failed", message="They are 5 bytes, the limit is 4.")
-    web.jobs.add(make_job(status=Status.SUCCEEDED, message="It has ended well.", outputs=failed))
-    said = "It has ended well. Its results could not be kept: They are 5 bytes, the limit is 4."
+    web.jobs.add(make_job(status=Status.SUCCEEDED, message="Completed successfully.", outputs=failed))
+    said = "Completed successfully. Results not saved: They are 5 bytes, the limit is 4."
     assert (await api.get("api/v1/jobs/train-1")).json()["message"] == said
     assert said in (await api.get("jobs/train-1")).text
 
@@ -203,7 +203,7 @@ async def test_what_is_too_large_is_refused_before_it_is_sent(web):
 
 
 async def test_a_storage_that_fails_is_503_so_that_it_is_sent_again(web):
-    web.outputs.fails = Unavailable("The storage does not answer now.")
+    web.outputs.fails = Unavailable("The storage does not respond.")
     async with web.client(token=None) as client:
         answer = await client.post("outputs/good", content=b"x")
     assert answer.status_code == 503

@@ -80,8 +80,7 @@ async def test_a_stream_ends_when_its_token_is_not_good_for_it_any_more(web, pat
         if "logs" in path:
             assert text.startswith("first\n")
             assert text.rstrip("\n").endswith(
-                "\n[... your token is not good for this any more: show another"
-                " one, and follow the log again ...]"
+                "\n[... your token has expired or lost its scope: follow the log again with a valid one ...]"
             )
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "stream-end"]
 
@@ -92,7 +91,7 @@ async def test_events_of_a_log_end_with_a_word_to_come_again(web):
         assert await is_open(answer, reading)
         del web.hub.models["token"]
         text = await asyncio.wait_for(reading, 5)
-    assert "retry: 2000\n: your token is not good for this any more" in text
+    assert "retry: 2000\n: your token has expired or lost its scope" in text
     assert "event: end" not in text
 
 
@@ -133,7 +132,7 @@ async def test_a_followed_log_ends_at_a_stop_as_before(web):
         reading = asyncio.create_task(read_rest(answer))
         assert await is_open(answer, reading)
         web.services.inflight.stopping.set()
-        assert "the service is being stopped: follow the log again" in await asyncio.wait_for(reading, 5)
+        assert "the service is stopping: follow the log again" in await asyncio.wait_for(reading, 5)
 
 
 @pytest.fixture

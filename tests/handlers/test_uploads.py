@@ -86,7 +86,7 @@ async def test_a_streamed_upload_that_gets_too_large_is_told_the_limit_and_how_m
     details = answer.json()["details"]
     assert (answer.status_code, details["size"], details["limit"]) == (413, None, limit)
     assert limit < details["received"] <= limit + 65536
-    said = f"The body is more than {limit} bytes, which is the limit: {details['received']} had come."
+    said = f"The body is larger than the limit of {limit} bytes ({details['received']} received)."
     assert answer.json()["message"] == said
     assert web.uploads.kept == {}
 
@@ -157,7 +157,7 @@ async def test_a_client_that_sends_nothing_more_is_refused_and_cut_off(web, monk
     reader, writer = await begin(web, path=path)
     status, headers, error = await read_answer(reader)
     assert (status, headers["connection"]) == (400, "close")
-    assert error["details"] == [{"field": "body", "message": "nothing came for 0.2 s"}]
+    assert error["details"] == [{"field": "body", "message": "no data arrived for 0.2 s"}]
     assert await asyncio.wait_for(reader.read(), 5) == b""
     assert web.uploads.kept == {}
     writer.close()
@@ -173,7 +173,7 @@ async def test_a_client_that_goes_on_too_slowly_is_refused_and_cut_off(web, monk
         await asyncio.sleep(0.05)
     status, _, error = answering.result()
     assert status == 400
-    assert error["message"] == "body: did not come within 0.5 s, which is the limit"
+    assert error["message"] == "body: did not arrive within the limit of 0.5 s"
     writer.close()
 
 
@@ -217,9 +217,7 @@ async def test_a_user_sends_some_at_a_time_and_others_are_not_held_up(web):
         writer.write(make_head("Content-Type: application/zip", "Content-Length: 1000", *expect))
         status, headers, error = await read_answer(reader)
         assert (status, error["reason"], headers["retry-after"]) == (429, "TooManyRequests", "10")
-        assert (
-            error["message"] == "2 uploads of yours are under way, which is the limit: wait for one to end."
-        )
+        assert error["message"] == "You already have 2 uploads, which is the limit: wait for one to end."
         writer.close()
     third = await begin(web, user="bob")
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)

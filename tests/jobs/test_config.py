@@ -229,7 +229,7 @@ async def test_the_sizes_of_a_profile_are_a_limit():
 
 
 async def test_a_profile_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(InvalidRequest, match=r"no profile 'nope'.*gpu"):
+    with pytest.raises(InvalidRequest, match=r"profile 'nope' does not exist.*gpu"):
         await Profiles(profile_list=[GPU]).make_spec(ALICE, request(profile="nope"))
 
 

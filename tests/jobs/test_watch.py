@@ -151,7 +151,7 @@ async def test_too_many_readers_of_one_user_are_refused(tmp_path):
     async with running(url, max_watchers_per_user=1, max_watchers=2) as (_, watch):
         async with following(watch) as one:
             await see(one)
-            with pytest.raises(TooManyRequests, match="1 readers of yours"):
+            with pytest.raises(TooManyRequests, match="You already have 1 connections"):
                 await watch.follow("alice", user="alice")
             async with following(watch, "bob") as two:
                 await see(two)

@@ -176,8 +176,7 @@ def test_a_job_that_its_node_refused_is_launched_again(alice: API) -> None:
         time.sleep(0.1)
     assert (waits["status"], waits["reason"], waits["attempts"]) == ("pending", "OutOfcpu", 0)
     assert waits["message"] == (
-        "Its node had not enough CPU left when it came. "
-        "Its command did not begin; it is launched again in 10 s."
+        "The node did not have enough CPU left. The command did not start. Retrying in 10 s."
     )
     done = alice.wait(job["id"])
     assert (done["status"], done["attempts"]) == ("succeeded", 1), done
@@ -187,7 +186,7 @@ def test_a_job_that_its_node_refused_is_launched_again(alice: API) -> None:
 def test_a_container_that_never_ends_does_not_keep_a_job(alice: API) -> None:
     job = alice.submit('echo result > "$KBATCH_OUTPUT_DIR/file"', name="meshed")
     done = alice.wait(job["id"])
-    assert (done["status"], done["exit_code"], done["message"]) == ("succeeded", 0, "It has ended well.")
+    assert (done["status"], done["exit_code"], done["message"]) == ("succeeded", 0, "Completed successfully.")
     deadline = time.monotonic() + 60
     while (found := alice.get(job["id"]))["outputs"] is None:
         assert time.monotonic() < deadline
@@ -199,7 +198,7 @@ def test_a_command_that_fails_beside_one_is_tried_again(alice: API) -> None:
     job = alice.submit("echo ran; exit 3", name="meshed", retries=1)
     done = alice.wait(job["id"])
     assert (done["status"], done["exit_code"], done["attempts"]) == ("failed", 3, 2)
-    assert done["message"] == "It ended with exit code 3. That was attempt 2 of 2."
+    assert done["message"] == "The command ended with exit code 3. That was attempt 2 of 2."
     assert [alice.logs(job["id"], attempt=number) for number in (1, 2)] == ["ran\n", "ran\n"]
 
 
@@ -208,5 +207,5 @@ def test_a_job_that_fills_its_folder_of_results_is_ended_and_told_why(alice: API
     done = alice.wait(job["id"], seconds=180)
     assert (done["status"], done["reason"]) == ("failed", "Evicted")
     assert done["message"].startswith(
-        "It wrote more to its folder of results ($KBATCH_OUTPUT_DIR) than it may: 2 MiB."
+        "The job wrote too much to the results folder ($KBATCH_OUTPUT_DIR): the limit is 2 MiB."
     )

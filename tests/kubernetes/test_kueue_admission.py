@@ -158,7 +158,7 @@ async def test_kueue_lets_a_job_go_stops_it_and_lets_it_go_again(
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert made["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "low"
     assert (await core_api.read_namespaced_secret(job.id, namespace)).data
-    assert "has not taken it up yet" in (await wait(launcher, job, "Suspended")).message
+    assert "Waiting for Kueue's queue" in (await wait(launcher, job, "Suspended")).message
 
     kueue = Kueue(launcher, namespace, job)
     await kueue.take_up()
@@ -166,7 +166,7 @@ async def test_kueue_lets_a_job_go_stops_it_and_lets_it_go_again(
     seen = await wait(launcher, job, "Pending")
     assert (
         seen.message
-        == "It waits in Kueue's queue 'team-a': insufficient unused quota for cpu in flavor f, 1 more."
+        == "Waiting in Kueue's queue 'team-a': insufficient unused quota for cpu in flavor f, 1 more."
     )
     assert seen.status == Status.PENDING
     await kueue.say(QuotaReserved=(True, "QuotaReserved", "in ClusterQueue a"))
@@ -183,7 +183,7 @@ async def test_kueue_lets_a_job_go_stops_it_and_lets_it_go_again(
     await kueue.suspend(True)
     seen = await wait(launcher, job, "Preempted")
     assert seen.status == Status.PENDING
-    assert "Kueue has stopped it: Preempted to make room." in seen.message
+    assert "Stopped by Kueue: Preempted to make room." in seen.message
 
     # what the API alone says is the same, when the watches cannot be asked
     asked = await launcher.job_objects.ask(launcher._find_place(job))

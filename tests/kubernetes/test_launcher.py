@@ -163,13 +163,13 @@ async def test_job_succeeds_with_env_and_no_secret_of_ours(
 async def test_exit_code(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
     seen = await run(launcher, make_job("exit 3"))
     assert (seen.status, seen.reason, seen.exit_code) == (Status.FAILED, "Error", 3)
-    assert seen.message == "It ended with exit code 3."
+    assert seen.message == "The command ended with exit code 3."
 
 
 async def test_out_of_memory(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
     seen = await run(launcher, make_job("head -c 200m /dev/zero | tail", mem_limit=32 * 2**20))
     assert (seen.status, seen.reason) == (Status.FAILED, "OOMKilled")
-    assert seen.message == "It ran out of memory: its limit is 32 MiB."
+    assert seen.message == "Out of memory: the limit is 32 MiB (mem_limit). Set a larger one."
 
 
 async def test_image_that_is_not_there(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
@@ -196,7 +196,7 @@ async def test_image_name_that_is_none(launcher: KubeJobLauncher, make_job: Call
     seen = await wait_until(
         launcher, job, lambda seen: "UPPER" in seen.message and seen.blocked_since is not None
     )
-    assert seen.message == '"UPPER/case:1" is not a valid name of an image.'
+    assert seen.message == '"UPPER/case:1" is not a valid image name.'
 
 
 async def test_command_that_is_not_there(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
@@ -205,7 +205,7 @@ async def test_command_that_is_not_there(launcher: KubeJobLauncher, make_job: Ca
     assert (seen.status, seen.reason, seen.exit_code) == (Status.FAILED, "StartError", 127)
     assert seen.message == (
         'The command "nosuchprogram" cannot be started: '
-        f'there is no such program in the image "{job.spec.image}".'
+        f'the program does not exist in the image "{job.spec.image}".'
     )
     assert await read(launcher, job) == ""
 
@@ -216,7 +216,7 @@ async def test_no_node_has_room(launcher: KubeJobLauncher, make_job: Callable[..
     seen = await wait_blocked(launcher, job, "Unschedulable")
     assert seen.blocked_on == "schedule"
     assert seen.message == (
-        "No node has room: it asks for 1000 CPUs, and the only node has not enough CPU free."
+        "No node has room: the job requests 1000 CPUs, and the only node has not enough CPU free."
     )
     job = make_job(node_selector={"gpu": "a100"})
     await launch(launcher, job)
@@ -228,7 +228,7 @@ async def test_deadline(launcher: KubeJobLauncher, make_job: Callable[..., Job])
     seen = await run(launcher, make_job("sleep 1000", active_deadline_seconds=3))
     assert (seen.status, seen.reason) == (Status.FAILED, "DeadlineExceeded")
     assert seen.message == (
-        "It took longer than its limit of 3 seconds (active_deadline_seconds) and was stopped."
+        "The job exceeded its time limit of 3 seconds (active_deadline_seconds) and was stopped."
     )
 
 
@@ -243,7 +243,7 @@ async def test_quota(
     seen = await wait_blocked(launcher, job, "FailedCreate")
     assert seen.blocked_on == "start"
     assert seen.message == (
-        'The quota here ("compute") leaves no room: it asks for 128 MiB of memory of at most 64 MiB.'
+        'The ResourceQuota "compute" leaves no room: the job requests 128 MiB of memory of at most 64 MiB.'
     )
     # one that fits runs, and another waits until it has ended
     small, waiting = make_job("sleep 1000", mem_limit=48 * 2**20), make_job(mem_limit=48 * 2**20)
@@ -276,7 +276,7 @@ async def test_admission(
     await launch(launcher, job)
     seen = await wait_blocked(launcher, job, "FailedCreate")
     assert seen.blocked_on == "start"
-    assert seen.message.startswith("The cluster's security rules (restricted) do not allow it")
+    assert seen.message.startswith("The cluster's Pod Security Standard (restricted) denies the pod")
     # what the administrator sets to satisfy them does so
     job = make_job(
         pod_security_context={"runAsNonRoot": True, "runAsUser": 1000},
@@ -297,7 +297,8 @@ async def test_evicted_job_starts_again(
     seen = await wait_until(launcher, job, lambda seen: seen.reason == "Evicted")
     assert seen.status == Status.PENDING
     assert seen.message == (
-        "It was stopped: it was evicted, as when an administrator empties a node. It is started again."
+        "The job was stopped: its pod was evicted, for example because an admin drains the node. The "
+        "job is restarted."
     )
     seen = await wait_until(launcher, job, lambda seen: len(seen.pods) == 2 and seen.status == Status.RUNNING)
     assert seen.pods[0].name == name
@@ -312,7 +313,7 @@ async def test_pod_deleted_by_hand(
     await core_api.delete_namespaced_pod(seen.pods[0].name, namespace)
     seen = await wait_until(launcher, job, lambda seen: seen.status.is_end)
     assert (seen.status, seen.reason) == (Status.FAILED, "Deleted")
-    assert seen.message == "Its pod was deleted by somebody, or something, outside this service."
+    assert seen.message == "The pod was deleted from outside this service."
 
 
 async def test_retries(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
@@ -321,7 +322,7 @@ async def test_retries(launcher: KubeJobLauncher, make_job: Callable[..., Job]) 
     seen = await wait_until(launcher, job, lambda seen: "Attempt 2 of 2 starts soon." in seen.message)
     assert seen.status == Status.PENDING
     seen = await wait_until(launcher, job, lambda seen: seen.status.is_end)
-    assert seen.message == "It ended with exit code 7. That was attempt 2 of 2."
+    assert seen.message == "The command ended with exit code 7. That was attempt 2 of 2."
     assert [pod.exit_code for pod in seen.pods] == [7, 7]
 
 
@@ -339,7 +340,7 @@ async def test_code_is_fetched(
     ("path", "sha256", "words"),
     [
         ("/nope", None, "the service answered 404 Not Found"),
-        ("/code.zip", "0" * 64, "what arrived is not what was uploaded (its SHA-256 differs)"),
+        ("/code.zip", "0" * 64, "the SHA-256 of the ZIP differs from that of the upload"),
     ],
 )
 async def test_code_fetch_fails(
@@ -701,7 +702,7 @@ async def test_an_attempt_that_its_node_refused_takes_none_of_the_retries(
     await launch(launcher, job)
     seen = await wait_until(launcher, job, lambda seen: seen.reason == "NodeAffinity")
     assert (seen.status, seen.pods) == (Status.PENDING, [])
-    assert seen.message.endswith("It is started again.")
+    assert seen.message.endswith("The job is restarted.")
     assert seen.held_until is not None
     await launcher.release(job)
     made = await batch_api.read_namespaced_job(job.id, job.state["namespace"])
@@ -712,7 +713,7 @@ async def test_an_attempt_that_its_node_refused_takes_none_of_the_retries(
     finally:
         await core_api.patch_node(node.metadata.name, {"metadata": {"labels": {label: None}}})
     assert (seen.status, seen.exit_code, len(seen.pods)) == (Status.FAILED, 3, 2)
-    assert seen.message == "It ended with exit code 3. That was attempt 2 of 2."
+    assert seen.message == "The command ended with exit code 3. That was attempt 2 of 2."
 
 
 def job_label(launcher: KubeJobLauncher) -> str:

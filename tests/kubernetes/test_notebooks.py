@@ -115,4 +115,4 @@ def test_an_image_without_tools_for_notebooks_is_told_by_its_reason(alice: API) 
     body["env"] = {"PATH": "/usr/bin:/bin"}
     done = alice.wait(alice.call("POST", "api/v1/jobs", status=201, json=body)["id"])
     assert (done["status"], done["reason"], done["exit_code"]) == ("failed", "NotebookToolsMissing", 90)
-    assert "lacks papermill and nbclient" in alice.logs(done["id"])
+    assert "has neither papermill nor nbclient" in alice.logs(done["id"])

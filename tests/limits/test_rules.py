@@ -79,14 +79,26 @@ def test_a_job_takes_its_limits_or_what_is_set_aside_for_it():
 @pytest.mark.parametrize(
     ("owner", "limits", "used", "demand", "words"),
     [
-        ("user", {"running": 4}, {"running": 4}, {}, "Waiting: 4 of your 4 jobs run; it is 2nd of your"),
-        ("user", {"running": 1}, {"running": 1}, {}, "Waiting: your one job at a time runs; it"),
+        (
+            "user",
+            {"running": 4},
+            {"running": 4},
+            {},
+            "You have 4 of 4 jobs running. This job is 2nd in your queue.",
+        ),
+        (
+            "user",
+            {"running": 1},
+            {"running": 1},
+            {},
+            "You may run one job at a time. This job is 2nd in your queue.",
+        ),
         (
             "user",
             {"cpu": 16},
             {"cpu": 14.5},
             {"cpu": 2},
-            "your jobs have 14.5 of 16 CPUs, and the next needs 2;",
+            "Your jobs use 14.5 of 16 CPUs, and the next one requests 2.",
         ),
         (
             "user",
@@ -114,15 +126,15 @@ def test_a_job_takes_its_limits_or_what_is_set_aside_for_it():
             {"running": 9},
             {"running": 9},
             {},
-            "9 of the 9 jobs that the group 'a' may run at a time do",
+            "The group 'a' has 9 of 9 jobs running.",
         ),
-        ("total", {"running": 9}, {"running": 9}, {}, "all 9 jobs that may run here at a time do; it is"),
+        ("total", {"running": 9}, {"running": 9}, {}, "All 9 job slots are in use. This job is 2nd"),
         (
             "total",
             {"cpu": 9},
             {"cpu": 9},
             {"cpu": 1},
-            "too little is left of the 9 CPUs that all jobs here share",
+            "All jobs share 9 CPUs, and too little is free.",
         ),
     ],
 )
@@ -270,7 +282,7 @@ def test_a_large_job_is_not_overtaken_for_ever_by_small_ones_that_need_the_same(
         "alice": "WaitingForTurn",
         "bob": "WaitingForTurn",
     }
-    assert "others, who have used less lately, come first for the CPUs" in decision.waits["bob"].why
+    assert "Waiting for CPUs: users with less recent usage go first." in decision.waits["bob"].why
     hall.queues.stop("carol-1")
     assert hall.start() == ["alice-2"]
 
@@ -283,8 +295,7 @@ def test_a_groups_total_is_shared_by_its_members_alone():
     decision = hall.choose()
     assert [claim.id for claim in decision.started] == ["alice-1", "bob-2", "dora-4"]
     assert decision.waits["carol"].make_message(1) == (
-        "Waiting: 2 of the 2 jobs that the group 'course' may run at a time do;"
-        " it is 1st of your queued ones."
+        "The group 'course' has 2 of 2 jobs running. This job is 1st in your queue."
     )
 
 
@@ -305,7 +316,7 @@ def test_job_hours_of_this_month_count_with_what_runs_now():
     assert hall.start() == ["alice-1"]
     hall.add("alice")
     decision = hall.choose(now=NOW + timedelta(hours=1))
-    assert decision.waits["alice"].why == "your jobs have used 2.0 of 2 job-hours of this month"
+    assert decision.waits["alice"].why == "Your jobs have used 2.0 of 2 job-hours this month."
     # the next month is another
     assert hall.choose(now=datetime(2026, 12, 1, 0, 1, tzinfo=UTC)).started
 

@@ -157,7 +157,7 @@ async def test_a_log_that_was_removed_says_so(world):
     await world.update(status=Status.FAILED, message="Exit code 3.", cleaned_at=utcnow())
     assert await world.read() == LINES
     await world.recorder.delete_log("job-1")
-    with pytest.raises(NotFound, match=r"no log of job 'job-1' \(any more\)"):
+    with pytest.raises(NotFound, match=r"Job 'job-1' has no log\."):
         await world.read()
 
 

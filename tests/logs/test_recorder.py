@@ -172,7 +172,7 @@ async def test_a_storage_that_fails_is_waited_for_and_nothing_is_lost(world, cap
     world.storage.errors = [error] * 12
     await world.record(data=LINES)
     assert await world.read_kept() == LINES
-    assert caplog.text.count("its log cannot be kept now") == 1
+    assert caplog.text.count("its log cannot be saved now") == 1
 
 
 async def test_a_database_that_is_away_is_waited_for_and_nothing_is_lost(world, monkeypatch):

@@ -226,7 +226,7 @@ def test_a_long_cell_is_saved_again_and_again(image):
 def test_a_kernel_that_dies_is_said_to_have_died(image):
     code, log = image.run(make_notebook("print('before')", "import os; os.kill(os.getpid(), 9)"))
     assert code == 93
-    assert log == "before\n[kbatch] The kernel 'python3' died or does not answer (Kernel died).\n"
+    assert log == "before\n[kbatch] The kernel 'python3' died or does not respond (Kernel died).\n"
     assert image.read()[0] == "before\n"
 
 
@@ -318,7 +318,9 @@ def test_a_notebook_that_is_not_there_is_named(nbclient):
 def test_an_image_without_tools_says_what_it_lacks(tmp_path):
     code, log = Image(tmp_path, "/usr/bin:/bin", lacks=("papermill", "nbclient")).run(make_notebook("1"))
     assert code == 90
-    assert log.startswith("[kbatch] The Python of this image (/usr/bin/python3) lacks papermill and nbclient")
+    assert log.startswith(
+        "[kbatch] The Python of this image (/usr/bin/python3) has neither papermill nor nbclient"
+    )
 
 
 def test_an_image_without_python_says_so(tmp_path):
@@ -327,7 +329,7 @@ def test_an_image_without_python_says_so(tmp_path):
     code, log = Image(tmp_path, str(tmp_path / "bin")).run(make_notebook("1"))
     assert (code, log) == (
         90,
-        "[kbatch] This image has no Python, which a notebook takes: choose another image.\n",
+        "[kbatch] This image has no Python, which notebooks need. Choose another image.\n",
     )
 
 

@@ -122,7 +122,7 @@ async def test_what_was_sent_is_listed_and_read_file_by_file(world):
         assert await read_file(world, path) == content
     assert await read_file(world, "sub/b.bin", 1000, 20) == FILES["sub/b.bin"][1000:1020]
     assert len(world.storage.objects) == 1
-    with pytest.raises(NotFound, match="no file 'nope'"):
+    with pytest.raises(NotFound, match="no result file 'nope'"):
         await world.outputs.find(job, "nope")
 
 
@@ -145,11 +145,8 @@ async def test_what_a_later_attempt_wrote_replaces_what_an_earlier_one_did(world
 async def test_entries_that_were_left_out_are_counted_where_a_user_reads_it(world):
     tar = make_tar({"a": b"1"}, others={"link": (b"2", "/etc/passwd"), "fifo": (b"6", "")})
     summary = await receive(world, tar, left_out=3)
-    assert (
-        summary.message
-        == "5 entries were left out: only files that can be read, and links to such, are kept."
-    )
-    assert "could not be kept" not in (await find_job(world)).full_message
+    assert summary.message == "5 entries were skipped: only readable files, and links to them, are saved."
+    assert "not saved" not in (await find_job(world)).full_message
 
 
 async def list_all(world):
@@ -179,7 +176,7 @@ async def test_a_link_inside_the_folder_comes_as_its_file_and_none_that_leads_ou
         },
         [],
     )
-    assert summary.message.startswith("4 entries were left out")
+    assert summary.message.startswith("4 entries were skipped")
 
 
 SENT = {"outputs": "/kbatch-outputs", "workdir": "/code"}
@@ -192,7 +189,7 @@ async def test_files_of_the_working_folder_are_beside_those_of_the_outputs_folde
     tar = make_tar(files, others={path: (b"2", target) for path, target in links.items()})
     summary = await receive(world, tar, folders=SENT)
     assert await list_all(world) == ({"a": b"1", "sub/b": b"2", "l": b"1", "m": b"1", "n": b"2"}, [])
-    assert summary.message.startswith("3 entries were left out")
+    assert summary.message.startswith("3 entries were skipped")
 
 
 async def test_what_whoever_packed_it_has_left_out_is_named_too(world):
@@ -202,7 +199,7 @@ async def test_what_whoever_packed_it_has_left_out_is_named_too(world):
     )
     assert await list_all(world) == ({"a": b"1"}, [OmittedFile("b", 100), OmittedFile("d d", 200)])
     assert (summary.files, summary.omitted_files, summary.omitted_size) == (1, 3, 600)
-    assert "3 files (600 bytes) could not be kept" in (await find_job(world)).full_message
+    assert "3 files (600 bytes) not saved" in (await find_job(world)).full_message
 
 
 async def test_a_job_whose_only_file_is_too_large_keeps_its_name(world):
@@ -256,7 +253,7 @@ async def test_over_a_limit_the_first_that_fit_are_kept_and_the_rest_is_named(wo
     kept = await world.outputs.list(job)
     assert [file.path for file in kept.files] == sorted(files.keys() - set(omitted))
     assert [file.path for file in kept.omitted] == omitted
-    assert "Its results were cut: " in job.to_dict()["message"]
+    assert "Results incomplete: " in job.to_dict()["message"]
     assert "the limits are 20 files and 200000 bytes" in job.to_dict()["message"]
 
 
@@ -267,9 +264,9 @@ async def test_what_nobody_cut_and_is_much_too_large_is_refused_and_the_jobs_mes
     job = await find_job(world)
     assert (job.outputs.state, world.storage.objects) == ("failed", {})
     message = job.to_dict()["message"]
-    assert "Its results could not be kept: They" in message
+    assert "Results not saved: The results" in message
     assert all(word in message for word in ("more than 300 entries", "20 files", "into one"))
-    with pytest.raises(NotFound, match="could not be kept"):
+    with pytest.raises(NotFound, match="could not be saved"):
         await world.outputs.find(job, "earlier")
 
 
@@ -310,7 +307,7 @@ async def test_what_is_no_whole_tar_leaves_nothing_and_the_record_says_so(world,
     with pytest.raises(InvalidRequest):
         await receive(world, data)
     assert world.storage.objects == {}
-    assert "not a tar" in (await find_job(world)).full_message
+    assert "no valid tar" in (await find_job(world)).full_message
 
 
 @pytest.mark.parametrize(
@@ -327,7 +324,7 @@ async def test_a_storage_that_fails_records_nothing_and_it_may_come_again(world,
 
 async def test_a_database_that_fails_leaves_no_object(world, monkeypatch):
     async def fail(*args):
-        raise Unavailable("The database does not answer now.")
+        raise Unavailable("The database does not respond.")
 
     monkeypatch.setattr(world.store.outputs, "put", fail)
     with pytest.raises(Unavailable):
@@ -403,15 +400,15 @@ async def test_deleting_takes_object_and_record_and_says_why_they_are_gone(world
     await world.outputs.delete("train-1", why="They were kept for a week.")
     await world.outputs.delete("train-1")
     assert world.storage.objects == {}
-    with pytest.raises(NotFound, match="not there any more: They were kept for a week"):
+    with pytest.raises(NotFound, match=r"no longer exist. They were kept for a week"):
         await world.outputs.find(await find_job(world), "a.txt")
 
 
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({}, "is not over"),
-        ({"status": Status.SUCCEEDED}, "just being kept"),
+        ({}, "has not ended yet"),
+        ({"status": Status.SUCCEEDED}, "are being saved"),
         ({"status": Status.SUCCEEDED, "cleaned_at": utcnow()}, "its command did not run"),
     ],
 )
@@ -486,7 +483,7 @@ async def settle(world, job):
 
 
 async def end(world, **columns):
-    values = {"status": Status.SUCCEEDED, "message": "It has ended well."}
+    values = {"status": Status.SUCCEEDED, "message": "Completed successfully."}
     await world.store.jobs.update("train-1", **(values | columns))
     return await find_job(world)
 
@@ -514,7 +511,7 @@ async def test_a_storage_that_fails_is_tried_again_and_the_end_stays(world):
     with pytest.raises(Unavailable):
         await world.collector.settle(await end(world))
     job = await find_job(world)
-    assert (job.status, job.outputs, job.full_message) == ("succeeded", None, "It has ended well.")
+    assert (job.status, job.outputs, job.full_message) == ("succeeded", None, "Completed successfully.")
     world.storage.fails.clear()
     await settle(world, job)
     assert (await find_job(world)).outputs.files == 4
@@ -539,11 +536,11 @@ async def test_results_that_are_too_large_settle_it(world):
 
 
 async def test_results_that_were_not_sent_are_on_the_record_with_the_reason(world):
-    world.launcher.problem = "They were not sent before its pod ended: the service answered 503."
+    world.launcher.problem = "The results were not sent before the pod ended: the service answered 503."
     await settle(world, await end(world, started_at=utcnow()))
     assert (await find_job(world)).full_message == (
-        "It has ended well. Its results could not be kept: "
-        "They were not sent before its pod ended: the service answered 503."
+        "Completed successfully. Results not saved: "
+        "The results were not sent before the pod ended: the service answered 503."
     )
 
 
@@ -559,7 +556,7 @@ async def test_results_of_an_earlier_attempt_are_called_so(world):
     await settle(world, job)
     await settle(world, await find_job(world))
     outputs = (await find_job(world)).outputs
-    assert outputs.message == "These are of an earlier attempt: those of the last one were not sent."
+    assert outputs.message == "These results are from an earlier attempt: the last attempt sent none."
     assert (outputs.state, outputs.files) == ("kept", 4)
 
 

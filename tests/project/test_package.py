@@ -136,7 +136,7 @@ def test_the_configuration_that_it_writes_is_one_that_it_reads(run):
 def test_an_existing_configuration_is_left_alone(run):
     path = run.folder / "mine.py"
     path.write_text("# mine\n")
-    with pytest.raises(AssertionError, match="is there already"):
+    with pytest.raises(AssertionError, match="already exists"):
         run("kbatch-server", "--generate-config", f"--config={path}")
     assert path.read_text() == "# mine\n"
 

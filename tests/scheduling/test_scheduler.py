@@ -154,7 +154,7 @@ async def test_a_job_for_which_the_limits_became_too_small_holds_up_nobody_else(
     await world.go_on()
     assert world.launched == [small]
     shown = await world.show(GROUPED, large)
-    assert shown.message.startswith("Waiting: it needs more than the 32 CPUs of ")
+    assert shown.message.startswith("The job requests more than ")
 
 
 async def test_what_is_over_a_limit_waits_with_place_and_reason_and_then_runs(make_world):
@@ -164,13 +164,13 @@ async def test_what_is_over_a_limit_waits_with_place_and_reason_and_then_runs(ma
     assert world.launched == ids[:2]
     third, fourth = [await world.show(ALICE, job_id) for job_id in ids[2:]]
     assert (third.status, third.reason) == ("queued", "QuotaExceeded")
-    assert third.message == "Waiting: 2 of your 2 jobs run; it is 1st of your queued ones."
-    assert fourth.message == "Waiting: 2 of your 2 jobs run; it is 2nd of your queued ones."
+    assert third.message == "You have 2 of 2 jobs running. This job is 1st in your queue."
+    assert fourth.message == "You have 2 of 2 jobs running. This job is 2nd in your queue."
     page = await world.jobs.list(ALICE, JobQuery(user="alice"))
     assert [job.message for job in page.jobs[:2]] == [fourth.message, third.message]
     await world.end(ids[0])
     assert world.launched == ids[:3]
-    assert "1st of your" in (await world.show(ALICE, ids[3])).message
+    assert "1st in your" in (await world.show(ALICE, ids[3])).message
     await world.jobs.cancel(ALICE, ids[1])
     await world.go_on()
     assert world.launched == ids
@@ -192,7 +192,7 @@ async def test_a_job_that_is_given_up_while_it_waits_frees_its_place_in_the_line
     await world.go_on()
     await getattr(world.jobs, way)(ALICE, second)
     await world.go_on()
-    assert "it is 1st" in (await world.show(ALICE, third)).message
+    assert "This job is 1st" in (await world.show(ALICE, third)).message
     await world.end(first)
     assert world.launched == [first, third]
 
@@ -243,7 +243,7 @@ async def test_priority_and_cpus_decide_within_a_users_own(make_world):
     assert world.launched == ids[1:2]
     waiting = await world.show(ALICE, ids[2])
     assert waiting.message == (
-        "Waiting: your jobs have 3 of 4 CPUs, and the next needs 2; it is 1st of your queued ones."
+        "Your jobs use 3 of 4 CPUs, and the next one requests 2. This job is 1st in your queue."
     )
     await world.end(ids[1])
     assert world.launched == [ids[1], ids[2], ids[0]]
@@ -274,7 +274,7 @@ async def test_places_are_counted_to_an_end(make_world, monkeypatch):
     ids = [await world.submit() for _ in range(4)]
     await world.go_on()
     assert (await world.show(ALICE, ids[3])).message == (
-        "Waiting: your one job at a time runs; more than 2 of your queued jobs are before it."
+        "You may run one job at a time. More than 2 of your queued jobs are ahead of this one."
     )
 
 
@@ -343,15 +343,20 @@ async def test_the_limit_holds_for_submits_at_once_through_all_replicas(make_wor
 @pytest.mark.parametrize(
     ("limits", "fields", "field", "said"),
     [
-        ({"user_limits": {"cpu": 4}}, {"cpu_limit": 5.0}, "cpu_limit", "more than your jobs may have in all"),
-        ({"user_limits": {"cpu": 4}}, {}, "cpu_limit", "must be given here: there is a limit of 4 CPUs"),
-        ({"total_limits": {"memory": "4G"}}, {"mem_limit": 2**33}, "mem_limit", "which is 4 GiB of memory"),
-        ({"user_limits": {"nvidia.com/gpu": 1}}, {"profile": "gpus"}, "profile", "'gpus' asks for more than"),
+        (
+            {"user_limits": {"cpu": 4}},
+            {"cpu_limit": 5.0},
+            "cpu_limit",
+            "more than your jobs may use together",
+        ),
+        ({"user_limits": {"cpu": 4}}, {}, "cpu_limit", "is required, because a limit of 4 CPUs applies"),
+        ({"total_limits": {"memory": "4G"}}, {"mem_limit": 2**33}, "mem_limit", "together: 4 GiB of memory"),
+        ({"user_limits": {"nvidia.com/gpu": 1}}, {"profile": "gpus"}, "profile", "'gpus' requests more than"),
         (
             {"user_limits": {"nvidia.com/gpu": 0}},
             {"profile": "gpus"},
             "profile",
-            "of which your jobs may have",
+            "of which your jobs may use",
         ),
     ],
 )
@@ -373,7 +378,7 @@ async def test_a_job_that_could_never_start_is_refused_with_the_field(
 
 async def test_who_may_run_nothing_is_told_so(make_world):
     world = await make_world(group_limits={"guests": {"running": 0}})
-    with pytest.raises(Forbidden, match="could never start: your jobs may have no jobs"):
+    with pytest.raises(Forbidden, match="can never start: your jobs may have no jobs"):
         await world.submit(User(name="g", groups=("guests",)))
     await world.submit()
 
@@ -384,14 +389,13 @@ async def test_a_group_has_its_members_limits_and_one_for_all_together(make_worl
         group_limits={"staff": {"running": 3}},
         group_totals={"course": {"running": 2, "cpu": 2}},
     )
-    with pytest.raises(InvalidRequest, match="the jobs of the group 'course' may have"):
+    with pytest.raises(InvalidRequest, match="the jobs of the group 'course' may use"):
         await world.submit(GROUPED, cpu_limit=3.0)
     ids = [await world.submit(GROUPED, cpu_limit=0.5) for _ in range(3)]
     await world.go_on()
     assert world.launched == ids[:2]
     assert (await world.show(GROUPED, ids[2])).message == (
-        "Waiting: 2 of the 2 jobs that the group 'course' may run at a time do;"
-        " it is 1st of your queued ones."
+        "The group 'course' has 2 of 2 jobs running. This job is 1st in your queue."
     )
 
 
@@ -419,7 +423,7 @@ async def test_a_hook_that_fails_or_hangs_refuses_for_now_and_starts_nothing(mak
     world = await make_world(limits_hook=hook, hook_timeout_seconds=0.1, hook_max_age_seconds=0)
     job_id = await world.submit()
     fails = True
-    with pytest.raises(Unavailable, match="limits cannot be found out"):
+    with pytest.raises(Unavailable, match="limits cannot be read"):
         await world.submit()
     await world.go_on()
     assert world.launched == []
@@ -489,7 +493,7 @@ async def test_a_user_without_hours_left_waits_for_the_next_month(make_world):
     second = await world.submit()
     await world.go_on()
     assert world.launched == [first]
-    assert "of 0.0001 job-hours of this month" in (await world.show(ALICE, second)).message
+    assert "of 0.0001 job-hours this month" in (await world.show(ALICE, second)).message
     world.scheduler._month = get_month(utcnow() - timedelta(days=40))
     await world.store._database.write(
         lambda connection: connection.exec_driver_sql("UPDATE monthly_use SET month = '2000-01'")
@@ -532,7 +536,7 @@ async def test_who_asks_sees_limits_use_and_queue(make_world):
         "usage": {"queued": 2, "running": 1, "cpu": 1.5, "memory": 2**30, "job_hours_per_month": 0.0},
         "queue": {
             "reason": "QuotaExceeded",
-            "message": "Waiting: your one job at a time runs; it is 1st of your queued ones.",
+            "message": "You may run one job at a time. This job is 1st in your queue.",
             "jobs": [
                 {"id": job_id, "name": "job", "place": place} for place, job_id in enumerate(ids[1:], 1)
             ],
@@ -590,7 +594,7 @@ async def test_what_was_missed_is_found_when_all_is_counted_anew(make_world):
 @pytest.mark.slow
 async def test_the_task_decides_by_itself_and_goes_on_after_an_error(make_world, caplog):
     world = await make_world(user_limits={"running": 1})
-    fails = [Unavailable("The database does not answer now.")]
+    fails = [Unavailable("The database does not respond.")]
     original = world.store.queues.read_heads
 
     async def read_heads(*args, **kwargs):
@@ -612,4 +616,4 @@ async def test_the_task_decides_by_itself_and_goes_on_after_an_error(make_world,
         await world.reconciler.stop()
         await world.scheduler.stop()
     assert world.launched == [first, second]
-    assert "whose turn it is cannot be decided" in caplog.text
+    assert "scheduling failed" in caplog.text

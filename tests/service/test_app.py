@@ -177,7 +177,9 @@ def test_another_programs_database_is_refused(run, tmp_path):
         connection.execute("CREATE TABLE users (name)")
     connection.close()
     assert_one_line(
-        run(*LOCAL, "--db=sqlite:///other.sqlite"), "KBatchServer.db_url", "give it one of its own"
+        run(*LOCAL, "--db=sqlite:///other.sqlite"),
+        "KBatchServer.db_url",
+        "use a database for kbatch-server alone",
     )
 
 
@@ -265,7 +267,7 @@ def test_the_database_may_be_said_in_the_environment_and_a_setting_wins(make_ser
 
 def test_replicas_must_be_given_their_keys(make_server, monkeypatch, tmp_path):
     monkeypatch.setenv("KBATCH_DB_URL", "postgresql://kbatch:s3cret@database/kbatch")
-    with pytest.raises(WrongSetting, match="the same to every replica") as refused:
+    with pytest.raises(WrongSetting, match="the same for every replica") as refused:
         make_server()
     assert "s3cret" not in str(refused.value)
     assert not (tmp_path / "kbatch-server.keys").exists()
@@ -389,7 +391,7 @@ def test_a_wrong_setting_ends_the_process_with_that_line_alone(tmp_path):
         text=True,
         timeout=30,
     )
-    line = "kbatch-server: c.JobConfig.cpu_limits: there is no such setting; did you mean cpu_limit?\n"
+    line = "kbatch-server: c.JobConfig.cpu_limits: unknown setting; did you mean cpu_limit?\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
 
 

@@ -257,7 +257,7 @@ async def test_a_login_is_its_browsers_own_and_ends_once(hub, real_web):
         async with make_browser() as copy:
             answer = await copy.get(end.url, headers={"Cookie": end.headers["Cookie"]})
             assert answer.status_code == 403
-            assert "Open the page that you want again" in answer.text
+            assert "Open the page again" in answer.text
             assert not copy.cookies.get("service-kbatch")
         # "back" in the browser that is logged in
         assert str((await browser.get(end.url)).url) == hub.kbatch_url

@@ -117,11 +117,11 @@ def make_pod(message: str | None) -> dict:
 @pytest.mark.parametrize(
     ("pods", "said"),
     [
-        ([], "They were not sent before its pod ended."),
-        ([make_pod("")], "They were not sent before its pod ended."),
+        ([], "The results were not sent before the pod ended."),
+        ([make_pod("")], "The results were not sent before the pod ended."),
         (
             [make_pod("old"), make_pod("the service answered 503\n")],
-            "They were not sent before its pod ended: the service answered 503.",
+            "The results were not sent before the pod ended: the service answered 503.",
         ),
     ],
 )

@@ -193,6 +193,6 @@ async def test_a_part_that_does_not_stop_holds_up_the_others_for_a_limited_time(
         only.part.stop = asyncio.Event().wait
         only.leader.log = logging.getLogger("test")
         await asyncio.wait_for(only.leader.stop(), LIMIT_SECONDS)
-        assert "Part did not stop as it should" in caplog.text
+        assert "Part did not stop cleanly" in caplog.text
         async with running(postgresql_url, 1) as [other]:
             assert other.leader.is_leading

@@ -195,16 +195,16 @@ async def test_a_job_that_succeeds(launcher, changes):
     [
         (["sh", "-c", "exit 3"], {}, "Error", 3, "The command ended with exit code 3."),
         (["sh", "-c", "kill -9 $$"], {}, "Error", 137, "The command was killed by signal 9 (Killed). "
-         "The machine may have been short of memory."),
+         "The machine may have run out of memory."),
         (["sh", "-c", "kill -SEGV $$"], {}, "Error", 139,
-         "The command was ended by signal 11 (Segmentation fault)."),
+         "The command was terminated by signal 11 (Segmentation fault)."),
         (["nosuch"], {"retries": 3}, "StartError", 127, "The program 'nosuch' was not found."),
         (["/etc"], {}, "StartError", 127, "The program '/etc' was not found."),
         (["/etc/passwd"], {}, "StartError", 126,
-         f"The program '/etc/passwd' was found, but the job's account ({ACCOUNT}) may not run it: "
+         f"The program '/etc/passwd' was found, but the job's account ({ACCOUNT}) cannot run it: "
          "is it marked as executable?"),
         (["sleep", "60"], {"active_deadline_seconds": 1}, "DeadlineExceeded", 143,
-         "The job ran longer than its deadline of 1 second and was ended."),
+         "The job exceeded its time limit of 1 second and was stopped."),
     ],
 )  # fmt: skip
 async def test_a_job_that_fails(launcher, changes, monkeypatch, command, spec, reason, exit_code, message):
@@ -251,11 +251,11 @@ async def test_a_program_that_the_account_may_not_run_is_not_one_that_was_not_fo
     path = f"/nothing:{programs}:/usr/bin:/bin"
     account = f"the job's account ({ACCOUNT})"
     for name, why in (
-        ("python", "it: it is a link into a folder that is closed to it."),
+        ("python", "it: it links into a folder that the account cannot enter."),
         ("plain", "it: is it marked as executable?"),
         ("report", "the interpreter in its first line."),
     ):
-        found = f"The program '{name}' was found at {programs}/{name}, but {account} may not run {why}"
+        found = f"The program '{name}' was found at {programs}/{name}, but {account} cannot run {why}"
         assert await explain(launcher, changes, name, path=path) == (126, found)
     # what runs comes first, wherever it stands: so it is with every shell
     (programs / "sh").symlink_to(programs / "closed/tool")
@@ -266,7 +266,7 @@ async def test_nobody_learns_what_is_in_a_folder_that_is_closed_to_them(launcher
     (programs / "closed").chmod(0)
     closed = f"{programs}/closed"
     for name in ("tool", "nosuch"):
-        where = f"The job's account ({ACCOUNT}) may not look into {closed}."
+        where = f"The job's account ({ACCOUNT}) cannot read {closed}."
         found = f"The program '{name}' was not found. {where}"
         assert await explain(launcher, changes, name, path=f"{closed}:/usr/bin") == (127, found)
         found = f"The program '{closed}/{name}' was not found. {where}"
@@ -358,11 +358,11 @@ async def test_what_a_job_leaves_running_is_killed(launcher, changes):
 
 
 async def test_a_job_without_a_command_is_refused_before_it_is_accepted(launcher):
-    with pytest.raises(InvalidRequest, match="command: must be given") as error:
+    with pytest.raises(InvalidRequest, match="command: is required") as error:
         launcher.check_spec(make_job().spec)
     assert error.value.details[0]["field"] == "command"
     launcher.check_spec(make_job("true").spec)
-    with pytest.raises(LaunchRefused, match="command: must be given"):  # another launcher's, from before
+    with pytest.raises(LaunchRefused, match="command: is required"):  # another launcher's, from before
         await launcher.launch(make_job(), Launch())
 
 
@@ -662,7 +662,7 @@ async def test_a_cancelled_job_is_not_tried_again(launcher, changes):
         status = await launcher.poll(job)
         return status.reason == "BackOff" and status
 
-    assert "tried again in 300 seconds" in (await until(is_waiting)).message
+    assert "Retrying in 300 seconds" in (await until(is_waiting)).message
     await cancel(launcher, job)
     status = await launcher.poll(job)
     assert (status.status, len(status.pods)) == (Status.CANCELLED, 1)
@@ -788,7 +788,7 @@ async def test_a_log_is_cut_at_its_limit(launcher, changes):
     job = make_script("seq 1 100000; echo done >$KBATCH_OUTPUT_DIR/x")
     assert (await run(launcher, changes, job)).status == Status.SUCCEEDED
     log = await read(launcher, job)
-    assert log.endswith("\n[the log ends here, at its limit of 1000 bytes]\n")
+    assert log.endswith("\n[the log ends here: it reached its limit of 1000 bytes]\n")
     assert len(log) < 1100
 
 

@@ -142,7 +142,7 @@ async def test_how_the_hub_is_found_out_with_the_services_own_token(web):
     web.hub.add_token("the-service-token", "kbatch", kind="service")
     await web.auth.check()
     web.hub.status = 503
-    with pytest.raises(HubUnavailable, match=r"^JupyterHub does not answer \(\w+\)\.$"):
+    with pytest.raises(HubUnavailable, match=r"^JupyterHub does not respond \(\w+\)\.$"):
         await web.auth.check()
     web.hub.status = 200
     del web.hub.models["the-service-token"]
@@ -156,7 +156,7 @@ async def test_a_part_that_hangs_has_failed_and_since_is_when_its_state_changed(
     health = Health(parts=[Part("storage", answers.wait)], check_seconds=0.1)
     await health.look()
     [part] = health.parts
-    assert (part.state, part.message) == ("failed", "It did not answer within 0.1 s.")
+    assert (part.state, part.message) == ("failed", "No response within 0.1 s.")
     since, part.checked_at = part.since, 0.0
     await health.look()
     assert part.since == since
@@ -165,7 +165,7 @@ async def test_a_part_that_hangs_has_failed_and_since_is_when_its_state_changed(
     await health.look()
     assert (part.state, part.message, part.since > since) == ("ok", "", True)
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["storage: failed: It did not answer within 0.1 s.", "storage: works again, after 0 s"]
+    assert said == ["storage: failed: No response within 0.1 s.", "storage: recovered after 0 s"]
     await health.stop()
 
 
@@ -276,7 +276,7 @@ def test_a_service_that_is_told_to_stop_ends_everything_in_order(hub):
         said = events.read_rest()
         assert "retry: 2000" in said
         assert "event: end" not in said
-        assert "[... the service is being stopped: follow the log again for the rest ...]" in text.read_rest()
+        assert "[... the service is stopping: follow the log again to read on ...]" in text.read_rest()
 
         quick.sendall(code[100:])
         assert quick.recv(1000).startswith(b"HTTP/1.1 201 ")

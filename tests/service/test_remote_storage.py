@@ -96,7 +96,7 @@ async def test_a_service_that_is_stopped_is_a_storage_error(kind, tmp_path):
     for name, error in (await fail(storage)).items():
         assert isinstance(error, StorageError), name
         assert not isinstance(error, ObjectNotFound), name
-        assert "does not answer" in str(error), name
+        assert "does not respond" in str(error), name
     assert time.monotonic() - started < 30
     await storage.close()
 
@@ -107,7 +107,7 @@ async def test_a_service_that_is_silent_is_given_up_in_time(kind):
         started = time.monotonic()
         for name, error in (await fail(storage)).items():
             assert isinstance(error, StorageError), name
-            assert "not answer" in str(error), name
+            assert "not respond" in str(error), name
         assert time.monotonic() - started < 10
 
 

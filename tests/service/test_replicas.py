@@ -332,7 +332,7 @@ def test_limits_hold_through_all_replicas_and_after_a_kill_of_the_leader(
         shown = other.http.get(f"jobs/{ids[-1]}").json()["metadata"]["annotations"]
         return str(shown["kbatch.jupyter.org/message"])
 
-    wait_until(lambda: read_message().startswith("Waiting: 2 of your 2 jobs run; it is "), seconds=10)
+    wait_until(lambda: read_message().startswith("You have 2 of 2 jobs running. This job is "), seconds=10)
     queue = other.http.get("api/v1/user").json()["queue"]
     assert [job["id"] for job in queue["jobs"]] == ids[-len(queue["jobs"]) :]
     replicas.check_each_ran_once(set(ids))

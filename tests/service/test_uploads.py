@@ -210,10 +210,10 @@ def make_bad_zips() -> dict[str, tuple[bytes, str]]:
     good = make_zip(main_py="print()")
     return {
         "no-zip": (b"print()", "The submitted file must be a ZIP archive."),
-        "cut-off": (good[:-30], "The ZIP archive is damaged: was it cut off?"),
+        "cut-off": (good[:-30], "The ZIP archive is damaged, maybe truncated."),
         "path": (make_zip(**{"../x": ""}), "The ZIP archive's entry '../x' has '..' in its path."),
         "link": (made["link"].getvalue(), "The ZIP archive's entry 'evil' is a link to an absolute path"),
-        "liar": (bytes(liar), "The ZIP archive's entry 'liar' has more than the 10 bytes that it says."),
+        "liar": (bytes(liar), "The ZIP archive's entry 'liar' has more than its declared 10 bytes."),
     }
 
 

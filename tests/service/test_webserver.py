@@ -112,6 +112,6 @@ async def test_a_request_that_does_not_end_is_waited_for_no_longer_than_was_set(
     start = time.monotonic()
     await running.server.stop()
     assert time.monotonic() - start > 0.9
-    assert "1 requests did not end within 1 s" in caplog.text
+    assert "1 requests did not finish within 1 s" in caplog.text
     with pytest.raises(httpx.RemoteProtocolError):
         await answer

@@ -141,7 +141,7 @@ async def test_an_identity_that_gets_no_token_says_what_to_set(azurite_tls, monk
     await storage.open()
     for call in (storage.get_size("x"), storage.make_url("x", expires_in_seconds=60)):
         with pytest.raises(
-            StorageError, match=r"^Azure gives no token: AzureBlobStorage.account_key"
+            StorageError, match=r"^Azure issued no token: AzureBlobStorage.account_key"
         ) as failed:
             await call
         assert "secret-detail" not in str(failed.value)
@@ -151,7 +151,7 @@ async def test_an_identity_that_gets_no_token_says_what_to_set(azurite_tls, monk
 @pytest.mark.parametrize("setting", [{"use_identity": True}, {"account_key": KEY}])
 async def test_a_certificate_file_that_is_not_there_is_named(setting):
     storage = AzureBlobStorage(account_name=ACCOUNT, container="code", ca_file="/nothere.pem", **setting)
-    with pytest.raises(StorageError, match=r"AzureBlobStorage.ca_file: there is no file '/nothere.pem'"):
+    with pytest.raises(StorageError, match=r"AzureBlobStorage.ca_file: file not found: '/nothere.pem'"):
         await storage.open()
 
 

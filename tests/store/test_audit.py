@@ -136,7 +136,7 @@ async def test_it_is_forgotten_after_its_time(store, by_bob, monkeypatch):
 
 async def test_while_it_cannot_be_written_an_admin_reads_nothing_of_others(store, monkeypatch):
     async def fail(operation):
-        raise Unavailable("The database does not answer now.")
+        raise Unavailable("The database does not respond.")
 
     monkeypatch.setattr(store._database, "write", fail)
     with pytest.raises(Unavailable):

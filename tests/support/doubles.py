@@ -42,5 +42,5 @@ class MemoryStorage(Storage):
 
     def _find(self, key: str) -> bytes:
         if key not in self.objects:
-            raise ObjectNotFound("there is no such object in the storage")
+            raise ObjectNotFound("the object is not in the storage")
         return self.objects[key]

@@ -154,7 +154,7 @@ class JobsDouble:
 
     async def list(self, user, query):
         if query.user != user.name and not user.admin:
-            raise Forbidden("Only an admin may list the jobs of others.", reason="MissingScope")
+            raise Forbidden("Only admins can list jobs of other users.", reason="MissingScope")
         self.queries.append(query)
         start = int(query.cursor or 0)
         found = [job for job in reversed(self.jobs.values()) if query.user in (None, job.user)]
@@ -206,7 +206,7 @@ class JobsDouble:
         self.asked.append((selection, follow, after))
         job = await self.get(user, job_id)
         if job_id not in self.pieces:
-            raise NotFound(f"There is no log of job {job_id!r}. {job.message}", reason="LogNotFound")
+            raise NotFound(f"Job {job_id!r} has no log. {job.message}", reason="LogNotFound")
         return self._iterate(self.pieces[job_id], follow)
 
     async def open_log(self, user, job_id, selection=ALL):
@@ -378,12 +378,12 @@ class LinksDouble:
 
     async def get_code(self, signed):
         if signed != "good":
-            raise Forbidden("This link has expired or was never good.", reason="BadLink")
+            raise Forbidden("This link is invalid or has expired.", reason="BadLink")
         return self.uploads.owners["u0"]
 
     async def get_sending_job(self, signed):
         if signed != "good":
-            raise Forbidden("This link has expired or was never good.", reason="BadLink")
+            raise Forbidden("This link is invalid or has expired.", reason="BadLink")
         return make_job()
 
 

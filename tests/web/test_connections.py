@@ -299,7 +299,10 @@ async def test_a_method_that_takes_no_body_says_so(web, api):
         ("GET", "api/v1/version"),
     ]:
         answer = await api.request(method, path, content=b"{}")
-        assert (answer.status_code, answer.json()["message"]) == (400, "body: is not taken here: send none")
+        assert (answer.status_code, answer.json()["message"]) == (
+            400,
+            "body: is not supported: do not send it",
+        )
 
 
 async def test_a_refused_client_that_sends_no_end_is_read_a_part_only(web, monkeypatch):

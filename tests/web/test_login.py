@@ -104,7 +104,7 @@ async def test_a_login_that_takes_too_long_is_to_be_begun_again(browser, tokens,
     browser.cookies.update(cookies)
     answer = await end(browser, state)
     assert (answer.status_code, tokens) == (403, [])
-    assert "Open the page that you want again." in answer.text
+    assert "Open the page again." in answer.text
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ CONTAINER = "job.spec.template.spec.containers[0]"
 _DECODE_CHARACTERS = 4 * 65536
 """How much base64 is decoded at a time: a multiple of 4."""
 
-_UNKNOWN = "is not a field that can be set here"
+_UNKNOWN = "is not a known field"
 
 MAX_DEPTH = 32
 """How deep a body may be nested: a Job's manifest needs ten."""

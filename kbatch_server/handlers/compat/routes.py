@@ -103,7 +103,7 @@ class KBatchHandler(BaseHandler):
             except NotFound:
                 job = None
             if job is None or all(pod.name != name for pod in job.pods):
-                raise NotFound(f"There is no job and no pod {name!r}.") from None
+                raise NotFound(f"Job or pod {name!r} not found.") from None
             return job, name
 
 
@@ -227,7 +227,7 @@ class PodHandler(KBatchHandler):
             if pod.name == pod_name:
                 self.send_json(manifests.make_pod(job, pod))
                 return
-        raise NotFound(f"There is no pod {name!r}.")
+        raise NotFound(f"Pod {name!r} not found.")
 
 
 class LogHandler(StreamHandler, KBatchHandler):
@@ -387,9 +387,7 @@ class CronJobsHandler(KBatchHandler):
     @needs_user(whose="anybody", body=True)
     async def get(self, *_: str) -> None:
         """Say so."""
-        raise NotSupported(
-            "This service has no cronjobs yet: submit a job, or let something else submit it on time."
-        )
+        raise NotSupported("Cronjobs are not supported yet: submit jobs instead.")
 
     post = get
     delete = get

@@ -45,7 +45,7 @@ async def end_pods(
             await client.ensure_deleted(path, uid=metadata["uid"], grace_seconds=grace_seconds)
         except KubeRefused as error:
             # without the right to delete pods, deleting the Job ends it all the same, but later
-            log.warning("%s cannot be ended in its own time: %s", path, error.message)
+            log.warning("%s cannot be stopped with its grace period: %s", path, error.message)
 
 
 async def open_gates(client: KubeClient, pods: Sequence[dict[str, Any]]) -> None:
@@ -108,7 +108,7 @@ async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Pla
     if is_new:
         return
     if found["metadata"].get("ownerReferences", [{}])[0].get("uid") != place.uid:
-        raise KubeUnavailable(f"an older {path}/{place.name} is just being deleted")
+        raise KubeUnavailable(f"an older {path}/{place.name} is still being deleted")
     # left by a launch that was cut short: its URL and tokens may have expired
     await client.replace(f"{path}/{place.name}", secret)
 
@@ -118,7 +118,7 @@ async def check_is_same(
 ) -> None:
     """See that a Job left by a launch that was cut short asks for what its Secret will have."""
     if made["metadata"].get("deletionTimestamp"):
-        raise KubeUnavailable(f"an older {place.path} is just being deleted")
+        raise KubeUnavailable(f"an older {place.path} is still being deleted")
     if manifests.secret_keys(made) != manifests.secret_keys(manifest):
         await client.ensure_deleted(place.path, uid=place.uid)
-        raise KubeUnavailable(f"{place.path} was made with other settings, and is made anew")
+        raise KubeUnavailable(f"{place.path} has other settings, and is created again")

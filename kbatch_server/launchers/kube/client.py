@@ -164,9 +164,11 @@ class KubeClient:
         name = manifest["metadata"]["name"]
         found = await self.find(f"{path}/{name}")
         if found is None:
-            raise KubeUnavailable(f"{path}/{name} is just being deleted")
+            raise KubeUnavailable(f"{path}/{name} is still being deleted")
         if not is_ours(found):
-            raise KubeRefused(409, "AlreadyExists", f"{path}/{name} exists and was not made by this service")
+            raise KubeRefused(
+                409, "AlreadyExists", f"{path}/{name} exists and was not created by this service"
+            )
         return found, False
 
     async def ensure_deleted(

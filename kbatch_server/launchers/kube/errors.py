@@ -17,7 +17,7 @@ def read_errors() -> Iterator[None]:
     try:
         yield
     except KubeError as error:
-        raise LauncherUnavailable(f"Kubernetes cannot be asked: {sentences.cut(str(error))}") from error
+        raise LauncherUnavailable(f"The request to Kubernetes failed: {sentences.cut(str(error))}") from error
 
 
 @contextmanager
@@ -27,8 +27,8 @@ def launch_errors() -> Iterator[None]:
         yield
     except KubeUnavailable as error:
         if "request is too large" in str(error):  # etcd's words, which the API server answers with a 500
-            raise LaunchRefused("TooLarge", "It is larger than a Kubernetes Job may be.") from error
-        raise LauncherUnavailable(f"Kubernetes does not answer: {sentences.cut(str(error))}") from error
+            raise LaunchRefused("TooLarge", "The job is too large for Kubernetes.") from error
+        raise LauncherUnavailable(f"Kubernetes does not respond: {sentences.cut(str(error))}") from error
     except KubeRefused as error:
         message = sentences.cut(error.message)
         if "exceeded quota" in message:
@@ -36,11 +36,13 @@ def launch_errors() -> Iterator[None]:
                 sentences.refused(re.sub(r"^.*? is forbidden: ", "", message))
             ) from error
         if re.search(r"cannot \w+ resource|is being terminated", message) or error.reason == "Conflict":
-            raise LauncherUnavailable(f"Kubernetes does not let this service: {message}") from error
+            raise LauncherUnavailable(f"Kubernetes denied the request ({error.status}): {message}") from error
         if error.status == 404 and message.startswith("namespaces "):
             raise LaunchRefused(
-                "NamespaceNotFound", f"There is no place for it to run: {message}."
+                "NamespaceNotFound", f"The namespace for the job does not exist: {message}."
             ) from error
         if error.status == 404:
-            raise LauncherUnavailable(f"What was made for it was removed again: {message}") from error
-        raise LaunchRefused(error.reason, f"Kubernetes refused it: {message}") from error
+            raise LauncherUnavailable(f"The job's objects were deleted in the meantime: {message}") from error
+        raise LaunchRefused(
+            error.reason, f"Kubernetes rejected the job ({error.status}): {message}"
+        ) from error

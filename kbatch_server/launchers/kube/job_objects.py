@@ -205,7 +205,7 @@ def set_hold(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
     status.blocked_since, status.reason = None, "BackOff"
     if not failed:
         status.held_until = parse_time(pods[-1]["metadata"]["creationTimestamp"])
-        status.message = "It is about to be let go."
+        status.message = "Starting soon."
         return
     delay = spec.get_retry_delay_seconds(len(failed))
     status.held_until = ended_at(failed[-1]) + timedelta(seconds=delay)

@@ -40,7 +40,7 @@ Manifest = dict[str, Any]
 _LOOK_AGAIN_SECONDS = 5
 """How long a reader of a log that has not begun waits for news before it looks by itself."""
 
-_GONE = "Its pod was removed before all of its log was read."
+_GONE = "The pod was deleted before all of its log was read."
 
 
 class KubeJobLauncher(JobLauncher):
@@ -69,7 +69,7 @@ class KubeJobLauncher(JobLauncher):
         help="""
         Make a user's namespace when it is not there yet; for a ``namespace`` with ``{username}``.
 
-        One that exists and was not made by this service (for this user) is never used. Default: False.
+        One that exists and was not created by this service (for this user) is never used. Default: False.
         """,
         config=True,
     )
@@ -137,7 +137,7 @@ class KubeJobLauncher(JobLauncher):
         30,
         min=1,
         help="""
-        Seconds until a request to Kubernetes is given up, and tried again later. Default: 30.
+        Seconds until a request to Kubernetes times out, to be retried later. Default: 30.
         """,
         config=True,
     )
@@ -156,7 +156,7 @@ class KubeJobLauncher(JobLauncher):
         300,
         min=1,
         help="""
-        Seconds between two looks at each job, beside those when a watch reports a change. Default: 300.
+        Seconds between two polls of each job, besides the changes that a watch reports. Default: 300.
         """,
         config=True,
     )
@@ -411,5 +411,5 @@ class KubeJobLauncher(JobLauncher):
             if "running" in state or (ended and ended.get("reason") not in START_PROBLEMS):
                 return
             if is_over(pod):
-                raise LogNotFound("Its command was not started.")
+                raise LogNotFound("The command was not started.")
             await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)

@@ -22,7 +22,7 @@ MAX_FAILURES = 8
 """Tries in a row, in about two minutes, after which a follower is told that the API is away, or that the node
 has no log: one that was just started says so of each pod, until it knows them again."""
 
-NO_LOG = "Its node has no more of its log."
+NO_LOG = "The node no longer has the log."
 
 
 async def follow_log(

@@ -92,7 +92,7 @@ class Watch:
             except KubeUnavailable as error:
                 # what is known stays good: the watch goes on where it was
                 self._count("unavailable")
-                self.log.warning("Lost sight of %s: %s", self.path, error)
+                self.log.warning("Watch of %s failed: %s", self.path, error)
                 self._failures += 1
             except KubeError as error:
                 self._count("refused")
@@ -122,7 +122,7 @@ class Watch:
                 page = await self.client.get(self.path, query)
             except KubeRefused as error:
                 if error.status == 410 and "continue" in query:
-                    raise Stale("the list has grown old between two pages") from None
+                    raise Stale("the list expired between two pages") from None
                 raise
             self._touch()
             found += [self.trim(manifest) for manifest in page.get("items") or []]
@@ -165,7 +165,7 @@ class Watch:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Stale(f"a line of the watch is not JSON: {line[:80]!r}") from None
         if kind == "ERROR":
-            raise Stale(manifest.get("message") or "the server gave up the watch")
+            raise Stale(manifest.get("message") or "the server ended the watch")
         if kind in ("ADDED", "MODIFIED", "DELETED"):
             self.on_event(kind, self.trim(manifest))
         self._version = version or self._version

@@ -54,7 +54,7 @@ def get_account(user: str, *, fallback: str, min_uid: int) -> Account:
         why = "is root" if entry else "does not exist"
         raise LaunchRefused(
             "NoAccount",
-            f"There is no system account to run the job as: {user!r} has none, and {fallback!r} {why}. "
+            f"No system account can run the job: {user!r} has none, and {fallback!r} {why}. "
             "An admin must set LocalProcessJobLauncher.user.",
         )
     return Account._from_entry(entry, is_users_own=False)

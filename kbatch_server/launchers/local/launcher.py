@@ -175,7 +175,7 @@ class LocalProcessJobLauncher(JobLauncher):
         """Raise InvalidRequest for a job without a command: no image brings one on this machine."""
         if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
-                "command", "must be given: jobs run on this machine here, and no image brings a command"
+                "command", "is required: jobs run on this machine, without an image that has a command"
             )
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
@@ -196,7 +196,7 @@ class LocalProcessJobLauncher(JobLauncher):
                 account = await self._do(self._prepare, job, folder)
                 launching = await self._do(folder.begin_launch, self.start_timeout_seconds)
                 if launching is None:
-                    raise LauncherUnavailable("another process of the service does not finish starting it")
+                    raise LauncherUnavailable("another process of the service is still starting it")
                 with launching:
                     reach("launch.3")
                     if not await self._do(folder.has, "started"):
@@ -265,8 +265,8 @@ class LocalProcessJobLauncher(JobLauncher):
         info = os.stat(self.root)
         if info.st_uid != os.geteuid() or info.st_mode & 0o022:
             raise TraitError(
-                f"LocalProcessJobLauncher.root: {self.root} belongs to another account or can be written to "
-                "by others; name a folder that is the service's own"
+                f"LocalProcessJobLauncher.root: {self.root} belongs to another account or is writable "
+                "by others; set a folder that only the service owns"
             )
         if os.geteuid() != 0:
             return
@@ -275,8 +275,10 @@ class LocalProcessJobLauncher(JobLauncher):
             account = get_account(self.user, fallback=self.user, min_uid=self.min_uid)
             if barrier := find_barrier(Path(self.root), account):
                 self.log.warning(
-                    "The account %s, which jobs run as, may not enter %s: set LocalProcessJobLauncher.root "
-                    "to a folder that it can reach",
+                    (
+                        "The account %s, which runs jobs, cannot enter %s: set "
+                        "LocalProcessJobLauncher.root to a folder that it can enter"
+                    ),
                     self.user,
                     barrier,
                 )
@@ -287,8 +289,8 @@ class LocalProcessJobLauncher(JobLauncher):
         if barrier := find_barrier(Path(self.root), account):
             raise LaunchRefused(
                 "StartError",
-                f"The system account {account.name!r}, which would run the job, may not enter {barrier}. "
-                "An admin must set LocalProcessJobLauncher.root to a folder that it can reach.",
+                f"The system account {account.name!r}, which runs the job, cannot enter {barrier}. "
+                "An admin must set LocalProcessJobLauncher.root to a folder that it can enter.",
             )
         own = [] if has_home(account) else [folder.home]
         for path, uid, mode in (
@@ -326,7 +328,7 @@ class LocalProcessJobLauncher(JobLauncher):
         except BadCode as error:
             raise LaunchRefused("CodeFetchFailed", str(error)) from error
         except ObjectNotFound as error:
-            message = "The ZIP of code is not in the storage any more: upload it again."
+            message = "The ZIP of code is no longer in the storage: upload it again."
             raise LaunchRefused("CodeFetchFailed", message) from error
         except StorageError as error:
             raise LauncherUnavailable(f"the storage failed: {error}") from error
@@ -414,7 +416,7 @@ class LocalProcessJobLauncher(JobLauncher):
         asked_at = os.stat(folder.get_path("cancel")).st_mtime
         patience_seconds = job.spec.termination_grace_period_seconds + self.kill_delay_seconds
         if asked_before and time.time() - asked_at > patience_seconds:
-            self.log.warning("The supervisor of job %s does not end it: killing both", job.id)
+            self.log.warning("The supervisor of job %s does not stop the job: killing both", job.id)
             kill_below(pid)
             send_signal(process, signal.SIGKILL)
         else:

@@ -43,7 +43,7 @@ class LogFile:
         return bool(piece)
 
     def _last_line(self) -> bytes:
-        return f"\n[the log ends here, at its limit of {self._max_bytes} bytes]\n".encode()
+        return f"\n[the log ends here: it reached its limit of {self._max_bytes} bytes]\n".encode()
 
     def _write(self, piece: bytes) -> None:
         try:

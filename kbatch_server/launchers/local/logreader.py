@@ -46,7 +46,7 @@ async def wait_for_attempt(folder: JobFolder, job: Job, pod: str, *, seconds: fl
         if number is not None:
             return number
         if job.is_over or time.monotonic() >= give_up_at:
-            raise LogNotFound("Its command was not started, or the file of its log was removed.")
+            raise LogNotFound("The command was not started, or its log file was deleted.")
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -89,7 +89,7 @@ def _read_pieces(path: str, start: int, times: _Times) -> list[LogPiece]:
     try:
         data = _read(path, PIECE_BYTES, start)
     except FileNotFoundError:
-        raise LogNotFound("The file of its log was removed before all of it was read.") from None
+        raise LogNotFound("The log file was deleted before all of it was read.") from None
     if not data:
         return []
     pieces, end = [], start + len(data)

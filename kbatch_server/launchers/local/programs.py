@@ -35,18 +35,18 @@ def explain_denial(program: str, code: str, path: str, account: str) -> tuple[in
     message = f"The program {program!r} was not found."
     if closed:
         where = ", ".join(dict.fromkeys(closed))
-        message += f" {account[0].upper()}{account[1:]} may not look into {where}."
+        message += f" {account[0].upper()}{account[1:]} cannot read {where}."
     return NOT_FOUND, message
 
 
 def _explain_found(program: str, name: str, place: str, account: str) -> str:
     at = "" if name == program else f" at {name}"
-    found = f"The program {program!r} was found{at}, but {account} may not run"
+    found = f"The program {program!r} was found{at}, but {account} cannot run"
     if os.access(place, os.X_OK):
         return f"{found} the interpreter in its first line."
     if os.path.exists(place):
         return f"{found} it: is it marked as executable?"
-    return f"{found} it: it is a link into a folder that is closed to it."
+    return f"{found} it: it links into a folder that the account cannot enter."
 
 
 def run_as(uid: int, gid: int, groups: list[int], function: Callable[[], tuple[int, str]]) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from ...models.job import JobStatus, Pod, Status
 from .folder import JobFolder
 from .logreader import make_pod_name
 
-LOST = "The machine, or the process that looks after the job, was stopped while the job ran."
+LOST = "The machine or the job's supervisor stopped while the job ran."
 
 
 def find_status(job_id: str, folder: JobFolder) -> JobStatus | None:

@@ -103,7 +103,7 @@ class Supervisor:
             delay_seconds = self.spec.retry_delays_seconds[len(self.attempts) - 1]
             self._write_status(
                 "BackOff",
-                f"{self._describe(exit_code)} It is tried again in {_in_words(delay_seconds)}.",
+                f"{self._describe(exit_code)} Retrying in {_in_words(delay_seconds)}.",
             )
             self._sleep(delay_seconds)
         self._write_status("", "", end)
@@ -114,11 +114,11 @@ class Supervisor:
         if self.folder.has("cancel"):
             return make_end("cancelled", "Cancelled", "Cancelled by the user.", exit_code, _now())
         if self.told_to_stop:
-            message = "The job was stopped from outside, as happens when the machine is shut down."
+            message = "The job was stopped from outside, for example because the machine shut down."
             return make_end("failed", "Terminated", message, exit_code, _now())
         if time.monotonic() >= self.deadline:
             limit = _in_words(self.spec.active_deadline_seconds or 0)
-            message = f"The job ran longer than its deadline of {limit} and was ended."
+            message = f"The job exceeded its time limit of {limit} and was stopped."
             return make_end("failed", "DeadlineExceeded", message, exit_code, _now())
         return None
 
@@ -140,18 +140,18 @@ class Supervisor:
         number = exit_code - 128
         name = signal.strsignal(number) or f"signal {number}"
         if number == signal.SIGKILL:
-            why = "The machine may have been short of memory."
+            why = "The machine may have run out of memory."
             return f"The command was killed by signal 9 ({name}){which}. {why}"
-        return f"The command was ended by signal {number} ({name}){which}."
+        return f"The command was terminated by signal {number} ({name}){which}."
 
     def _make_start_error(self, error: Exception) -> dict[str, Any]:
         """Return the end of a job whose command could not be started, in words that help."""
         program = self.spec.command[0]
         exit_code = NOT_EXECUTABLE
         if isinstance(error, FileNotFoundError) and error.filename == self.working_dir:
-            message = "The folder of code is not there any more."
+            message = "The code folder no longer exists."
         elif isinstance(error, PermissionError) and error.filename == self.working_dir:
-            message = "The job's account may not enter the folder of code: an admin must open the way to it."
+            message = "The job's account cannot enter the code folder: ask an admin to grant access."
         elif isinstance(error, PermissionError):
             exit_code, message = self._explain_denial(program)
         elif isinstance(error, FileNotFoundError):

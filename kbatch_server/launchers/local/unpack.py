@@ -219,7 +219,7 @@ async def fetch_code(
             async for piece in pieces:
                 await in_thread(_keep, piece, file, digest)
     if sha256 and digest.hexdigest() != sha256:
-        raise BadCode("The ZIP of code is not what was uploaded: its SHA-256 is another.")
+        raise BadCode("The SHA-256 of the ZIP of code differs from that of the upload.")
 
 
 def _keep(piece: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:

@@ -113,8 +113,10 @@ def find_tool() -> str:
             os.execve(python, [python, *sys.argv], {**os.environ, TRIED: python})  # noqa: S606
     raise Refused(
         NO_TOOLS,
-        f"The Python of this image ({sys.executable}) lacks papermill and nbclient, a part of nbconvert. "
-        "A notebook needs one of them: choose another image, or install papermill and ipykernel in this one.",
+        f"The Python of this image ({sys.executable}) has neither papermill nor nbclient (part of "
+        "nbconvert). "
+        "A notebook needs one of them: choose another image, or install papermill and ipykernel in this "
+        "image.",
     )
 
 
@@ -251,7 +253,7 @@ def translate(values: dict[str, Any], kernel: str, language: str) -> str:
     try:
         from papermill.translators import translate_parameters
     except Exception:
-        message = f"Parameters of a notebook in {language} take papermill, which this image does not have."
+        message = f"Parameters of a notebook in {language} need papermill, which this image does not have."
         raise Refused(NO_TOOLS, message) from None
     try:
         code: str = translate_parameters(kernel, language, values, "Parameters")

@@ -118,7 +118,7 @@ def run(settings: dict[str, Any], tool: str, relay: Relay) -> int:
     setup.inject(notebook.nb, settings, kernel, language)
     relay.passes_on = not setup.is_captured(language)
     if notebook.target is None:
-        tell(relay, "The results of this job are not kept, so the executed notebook is not saved.")
+        tell(relay, "Saving results is off for this job, so the executed notebook is not saved.")
     os.chdir(notebook.folder)
     options = {
         "kernel_name": kernel,
@@ -137,7 +137,7 @@ def run(settings: dict[str, Any], tool: str, relay: Relay) -> int:
         if type(error).__name__ not in KERNEL_ERRORS:
             raise
         relay.err.write(relay.take_held())
-        tell(relay, f"The kernel {kernel!r} died or does not answer ({str(error).strip() or 'no message'}).")
+        tell(relay, f"The kernel {kernel!r} died or does not respond ({str(error).strip() or 'no message'}).")
         return setup.KERNEL_DIED
     finally:
         relay.is_open = False  # a kernel may say farewell

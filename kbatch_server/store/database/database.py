@@ -46,7 +46,7 @@ _DRIVERS = {
 }
 """What an address may begin with, and who knows that database."""
 
-DISK_FULL = "The database's disk is full. Tell the admin of the hub."
+DISK_FULL = "The database's disk is full. Tell an admin of the hub."
 
 Result = TypeVar("Result")
 
@@ -166,10 +166,10 @@ class Database:
             if is_ours:
                 raise
             DATABASE_FAILURES.inc()
-            self._log.error("the database did not do it: %s", first_line(error))
+            self._log.error("a database operation failed: %s", first_line(error))
             if is_disk_full(error):
                 raise InsufficientStorage(DISK_FULL) from error
-            raise Unavailable("The database does not answer now. Try again in a moment.") from error
+            raise Unavailable("The database does not respond. Try again in a moment.") from error
 
 
 def parse_url(url: str) -> URL:

@@ -82,7 +82,7 @@ class SharedLock:
         """Return the ids of jobs that others have announced; raises Unavailable when the lock is lost."""
         connection = self._connection
         if connection is None:
-            raise Unavailable("The lock is not held.")
+            raise Unavailable("The leader lock is not held.")
         with unavailable():
             async with asyncio.timeout(seconds + ANSWER_SECONDS):
                 heard = connection.notifies(timeout=seconds, stop_after=1)
@@ -116,4 +116,4 @@ def unavailable() -> Iterator[None]:
     try:
         yield
     except (Error, OSError, TimeoutError) as error:
-        raise Unavailable(f"The database does not answer: {first_line(error)}") from error
+        raise Unavailable(f"The database does not respond: {first_line(error)}") from error

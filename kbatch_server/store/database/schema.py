@@ -31,11 +31,15 @@ def ensure_schema(connection: Connection, upgrade: bool) -> None:
     if found == scripts.get_current_head():
         return
     if found is None and inspect(connection).get_table_names():
-        raise StoreError("the database has tables that are not of kbatch-server: give it one of its own")
+        raise StoreError(
+            "the database has tables of another application: use a database for kbatch-server alone"
+        )
     if found is not None:
         _check_known(scripts, found)
         if not upgrade:
-            raise StoreError("the database is of an older kbatch-server: run kbatch-server upgrade-db")
+            raise StoreError(
+                "the database has the schema of an older kbatch-server: run kbatch-server upgrade-db"
+            )
     command.upgrade(config, "head")
 
 
@@ -52,5 +56,5 @@ def _check_known(scripts: ScriptDirectory, revision: str) -> None:
         scripts.get_revision(revision)
     except CommandError:
         raise StoreError(
-            f"the database (revision {revision}) is of a newer kbatch-server than this"
+            f"the database (revision {revision}) has the schema of a newer kbatch-server"
         ) from None

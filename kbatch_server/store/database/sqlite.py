@@ -29,7 +29,7 @@ def check_url(url: URL) -> URL:
 def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
     """Return the engine for reading, of so many connections, and the one for writing, of one."""
     if sqlite3.sqlite_version_info < MIN_SQLITE:
-        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed")
+        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is required")
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}, "max_overflow": 0}
     # without a transaction there is nothing to roll back when a connection is given back
     reader = create_engine(

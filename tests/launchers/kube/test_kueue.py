@@ -33,9 +33,9 @@ def test_the_admin_says_which_queue_and_the_user_chooses_where_he_may():
     assert make(request(queue_name="night"), user="alice").queue_name == "night"
     assert make(request(queue_name="own-alice-1"), user="alice").queue_name == "own-alice-1"
     assert make(request(queue_name="default-alice"), user="alice").queue_name == "default-alice"
-    with pytest.raises(InvalidRequest, match="'own-bob-1' cannot be chosen here; allowed: night, own-alice"):
+    with pytest.raises(InvalidRequest, match="'own-bob-1' is not allowed; allowed: night, own-alice"):
         make(request(queue_name="own-bob-1"), user="alice")
-    with pytest.raises(InvalidRequest, match="queue_name: 'x' cannot be chosen here; allowed: none"):
+    with pytest.raises(InvalidRequest, match="queue_name: 'x' is not allowed; allowed: none"):
         JobConfig().make_spec(request(queue_name="x"), user="alice")
     assert JobConfig().make_spec(request(), user="alice").queue_name is None
 
@@ -99,22 +99,22 @@ EVICTED = condition("Evicted", "Preempted", "Preempted to accommodate a workload
 @pytest.mark.parametrize(
     ("found", "reason", "words"),
     [
-        (None, "Suspended", "whose queue 'team-a' has not taken it up yet."),
-        (workload(), "Suspended", "It waits in Kueue's queue 'team-a'."),
+        (None, "Suspended", "Waiting for Kueue's queue 'team-a' to accept the job."),
+        (workload(), "Suspended", "Waiting in Kueue's queue 'team-a'."),
         (workload(UNRESERVED), "Pending", "'team-a': couldn't assign flavors to pod set main: insufficient"),
-        (workload(RESERVED), "QuotaReserved", "Kueue has set aside what it needs."),
+        (workload(RESERVED), "QuotaReserved", "Kueue has reserved the quota."),
         (
             workload(
                 RESERVED, checks=[{"name": "dws", "state": "Pending"}, {"name": "ok", "state": "Ready"}]
             ),
             "QuotaReserved",
-            "what it needs, and waits for dws.",
+            "Kueue has reserved the quota, and is waiting for dws.",
         ),
-        (workload(RESERVED, condition("Admitted")), "Admitted", "is about to let it go."),
+        (workload(RESERVED, condition("Admitted")), "Admitted", "Admitted by Kueue. Starting soon."),
         (
             workload(UNRESERVED, condition("Admitted", status="False"), EVICTED),
             "Preempted",
-            "Kueue has stopped it: Preempted to accommodate a workload with higher priority. It waits in",
+            "Stopped by Kueue: Preempted to accommodate a workload with higher priority. Waiting in",
         ),
     ],
 )
@@ -136,4 +136,4 @@ def test_a_job_that_kueue_has_stopped_is_not_running_when_its_pods_are_gone():
 
 
 def test_a_job_of_ours_that_somebody_suspended_is_not_kueues():
-    assert "somebody outside" in make_status(job(suspend=True), [], []).message
+    assert "suspended from outside this service" in make_status(job(suspend=True), [], []).message

@@ -50,7 +50,7 @@ async def test_no_kubernetes_is_said_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (KubeUnavailable("503"), "Kubernetes does not answer: 503"),
+        (KubeUnavailable("503"), "Kubernetes does not respond: 503"),
         (
             KubeRefused(
                 403,
@@ -58,14 +58,17 @@ async def test_no_kubernetes_is_said_in_one_line(tmp_path: Path) -> None:
                 'jobs.batch "x" is forbidden: exceeded quota: q, requested: count/jobs.batch=1, '
                 "used: count/jobs.batch=5, limited: count/jobs.batch=5",
             ),
-            'The quota here ("q") leaves no room: it asks for 1 count/jobs.batch of at most '
+            'The ResourceQuota "q" leaves no room: the job requests 1 count/jobs.batch of at most '
             "5 count/jobs.batch, of which 5 count/jobs.batch is in use.",
         ),
         (
             KubeRefused(403, "Forbidden", 'jobs.batch is forbidden: User "u" cannot create resource "jobs"'),
-            "Kubernetes does not let this service: jobs.batch is forbidden: ",
+            "Kubernetes denied the request (403): jobs.batch is forbidden: ",
         ),
-        (KubeRefused(404, "NotFound", 'jobs.batch "x" not found'), "What was made for it was removed again"),
+        (
+            KubeRefused(404, "NotFound", 'jobs.batch "x" not found'),
+            "The job's objects were deleted in the meantime",
+        ),
     ],
 )
 def test_what_may_be_well_in_a_while(error: Exception, words: str) -> None:
@@ -80,7 +83,7 @@ def test_what_may_be_well_in_a_while(error: Exception, words: str) -> None:
         (KubeRefused(404, "NotFound", 'namespaces "x" not found'), "NamespaceNotFound"),
         (KubeRefused(422, "Invalid", "spec.template: bad"), "Invalid"),
         (KubeRefused(400, "BadRequest", 'admission webhook "w" denied the request'), "BadRequest"),
-        (KubeRefused(409, "AlreadyExists", "exists and was not made by this service"), "AlreadyExists"),
+        (KubeRefused(409, "AlreadyExists", "exists and was not created by this service"), "AlreadyExists"),
     ],
 )
 def test_what_never_will(error: Exception, reason: str) -> None:

@@ -476,7 +476,7 @@ def test_a_job_runs_in_the_folder_of_its_code_that_it_names() -> None:
         ("server returned error: HTTP/1.1 403 Forbidden", 81, "the service answered 403 Forbidden"),
         ("server returned error: HTTP/1.1 502 Bad", 81, "the service answered 502 Bad"),
         ("can't connect (10.0.0.1): Connection refused", 81, "the service refused the connection"),
-        ("bad address 'hub'", 81, "the name of the service is not known here"),
+        ("bad address 'hub'", 81, "the host name of the service cannot be resolved"),
         ("not an http or ftp url: http://secret", 81, "the service could not be reached"),
     ],
 )

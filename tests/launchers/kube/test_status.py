@@ -162,59 +162,69 @@ RUNC = (
 @pytest.mark.parametrize(
     ("state", "code", "reason", "message"),
     [
-        (terminated(3), 3, "Error", "It ended with exit code 3."),
-        (terminated(127), 127, "Error", "It ended with exit code 127 (a command was not found)."),
+        (terminated(3), 3, "Error", "The command ended with exit code 3."),
+        (terminated(127), 127, "Error", "The command ended with exit code 127 (command not found)."),
         (
             terminated(137),
             137,
             "Error",
-            "It ended with exit code 137 (it was killed, SIGKILL; often a sign of too little memory).",
+            "The command ended with exit code 137 (SIGKILL: killed, often because of too little memory).",
         ),
-        (terminated(143), 143, "Error", "It ended with exit code 143 (it was told to stop, SIGTERM)."),
+        (terminated(143), 143, "Error", "The command ended with exit code 143 (SIGTERM: told to stop)."),
         (
             terminated(139),
             139,
             "Error",
-            "It ended with exit code 139 (it crashed with a segmentation fault, SIGSEGV).",
+            "The command ended with exit code 139 (SIGSEGV: segmentation fault).",
         ),
         (
             terminated(134),
             134,
             "Error",
-            "It ended with exit code 134 (it aborted itself, SIGABRT; what it printed last often says why).",
+            (
+                "The command ended with exit code 134 (SIGABRT: the program aborted, its last output "
+                "often says why)."
+            ),
         ),
         (
             terminated(135),
             135,
             "Error",
-            "It ended with exit code 135 (it accessed memory that is not there, SIGBUS; "
-            "often /dev/shm is full, which shm_size makes larger).",
+            (
+                "The command ended with exit code 135 (SIGBUS: bad memory access, often because /dev/shm "
+                "is full: set a larger shm_size)."
+            ),
         ),
         (
             terminated(136),
             136,
             "Error",
-            "It ended with exit code 136 (it divided by zero or overflowed, SIGFPE).",
+            "The command ended with exit code 136 (SIGFPE: division by zero or overflow).",
         ),
-        (terminated(137, "OOMKilled"), 137, "OOMKilled", "It ran out of memory: its limit is 1.5 GiB."),
+        (
+            terminated(137, "OOMKilled"),
+            137,
+            "OOMKilled",
+            "Out of memory: the limit is 1.5 GiB (mem_limit). Set a larger one.",
+        ),
         (
             terminated(128, "StartError", RUNC + 'exec: "train": executable file not found in $PATH'),
             None,
             "StartError",
-            f'The command "train" cannot be started: there is no such program in the image "{IMAGE}".',
+            f'The command "train" cannot be started: the program does not exist in the image "{IMAGE}".',
         ),
         (
             terminated(128, "StartError", RUNC + 'exec: "/code/a.sh": permission denied'),
             None,
             "StartError",
-            'The command "/code/a.sh" cannot be started: it is not a program that may be run.',
+            'The command "/code/a.sh" cannot be started: it is not executable.',
         ),
         (
             terminated(128, "ContainerCannotRun", "exec /code/a: exec format error"),
             None,
             "ContainerCannotRun",
             'The command "train" cannot be started: '
-            "it is not a program for this kind of computer, or a script without a first line #!.",
+            "it is built for another CPU architecture, or is a script without a #! line.",
         ),
         (
             terminated(
@@ -222,7 +232,7 @@ RUNC = (
             ),
             None,
             "ContainerStatusUnknown",
-            "Its node lost sight of it, as when that is started again: it is not known how it ended.",
+            "The node lost track of the container, for example during a restart: its exit code is unknown.",
         ),
     ],
 )
@@ -238,13 +248,15 @@ def test_failure_of_the_command(state: Manifest, code: int | None, reason: str, 
         (
             terminated(127, message=NOT_FOUND_MESSAGE + "\n"),
             127,
-            f'The command "python" cannot be started: there is no such program in the image "{IMAGE}".',
+            f'The command "python" cannot be started: the program does not exist in the image "{IMAGE}".',
         ),
         (
             terminated(128, "StartError", RUNC + 'exec: "/bin/sh": no such file or directory'),
             None,
-            f'The image "{IMAGE}" has no /bin/sh, with which this service finds a writable home folder. '
-            "Set HOME in env: then the command is run directly.",
+            (
+                f'The image "{IMAGE}" has no /bin/sh, which is needed to find a writable home folder. Set '
+                "HOME in env to run the command directly."
+            ),
         ),
     ],
 )
@@ -281,7 +293,7 @@ def test_what_starts_a_command_in_a_home_tells_whether_it_is_there(
 
 def test_out_of_memory_without_a_limit() -> None:
     seen = failed(pod("Failed", terminated(137, "OOMKilled")))
-    assert seen.message == "It ran out of memory: its node had no more. Say how much it needs with mem_limit."
+    assert seen.message == "Out of memory: the node had none left. Set mem_limit to what the job needs."
 
 
 @pytest.mark.parametrize(
@@ -291,11 +303,11 @@ def test_out_of_memory_without_a_limit() -> None:
             terminated(81, message="the service answered 404 Not Found\n"),
             "The code could not be fetched: the service answered 404 Not Found.",
         ),
-        (terminated(1), "The code could not be fetched. It ended with exit code 1."),
+        (terminated(1), "The code could not be fetched. The command ended with exit code 1."),
         (
             terminated(128, "StartError", RUNC + 'exec: "sh": executable file not found in $PATH'),
             "The code could not be fetched. "
-            'The command "sh" cannot be started: there is no such program in the image "busybox:1.36".',
+            'The command "sh" cannot be started: the program does not exist in the image "busybox:1.36".',
         ),
     ],
 )
@@ -308,7 +320,7 @@ def test_deadline() -> None:
     seen = failed(pod("Running", RUNNING), reason="DeadlineExceeded", activeDeadlineSeconds=60)
     assert seen.reason == "DeadlineExceeded"
     assert seen.message == (
-        "It took longer than its limit of 60 seconds (active_deadline_seconds) and was stopped."
+        "The job exceeded its time limit of 60 seconds (active_deadline_seconds) and was stopped."
     )
     assert seen.exit_code is None
 
@@ -322,7 +334,7 @@ def test_deadline() -> None:
                 "message": "The node was low on resource: memory. Threshold quantity: 100Mi",
             },
             "Evicted",
-            "Its node ran out of memory, and it had to go.",
+            "The node ran out of memory and evicted the pod.",
         ),
         (
             {
@@ -330,7 +342,7 @@ def test_deadline() -> None:
                 "message": "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
             },
             "Evicted",
-            "It wrote more to its disk than it may: 1Gi.",
+            "The job wrote too much to its disk: the limit is 1Gi.",
         ),
         (
             {
@@ -338,7 +350,7 @@ def test_deadline() -> None:
                 "message": 'Container job exceeded its local ephemeral storage limit "500Mi". ',
             },
             "Evicted",
-            "It wrote more to its disk than it may: 500Mi.",
+            "The job wrote too much to its disk: the limit is 500Mi.",
         ),
         (
             {
@@ -346,23 +358,23 @@ def test_deadline() -> None:
                 "message": 'Usage of EmptyDir volume "kbatch-code" exceeds the limit "34359738368". ',
             },
             "Evicted",
-            "It wrote more to its working folder /code than it may: 32 GiB.",
+            "The job wrote too much to the working folder /code: the limit is 32 GiB.",
         ),
         (
             {"reason": "Evicted", "message": 'Usage of EmptyDir volume "scratch" exceeds the limit "5Gi". '},
             "Evicted",
-            "It wrote more to the volume scratch than it may: 5 GiB.",
+            "The job wrote too much to the volume scratch: the limit is 5 GiB.",
         ),
         (
             {"reason": "NodeAffinity", "message": "Pod was rejected: Predicate NodeAffinity failed"},
             "NodeAffinity",
-            "Its node did not take it any more, as when its kubelet is started again: "
+            "The node no longer accepts the pod, for example after a restart of its kubelet: "
             "Predicate NodeAffinity failed",
         ),
         (
             {"reason": "UnexpectedAdmissionError", "message": "Allocate failed due to no GPU"},
             "UnexpectedAdmissionError",
-            "Its node could not run it: Allocate failed due to no GPU",
+            "The node could not run the pod: Allocate failed due to no GPU",
         ),
     ],
 )
@@ -383,13 +395,13 @@ def rejected(reason: str = "OutOfcpu", *, after_seconds: int = 1, **fields: Any)
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("OutOfcpu", "Its node had not enough CPU left when it came."),
-        ("OutOfnvidia.com/gpu", "Its node had not enough nvidia.com/gpu left when it came."),
+        ("OutOfcpu", "The node did not have enough CPU left."),
+        ("OutOfnvidia.com/gpu", "The node did not have enough nvidia.com/gpu left."),
         (
             "UnexpectedAdmissionError",
-            "Its node could not give it what it needs: UnexpectedAdmissionError is what it says",
+            "The node could not allocate the requested resources: UnexpectedAdmissionError is what it says",
         ),
-        ("NodeAffinity", "Its node did not take it: NodeAffinity is what it says"),
+        ("NodeAffinity", "The node rejected the pod: NodeAffinity is what it says"),
     ],
 )
 def test_a_job_that_its_node_did_not_take_never_began(reason: str, words: str) -> None:
@@ -416,17 +428,17 @@ def test_what_ran_and_was_then_not_taken_any_more_began() -> None:
 def test_an_attempt_that_its_node_did_not_take_is_none() -> None:
     seen = make_status(job(backoffLimit=2), [rejected()], [])
     assert (seen.status, seen.reason) == (Status.PENDING, "OutOfcpu")
-    assert seen.message == "Its node had not enough CPU left when it came. It is started again."
+    assert seen.message == "The node did not have enough CPU left. The job is restarted."
     second = pod("Failed", terminated(3), name="train-1-bbbbb", created=2)
     spec = JobSpec(image=IMAGE, retries=1)
     seen = make_timed_status(make_seen(job(backoffLimit=1), rejected(), second), spec, timedelta())
-    assert seen.message == "It ended with exit code 3. Attempt 2 of 2 starts soon."
+    assert seen.message == "The command ended with exit code 3. Attempt 2 of 2 starts soon."
     raised = job(backoffLimit=2)
     raised["metadata"]["annotations"]["kbatch.jupyter.org/retries"] = "1"
     last = failed_last(
         raised, rejected(), second, pod("Failed", terminated(4), name="train-1-ccccc", created=9)
     )
-    assert last == "It ended with exit code 4. That was attempt 2 of 2."
+    assert last == "The command ended with exit code 4. That was attempt 2 of 2."
     assert seen.held_until == moment(1)  # the Job is to be let have an attempt more, at once
     seen = make_timed_status(make_seen(job(backoffLimit=2), rejected(), second), spec, timedelta())
     assert seen.held_until is None
@@ -455,8 +467,8 @@ def test_a_container_that_the_cluster_added_does_not_keep_a_job_running(
     seen = make_timed_status(make_seen(job(), lingering), spec, timedelta(seconds=1))
     assert (seen.status, seen.reason, seen.exit_code) == (Status.RUNNING, "SidecarRunning", code)
     assert seen.message == (
-        "The command has ended. The pod still has the container istio-proxy, which the cluster added to it: "
-        "the service ends the pod soon."
+        "The command has ended. Still running: the container istio-proxy, added to the pod by the "
+        "cluster. The service stops the pod soon."
     )
     assert seen.finish_at == moment(5, 21)
     spec = JobSpec(image=IMAGE, sidecar_timeout_seconds=0)
@@ -476,10 +488,10 @@ def make_seen(found: Manifest, *pods: Manifest) -> Seen:
 @pytest.mark.parametrize(
     ("given", "reason", "words"),
     [
-        ("PreemptionByScheduler", "PreemptionByScheduler", "it had to make room for more important work"),
-        ("EvictionByEvictionAPI", "Evicted", "it was evicted"),
-        ("DeletionByTaintManager", "DeletionByTaintManager", "the node that it ran on was lost"),
-        ("DeletionByPodGC", "DeletionByPodGC", "the node that it ran on was lost"),
+        ("PreemptionByScheduler", "PreemptionByScheduler", "a pod with a higher priority needed its place"),
+        ("EvictionByEvictionAPI", "Evicted", "its pod was evicted"),
+        ("DeletionByTaintManager", "DeletionByTaintManager", "its node was lost"),
+        ("DeletionByPodGC", "DeletionByPodGC", "its node was lost"),
     ],
 )
 def test_disrupted_pod_is_followed_by_another(given: str, reason: str, words: str) -> None:
@@ -487,7 +499,7 @@ def test_disrupted_pod_is_followed_by_another(given: str, reason: str, words: st
     seen = make_status(job(backoffLimit=1), [gone], [])
     assert (seen.status, seen.reason) == (Status.PENDING, reason)
     assert words in seen.message
-    assert seen.message.endswith("It is started again.")
+    assert seen.message.endswith("The job is restarted.")
     assert seen.blocked_since is None
     once = make_status(job(), [gone], [])
     assert (once.status, once.reason) == (Status.RUNNING, reason)
@@ -500,7 +512,7 @@ def test_an_attempt_that_had_to_give_way_is_not_counted_between_two() -> None:
     seen = make_status(job(backoffLimit=1), [gone, failed], [])
     assert (seen.status, seen.message) == (
         Status.PENDING,
-        "It ended with exit code 7. Attempt 2 of 2 starts soon.",
+        "The command ended with exit code 7. Attempt 2 of 2 starts soon.",
     )
 
 
@@ -512,7 +524,7 @@ def test_pod_deleted_by_hand() -> None:
         seen = failed(pod("Failed", terminated(code), metadata=DELETED))
         assert (seen.reason, seen.message) == (
             "Deleted",
-            "Its pod was deleted by somebody, or something, outside this service.",
+            "The pod was deleted from outside this service.",
         )
     gone = pod("Running", RUNNING) | {"isGone": True}
     assert failed(gone).reason == "Deleted"
@@ -524,14 +536,14 @@ def test_pod_deleted_by_hand() -> None:
 def test_pod_deleted_after_it_had_failed() -> None:
     assert (
         failed(pod("Failed", terminated(3, finished=7), metadata=DELETED)).message
-        == "It ended with exit code 3."
+        == "The command ended with exit code 3."
     )
     gone = pod("Failed", terminated(3)) | {"isGone": True}
-    assert failed(gone).message == "It ended with exit code 3."
+    assert failed(gone).message == "The command ended with exit code 3."
 
 
 def test_failure_without_pods() -> None:
-    assert "no more is known" in failed().message
+    assert "deleted before the cause was read" in failed().message
 
 
 def test_retries() -> None:
@@ -540,13 +552,13 @@ def test_retries() -> None:
     third = pod("Running", RUNNING, name="train-1-ccccc", created=3)
     between = make_status(job(backoffLimit=2), [first], [])
     assert between.status == Status.PENDING
-    assert between.message == "It ended with exit code 7. Attempt 2 of 3 starts soon."
+    assert between.message == "The command ended with exit code 7. Attempt 2 of 3 starts soon."
     running = make_status(job(backoffLimit=2), [third, first, second], [])
     assert running.status == Status.RUNNING
     assert running.started_at == moment(2)
     assert [each.exit_code for each in running.pods] == [7, 3, None]
     ended = failed(second, first, backoffLimit=1)
-    assert ended.message == "It ended with exit code 3. That was attempt 2 of 2."
+    assert ended.message == "The command ended with exit code 3. That was attempt 2 of 2."
 
 
 def hold(*pods: Manifest, **spec: Any) -> JobStatus:
@@ -566,7 +578,7 @@ def test_the_first_attempt_is_let_go_at_once_and_the_next_when_its_time_has_come
     first, second = pod("Failed", terminated(7, finished=2), name="a"), gated("b", 3)
     held = hold(first, second, retry_delay_seconds=60)
     assert (held.status, held.reason, held.held_until) == (Status.PENDING, "BackOff", moment(3))
-    assert held.message == "It ended with exit code 7. Attempt 2 of 4 starts 60 s after that."
+    assert held.message == "The command ended with exit code 7. Attempt 2 of 4 starts 60 s after that."
     assert held.blocked_since is None
     again = pod("Failed", terminated(7, finished=4), name="b", created=3), gated("c", 5)
     assert hold(first, *again, retry_delay_seconds=60).held_until == moment(6)
@@ -604,8 +616,8 @@ def test_end_is_the_jobs_to_say() -> None:
 
 
 def test_suspended() -> None:
-    assert make_status(job(suspend=True, launched=False), [], []).message == "It is being prepared."
-    assert "suspended by somebody" in make_status(job(suspend=True), [], []).message
+    assert make_status(job(suspend=True, launched=False), [], []).message == "Preparing."
+    assert "suspended from outside" in make_status(job(suspend=True), [], []).message
 
 
 def test_no_pod_yet() -> None:
@@ -621,38 +633,43 @@ def test_no_pod_yet() -> None:
             "limits.memory=2Gi,requests.cpu=8, "
             "used: limits.memory=0,requests.cpu=0, limited: limits.memory=1Gi,requests.cpu=4",
             "start",
-            'The quota here ("compute") leaves no room: it asks for 2 GiB of memory of at most 1 GiB '
-            "and it asks for 8 CPUs of at most 4 CPUs.",
+            'The ResourceQuota "compute" leaves no room: the job requests 2 GiB of memory of at most 1 GiB '
+            "and the job requests 8 CPUs of at most 4 CPUs.",
         ),
         (
             '(combined from similar events): pods "x" is forbidden: exceeded quota: q, '
             "requested: limits.memory=1Gi, used: limits.memory=512Mi, limited: limits.memory=1Gi",
             "schedule",
-            'The quota here ("q") leaves no room: '
-            "it asks for 1 GiB of memory of at most 1 GiB, of which 512 MiB is in use.",
+            'The ResourceQuota "q" leaves no room: '
+            "the job requests 1 GiB of memory of at most 1 GiB, of which 512 MiB is in use.",
         ),
         (
             'pods "x" is forbidden: failed quota: q: must specify limits.memory for: job',
             "start",
-            "The quota here wants a size for each job: q: must specify limits.memory for: job.",
+            (
+                "The ResourceQuota of the namespace requires a size for each job: q: must specify "
+                "limits.memory for: job."
+            ),
         ),
         (
             'pods "x" is forbidden: violates PodSecurity "restricted:latest": '
             "runAsNonRoot != true (pod must set it)",
             "start",
-            "The cluster's security rules (restricted) do not allow it, which an administrator has to "
-            "settle: runAsNonRoot != true (pod must set it).",
+            (
+                "The cluster's Pod Security Standard (restricted) denies the pod; ask an admin to fix "
+                "this: runAsNonRoot != true (pod must set it)."
+            ),
         ),
         (
             'admission webhook "policy.example.org" denied the request: no images from outside',
             "start",
-            "The cluster does not allow it: "
+            "The cluster denied the pod: "
             'admission webhook "policy.example.org" denied the request: no images from outside',
         ),
         (
             'pods "x" is forbidden: error looking up service account jobs/sa: serviceaccount "sa" not found',
             "start",
-            "The cluster does not allow it: "
+            "The cluster denied the pod: "
             'error looking up service account jobs/sa: serviceaccount "sa" not found',
         ),
     ],
@@ -674,20 +691,21 @@ def test_refused(message: str, on: str, words: str) -> None:
     [
         (
             "minimum memory usage per Container is 128Mi, but request is 64Mi",
-            "at least 128 MiB of memory in each container here (a LimitRange), and one has 64 MiB of memory",
+            "at least 128 MiB of memory in each container, and one has 64 MiB of memory",
         ),
         (
             "[maximum cpu usage per Pod is 2, but limit is 2200m, minimum memory usage per Container is 1Gi, "
             "but request is 64Mi]",
-            "at most 2 CPUs in each pod here (a LimitRange), and one has 2.2 CPUs",
+            "at most 2 CPUs in each pod, and one has 2.2 CPUs",
         ),
     ],
 )
 def test_a_size_that_the_cluster_does_not_allow_is_said(message: str, words: str) -> None:
     seen = make_status(job(), [], [refusal(f'pods "train-1-aaaaa" is forbidden: {message}')])
     assert seen.message == (
-        f"The cluster wants {words}. Ask for another size; if yours is right, an administrator must set that "
-        "of the sidecar."
+        f"The cluster's LimitRange allows {words}. Request another size; if yours is in range, ask an "
+        "admin to "
+        "set the size of the sidecar."
     )
 
 
@@ -705,32 +723,32 @@ INSUFFICIENT = "preemption: 0/3 nodes are available: 3 No preemption victims fou
     [
         (
             f"0/3 nodes are available: 3 Insufficient cpu. {INSUFFICIENT}",
-            "No node has room: it asks for 8 CPUs and 1 GiB of memory, "
+            "No node has room: the job requests 8 CPUs and 1 GiB of memory, "
             "and each of the 3 nodes has not enough CPU free.",
         ),
         (
             "0/3 nodes are available: 1 Insufficient memory, 2 node(s) had untolerated taint(s). "
             f"no new claims to deallocate, {INSUFFICIENT}",
-            "No node has room: it asks for 8 CPUs and 1 GiB of memory "
-            "(1 node: not enough memory free; 2 nodes: reserved for other work (a taint)).",
+            "No node has room: the job requests 8 CPUs and 1 GiB of memory "
+            "(1 node: not enough memory free; 2 nodes: reserved for other work (taint)).",
         ),
         (
             "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: hub}. " + INSUFFICIENT,
-            "No node can take it: it asks for 8 CPUs and 1 GiB of memory, "
-            "and the only node is reserved for other work (a taint).",
+            "No node can run it: the job requests 8 CPUs and 1 GiB of memory, "
+            "and the only node is reserved for other work (taint).",
         ),
         (
             "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. " + INSUFFICIENT,
-            "No node has room: it asks for 8 CPUs and 1 GiB of memory, "
+            "No node has room: the job requests 8 CPUs and 1 GiB of memory, "
             "and each of the 2 nodes has not enough nvidia.com/gpu free.",
         ),
         (
             '0/2 nodes are available: persistentvolumeclaim "home" not found.',
-            'It waits for a volume: 0/2 nodes are available: persistentvolumeclaim "home" not found.',
+            'Waiting for a volume: 0/2 nodes are available: persistentvolumeclaim "home" not found.',
         ),
         (
             "no nodes available to schedule pods",
-            "No node can take it yet: no nodes available to schedule pods",
+            "No node can run the job yet: no nodes available to schedule pods",
         ),
     ],
 )
@@ -767,26 +785,29 @@ PULL = f'failed to pull and unpack image "{IMAGE}": failed to resolve reference 
         (
             "ErrImagePull",
             PULL + f"{IMAGE}: not found",
-            "cannot be pulled: there is no such image. Check its name.",
+            "cannot be pulled: the image does not exist. Check the image name.",
         ),
         (
             "ImagePullBackOff",
             f'Back-off pulling image "{IMAGE}": ErrImagePull: {PULL}'
             "dial tcp 10.0.0.1:443: connection refused",
-            "cannot be pulled: the registry does not answer. Check its name.",
+            "cannot be pulled: the registry does not respond. Check the image name.",
         ),
         (
             "ErrImagePull",
             PULL + "pull access denied, repository does not exist or may require authorization",
-            "cannot be pulled: the registry does not allow it, or there is no such image. Check its name.",
+            (
+                "cannot be pulled: access denied by the registry, or the image does not exist. Check the "
+                "image name."
+            ),
         ),
         (
             "ErrImagePull",
             PULL + "429 Too Many Requests - toomanyrequests: rate limit",
-            "cannot be pulled: the registry's limit on downloads is reached. Check its name.",
+            "cannot be pulled: the registry's download limit is reached. Check the image name.",
         ),
-        ("ErrImageNeverPull", "", "is not on the node, and this service may not pull it."),
-        ("ErrImagePull", "strange", "cannot be pulled. Check its name."),
+        ("ErrImageNeverPull", "", "is not on the node, and the pull policy is Never."),
+        ("ErrImagePull", "strange", "cannot be pulled. Check the image name."),
     ],
 )
 def test_image_cannot_be_pulled(reason: str, message: str, words: str) -> None:
@@ -803,7 +824,7 @@ def test_image_name_is_none() -> None:
         ("ErrImagePull", "failed to parse image reference: invalid reference format"),
     ):
         seen = make_status(job(), [pod("Pending", waiting(reason, message), SCHEDULED, INITIALIZED)], [])
-        assert seen.message == f'"{IMAGE}" is not a valid name of an image.'
+        assert seen.message == f'"{IMAGE}" is not a valid image name.'
         assert seen.blocked_since == moment(2)
 
 
@@ -812,7 +833,7 @@ def test_container_cannot_be_set_up() -> None:
         "Pending", waiting("CreateContainerConfigError", 'secret "train-1" not found'), SCHEDULED, INITIALIZED
     )
     seen = make_status(job(), [stuck], [])
-    assert seen.message == 'Its container cannot be set up: secret "train-1" not found.'
+    assert seen.message == 'The container cannot be created: secret "train-1" not found.'
     assert seen.blocked_on == "start"
 
 
@@ -821,7 +842,7 @@ def test_volume_cannot_be_mounted() -> None:
     mount = event("FailedMount", 'MountVolume.SetUp failed for volume "home"', first=3)
     seen = make_status(job(), [stuck], [mount])
     assert (seen.reason, seen.blocked_on, seen.blocked_since) == ("FailedMount", "start", moment(3))
-    assert seen.message.startswith("A volume that it needs cannot be mounted: ")
+    assert seen.message.startswith("A volume cannot be mounted: ")
     # it was mounted in the end, and the image takes its time
     seen = make_status(job(), [stuck], [mount, event("Pulling", f'Pulling image "{IMAGE}"', last=6)])
     assert (seen.reason, seen.blocked_since) == ("Pulling", None)
@@ -833,14 +854,14 @@ def test_progress_is_no_block() -> None:
         (
             pod("Pending", waiting("ContainerCreating"), SCHEDULED),
             [image],
-            f'The image "{IMAGE}" is being pulled.',
+            f'Pulling the image "{IMAGE}".',
         ),
         (
             pod("Pending", waiting("PodInitializing"), SCHEDULED, init=RUNNING),
             [],
-            "Its code is being fetched.",
+            "Fetching the code.",
         ),
-        (pod("Pending", waiting("ContainerCreating"), SCHEDULED), [], "Its container is being set up."),
+        (pod("Pending", waiting("ContainerCreating"), SCHEDULED), [], "Creating the container."),
     ):
         seen = make_status(job(), [stuck], events)
         assert (seen.status, seen.message, seen.blocked_since) == (Status.PENDING, message, None)
@@ -925,13 +946,13 @@ def with_sidecar(pod: Manifest, state: Manifest) -> Manifest:
 def test_a_job_whose_results_are_being_sent_says_so() -> None:
     seen = make_status(job(), [with_sidecar(pod("Running", terminated(0, "Completed")), RUNNING)], [])
     assert (seen.status, seen.reason) == (Status.RUNNING, "KeepingOutputs")
-    assert seen.message == "Its command has ended, and its results are being kept."
+    assert seen.message == "The command has ended. Saving its results."
 
 
 @pytest.mark.parametrize("code", [1, 137])
 def test_how_the_sidecar_ended_says_nothing_about_the_job(code: int) -> None:
     seen = failed(with_sidecar(pod("Failed", terminated(3)), terminated(code)))
-    assert (seen.reason, seen.exit_code, seen.message) == ("Error", 3, "It ended with exit code 3.")
+    assert (seen.reason, seen.exit_code, seen.message) == ("Error", 3, "The command ended with exit code 3.")
     seen = failed(with_sidecar(pod("Failed", terminated(137, "OOMKilled")), terminated(code)))
     assert seen.reason == "OOMKilled"
     fetching = pod("Failed", init=terminated(81, message="the service answered 403"))
@@ -940,13 +961,13 @@ def test_how_the_sidecar_ended_says_nothing_about_the_job(code: int) -> None:
 
 def test_a_command_that_failed_is_not_over_while_its_results_are_sent() -> None:
     seen = make_status(job(), [with_sidecar(pod("Running", terminated(3)), RUNNING)], [])
-    assert (seen.status, seen.message) == (Status.RUNNING, "It ended with exit code 3.")
+    assert (seen.status, seen.message) == (Status.RUNNING, "The command ended with exit code 3.")
 
 
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (waiting("ImagePullBackOff", 'pull "busybox:1.36": not found'), "there is no such image"),
+        (waiting("ImagePullBackOff", 'pull "busybox:1.36": not found'), "the image does not exist"),
         (waiting("CrashLoopBackOff", "back-off 10s restarting"), "back-off 10s restarting"),
         (waiting("PodInitializing"), None),
     ],
@@ -957,7 +978,7 @@ def test_a_sidecar_that_cannot_start_is_for_an_admin_to_settle(state: Manifest, 
     assert seen.status == Status.PENDING
     assert (seen.blocked_since is not None) == bool(words)
     if words:
-        assert seen.message.startswith("What keeps its results cannot be started, which an administrator")
+        assert seen.message.startswith("The sidecar that saves the results cannot start; ask an admin")
         assert words in seen.message
 
 
@@ -972,7 +993,7 @@ def deadline_of(*pods: Manifest, spec: JobSpec | None = None, **seen: Any) -> An
 def test_the_deadline_counts_from_the_jobs_start_until_its_command_has_ended() -> None:
     status = deadline_of(pod("Running", RUNNING))
     assert status.deadline_at == moment(1, 1)
-    assert "its limit of 60 seconds" in status.deadline_message
+    assert "time limit of 60 seconds" in status.deadline_message
     assert status.is_past_deadline()
     assert deadline_of(with_sidecar(pod("Running", terminated(0)), RUNNING)).deadline_at is None
     without = JobSpec(image=IMAGE, active_deadline_seconds=60)
@@ -984,7 +1005,7 @@ def test_kubernetes_own_deadline_is_told_with_the_jobs_own_number() -> None:
     status = make_seen_status(known)
     set_deadline(status, known, JobSpec(image=IMAGE, keep_outputs=True, active_deadline_seconds=60))
     assert (status.status, status.reason) == (Status.FAILED, "DeadlineExceeded")
-    assert "its limit of 60 seconds" in status.message
+    assert "time limit of 60 seconds" in status.message
 
 
 def test_the_steps_of_a_pod_are_told_with_their_times_and_kept_when_its_events_are_gone():

@@ -23,10 +23,10 @@ for pause in 1 2 4 8 0; do
   case $ended:$error in
     124:*|143:*) why='it took longer than {FETCH_SECONDS} seconds'; pause=0;;
     *HTTP/*) why="the service answered $answer";;
-    *'No space'*) why='there is no room on the disk of the node'; pause=0;;
+    *'No space'*) why='the disk of the node is full'; pause=0;;
     *efused*) why='the service refused the connection';;
-    *'bad address'*) why='the name of the service is not known here';;
-    *'timed out'*) why='the service did not answer in time';;
+    *'bad address'*) why='the host name of the service cannot be resolved';;
+    *'timed out'*) why='the service did not respond in time';;
     *) why='the service could not be reached';;
   esac
   case $answer in 4??*) pause=0;; esac
@@ -34,7 +34,7 @@ for pause in 1 2 4 8 0; do
   sleep $pause
 done
 printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 2>&1 ||
-  fail {CHECKSUM_EXIT_CODE} 'what arrived is not what was uploaded (its SHA-256 differs)'
+  fail {CHECKSUM_EXIT_CODE} 'the SHA-256 of the ZIP differs from that of the upload'
 unzip -q -o .kbatch-code.zip >/dev/null 2>&1 || fail {UNZIP_EXIT_CODE} 'the ZIP could not be unpacked'
 rm -f .kbatch-code.zip
 [ -d "./$KBATCH_WORKING_DIR" ] ||

@@ -218,4 +218,4 @@ def explain_unsent(pods: Sequence[Manifest]) -> str:
             if each["name"] == KEEP_CONTAINER:
                 said = ((each.get("state") or {}).get("terminated") or {}).get("message") or ""
     why = " ".join(said.split())[:MAX_SAID_LENGTH]
-    return f"They were not sent before its pod ended{': ' if why else ''}{why}."
+    return f"The results were not sent before the pod ended{': ' if why else ''}{why}."

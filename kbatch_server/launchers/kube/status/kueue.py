@@ -57,25 +57,25 @@ def explain_hold(job: Manifest, workload: Manifest | None) -> tuple[str, str]:
     """Return reason and message for a Job that Kueue has not let go, or has suspended again."""
     queue = job["metadata"]["labels"][QUEUE_LABEL]
     if workload is None:
-        return "Suspended", f"It was handed to Kueue, whose queue {queue!r} has not taken it up yet."
+        return "Suspended", f"Waiting for Kueue's queue {queue!r} to accept the job."
     evicted = _find(workload, "Evicted", "True")
     if _find(workload, "Admitted", "True") and not evicted:
-        return "Admitted", "Kueue has admitted it, and is about to let it go."
+        return "Admitted", "Admitted by Kueue. Starting soon."
     waits = _find(workload, "QuotaReserved", "False")
     if evicted:
         why = sentences.cut(evicted.get("message") or evicted["reason"])
         again = f" {_explain_wait(queue, waits)}" if waits else ""
-        return evicted.get("reason") or "Evicted", f"Kueue has stopped it: {_end(why)}{again}"
+        return evicted.get("reason") or "Evicted", f"Stopped by Kueue: {_end(why)}{again}"
     if waits is None and _find(workload, "QuotaReserved", "True"):
         pending = [each["name"] for each in workload["status"]["admissionChecks"] if each["state"] != "Ready"]
-        until = f", and waits for {', '.join(pending)}" if pending else ""
-        return "QuotaReserved", f"Kueue has set aside what it needs{until}."
+        until = f", and is waiting for {', '.join(pending)}" if pending else ""
+        return "QuotaReserved", f"Kueue has reserved the quota{until}."
     return (waits or {}).get("reason") or "Suspended", _explain_wait(queue, waits)
 
 
 def _explain_wait(queue: str, waits: Manifest | None) -> str:
     said = (waits or {}).get("message") or ""
-    return _end(f"It waits in Kueue's queue {queue!r}" + (f": {sentences.cut(said)}" if said else ""))
+    return _end(f"Waiting in Kueue's queue {queue!r}" + (f": {sentences.cut(said)}" if said else ""))
 
 
 def _find(workload: Manifest, kind: str, status: str) -> Manifest | None:

@@ -198,7 +198,7 @@ def explain_failure(pod: Manifest) -> tuple[str, str]:
         reason = status.get("reason") or "Rejected"
         return reason, sentences.rejected(reason, status.get("message") or "")
     if _was_deleted(pod, ended):
-        return DELETED, "Its pod was deleted by somebody, or something, outside this service."
+        return DELETED, "The pod was deleted from outside this service."
     if ended and (ended["exitCode"] or ended.get("reason") == "OOMKilled"):
         return _explain_exit(find_container(pod), ended)
     reason = status.get("reason") or "Failed"
@@ -209,7 +209,7 @@ def _explain_init_failure(pod: Manifest, name: str, ended: Manifest) -> tuple[st
     container = find_container(pod, name)
     reason, message = _explain_exit(container, ended)
     if name != FETCH_CONTAINER:
-        return reason, f"What prepares it ({name}) failed. {message}"
+        return reason, f"Init container {name} failed. {message}"
     said = sentences.cut(ended.get("message") or "")
     if reason in START_PROBLEMS or reason == "OOMKilled" or not said:
         return "CodeFetchFailed", f"The code could not be fetched. {message}"

@@ -37,34 +37,34 @@ _SUFFIXES = {
 }
 
 _EXIT_CODES = {
-    126: "the command was found, but is not a program that can be run",
-    127: "a command was not found",
-    129: "its terminal was closed, SIGHUP",
-    130: "it was interrupted, SIGINT",
-    131: "it was asked to quit, SIGQUIT",
-    132: "it has an instruction that this CPU does not know, SIGILL; often a library for another CPU",
-    133: "it hit a breakpoint, SIGTRAP",
-    134: "it aborted itself, SIGABRT; what it printed last often says why",
-    135: "it accessed memory that is not there, SIGBUS; often /dev/shm is full, which shm_size makes larger",
-    136: "it divided by zero or overflowed, SIGFPE",
-    137: "it was killed, SIGKILL; often a sign of too little memory",
-    138: "it was ended by SIGUSR1",
-    139: "it crashed with a segmentation fault, SIGSEGV",
-    140: "it was ended by SIGUSR2",
-    141: "it wrote to a pipe that nobody read, SIGPIPE",
-    142: "its own timer ended it, SIGALRM",
-    143: "it was told to stop, SIGTERM",
-    152: "it used more CPU time than its limit, SIGXCPU",
-    153: "it wrote a file that is larger than its limit, SIGXFSZ",
-    159: "it made a system call that is not allowed here, SIGSYS",
+    126: "the file is not executable",
+    127: "command not found",
+    129: "SIGHUP: the terminal was closed",
+    130: "SIGINT: interrupted",
+    131: "SIGQUIT: asked to quit",
+    132: "SIGILL: illegal instruction, often in a library built for another CPU",
+    133: "SIGTRAP: breakpoint",
+    134: "SIGABRT: the program aborted, its last output often says why",
+    135: "SIGBUS: bad memory access, often because /dev/shm is full: set a larger shm_size",
+    136: "SIGFPE: division by zero or overflow",
+    137: "SIGKILL: killed, often because of too little memory",
+    138: "SIGUSR1",
+    139: "SIGSEGV: segmentation fault",
+    140: "SIGUSR2",
+    141: "SIGPIPE: wrote to a closed pipe",
+    142: "SIGALRM: timer expired",
+    143: "SIGTERM: told to stop",
+    152: "SIGXCPU: CPU time limit exceeded",
+    153: "SIGXFSZ: file size limit exceeded",
+    159: "SIGSYS: system call not allowed",
 }
 """What ended a command, by exit code: from 129 on it is 128 and the number of a signal (Linux)."""
 
 _VOLUMES = {
-    "kbatch-code": "its working folder /code",
-    "kbatch-outputs": "its folder of results ($KBATCH_OUTPUT_DIR)",
-    "kbatch-home": "its home folder",
-    "kbatch-shm": "its shared memory (/dev/shm)",
+    "kbatch-code": "the working folder /code",
+    "kbatch-outputs": "the results folder ($KBATCH_OUTPUT_DIR)",
+    "kbatch-home": "the home folder",
+    "kbatch-shm": "shared memory (/dev/shm)",
 }
 """What users call the volumes that a pod has of its own."""
 
@@ -73,44 +73,44 @@ _RESOURCES = {"cpu": "CPU", "memory": "memory", "ephemeral-storage": "disk space
 _SCHEDULER = (
     (re.compile(r"Insufficient (\S+)"), lambda m: f"not enough {_RESOURCES.get(m[1], m[1])} free"),
     (re.compile(r"Too many pods"), lambda m: "already full of pods"),
-    (re.compile(r"untolerated taint"), lambda m: "reserved for other work (a taint)"),
-    (re.compile(r"didn't match Pod's node affinity/selector"), lambda m: "not of the kind it asks for"),
-    (re.compile(r"were unschedulable|was unschedulable"), lambda m: "closed to new work"),
-    (re.compile(r"volume node affinity conflict"), lambda m: "out of reach of its volume"),
+    (re.compile(r"untolerated taint"), lambda m: "reserved for other work (taint)"),
+    (re.compile(r"didn't match Pod's node affinity/selector"), lambda m: "not matching the node selector"),
+    (re.compile(r"were unschedulable|was unschedulable"), lambda m: "closed to new pods (cordoned)"),
+    (re.compile(r"volume node affinity conflict"), lambda m: "out of reach of the volume"),
 )
 """What the scheduler says of nodes, and what a user is told of them."""
 
 _PULL_CAUSES = (
-    (re.compile(r"toomanyrequests|rate limit", re.I), "the registry's limit on downloads is reached"),
+    (re.compile(r"toomanyrequests|rate limit", re.I), "the registry's download limit is reached"),
     (
         re.compile(r"unauthorized|denied|forbidden|authorization failed|no basic auth", re.I),
-        "the registry does not allow it, or there is no such image",
+        "access denied by the registry, or the image does not exist",
     ),
-    (re.compile(r"not found|manifest unknown|repository does not exist", re.I), "there is no such image"),
-    (re.compile(r"no such host|server misbehaving", re.I), "there is no such registry"),
+    (re.compile(r"not found|manifest unknown|repository does not exist", re.I), "the image does not exist"),
+    (re.compile(r"no such host|server misbehaving", re.I), "the registry does not exist"),
     (
         re.compile(r"connection refused|timeout|deadline exceeded|dial tcp|TLS handshake|EOF", re.I),
-        "the registry does not answer",
+        "the registry does not respond",
     ),
-    (re.compile(r"no match for platform", re.I), "it is not made for this kind of computer"),
-    (re.compile(r"no space left", re.I), "there is no room on the disk of the node"),
+    (re.compile(r"no match for platform", re.I), "it is not built for the node's CPU architecture"),
+    (re.compile(r"no space left", re.I), "the disk of the node is full"),
 )
 
 _REJECTED = "Pod was rejected: "
 
 NODE_LOST = (
-    "The node that it runs on was lost, or is being emptied: on one that does not answer it ends when that "
-    "is back, or is removed from the cluster."
+    "The node was lost or is being drained. The job ends when the node responds again or is removed from "
+    "the cluster."
 )
 
-UNKNOWN_END = "Its node lost sight of it, as when that is started again: it is not known how it ended."
+UNKNOWN_END = "The node lost track of the container, for example during a restart: its exit code is unknown."
 
 _DISRUPTIONS = {
-    "PreemptionByScheduler": "it had to make room for more important work",
-    "DeletionByTaintManager": "the node that it ran on was lost or is being emptied",
-    "DeletionByPodGC": "the node that it ran on was lost",
-    "EvictionByEvictionAPI": "it was evicted, as when an administrator empties a node",
-    "TerminationByKubelet": "its node ran out of something, or is shutting down",
+    "PreemptionByScheduler": "a pod with a higher priority needed its place",
+    "DeletionByTaintManager": "its node was lost or is being drained",
+    "DeletionByPodGC": "its node was lost",
+    "EvictionByEvictionAPI": "its pod was evicted, for example because an admin drains the node",
+    "TerminationByKubelet": "its node ran out of resources or is shutting down",
 }
 
 
@@ -161,18 +161,18 @@ def format_requests(container: Manifest) -> str:
 def unschedulable(message: str, container: Manifest, node_selector: Mapping[str, str]) -> str:
     """Say what is short, from the scheduler's "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) …"."""
     if "persistentvolumeclaim" in message.lower():
-        return f"It waits for a volume: {cut(message)}"
+        return f"Waiting for a volume: {cut(message)}"
     total, _, said = message.partition(" nodes are available: ")
     parts = _scheduler_parts(re.split(r"\.? (?:no new claims|preemption:)", said)[0]) if said else []
     if not parts:
-        return f"No node can take it yet: {cut(message)}" if message else "No node can take it yet."
+        return f"No node can run the job yet: {cut(message)}" if message else "No node can run the job yet."
     asks = format_requests(container)
     if node_selector and any("kind" in words for _, words in parts):
         chosen = ", ".join(f"{key}={value}" for key, value in sorted(node_selector.items()))
         asks = f"{asks} on a node with {chosen}" if asks else f"a node with {chosen}"
     full = any(words.startswith(("not enough", "already full")) for _, words in parts)
-    problem = "No node has room" if full else "No node can take it"
-    sentence = f"{problem}: it asks for {asks}" if asks else f"{problem} now"
+    problem = "No node has room" if full else "No node can run it"
+    sentence = f"{problem}: the job requests {asks}" if asks else f"{problem} now"
     if len(parts) == 1 and total == f"0/{parts[0][0]}":
         only = "the only node is" if parts[0][0] == "1" else f"all {parts[0][0]} nodes are"
         if parts[0][1].startswith("not enough"):
@@ -203,79 +203,86 @@ def _scheduler_parts(said: str) -> list[tuple[str, str]]:
 def image_problem(reason: str, image: str, message: str) -> str:
     """Say why an image cannot be had."""
     if reason == "InvalidImageName" or "invalid reference format" in message:
-        return f'"{image}" is not a valid name of an image.'
+        return f'"{image}" is not a valid image name.'
     if reason == "ErrImageNeverPull":
-        return f'The image "{image}" is not on the node, and this service may not pull it.'
+        return f'The image "{image}" is not on the node, and the pull policy is Never.'
     for pattern, words in _PULL_CAUSES:
         if pattern.search(message.replace(image, "")):
-            return f'The image "{image}" cannot be pulled: {words}. Check its name.'
-    return f'The image "{image}" cannot be pulled. Check its name.'
+            return f'The image "{image}" cannot be pulled: {words}. Check the image name.'
+    return f'The image "{image}" cannot be pulled. Check the image name.'
 
 
 def start_problem(command: str, image: str, message: str) -> str:
     """Say why a container's command did not start, from runc's words."""
     named = re.search(r'exec: "((?:[^"\\]|\\.)*)"', message)
     program = named[1] if named else command
-    what = f'The command "{program}" cannot be started' if program else "It cannot be started"
+    what = f'The command "{program}" cannot be started' if program else "The container cannot be started"
     if "permission denied" in message:
-        return f"{what}: it is not a program that may be run."
+        return f"{what}: it is not executable."
     if "chdir to cwd" in message:
         return f"{what}: {cut(message)}"
     if program == SHELL and command != SHELL:
         return (
-            f'The image "{image}" has no {SHELL}, with which this service finds a writable home folder. '
-            "Set HOME in env: then the command is run directly."
+            f'The image "{image}" has no {SHELL}, which is needed to find a writable home folder. Set '
+            "HOME in env to run the command directly."
         )
     if "not found" in message or "no such file" in message:
-        return f'{what}: there is no such program in the image "{image}".'
+        return f'{what}: the program does not exist in the image "{image}".'
     if "exec format error" in message:
-        return f"{what}: it is not a program for this kind of computer, or a script without a first line #!."
+        return f"{what}: it is built for another CPU architecture, or is a script without a #! line."
     return f"{what}: {cut(message)}" if message else f"{what}."
 
 
 def exit_code(code: int) -> str:
     """Say how a command ended."""
     hint = _EXIT_CODES.get(code)
-    return f"It ended with exit code {code} ({hint})." if hint else f"It ended with exit code {code}."
+    return (
+        f"The command ended with exit code {code} ({hint})."
+        if hint
+        else f"The command ended with exit code {code}."
+    )
 
 
 def out_of_memory(container: Manifest) -> str:
     """Say that a container was killed for its memory, and what the limit was."""
     limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
     if limit is None:
-        return "It ran out of memory: its node had no more. Say how much it needs with mem_limit."
-    return f"It ran out of memory: its limit is {format_amount('memory', limit).removesuffix(' of memory')}."
+        return "Out of memory: the node had none left. Set mem_limit to what the job needs."
+    return (
+        f"Out of memory: the limit is {format_amount('memory', limit).removesuffix(' of memory')} "
+        "(mem_limit). Set a larger one."
+    )
 
 
 def deadline(seconds: int | None) -> str:
     """Say that a job ran out of its time."""
     limit = f" of {seconds} seconds" if seconds is not None else ""
-    return f"It took longer than its limit{limit} (active_deadline_seconds) and was stopped."
+    return f"The job exceeded its time limit{limit} (active_deadline_seconds) and was stopped."
 
 
 def evicted(message: str) -> str:
     """Say why a node threw a pod out, from kubelet's words."""
     low = re.search(r"low on resource: ([\w-]+)", message)
     if low:
-        return f"Its node ran out of {_RESOURCES.get(low[1], low[1])}, and it had to go."
+        return f"The node ran out of {_RESOURCES.get(low[1], low[1])} and evicted the pod."
     volume = re.search(r'EmptyDir volume "([^"]+)" exceeds the limit "([^"]+)"', message)
     if volume:
         where = _VOLUMES.get(volume[1], f"the volume {volume[1]}")
-        return f"It wrote more to {where} than it may: {_format_size(volume[2])}."
+        return f"The job wrote too much to {where}: the limit is {_format_size(volume[2])}."
     local = re.search(
         r"(?:limit of containers|ephemeral storage limit) \"?([0-9][0-9A-Za-z.]*?)\"?\. *$", message
     )
     if local:
-        return f"It wrote more to its disk than it may: {local[1]}."
-    return f"Its node threw it out: {cut(message)}" if message else "Its node threw it out."
+        return f"The job wrote too much to its disk: the limit is {local[1]}."
+    return f"The node evicted the pod: {cut(message)}" if message else "The node evicted the pod."
 
 
 def failed_on_node(message: str) -> str:
     """Say why a node failed a pod that it had taken, from kubelet's words."""
     if message.startswith(_REJECTED):
         said = cut(message.removeprefix(_REJECTED))
-        return f"Its node did not take it any more, as when its kubelet is started again: {said}"
-    return f"Its node could not run it: {cut(message)}"
+        return f"The node no longer accepts the pod, for example after a restart of its kubelet: {said}"
+    return f"The node could not run the pod: {cut(message)}"
 
 
 def rejected(reason: str, message: str) -> str:
@@ -283,18 +290,18 @@ def rejected(reason: str, message: str) -> str:
     said = message.removeprefix(_REJECTED)
     if reason.startswith("OutOf"):
         what = reason.removeprefix("OutOf")
-        return f"Its node had not enough {_RESOURCES.get(what, what)} left when it came."
+        return f"The node did not have enough {_RESOURCES.get(what, what)} left."
     if reason == "UnexpectedAdmissionError":
-        return f"Its node could not give it what it needs: {cut(said)}"
-    return f"Its node did not take it: {cut(said or reason)}"
+        return f"The node could not allocate the requested resources: {cut(said)}"
+    return f"The node rejected the pod: {cut(said or reason)}"
 
 
 def strangers(names: Sequence[str]) -> str:
     """Say what keeps a pod alive whose command has ended."""
     has = "the container" if len(names) == 1 else "the containers"
     return (
-        f"The command has ended. The pod still has {has} {_join(list(names))}, which the cluster added to "
-        "it: the service ends the pod soon."
+        f"The command has ended. Still running: {has} {_join(list(names))}, added to the pod by the "
+        "cluster. The service stops the pod soon."
     )
 
 
@@ -302,7 +309,7 @@ def disruption(reason: str, message: str) -> str:
     """Say why a pod had to give way."""
     if reason == "TerminationByKubelet" and message:
         return evicted(message)
-    return f"It was stopped: {_DISRUPTIONS.get(reason, reason)}."
+    return f"The job was stopped: {_DISRUPTIONS.get(reason, reason)}."
 
 
 def refused(message: str) -> str:
@@ -319,14 +326,17 @@ def refused(message: str) -> str:
     if bound:
         return _out_of_range(*bound.groups())
     if said.startswith("failed quota: "):
-        return f"The quota here wants a size for each job: {cut(said.removeprefix('failed quota: '))}."
+        return (
+            "The ResourceQuota of the namespace requires a size for each job: "
+            f"{cut(said.removeprefix('failed quota: '))}."
+        )
     security = re.match(r'violates PodSecurity "([^"]*)": (.*)', said, re.DOTALL)
     if security:
         return (
-            f"The cluster's security rules ({security[1].split(':')[0]}) do not allow it, which an "
-            f"administrator has to settle: {cut(security[2])}."
+            f"The cluster's Pod Security Standard ({security[1].split(':')[0]}) denies the pod; ask an "
+            f"admin to fix this: {cut(security[2])}."
         )
-    return f"The cluster does not allow it: {cut(said)}"
+    return f"The cluster denied the pod: {cut(said)}"
 
 
 def is_quota_used_up(message: str) -> bool:
@@ -350,22 +360,22 @@ def _quota(name: str, requested: str, used: str, limited: str) -> str:
         resource = key.rpartition(".")[2] if key.startswith(("requests.", "limits.")) else key
         wanted, most = format_amount(resource, amount), format_amount(resource, limits.get(key, "?"))
         unit = " of " + _RESOURCES.get(resource, resource)
-        part = f"it asks for {wanted} of at most {most.removesuffix(unit)}"
+        part = f"the job requests {wanted} of at most {most.removesuffix(unit)}"
         if in_use.get(key, "0") != "0":
             part += f", of which {format_amount(resource, in_use[key]).removesuffix(unit)} is in use"
         parts.append(part)
-    return f'The quota here ("{name}") leaves no room: {_join(parts)}.'
+    return f'The ResourceQuota "{name}" leaves no room: {_join(parts)}.'
 
 
 def _out_of_range(kind: str, resource: str, what: str, bound: str, amount: str) -> str:
     """Say that a LimitRange refuses a size, which may be that of one of our containers."""
     most = f"at {'least' if kind == 'minimum' else 'most'} {format_amount(resource, bound)}"
     sentence = (
-        f"The cluster wants {most} in each {what.lower()} here (a LimitRange), "
-        f"and one has {format_amount(resource, amount)}."
+        f"The cluster's LimitRange allows {most} in each {what.lower()}, and one has "
+        f"{format_amount(resource, amount)}."
     )
     return (
-        f"{sentence} Ask for another size; if yours is right, an administrator must set that of the sidecar."
+        f"{sentence} Request another size; if yours is in range, ask an admin to set the size of the sidecar."
     )
 
 

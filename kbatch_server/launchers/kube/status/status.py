@@ -84,9 +84,9 @@ IMAGE_PROBLEMS = frozenset(
     }
 )
 SETUP_EVENTS = {
-    "FailedMount": "A volume that it needs cannot be mounted",
-    "FailedAttachVolume": "A volume that it needs cannot be attached",
-    "FailedCreatePodSandBox": "Its node cannot set it up",
+    "FailedMount": "A volume cannot be mounted",
+    "FailedAttachVolume": "A volume cannot be attached",
+    "FailedCreatePodSandBox": "The node cannot set up the pod",
 }
 
 
@@ -127,7 +127,7 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
         return JobStatus(
             status=Status.SUCCEEDED,
             reason="Complete",
-            message="It has ended well.",
+            message="Completed successfully.",
             exit_code=0,
             ended_at=parse_time(success["lastTransitionTime"]),
         )
@@ -145,7 +145,9 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
         if attempts > 1:
             message += f" That was attempt {attempts} of {get_retries(job) + 1}."
     else:
-        message = f"It failed, and its pods are gone, so that no more is known: {sentences.cut(message)}."
+        message = (
+            f"The job failed, and its pods were deleted before the cause was read: {sentences.cut(message)}."
+        )
     return JobStatus(
         status=Status.FAILED,
         reason=reason,
@@ -176,7 +178,7 @@ def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event
         if newest["metadata"].get("deletionTimestamp"):
             if (find_condition(newest, "DisruptionTarget") or {}).get("reason") == "DeletionByTaintManager":
                 return JobStatus(status=Status.RUNNING, reason="NodeLost", message=sentences.NODE_LOST)
-            return JobStatus(status=Status.RUNNING, reason="Terminating", message="It is being stopped.")
+            return JobStatus(status=Status.RUNNING, reason="Terminating", message="Stopping.")
         if strangers := find_strangers(newest):
             return JobStatus(
                 status=Status.RUNNING,
@@ -186,9 +188,9 @@ def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event
                 finish_at=ended_at(newest),
             )
         if is_keeping(newest):
-            message = "Its command has ended, and its results are being kept."
+            message = "The command has ended. Saving its results."
             return JobStatus(status=Status.RUNNING, reason="KeepingOutputs", message=message)
-        return JobStatus(status=Status.RUNNING, reason="Running", message="It is running.")
+        return JobStatus(status=Status.RUNNING, reason="Running", message="Running.")
     own = [event for event in events if event.kind == "Pod" and event.name == name]
     blocked = _find_block(newest, own)
     if blocked:
@@ -203,9 +205,9 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
     if last is not None:
         since = max(ended_at(last), since)
     if job["spec"].get("suspend"):
-        message = "It is being prepared."
+        message = "Preparing."
         if LAUNCHED_ANNOTATION in (job["metadata"].get("annotations") or {}):
-            message = "It was suspended by somebody outside this service, and waits to be let go on."
+            message = "The job was suspended from outside this service. It continues when it is resumed."
         return JobStatus(status=Status.PENDING, reason="Suspended", message=message)
     refusals = [
         event
@@ -218,13 +220,15 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
         return _make_blocked(_Blocked("FailedCreate", sentences.refused(refusal.message), since, on))
     if last is None and not job["status"].get("startTime"):
         # let go just now, maybe long after it was made: no time to count from
-        return JobStatus(status=Status.PENDING, reason="NoPod", message="Kubernetes has not taken it up yet.")
+        return JobStatus(
+            status=Status.PENDING, reason="NoPod", message="Waiting for Kubernetes to start the job."
+        )
     if last is None:
-        return _make_blocked(_Blocked("NoPod", "Kubernetes has not made a pod for it yet.", since))
+        return _make_blocked(_Blocked("NoPod", "Waiting for Kubernetes to create a pod.", since))
     reason, message = explain_failure(last)
     retries = get_retries(job)
     if retries and (find_condition(last, "DisruptionTarget") or never_began(last)):
-        again = "It is started again."
+        again = "The job is restarted."
     elif retries and attempts <= retries:
         again = f"Attempt {attempts + 1} of {retries + 1} starts soon."
     else:
@@ -255,7 +259,7 @@ def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
     scheduled = find_any_condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
         if scheduled is None or not scheduled.get("message"):
-            return _Blocked("Pending", "It waits for a node to be chosen.", created, "schedule")
+            return _Blocked("Pending", "Waiting for a node.", created, "schedule")
         message = sentences.unschedulable(
             scheduled["message"], find_container(pod), pod["spec"].get("nodeSelector") or {}
         )
@@ -274,7 +278,7 @@ def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
         words = f"{SETUP_EVENTS[trouble.reason]}: {sentences.cut(trouble.message)}"
         return _Blocked(trouble.reason, words, _first_warning(pod, events, since))
     if not container_statuses(pod):
-        return _Blocked("Scheduled", "Its node has not begun to set it up yet.", since)
+        return _Blocked("Scheduled", "Waiting for the node to set up the pod.", since)
     return None
 
 
@@ -300,10 +304,10 @@ def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str
     if reason in START_PROBLEMS:
         return sentences.start_problem(program_of(container), image, message)
     if reason == "CreateContainerConfigError":
-        return f"Its container cannot be set up: {sentences.cut(message)}."
+        return f"The container cannot be created: {sentences.cut(message)}."
     if reason in ("", "ContainerCreating", "PodInitializing"):
         return ""
-    return f"Its container waits ({reason}): {sentences.cut(message)}"
+    return f"The container is waiting ({reason}): {sentences.cut(message)}"
 
 
 def _explain_sidecar(container: Manifest, reason: str, message: str) -> str:
@@ -313,7 +317,7 @@ def _explain_sidecar(container: Manifest, reason: str, message: str) -> str:
     why = sentences.cut(message) or reason
     if reason in IMAGE_PROBLEMS:
         why = sentences.image_problem(reason, container.get("image", ""), message)
-    return f"What keeps its results cannot be started, which an administrator has to settle: {why}"
+    return f"The sidecar that saves the results cannot start; ask an admin to fix this: {why}"
 
 
 def _first_warning(pod: Manifest, events: Sequence[Event], since: datetime) -> datetime:
@@ -327,12 +331,12 @@ def _first_warning(pod: Manifest, events: Sequence[Event], since: datetime) -> d
 def _describe_progress(pod: Manifest, events: Sequence[Event]) -> tuple[str, str]:
     """Return what a pod that is on its way to its start is doing."""
     if "running" in find_state(pod, FETCH_CONTAINER):
-        return "PodInitializing", "Its code is being fetched."
+        return "PodInitializing", "Fetching the code."
     pulls = [event for event in events if event.reason in ("Pulling", "Pulled")]
     if pulls and max(pulls, key=lambda event: event.last).reason == "Pulling":
         image = pulls[-1].message.partition('"')[2].partition('"')[0]
-        return "Pulling", f'The image "{image}" is being pulled.'
-    return "ContainerCreating", "Its container is being set up."
+        return "Pulling", f'Pulling the image "{image}".'
+    return "ContainerCreating", "Creating the container."
 
 
 def _starts(pods: Sequence[Manifest]) -> Iterator[datetime]:
