@@ -41,8 +41,8 @@ class Needs:
     spends: str | None = None
     """``submit`` or ``upload``: what a user may do only so often (see Throttle)."""
     whose: Whose | None = None
-    """Whose things it is about: tests/test_authorization.py calls each method as everybody, and fails for one
-    that does not say it."""
+    """Whose things it is about: tests/service/test_authorization.py calls each method as everybody, and
+    fails for one that does not say it."""
 
 
 def needs_scope(

@@ -18,8 +18,8 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from kbatch_server.launchers.kube.manifests import sidecar
-from kbatch_server.launchers.kube.manifests.fetch import FETCH_SCRIPT
-from kbatch_server.launchers.kube.manifests.sidecar import MANIFEST_SCRIPT, SEND_SCRIPT, explain_unsent
+from kbatch_server.launchers.kube.manifests.job import FETCH_SCRIPT
+from kbatch_server.launchers.kube.manifests.sidecar import NOTE_SCRIPT, SEND_SCRIPT, explain_unsent
 from tests.launchers.kube.test_manifests import ACCOUNT, make, pod_of
 from tests.support.cluster.images import find_busybox
 
@@ -99,7 +99,7 @@ def test_a_job_whose_working_folder_is_collected_has_a_list_of_what_was_unpacked
     pod = pod_of(make(upload="u1", keep_outputs=True, collect="workdir"))
     fetch, keep = pod["initContainers"]
     lists = {"name": "kbatch-lists", "mountPath": "/kbatch/lists"}
-    assert fetch["command"][2] == FETCH_SCRIPT + MANIFEST_SCRIPT
+    assert fetch["command"][2] == FETCH_SCRIPT + NOTE_SCRIPT
     assert fetch["volumeMounts"] == [{"name": "kbatch-code", "mountPath": "/code"}, lists]
     assert keep["volumeMounts"][1:] == [
         lists,
@@ -223,7 +223,7 @@ class Sidecar:
         write_all(self.workdir, files)
         for path in self.workdir.rglob("*"):
             os.utime(path, (1e9, 1e9), follow_symlinks=False)
-        script = MANIFEST_SCRIPT.replace("/kbatch/", f"{self._root}/")
+        script = NOTE_SCRIPT.replace("/kbatch/", f"{self._root}/")
         subprocess.run(
             [f"{self._path}/sh", "-c", script], cwd=self.workdir, env={"PATH": self._path}, check=True
         )

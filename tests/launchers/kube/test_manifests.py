@@ -12,9 +12,22 @@ from typing import Any
 import pytest
 
 from kbatch_server.launchers.kube.manifests import job as objects
-from kbatch_server.launchers.kube.manifests.fetch import FETCH_SCRIPT
 from kbatch_server.launchers.kube.manifests.gates import is_gated, make_open_patch
-from kbatch_server.launchers.kube.manifests.home import HOME_SCRIPT, wrap_command
+from kbatch_server.launchers.kube.manifests.home import (
+    HOME_DIR,
+    HOME_SCRIPT,
+    NOT_FOUND_CODE,
+    NOT_FOUND_MESSAGE,
+    wrap_command,
+)
+from kbatch_server.launchers.kube.manifests.job import FETCH_SCRIPT
+from kbatch_server.launchers.kube.manifests.sidecar import (
+    CODE_DIR,
+    LISTS_MOUNT,
+    NOTE_SCRIPT,
+    ROOT,
+    SEND_SCRIPT,
+)
 from kbatch_server.models.job import Job, JobSpec
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.notebooks.files import make_files
@@ -59,6 +72,16 @@ def make_record(user: str = "alice", **spec: Any) -> Job:
 def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
     spec: dict[str, Any] = manifest["spec"]["template"]["spec"]
     return spec
+
+
+def test_what_the_scripts_of_a_pod_name_is_where_its_manifest_has_it():
+    assert f"cd {CODE_DIR} ||" in FETCH_SCRIPT
+    assert f"HOME={HOME_DIR}\n" in HOME_SCRIPT
+    assert f'echo "{NOT_FOUND_MESSAGE}" >/dev/termination-log\n  exit {NOT_FOUND_CODE}\n' in HOME_SCRIPT
+    assert f"root={ROOT} " in SEND_SCRIPT
+    assert f">{LISTS_MOUNT['mountPath']}/before " in NOTE_SCRIPT
+    for script in (FETCH_SCRIPT, HOME_SCRIPT, SEND_SCRIPT, NOTE_SCRIPT):
+        assert "shellcheck" not in script
 
 
 def test_smallest_job() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ....models.job import JobSpec
 from ....slugs import make_slug
+from .script import read_script
 
 Manifest = dict[str, Any]
 
@@ -19,15 +20,8 @@ NOT_FOUND_CODE = 127
 NOT_FOUND_MESSAGE = "kbatch: the command was not found"
 """The exit code and the termination message of a container whose command does not exist in its image."""
 
-HOME_SCRIPT = (
-    f'[ -w "$HOME" ] || export HOME={HOME_DIR}; '
-    'case "$1" in */*) [ -e "$1" ];; *) command -v -- "$1" >/dev/null 2>&1;; esac || '
-    f'{{ echo "{NOT_FOUND_MESSAGE}" >/dev/termination-log; exit {NOT_FOUND_CODE}; }}; '
-    'exec "$@"'
-)
-"""Runs a command, with another home where HOME is not writable. What HOME is only the container can say: it
-comes from the image, from the user's entry in the image's list of accounts, or is ``/``. That a command does
-not exist is said apart: the exit code alone may be that of a command within it."""
+HOME_SCRIPT = read_script("home")
+"""Runs a command in a writable home folder, and says with the two above when it does not exist."""
 
 _WRAPPER = (SHELL, "-c", HOME_SCRIPT, "sh")
 

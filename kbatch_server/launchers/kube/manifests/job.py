@@ -13,7 +13,6 @@ from ....models.results import OutputLimits
 from ....notebooks.launch import make_command
 from ....slugs import MAX_LABEL, make_slug
 from . import notebook, sidecar
-from .fetch import FETCH_SCRIPT
 from .gates import ATTEMPT_GATE, has_own_delay
 from .home import make_account_env, needs_home, wrap_command
 from .labels import (
@@ -27,6 +26,7 @@ from .labels import (
     USERNAME,
 )
 from .resources import make_init_resources, make_resources, make_sidecar_resources
+from .script import read_script
 from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY
 from .volumes import find_working_dir, make_mounts, make_volumes
 
@@ -37,6 +37,9 @@ MAIN_CONTAINER = "job"
 FETCH_CONTAINER = "fetch-code"
 CODE_URL_KEY = "code-url"
 ENV_KEY_PREFIX = "env."
+
+FETCH_SCRIPT = read_script("fetch")
+"""For busybox; any image with sh, wget, timeout, sha256sum, unzip, sed and tee will do."""
 
 LEFTOVER_TTL_SECONDS = 30 * 86400
 """How long a Job stays after its end when no service comes to see it. One that does sets the admin's time:
@@ -335,7 +338,7 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
     return {
         "name": FETCH_CONTAINER,
         "image": init_image,
-        "command": ["sh", "-c", FETCH_SCRIPT + (sidecar.MANIFEST_SCRIPT if collects else "")],
+        "command": ["sh", "-c", FETCH_SCRIPT + (sidecar.NOTE_SCRIPT if collects else "")],
         "env": [
             _make_secret_env("KBATCH_CODE_URL", job.id, CODE_URL_KEY),
             {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
