@@ -12,7 +12,7 @@ from ....models.job import Job, JobSpec
 from ....models.results import OutputLimits
 from ....notebooks.launch import make_command
 from ....slugs import MAX_LABEL, make_slug
-from . import notebook, sidecar
+from . import sidecar
 from .gates import ATTEMPT_GATE, has_own_delay
 from .home import make_account_env, needs_home, wrap_command
 from .labels import (
@@ -28,7 +28,13 @@ from .labels import (
 from .resources import make_init_resources, make_resources, make_sidecar_resources
 from .script import read_script
 from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY
-from .volumes import find_working_dir, make_mounts, make_volumes
+from .volumes import (
+    NOTEBOOK_DIR,
+    find_working_dir,
+    make_mounts,
+    make_notebook_volume,
+    make_volumes,
+)
 
 Manifest = dict[str, Any]
 
@@ -266,7 +272,7 @@ def make_pod_spec(
     if init_containers := _make_init_containers(job, init_image, output_limits):
         pod["initContainers"] = init_containers
     if spec.notebook is not None:
-        pod["volumes"].append(notebook.make_volume(job.id))
+        pod["volumes"].append(make_notebook_volume(job.id))
     optional = {
         "nodeSelector": expand(spec.node_selector, job.user),
         "tolerations": spec.tolerations,
@@ -308,7 +314,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
         # ours wins: anywhere else, nothing would be found
         env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
         env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
-    mounts = make_mounts(spec, has_home=has_home) + ([notebook.MOUNT] if spec.notebook is not None else [])
+    mounts = make_mounts(spec, has_home=has_home)
     container: Manifest = {
         "name": MAIN_CONTAINER,
         "image": spec.image,
@@ -329,7 +335,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
 
 
 def _get_command(spec: JobSpec) -> list[str]:
-    return spec.command or [] if spec.notebook is None else make_command(notebook.FOLDER)
+    return spec.command or [] if spec.notebook is None else make_command(NOTEBOOK_DIR)
 
 
 def _make_fetch_container(job: Job, init_image: str) -> Manifest:

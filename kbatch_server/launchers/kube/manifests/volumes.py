@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....models.job import JobSpec
+from ....notebooks.launch import SETTINGS_FILE, SOURCE_FILES
 from .home import HOME_DIR, HOME_VOLUME
 from .sidecar import CODE_DIR, CODE_VOLUME, LISTS_VOLUME, OUTPUT_DIR, OUTPUT_VOLUME
 
@@ -15,6 +16,11 @@ LISTS_SIZE = "512Mi"
 """Room for three lists of as many files as a ZIP may have, with the longest names."""
 
 SHM_VOLUME = "kbatch-shm"
+
+NOTEBOOK_DIR = "/kbatch-notebook"
+NOTEBOOK_VOLUME = "kbatch-notebook"
+NOTEBOOK_MOUNT: Manifest = {"name": NOTEBOOK_VOLUME, "mountPath": NOTEBOOK_DIR, "readOnly": True}
+"""What runs a job's notebook: files of its Secret."""
 
 
 def make_volumes(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
@@ -30,15 +36,23 @@ def make_volumes(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
     return volumes
 
 
+def make_notebook_volume(secret: str) -> Manifest:
+    """Return the volume with the files that run a notebook, and nothing else, of the Secret of that name."""
+    items = [{"key": name, "path": name} for name in (*SOURCE_FILES, SETTINGS_FILE)]
+    return {"name": NOTEBOOK_VOLUME, "secret": {"secretName": secret, "items": items}}
+
+
 def make_mounts(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
     """Return where the job's own container has them."""
-    mounts = [{"name": CODE_VOLUME, "mountPath": CODE_DIR}] if runs_in_code_dir(spec) else []
+    mounts: list[Manifest] = [{"name": CODE_VOLUME, "mountPath": CODE_DIR}] if runs_in_code_dir(spec) else []
     if spec.keep_outputs:
         mounts.append({"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR})
     if has_home:
         mounts.append({"name": HOME_VOLUME, "mountPath": HOME_DIR})
     if spec.shm_size is not None:
         mounts.append({"name": SHM_VOLUME, "mountPath": SHM_DIR})
+    if spec.notebook is not None:
+        mounts.append(NOTEBOOK_MOUNT)
     return mounts
 
 
