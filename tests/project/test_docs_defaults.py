@@ -64,22 +64,22 @@ STATED = {
         "The second attempt begins {JobConfig.retry_delay_seconds:time} after",
         "At most {Outputs.max_output_files:,} files of {Outputs.max_output_bytes:size} in all are kept",
         "its grace period ({JobConfig.termination_grace_period_seconds:time})",
-        "| one ZIP | {Uploads.max_upload_bytes:size}, or",
+        "| one ZIP | {Uploads.max_upload_bytes:size}, unless",
         "| uploads at a time | {Uploads.concurrent_uploads_per_user};",
         "| the time that an upload takes | {Uploads.max_upload_seconds:words}, and",
-        "| a job's JSON | {KBatchServer.max_job_bytes:size}, or",
-        "| results | {Outputs.max_output_bytes:size} in {Outputs.max_output_files:,} files, or",
-        "| a log | {LogRecorder.max_log_bytes:size} for each attempt, or",
+        "| a job's JSON | {KBatchServer.max_job_bytes:size}, unless",
+        "| results | {Outputs.max_output_bytes:size} in {Outputs.max_output_files:,} files, unless",
+        "| a log | {LogRecorder.max_log_bytes:size} for each attempt, unless",
         "| results {Retention.output_ttl_seconds:time} after the job's end, logs"
-        " {Retention.log_ttl_seconds:days}, the record for good, or what the admin set; an upload that"
-        " no job names {Uploads.upload_ttl_seconds:time} |",
-        "| jobs that are queued | {Limits.max_queued:,}, or",
-        "| {Limits.max_record_bytes:size}, or what the admin set: some",
-        "| {Throttle.submits_per_minute:,} times a minute and {Throttle.submit_burst:,} at once, or",
-        "| followed logs at a time | {Throttle.concurrent_streams_per_user}, or",
+        " {Retention.log_ttl_seconds:days}, the record forever, unless the admin set other times; an upload"
+        " that no job names {Uploads.upload_ttl_seconds:time} |",
+        "| queued jobs | {Limits.max_queued:,}, unless",
+        "| {Limits.max_record_bytes:size} of the database, unless the admin set another size: some",
+        "| {Throttle.submits_per_minute:,} a minute, after a burst of {Throttle.submit_burst:,}, unless",
+        "| followed logs at a time | {Throttle.concurrent_streams_per_user}, unless",
         "| {JobConfig.code_volume_size:size} to `/code`, with its code; {JobConfig.output_volume_size:size}"
-        " to its results, {JobConfig.home_volume_size:size} to its home, or",
-        "unpacks to more than {LocalProcessJobLauncher.max_code_bytes:size} (or what the admin set)",
+        " to its results, {JobConfig.home_volume_size:size} to its home, unless",
+        "unpacks to more than {LocalProcessJobLauncher.max_code_bytes:size} (unless the admin set",
     ],
 }
 """What the pages say, with each default in the place of its trait's name."""
