@@ -23,7 +23,7 @@ STATED = {
     "design.md": ["anew every {Reconciler.resync_seconds:time}"],
     "install.md": [
         "`LocalProcessJobLauncher.max_processes` ({LocalProcessJobLauncher.max_processes})",
-        "It asks for {JobConfig.sidecar_resources[requests][cpu]} CPU and"
+        "It requests {JobConfig.sidecar_resources[requests][cpu]} CPU and"
         " {JobConfig.sidecar_resources[requests][memory]:quantity} of memory, and may use"
         " {JobConfig.sidecar_resources[limits][cpu]} CPU",
         '`allowed_images` is `["{JobConfig.allowed_images[0]}"]` unless',
@@ -87,8 +87,8 @@ STATED = {
 NO_DEFAULTS = {
     "design.md": ["507 (`DiskSpace.min_free_bytes`)"],
     "install.md": [
-        "`KubeJobLauncher.init_image`, which needs Kubernetes 1.29",
-        "(`Leader.retry_seconds` is how often the others try)",
+        "`KubeJobLauncher.init_image`, and needs Kubernetes 1.29",
+        "(`Leader.retry_seconds` sets how often the others try)",
     ],
     "operations.md": ["| `disk` | less than `DiskSpace.min_free_bytes` is free"],
     "rest-api.md": [
