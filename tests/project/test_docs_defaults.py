@@ -100,7 +100,7 @@ NO_DEFAULTS = {
     "storage.md": ["| `GCSStorage.endpoint`", "| `S3Storage.region` |"],
     "troubleshooting.md": [
         "| 403 `MissingScope` |",
-        "| connections are closed, or answered with an empty 503 |",
+        "| the service closes connections, or answers them with an empty 503 |",
         "| 408 |",
         "| 507 |",
     ],
