@@ -12,6 +12,7 @@ import kubernetes
 import pytest
 from kubernetes.aio import client, config
 
+from kbatch_server.launchers.kube.client import RESTClient
 from tests.support.cluster import ClusterLike, ensure_cluster
 from tests.support.helm import Helm, find_helm
 from tests.support.installation import Installation
@@ -50,6 +51,7 @@ async def api_client(cluster: ClusterLike) -> AsyncIterator[client.ApiClient]:
     configuration = client.Configuration()
     await config.load_kube_config(str(cluster.kubeconfig), client_configuration=configuration)
     async with client.ApiClient(configuration) as api_client:
+        api_client.rest_client = RESTClient(configuration)  # whose connections end with the test
         yield api_client
 
 

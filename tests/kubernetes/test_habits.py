@@ -171,7 +171,7 @@ def test_a_job_that_its_node_refused_is_launched_again(alice: API) -> None:
     job = alice.submit("echo begun", name="late")
     waits = alice.wait(job["id"], "pending")
     deadline = time.monotonic() + 60
-    while "launched again" not in (waits := alice.get(job["id"]))["message"]:
+    while "Retrying in" not in (waits := alice.get(job["id"]))["message"]:
         assert time.monotonic() < deadline, waits
         time.sleep(0.1)
     assert (waits["status"], waits["reason"], waits["attempts"]) == ("pending", "OutOfcpu", 0)

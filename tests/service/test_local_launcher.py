@@ -452,7 +452,7 @@ async def test_links_and_names_in_the_code_are_as_they_were_meant(launcher, chan
 @pytest.mark.parametrize(
     ("files", "sha256", "words"),
     [
-        (None, None, "not in the storage"),
+        (None, None, "no longer in the storage"),
         ({"a": "b"}, "0" * 64, "SHA-256"),
         ({"../a": "b"}, None, r"has '\.\.' in its path"),
         ({"/a": "b"}, None, "absolute path"),

@@ -112,7 +112,7 @@ def find_proxy(url: str) -> str | None:
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
-class _RESTClient(RESTClientObject):
+class RESTClient(RESTClientObject):
     """The library's pool of connections, with a connector of ours."""
 
     def _create_connector(self) -> Connector:
@@ -124,7 +124,7 @@ class KubeClient:
 
     def __init__(self, configuration: Configuration, *, request_timeout_seconds: float = 30) -> None:
         self._api = ApiClient(configuration)
-        self._api.rest_client = _RESTClient(configuration)
+        self._api.rest_client = RESTClient(configuration)
         self.ahead = timedelta()
         """How far our clock was ahead of the API server's, whose times objects have, at its last answer."""
         self._timeout = aiohttp.ClientTimeout(

@@ -771,6 +771,14 @@ def test_unschedulable(message: str, words: str) -> None:
     assert seen.message == words
 
 
+def test_nodes_that_a_node_selector_leaves_out_are_told_with_what_it_selects() -> None:
+    message = f"0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. {INSUFFICIENT}"
+    assert sentences.unschedulable(message, {}, {"gpu": "a100"}) == (
+        "No node can run it: the job requests a node with gpu=a100, "
+        "and the only node is not of the kind that the node selector asks for."
+    )
+
+
 def test_no_scheduler() -> None:
     seen = make_status(job(), [pod()], [])
     assert (seen.blocked_on, seen.blocked_since) == ("schedule", moment(1))

@@ -70,11 +70,13 @@ _VOLUMES = {
 
 _RESOURCES = {"cpu": "CPU", "memory": "memory", "ephemeral-storage": "disk space", "pods": "pods"}
 
+_UNMATCHED = "not of the kind that the node selector asks for"
+
 _SCHEDULER = (
     (re.compile(r"Insufficient (\S+)"), lambda m: f"not enough {_RESOURCES.get(m[1], m[1])} free"),
     (re.compile(r"Too many pods"), lambda m: "already full of pods"),
     (re.compile(r"untolerated taint"), lambda m: "reserved for other work (taint)"),
-    (re.compile(r"didn't match Pod's node affinity/selector"), lambda m: "not matching the node selector"),
+    (re.compile(r"didn't match Pod's node affinity/selector"), lambda m: _UNMATCHED),
     (re.compile(r"were unschedulable|was unschedulable"), lambda m: "closed to new pods (cordoned)"),
     (re.compile(r"volume node affinity conflict"), lambda m: "out of reach of the volume"),
 )
@@ -167,7 +169,7 @@ def unschedulable(message: str, container: Manifest, node_selector: Mapping[str,
     if not parts:
         return f"No node can run the job yet: {cut(message)}" if message else "No node can run the job yet."
     asks = format_requests(container)
-    if node_selector and any("kind" in words for _, words in parts):
+    if node_selector and any(words == _UNMATCHED for _, words in parts):
         chosen = ", ".join(f"{key}={value}" for key, value in sorted(node_selector.items()))
         asks = f"{asks} on a node with {chosen}" if asks else f"a node with {chosen}"
     full = any(words.startswith(("not enough", "already full")) for _, words in parts)
