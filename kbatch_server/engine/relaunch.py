@@ -70,7 +70,14 @@ class Relaunch:
         }
         message = f"{seen.message} The command did not start. Retrying in {delay:g} s."
         await self._jobs.update(
-            job.id, status=Status.PENDING, reason=seen.reason, message=message, state=state
+            job.id,
+            status=Status.PENDING,
+            reason=seen.reason,
+            message=message,
+            state=state,
+            # a pod may have been seen, and counted, before its node refused it
+            pods=seen.pods,
+            attempts=len(seen.pods),
         )
         LAUNCHES.labels("again").inc()
         self._log.info("job %s: %s, launching again in %g s", job.id, seen.reason, delay)

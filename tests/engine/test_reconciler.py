@@ -196,9 +196,12 @@ async def make_due(world, job):
 async def test_a_job_whose_node_did_not_take_it_is_launched_again_some_times(world):
     job = await step(world, await submit(world))
     for count, delay in enumerate((10, 20, 40, 80, 160, 320), 1):
+        see(world, job, Status.PENDING, pods=[Pod(name="a", phase="Pending", created_at=utcnow())])
+        assert (await step(world, job)).attempts == 1
         see_refused(world, job)
         job = await step(world, job)
         assert (job.status, job.reason, job.ended_at) == ("pending", "OutOfcpu", None)
+        assert (job.attempts, job.pods) == (0, [])
         assert job.message == (f"Its node was full. The command did not start. Retrying in {delay} s.")
         job = await step(world, job)  # too early
         assert len(world.launcher.launched) == count

@@ -581,22 +581,37 @@ async def test_log_that_is_rotated_while_it_is_read_for_the_first_time_goes_on(
 
 @pytest.mark.usefixtures("our_kubelet")
 async def test_log_that_is_rotated_while_nobody_takes_it_says_what_is_missing_and_repeats_nothing(
-    launcher: KubeJobLauncher, make_job: Callable[..., Job]
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], core_api: client.CoreV1Api
 ) -> None:
     """As when the storage is away. The kubelet goes on with the newest file, once for each rotation."""
     # each time 2 MB, which is soon more than all buffers on the way take; not before somebody reads
     job = make_job(
         "sleep 2;"
-        f"for i in $(seq 60); do for j in $(seq 100 999); do echo $i$j {'7' * 2000}; done; sleep 0.2; done"
+        f"for i in $(seq 60); do for j in $(seq 100 999); do echo $i$j {'7' * 2000}; done; sleep 0.3; done"
     )
     await launch(launcher, job)
     rest, words = b"", list[str]()
-    log = launcher.read_log(job, await find_pod(launcher, job), None)
+    where = await find_pod(launcher, job), job.state["namespace"]
+
+    async def read_start() -> str:
+        """Return how the newest file of the log begins."""
+        return str(await core_api.read_namespaced_pod_log(*where, limit_bytes=8))
+
+    async def wait_for_rotations(count: int) -> None:
+        starts = {await read_start()}
+
+        async def are_enough() -> bool:
+            starts.add(await read_start())
+            return len(starts - {""}) > count  # a new file is empty at first
+
+        await wait_for(are_enough)
+
+    log = launcher.read_log(job, where[0], None)
     async with asyncio.timeout(SECONDS), aclosing(log) as pieces:
         async for piece in pieces:
             *lines, rest = (rest + piece.data).split(b"\n")
             if len(words) < 5000 <= len(words) + len(lines):
-                await asyncio.sleep(8)  # the kubelet rotates each 3 seconds
+                await wait_for_rotations(3)
             words += [line.partition(b" ")[0].decode() for line in lines]
     expected = [f"{i}{j}" for i in range(1, 61) for j in range(100, 1000)]
     gaps = [at for at, word in enumerate(words) if word == "[..."]
