@@ -216,7 +216,7 @@ async def test_no_node_has_room(launcher: KubeJobLauncher, make_job: Callable[..
     seen = await wait_blocked(launcher, job, "Unschedulable")
     assert seen.blocked_on == "schedule"
     assert seen.message == (
-        "No node has room: the job requests 1000 CPUs, and the only node has not enough CPU free."
+        "No node has room: the job requests 1000 CPUs, and the only node does not have enough CPU free."
     )
     job = make_job(node_selector={"gpu": "a100"})
     await launch(launcher, job)

@@ -724,7 +724,7 @@ INSUFFICIENT = "preemption: 0/3 nodes are available: 3 No preemption victims fou
         (
             f"0/3 nodes are available: 3 Insufficient cpu. {INSUFFICIENT}",
             "No node has room: the job requests 8 CPUs and 1 GiB of memory, "
-            "and each of the 3 nodes has not enough CPU free.",
+            "and none of the 3 nodes has enough CPU free.",
         ),
         (
             "0/3 nodes are available: 1 Insufficient memory, 2 node(s) had untolerated taint(s). "
@@ -740,7 +740,7 @@ INSUFFICIENT = "preemption: 0/3 nodes are available: 3 No preemption victims fou
         (
             "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. " + INSUFFICIENT,
             "No node has room: the job requests 8 CPUs and 1 GiB of memory, "
-            "and each of the 2 nodes has not enough nvidia.com/gpu free.",
+            "and none of the 2 nodes has enough nvidia.com/gpu free.",
         ),
         (
             '0/2 nodes are available: persistentvolumeclaim "home" not found.',

@@ -176,10 +176,12 @@ def unschedulable(message: str, container: Manifest, node_selector: Mapping[str,
     problem = "No node has room" if full else "No node can run it"
     sentence = f"{problem}: the job requests {asks}" if asks else f"{problem} now"
     if len(parts) == 1 and total == f"0/{parts[0][0]}":
-        only = "the only node is" if parts[0][0] == "1" else f"all {parts[0][0]} nodes are"
-        if parts[0][1].startswith("not enough"):
-            only = "the only node has" if parts[0][0] == "1" else f"each of the {parts[0][0]} nodes has"
-        return f"{sentence}, and {only} {parts[0][1]}."
+        [(count, words)] = parts
+        if words.startswith("not enough"):
+            nodes = "the only node does not have" if count == "1" else f"none of the {count} nodes has"
+            return f"{sentence}, and {nodes} {words.removeprefix('not ')}."
+        nodes = "the only node is" if count == "1" else f"all {count} nodes are"
+        return f"{sentence}, and {nodes} {words}."
     counted = [f"{count} {'node' if count == '1' else 'nodes'}: {words}" for count, words in parts]
     return f"{sentence} ({'; '.join(counted)})."
 
