@@ -257,7 +257,7 @@ class JobStore(ChangingStore):
         if job is None or _is_hidden(job, user):
             raise _no_such_job(job_id)
         if job.is_over and job.status != Status.CANCELLED:
-            raise Conflict(f"The job {job_id!r} is over already: {job.status.value}.", reason="JobEnded")
+            raise Conflict(f"Job {job_id!r} has already ended: {job.status.value}.", reason="JobEnded")
         return job
 
     async def request_delete(self, job_id: str, *, user: str | None, audit: AuditEntry | None = None) -> None:
@@ -308,4 +308,4 @@ def _of(user: str | None) -> tuple[ColumnElement[bool], ...]:
 
 
 def _no_such_job(job_id: str) -> NotFound:
-    return NotFound(f"There is no job {job_id!r} of yours.")
+    return NotFound(f"Job {job_id!r} not found.")

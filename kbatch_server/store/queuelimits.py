@@ -79,7 +79,7 @@ class Queued:
     def add(self, user: str, limits: QueueLimits) -> TooManyRequests | None:
         """Count one more, or return why there may not be one."""
         if limits.user is not None and self._of_user[user] >= limits.user:
-            return _make_refusal(f"{limits.user:g} jobs of yours", limits.user)
+            return _make_refusal(f"{limits.user:g} of your jobs", limits.user)
         for group, limit in limits.groups.items():
             if self._of_group[group] >= limit:
                 return _make_refusal(f"{limit:g} jobs of the group {group!r}", limit)
@@ -113,8 +113,8 @@ class RecordBytes:
         if known + size > limit:
             LIMITS_HELD.labels("max_record_bytes").inc()
             return Forbidden(
-                f"Your jobs take {known} bytes of the database, and may take {limit}: delete some that you do"
-                " not need any more.",
+                f"Your job records use {known} bytes of the database; the limit is {limit}. Delete jobs that"
+                " you no longer need.",
                 reason="QuotaExceeded",
                 details={"limit": limit, "resource": "record_bytes"},
             )
@@ -139,7 +139,7 @@ def _count_groups(connection: Connection, groups: Collection[str]) -> dict[str, 
 
 def _make_refusal(whose: str, limit: float) -> TooManyRequests:
     return TooManyRequests(
-        f"{whose} are queued, which is the limit: submit again when some have started.",
+        f"{whose} are queued, which is the limit. Submit again after some have started.",
         reason="QuotaExceeded",
         details={"limit": int(limit), "resource": "queued"},
         retry_after_seconds=RETRY_AFTER_SECONDS,

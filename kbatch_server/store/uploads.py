@@ -93,7 +93,7 @@ class UploadStore:
         """Return an upload of the user's, or raise NotFound: also when it is another's or being deleted."""
         upload = await self._find_upload(uploads.c.id == upload_id, uploads.c.user == user)
         if upload is None:
-            raise NotFound(f"There is no upload {upload_id!r} of yours.")
+            raise NotFound(f"Upload {upload_id!r} not found.")
         return upload
 
     async def find_by_sha256(self, user: str, sha256: str) -> Upload | None:

@@ -137,7 +137,7 @@ class JobWriter:
         try:
             self._queue.put_nowait(request)
         except asyncio.QueueFull:
-            raise Unavailable("Too many jobs come in at once. Try again in a moment.") from None
+            raise Unavailable("Too many jobs are being submitted. Try again in a moment.") from None
         return await request.outcome
 
     async def _run(self) -> None:
@@ -200,7 +200,7 @@ class JobWriter:
             if request.key is not None and request.key in by_key:
                 outcomes.append(_repeated(request, *by_key[request.key]))
             elif upload is not None and (upload, request.job.user) not in known_uploads:
-                outcomes.append(NotFound(f"There is no upload {upload!r} of yours."))
+                outcomes.append(NotFound(f"Upload {upload!r} not found."))
             elif (refusal := queued.add(request.job.user, request.limits)) is not None:
                 outcomes.append(refusal)
             elif (full := self._add_bytes(connection, request)) is not None:
@@ -271,7 +271,7 @@ def _repeated(request: _Request, job: Job, request_hash: str | None) -> tuple[Jo
     if request.row["request_hash"] == request_hash:
         return job, False
     key = json.dumps(request.row["idempotency_key"])
-    message = f"The Idempotency-Key {key} was used for another request: take a new one for each job."
+    message = f"The Idempotency-Key {key} was used for another request. Use a new key for each job."
     return Conflict(message, reason="IdempotencyKeyReused")
 
 

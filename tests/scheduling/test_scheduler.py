@@ -284,7 +284,7 @@ async def test_places_are_counted_to_an_end(make_world, monkeypatch):
 async def test_as_many_as_may_be_queued_are_and_one_more_is_told_when_to_come_again(make_world):
     world = await make_world(user_limits={"queued": 3, "running": 1})
     ids = [await world.submit() for _ in range(3)]
-    with pytest.raises(TooManyRequests, match="3 jobs of yours are queued") as refused:
+    with pytest.raises(TooManyRequests, match="3 of your jobs are queued") as refused:
         await world.submit()
     assert (refused.value.reason, refused.value.retry_after_seconds) == ("QuotaExceeded", 60)
     await world.submit(BOB)

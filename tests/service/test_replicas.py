@@ -324,7 +324,7 @@ def test_limits_hold_through_all_replicas_and_after_a_kill_of_the_leader(
                 ids.append(said.get("id") or said["metadata"]["name"])
             assert (answer.status_code, answer.headers["Retry-After"]) == (429, "60"), number
             assert answer.json()["reason"] == "QuotaExceeded"
-            assert path.startswith("api") or "6 jobs of yours are queued" in answer.json()["detail"]
+            assert path.startswith("api") or "6 of your jobs are queued" in answer.json()["detail"]
     replicas.services[leader].kill()
     other = replicas.clients[1 - leader]
 

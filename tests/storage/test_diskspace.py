@@ -333,7 +333,7 @@ async def test_one_user_cannot_queue_without_end_and_others_can(store):
     jobs = make_jobs(store, MemoryStorage(), max_queued=3)
     for _ in range(3):
         await submit(jobs)
-    with pytest.raises(TooManyRequests, match="3 jobs of yours are queued, which is the limit"):
+    with pytest.raises(TooManyRequests, match="3 of your jobs are queued, which is the limit"):
         await submit(jobs)
     await submit(jobs, BOB)
     generous = make_jobs(store, MemoryStorage(), max_queued=3, user_limits={"queued": 5})
@@ -346,7 +346,7 @@ async def test_the_records_of_one_user_cannot_fill_the_database_and_others_go_on
     jobs = make_jobs(store, MemoryStorage(), max_record_bytes=1_000_000)
     made, error = await fill(jobs, size=50_000)
     assert (error.status, error.reason, len(made)) == (403, "QuotaExceeded", 7)
-    assert "delete some that you do not need any more" in error.message
+    assert "Delete jobs that you no longer need" in error.message
     env = {"A": os.urandom(50_000).hex()}
     await submit(jobs, BOB, env=env)
     await store.jobs.remove(made[0].id)

@@ -526,7 +526,7 @@ async def test_moments_are_in_utc_whatever_the_time_zone_of_the_server_is(postgr
 async def test_the_job_of_another_user_is_not_there(store):
     job = await add(store)
     for call in (store.jobs.get, store.jobs.request_cancel, store.jobs.request_delete):
-        with pytest.raises(NotFound, match=f"There is no job '{job.id}' of yours."):
+        with pytest.raises(NotFound, match=f"Job '{job.id}' not found."):
             await call(job.id, user="Alice")
     assert (await store.jobs.get(job.id, user=None)).id == job.id
     assert await store.jobs.find("no-such-job") is None
