@@ -24,7 +24,7 @@ from ..metrics import (
     RECONCILE_SECONDS,
     START_SECONDS,
 )
-from ..models.job import Job, JobStatus, Pod, Status
+from ..models.job import COMPLETE, Job, JobStatus, Pod, Status
 from ..models.times import utcnow
 from ..notebooks.launch import EXIT_REASONS
 from ..scheduling.scheduler import Scheduler
@@ -328,7 +328,7 @@ class Reconciler(LoggingConfigurable):
         await self._record(job, seen)
         if seen.exit_code == 0:
             # not by its pod: the Job would have failed if what ran beside the command ends otherwise
-            verdict = ["Complete", "Completed successfully.", Status.SUCCEEDED.value]
+            verdict = [*COMPLETE, Status.SUCCEEDED.value]
             await self.store.jobs.update(job.id, state=job.state | {VERDICT: verdict})
             self.queue.put(job.id)
         else:

@@ -33,6 +33,9 @@ class Status(StrEnum):
 
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
+COMPLETE = ("Complete", "Completed successfully.")
+"""The reason and the message of a job on Kubernetes that succeeded, whoever ends its pod."""
+
 
 RETRY_DELAY_SECONDS = 10.0
 """What Kubernetes's own Job controller waits before the second attempt; it doubles that each time."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ....models.job import JobStatus, Pod, Status
+from ....models.job import COMPLETE, JobStatus, Pod, Status
 from ..manifests.job import FETCH_CONTAINER, get_retries
 from ..manifests.labels import LAUNCHED_ANNOTATION
 from ..manifests.sidecar import KEEP_CONTAINER
@@ -124,10 +124,11 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
     """
     success = find_condition(job, "SuccessCriteriaMet", "Complete")
     if success:
+        reason, message = COMPLETE
         return JobStatus(
             status=Status.SUCCEEDED,
-            reason="Complete",
-            message="Completed successfully.",
+            reason=reason,
+            message=message,
             exit_code=0,
             ended_at=parse_time(success["lastTransitionTime"]),
         )
