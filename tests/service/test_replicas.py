@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from kbatch_server.launchers.local.folder import JobFolder
+from kbatch_server.store.database.postgresql import LEAD_LOCK
 from tests.support.hub import Hub
 from tests.support.installation import API
 from tests.support.ports import find_ports
@@ -41,6 +42,9 @@ WAIT_SECONDS = 90
 LEADERS = (
     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    # of an advisory lock's number, these two are the upper and the lower half: submits lock the words of their
+    # limits in the same way, and one whose connection is cut is answered with 503, as it should be
+    f" AND classid = {LEAD_LOCK >> 32} AND objid = {LEAD_LOCK & 0xFFFFFFFF}"
 )
 
 
