@@ -54,14 +54,15 @@ async def follow_log(
                         for piece in place.take(chunk):
                             failures = empty = 0
                             yield piece
-            has_ended = True
+            # a node that no longer has the container says nothing about what came before
+            has_ended = has_ended or not place.is_refused
             if was_over and place.is_refused:
                 raise KubeRefused(404, NO_LOG, NO_LOG)
             # twice where nothing was written: there is no line that shows that the log was reached
             if was_over and empty >= (2 if place.is_at_start else 1):
                 return
         except BehindError:
-            place.is_read_up = True
+            place.is_read_up, has_ended = True, False
             continue
         except KubeUnavailable:
             has_ended, empty = False, 0
@@ -70,14 +71,14 @@ async def follow_log(
             elif failures > MAX_FAILURES:
                 raise
         except KubeRefused as error:
-            is_gone = error.status == 404 and not is_there
+            is_gone = error.status == 404 and (not is_there or error.message == f'pods "{pod}" not found')
             if is_gone and has_ended and not place.is_at_start:
                 return  # the kubelet ends a stream where the container does; then the pod was removed
             # 400 is of a container whose end the kubelet did not see
             has_none = is_there and (error.status == 404 or (error.status == 400 and was_over))
-            if not has_none:
+            if is_gone or not has_none:
                 raise
-            has_ended, empty = False, 0
+            has_ended, empty = has_ended and error.reason == NO_LOG, 0
             if failures > MAX_FAILURES:
                 raise KubeRefused(404, NO_LOG, error.message) from None
         await asyncio.sleep(min(30, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311

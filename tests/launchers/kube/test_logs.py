@@ -118,6 +118,8 @@ class FakeNode:
         given = self.answers.pop(0) if self.answers else whole
         if isinstance(given, bytes):
             return web.Response(body=given)
+        if given == GONE:
+            return web.json_response(missing | {"message": 'pods "p" not found'}, status=404)
         return web.json_response(
             missing | ({} if given == 404 else {"reason": "InternalError"}), status=given
         )
@@ -178,14 +180,36 @@ async def test_a_container_that_wrote_nothing_has_an_empty_log() -> None:
     assert await follow(FakeNode([b""] * 3, is_over=True).answer) == b""
 
 
-async def test_a_pod_that_is_removed_when_its_stream_has_ended_was_read_to_its_end() -> None:
-    got = await follow(FakeNode([b"".join(make_lines())], is_removed=True).answer)
+GONE = -404
+"""What the API server itself says of a pod's log: the pod was removed since we looked at it."""
+
+
+@pytest.mark.parametrize("then", [[], [COMPLAINT], [GONE], [COMPLAINT, COMPLAINT, GONE]])
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_pod_that_is_removed_when_its_stream_has_ended_was_read_to_its_end(
+    then: list[bytes | int], is_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    got = await follow(FakeNode([b"".join(make_lines()), *then], is_removed=True, is_over=is_over).answer)
     assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
 
 
-@pytest.mark.parametrize("answers", [[502], [b"".join(make_lines()[:3]), 502], [make_lines()[0], 404]])
-async def test_a_pod_that_is_removed_before_its_log_was_read_is_no_end(answers: list[bytes | int]) -> None:
-    with pytest.raises(KubeRefused, match="does not exist"):
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [502],
+        [b"".join(make_lines()[:3]), 502],
+        [make_lines()[0], 404],
+        [make_lines()[0], 502, COMPLAINT],
+        [make_lines()[0], 502, GONE],
+        [COMPLAINT, GONE],
+    ],
+)
+async def test_a_pod_that_is_removed_before_its_log_was_read_is_no_end(
+    answers: list[bytes | int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    with pytest.raises(KubeRefused, match="does not exist|not found"):
         await follow(FakeNode(answers, is_removed=True).answer)
 
 
