@@ -42,8 +42,8 @@ WAIT_SECONDS = 90
 LEADERS = (
     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    # of an advisory lock's number, these two are the upper and the lower half: submits lock the words of their
-    # limits in the same way, and one whose connection is cut is answered with 503, as it should be
+    # the upper and the lower half of the lock's number: submits lock the words of their limits in the same
+    # way, and one whose connection is cut is answered with 503, as it should be
     f" AND classid = {LEAD_LOCK >> 32} AND objid = {LEAD_LOCK & 0xFFFFFFFF}"
 )
 

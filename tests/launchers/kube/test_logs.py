@@ -209,7 +209,7 @@ async def test_a_pod_that_is_removed_before_its_log_was_read_is_no_end(
     answers: list[bytes | int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
-    with pytest.raises(KubeRefused, match="does not exist|not found"):
+    with pytest.raises(KubeRefused, match=r"does not exist|not found"):
         await follow(FakeNode(answers, is_removed=True).answer)
 
 
