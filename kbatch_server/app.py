@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -38,6 +37,7 @@ from .limits.config import Limits
 from .log import log_request, set_up_logging
 from .logs.reader import LogReader
 from .logs.recorder import LogRecorder
+from .memory import limit_arenas, settle_garbage
 from .monitoring.health import Health
 from .monitoring.operations import Operations
 from .outputs.outputs import Outputs
@@ -53,17 +53,6 @@ from .web.auth import HubAuthenticator
 from .web.inflight import InflightRequests
 from .web.server import WebServer
 from .web.throttle import Throttle
-
-GC_THRESHOLDS = (10_000, 10, 10)
-"""Objects that may be made before Python's garbage collector looks at the youngest, and how often it does so
-before it looks at older ones. A request makes a hundred: with Python's 700 it came with each second one."""
-
-
-def settle_garbage() -> None:
-    """Tell the garbage collector that what is there now stays; called when all parts are started."""
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
 
 CONFIGURABLES: list[type[Configurable]] = [
     HubAuthenticator,
@@ -477,6 +466,7 @@ class KBatchServer(Application):
 def main(argv: list[str] | None = None) -> None:
     """Run the program; a wrong setting ends it with one line on standard error and status 1."""
     try:
+        limit_arenas()
         server = KBatchServer.instance()
         server.initialize(argv)
         server.start()
