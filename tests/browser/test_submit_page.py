@@ -338,6 +338,25 @@ def test_what_is_wrong_with_a_parameter_stands_beside_it(page, tmp_path):
     expect(problem).to_contain_text("'not a name' is not a valid variable name")
 
 
+def test_what_else_a_notebook_s_cell_has_is_shown_and_left_alone(page, tmp_path):
+    code = "a, b = 1, 2  # sizes\nc = d = 3"
+    choose_notebook(page, tmp_path, make_notebook(f"P:lr = 1/3\n{code}", "print(a, b, c, d)"))
+    expect(page.page.get_by_label("lr", exact=True)).to_have_value("1/3")
+    expect(page.find("kbatch-parameters pre")).to_have_text(code)
+    expect(page.find("kbatch-parameters .parameter")).to_have_count(1)
+    page.shoot("submit-notebook-code")
+    page.page.get_by_role("button", name="Add parameter").click()
+    page.page.get_by_label("Name of parameter 2").fill("d")
+    page.page.get_by_label("Value of d").fill("4")
+    asked, _ = submit(page)
+    assert asked["notebook"] == {
+        "path": "my report.ipynb",
+        "parameters": {"d": 4},
+        "expressions": {},
+        "kernel": None,
+    }
+
+
 def test_a_notebook_of_another_language_shows_its_cell(page, tmp_path):
     choose_notebook(page, tmp_path, make_notebook("P:lr <- 1/3", "print(lr)", kernel="ir", language="R"))
     expect(page.find("kbatch-parameters pre")).to_have_text("lr <- 1/3")
