@@ -64,7 +64,7 @@ class Leader(LoggingConfigurable):
 
     launcher = Instance(JobLauncher)
     parts: Sequence[Part] = ListTrait()  # type: ignore[assignment]
-    """What runs beside launcher, recorder and reconciler."""
+    """What runs beside launcher, recorder and reconciler, and is started before the reconciler."""
     reconciler = Instance(Reconciler)
     recorder = Instance(LogRecorder)
     store = Instance(Store)
@@ -167,7 +167,7 @@ class Leader(LoggingConfigurable):
         self.log.info("this process is the leader")
         await self.launcher.start(self.reconciler.notice)
         self._running.push_async_callback(self._stop, self.launcher)
-        parts: list[Part] = [self.recorder, self.reconciler, *self.parts]
+        parts: list[Part] = [self.recorder, *self.parts, self.reconciler]
         for part in parts:
             await part.start()
             self._running.push_async_callback(self._stop, part)

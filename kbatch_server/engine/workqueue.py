@@ -92,10 +92,19 @@ class WorkQueue:
 
     async def get(self) -> str:
         """Return the next key, which is then in the caller's hands until ``done``."""
-        key = await self._ready.get()
-        self.on_take(time.monotonic() - self._waiting.pop(key))
+        while True:
+            key = await self._ready.get()
+            self.on_take(time.monotonic() - self._waiting.pop(key))
+            if self.take(key):
+                return key
+            self._again.add(key)
+
+    def take(self, key: str) -> bool:
+        """Return whether a key is in the caller's hands now, until ``done``; not if it is in another's."""
+        if key in self._active:
+            return False
         self._active.add(key)
-        return key
+        return True
 
     def done(self, key: str) -> None:
         """Give the key back: it comes up again if it was put meanwhile."""
