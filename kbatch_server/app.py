@@ -96,16 +96,18 @@ class KBatchServer(Application):
 
     config_file = Unicode(
         CONFIG_FILE,
-        help="""The configuration file (Python, ``c = get_config()``). A file that is named must exist.""",
+        help="""The configuration file (Python, ``c = get_config()``). If you name a file, it must exist.""",
         config=True,
     )
 
     generate_config = Bool(False, help="""Write a commented configuration file and exit.""", config=True)
 
     bind_url = Unicode(
-        help="""Where to listen, like ``http://127.0.0.1:8050``. Port 0 takes a free one.
+        help="""The URL that the service listens on, like ``http://127.0.0.1:8050``. Port 0 selects a free
+        port.
 
-        Default: JUPYTERHUB_SERVICE_URL, which the hub sets, else ``http://127.0.0.1:8050``.
+        Default: the environment variable JUPYTERHUB_SERVICE_URL, which the hub sets, else
+        ``http://127.0.0.1:8050``.
         """,
         config=True,
     )
@@ -122,7 +124,7 @@ class KBatchServer(Application):
     service_prefix = Unicode(
         help="""The path at which the hub's proxy serves this service, like ``/services/kbatch/``.
 
-        Default: JUPYTERHUB_SERVICE_PREFIX, which the hub sets, else ``/``.
+        Default: the environment variable JUPYTERHUB_SERVICE_PREFIX, which the hub sets, else ``/``.
         """,
         config=True,
     )
@@ -140,17 +142,16 @@ class KBatchServer(Application):
         "kbatch_server.launchers.kube.launcher.KubeJobLauncher",
         klass=JobLauncher,
         entry_point_group="kbatch_server.launchers",
-        help="""The launcher, which runs the jobs: a subclass of JobLauncher, or the name of an entry
-        point.""",
+        help="""The launcher that runs the jobs: a subclass of JobLauncher, or the name of an entry point.""",
         config=True,
     )
 
     storage_class = PluginClass(
         klass=Storage,
         entry_point_group="kbatch_server.storages",
-        help="""The storage of code, logs and results: a subclass of Storage, or the name of an entry point.
+        help="""The storage for code, logs and results: a subclass of Storage, or the name of an entry point.
 
-        Default: DEFAULT_FILE_STORAGE, else ``file``.
+        Default: the environment variable DEFAULT_FILE_STORAGE, else ``file``.
         """,
         config=True,
     )
@@ -160,11 +161,11 @@ class KBatchServer(Application):
         return get_storage_name()
 
     db_url = Unicode(
-        help="""The database of jobs: ``sqlite:///PATH`` (four slashes: absolute), of one process alone, or
-        ``postgresql://USER@HOST/DATABASE``, which several replicas may share.
+        help="""The URL of the database: ``sqlite:///PATH`` (with four slashes PATH is absolute) for a single
+        process, or ``postgresql://USER@HOST/DATABASE``, which several replicas may share.
 
         Set the password in PGPASSWORD, or in the file that PGPASSFILE names, rather than in the URL. Default:
-        KBATCH_DB_URL in the environment, else ``sqlite:///kbatch-server.sqlite``.
+        the environment variable KBATCH_DB_URL, else ``sqlite:///kbatch-server.sqlite``.
         """,
         config=True,
     )
@@ -175,18 +176,20 @@ class KBatchServer(Application):
 
     upgrade_db_on_start = Bool(
         True,
-        help="""Whether to upgrade a database with an older schema at the start. Otherwise the service
-        does not start until ``kbatch-server upgrade-db`` has run.""",
+        help="""Whether to upgrade a database with an older schema at the start. If False, the service does
+        not start until you have run ``kbatch-server upgrade-db``.
+        """,
         config=True,
     )
 
     key_file = Unicode(
         "kbatch-server.keys",
-        help="""The file with the keys that secrets are sealed with, one a line, the newest first.
+        help="""The file with the keys that encrypt secrets, one per line, the newest first.
 
-        It is made if it is not there, unless the database is PostgreSQL, which several replicas with the
-        same keys may share. KBATCH_KEYS in the environment (keys with spaces between) is used
-        instead where it is set. Without the keys, the environments of the jobs cannot be read again.
+        The service creates a missing file, unless the database is PostgreSQL: several replicas may share
+        that, and need the same keys. If the environment variable KBATCH_KEYS is set (keys separated by
+        spaces), the service uses it instead of the file. Without the keys, nobody can read the environments
+        of the jobs again.
         """,
         config=True,
     )
@@ -194,8 +197,10 @@ class KBatchServer(Application):
     max_job_bytes = Integer(
         2 * 1024**2,
         min=64 * 1024,
-        help="""Bytes of the JSON of one job at most, as ``api/v1`` takes it. All that a job may have fits,
-        also where a client writes six bytes for a character. Code is not JSON: ``Uploads.max_upload_bytes``.
+        help="""The maximum size, in bytes, of the JSON of one job in ``api/v1``.
+
+        The default has room for all that a job may have, even if a client writes six bytes for each
+        character. It does not limit code: see ``Uploads.max_upload_bytes``.
         """,
         config=True,
     )
@@ -203,18 +208,21 @@ class KBatchServer(Application):
     max_body_bytes = Integer(
         16 * 1024**2,
         min=1024**2,
-        help="""A third of the bytes that the JSON of the kbatch command and of the first client may have,
-        which has code in it. It is in memory a few times over while it is read.""",
+        help="""The maximum size, in bytes, of the body of other requests.
+
+        The requests of the kbatch command and of the first client have the code in their JSON, and may be
+        three times as large. Reading such a request takes its size in memory several times.
+        """,
         config=True,
     )
 
     kbatch_list_days = Float(
         7,
         min=0,
-        help="""Days for which a job that has ended is listed by ``kbatch job list`` and ``kbatch pod list``.
+        help="""Number of days for which ``kbatch job list`` and ``kbatch pod list`` list a job after its end.
 
-        That command reads no pages, so a list of all jobs would grow for ever. The page and ``api/v1`` list
-        all of them.
+        This command cannot read a list page by page, so its list must not grow forever. The page and
+        ``api/v1`` list all jobs.
         """,
         config=True,
     )
@@ -228,7 +236,7 @@ class KBatchServer(Application):
         config=True,
     )
 
-    tornado_settings = Dict(help="""Other settings of the Tornado application.""", config=True)
+    tornado_settings = Dict(help="""Additional settings of the Tornado application.""", config=True)
 
     classes: Any = List()
 

@@ -64,14 +64,19 @@ class ForgetUser(Application):
     classes: Any = List([KBatchServer])
 
     dry_run = Bool(
-        False, help="""Print the users who would be forgotten, without changing anything.""", config=True
+        False,
+        help="""Print the users that the command would forget, without changing anything.""",
+        config=True,
     )
 
     deleted = Bool(
         False,
-        help="""Ask the hub, at JUPYTERHUB_API_URL with JUPYTERHUB_API_TOKEN, which users it has, and forget
-        all others, and of a user who was made again what is older than that. The service needs a role with
-        the scope ``read:users`` for it.""",
+        help="""Get the list of users from the hub (JUPYTERHUB_API_URL, with JUPYTERHUB_API_TOKEN), and forget
+        all others.
+
+        If a deleted user was created again, forget everything older than the new user. For this the service
+        needs a role with the scope ``read:users``.
+        """,
         config=True,
     )
 

@@ -39,7 +39,9 @@ class CollectGarbage(Application):
     flags: dict[Any, Any] = _FLAGS
     classes: Any = List([KBatchServer, Retention])
 
-    dry_run = Bool(False, help="""Print what would be removed, without removing anything.""", config=True)
+    dry_run = Bool(
+        False, help="""Print what the command would remove, without removing anything.""", config=True
+    )
 
     def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> StrictLoader:
         return StrictLoader(argv, aliases, flags, classes=classes, log=self.log)

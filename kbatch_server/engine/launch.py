@@ -31,7 +31,7 @@ class LaunchBuilder(LoggingConfigurable):
     """Makes the Launch of a job from what is on record, what the admin sets and what the user asked for."""
 
     links = Instance(SignedLinks)
-    output_limits = Instance(OutputLimits, (), help="How much of what a job wrote is sent.")
+    output_limits = Instance(OutputLimits, (), help="""How much of a job's files the job sends as results.""")
     profiles = Instance(Profiles)
     storage = Instance(Storage)
     store = Instance(Store)

@@ -57,7 +57,8 @@ class Leader(LoggingConfigurable):
         min=0.05,
         help="""Seconds between two attempts of a process to become the leader.
 
-        It is for several processes over one PostgreSQL; after about this time another takes over.
+        This matters for several replicas over PostgreSQL: if the leader fails, another process takes over
+        after about this time.
         """,
         config=True,
     )

@@ -19,10 +19,11 @@ class SignedLinks(LoggingConfigurable):
 
     url_for_jobs = Unicode(
         "",
-        help="""The URL of this service, with its prefix, as a job's pod reaches it.
+        help="""The URL of this service, with its prefix, from inside a job's pod.
 
-        Like ``http://kbatch-server.jupyter.svc:8050/services/kbatch/``. Jobs fetch their code from here
-        unless the storage signs URLs of its own. Default: the address that the service listens at.
+        For example ``http://kbatch-server.jupyter.svc:8050/services/kbatch/``. Jobs fetch their code from it,
+        unless the storage signs its own URLs, and send their results to it. Default: the address that the
+        service listens on.
         """,
         config=True,
     )
@@ -35,10 +36,10 @@ class SignedLinks(LoggingConfigurable):
     code_url_expires_in_seconds = Integer(
         7 * 86400,
         min=60,
-        help="""Seconds for which the URL that a job fetches its code from is good, from the job's launch.
+        help="""Seconds, from a job's launch, for which the job can fetch its code with its URL.
 
-        It must cover the time that a job may wait for a node, and that until its last retry starts. A URL
-        of the service's own is good for nothing as soon as its job is over.
+        It must cover the time that the job waits for a node, and the time until its last attempt starts. A
+        URL of this service (not of the storage) stops working as soon as the job has ended.
         """,
         config=True,
     )
@@ -46,10 +47,10 @@ class SignedLinks(LoggingConfigurable):
     outputs_url_expires_in_seconds = Integer(
         90 * 86400,
         min=60,
-        help="""Seconds for which the URL that a job's results are sent to is good, from the job's launch.
+        help="""Seconds, from a job's launch, for which the job can send its results to its URL.
 
-        It must cover the time that a job may wait and run. It is good for nothing as soon as its job is over
-        and cleaned up after.
+        It must cover the time that the job waits and runs. The URL stops working as soon as the service has
+        cleaned up after the job.
         """,
         config=True,
     )

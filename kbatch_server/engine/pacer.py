@@ -28,10 +28,11 @@ class LaunchPacer(LoggingConfigurable):
     busy_requests_per_second = Float(
         100,
         min=0,
-        help="""From how many requests a second on launches give way to them; 0 is never.
+        help="""The rate of requests per second above which launches slow down. 0: never.
 
-        It counts what users were answered by the process that launches: new jobs, and 25 other requests of
-        each user in a second. What was refused, and what strangers ask, holds up no launch.
+        It counts the users' requests that the launching process answered: each new job, and up to 25 other
+        requests per second of each user. Rejected requests, and those without a known user, do not slow down
+        launches.
         """,
         config=True,
     )
@@ -39,7 +40,7 @@ class LaunchPacer(LoggingConfigurable):
     busy_launches_per_second = Float(
         2,
         min=0.01,
-        help="""The most jobs started per second while requests have priority over launches.""",
+        help="""The maximum number of jobs that are launched per second while launches are slowed down.""",
         config=True,
     )
 

@@ -72,10 +72,11 @@ class Reconciler(LoggingConfigurable):
     resync_seconds = Float(
         30,
         min=1,
-        help="""Seconds between two looks at each job that something is to be done for: one to be launched,
-        cancelled, deleted or cleaned up after, of which the process that does it was not told.
+        help="""Seconds between two checks for jobs that the leader was not notified of: jobs to launch,
+        cancel, delete or clean up after.
 
-        Jobs that run are looked at when the launcher reports a change, and each ``poll_seconds`` of it.
+        The service checks running jobs whenever the launcher reports a change, and every ``poll_seconds`` of
+        the launcher.
         """,
         config=True,
     )
@@ -83,10 +84,13 @@ class Reconciler(LoggingConfigurable):
     max_relaunches = Integer(
         6,
         min=0,
-        help="""How often a job is launched again of which nothing began, as the node that Kubernetes sent
-        it to did not take it (``OutOfcpu``, ``UnexpectedAdmissionError``, ``NodeAffinity``): after 10
-        seconds, then each time after twice as long. It counts as no attempt. The metric
-        ``kbatch_launches_total`` counts them as ``again``.""",
+        help="""The maximum number of times that the service launches a job again after a node rejected its
+        pod.
+
+        In that case (``OutOfcpu``, ``UnexpectedAdmissionError``, ``NodeAffinity``) nothing of the job has
+        run. The first new launch follows after 10 seconds, each later one after twice as long. They do not
+        count as attempts. The metric ``kbatch_launches_total`` counts them with the result ``again``.
+        """,
         config=True,
     )
 

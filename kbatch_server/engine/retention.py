@@ -105,9 +105,9 @@ class Retention(LoggingConfigurable):
     job_ttl_seconds = Integer(
         0,
         min=0,
-        help="""Seconds after its end until a job's record is removed, with its log and results.
+        help="""Seconds after a job's end until the service removes its record, with its log and results.
 
-        0, the default, means never: a record alone is a few kilobytes in the database.
+        0, the default, means never: a record alone takes a few kilobytes in the database.
         """,
         config=True,
     )
@@ -115,31 +115,32 @@ class Retention(LoggingConfigurable):
     log_ttl_seconds = Integer(
         180 * DAY_SECONDS,
         min=0,
-        help="""Seconds after its end until a job's log is removed; its record stays. 0: never.""",
+        help="""Seconds after a job's end until the service removes its log; its record stays. 0: never.""",
         config=True,
     )
 
     output_ttl_seconds = Integer(
         90 * DAY_SECONDS,
         min=0,
-        help="""Seconds after its end until a job's results are removed; its record stays. 0: never.""",
+        help="""Seconds after a job's end until the service removes its results; its record stays. 0: never.
+        """,
         config=True,
     )
 
     audit_ttl_seconds = Integer(
         365 * DAY_SECONDS,
         min=0,
-        help="""Seconds until an entry of the audit record (who did what) is removed. 0: never.""",
+        help="""Seconds until the service removes an entry of the audit record (who did what). 0: never.""",
         config=True,
     )
 
     user_ttls: Any = Union(
         [Dict(), traitlets.Callable()],
         default_value={},
-        help="""Other times for some users, by name: a dict of the three settings above, or of some of them.
+        help="""Other times for some users, by name: a dict with some of the keys ``job_ttl_seconds``,
+        ``log_ttl_seconds`` and ``output_ttl_seconds``.
 
-        Or a function, perhaps async, that is called with a user's name and returns such a dict, or None.
-        Example::
+        Or a function, which may be async, that takes a user's name and returns such a dict, or None.
 
             c.Retention.user_ttls = {"alice": {"output_ttl_seconds": 0, "log_ttl_seconds": 0}}
         """,
@@ -326,8 +327,9 @@ class Janitor(LoggingConfigurable):
     orphans_interval_seconds = Float(
         6 * 3600,
         min=1,
-        help="""Seconds between two looks at all objects of the storage, for those that a killed service left
-        behind: they are deleted when they are older than a day.""",
+        help="""Seconds between two searches of the whole storage for objects that a killed service left
+        behind. The service deletes them when they are older than a day.
+        """,
         config=True,
     )
 

@@ -26,12 +26,13 @@ class Profiles(LoggingConfigurable):
     profile_list = Union(
         [List(Dict()), Callable()],
         default_value=[],
-        help="""The profiles, as KubeSpawner's ``profile_list``: a list, or a callable (also async) that is
-        given the user (with ``name`` and ``groups``) and returns one.
+        help="""The profiles, like KubeSpawner's ``profile_list``: a list, or a function (which may be async)
+        that takes the user (with ``name`` and ``groups``) and returns one.
 
-        Each is a dict with ``display_name`` and, optional, ``slug`` (what users type; derived from the name
-        if absent), ``description``, ``default`` (True for the one that is used when none is named) and
-        ``kbatch_override``: values for the traits of JobConfig, which hold for its jobs::
+        Each profile is a dict with ``display_name`` and, optionally, ``slug`` (the name that users type; by
+        default derived from ``display_name``), ``description``, ``default`` (True for the profile of jobs
+        that name none) and ``kbatch_override``: values for traits of JobConfig, for the jobs with this
+        profile::
 
             c.Profiles.profile_list = [
                 {"display_name": "Small", "slug": "small", "default": True,

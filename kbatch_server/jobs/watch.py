@@ -66,22 +66,24 @@ class JobWatch(LoggingConfigurable):
     max_watchers = Integer(
         2000,
         min=1,
-        help="""The most connections of all users that may watch jobs at the same time.""",
+        help="""The maximum number of connections of all users that watch jobs at the same time.""",
         config=True,
     )
 
     max_watchers_per_user = Integer(
         20,
         min=1,
-        help="""The most connections of one user (such as browser tabs) that may watch jobs at the same
-        time.""",
+        help="""The maximum number of connections of one user (such as browser tabs) that watch jobs at the
+        same time.
+        """,
         config=True,
     )
 
     max_kept_bytes = ByteSpecification(
         16 * 2**20,
-        help="""Bytes of the newest changes that are kept for readers that are slow, or lost their connection.
-        Those who need an older one are told to read everything anew.""",
+        help="""Bytes of recent changes to keep for clients that are slow or lost their connection. A client
+        that needs an older change must read everything again.
+        """,
         config=True,
     )
 

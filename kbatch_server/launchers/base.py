@@ -75,15 +75,15 @@ class JobLauncher(LoggingConfigurable):
     max_launches_per_second = Float(
         0,
         min=0,
-        help="""The most jobs started per second with this launcher; 0 means no limit.""",
+        help="""The maximum number of jobs that are launched per second; 0 means no limit.""",
         config=True,
     )
 
     poll_seconds = Float(
         30,
         min=1,
-        help="""Seconds between two polls of each job of this launcher, besides the changes that it
-        reports.""",
+        help="""Seconds between two polls of each job, in addition to the changes that this launcher reports.
+        """,
         config=True,
     )
 

@@ -66,18 +66,21 @@ class LogRecorder(LoggingConfigurable):
     segment_bytes = Integer(
         2**20,
         min=2**12,
-        help="""Bytes of a log that are kept as one object, and in memory until it is full; less where
-        ``max_memory_bytes`` is used up. A log is read and searched by pieces of this size.""",
+        help="""Bytes of a log in one object of the storage. The service holds them in memory until the object
+        is full. Objects are smaller while ``max_memory_bytes`` is used up. The service reads and searches a
+        log in pieces of this size.
+        """,
         config=True,
     )
 
     flush_seconds = Float(
         5,
         min=0.1,
-        help="""Seconds after which what was read is written to the storage, however little it is.
+        help="""Seconds after which the service writes what it has read of a log to the storage, however
+        little it is.
 
-        The user sees it at once in any case. This is how much of a log may be lost if what runs the job is
-        lost together with this service, and how often a storage that counts requests is written to.
+        Users see it immediately in any case. If the job's node fails together with this service, you lose up
+        to this much of a log. A longer time means fewer requests to the storage.
         """,
         config=True,
     )
@@ -85,18 +88,21 @@ class LogRecorder(LoggingConfigurable):
     max_memory_bytes = Integer(
         128 * 2**20,
         min=2**20,
-        help="""Bytes of memory for the ends of all logs that are recorded. When they are used up, logs that
-        have more than an even share of them are kept in smaller objects, and read on when those are kept.
-        Until they are it may be twice as much; what is on its way on each connection comes on top.""",
+        help="""The maximum memory, in bytes, for the unsaved ends of all logs.
+
+        When it is used up, the service writes logs that have more than an even share of it in smaller
+        objects, and reads on when these are saved. Until then it may use twice as much, and also needs memory
+        for the data in transit on each connection.
+        """,
         config=True,
     )
 
     max_log_bytes = Integer(
         2**30,
         min=2**16,
-        help="""Bytes of one attempt's log that are kept. Of a longer one the middle is cut out.
+        help="""Bytes to keep of the log of one attempt. The service cuts out the middle of a longer log.
 
-        The first and the last half of this are kept; a line stands in the gap and says how much is missing.
+        It keeps the first and the last half of this size, and a line between them says how much is missing.
         """,
         config=True,
     )

@@ -66,14 +66,14 @@ class Health(LoggingConfigurable):
     interval_seconds = Float(
         10,
         min=0.1,
-        help="""Seconds between two health checks of the parts that the service needs.""",
+        help="""Seconds between two health checks of the parts that the service depends on.""",
         config=True,
     )
 
     check_seconds = Float(
         5,
         min=0.1,
-        help="""Seconds that a part may take to respond before it counts as failed.""",
+        help="""Seconds within which a part must respond to a check, before it counts as failed.""",
         config=True,
     )
 

@@ -39,10 +39,10 @@ class Outputs(LoggingConfigurable):
 
     max_output_bytes = ByteSpecification(
         OutputLimits().max_bytes,
-        help="""Bytes of all files that one job may keep; an integer, or a string like ``2G``.
+        help="""The maximum size, in bytes, of a job's results; an integer, or a string like ``2G``.
 
-        Of a job that writes more, the files that fit are kept, in the order of their paths. Its message says
-        so, and the rest is named. They are streamed: the memory that is needed does not depend on it.
+        If a job writes more, the service keeps the files that fit, in the order of their paths. The job's
+        message says so and names the others. The service streams results: larger ones need no more memory.
         """,
         config=True,
     )
@@ -50,9 +50,10 @@ class Outputs(LoggingConfigurable):
     max_output_files = Integer(
         OutputLimits().max_files,
         min=1,
-        help="""How many files one job may keep. Of a job that writes more, the first by path are kept.
+        help="""The maximum number of files in a job's results. If a job writes more, the service keeps the
+        first by path.
 
-        At most ten times as many files, links and folders are looked at.
+        The service looks at no more than ten times as many files, links and folders.
         """,
         config=True,
     )

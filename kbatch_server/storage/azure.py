@@ -45,7 +45,8 @@ class AzureBlobStorage(Storage):
     """
 
     account_name = Unicode(
-        help="""The storage account's name. Default: the environment's AZURE_ACCOUNT_NAME.""", config=True
+        help="""The storage account's name. Default: the environment variable AZURE_ACCOUNT_NAME.""",
+        config=True,
     )
 
     @default("account_name")
@@ -53,8 +54,9 @@ class AzureBlobStorage(Storage):
         return os.environ.get("AZURE_ACCOUNT_NAME", "")
 
     container = Unicode(
-        help="""The container's name. The container must exist. Default: the environment's
-        AZURE_CONTAINER.""",
+        help="""The container's name. The container must exist. Default: the environment variable
+        AZURE_CONTAINER.
+        """,
         config=True,
     )
 
@@ -63,10 +65,10 @@ class AzureBlobStorage(Storage):
         return os.environ.get("AZURE_CONTAINER", "")
 
     sas_token = Unicode(
-        help="""A SAS token for the container. Default: the environment's AZURE_SAS_TOKEN.
+        help="""A SAS token for the container. Default: the environment variable AZURE_SAS_TOKEN.
 
-        It needs the permissions read, create, write, delete and list (``rcwdl``). Not used when there is an
-        ``account_key``.
+        It needs the permissions read, create, write, delete and list (``rcwdl``). The service ignores it if
+        ``account_key`` is set.
         """,
         config=True,
     )
@@ -93,12 +95,12 @@ class AzureBlobStorage(Storage):
         return f"https://{self.account_name}.blob.core.windows.net"
 
     use_identity = Bool(
-        help="""Sign in with the identity that Azure gave to the service, without a key or a SAS token.
+        help="""Sign in with the identity that Azure gives to the service, without a key or a SAS token.
 
-        That is what azure-identity finds: a workload identity, a service principal in the environment, or
-        the machine's managed identity. It needs the role Storage Blob Data Contributor, and to sign URLs
-        Storage Blob Delegator. Default: on where the environment has AZURE_CLIENT_ID. Not used when there
-        is an ``account_key`` or a ``sas_token``.
+        The service uses what azure-identity finds: a workload identity, a service principal in the
+        environment, or the machine's managed identity. The identity needs the role Storage Blob Data
+        Contributor, and for signed URLs Storage Blob Delegator. Default: True if the environment variable
+        AZURE_CLIENT_ID exists. The service ignores this if ``account_key`` or ``sas_token`` is set.
         """,
         config=True,
     )
@@ -108,29 +110,29 @@ class AzureBlobStorage(Storage):
         return "AZURE_CLIENT_ID" in os.environ
 
     endpoint_for_jobs = Unicode(
-        help="""The URL of the account's blobs as jobs reach it, for signed URLs. Default: ``endpoint``.""",
+        help="""The URL of the account's blobs from inside a job, for signed URLs. Default: ``endpoint``.""",
         config=True,
     )
 
     sign_urls = Bool(
         True,
-        help="""Let jobs fetch their code from Azure itself, by a URL that reads this one blob.
+        help="""Let jobs fetch their code from Azure directly, with a URL that can only read this one blob.
 
-        Switch it off where jobs cannot reach the account: then the service hands the code out, as it does
-        with a SAS token.
+        If jobs cannot reach the account, set this to False: then jobs fetch their code from the service, as
+        they do with a SAS token.
         """,
         config=True,
     )
 
     ca_file = Unicode(
-        help="""A PEM file with the authorities that signed the endpoint's certificate, not the usual.""",
+        help="""A PEM file with the CA certificates for the endpoint, in place of the system's.""",
         config=True,
     )
 
     timeout_seconds = Integer(
         60,
         min=1,
-        help="""Seconds that Azure may take for a request, retries included.""",
+        help="""Seconds after which a request to Azure fails, including its retries.""",
         config=True,
     )
 

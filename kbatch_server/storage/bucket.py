@@ -90,37 +90,38 @@ class BucketStorage(Storage):
     bucket = Unicode(help="""The bucket's name. The bucket must exist.""", config=True)
 
     prefix = Unicode(
-        help="""A folder within the bucket for all objects, like ``kbatch/prod``. Default: none.""",
+        help="""A folder in the bucket for all objects, like ``kbatch/prod``. Default: none.""",
         config=True,
     )
 
     endpoint = Unicode(
-        help="""The service's URL, for one that is not the public cloud's: ``https://s3.example.org``.""",
+        help="""The URL of the storage service, if it is not the public cloud: ``https://s3.example.org``.""",
         config=True,
     )
 
     endpoint_for_jobs = Unicode(
-        help="""The service's URL as jobs reach it, for the URLs that are signed. Default: ``endpoint``.""",
+        help="""The URL of the storage service from inside a job, for signed URLs. Default: ``endpoint``.""",
         config=True,
     )
 
     allow_http = Bool(
         False,
-        help="""Let an ``endpoint`` begin with ``http:``, so that code and logs pass unencrypted.""",
+        help="""Allow an ``endpoint`` that begins with ``http:``. Code and logs are then sent unencrypted.""",
         config=True,
     )
 
     ca_file = Unicode(
-        help="""A PEM file with the authorities that signed the endpoint's certificate, besides the usual.""",
+        help="""A PEM file with the CA certificates for the endpoint, in addition to the system's.""",
         config=True,
     )
 
     sign_urls = Bool(
-        help="""Let jobs fetch their code from the bucket itself, by a URL that reads this one object.
+        help="""Let jobs fetch their code from the bucket directly, with a URL that can only read this one
+        object.
 
-        Switch it off where jobs cannot reach the bucket: then the service hands the code out. Default: on
-        where there is a key that lasts. A URL that is signed with credentials for a while, as a workload
-        identity gets, ends with these, which may be before the job starts.
+        If jobs cannot reach the bucket, set this to False: then they fetch their code from the service.
+        Default: True if the service has a permanent key. A URL that is signed with temporary credentials,
+        such as those of a workload identity, expires with them, which may be before the job starts.
         """,
         config=True,
     )
@@ -128,7 +129,7 @@ class BucketStorage(Storage):
     timeout_seconds = Integer(
         60,
         min=1,
-        help="""Seconds that the service may take for a request, retries included.""",
+        help="""Seconds after which a request to the storage service fails, including its retries.""",
         config=True,
     )
 

@@ -21,21 +21,20 @@ RETRY_SECONDS = 10.0
 
 
 class DiskSpace(LoggingConfigurable):
-    """Refuses new jobs and uploads before a disk is full, so that all that is there can go on and be deleted.
+    """Rejects new jobs and uploads before a disk is full, so that existing ones can continue and be deleted.
 
-    It looks at the disk of a SQLite database and at that of files. Of a PostgreSQL it hears that the disk is
-    full when a write has failed; from then on a submit is tried from time to time, and other writes, which
-    may need room as well, are repeated by whoever makes them.
+    It checks the disks of a SQLite database and of files. It learns that PostgreSQL's disk is full when a
+    write fails. From then on it tries a submit from time to time; whoever makes other writes, which may need
+    space as well, repeats them.
     """
 
     min_free_bytes = ByteSpecification(
         256 * 2**20,
-        help="""Bytes that must be free on the disk of the database (SQLite) and of the files (FileStorage)
-        for new jobs and uploads to be taken: else they are answered with 507. An integer, or a string like
-        ``1G``; 0: no limit.
+        help="""Bytes that must be free on the disks of the database (SQLite) and of the files (FileStorage).
+        With less, new jobs and uploads get 507. An integer, or a string like ``1G``; 0: no limit.
 
-        Jobs that are there go on, with their logs and results, and can be cancelled and deleted. See also
-        ``FileStorage.min_free_bytes``, from which on nothing is written to files.
+        Existing jobs continue, with their logs and results, and users can cancel and delete them. Below
+        ``FileStorage.min_free_bytes``, the service writes no files at all.
         """,
         config=True,
     )

@@ -53,9 +53,10 @@ class FileStorage(Storage):
 
     root = Unicode(
         "./kbatch-storage",
-        help="""The folder for objects: created if missing, readable by the service alone.
+        help="""The folder for objects. The service creates it if it is missing, readable by the service
+        alone.
 
-        Where several replicas of the service run, it must be on a volume that they share.
+        If several replicas of the service run, it must be on a volume that they share.
         """,
         config=True,
     )
@@ -63,10 +64,10 @@ class FileStorage(Storage):
     max_bytes = Integer(
         0,
         min=0,
-        help="""Bytes that all objects together may have. 0, the default, is no limit.
+        help="""The maximum size, in bytes, of all objects together. 0, the default, means no limit.
 
-        They are counted at the start and kept count of. Several replicas each count what they write, so
-        they may go over it a little.
+        The service counts the bytes at its start and keeps the count. Each of several replicas counts only
+        its own later writes, so together they may exceed the limit a little.
         """,
         config=True,
     )
@@ -74,9 +75,10 @@ class FileStorage(Storage):
     min_free_bytes = Integer(
         64 * 2**20,
         min=0,
-        help="""Bytes that stay free on the disk, at least: what would leave less is refused.
+        help="""The minimum free space, in bytes, on the disk. The service rejects a write that would leave
+        less.
 
-        The database is often on the same disk, and has to go on.
+        The database is often on the same disk, and must be able to continue.
         """,
         config=True,
     )

@@ -52,30 +52,34 @@ class Uploads(LoggingConfigurable):
     max_upload_bytes = Integer(
         2**30,
         min=1,
-        help="""Bytes of one ZIP at most. It is streamed: the memory that is needed does not depend on it.""",
+        help="""The maximum size, in bytes, of one ZIP. The service streams it: a larger ZIP needs no more
+        memory.
+        """,
         config=True,
     )
 
     upload_ttl_seconds = Integer(
         7 * 24 * 3600,
         min=60,
-        help="""Seconds until an upload is removed after it was last sent, unless a job uses it.""",
+        help="""Seconds after which the service removes an upload that no job uses, since somebody last sent
+        it.
+        """,
         config=True,
     )
 
     max_upload_seconds = Integer(
         3600,
         min=1,
-        help="""Seconds that one ZIP may take to arrive: slower clients are rejected.""",
+        help="""Seconds within which a client must send a ZIP; the service rejects slower ones.""",
         config=True,
     )
 
     concurrent_uploads_per_user = Integer(
         4,
         min=1,
-        help="""How many ZIPs a user may send at the same time; one more is answered with 429.
+        help="""The maximum number of ZIPs that a user may send at the same time; one more gets 429.
 
-        A job's JSON of more than a megabyte, with code in it, counts as well.
+        The JSON of a job with code in it counts as well if it is larger than a megabyte.
         """,
         config=True,
     )
@@ -83,20 +87,20 @@ class Uploads(LoggingConfigurable):
     concurrent_uploads = Integer(
         32,
         min=1,
-        help="""How many ZIPs all users together may send at the same time; one more is answered with 503.
+        help="""The maximum number of ZIPs that all users may send at the same time; one more gets 503.
 
-        Each needs a few megabytes of memory while it comes, up to 16 with some storages.
+        Each takes a few megabytes of memory, with some storages up to 16.
         """,
         config=True,
     )
 
     inflated_bytes_per_hour = ByteSpecification(
         100 * 2**30,
-        help="""Bytes, unpacked, of the ZIPs of one user that are checked in an hour, on average; an integer,
-        or a string like ``100G``. A ZIP that would go over it is answered with 429.
+        help="""The average size, in bytes, of unpacked ZIPs that the service checks for one user per hour.
 
-        Each replica counts by itself. A check inflates all of a ZIP, which takes about four seconds a GiB:
-        users take turns for it, and each has one at a time.
+        An integer, or a string like ``100G``. A ZIP that would exceed it gets 429. Each replica counts
+        separately. A check inflates the whole ZIP, which takes about four seconds per GiB. Users take turns,
+        and the service checks one ZIP per user at a time.
         """,
         config=True,
     )

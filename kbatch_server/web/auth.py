@@ -73,11 +73,11 @@ REFUSED = "Failed to check authorization: "
 class CachingHubOAuth(HubOAuth):
     """HubOAuth that asks the hub once per token at a time, for a limited time, and never in this thread."""
 
-    hub_timeout_seconds = Float(10.0, help="Seconds to wait for an answer of the hub.")
+    hub_timeout_seconds = Float(10.0, help="""Seconds to wait for a response of the hub.""")
     concurrent_lookups = Integer(
-        6, help="Tokens not seen before, and logins, of which the hub is asked at once."
+        6, help="""The maximum number of concurrent requests to the hub for logins and new tokens."""
     )
-    waiting_lookups = Integer(1000, help="How many more may wait for that.")
+    waiting_lookups = Integer(1000, help="""The maximum number of requests that wait for one of these.""")
     keyring = Instance(Keyring)
 
     @default("oauth_client_id")
@@ -254,11 +254,11 @@ class HubAuthenticator(LoggingConfigurable):
         key_trait=Unicode(),
         value_trait=Unicode(),
         default_value=DEFAULT_SCOPES,
-        help="""The hub scope that each action needs, beside access to the service.
+        help="""The hub scope that each action requires, in addition to access to the service.
 
-        The actions are ``submit``, ``read``, ``cancel``, ``admin`` (everybody's jobs) and ``metrics`` (by
-        default JupyterHub's own scope for that). An empty scope means that access to the service is enough;
-        for ``admin`` it means that nobody is one.
+        The actions are ``submit``, ``read``, ``cancel``, ``admin`` (all users' jobs) and ``metrics`` (by
+        default with JupyterHub's own scope for metrics). With an empty scope, access to the service is enough
+        for the action, except for ``admin``: then nobody is an admin.
         """,
         config=True,
     )
@@ -275,8 +275,9 @@ class HubAuthenticator(LoggingConfigurable):
 
     authenticate_prometheus = Bool(
         True,
-        help="""Whether ``metrics`` needs a token with the scope of that name, as JupyterHub's setting of the
-        same name has it. Otherwise whoever reaches the service may read them, through the hub's proxy too.
+        help="""Whether ``metrics`` requires a token with the scope of that name, like JupyterHub's setting of
+        the same name. If False, anybody who can reach the service can read the metrics, also through the
+        hub's proxy.
         """,
         config=True,
     )
@@ -284,9 +285,9 @@ class HubAuthenticator(LoggingConfigurable):
     cache_max_age_seconds = Integer(
         60,
         min=1,
-        help="""Seconds for which the hub's answer about a token is remembered.
+        help="""Seconds for which the service caches the hub's answer about a token.
 
-        A token that was revoked, or a scope that was taken away, stays valid that long.
+        A revoked token or scope remains valid for up to this time.
         """,
         config=True,
     )
@@ -294,34 +295,38 @@ class HubAuthenticator(LoggingConfigurable):
     hub_timeout_seconds = Float(
         10.0,
         min=0.1,
-        help="""Seconds to wait for the hub to identify a token, before the response is 503.""",
+        help="""Seconds to wait for the hub to identify a token, before the service responds with 503.""",
         config=True,
     )
 
     concurrent_lookups = Integer(
         6,
         min=2,
-        help="""Tokens not seen before, and logins, of which the hub is asked at the same time. Half of them
-        may come from one address (of IPv6: one /64 network); addresses take turns, and others wait up to
-        ``hub_timeout_seconds``, then they are answered with 503. A token that the hub knew before does not
-        wait. With JupyterHub 5, fewer than ten: its client sends ten requests at a time.""",
+        help="""The maximum number of concurrent requests to the hub for logins and for tokens that the
+        service has not seen.
+
+        One client address (for IPv6: one /64 network) may have half of them. Addresses take turns. Other
+        requests wait up to ``hub_timeout_seconds`` and then get 503. Tokens that the hub has identified
+        before do not wait. With JupyterHub 5, set less than ten: its client sends ten requests at a time.
+        """,
         config=True,
     )
 
     waiting_lookups = Integer(
         1000,
         min=10,
-        help="""How many may wait for one of the ``concurrent_lookups``, a tenth of them from one address; one
-        more of an address that has others waiting is answered with 503.""",
+        help="""The maximum number of requests that wait for one of the ``concurrent_lookups``. One address
+        may have a tenth of them; one more, of an address that already has others waiting, gets 503.
+        """,
         config=True,
     )
 
     stream_check_seconds = Float(
         120,
         min=0.1,
-        help="""Seconds after which the hub is asked again, by who follows a log or watches jobs, whether the
-        token is still good for it; then the stream ends if it is not. It is told at most
-        ``cache_max_age_seconds`` later.""",
+        help="""Seconds between two checks of the token of a client that follows a log or watches jobs. If the
+        token is no longer valid, the service ends the stream, up to ``cache_max_age_seconds`` later.
+        """,
         config=True,
     )
 

@@ -41,11 +41,11 @@ class InflightRequests(LoggingConfigurable):
     drain_seconds = Float(
         0,
         min=0,
-        help="""Seconds that a service which is to stop still takes new requests, while ``api/v1/ready`` says
-        that it is not ready: the time that a load balancer or Kubernetes needs to send them elsewhere.
+        help="""Seconds for which a stopping service still accepts requests, while ``api/v1/ready`` reports
+        that it is not ready. In this time a load balancer or Kubernetes begins to send requests elsewhere.
 
-        It comes before ``KBatchServer.shutdown_seconds``. The chart sets it. Alone on a machine there is
-        nowhere else to go: 0.
+        It comes before ``KBatchServer.shutdown_seconds``. The chart sets it. On a single machine requests
+        cannot go elsewhere: leave it at 0.
         """,
         config=True,
     )

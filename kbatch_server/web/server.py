@@ -102,14 +102,14 @@ class WebServer(LoggingConfigurable):
     trusted_downstream_ips = List(
         Unicode(),
         ["127.0.0.0/8", "::1"],
-        help="""The addresses, or networks like ``10.0.0.0/8``, of the proxies before this service.
+        help="""The addresses, or networks like ``10.0.0.0/8``, of the proxies in front of this service.
 
-        A request that comes from one of them is taken to be from the last address in its ``X-Forwarded-For``
-        that is none of them (else ``X-Real-IP`` is believed), and its scheme to be what ``X-Forwarded-Proto``
-        says. From elsewhere these headers mean nothing: anybody can send them. The address is in the log and
-        in the audit record, and decides in whose line a token waits of which the hub has to be asked
-        (``HubAuthenticator.concurrent_lookups``). Default: this machine, where the hub's proxy runs with the
-        service; the chart sets the private networks, where the hub's proxy is a pod.
+        If a request comes from one of them, the service takes the client's address from ``X-Forwarded-For``
+        (the last one that is not itself such a proxy) or else from ``X-Real-IP``, and the scheme from
+        ``X-Scheme`` or else from ``X-Forwarded-Proto``. It ignores these headers in other requests, because
+        anybody can send them. The address appears in the log and in the audit record, and is the one that
+        ``HubAuthenticator.concurrent_lookups`` counts. Default: this machine, because the hub's proxy runs on
+        the machine of the service. The chart sets the private networks, because the hub's proxy is a pod.
         """,
         config=True,
     )

@@ -53,51 +53,49 @@ class KubeJobLauncher(JobLauncher):
     runs_notebooks = True
 
     namespace = Unicode(
-        help="""
-        The namespace where jobs run. Default: the environment variable POD_NAMESPACE, else the namespace
-        of the pod that the service runs in, else ``default``.
+        help="""The namespace for jobs. Default: the environment variable POD_NAMESPACE, else the namespace of
+        the pod that the service runs in, else ``default``.
 
-        ``{username}`` in it gives each user a namespace, like ``kbatch-{username}``; it stands for the
-        user's slug, and may not stand alone (a user may be called ``kube-system``). The service then
-        watches all namespaces, for which it needs a ClusterRole.
+        With ``{username}`` in it, like ``kbatch-{username}``, each user has a namespace. It stands for the
+        user's slug, and needs other text beside it (there may be a user called ``kube-system``). The service
+        then watches all namespaces, which needs a ClusterRole.
         """,
         config=True,
     )
 
     create_namespace = Bool(
         False,
-        help="""
-        Make a user's namespace when it is not there yet; for a ``namespace`` with ``{username}``.
+        help="""Create missing namespaces of users, if ``namespace`` contains ``{username}``.
 
-        One that exists and was not created by this service (for this user) is never used. Default: False.
+        The service never uses an existing namespace that it did not create for this user. Default: False.
         """,
         config=True,
     )
 
     instance = Unicode(
         "kbatch",
-        help="""
-        The value of the label ``kbatch.jupyter.org/instance`` on all that is made: what tells the jobs of
-        two services on one cluster apart. Default: ``kbatch``. Changing it hides the jobs that there are.
+        help="""The value of the label ``kbatch.jupyter.org/instance`` on all objects that the service
+        creates. It separates the jobs of two services on one cluster. Default: ``kbatch``. If you change it,
+        the service no longer finds the existing jobs.
         """,
         config=True,
     )
 
     init_image = Unicode(
         "busybox:1.36",
-        help="""
-        The image of the containers that fetch a job's code and send its results. It needs ``sh``, ``wget``,
-        ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``, ``find``,
-        ``head``, ``sort``, ``stat``, ``tr``, ``xargs`` and, where ``SignedLinks.url_for_jobs`` is ``https``,
-        ``ssl_client``, as busybox has. Default: ``busybox:1.36``; like ``registry.example.org/busybox:1.36``.
+        help="""The image of the containers that fetch a job's code and send its results. It needs ``sh``,
+        ``wget``, ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``,
+        ``find``, ``head``, ``sort``, ``stat``, ``tr``, ``xargs`` and, if ``SignedLinks.url_for_jobs`` is
+        ``https``, ``ssl_client``. Busybox has all of them. Default: ``busybox:1.36``. Example:
+        ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )
 
     kueue_version = Unicode(
-        help="""
-        The version of Kueue's API, like ``v1beta1``, where jobs are handed to it (``JobConfig.queue_name``).
-        Its Workloads are then watched, to say what such a job waits for. Default: none are watched.
+        help="""The version of Kueue's API, like ``v1beta1``, if the service submits jobs to Kueue
+        (``JobConfig.queue_name``). The service then watches Kueue's Workloads, to tell users why their jobs
+        wait. Default: it watches none.
         """,
         config=True,
     )
@@ -105,10 +103,10 @@ class KubeJobLauncher(JobLauncher):
     modify_pod_hook: Any = traitlets.Callable(
         None,
         allow_none=True,
-        help="""
-        Called with (launcher, pod_template, job) before a Job is made; ``pod_template`` is a dict with
-        ``metadata`` and ``spec`` as Kubernetes has them. It may change the dict, or return another, and may
-        be async. What it leaves is sent as it is. Default: none. Example::
+        help="""A function that changes the pods of a job before the service creates its Job. It takes
+        (launcher, pod_template, job) and may be async. ``pod_template`` is a dict with ``metadata`` and
+        ``spec`` as in Kubernetes. The function may change this dict, or return another. The service sends the
+        result without further checks. Default: none. Example::
 
             def modify_pod_hook(launcher, pod_template, job):
                 pod_template["spec"]["runtimeClassName"] = "gvisor"
@@ -119,16 +117,15 @@ class KubeJobLauncher(JobLauncher):
     )
 
     kubeconfig = Unicode(
-        help="""
-        Path of a kubeconfig file. Default: none, which means the service account of the pod that the service
-        runs in, and outside of a cluster the file that KUBECONFIG names, or ``~/.kube/config``.
+        help="""The path of a kubeconfig file. Default: the service account of the pod that the service runs
+        in, or, outside of a cluster, the file that KUBECONFIG names, else ``~/.kube/config``.
         """,
         config=True,
     )
 
     context = Unicode(
-        help="""
-        The context in the kubeconfig file. Default: the file's current one. Example: ``minikube``.
+        help="""The context in the kubeconfig file. Default: the current context of the file. Example:
+        ``minikube``.
         """,
         config=True,
     )
@@ -136,8 +133,7 @@ class KubeJobLauncher(JobLauncher):
     request_timeout_seconds = Float(
         30,
         min=1,
-        help="""
-        Seconds until a request to Kubernetes times out, to be retried later. Default: 30.
+        help="""Seconds until a request to Kubernetes times out. The service tries again later. Default: 30.
         """,
         config=True,
     )
@@ -145,9 +141,8 @@ class KubeJobLauncher(JobLauncher):
     max_launches_per_second = Float(
         20,
         min=0,
-        help="""
-        Jobs started in a second at most, so that a thousand submitted at once do not flood the API server
-        (each takes three requests). Default: 20; 0 means no limit.
+        help="""The maximum number of jobs that are launched per second, so that a thousand submits at once do
+        not overload the API server. (A launch takes three requests.) Default: 20; 0 means no limit.
         """,
         config=True,
     )
@@ -155,8 +150,8 @@ class KubeJobLauncher(JobLauncher):
     poll_seconds = Float(
         300,
         min=1,
-        help="""
-        Seconds between two polls of each job, besides the changes that a watch reports. Default: 300.
+        help="""Seconds between two polls of each job, in addition to the changes that a watch reports.
+        Default: 300.
         """,
         config=True,
     )

@@ -64,10 +64,9 @@ class LocalProcessJobLauncher(JobLauncher):
     runs_notebooks = True
 
     root = Unicode(
-        help="""
-        The folder that the jobs' own folders are made in. Defaults to ``kbatch-jobs`` where the service was
-        started, which a relative one is taken from as well. The accounts that jobs run as must be able to
-        enter it, and only the service may write to it.
+        help="""The folder that contains the folders of the jobs. Default: ``kbatch-jobs`` in the working
+        folder of the service; a relative path starts there, too. The accounts that run jobs must be able to
+        enter the folder, and only the service may be able to write to it.
         """,
     ).tag(config=True)
 
@@ -83,69 +82,74 @@ class LocalProcessJobLauncher(JobLauncher):
 
     user = Unicode(
         "nobody",
-        help="""
-        The system account that runs the jobs of hub users who have none, when the service runs as root.
-        Such jobs can read and stop each other: give the hub users accounts where that matters.
+        help="""The system account that runs the jobs of hub users without an account of their own, if the
+        service runs as root. These jobs can read and stop each other. If that matters, give each hub user an
+        account.
         """,
     ).tag(config=True)
 
     min_uid = Integer(
         1000,
         min=1,
-        help="""
-        The lowest user id of an account that may be a hub user's own, so that a hub user who is named like
-        a system's account (postgres, daemon) does not get that one.
+        help="""The lowest user id that a hub user's own account may have. It keeps a hub user with the name
+        of a system account (postgres, daemon) from getting that account.
         """,
     ).tag(config=True)
 
     max_code_bytes = Integer(
         2 * 1024**3,
         min=1,
-        help="The size in bytes, unpacked, that a job's ZIP of code may have.",
+        help="""The maximum size, in bytes, of a job's code after unpacking its ZIP.""",
     ).tag(config=True)
 
     max_log_bytes = Integer(
         8 * 1024**3,
         min=0,
-        help="""
-        The size in bytes at which the file of one attempt's log ends, with a line that says so; 0: never. It
-        keeps the disk from filling up; how much of a log is kept is ``LogRecorder.max_log_bytes``.
+        help="""The maximum size, in bytes, of the log file of one attempt. It ends with a line that says so;
+        0: no limit. This keeps the disk from filling up; ``LogRecorder.max_log_bytes`` sets how much of a log
+        to keep.
         """,
     ).tag(config=True)
 
     max_file_bytes = Integer(
         0,
         min=0,
-        help="The size in bytes that one file of a job may have (RLIMIT_FSIZE); 0: no limit.",
+        help="""The maximum size, in bytes, of each file that a job writes (RLIMIT_FSIZE); 0: no limit.""",
     ).tag(config=True)
 
     max_processes = Integer(
         4096,
         min=0,
-        help="""
-        How many processes, threads among them, the account of a job may have at a time (RLIMIT_NPROC); 0: no
-        limit. All jobs of the account count together, and whatever else it runs: the limit keeps one that
-        starts processes without end from taking the machine. A job that reaches it is told by the system
-        ("Resource temporarily unavailable"), which its log shows. It does not hold for root.
+        help="""The maximum number of processes, including threads, of the account of a job (RLIMIT_NPROC); 0:
+        no limit.
+
+        It counts all jobs of the account, and everything else that the account runs. It keeps a job that
+        starts processes without end from blocking the machine: the job gets the error "Resource temporarily
+        unavailable", which appears in its log. The limit does not apply to root.
         """,
     ).tag(config=True)
 
     start_timeout_seconds = Float(
         30.0,
         min=1.0,
-        help="How long in seconds a supervisor may take to start, and who follows a log waits for it.",
+        help="""Seconds that a supervisor may take to start, and that a client that follows a log waits for
+        it.
+        """,
     ).tag(config=True)
 
     kill_delay_seconds = Float(
         10.0,
         min=0.0,
-        help="""
-        How long in seconds after a job's grace period a supervisor that has not ended the job is believed to
-        hang, and is killed with all that the job started.
+        help="""Seconds after a job's grace period until the service kills a supervisor that has not ended the
+        job, with all that the job started. It assumes that the supervisor hangs.
         """,
     ).tag(config=True)
 
-    storage = Instance(Storage, allow_none=True, help="Where the ZIPs of code are; the service sets it.")
+    storage = Instance(
+        Storage,
+        allow_none=True,
+        help="""The storage with the ZIPs of code; the service sets it.""",
+    )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
