@@ -1,4 +1,4 @@
-"""How many requests, streams and connections there may be at a time, and how often a user may submit."""
+"""Limits on concurrent requests, streams and connections, and on how often a user may submit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..ratelimit import BytesBudget, ConcurrencyLimit, FairLimit, RateLimit
 from .connections import Connections
 
 FETCH_WAIT_SECONDS = 600
-"""How long a job waits for its turn to fetch its code: its init container takes some minutes longer."""
+"""Seconds that a job waits for its turn to fetch its code; its init container waits some minutes longer."""
 
 SEND_WAIT_SECONDS = 5
-"""How long one waits that sends results: after ten seconds its sidecar sends them unasked, and a refused one
-comes again."""
+"""Seconds that a job's request waits for its turn to send results. Its sidecar waits ten seconds for an
+answer before it sends them anyway; it tries again after a rejection."""
 
 
 class Throttle(LoggingConfigurable):
-    """Keeps one client from taking what all need. Each replica counts by itself."""
+    """Keeps one client from using up what all need. Each replica counts separately."""
 
     submits_per_minute = Float(
         1200,
@@ -260,7 +260,7 @@ class Throttle(LoggingConfigurable):
         return FairLimit(per_user=max(total // 4, 1), total=total, limit=limit, what=what)
 
     def spend(self, user: User, action: str) -> None:
-        """Count a ``submit`` or an ``upload`` of the user's; raises TooManyRequests."""
+        """Count a ``submit`` or an ``upload`` of a user; raises TooManyRequests."""
         wait_seconds = self._rates[action].take(user.name)
         if wait_seconds:
             LIMITS_HELD.labels(f"{action}s_per_minute").inc()
@@ -271,37 +271,37 @@ class Throttle(LoggingConfigurable):
             )
 
     def request(self, user: User) -> AbstractContextManager[None]:
-        """Hold a place of the user's for a request; raises TooManyRequests or Unavailable."""
+        """Count a request of a user while it is in progress; raises TooManyRequests or Unavailable."""
         return self._requests.take(user.name)
 
     def stream(self, user: User) -> AbstractContextManager[None]:
-        """Hold a place of the user's for an answer that has no end of its own; raises as ``request``."""
+        """Count a stream without an end of its own, such as a followed log; raises as ``request``."""
         return self._streams.take(user.name)
 
     def costly_read(self, user: User) -> AbstractContextManager[None]:
-        """Hold a place of the user's for a read that costs much more than others; raises as ``request``."""
+        """Count a read that costs much more than others; raises as ``request``."""
         return self._costly_reads.take(user.name)
 
     def download(self, user: User) -> AbstractContextManager[None]:
-        """Hold a place of the user's for an answer that is read from the storage; raises as ``request``."""
+        """Count a response that the service reads from the storage; raises as ``request``."""
         return self._downloads.take(user.name)
 
     def fetch(self, user: str) -> AbstractAsyncContextManager[None]:
-        """Hold a place for a job of a user's that fetches its code, once there is one; raises Unavailable."""
+        """Wait for the turn of a user's job to fetch its code, and count it; raises Unavailable."""
         return self._fetches.take(user, wait_seconds=FETCH_WAIT_SECONDS)
 
     def send(self, user: str) -> AbstractAsyncContextManager[None]:
-        """Hold a place for a job of a user's that sends its results, as ``fetch``, but soon or never."""
+        """Wait shortly for the turn of a user's job to send results, and count it; raises Unavailable."""
         return self._sends.take(user, wait_seconds=SEND_WAIT_SECONDS)
 
     def body(self, user: User) -> AbstractContextManager[Callable[[int], None]]:
-        """Give what takes memory for a body of the user's, a piece at a time; that raises as ``request``."""
+        """Return a function that reserves memory for a piece of a user's body; it raises as ``request``."""
         return self._bodies.hold(user.name)
 
     def answer(self, user: User | None, size: int) -> AbstractContextManager[None]:
-        """Hold the memory of an answer until it is read; raises as ``request``.
+        """Reserve the memory of a response until the client has read it; raises as ``request``.
 
-        One that is larger than what a user may have is let through when it is the only one.
+        A response larger than the user's limit is allowed if it is the user's only one.
         """
         return self._hold_answer("" if user is None else user.name, size)
 
