@@ -1,4 +1,4 @@
-"""What one job may be: images, sizes, deadlines, and what its pod looks like. It runs nothing."""
+"""Checks a request against the admin's settings, and makes the spec of the job. It runs nothing."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def _matches(image: str, pattern: str) -> bool:
 
 
 def _split_registry(image: str) -> tuple[str, str]:
-    """Return the registry that an image, or a pattern, names, and the rest: no registry is Docker Hub.
+    """Return the registry (empty for Docker Hub) and the rest of an image's name or of a pattern.
 
-    https://github.com/distribution/reference/blob/main/normalize.go: what stands before the first slash is
-    one if it has a dot or a port, or is localhost.
+    The part before the first slash is a registry if it has a dot or a port, or is ``localhost``:
+    https://github.com/distribution/reference/blob/main/normalize.go
     """
     first, slash, rest = image.partition("/")
     return (first, rest) if slash and (first == "localhost" or set(first) & set(".:")) else ("", image)
@@ -64,14 +64,14 @@ def check_queue(wanted: str | None, default: str | None, allowed: Sequence[str])
 
 
 def fill_queue_name(template: str, user: str, profile: str | None) -> str:
-    """Return the name of a queue, which is a label's value: a long one is cut, and stays the user's own."""
+    """Return a queue's name for a user. As a label's value, a long one is shortened, and stays unique."""
     name = template.replace("{profile}", profile or "default")
     room = MAX_LABEL - len(name.replace("{username}", ""))
     return name.replace("{username}", make_slug(user, max_length=room)) if "{username}" in name else name
 
 
 def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:
-    """Return a number that is not more than the most that is allowed (None: any). Raises InvalidRequest."""
+    """Return ``wanted`` unless it exceeds the maximum (None: no maximum). Raises InvalidRequest."""
     if maximum is not None and wanted > maximum:
         raise InvalidRequest.of_field(field, f"is {wanted}; the maximum is {maximum}")
     return wanted
@@ -342,7 +342,7 @@ class JobConfig(PodConfig):
         return size
 
     def get_default(self, field: str) -> Any:
-        """Return the ``cpu_limit`` or the ``mem_limit`` of a job that asks for none, or None for no limit."""
+        """Return the ``cpu_limit`` or the ``mem_limit`` of a job that sets none; None means no limit."""
         default = getattr(self, field)
         return getattr(self, f"max_{field}") if default is None else default
 
@@ -354,7 +354,7 @@ class JobConfig(PodConfig):
         profile: str | None = None,
         code_sha256: str | None = None,
     ) -> JobSpec:
-        """Return what the job of a user will be, or raise InvalidRequest that names the field."""
+        """Return the spec of a user's job, or raise InvalidRequest with the field."""
         cpu_limit, mem_limit = (self._checked_limit(request, name) for name in ("cpu_limit", "mem_limit"))
         return self._common_spec.model_copy(
             update={
@@ -383,7 +383,7 @@ class JobConfig(PodConfig):
 
     @cached_property
     def _common_spec(self) -> JobSpec:
-        """What all jobs have in common; a request is checked already, and only its part is put in."""
+        """The part of the spec that all jobs share, validated only once; requests are already checked."""
         values = {name: getattr(self, name) for name in ("image", *_COPIED)}
         guarantees = limit_guarantees(self.extra_resource_guarantees, self.extra_resource_limits)
         return JobSpec.model_validate(values | {"extra_resource_guarantees": guarantees})
@@ -400,7 +400,7 @@ class JobConfig(PodConfig):
         return check_at_most(wanted, maximum, field)
 
     def _checked_shm_size(self, request: JobRequest, mem_limit: int | None) -> Any:
-        """Return the size of /dev/shm, which is a part of the job's memory."""
+        """Return the size of /dev/shm, at most the job's memory."""
         wanted, default = request.shm_size, self.shm_size
         if wanted is None or wanted == default:
             return limit_guarantee(default, mem_limit)
@@ -454,4 +454,4 @@ _COPIED = (
     "labels",
     "annotations",
 )
-"""The traits that go into a job's spec as they are."""
+"""The traits that ``make_spec`` copies into a job's spec unchanged."""

@@ -1,4 +1,4 @@
-"""What a job's pod looks like: where it runs, what it mounts, and what serves it. It runs nothing."""
+"""Settings of a job's pod: its nodes, its volumes, its helper containers. It runs nothing."""
 
 from __future__ import annotations
 
