@@ -1,4 +1,4 @@
-"""The links that jobs are given, to fetch their code and to send their results, and what each is good for."""
+"""The signed URLs with which jobs fetch their code and send their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..store import Store
 
 
 class SignedLinks(LoggingConfigurable):
-    """Signs the links of jobs, and knows them again: each is for one job, and ends with it."""
+    """Makes and verifies the signed URLs of jobs. Each URL is for one job, and expires with it."""
 
     url_for_jobs = Unicode(
         "",
@@ -59,17 +59,19 @@ class SignedLinks(LoggingConfigurable):
     store = Instance(Store)
 
     def make_code_url(self, job: Job, upload: Upload) -> str:
-        """Return the URL where a job fetches its code from this service."""
+        """Return the URL from which a job fetches its code from this service."""
         signed = self.keyring.sign({"job": job.id, "upload": upload.id}, purpose="code")
         return f"{self.url_for_jobs}code/{signed}"
 
     def make_outputs_url(self, job: Job) -> str:
-        """Return the URL that a job's results are sent to."""
+        """Return the URL to which a job sends its results."""
         return f"{self.url_for_jobs}outputs/{self.keyring.sign({'job': job.id}, purpose='outputs')}"
 
     async def get_sending_job(self, signed: str) -> Job:
-        """Return the job that a results' URL is for, or raise Forbidden: it is forged, expired, or of a job
-        that is cleaned up after."""
+        """Return the job of a results URL.
+
+        Raises Forbidden if the URL is invalid or has expired, or the job was cleaned up or deleted.
+        """
         max_age_seconds = self.outputs_url_expires_in_seconds
         said = self.keyring.verify(signed, purpose="outputs", max_age_seconds=max_age_seconds)
         if said is not None:
@@ -79,8 +81,10 @@ class SignedLinks(LoggingConfigurable):
         raise Forbidden("This link is invalid or has expired.", reason="BadLink")
 
     async def get_code(self, signed: str) -> Upload:
-        """Return the upload that a code URL is for, or raise Forbidden: it is forged, expired, or of a job
-        that is over."""
+        """Return the upload of a code URL.
+
+        Raises Forbidden if the URL is invalid or has expired, or the job has ended.
+        """
         said = self.keyring.verify(signed, purpose="code", max_age_seconds=self.code_url_expires_in_seconds)
         if said is not None:
             job = await self.store.jobs.find(said["job"])

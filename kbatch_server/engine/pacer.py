@@ -1,4 +1,4 @@
-"""Lets jobs go to their launcher one after the other, at a pace; requests of users come before them."""
+"""Launches jobs one after another at a limited rate; requests of users take precedence."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..launchers.base import JobLauncher
 from ..web.inflight import InflightRequests
 
 LOOK_SECONDS = 0.1
-"""How soon the end of a rush of requests is noticed."""
+"""Seconds until the pacer notices that many requests are over."""
 
 
 class LaunchPacer(LoggingConfigurable):
-    """The line of the jobs that are to be launched, in the order in which they came.
+    """A queue of the jobs to launch, first in, first out.
 
-    The launcher says how many may go in a second. While many requests come in, only a few do: a launch costs
-    about as much as ten requests, and nobody waits for it at a keyboard. What has joined the line is in
-    memory only: who looks at a job that waits has it join (again).
+    The launcher sets the maximum rate. While many requests arrive, the rate is low: a launch costs about as
+    much as ten requests, and nobody waits for it at a keyboard. The queue is in memory only: the reconciler
+    adds a waiting job (again) when it looks at it.
     """
 
     busy_requests_per_second = Float(
@@ -47,7 +47,7 @@ class LaunchPacer(LoggingConfigurable):
     launcher = Instance(JobLauncher)
     inflight = Instance(InflightRequests, ())
     on_launch: Callable[[str], None] = traitlets.Callable()  # type: ignore[assignment]
-    """Called with the id of a job that may be launched now."""
+    """Called with the id of a job to launch now."""
 
     _task: asyncio.Task[None] | None = None
 
@@ -65,11 +65,11 @@ class LaunchPacer(LoggingConfigurable):
         return len(self._line)
 
     def start(self) -> None:
-        """Begin to let jobs go."""
+        """Begin to launch jobs."""
         self._task = asyncio.create_task(self._run(), name="pacer")
 
     async def stop(self) -> None:
-        """Let no more go, and forget those that wait. It may be started again."""
+        """Launch no more jobs, and forget those in the queue. It may be started again."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -78,7 +78,7 @@ class LaunchPacer(LoggingConfigurable):
         self._called.clear()
 
     def join(self, job_id: str) -> None:
-        """Put a job at the end of the line, unless it is in it; it goes at once when it may."""
+        """Add a job to the end of the queue, unless it is in it already; launch it at once if possible."""
         if job_id in self._called:
             return
         if self._is_next_free():
@@ -88,12 +88,12 @@ class LaunchPacer(LoggingConfigurable):
             self._has_some.set()
 
     def leave(self, job_id: str) -> None:
-        """Forget a job that is not to be launched (any more)."""
+        """Remove a job that is not to be launched (any more)."""
         self._line.pop(job_id, None)
         self._called.discard(job_id)
 
     def take(self, job_id: str) -> bool:
-        """Return whether a job may be launched now, which holds once; else it is in the line now."""
+        """Return True, once, if a job may be launched now; otherwise add it to the queue."""
         if job_id in self._called:
             self._called.discard(job_id)
             return True
@@ -115,7 +115,7 @@ class LaunchPacer(LoggingConfigurable):
             self._has_some.clear()
 
     def _is_next_free(self) -> bool:
-        """Return whether one that comes now may go, because nobody waits and it is time."""
+        """Return whether a job may be launched without waiting: the queue is empty and the rate allows it."""
         return not self._line and self._get_wait_seconds() <= 0
 
     def _call(self, job_id: str) -> None:
@@ -129,7 +129,7 @@ class LaunchPacer(LoggingConfigurable):
         return 0 if rate == 0 else self._last + 1 / rate - time.monotonic()
 
     def _get_rate(self) -> float:
-        """Return how many may go in a second now; 0 is no limit."""
+        """Return the maximum number of launches per second now; 0 means no limit."""
         rate = self.launcher.max_launches_per_second
         if not 0 < self.busy_requests_per_second <= self.inflight.get_requests_per_second():
             return rate
