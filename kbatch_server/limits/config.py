@@ -1,4 +1,5 @@
-"""What a user, a group and all together may have queued and running, as the admin says, or a hook."""
+"""The limits on queued and running jobs for users, groups and all together, from the admin's settings or a
+hook."""
 
 from __future__ import annotations
 
@@ -34,14 +35,14 @@ from .rules import (
 )
 
 MAX_KEPT = 10_000
-"""Answers of the hook that are remembered; the oldest are forgotten first."""
+"""Maximum number of cached answers of the hook; a new one replaces the oldest."""
 
 FIELDS = {CPU: "cpu_limit", MEMORY: "mem_limit"}
-"""Which field of a request asks for a resource; others come with the profile."""
+"""The field of a request that sets a resource; the profile sets the others."""
 
 
 class Limits(LoggingConfigurable):
-    """Says what the limits of a user are, and refuses what could never be within them."""
+    """Determines the limits of a user, and rejects jobs that could never start within them."""
 
     user_limits = Dict(
         help="""The limits of each user, by resource. Groups may set others: see ``group_limits``.
@@ -190,9 +191,9 @@ class Limits(LoggingConfigurable):
         )
 
     async def find(self, user: str, groups: Iterable[str]) -> dict[str, float]:
-        """Return the limits of a user, those of resources that are limited; raises Unavailable.
+        """Return the limits of a user, without unlimited resources; raises Unavailable.
 
-        That is when the hook fails, which its log says more of, and no answer of it is remembered.
+        It raises if the hook fails: the log has the error, and the failure is not cached.
         """
         groups = tuple(groups)
         limits = choose_limits(self.user_limits, self.group_limits, groups)
@@ -219,8 +220,11 @@ class Limits(LoggingConfigurable):
         return found
 
     def check(self, spec: JobSpec, limits: Mapping[str, float], groups: Iterable[str]) -> None:
-        """Refuse a job that could never start: it asks for more than there is as a whole, or does not say
-        how much it needs of what is limited. Raises InvalidRequest that names the field, or Forbidden."""
+        """Reject a job that could never start.
+
+        That is a job that requests more than a limit as a whole, or that sets no size for a limited resource.
+        Raises InvalidRequest with the field, or Forbidden.
+        """
         demand = make_demand(spec)
         owners = [("user", limits)]
         owners += [(make_group_owner(group), self.group_totals[group]) for group in self.find_counted(groups)]
@@ -237,18 +241,18 @@ class Limits(LoggingConfigurable):
                 raise _make_refusal(owner, resource, owned[resource], spec)
 
     def find_queue(self, limits: Mapping[str, float]) -> float | None:
-        """Return how many jobs a user with these limits may have queued, or None for any number."""
+        """Return the maximum number of queued jobs of a user with these limits; None: no maximum."""
         return limits.get(QUEUED, self.max_queued or None)
 
     def find_group_queues(self, groups: Iterable[str]) -> dict[str, float]:
-        """Return how many jobs each of the groups may have queued, of those that have a limit for it."""
+        """Return the maximum number of queued jobs of each of these groups that has one."""
         limited = {group: self.group_totals[group].get(QUEUED) for group in self.find_counted(groups)}
         return {
             group: limit for group, limit in limited.items() if limit is not None and limit != float("inf")
         }
 
     def find_counted(self, groups: Iterable[str]) -> list[str]:
-        """Return those of the groups that have limits for all members together."""
+        """Return the groups that have limits for all members together."""
         return [group for group in groups if group in self.group_totals]
 
 

@@ -1,4 +1,4 @@
-"""Gives the jobs that wait their turn: reads the record, decides, and lets them go; in the leader only."""
+"""Decides from the record which queued jobs start next, and has them launched; in the leader only."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ from ..store.queues import Head, make_claim
 from .queues import Queues
 
 HEADS = 16
-"""Jobs of a user that are read at a time."""
+"""The number of jobs to read per user at a time."""
 
 USERS = 100
-"""Users whose queues are read in one go: others may read meanwhile."""
+"""The number of users whose queues to read at once; then others may use the database."""
 
 AHEAD = 64
-"""Jobs that are let go and not launched yet: others wait here, where whose turn it is can still change."""
+"""Maximum number of jobs that have had their turn and are not launched yet; for the others, the order can
+still change."""
 
 REFRESH_SECONDS = 30
-"""How often all is counted again from the record, whatever was noticed meanwhile."""
+"""Seconds between two complete recounts from the record."""
 
 SETTLE_SECONDS = 0.02
-"""How long changes are gathered before the next decision."""
+"""Seconds to gather changes before the next decision."""
 
 SHARE_OF_TIME = 10
-"""A decision is followed by a pause of so many times as long as it took: it shares the event loop."""
+"""After a decision, the scheduler pauses for this many times its duration, to share the event loop."""
 
 
 class Scheduler(LoggingConfigurable):
-    """Decides which of the waiting jobs start, again and again, from what is recorded.
+    """Decides repeatedly which of the queued jobs start, from the record.
 
-    What it has in memory is what the record says, plus what it was told since: a restart, or another leader,
-    decides the same. Jobs are offered to it, which is when they come up; it calls ``on_turn`` with the id of
-    one whose turn has come, which then asks ``take`` and says ``begin`` when its launch has begun. Whatever
-    happens in between is healed when all is counted anew.
+    It has in memory what the record says, plus later notifications: a restart, or another leader, decides the
+    same. The reconciler offers each job when it looks at it. The scheduler calls ``on_turn`` with the id of a
+    job whose turn has come; the reconciler then calls ``take``, and ``begin`` when the launch has begun. A
+    complete recount corrects whatever happens in between.
     """
 
     limits = Instance(Limits)
     store = Instance(Store)
     on_turn: Callable[[str], None] = traitlets.Callable(lambda job_id: None)  # type: ignore[assignment]
-    """Called with the id of a job that is to be launched."""
+    """Called with the id of a job to launch."""
 
     _task: asyncio.Task[None] | None = None
 
@@ -74,24 +75,24 @@ class Scheduler(LoggingConfigurable):
 
     @property
     def is_needed(self) -> bool:
-        """Whether there are limits: without, each job is launched as it comes."""
+        """Whether limits are set: without limits, each job is launched as it comes."""
         return self.limits.is_set
 
     async def start(self) -> None:
-        """Begin to decide, with all that is on record."""
+        """Begin to decide, with everything in the record."""
         if self.is_needed:
             self._reset()
             self._task = asyncio.create_task(self._run(), name="scheduler")
 
     async def stop(self) -> None:
-        """Decide no more. It may be started again."""
+        """Make no more decisions. It may be started again."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     def offer(self, job: Job) -> None:
-        """Put a job that waits into its queue."""
+        """Put a waiting job into its user's queue."""
         if job.id in self.queues.running:
             return
         self._left.discard(job.id)
@@ -99,20 +100,20 @@ class Scheduler(LoggingConfigurable):
         self._changed.set()
 
     def take(self, job: Job) -> bool:
-        """Return whether the turn of a job that waits has come; else it is in its queue now."""
+        """Return whether it is the turn of a waiting job; if not, the job is in its queue now."""
         if not self.is_needed or job.launch_begun_at is not None or job.id in self._granted:
             return True
         self.offer(job)
         return False
 
     def begin(self, job: Job) -> None:
-        """Note that the launch of a job has begun, so that another can be let go."""
+        """Note that the launch of a job has begun, so that another can have its turn."""
         if job.id in self._granted:
             self._granted.discard(job.id)
             self._changed.set()
 
     def leave(self, job_id: str, user: str | None = None) -> None:
-        """Note that a job is over, or gone: its place is free. ``user`` is needed for one that waits."""
+        """Note that a job has ended or was deleted. A job that still waits needs ``user``."""
         if not self.is_needed:
             return
         self._left.add(job_id)
@@ -144,7 +145,7 @@ class Scheduler(LoggingConfigurable):
                 await asyncio.sleep(1)
 
     async def decide(self) -> None:
-        """Decide once: let go of those whose turn has come, and keep why the others wait."""
+        """Decide once: start the jobs whose turn it is, and store why the other users wait."""
         self._changed.clear()
         await self._refresh()
         waits: dict[str, Wait] = {}
@@ -161,7 +162,7 @@ class Scheduler(LoggingConfigurable):
         await self._tell(waits, is_whole=not decision.is_full)
 
     async def _refresh(self) -> None:
-        """Count all that runs and who waits, when it is time to."""
+        """Recount all running and waiting jobs if it is time to."""
         now = time.monotonic()
         if now - self._counted_at < REFRESH_SECONDS:
             return
@@ -178,7 +179,7 @@ class Scheduler(LoggingConfigurable):
         self._counted_at = now
 
     async def _read_stale(self) -> None:
-        """Read the queues that are not what the record says, and what else decides about them."""
+        """Read the stale queues, and the groups' job-hours, from the record."""
         now = utcnow()
         if get_month(now) != self._month:
             self._month = get_month(now)
@@ -215,7 +216,7 @@ class Scheduler(LoggingConfigurable):
             return None
 
     async def _tell(self, waits: Mapping[str, Wait], *, is_whole: bool) -> None:
-        """Keep what has changed of why users wait, where who asks reads it."""
+        """Store the changed reasons why users wait, for the usage report."""
         changes: dict[str, Wait | None] = {
             user: wait for user, wait in waits.items() if self._told.get(user) != wait
         }
