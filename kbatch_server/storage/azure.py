@@ -1,4 +1,4 @@
-"""Keeps objects in a container of Azure Blob Storage."""
+"""Stores objects in a container of Azure Blob Storage."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from .pieces import check_key, check_prefix, is_key, regroup
 from .remote import ServiceRefused, finish, make_error
 
 PIECE_BYTES = 4 * 2**20
-"""One block: a blob has at most 50,000 of them, 195 GiB with this size."""
+"""The size of a block: a blob has at most 50,000 of them, 195 GiB with this size."""
 
 PAGE_OBJECTS = 1000
 
 MISSING_PACKAGES = "AzureBlobStorage needs more packages: pip install kbatch-server[azure]"
 
 MAX_URL_SECONDS = 7 * 86400
-"""A key that an identity gets for signing URLs is good for a week at most, and so are they."""
+"""The maximum validity of a user delegation key, with which an identity signs URLs, and so of these URLs: a
+week."""
 
 CLOCK_SKEW = timedelta(minutes=5)
 
@@ -39,9 +40,9 @@ Result = TypeVar("Result")
 class AzureBlobStorage(Storage):
     """A container of blobs, named by their keys.
 
-    It is used with the account's key, with a SAS token that may read, create, write, delete and list in the
-    container, or with an identity that Azure gave to the service. With the key or the identity it can sign
-    URLs, so that jobs fetch their code from Azure itself: a SAS token is never handed out.
+    It needs the account's key, a SAS token that may read, create, write, delete and list in the container, or
+    an identity that Azure gives to the service. With the key or the identity it can sign URLs, so that jobs
+    fetch their code from Azure directly. It never gives a SAS token to jobs.
     """
 
     account_name = Unicode(
@@ -143,7 +144,7 @@ class AzureBlobStorage(Storage):
     _delegation_ends_at = datetime.min.replace(tzinfo=UTC)
 
     async def open(self) -> None:
-        """Make the client; raises StorageError for a missing setting, or the missing package."""
+        """Create the client; raises StorageError for a missing setting, or the missing package."""
         try:
             from azure.storage.blob.aio import BlobServiceClient
         except ImportError as error:
@@ -212,9 +213,9 @@ class AzureBlobStorage(Storage):
             await self._credential.close()
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Keep what ``chunks`` yields under ``key`` and return its size in bytes.
+        """Store the data of ``chunks`` under ``key`` and return its size in bytes.
 
-        Blocks that are never made into a blob cannot be read, and Azure drops them after a week.
+        Blocks that do not become a blob cannot be read, and Azure deletes them after a week.
         """
         blob = self._blob(key)
         blocks: list[str] = []
@@ -260,7 +261,7 @@ class AzureBlobStorage(Storage):
         return int((await self._ask(self._blob(key).get_blob_properties())).size)
 
     async def delete(self, key: str) -> None:
-        """See to it that there is no object with that key."""
+        """Delete the object with that key, if it exists."""
         with contextlib.suppress(ObjectNotFound):
             await self._ask(self._blob(key).delete_blob())
 
@@ -281,7 +282,7 @@ class AzureBlobStorage(Storage):
             raise
 
     async def make_url(self, key: str, *, expires_in_seconds: int) -> str | None:
-        """Return a URL that reads this one blob, or None when there is only a SAS token, or not to sign."""
+        """Return a URL that reads this one blob; None with a SAS token, or unless ``sign_urls``."""
         check_key(key)
         if not self.sign_urls or (self.sas_token and not self.account_key):
             return None
@@ -305,7 +306,7 @@ class AzureBlobStorage(Storage):
         return f"{endpoint}/{self.container}/{key}?{signature}"
 
     async def _get_delegation_key(self, until: datetime) -> Any:
-        """Return a key that signs URLs which end then: the last one, or a new one when that ends before."""
+        """Return a key for signing URLs that expire at ``until``: the latest one, if it is valid so long."""
         async with self._delegation_lock:
             if self._delegation_ends_at < until:
                 ends_at = utcnow() + timedelta(seconds=MAX_URL_SECONDS)
@@ -314,7 +315,7 @@ class AzureBlobStorage(Storage):
             return self._delegation_key
 
     async def _ask(self, call: Awaitable[Result]) -> Result:
-        """Return what Azure answers, or raise our error for it, or for none in time."""
+        """Return Azure's answer; raises StorageError for Azure's errors, and for a timeout."""
         try:
             async with asyncio.timeout(self.timeout_seconds):
                 with _mapped_errors(), closing_on_error():
@@ -329,7 +330,7 @@ class AzureBlobStorage(Storage):
 
 
 def _make_transport(options: dict[str, Any]) -> Any:
-    """Return azure-core's transport, with a connector of ours; the rest is as it makes it itself."""
+    """Return azure-core's transport, with our connector; the rest is as azure-core makes it."""
     from aiohttp import ClientSession, DummyCookieJar
     from azure.core.pipeline.transport import AioHttpTransport
 
@@ -341,7 +342,7 @@ def _make_transport(options: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _mapped_errors() -> Iterator[None]:
-    """Turn Azure's errors into ours. Theirs are cut off, as their text may hold a URL with its signature."""
+    """Turn Azure's errors into ours, without their text, which may contain a signed URL."""
     from azure.core.exceptions import AzureError, HttpResponseError
 
     try:

@@ -1,4 +1,4 @@
-"""Keeps objects in a bucket: of S3 and what speaks its language, or of Google Cloud Storage."""
+"""Stores objects in a bucket of S3 or a compatible service, or of Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class S3Storage(BucketStorage):
         return bool(self.access_key_id) and not os.environ.get("AWS_SESSION_TOKEN")
 
     async def open(self) -> None:
-        """Make the client; raises StorageError for a missing or wrong setting, or the missing package."""
+        """Create the client; raises StorageError for a missing or wrong setting, or the missing package."""
         for given, missing in (
             ("access_key_id", "secret_access_key"),
             ("secret_access_key", "access_key_id"),
@@ -118,7 +118,7 @@ class GCSStorage(BucketStorage):
         return bool(self.service_account_key or self.service_account_file)
 
     async def open(self) -> None:
-        """Make the client; raises StorageError for a missing or wrong setting, or the missing package."""
+        """Create the client; raises StorageError for a missing or wrong setting, or the missing package."""
         key, name = self.service_account_key, "service_account_key"
         if self.service_account_file:
             name = "service_account_file"
