@@ -1,4 +1,4 @@
-"""What is read when Prometheus asks: how many jobs wait and run, bytes kept, who leads, how the parts are."""
+"""The metrics that the service computes when Prometheus asks: jobs, bytes, leader, health of the parts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ..web.throttle import Throttle
 from .health import Health
 
 JOBS_SECONDS = 5.0
-"""For how long a count of the jobs that are not over is good."""
+"""Seconds for which to reuse the count of jobs that have not ended."""
 
 BYTES_SECONDS = 300.0
-"""For how long the sum of what is kept is good: it goes through all rows."""
+"""Seconds for which to reuse the sum of stored bytes, which needs all rows."""
 
 
 class Gauges(Collector):
-    """The numbers that are looked up rather than counted as they happen."""
+    """The metrics that the service looks up on request, rather than counting events."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Gauges(Collector):
     async def make_page(self) -> bytes:
         """Return all metrics of this process, in Prometheus's text format.
 
-        What the database does not say now is left out.
+        It omits metrics that the database cannot provide now.
         """
         async with self._lock:
             await self._look_up()
@@ -87,11 +87,11 @@ class Gauges(Collector):
             self.set_counts(jobs, kept)
 
     def set_counts(self, jobs: ActiveJobs | None, kept: KeptBytes | None) -> None:
-        """Take what was looked up."""
+        """Set the numbers from the database."""
         self._jobs, self._bytes = jobs, kept
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield what was looked up last, and what this process knows; called by Prometheus's library."""
+        """Yield the latest numbers of the database and of this process, for Prometheus's library."""
         info = GaugeMetricFamily("kbatch_info", "Always 1; the label has the version.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
