@@ -136,7 +136,7 @@ class Outputs(LoggingConfigurable):
         return make_zip(kept.files, partial(self.read, kept.key))
 
     async def read(self, key: str, start: int, length: int) -> AsyncGenerator[bytes]:
-        """Yield ``length`` bytes of an object from ``start``, no less; raises Unavailable."""
+        """Yield ``length`` bytes of an object from ``start`` on; raises Unavailable if any are missing."""
         if not length:
             return
         try:

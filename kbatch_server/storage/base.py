@@ -77,23 +77,23 @@ class Storage(LoggingConfigurable):
     def list(self, prefix: str) -> AsyncIterator[StoredObject]:
         """Yield the objects in a folder like ``uploads/``, or all of them (``""``), in any order.
 
-        Folders in the folder count, too. What is written or deleted meanwhile may be among them or not.
-        Never holds more than a page of them in memory.
+        This includes folders in the folder. Objects that are written or deleted meanwhile may be missing or
+        not. Never holds more than a page of objects in memory.
         """
         raise NotImplementedError
 
     async def get_free_bytes(self) -> int | None:
-        """Return how much room is left for objects, or None, the default, where that is not known."""
+        """Return the free space for objects in bytes; None, the default, if it is unknown."""
         return None
 
     async def check(self) -> None:
-        """Raise StorageError unless the storage answers."""
+        """Raise StorageError unless the storage responds."""
         with contextlib.suppress(ObjectNotFound):
             await self.get_size("uploads/none")
 
     async def make_url(self, key: str, *, expires_in_seconds: int) -> str | None:
-        """Return a URL that a job may GET this one object from until it expires, or None.
+        """Return a URL with which a job can GET this one object until it expires, or None.
 
-        None, the default, means that the service hands the object out itself, under a URL that it signs.
+        None, the default, means that the service itself serves the object, under a URL that it signs.
         """
         return None

@@ -1,4 +1,4 @@
-"""Run jobs as processes on the service's own machine: no cluster and no container, each with limits."""
+"""Runs jobs as processes on the service's own machine: no cluster and no containers, each job with limits."""
 
 from __future__ import annotations
 
@@ -51,14 +51,13 @@ _START = (
 
 
 class LocalProcessJobLauncher(JobLauncher):
-    """Runs each job as a process of this machine, seen to by a small supervisor of its own.
+    """Runs each job as a process of this machine, with its own small supervisor.
 
-    Jobs survive a restart of the service: what it knows of them is read from their folders
-    (``folder``) and their supervisors' locks. ``spec.image`` means nothing here: the command finds the
-    programs of this machine. Started by root, it runs jobs as the hub user's system account or as
-    ``user``, never as root. Otherwise they run as the service's own account, and then nothing keeps a
-    job from the files of the service: that is for trying things out, not for people who do not trust
-    each other.
+    Jobs survive a restart of the service, which reads their state from their folders (``folder``) and from
+    their supervisors' locks. ``spec.image`` has no effect: the command uses the programs of this machine. A
+    service that runs as root runs jobs as the hub user's system account or as ``user``, never as root.
+    Otherwise jobs run as the service's own account, and can read all of its files: use this only to try
+    things out, not for people who do not trust each other.
     """
 
     runs_notebooks = True
@@ -158,11 +157,11 @@ class LocalProcessJobLauncher(JobLauncher):
         self._watcher: Watcher | None = None
 
     async def open(self) -> None:
-        """Make the folder of jobs. Raises TraitError when it is no safe place for them."""
+        """Create the folder of the jobs. Raises TraitError if it is not safe for them."""
         await self._do(self._ensure_root)
 
     async def close(self) -> None:
-        """Let go of the threads. The jobs go on."""
+        """End the threads. The jobs continue."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def start(self, on_change: Callable[[str], None]) -> None:
@@ -170,26 +169,26 @@ class LocalProcessJobLauncher(JobLauncher):
         self._watcher = Watcher(on_change, self.log)
 
     async def stop(self) -> None:
-        """Watch them no more."""
+        """Stop watching them."""
         if self._watcher:
             watcher, self._watcher = self._watcher, None
             await watcher.stop()
 
     def check_spec(self, spec: JobSpec) -> None:
-        """Raise InvalidRequest for a job without a command: no image brings one on this machine."""
+        """Raise InvalidRequest for a job without a command: no image has one on this machine."""
         if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
                 "command", "is required: jobs run on this machine, without an image that has a command"
             )
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
-        """Return the spec with whole CPUs: a process is kept to some of them."""
+        """Return the spec with whole CPUs: a process is restricted to some of them."""
         if spec.cpu_limit is None:
             return spec
         return spec.model_copy(update={"cpu_limit": float(math.ceil(spec.cpu_limit))})
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
-        """Put the code in place and start the job's supervisor, unless the job was started before."""
+        """Unpack the code and start the job's supervisor, unless the job was started before."""
         folder = self._get_folder(job)
         if not await self._do(folder.has, "started"):
             try:
@@ -212,7 +211,7 @@ class LocalProcessJobLauncher(JobLauncher):
         return {"folder": folder.path}
 
     async def poll(self, job: Job) -> JobStatus | None:
-        """Return what the job's folder and its supervisor's lock say."""
+        """Return the job's state from its folder and its supervisor's lock."""
         folder = self._get_folder(job)
         with _disk_errors():
             status = await asyncio.to_thread(find_status, job.id, folder)
@@ -226,13 +225,13 @@ class LocalProcessJobLauncher(JobLauncher):
             return await self._do(self._terminate, job, self._get_folder(job))
 
     async def clean(self, job: Job) -> None:
-        """Remove the code and the log of a job that is over, and what it wrote where that is kept."""
+        """Remove the code and the log of an ended job, and its results if they are saved elsewhere."""
         with _disk_errors():
             names = {"code", "home", "notebook", *(["output"] if job.spec.keep_outputs else [])}
             await self._do(clean_folder, self._get_folder(job), names)
 
     async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
-        """Return what the job left in its output folder and in that of its code, packed while it is read."""
+        """Return the files in the job's output folder and code folder, packed while they are read."""
         folder = self._get_folder(job)
         if not await self._do(folder.has, "output"):
             return None
@@ -252,7 +251,7 @@ class LocalProcessJobLauncher(JobLauncher):
                     yield piece
 
     def _get_folder(self, job: Job) -> JobFolder:
-        """Return where the job is: where it was made, also when the configuration has changed since."""
+        """Return the job's folder: the one where it was created, even if the configuration has changed."""
         if not job.id or "/" in job.id or job.id.startswith("."):
             raise ValueError(f"{job.id!r} cannot be the id of a job")
         return JobFolder(str(job.state.get("folder") or os.path.join(self.root, job.id)))
@@ -260,7 +259,7 @@ class LocalProcessJobLauncher(JobLauncher):
     async def _do(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """Call what blocks in one of our threads."""
+        """Call a blocking function in one of this launcher's threads."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
 
@@ -288,7 +287,7 @@ class LocalProcessJobLauncher(JobLauncher):
                 )
 
     def _prepare(self, job: Job, folder: JobFolder) -> Account:
-        """Make the job's folder, as it must be for its account, and return that."""
+        """Create the job's folder with the right owner and permissions, and return the job's account."""
         account = get_account(job.user, fallback=self.user, min_uid=self.min_uid)
         if barrier := find_barrier(Path(self.root), account):
             raise LaunchRefused(
@@ -310,7 +309,7 @@ class LocalProcessJobLauncher(JobLauncher):
         return account
 
     async def _ensure_code(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> None:
-        """Put the unpacked code in place as a whole: it is made in a folder aside, which is then renamed."""
+        """Unpack the code in a temporary folder, which is then renamed: so it is complete or missing."""
         if await self._do(folder.has, "code"):
             return
         work = Path(await self._do(tempfile.mkdtemp, prefix="unpack-", dir=folder.path))
@@ -413,7 +412,7 @@ class LocalProcessJobLauncher(JobLauncher):
         return True
 
     def _signal(self, job: Job, folder: JobFolder, pid: int, *, asked_before: bool) -> None:
-        """Ask a living supervisor to end the job; one that does not do it in time is killed with the job."""
+        """Ask a living supervisor to end the job; if it does not in time, kill it and the job."""
         process = find_process(pid)
         if process is None or folder.find_supervisor() != pid:  # so this is it, and no later one of that id
             return
@@ -429,7 +428,7 @@ class LocalProcessJobLauncher(JobLauncher):
 
 @contextlib.contextmanager
 def _disk_errors() -> Iterator[None]:
-    """A disk that is full or fails says nothing about the job."""
+    """Raise LauncherUnavailable for errors of the disk, which say nothing about the job."""
     try:
         yield
     except OSError as error:
