@@ -76,7 +76,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     Throttle,
     WebServer,
 ]
-"""All that have settings beside the program itself and plugins, in the order of the page of settings."""
+"""All configurable classes except the program itself and plugins, in the order of the page of settings."""
 
 
 class KBatchServer(Application):
@@ -256,7 +256,7 @@ class KBatchServer(Application):
 
     @observe("launcher_class", "storage_class")
     def _add_class(self, change: Any) -> None:
-        """Let the traits of a class of the admin's own be set as well."""
+        """Allow settings for the traits of an admin's own class."""
         if change["new"] not in self.classes:
             self.classes = [*self.classes, change["new"]]
 
@@ -279,7 +279,7 @@ class KBatchServer(Application):
 
     @classmethod
     def make_for(cls, command: Application) -> KBatchServer:
-        """Return the program with the parts that its configuration names, for a command to work with."""
+        """Return the program with its parts, as configured, for a command."""
         own = type(command).__name__
         server = cls(config=Config({key: command.config[key] for key in command.config if key != own}))
         # which wins over the file, here as there
@@ -296,7 +296,7 @@ class KBatchServer(Application):
         return StrictLoader(argv, aliases, flags, classes=classes, log=self.log, subcommands=self.subcommands)
 
     def init_config_file(self) -> None:
-        """Load the configuration file, and refuse what it says of traits that there are not."""
+        """Load the configuration file; raises WrongSetting if it sets unknown traits."""
         path = Path(self.config_file)
         if path.is_file():
             try:
@@ -308,7 +308,7 @@ class KBatchServer(Application):
         check_config(self.config, [type(self), *self.classes, self.launcher_class, self.storage_class])
 
     def init_logging(self) -> None:
-        """Log in our format, and what Tornado and our libraries log as well."""
+        """Set up the log's format, also for Tornado and other libraries."""
         set_up_logging(self.log, as_json=self.log_json)
 
     def init_keyring(self) -> None:
@@ -321,7 +321,7 @@ class KBatchServer(Application):
             raise WrongSetting(f"KBATCH_KEYS or KBatchServer.key_file: {error}") from error
 
     def init_store(self) -> None:
-        """Make the storage, and the store of what is on record."""
+        """Make the storage, the store, and the parts that only need these."""
         self.storage = self.storage_class(parent=self)
         self.store = Store(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
         self.disk = DiskSpace(parent=self, storage=self.storage, store=self.store)
@@ -329,7 +329,7 @@ class KBatchServer(Application):
         self.outputs = Outputs(parent=self, storage=self.storage, records=self.store.outputs)
 
     def init_jobs(self) -> None:
-        """Make what jobs are described, driven and asked about with."""
+        """Make the parts that describe and run jobs, and answer requests about them."""
         self.inflight = InflightRequests(parent=self)
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
@@ -362,7 +362,7 @@ class KBatchServer(Application):
         )
 
     def init_auth(self) -> None:
-        """Make what asks the hub who a request is from."""
+        """Make the part that asks the hub for the user of a request."""
         self.auth = HubAuthenticator(parent=self, base_url=self.service_prefix, keyring=self.keyring)
         if not self.auth.hub_auth.api_token:
             raise WrongSetting(
@@ -371,7 +371,7 @@ class KBatchServer(Application):
             )
 
     def init_web(self) -> None:
-        """Make what the service is watched by, and the Tornado application."""
+        """Make health checks, metrics and the Tornado application."""
         self.throttle = Throttle(parent=self)
         self.operations = Operations(
             parent=self,
@@ -408,7 +408,7 @@ class KBatchServer(Application):
         )
 
     async def serve(self) -> None:
-        """Run until SIGTERM or SIGINT; every part that was started is stopped, in reverse."""
+        """Run until SIGTERM or SIGINT; then stop every started part, in reverse order."""
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -420,7 +420,7 @@ class KBatchServer(Application):
             await self.operations.announce_stop()
 
     async def start_parts(self, running: AsyncExitStack) -> None:
-        """Start every part; ``running`` stops them. The port comes first: a taken one then costs nothing."""
+        """Start every part; ``running`` stops them. Binding the port comes first: it may fail."""
         server = self.listen()
         running.callback(server.close)
         running.push_async_callback(self.auth.close)
@@ -441,7 +441,7 @@ class KBatchServer(Application):
         running.push_async_callback(server.stop)
 
     def listen(self) -> WebServer:
-        """Take the port; requests wait in its backlog until the parts are started."""
+        """Bind the port; requests wait in its backlog until the parts are started."""
         server = WebServer(
             parent=self,
             application=self.web_app,
@@ -461,7 +461,7 @@ class KBatchServer(Application):
         return server
 
     def start(self) -> None:
-        """Do what the command line asks for; returns when it is done."""
+        """Do what the command line requests; returns at the end."""
         if self.subapp is not None:
             self.subapp.start()
         elif self.generate_config:

@@ -1,6 +1,6 @@
-"""What is counted and timed for Prometheus; docs/operations.md has the list, and a test compares the two.
+"""The counters and histograms for Prometheus; docs/operations.md lists them, and a test compares the two.
 
-No label has the name of a user or a job: each has few values, however many there are of those.
+No label contains the name of a user or a job: each has few values, however many users and jobs there are.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from prometheus_client import (
 )
 
 REGISTRY = CollectorRegistry()
-"""All metrics of this process; not the library's own, which everybody's code may add to."""
+"""All metrics of this process, apart from the library's own registry, which any code may add to."""
 
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
 
 QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds of what should take milliseconds."""
+"""Buckets, in seconds, for what should take milliseconds."""
 
 SLOW = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 12 * 3600, 86400)
-"""Seconds of what waits for a place on the cluster."""
+"""Buckets, in seconds, for what waits for a place on the cluster."""
 
 REQUESTS = Counter(
     "kbatch_http_requests",

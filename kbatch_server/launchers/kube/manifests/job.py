@@ -120,7 +120,7 @@ def _make_pod_annotations(spec: JobSpec) -> dict[str, str]:
 
 
 def _make_kueue_labels(spec: JobSpec) -> dict[str, str]:
-    """Return the label of a Job's class; that of its queue comes when it is let go: then it is Kueue's."""
+    """Return the label of a Job's priority class; that of its queue follows when Kueue gets the Job."""
     if spec.queue_name is None or spec.kueue_priority_class is None:
         return {}
     return {PRIORITY_LABEL: spec.kueue_priority_class}

@@ -161,7 +161,7 @@ def format_requests(container: Manifest) -> str:
 
 
 def unschedulable(message: str, container: Manifest, node_selector: Mapping[str, str]) -> str:
-    """Say what is short, from the scheduler's "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) …"."""
+    """Explain what is short, from the scheduler's "0/3 nodes are available: 1 Insufficient cpu, 2 …"."""
     if "persistentvolumeclaim" in message.lower():
         return f"Waiting for a volume: {cut(message)}"
     total, _, said = message.partition(" nodes are available: ")
