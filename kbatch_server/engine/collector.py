@@ -46,7 +46,7 @@ class Collector(LoggingConfigurable):
         return self.recorder.settle(job)
 
     async def delete(self, job: Job) -> None:
-        """Delete everything of a job except its record. Raises StorageError and Unavailable."""
+        """Delete a job's log and results. Raises StorageError and Unavailable."""
         await self.recorder.delete_log(job.id)
         await self.outputs.delete(job.id)
 

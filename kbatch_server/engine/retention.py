@@ -141,6 +141,7 @@ class Retention(LoggingConfigurable):
         ``log_ttl_seconds`` and ``output_ttl_seconds``.
 
         Or a function, which may be async, that takes a user's name and returns such a dict, or None.
+        Example::
 
             c.Retention.user_ttls = {"alice": {"output_ttl_seconds": 0, "log_ttl_seconds": 0}}
         """,

@@ -158,7 +158,7 @@ class RerunHandler(JobModelHandler):
 
 
 class TimelineHandler(BaseHandler):
-    """What a job went through."""
+    """The steps of a job."""
 
     @needs_scope("read", whose="job")
     async def get(self, job_id: str) -> None:
@@ -167,7 +167,7 @@ class TimelineHandler(BaseHandler):
 
 
 class EventsHandler(BaseHandler):
-    """What happened to a job."""
+    """The events of a job."""
 
     @needs_scope("read", whose="job", is_costly=True)
     async def get(self, job_id: str) -> None:

@@ -101,7 +101,8 @@ class JobConfig(PodConfig):
 
         ``*`` matches any characters, including ``/``, but not the name of a registry: ``python:*`` matches
         images on Docker Hub, and not ``python:5000/evil``, which names a registry with a port. Only a pattern
-        that begins with ``*`` and names no registry, like ``*.example.org/*``, matches any registry.
+        that begins with ``*`` and names no registry, like ``*/scipy-notebook``, matches any registry;
+        ``*.example.org/*`` names one.
 
         A pattern for tags, like ``name:1.*``, does not match an image with a digest (``name:tag@sha256:…``),
         because its tag has no meaning.
@@ -164,8 +165,8 @@ class JobConfig(PodConfig):
     max_mem_limit = ByteSpecification(
         None,
         allow_none=True,
-        help="""The maximum ``mem_limit`` that users may set. It also applies to jobs that set none if
-        ``mem_limit`` is None. None: no maximum.
+        help="""The maximum ``mem_limit`` that users may set; units as for ``mem_limit``. It also applies to
+        jobs that set none if ``mem_limit`` is None. None: no maximum.
         """,
         config=True,
     )
@@ -264,7 +265,7 @@ class JobConfig(PodConfig):
     termination_grace_period_seconds = Integer(
         30,
         min=0,
-        help="""Seconds between SIGTERM and SIGKILL when a user cancels a job.""",
+        help="""Seconds between SIGTERM and SIGKILL when the service stops a job.""",
         config=True,
     )
 

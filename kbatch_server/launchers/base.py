@@ -34,7 +34,7 @@ class LogNotFound(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a job needs at its start and nobody may see: passed on once, and never recorded."""
+    """The secret data for a job's start: passed on once, and never recorded."""
 
     env: dict[str, str] = field(default_factory=dict, repr=False)
     """The complete environment: the admin's, the user's and the service's variables."""

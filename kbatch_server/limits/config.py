@@ -181,7 +181,7 @@ class Limits(LoggingConfigurable):
 
     @property
     def is_set(self) -> bool:
-        """Whether there is any limit: without, each job is started as soon as it comes."""
+        """Whether any limit is set: without limits, each job is started as soon as it comes."""
         return bool(
             self.user_limits
             or self.group_limits

@@ -146,7 +146,7 @@ LIMITS_UNKNOWN = Wait("LimitsUnknown", "Your limits cannot be read now. The serv
 
 
 def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
-    """Return why a job waits for a resource of which its owner has too little left."""
+    """Return why a job waits for a resource that its owner has too little left of."""
     if bounds.owner == TOTAL:
         limit = bounds.limits[resource]
         what = describe(resource, limit)
@@ -162,7 +162,7 @@ def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
 def make_too_large_wait(bounds: Bounds, resource: str) -> Wait:
     """Return why a job waits that exceeds a shared limit, which was lowered since its submit.
 
-    Nothing is kept free for it: it would be for ever.
+    No resources are reserved for it, because it would block others forever.
     """
     of = "all jobs" if bounds.owner == TOTAL else f"the group {find_group(bounds.owner)!r}"
     what = describe(resource, bounds.limits[resource])

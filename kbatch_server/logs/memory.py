@@ -25,8 +25,8 @@ class LogMemory:
     """Tracks how much memory each log has, and how much it may have.
 
     While memory is free, each log may have a whole segment. When it is used up, LogMemory closes segments
-    that are saved and idle. Logs that have more than an even share of the rest, up to twice ``total``, close
-    their segments too, and read on only when these are saved. The others continue.
+    that are saved and idle. Logs that have more than an even share of the remaining memory (up to twice
+    ``total``) close their segments too, and read on only when these are saved. The others continue.
     """
 
     def __init__(self, total: int) -> None:

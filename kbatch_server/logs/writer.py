@@ -28,7 +28,7 @@ MARKS = 64
 them."""
 
 TIME_BYTES, MARK_BYTES = 160, 600
-"""What one change of the second, and what is remembered of one piece, takes of memory, about."""
+"""The approximate memory of one time stamp, and of the position of one piece."""
 
 RETRY_SECONDS = (0.5, 60.0)
 """Seconds to wait for a storage or a database that does not respond: the first and the last interval."""

@@ -84,7 +84,7 @@ class Outputs(LoggingConfigurable):
         """Save the files in a tar that fit, replacing those of an earlier attempt.
 
         Raises TooLarge (the packer did not omit what exceeds the limits) and InvalidRequest (it is not a
-        tar), both of which it records. Raises Unavailable (of the storage or the database) and any error from
+        tar), and records either. Raises Unavailable (of the storage or the database) and any error from
         reading the tar; then the sender may try again. Raises Forbidden if the job accepts no more results.
         If it raises, it leaves no object behind.
         """

@@ -306,7 +306,7 @@ class AzureBlobStorage(Storage):
         return f"{endpoint}/{self.container}/{key}?{signature}"
 
     async def _get_delegation_key(self, until: datetime) -> Any:
-        """Return a key for signing URLs that expire at ``until``: the latest one, if it is valid so long."""
+        """Return a key for signing URLs that expire at ``until``: the latest one, if it lasts until then."""
         async with self._delegation_lock:
             if self._delegation_ends_at < until:
                 ends_at = utcnow() + timedelta(seconds=MAX_URL_SECONDS)

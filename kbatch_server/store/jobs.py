@@ -108,10 +108,6 @@ class JobStore(ChangingStore):
         If this user has used the key for the same request, it returns the earlier job and False. Raises
         Conflict (``IdempotencyKeyReused``) if the key was used for another request, NotFound if the job's
         upload does not exist (any more), TooManyRequests or Forbidden at the ``limits``.
-
-        Returns the earlier job and False when this user has used the key for the same request, and raises
-        Conflict (``IdempotencyKeyReused``) when it was for another, NotFound when the job's upload is not
-        there (any more), TooManyRequests when as many jobs wait already as ``limits`` say.
         """
         added, is_new = await self._writer.add(
             job,

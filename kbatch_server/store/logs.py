@@ -38,7 +38,7 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class LogSegment:
-    """A segment of a log: an object in the storage, which may be longer than ``size``, which counts."""
+    """A segment of a log: the first ``size`` bytes of an object in the storage, which may be longer."""
 
     number: int
     start: int

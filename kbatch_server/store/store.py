@@ -32,9 +32,6 @@ class Store:
 
     Several processes may share a PostgreSQL database. Every method of the store and its parts raises
     Unavailable while the database does not respond. When a method returns, its changes are durable.
-
-    Every method of the store and its parts raises Unavailable while the database does not answer. What a
-    method has returned from is durable.
     """
 
     def __init__(

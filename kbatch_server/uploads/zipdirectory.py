@@ -60,7 +60,7 @@ ENCRYPTED = 0x1 | 0x40
 
 LOCAL_HEADER_BYTES = 30
 IN_ZIP64, IN_ZIP64_16 = 0xFFFFFFFF, 0xFFFF
-"""What stands in the place of a number that is too large for it."""
+"""The placeholder for a number that is too large for its field."""
 
 UNIX = 3
 """The system that created an entry, if it is Unix: then the entry has Unix permissions."""

@@ -81,7 +81,7 @@ def find_own_namespace() -> str:
 
 
 def is_namespace_template(value: str) -> bool:
-    """Whether this is a namespace's name, or a template in which no user can get another user's name."""
+    """Whether this is a namespace's name, or a template that gives no user a namespace of others."""
     plain = value.replace("{username}", "u", 1)
     is_name = re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", plain)
     return is_name is not None and len(plain) <= 43 and value != "{username}"

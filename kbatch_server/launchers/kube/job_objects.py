@@ -40,7 +40,7 @@ MAX_PODS = 5
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which object a job's Job is: from its state, or as launch() would name it."""
+    """The identity of a job's Job: from its state, or as launch() would name it."""
 
     namespace: str
     name: str

@@ -365,7 +365,7 @@ class KubeJobLauncher(JobLauncher):
         return Place(manifests.make_namespace_name(self.namespace, job.user), job.id, None)
 
     async def _find_launched(self, place: Place) -> Manifest | None:
-        """Return the Job that an earlier, interrupted launch has already resumed, or None."""
+        """Return the Job that an earlier, interrupted launch has already launched, or None."""
         with read_errors():
             found = await self.job_objects.find_job(place)
         return found if found is not None and manifests.is_launched(found) else None

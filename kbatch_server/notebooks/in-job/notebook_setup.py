@@ -96,7 +96,7 @@ def write(text: str, target: str | None) -> None:
 
 
 def find_tool() -> str:
-    """Return ``papermill`` or ``nbclient``; goes on in another Python where only that has one of them."""
+    """Return ``papermill`` or ``nbclient``; continue in another Python if only that has one of them."""
     with contextlib.suppress(Exception):  # an import may fail in any way
         import papermill
         import papermill.execute

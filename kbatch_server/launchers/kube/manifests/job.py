@@ -180,7 +180,7 @@ def get_retries(job: Manifest) -> int:
 
 
 def is_launched(job: Manifest) -> bool:
-    """Whether this service has resumed the Job."""
+    """Whether this service has launched the Job: see ``make_launch_patch``."""
     return LAUNCHED_ANNOTATION in (job["metadata"].get("annotations") or {})
 
 

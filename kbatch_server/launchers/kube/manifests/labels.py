@@ -19,7 +19,7 @@ JOB_NAME_ANNOTATION = f"{PREFIX}job-name"
 
 
 LAUNCHED_ANNOTATION = f"{PREFIX}launched"
-"""Set together with ``suspend: false``: from then on launch() does not change the Job."""
+"""Set when the Job is resumed, or given to Kueue: from then on launch() does not change the Job."""
 
 
 RETRIES_ANNOTATION = f"{PREFIX}retries"
