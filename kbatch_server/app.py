@@ -21,7 +21,6 @@ from . import __version__
 from .engine.engine import Engine
 from .engine.leader import Leader
 from .engine.links import SignedLinks
-from .engine.pacer import LaunchPacer
 from .engine.reconciler import Reconciler
 from .engine.retention import Janitor, Retention
 from .failpoints import WrongFailpoint, arm
@@ -41,6 +40,7 @@ from .memory import limit_arenas, settle_garbage
 from .monitoring.health import Health
 from .monitoring.operations import Operations
 from .outputs.outputs import Outputs
+from .scheduling.pacer import LaunchPacer
 from .settings.checks import WrongSetting, check_config, check_url, describe_error
 from .settings.commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
 from .settings.dotenv import SettingsNotFound, get_storage_name, load_settings

@@ -66,7 +66,7 @@ class Leader(LoggingConfigurable):
 
     launcher = Instance(JobLauncher)
     parts: Sequence[Part] = ListTrait()  # type: ignore[assignment]
-    """The parts to run in addition to launcher, recorder and reconciler."""
+    """The parts to run in addition to launcher, recorder and reconciler; they start before the reconciler."""
     reconciler = Instance(Reconciler)
     recorder = Instance(LogRecorder)
     store = Instance(Store)
@@ -169,7 +169,7 @@ class Leader(LoggingConfigurable):
         self.log.info("this process is the leader")
         await self.launcher.start(self.reconciler.notice)
         self._running.push_async_callback(self._stop, self.launcher)
-        parts: list[Part] = [self.recorder, self.reconciler, *self.parts]
+        parts: list[Part] = [self.recorder, *self.parts, self.reconciler]
         for part in parts:
             await part.start()
             self._running.push_async_callback(self._stop, part)

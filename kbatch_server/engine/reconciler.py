@@ -27,12 +27,12 @@ from ..metrics import (
 from ..models.job import COMPLETE, Job, JobStatus, Pod, Status
 from ..models.times import utcnow
 from ..notebooks.launch import EXIT_REASONS
+from ..scheduling.pacer import LaunchPacer
 from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
 from ..store import Store
 from .collector import Collector
 from .launch import LaunchBuilder
-from .pacer import LaunchPacer
 from .relaunch import Relaunch, keep_count
 from .workqueue import WorkQueue
 
@@ -71,6 +71,10 @@ class Reconciler(LoggingConfigurable):
         8, min=1, help="""The number of jobs that are reconciled at the same time.""", config=True
     )
 
+    concurrent_launches = Integer(
+        8, min=1, help="""The number of jobs that are launched at the same time.""", config=True
+    )
+
     resync_seconds = Float(
         30,
         min=1,
@@ -96,7 +100,6 @@ class Reconciler(LoggingConfigurable):
         config=True,
     )
 
-    pacer = Instance(LaunchPacer)
     collector = Instance(Collector)
     launcher = Instance(JobLauncher)
     builder = Instance(LaunchBuilder)
@@ -106,28 +109,29 @@ class Reconciler(LoggingConfigurable):
 
     _tasks: list[asyncio.Task[None]]
 
-    @default("pacer")
-    def _default_pacer(self) -> LaunchPacer:
-        return LaunchPacer(launcher=self.launcher)
-
     @default("scheduler")
     def _default_scheduler(self) -> Scheduler:
-        return Scheduler(limits=Limits(), store=self.store)
+        return Scheduler(limits=Limits(), pacer=LaunchPacer(launcher=self.launcher), store=self.store)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        self.pacer.on_launch = self.queue.put
         self._relaunch = Relaunch(self.launcher, self.store.jobs, self.queue, self.log)
 
     async def start(self) -> None:
         """Start the workers, and look at every job that has not ended."""
         self.queue.on_take = RECONCILE_LAG_SECONDS.observe
-        self.pacer.start()
         self._tasks = [
             asyncio.create_task(self._resync(), name="resync"),
             asyncio.create_task(self._poll(), name="poll"),
         ]
-        self._tasks += [asyncio.create_task(self._work(), name=f"worker-{i}") for i in range(self.workers)]
+        self._tasks += [
+            asyncio.create_task(self._repeat(self._launch_next), name=f"launch-{i}")
+            for i in range(self.concurrent_launches)
+        ]
+        self._tasks += [
+            asyncio.create_task(self._repeat(self._reconcile_next), name=f"worker-{i}")
+            for i in range(self.workers)
+        ]
 
     async def stop(self) -> None:
         """Cancel the workers wherever they are: the record is always consistent. It may be started again."""
@@ -136,7 +140,6 @@ class Reconciler(LoggingConfigurable):
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            await self.pacer.stop()
             self.queue.clear()
 
     async def _resync(self) -> None:
@@ -164,42 +167,55 @@ class Reconciler(LoggingConfigurable):
                 await asyncio.sleep(LIST_RETRY_SECONDS)
                 continue
             for job_id in job_ids:
-                if job_id not in self.pacer:
+                if job_id not in self.scheduler:
                     self.queue.ensure(job_id)
                 await asyncio.sleep(seconds / len(job_ids))
             await asyncio.sleep(period - seconds)
             seconds = period / 2
 
-    async def _work(self) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.current_task()
-        # not for ever: code that is cancelled may end in an error of its own, which is caught here
+        # not for ever: code that is cancelled may end in an error of its own, which is caught where it is
         while task is not None and not task.cancelling():
-            job_id = await self.queue.get()
-            JOB_ID.set(job_id)
-            try:
-                with RECONCILE_SECONDS.time():
-                    await self.reconcile(job_id)
-            except (LauncherUnavailable, StorageError, Unavailable) as error:
-                RECONCILE_FAILURES.labels("unavailable").inc()
-                delay = self.queue.put_backoff(job_id)
-                self.log.warning("job %s: %s; trying again in %.1f s", job_id, error, delay)
-            except Exception:
-                RECONCILE_FAILURES.labels("failed").inc()
-                delay = self.queue.put_backoff(job_id)
-                self.log.exception("job %s: reconciling failed; trying again in %.1f s", job_id, delay)
-            else:
-                self.queue.forget(job_id)
-            finally:
-                self.queue.done(job_id)
+            await step()
+
+    async def _reconcile_next(self) -> None:
+        job_id = await self.queue.get()
+        await self._handle(job_id, self.reconcile(job_id))
+
+    async def _launch_next(self) -> None:
+        job_id, known = await self.scheduler.next()
+        if self.queue.take(job_id):
+            await self._handle(job_id, self.launch(job_id, known))
+        else:
+            self.queue.put(job_id)  # it is being looked at, and is offered again when it is looked at anew
+
+    async def _handle(self, job_id: str, step: Awaitable[None]) -> None:
+        """Do a step for a job that is active in the queue, and give it back; retry a failed step later."""
+        JOB_ID.set(job_id)
+        try:
+            with RECONCILE_SECONDS.time():
+                await step
+        except (LauncherUnavailable, StorageError, Unavailable) as error:
+            RECONCILE_FAILURES.labels("unavailable").inc()
+            delay = self.queue.put_backoff(job_id)
+            self.log.warning("job %s: %s; trying again in %.1f s", job_id, error, delay)
+        except Exception:
+            RECONCILE_FAILURES.labels("failed").inc()
+            delay = self.queue.put_backoff(job_id)
+            self.log.exception("job %s: reconciling failed; trying again in %.1f s", job_id, delay)
+        else:
+            self.queue.forget(job_id)
+        finally:
+            self.queue.done(job_id)
 
     def count(self) -> dict[str, int]:
         """Return the number of jobs: waiting for a worker, in a worker, for later, to be launched."""
-        return self.queue.count() | {"to_launch": len(self.pacer)}
+        return self.queue.count() | {"to_launch": len(self.scheduler)}
 
     def accept(self, job: Job) -> None:
         """Launch a new job when its turn comes, without reading it from the database before."""
-        if self.scheduler.take(job):
-            self.pacer.join(job.id)
+        self.scheduler.offer(job)
 
     def notice(self, job_id: str) -> None:
         """Look at a job soon: changes come in bursts (a Job, its pod, events), and one look sees them all."""
@@ -209,9 +225,9 @@ class Reconciler(LoggingConfigurable):
         """Do the next step for one job; raises LauncherUnavailable if that must wait."""
         job = await self.store.jobs.find(job_id)
         if job is not None and job.is_to_be_launched:
-            await self._launch(job)
+            self.scheduler.offer(job)
             return
-        self.pacer.leave(job_id)
+        self.scheduler.withdraw(job_id)
         if job is None:
             self.scheduler.leave(job_id)
         elif job.delete_requested_at is not None:
@@ -241,9 +257,16 @@ class Reconciler(LoggingConfigurable):
             reach("archive.6")
             await self.store.jobs.update(job.id, cleaned_at=utcnow())
 
-    async def _launch(self, job: Job) -> None:
-        if not (self.scheduler.take(job) and self.pacer.take(job.id)):
-            return  # it comes up again when its turn has come
+    async def launch(self, job_id: str, known: Job | None) -> None:
+        """Launch a job whose turn has come; ``known`` is the job if it is in memory.
+
+        If the job was cancelled or deleted in the meantime, it only has the job looked at. Raises
+        LauncherUnavailable if the launch must wait.
+        """
+        job = known or await self.store.jobs.find(job_id)
+        if job is None or not job.is_to_be_launched:
+            self.queue.put(job_id)
+            return
         reach("launch.1")
         if not await self.store.jobs.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again

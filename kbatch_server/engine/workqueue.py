@@ -92,10 +92,19 @@ class WorkQueue:
 
     async def get(self) -> str:
         """Return the next key, which is active until ``done``."""
-        key = await self._ready.get()
-        self.on_take(time.monotonic() - self._waiting.pop(key))
+        while True:
+            key = await self._ready.get()
+            self.on_take(time.monotonic() - self._waiting.pop(key))
+            if self.take(key):
+                return key
+            self._again.add(key)
+
+    def take(self, key: str) -> bool:
+        """Make a key active until ``done``, and return True; return False if it is active already."""
+        if key in self._active:
+            return False
         self._active.add(key)
-        return key
+        return True
 
     def done(self, key: str) -> None:
         """Give back an active key; it comes up again if it was put in the meantime."""

@@ -57,6 +57,7 @@ _BEGIN_LAUNCH = (
         jobs.c.status.in_([Status.QUEUED.value, Status.PENDING.value]),
         _IS_NOT_DELETED,
         jobs.c.cancel_requested_at.is_(None),
+        jobs.c.launched_at.is_(None),
     )
     .values(
         launch_begun_at=func.coalesce(jobs.c.launch_begun_at, bindparam("now", type_=jobs.c.created_at.type))

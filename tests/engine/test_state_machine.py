@@ -42,6 +42,7 @@ from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.store import Store
 from kbatch_server.store.tables import jobs as jobs_table
 from tests.support.doubles import MemoryStorage
+from tests.support.stepping import do_step
 
 pytestmark = pytest.mark.slow
 
@@ -161,7 +162,7 @@ class World:
             launcher=self.launcher, builder=self.builder, store=self.store, collector=self.collector
         )
         with suppress(LauncherUnavailable):
-            await fresh.reconcile(job_id)
+            await do_step(fresh, job_id)
 
 
 @dataclass

@@ -122,6 +122,7 @@ export async function takeFiles(form: JobForm, files: CodeFile[]): Promise<Parti
   const changes: Partial<JobForm> = {
     files,
     upload: "",
+    uploadFrom: "",
     notebook: null,
     collects: notebooks.length === 1,
     topFolder,

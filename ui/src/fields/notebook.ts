@@ -28,7 +28,7 @@ export interface NotebookForm {
   /** In small letters: python, r, julia, … */
   language: string;
   parameters: Parameter[];
-  /** The cell that is tagged "parameters", where its language cannot be read here. */
+  /** Of the cell that is tagged "parameters", what is not read as parameters: all of it, where it is not Python. */
   source: string;
   /** Return what code is, or null where it is nothing that can be set. */
   read: (code: string) => Read | null;
@@ -61,11 +61,12 @@ export async function openNotebook(path: string, text: string | null): Promise<N
   const source = Array.isArray(cell?.source) ? cell.source.join("") : (cell?.source ?? "");
   const form = { path, kernel: null, language };
   if (language !== "python") return { ...form, parameters: [], source, read: readOther };
-  const parameters = python.findAssignments(source).map(({ name, source: code, comment }): Parameter => {
+  const { assignments, rest } = python.readCell(source);
+  const parameters = assignments.map(({ name, source: code, comment }): Parameter => {
     const given = present(python.readExpression(code) ?? { code }, code);
     return { name, comment, given, ...given };
   });
-  return { ...form, parameters, source: "", read: python.readExpression };
+  return { ...form, parameters, source: rest, read: python.readExpression };
 }
 
 /** Return the form with what an earlier job had set; `exact` is that job's notebook as ``parseExact`` reads it. */

@@ -4,6 +4,7 @@ import { type Api, ApiError, makeError } from "./api";
 export interface Upload {
   id: string;
   size: number;
+  top_folder: string | null;
 }
 
 /** Return the upload once it is kept; `onProgress` is told the part that is sent, from 0 to 1. */

@@ -204,6 +204,7 @@ export class SubmitView extends LitElement {
       this.work = { words: "Uploading…", part: 0 };
       const upload = await sendUpload(this.api, content, tell("Uploading…"), this.stop.signal);
       this.set({ upload: upload.id, uploadFrom: "", files: [] });
+      if (isZip(files)) this.offerTopFolder(upload.top_folder ?? "");
     } catch (error) {
       if (error instanceof TooLarge)
         throw new FieldProblem("upload", `The code must be at most ${bytes(limit)} as a ZIP.`);
@@ -212,6 +213,13 @@ export class SubmitView extends LitElement {
       }
       throw error;
     }
+  }
+
+  /** Have the user choose where to run, if the service knows of a folder that this page could not tell. */
+  private offerTopFolder(topFolder: string): void {
+    if (!topFolder || topFolder === this.form.topFolder) return;
+    this.set({ topFolder, workingDir: topFolder });
+    throw new FieldProblem("working_dir", "Choose whether to run in that folder, then submit again.");
   }
 
   private refuse(error: unknown): void {
@@ -244,11 +252,11 @@ export class SubmitView extends LitElement {
   private showFirst(): void {
     const first = this.renderRoot.querySelector<HTMLElement>("[aria-invalid=true], [problem]:not([problem=''])");
     if (!first) return;
-    const within = first.shadowRoot;
-    const inner = ["[aria-invalid=true]", "input, button"].map((each) => within?.querySelector<HTMLElement>(each));
+    const within = first.shadowRoot ?? first;
+    const inner = ["[aria-invalid=true]", "input, button"].map((each) => within.querySelector<HTMLElement>(each));
     const field = inner.find(Boolean) ?? first;
     field.focus({ preventScroll: true });
-    const said = within?.querySelector(".problem") ?? first.closest(".field")?.querySelector(".problem");
+    const said = within.querySelector(".problem") ?? first.closest(".field")?.querySelector(".problem");
     (said ?? first).scrollIntoView({ block: "center" });
   }
 
@@ -324,7 +332,7 @@ export class SubmitView extends LitElement {
     const change = (event: Event) =>
       this.take("working_dir", { workingDir: (event.target as HTMLInputElement).checked ? topFolder : "" });
     return html`<label class="choice" problem=${problem}><input type="checkbox" .checked=${workingDir !== ""} @change=${change} /> Run in folder <code>${topFolder}</code></label>
-      ${this.form.files.length ? html`<div class="quiet small">All files of this ZIP are in that folder.</div>` : nothing}
+      ${this.form.uploadFrom ? nothing : html`<div class="quiet small">All files of this ZIP are in that folder.</div>`}
       ${problem ? html`<div class="problem small" role="alert">${problem}</div>` : nothing}`;
   }
 
