@@ -1,4 +1,4 @@
-"""``api/v1/audit``: who did what, for an admin, a page at a time or as a stream."""
+"""``api/v1/audit``: the audit record, for admins, page by page or as a stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AuditHandler(BaseHandler):
 
     @needs_scope("admin", whose="everybody", query=QUERY)
     async def get(self) -> None:
-        """List entries, newest first: a page of them, or with ``application/x-ndjson`` all, one a line."""
+        """List entries, newest first: one page, or with ``application/x-ndjson`` all, one per line."""
         query = AuditQuery(
             who=read_text(self, "who", maximum=MAX_NAME),
             user=read_text(self, "user", maximum=MAX_NAME),

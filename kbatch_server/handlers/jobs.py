@@ -19,17 +19,17 @@ MAX_PAGE = 500
 MAX_SUMS = 100
 
 MAX_CANCEL_BYTES = 16 * 1024
-"""Bytes of a body that says why a job is cancelled: a thousand characters, each in up to twelve."""
+"""Maximum size of a body with the reason for a cancel: a thousand characters of up to twelve bytes each."""
 
 
 class JobModelHandler(BaseHandler):
     """A handler that answers with jobs."""
 
     async def make_model(self, job: Job, env: Mapping[str, str] | None = None) -> dict[str, object]:
-        """Return the JSON of one job with its environment, which is read where it is not given.
+        """Return the JSON of one job with its environment, which it reads unless it is given.
 
-        A token that may not read is told which job it is, and its status. Values of the environment are for
-        the job's own user.
+        A token without the scope for reading gets only the job's identity and status. Only the job's own user
+        gets the values of the environment.
         """
         if "read" not in self.user.actions:
             shown = job.to_dict(env={})
@@ -38,12 +38,12 @@ class JobModelHandler(BaseHandler):
         return job.to_dict(env=own if job.user == self.user.name else dict.fromkeys(own))
 
     def read_owner(self) -> str | None:
-        """Return whose jobs are asked for: the user's own where nothing is said, None for everybody's."""
+        """Return whose jobs the request is about: by default the user's own; None means all users'."""
         name = self.get_query_argument("user", self.user.name)
         return None if name == "*" else name
 
     async def send_job(self, job: Job, *, status: int = 200, env: Mapping[str, str] | None = None) -> None:
-        """Answer with a job; a new one has its URL in the header Location."""
+        """Answer with a job; for a new one, the header Location has its URL."""
         if status == 201:
             prefix = self.services.auth.base_url
             self.set_header("Location", f"{prefix}api/v1/jobs/{job.id}")
@@ -55,12 +55,12 @@ class JobsHandler(JobModelHandler):
 
     @property
     def body_limit(self) -> int:
-        """How many bytes the body may have: that of a job."""
+        """The maximum size of the body, which is a job, in bytes."""
         return self.services.max_job_bytes
 
     @needs_scope("submit", whose="self", body=True, spends="submit")
     async def post(self) -> None:
-        """Submit a job: 201, or 200 when the Idempotency-Key is that of an earlier, equal request."""
+        """Submit a job: 201, or 200 if an earlier, equal request had the same Idempotency-Key."""
         request = JobRequest.from_json(self.get_json())
         job, is_new = await self.services.jobs.submit(
             self.user, request, idempotency_key=self._get_idempotency_key()
@@ -73,7 +73,7 @@ class JobsHandler(JobModelHandler):
         query=("status", "name", "search", "tag", "since", "cursor", "limit", "user"),
     )
     async def get(self) -> None:
-        """List jobs, newest first, a page at a time."""
+        """List jobs, newest first, page by page."""
         if {"search", "tag"} & set(self.request.query_arguments):
             self.hold_costly_read()
         query = JobQuery(
@@ -97,11 +97,11 @@ class JobsHandler(JobModelHandler):
 
 
 class CountsHandler(JobModelHandler):
-    """How many jobs a user has."""
+    """The number of a user's jobs."""
 
     @needs_scope("read", whose="self", query=("user",))
     async def get(self) -> None:
-        """Count them by status."""
+        """Return the number of jobs by status."""
         counts = await self.services.jobs.count(self.user, self.read_owner())
         self.send_json({"counts": counts})
 
@@ -111,7 +111,7 @@ class SummaryHandler(JobModelHandler):
 
     @needs_scope("read", whose="self", query=("since", "limit", "user"), is_costly=True)
     async def get(self) -> None:
-        """Say who has most jobs, and why they failed."""
+        """Return the users with the most jobs, and the most frequent reasons of failures."""
         summary = await self.services.jobs.summarize(
             self.user,
             self.read_owner(),
@@ -131,19 +131,19 @@ class JobHandler(JobModelHandler):
 
     @needs_scope("cancel", whose="job")
     async def delete(self, job_id: str) -> None:
-        """Cancel the job if it is not over, and forget it."""
+        """Cancel the job if it has not ended, and delete it."""
         await self.services.jobs.delete(self.user, job_id)
         self.set_status(204)
 
 
 class CancelHandler(JobModelHandler):
-    """The end of a job."""
+    """Cancels a job."""
 
     body_limit = MAX_CANCEL_BYTES
 
     @needs_scope("cancel", whose="job", body=True)
     async def post(self, job_id: str) -> None:
-        """Cancel the job; a body may say why."""
+        """Cancel the job; the body may contain the reason."""
         asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()
         await self.send_job(await self.services.jobs.cancel(self.user, job_id, note=asked.note))
 
@@ -158,7 +158,7 @@ class RerunHandler(JobModelHandler):
 
 
 class TimelineHandler(BaseHandler):
-    """What a job went through."""
+    """The steps of a job."""
 
     @needs_scope("read", whose="job")
     async def get(self, job_id: str) -> None:
@@ -167,7 +167,7 @@ class TimelineHandler(BaseHandler):
 
 
 class EventsHandler(BaseHandler):
-    """What happened to a job."""
+    """The events of a job."""
 
     @needs_scope("read", whose="job", is_costly=True)
     async def get(self, job_id: str) -> None:

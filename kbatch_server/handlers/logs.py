@@ -1,4 +1,4 @@
-"""``api/v1/jobs/{id}/logs``: a job's log, whole, in part, followed or searched, as text or as events."""
+"""``api/v1/jobs/{id}/logs``: read a job's log, or a part of it, follow or search it, as text or as events."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .outputs import make_disposition
 from .streams import EventEncoder, StreamHandler, make_last_line
 
 KEEP_ALIVE_SECONDS = 15.0
-"""Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
+"""Proxies and load balancers close silent connections, most of them after 60 s."""
 
 RETRY_SECONDS = 2
-"""After how long a browser that followed a log comes again, when the service was stopped."""
+"""Seconds until a browser that followed a log reconnects after the service was stopped."""
 
 MAX_HITS = 10_000
 
 FLUSH_BYTES = 64 * 1024
-"""How much of an answer waits to be sent: ten thousand long lines are a hundred megabytes."""
+"""Bytes of an answer to collect before sending: ten thousand long lines are a hundred megabytes."""
 
 MAX_WORDS = 1000
-"""Characters to search for."""
+"""Maximum length of the words to search for."""
 
 MAX_TAIL = 10_000_000
 
@@ -43,7 +43,7 @@ CONFLICTS = {
     "download": ("follow",),
     "attempt": ("pod",),
 }
-"""Parameters, each with those that it cannot be used with."""
+"""Parameters that exclude each other."""
 
 
 class LogHandler(StreamHandler):
@@ -51,7 +51,7 @@ class LogHandler(StreamHandler):
 
     @needs_scope("read", whose="job", query=QUERY)
     async def get(self, job_id: str) -> None:
-        """Send the log: the whole, a part of it, the lines that hold some words, or as it grows."""
+        """Send the log: all of it, a part, the lines that contain some words, or the log as it grows."""
         follow, words = read_flag(self, "follow"), read_text(self, "search", maximum=MAX_WORDS)
         selection = self._read_selection()
         self._check_combination()
@@ -110,7 +110,7 @@ class LogHandler(StreamHandler):
                     self.write(make_last_line(self.cut_off))
 
     def _read_last_event_id(self) -> LogPlace | None:
-        """Return the place that a client which lost its connection had come to."""
+        """Return the place that a client had reached before it lost its connection."""
         text = self.request.headers.get("Last-Event-ID")
         if not text:
             return None
@@ -188,7 +188,7 @@ class LogHandler(StreamHandler):
                     await self.flush()
 
     async def _send_lines(self, job_id: str, selection: LogSelection, first: int, limit: int) -> None:
-        """Send some lines by their numbers, and from where on to follow the rest."""
+        """Send some lines by their numbers, and the place from which to follow the rest."""
         text, attempt = await self.services.jobs.open_log(self.user, job_id, selection)
         self.set_header("Content-Type", "application/json")
         with reading_errors():
@@ -233,7 +233,7 @@ class LogHandler(StreamHandler):
                     await self.flush()
 
     async def _send_hits_as_json(self, text: LogText, words: str, limit: int) -> None:
-        """Send the hits as they are found: never all of them in memory."""
+        """Send the hits as they are found, never holding all of them in memory."""
         self.set_header("Content-Type", "application/json")
         self.write('{"items": [')
         count, is_truncated = 0, False

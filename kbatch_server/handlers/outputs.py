@@ -1,4 +1,4 @@
-"""``api/v1/jobs/{id}/outputs``: results, read by a job's user; the job itself sends them to ``outputs/…``."""
+"""``api/v1/jobs/{id}/outputs``: results, for users; jobs send them to ``outputs/…``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHOWN_TYPES = {
     ".gif": "image/gif",
     ".webp": "image/webp",
 }
-"""What a browser may show: nothing in which a script could be. The rest it is told to save."""
+"""Types that a browser may show, because they cannot contain scripts. It must save other files."""
 
 MAX_UNREADABLE = 10**9
 
@@ -53,19 +53,19 @@ class OutputsHandler(BaseHandler):
 
 
 class SandboxedHandler(BaseHandler):
-    """A handler that sends what a job wrote, which nobody may trust."""
+    """A handler that sends files of a job, which are not trusted."""
 
     content_security_policy = "sandbox; default-src 'none'; frame-ancestors 'none'"
     cache_control = "private, no-cache"
 
     def offer(self, name: str, content_type: str | None) -> None:
-        """Set the headers of a file: shown where its type is one of the safe ones, else to be saved."""
+        """Set a file's headers: the browser shows it if its type is safe, and saves it otherwise."""
         self.set_header("Content-Type", content_type or "application/octet-stream")
         way = "inline" if content_type in SHOWN_TYPES.values() else "attachment"
         self.set_header("Content-Disposition", make_disposition(way, name))
 
     async def send(self, pieces: AsyncGenerator[bytes]) -> None:
-        """Send the pieces, as fast as the reader takes them."""
+        """Send the pieces, as fast as the client reads them."""
         async with aclosing(pieces):
             async for piece in pieces:
                 self.write(piece)
@@ -77,7 +77,7 @@ class OutputsZipHandler(SandboxedHandler):
 
     @needs_scope("read", whose="job", is_costly=True)
     async def get(self, job_id: str) -> None:
-        """Send them as a ZIP, made while it is sent."""
+        """Send all results as a ZIP, created while it is sent."""
         job = await self.services.jobs.get(self.user, job_id)
         self._held.enter_context(self.services.throttle.download(self.user))
         pieces = await self.services.outputs.zip(job)
@@ -90,7 +90,7 @@ class OutputHandler(SandboxedHandler):
 
     @needs_scope("read", whose="job")
     async def get(self, job_id: str, path: str) -> None:
-        """Send the file, or the one range of it that is asked for."""
+        """Send the file, or the requested range of it."""
         job = await self.services.jobs.get(self.user, job_id)
         key, file = await self.services.outputs.find(job, path)
         self.offer(PurePosixPath(path).name, SHOWN_TYPES.get(PurePosixPath(path).suffix.lower()))
@@ -110,7 +110,7 @@ class OutputHandler(SandboxedHandler):
 
     @needs_scope("read", whose="job")
     async def head(self, job_id: str, path: str) -> None:
-        """Send the headers only."""
+        """Send only the headers."""
         await self.get(job_id, path)
 
     def _read_range(self, size: int) -> tuple[int, int]:
@@ -128,7 +128,7 @@ class OutputHandler(SandboxedHandler):
 
 
 class SentOutputsHandler(BaseHandler):
-    """Where a job's results come to, from whoever holds the signed URL: the job's sidecar."""
+    """Receives a job's results from the holder of the signed URL: the job's sidecar."""
 
     _job: Job
     _body_stream: BodyStream[JobOutputs] | None = None
@@ -138,10 +138,10 @@ class SentOutputsHandler(BaseHandler):
         self._job = await self.services.links.get_sending_job(self.path_args[0])
 
     def _check_length(self, size: int, **known: int) -> None:
-        """Let ``begin``, and who receives it, say what is too large: it has to be on the job's record."""
+        """Do nothing: ``begin`` and the receiver reject large bodies, because they record that in the job."""
 
     async def begin(self) -> None:
-        """Start to receive."""
+        """Begin to receive."""
         await self.services.outputs.check_size(self._job, self._read_length())
         max_seconds = self.services.uploads.max_upload_seconds
         connection: Any = self.request.connection
@@ -174,23 +174,23 @@ class SentOutputsHandler(BaseHandler):
         return folders
 
     async def receive(self, chunk: bytes) -> None:
-        """Pass a piece of the body on."""
+        """Pass on a piece of the body."""
         if self._body_stream is not None:
             await self._body_stream.send(chunk)
 
     @needs_nothing(whose="link", body=True)
     async def post(self, signed: str) -> None:
-        """Keep a tar of what the job wrote."""
+        """Save a tar of the job's results."""
         assert self._body_stream is not None  # noqa: S101 - admitted, so begun
         self.send_json((await self._body_stream.finish()).model_dump())
 
     def on_connection_close(self) -> None:
-        """Give up what was received so far."""
+        """Discard what was received so far."""
         self._cancel()
         super().on_connection_close()
 
     def on_finish(self) -> None:
-        """Give up what was received so far, unless it is complete."""
+        """Discard what was received so far, unless it is complete."""
         super().on_finish()
         self._cancel()
 
@@ -200,7 +200,7 @@ class SentOutputsHandler(BaseHandler):
 
 
 async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the pieces; a sidecar whose connection hangs is no mistake of its own, and is to try again."""
+    """Yield the pieces; if the connection hangs, raise an error that makes the sidecar try again."""
     try:
         async for piece in pieces:
             yield piece
@@ -209,7 +209,7 @@ async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> str:
-    """Return the JSON of a list of results, and of the first of those that did not fit."""
+    """Return the JSON of a list of results, and of the first omitted files."""
     items = [
         {"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))} for file in kept.files
     ]

@@ -1,4 +1,4 @@
-"""``api/v1/profiles`` and ``api/v1/user``: what may be asked for, and who asks."""
+"""``api/v1/profiles`` and ``api/v1/user``: the user's profiles, and the user."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ProfilesHandler(BaseHandler):
 
 
 class UserHandler(BaseHandler):
-    """Who asks."""
+    """The user of the request."""
 
     @needs_user(whose="self")
     async def get(self) -> None:
-        """Show who the token belongs to and what it is good for; if it may read, limits, use and queue."""
+        """Show the token's user and actions; with the scope for reading also limits, usage and queue."""
         user = self.user
         usage_report = dict.fromkeys(("limits", "group_totals", "usage", "queue"))
         if "read" in user.actions:

@@ -12,28 +12,28 @@ from .base import BaseHandler
 from .openapi import make_openapi
 
 OPEN = Needs(user=False)
-"""What metrics need where ``HubAuthenticator.authenticate_prometheus`` is off."""
+"""The requirements of metrics if ``HubAuthenticator.authenticate_prometheus`` is off."""
 
 
 class HealthHandler(BaseHandler):
-    """Whether the process answers: for a liveness probe, which restarts one that does not."""
+    """Whether the process responds: for a liveness probe, which restarts a process that does not."""
 
     log_success_debug = True
 
     @needs_nothing(whose="anybody")
     async def get(self) -> None:
-        """Say that it does."""
+        """Answer that the process responds."""
         self.send_json({"status": "ok"})
 
 
 class ReadyHandler(BaseHandler):
-    """Whether requests should come here, and how each part is: for a readiness probe, and for an admin."""
+    """Whether this process should receive requests, and the state of each part: for probes and admins."""
 
     log_success_debug = True
 
     @needs_nothing(whose="anybody")
     async def get(self) -> None:
-        """Say how each part is, since when and why; 503 while requests should go elsewhere."""
+        """Show each part's state, since when and why; 503 while requests should use another replica."""
         health = self.services.health
         await health.look()
         status = health.to_dict() | {"leads": self.services.is_leading()}
@@ -41,7 +41,7 @@ class ReadyHandler(BaseHandler):
 
 
 class MetricsHandler(BaseHandler):
-    """What Prometheus reads."""
+    """The metrics for Prometheus."""
 
     log_success_debug = True
 
@@ -57,11 +57,11 @@ class MetricsHandler(BaseHandler):
 
 
 class VersionHandler(BaseHandler):
-    """The version."""
+    """The version of the service."""
 
     @needs_nothing(whose="anybody")
     async def get(self) -> None:
-        """Show it."""
+        """Show the version."""
         self.send_json({"version": self.services.version})
 
 
@@ -70,14 +70,14 @@ class OpenAPIHandler(BaseHandler):
 
     @needs_nothing(whose="anybody")
     async def get(self) -> None:
-        """Show it, in OpenAPI 3.1."""
+        """Show the description of the API, in OpenAPI 3.1."""
         self.set_header("Content-Type", "application/json")
         self.write(write_openapi(self.services.version, self.services.auth.base_url))
 
 
 @lru_cache(maxsize=1)
 def write_openapi(version: str, base_url: str) -> str:
-    """Return the description as JSON: it never changes, and anybody may ask for it."""
+    """Return the description as JSON, cached: it never changes, and anybody may request it."""
     return json.dumps(make_openapi(version, base_url)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""``api/v1/users``: for an admin, or a hook of the hub, to tell that a user is gone."""
+"""``api/v1/users``: lets an admin, or a hook of the hub, report that a user was deleted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class UserHandler(BaseHandler):
 
     @needs_scope("admin", whose="everybody")
     async def delete(self, name: str) -> None:
-        """Forget the user's jobs, uploads and usage; a name that is not known is fine."""
+        """Forget the user's jobs, uploads and usage; no error for an unknown name."""
         self.send_json(asdict(await self.services.jobs.forget_user(name)))
 
 

@@ -1,4 +1,4 @@
-"""What a job went through, step by step, from its record alone: also when what ran it is long gone. Pure."""
+"""The steps of a job, from its record alone, so that they outlive its pods. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_timeline(job: Job) -> Json:
 
 
 def _list_steps(job: Job) -> Iterator[tuple[str, datetime, int | None]]:
-    """Yield each step that was taken, when, and in which attempt."""
+    """Yield each step of the job with its time and the number of its attempt."""
     moments: list[tuple[str, datetime | None, int | None]] = [
         ("accepted", job.created_at, None),
         ("handed_over", job.launch_begun_at, None),

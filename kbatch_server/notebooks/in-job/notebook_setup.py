@@ -1,6 +1,6 @@
-"""What a notebook's job has before its first cell: tools, the notebook itself, its kernel, its parameters.
+"""Prepares a notebook before its first cell: tools, the notebook itself, its kernel, its parameters.
 
-A part of ``run_notebook``, in a file of its own beside it.
+It is a part of ``run_notebook``, in a separate file beside it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ CELL_FAILED, NO_TOOLS, BAD_NOTEBOOK, NO_KERNEL, KERNEL_DIED, RUNNER_FAILED = 1, 
 """Exit codes; ``launch.EXIT_REASONS`` says in words what they mean."""
 
 SAVE_SECONDS = 30
-"""A cell that runs for longer than this is saved with what it has put out so far, again and again."""
+"""A cell that runs for longer than this is saved with its output so far, repeatedly."""
 
 PROGRAMS = ("papermill", "jupyter-nbconvert", "jupyter-execute", "jupyter")
-"""Their first line names the Python that has papermill or nbclient, where that is not the one on PATH."""
+"""The first line of these names the Python that has papermill or nbclient, if it is not the one on PATH."""
 
 PYTHON = "python"
 
@@ -29,7 +29,7 @@ TRIED = "KBATCH_NOTEBOOK_PYTHON"
 
 
 class Refused(Exception):
-    """The notebook cannot be run; carries the exit code and a sentence."""
+    """The notebook cannot run; carries the exit code and a sentence."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 class Notebook:
-    """The notebook that is run, and where it is kept."""
+    """The notebook, and the file to save it to."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         import nbformat
@@ -58,20 +58,20 @@ class Notebook:
         self._next_save = 0.0
 
     def save(self) -> None:
-        """Write the notebook as it is now."""
+        """Save the notebook as it is now."""
         begun = time.monotonic()
         write(self._write(self.nb), self.target)
         now = time.monotonic()
         self._next_save = now + max(SAVE_SECONDS, 20 * (now - begun))
 
     def save_if_due(self) -> None:
-        """Write the notebook, unless that was done lately."""
+        """Save the notebook, unless it was saved recently."""
         if time.monotonic() >= self._next_save:
             self.save()
 
 
 def find_target(path: str, working_dir: str) -> str | None:
-    """Return where the executed notebook is kept: where it is in the code, below the folder of results."""
+    """Return the file for the executed notebook: its path in the code, below the results folder."""
     folder = os.environ.get("KBATCH_OUTPUT_DIR")
     if not folder:
         return None
@@ -82,7 +82,7 @@ def find_target(path: str, working_dir: str) -> str | None:
 
 
 def write(text: str, target: str | None) -> None:
-    """Write a file as a whole: whoever ends this meanwhile leaves the one that was there before."""
+    """Write a whole file: if this is interrupted, the previous file stays."""
     if target is None:
         return
     os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -96,7 +96,7 @@ def write(text: str, target: str | None) -> None:
 
 
 def find_tool() -> str:
-    """Return ``papermill`` or ``nbclient``; goes on in another Python where only that has one of them."""
+    """Return ``papermill`` or ``nbclient``; continue in another Python if only that has one of them."""
     with contextlib.suppress(Exception):  # an import may fail in any way
         import papermill
         import papermill.execute
@@ -193,7 +193,7 @@ def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], 
 
 
 def is_captured(language: str) -> bool:
-    """Whether the kernel sends what is written to its descriptors as a cell's output: ipykernel from 6 on."""
+    """Whether the kernel sends writes to its descriptors as a cell's output: ipykernel from version 6 on."""
     try:
         from ipykernel import version_info
     except Exception:
@@ -205,10 +205,10 @@ def is_captured(language: str) -> bool:
 
 
 def inject(nb: Any, settings: dict[str, Any], kernel: str, language: str) -> None:
-    """Add a cell that sets what the user changed, after the cell tagged "parameters", else as the first one.
+    """Add a cell that sets the user's parameters, after the cell tagged "parameters", or as the first.
 
-    Tagged "injected-parameters", as papermill's own, it takes the place of one that an earlier run has left.
-    Nothing, where nothing is changed.
+    It has the tag "injected-parameters", like papermill's, and replaces such a cell from an earlier run.
+    Without parameters, it adds nothing.
     """
     import nbformat
 
@@ -229,7 +229,7 @@ def inject(nb: Any, settings: dict[str, Any], kernel: str, language: str) -> Non
 
 
 def make_assignments(values: dict[str, Any], expressions: dict[str, str], kernel: str, language: str) -> str:
-    """Return the code that gives names their values, of the values' own types. Raises Refused."""
+    """Return code that assigns the values, which keep their types, to the names. Raises Refused."""
     if language == PYTHON:
         lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in values.items())]
     else:
@@ -249,7 +249,7 @@ def make_assignments(values: dict[str, Any], expressions: dict[str, str], kernel
 
 
 def translate(values: dict[str, Any], kernel: str, language: str) -> str:
-    """Return the same in a language that papermill knows."""
+    """Return the same code in a language that papermill knows."""
     try:
         from papermill.translators import translate_parameters
     except Exception:
@@ -263,7 +263,7 @@ def translate(values: dict[str, Any], kernel: str, language: str) -> str:
 
 
 def check_expression(name: str, expression: str, language: str) -> None:
-    """Raise Refused unless an expression can be put behind ``name =``: in Python when it is a single one."""
+    """Raise Refused unless an expression can follow ``name =``; in Python it must be a single one."""
     if language == PYTHON:
         try:
             compile(expression.strip(), "expression", "eval")
