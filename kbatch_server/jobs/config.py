@@ -11,7 +11,7 @@ from jupyterhub.traitlets import ByteSpecification
 from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, validate
 
 from ..errors import InvalidRequest
-from ..models.job import RETRY_DELAY_SECONDS, JobSpec
+from ..models.job import REQUESTED, RETRY_DELAY_SECONDS, JobSpec
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..slugs import MAX_LABEL, make_slug
 from .podconfig import PodConfig
@@ -163,6 +163,26 @@ class JobConfig(PodConfig):
         allow_none=True,
         help="""The largest ``mem_limit`` that a user may set, as ``mem_limit``, and that of a job that
         sets none where ``mem_limit`` is not set. None: any, and none.""",
+        config=True,
+    )
+
+    shm_size = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""Bytes of shared memory (``/dev/shm``) of a job that asks for no other number, as
+        ``mem_limit``.
+
+        What is in it counts as memory of the job, and so to its ``mem_limit``. None: what the container
+        runtime gives, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
+        """,
+        config=True,
+    )
+
+    max_shm_size = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""The largest ``shm_size`` that a user may set, as ``mem_limit``. None: as much as the job's
+        ``mem_limit``.""",
         config=True,
     )
 
@@ -338,30 +358,25 @@ class JobConfig(PodConfig):
     ) -> JobSpec:
         """Return what the job of a user will be, or raise InvalidRequest that names the field."""
         cpu_limit, mem_limit = (self._checked_limit(request, name) for name in ("cpu_limit", "mem_limit"))
-        return self._common_spec.model_copy(
-            update={
-                "image": check_image(request.image, self.image, self.allowed_images),
-                "command": request.command,
-                "args": request.args,
-                "notebook": request.notebook,
-                "collect": request.get_collect(),
-                "profile": profile,
-                "upload": request.upload,
-                "code_sha256": code_sha256,
-                "working_dir": request.working_dir or None,
-                "cpu_limit": cpu_limit,
-                "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
-                "mem_limit": mem_limit,
-                "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
-                "shm_size": self._checked_shm_size(request, mem_limit),
-                "retries": check_at_most(request.retries, self.max_retries, "retries"),
-                "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
-                "retry_backoff": request.retry_backoff,
-                "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
-                "priority": request.priority,
-                "queue_name": self._checked_queue(request.queue_name, user, profile),
-            }
-        )
+        asked = {name: getattr(request, name) for name in REQUESTED}
+        # those that the admin, or another field, has a say in
+        checked = {
+            "image": check_image(request.image, self.image, self.allowed_images),
+            "collect": request.get_collect(),
+            "profile": profile,
+            "code_sha256": code_sha256,
+            "working_dir": request.working_dir or None,
+            "cpu_limit": cpu_limit,
+            "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
+            "mem_limit": mem_limit,
+            "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
+            "shm_size": self._checked_shm_size(request, mem_limit),
+            "retries": check_at_most(request.retries, self.max_retries, "retries"),
+            "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
+            "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
+            "queue_name": self._checked_queue(request.queue_name, user, profile),
+        }
+        return self._common_spec.model_copy(update=asked | checked)
 
     @cached_property
     def _common_spec(self) -> JobSpec:

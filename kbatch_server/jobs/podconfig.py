@@ -12,26 +12,6 @@ GIB = 2**30
 class PodConfig(Configurable):
     """The options of a job's pod, as the admin set them."""
 
-    shm_size = ByteSpecification(
-        None,
-        allow_none=True,
-        help="""Bytes of shared memory (``/dev/shm``) of a job that asks for no other number, as
-        ``mem_limit``.
-
-        What is in it counts as memory of the job, and so to its ``mem_limit``. None: what the container
-        runtime gives, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
-        """,
-        config=True,
-    )
-
-    max_shm_size = ByteSpecification(
-        None,
-        allow_none=True,
-        help="""The largest ``shm_size`` that a user may set, as ``mem_limit``. None: as much as the job's
-        ``mem_limit``.""",
-        config=True,
-    )
-
     code_volume_size = ByteSpecification(
         32 * GIB,
         allow_none=True,

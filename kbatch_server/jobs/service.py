@@ -291,27 +291,5 @@ def _owner(user: User) -> str | None:
 
 def make_request(job: Job, env: dict[str, str]) -> JobRequest:
     """Return the request that makes a job like this one, with its environment."""
-    spec = job.spec
-    return JobRequest(
-        name=job.name,
-        command=spec.command,
-        args=spec.args,
-        notebook=spec.notebook,
-        collect=spec.collect,
-        image=spec.image or None,
-        profile=spec.profile,
-        env=env,
-        upload=spec.upload,
-        working_dir=spec.working_dir,
-        description=job.description,
-        tags=job.tags,
-        cpu_limit=spec.cpu_limit,
-        mem_limit=spec.mem_limit,
-        shm_size=spec.shm_size,
-        retries=spec.retries,
-        retry_delay_seconds=spec.retry_delay_seconds,
-        retry_backoff=spec.retry_backoff,
-        active_deadline_seconds=spec.active_deadline_seconds,
-        priority=spec.priority,
-        queue_name=spec.queue_name,
-    )
+    requested = job.spec.get_requested() | {"image": job.spec.image or None}
+    return JobRequest(**requested, name=job.name, env=env, description=job.description, tags=job.tags)
