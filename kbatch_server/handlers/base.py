@@ -234,7 +234,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:
         """Return the JSON of an error; another wire may add to it."""
-        return error.to_dict()
+        return {**error.to_dict()}
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log what is our fault, with the traceback and the id that the user is told.

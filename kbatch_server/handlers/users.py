@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from ..models.user import ForgottenUser
 from ..web.access import needs_scope
+from ..web.answers import answers
 from .base import BaseHandler
 
 
@@ -12,8 +14,12 @@ class UserHandler(BaseHandler):
     """A user, by name."""
 
     @needs_scope("admin", whose="everybody")
+    @answers(ForgottenUser)
     async def delete(self, name: str) -> None:
-        """Forget the user's jobs, uploads and usage; a name that is not known is fine."""
+        """Forget a user's jobs, with their logs and results, uploads and usage.
+
+        A name that is not known is fine.
+        """
         self.send_json(asdict(await self.services.jobs.forget_user(name)))
 
 

@@ -10,7 +10,8 @@ from contextlib import aclosing
 from ..jobs.watch import Reset, SeenChange
 from ..ticks import with_ticks
 from ..web.access import needs_scope
-from .jobs import JobModelHandler
+from ..web.answers import answers
+from .jobs import OWNER, JobModelHandler
 from .streams import EventEncoder, StreamHandler
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -28,9 +29,13 @@ class WatchHandler(StreamHandler, JobModelHandler):
 
     log_success_debug = True
 
-    @needs_scope("read", whose="self", query=("user",))
+    @needs_scope("read", whose="self", parameters=(OWNER,))
+    @answers(media=("text/event-stream",))
     async def get(self) -> None:
-        """Send them until the reader goes, or for a quarter of an hour; it then goes on from the last id."""
+        """Send the changes of jobs as server-sent events, as they come.
+
+        They end when the reader goes, or after a quarter of an hour; it then goes on from the last id.
+        """
         after = self.request.headers.get("Last-Event-ID")
         owner = self.read_owner()
         changes = await self.services.jobs.follow_changes(self.user, owner, after=after)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
-from typing import Any
 
 import traitlets
 from traitlets import Instance, default
@@ -25,7 +24,7 @@ from ..models.listing import JobPage, JobQuery
 from ..models.summary import JobSummary
 from ..models.times import utcnow
 from ..models.user import ForgottenUser, User
-from ..scheduling.report import UsageReport
+from ..scheduling.report import UsageJson, UsageReport
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import Store
@@ -181,7 +180,7 @@ class Jobs(LoggingConfigurable):
         await self._begin_listing(user, owner)
         return await self.watch.follow(user.name, user=owner, after=after)
 
-    async def describe(self, user: User) -> dict[str, Any]:
+    async def describe(self, user: User) -> UsageJson:
         """Return what limits a user has, what is used of them, and where the queued jobs stand, as JSON."""
         return await self.usage_report.describe(user)
 

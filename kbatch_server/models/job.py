@@ -322,7 +322,7 @@ class Job:
 
 
 class JobBriefJson(BaseModel):
-    """The JSON of a job for who submits, cancels or runs it again, whatever else the token may read."""
+    """A job, for a token that may submit or cancel it and not read it."""
 
     id: str
     user: str
@@ -332,7 +332,7 @@ class JobBriefJson(BaseModel):
 
 
 class JobJson(RequestedSpec, JobBriefJson):
-    """The JSON of a job: what was asked for, and what became of it."""
+    """A job: what was asked for, and what became of it."""
 
     reason: str
     message: str

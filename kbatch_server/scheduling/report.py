@@ -10,6 +10,7 @@ from typing import Any
 
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
+from typing_extensions import TypedDict
 
 from ..errors import Unavailable
 from ..limits.config import Limits
@@ -29,6 +30,37 @@ SHOWN = 100
 
 MAX_RUNNING = 10_000
 """Jobs of one user that run whose sizes are added up."""
+
+
+Amounts = dict[str, float]
+"""Amounts by resource; memory is in bytes."""
+
+
+class QueuedJson(TypedDict):
+    """A job that waits, and its place."""
+
+    id: str
+    name: str
+    place: int
+
+
+class QueueJson(TypedDict):
+    """A user's queued jobs, and why the first of them waits."""
+
+    reason: str
+    message: str
+    jobs: list[QueuedJson]
+
+
+class UsageJson(TypedDict):
+    """What a user may have and uses."""
+
+    limits: Amounts | None
+    """None where they cannot be found out now."""
+    group_totals: dict[str, Amounts]
+    """What all members of a group may have together, by group."""
+    usage: Amounts
+    queue: QueueJson
 
 
 class UsageReport(LoggingConfigurable):
@@ -52,11 +84,8 @@ class UsageReport(LoggingConfigurable):
             wait = queue.wait or UNDECIDED
             job.reason, job.message = wait.reason, wait.make_message(queue.places.get(job.id), PLACES)
 
-    async def describe(self, user: User) -> dict[str, Any]:
-        """Return the limits, the use and the queue of a user, as JSON.
-
-        Memory is in bytes. ``limits`` is None where they cannot be found out now.
-        """
+    async def describe(self, user: User) -> UsageJson:
+        """Return the limits, the use and the queue of a user, as JSON."""
         now = utcnow()
         queues = await self.store.queues.read_queues([user.name], limit=SHOWN)
         uses = await self.store.usage.find([user.name], now=now)
@@ -96,7 +125,7 @@ class UsageReport(LoggingConfigurable):
         if not done.cancelled():
             done.exception()  # whoever waited for it may have gone
 
-    async def _find_limits(self, user: User) -> dict[str, float] | None:
+    async def _find_limits(self, user: User) -> Amounts | None:
         try:
             return _as_json(await self.limits.find(user.name, user.groups))
         except Unavailable:
@@ -111,7 +140,7 @@ def _is_waiting(job: Job) -> bool:
     return job.status is Status.QUEUED and job.launch_begun_at is None and job.delete_requested_at is None
 
 
-def _as_json(amounts: Mapping[str, float]) -> dict[str, float]:
+def _as_json(amounts: Mapping[str, float]) -> Amounts:
     """Return amounts with whole numbers as such; those without an end, which JSON has not, are left out."""
     return {
         name: int(amount) if float(amount).is_integer() else round(amount, 6)
@@ -120,7 +149,7 @@ def _as_json(amounts: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _show(queue: Queue) -> dict[str, Any]:
+def _show(queue: Queue) -> QueueJson:
     wait: Wait | None = (queue.wait or UNDECIDED) if queue.places else None
     return {
         "reason": wait.reason if wait else "",

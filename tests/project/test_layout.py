@@ -41,7 +41,6 @@ PURE = {
     "handlers/compat/first_client",
     "handlers/compat/requests",
     "handlers/openapi",
-    "handlers/schemas",
     "jobs/config",
     "jobs/podconfig",
     "jobs/request",
