@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import WithJsonSchema
 from tornado.web import RequestHandler
 from typing_extensions import TypedDict
 
@@ -76,7 +76,16 @@ class JobPageJson(TypedDict):
 class JobCountsJson(TypedDict):
     """How many jobs there are, by status."""
 
-    counts: Annotated[dict[Status, int], Field(json_schema_extra={"required": [*Status]})]
+    counts: Annotated[
+        dict[Status, int],
+        WithJsonSchema(
+            {
+                "type": "object",
+                "properties": {each: {"type": "integer"} for each in Status},
+                "required": [*Status],
+            }
+        ),
+    ]
 
 
 class JobEventListJson(TypedDict):
