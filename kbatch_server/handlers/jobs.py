@@ -10,10 +10,10 @@ from tornado.web import RequestHandler
 from typing_extensions import TypedDict
 
 from ..errors import InvalidRequest
-from ..jobs.request import CancelRequest, JobRequest
 from ..jobs.timeline import TimelineJson, make_timeline
 from ..models.job import Job, JobBriefJson, JobEvent, JobJson, Status
 from ..models.listing import JobQuery
+from ..models.request import CancelRequest, JobRequest
 from ..models.summary import JobSummary
 from ..validation import checked
 from ..web.access import needs_scope

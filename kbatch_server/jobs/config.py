@@ -11,11 +11,11 @@ from jupyterhub.traitlets import ByteSpecification
 from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, validate
 
 from ..errors import InvalidRequest
-from ..models.job import REQUESTED, RETRY_DELAY_SECONDS, JobSpec
+from ..models.job import JobSpec
+from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..slugs import MAX_LABEL, make_slug
 from .podconfig import PodConfig
-from .request import JobRequest
 
 
 def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str:

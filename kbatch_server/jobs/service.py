@@ -21,6 +21,7 @@ from ..logs.text import LogText
 from ..metrics import SUBMITTED
 from ..models.job import Job, JobEvent, JobSpec, Status
 from ..models.listing import JobPage, JobQuery
+from ..models.request import JobRequest
 from ..models.summary import JobSummary
 from ..models.times import utcnow
 from ..models.user import ForgottenUser, User
@@ -30,7 +31,6 @@ from ..storage.diskspace import DiskSpace
 from ..store import Store
 from ..store.queuelimits import QueueLimits
 from .profiles import Profiles
-from .request import JobRequest
 from .watch import JobWatch, Reset, SeenChange
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from ..notebooks.request import Notebook
+from .request import REQUESTED, RequestedSpec
 from .results import JobOutputs
 from .times import Moment, to_iso, utcnow
 
@@ -37,9 +37,6 @@ COMPLETE = ("Complete", "Completed successfully.")
 """The reason and the message of a job on Kubernetes that succeeded, whoever ends its pod."""
 
 
-RETRY_DELAY_SECONDS = 10.0
-"""What Kubernetes's own Job controller waits before the second attempt; it doubles that each time."""
-
 MAX_RETRY_DELAY_SECONDS = 600.0
 """Where doubling ends, there and here."""
 
@@ -55,47 +52,6 @@ class Profile(BaseModel):
     cpu_limit: float | None = None
     mem_limit: int | None = None
     extra_resource_limits: dict[str, str] = Field(default_factory=dict)
-
-
-class RequestedSpec(BaseModel):
-    """What a user asked for, after the admin's defaults, profile and limits; not the environment, a secret.
-
-    A field here has the name that it has in the request. It is stored, shown, described in OpenAPI and asked
-    for again by that: see "Adding a field" in CONTRIBUTING.md.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    command: list[str] | None = None
-    args: list[str] = Field(default_factory=list)
-    notebook: Notebook | None = None
-    """What is run in the place of a command."""
-    collect: Literal["outputs", "workdir"] = "outputs"
-    """Which files are results: those of ``$KBATCH_OUTPUT_DIR``, or what is new or changed in the working
-    folder, too."""
-    image: str
-    profile: str | None = None
-    upload: str | None = None
-    working_dir: str | None = None
-    """The folder of the code that the command runs in; None: that which holds all of it."""
-    cpu_limit: float | None = None
-    mem_limit: int | None = None
-    shm_size: int | None = None
-    retries: int = 0
-    retry_delay_seconds: float = RETRY_DELAY_SECONDS
-    retry_backoff: Literal["exponential", "fixed"] = "exponential"
-    active_deadline_seconds: int | None = None
-    priority: int = 0
-    queue_name: str | None = None
-    """Kueue's LocalQueue that it is handed to, with its templates filled in."""
-
-    def get_requested(self) -> dict[str, Any]:
-        """Return these fields, by name."""
-        return {name: getattr(self, name) for name in REQUESTED}
-
-
-REQUESTED = tuple(RequestedSpec.model_fields)
-"""The names of those fields."""
 
 
 class JobSpec(RequestedSpec):

@@ -43,7 +43,6 @@ PURE = {
     "handlers/openapi",
     "jobs/config",
     "jobs/podconfig",
-    "jobs/request",
     "jobs/timeline",
     "launchers/kube/logplace",
     "launchers/kube/manifests/",
