@@ -17,8 +17,12 @@ TARGET = UI / "src/net/schema.ts"
 
 
 def make_types() -> str:
-    """Return them, made by ``ui/generate-types.mjs`` of the OpenAPI document."""
-    described = json.dumps(make_openapi("", "/", list_routes()))
+    """Return them, of what this code declares."""
+    return compile_types(json.dumps(make_openapi("", "/", list_routes())))
+
+
+def compile_types(described: str) -> str:
+    """Return what ``ui/generate-types.mjs`` makes of an OpenAPI document."""
     # where the machine has no node, scripts/make-venv put it beside Python
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = ["node", "generate-types.mjs"]

@@ -78,7 +78,7 @@ def _make_path(pattern: str, function: Callable[..., Any]) -> str:
     """Return ``/jobs/{id}`` of a pattern with a group and a function with the parameter ``job_id``."""
     names = (name.rpartition("_")[2] for name in list(inspect.signature(function).parameters)[1:])
     path = pattern.removeprefix("api/v1").removesuffix("/?").replace("\\", "")
-    return re.sub(r"\([^)]+\)", lambda _: f"{{{next(names)}}}", path)
+    return re.sub(r"\(\[\^/\]\+\)|\(\.\+\)", lambda _: f"{{{next(names)}}}", path)
 
 
 class _Generator(GenerateJsonSchema):
