@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, get_args
@@ -24,6 +24,14 @@ SCHEMAS = "#/components/schemas/{model}"
 ERRORS = (400, 401, 403, 408, 413, 429, 503)
 """What any request may be answered with: a wrong query, a token, a body, a limit, a part that is away."""
 
+VALIDATION: JsonSchemaMode = "validation"
+
+SERIALIZATION: JsonSchemaMode = "serialization"
+"""What a schema is of, for pydantic: a body that is read, or an answer that is written."""
+
+Schemas = Mapping[tuple[str, JsonSchemaMode], Json]
+"""Schemas by ``repr`` of their type and what they are of."""
+
 METHODS = ("get", "head", "post", "put", "delete")
 
 
@@ -37,9 +45,16 @@ class Operation:
 
     @property
     def body(self) -> Any:
-        """The type of the JSON that it takes, or None; one that may be left out is ``Type | None``."""
+        """The type of the JSON that it takes, or None."""
         body = self.function.needs.body
-        return None if isinstance(body, (bool, tuple)) else body
+        if isinstance(body, (bool, tuple)):
+            return None
+        return next((each for each in get_args(body) if each is not NoneType), body)
+
+    @property
+    def is_body_required(self) -> bool:
+        """Whether its body may not be left out."""
+        return NoneType not in get_args(self.function.needs.body)
 
 
 def find_operations(routes: Routes) -> Iterator[Operation]:
@@ -94,23 +109,23 @@ class _Generator(GenerateJsonSchema):
         return self.mode == "serialization" or super().field_is_required(field, total)
 
 
-def _make_schemas(operations: Iterable[Operation]) -> tuple[Json, Json]:
-    """Return the schemas of bodies and answers, by their type, and the components."""
-    inputs: dict[tuple[str, JsonSchemaMode], Any] = {(repr(ErrorJson), "serialization"): ErrorJson}
+def _make_schemas(operations: Iterable[Operation]) -> tuple[Schemas, Json]:
+    """Return the schemas of bodies and answers, and the components that they refer to."""
+    inputs: dict[tuple[str, JsonSchemaMode], Any] = {(repr(ErrorJson), SERIALIZATION): ErrorJson}
     for operation in operations:
-        inputs[repr(operation.body), "validation"] = operation.body
+        inputs[repr(operation.body), VALIDATION] = operation.body
         model = operation.function.answers.model
-        inputs[repr(model), "serialization"] = model
+        inputs[repr(model), SERIALIZATION] = model
     adapters = [(name, mode, TypeAdapter(each)) for (name, mode), each in inputs.items() if each is not None]
     made, rest = TypeAdapter.json_schemas(adapters, ref_template=SCHEMAS, schema_generator=_Generator)
     components = {
         name: {key: each for key, each in schema.items() if key != "title"}
         for name, schema in rest["$defs"].items()
     }
-    return {name: schema for (name, _), schema in made.items()}, components
+    return made, components
 
 
-def _make_operation(operation: Operation, schemas: Json) -> Json:
+def _make_operation(operation: Operation, schemas: Schemas) -> Json:
     needs = operation.function.needs
     in_path: Json = {"in": "path", "required": True, "schema": {"type": "string"}}
     made: Json = {
@@ -125,8 +140,8 @@ def _make_operation(operation: Operation, schemas: Json) -> Json:
         made["security"] = []
     if operation.body is not None:
         made["requestBody"] = {
-            "required": NoneType not in get_args(operation.body),
-            "content": {"application/json": {"schema": schemas[repr(operation.body)]}},
+            "required": operation.is_body_required,
+            "content": {"application/json": {"schema": schemas[repr(operation.body), VALIDATION]}},
         }
     elif needs.body:
         made["requestBody"] = {"required": True, "content": _make_file(needs.body)}
@@ -146,10 +161,10 @@ def _make_file(media: tuple[str, ...]) -> Json:
     return {each: {"schema": form if each == "multipart/form-data" else binary} for each in media}
 
 
-def _make_responses(operation: Operation, schemas: Json) -> Json:
+def _make_responses(operation: Operation, schemas: Schemas) -> Json:
     """Return what is answered, by status: a status that is not here is a defect."""
     declared = operation.function.answers
-    error = schemas[repr(ErrorJson)]
+    error = schemas[repr(ErrorJson), SERIALIZATION]
     statuses = {*ERRORS, *declared.errors, *([404] if "{id}" in operation.path else [])}
     made = {
         str(status): {"description": "An error.", "content": {"application/json": {"schema": error}}}
@@ -157,11 +172,11 @@ def _make_responses(operation: Operation, schemas: Json) -> Json:
     }
     content = {media: {"schema": {"type": "string"}} for media in declared.media}
     if declared.model is not None:
-        content["application/json"] = {"schema": schemas[repr(declared.model)]}
+        content["application/json"] = {"schema": schemas[repr(declared.model), SERIALIZATION]}
     for status, description in {declared.status: "Done.", **(declared.also or {})}.items():
         made[str(status)] = {"description": description}
         if status in ERRORS:  # it may be both
-            both = {"anyOf": [schemas[repr(declared.model)], error]}
+            both = {"anyOf": [schemas[repr(declared.model), SERIALIZATION], error]}
             made[str(status)]["content"] = {"application/json": {"schema": both}}
         elif content and status not in {204, 304}:
             made[str(status)]["content"] = content

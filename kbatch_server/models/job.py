@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -270,11 +271,10 @@ class Job:
 
     def to_dict(self, *, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
         """Return the JSON form of ``api/v1/jobs``, a JobJson, with ``env`` where it is to be shown."""
-        shown = {name: getattr(self, name) for name in _RECORDED} | {
-            "message": self.full_message,
-            "env": None if env is None and self.has_env else dict(env or {}),
-        }
-        return {name: _to_json(value) for name, value in (shown | self.spec.get_requested()).items()}
+        shown = dict(zip(_RECORDED, _get_recorded(self), strict=True)) | self.spec.get_requested()
+        shown["message"] = self.full_message
+        shown["env"] = None if env is None and self.has_env else dict(env or {})
+        return {name: value if type(value) in _PLAIN else _to_json(value) for name, value in shown.items()}
 
 
 class JobBriefJson(BaseModel):
@@ -307,6 +307,11 @@ class JobJson(RequestedSpec, JobBriefJson):
 
 _RECORDED = [name for name in JobJson.model_fields if name not in {*REQUESTED, "env"}]
 """What of a job's JSON is in the record itself, under the same name."""
+
+_get_recorded = attrgetter(*_RECORDED)
+
+_PLAIN = frozenset({str, int, float, list, dict, Status, type(None)})
+"""The types of values that are JSON as they are, which most are: fifty jobs have two thousand."""
 
 
 def _to_json(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -245,8 +246,10 @@ class RequestedSpec(BaseModel):
 
     def get_requested(self) -> dict[str, Any]:
         """Return these fields, by name."""
-        return {name: getattr(self, name) for name in REQUESTED}
+        return dict(zip(REQUESTED, _get_requested(self), strict=True))
 
 
 REQUESTED = tuple(RequestedSpec.model_fields)
 """The names of those fields."""
+
+_get_requested = attrgetter(*REQUESTED)
