@@ -154,9 +154,9 @@ class JobObjects:
         return {"labelSelector": labels}
 
 
-def make_seen_status(seen: Seen) -> JobStatus:
+def make_seen_status(seen: Seen, spec: JobSpec | None = None) -> JobStatus:
     """Return what is to be said of a job of which this was seen."""
-    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload)
+    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload, spec)
 
 
 def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
@@ -164,7 +164,7 @@ def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
 
     Times that are compared with our clock are moved by how far it is ``ahead`` of the cluster's.
     """
-    status = make_seen_status(seen)
+    status = make_seen_status(seen, spec)
     if spec.active_deadline_seconds is not None:
         set_deadline(status, seen, spec)
     if has_own_delay(spec):
