@@ -68,6 +68,7 @@ class PodConfig(Configurable):
         help="""Whether a job gets a home folder of its own, ``/kbatch-home``, where it may not write to its
         HOME, as when the cluster or the admin chooses a user that the image does not know.
 
+        Variables such as ``XDG_CACHE_HOME`` that name folders which the job may not write to are unset then.
         The HOME of the image stays where the job may write to it. The check needs ``/bin/sh`` in the image.
         Set it to False for images without a shell; for a single job, its user sets HOME in ``env``, and then
         nothing is checked. Nor is it for a job without a ``command``.
