@@ -384,6 +384,12 @@ class JobConfig(PodConfig):
     def _checked_shm_size(self, request: JobRequest, mem_limit: int | None) -> Any:
         """Return the size of /dev/shm, which is a part of the job's memory."""
         wanted, default = request.shm_size, self.shm_size
+        if self.has_own_shm:
+            if wanted is not None:
+                raise InvalidRequest.of_field(
+                    "shm_size", "cannot be set here: the admin mounts a volume at /dev/shm"
+                )
+            return None
         if wanted is None or wanted == default:
             return limit_guarantee(default, mem_limit)
         if not self.allow_user_limits:

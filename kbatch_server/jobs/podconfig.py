@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from posixpath import normpath
+from typing import Any
+
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Bool, Dict, Integer, List, Unicode
+from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, validate
 from traitlets.config import Configurable
+
+from ..launchers.kube.manifests.volumes import OWN_DIRS, OWN_VOLUMES, SHM_DIR
 
 GIB = 2**30
 
@@ -20,6 +26,8 @@ class PodConfig(Configurable):
 
         What is in it counts as memory of the job, and so to its ``mem_limit``. None: what the container
         runtime gives, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
+        Where ``volume_mounts`` has a volume at ``/dev/shm``, that is the jobs' shared memory: this has no
+        effect, and a job that sets ``shm_size`` is refused.
         """,
         config=True,
     )
@@ -114,13 +122,16 @@ class PodConfig(Configurable):
     volumes = List(
         Dict(),
         help="""Kubernetes volumes of a job's pods, like
-        ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}]``.""",
+        ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}]``. The service's own
+        have names that begin with ``kbatch-``.""",
         config=True,
     )
 
     volume_mounts = List(
         Dict(),
-        help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.""",
+        help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``. Each needs a
+        path of its own, and none that the service uses: ``/code``, ``/kbatch-home``, ``/kbatch-notebook`` and
+        ``/kbatch-outputs``. A path inside of these may be used.""",
         config=True,
     )
 
@@ -158,3 +169,31 @@ class PodConfig(Configurable):
     labels = Dict(Unicode(), help="""Extra labels of a job's Job and Pods.""", config=True)
 
     annotations = Dict(Unicode(), help="""Extra annotations of a job's Job and Pods.""", config=True)
+
+    @validate("volumes")
+    def _validate_volumes(self, proposal: Any) -> Any:
+        _check_unique("volumes", [each.get("name") for each in proposal["value"]], OWN_VOLUMES)
+        return proposal["value"]
+
+    @validate("volume_mounts")
+    def _validate_volume_mounts(self, proposal: Any) -> Any:
+        _check_unique("volume_mounts", _list_paths(proposal["value"]), OWN_DIRS)
+        return proposal["value"]
+
+    @property
+    def has_own_shm(self) -> bool:
+        """Whether the admin mounts a volume as the jobs' shared memory."""
+        return SHM_DIR in _list_paths(self.volume_mounts)
+
+
+def _list_paths(mounts: Sequence[dict[str, Any]]) -> list[str]:
+    return [normpath(str(each.get("mountPath"))) for each in mounts]
+
+
+def _check_unique(trait: str, names: Sequence[Any], taken: Collection[str]) -> None:
+    """Raise TraitError for a name or path that the service, or another entry, has."""
+    for number, name in enumerate(names):
+        if name in taken:
+            raise TraitError(f"JobConfig.{trait}: {name} is the service's own; choose another")
+        if name in names[:number]:
+            raise TraitError(f"JobConfig.{trait}: {name} is there twice")
