@@ -19,9 +19,11 @@ from pathlib import Path
 from sqlalchemy import insert
 
 from kbatch_server.keyring import Keyring
+from kbatch_server.launchers.base import JobLauncher
 from kbatch_server.limits.config import Limits
 from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.times import utcnow
+from kbatch_server.scheduling.pacer import LaunchPacer
 from kbatch_server.scheduling.scheduler import Scheduler
 from kbatch_server.store import Store
 from kbatch_server.store.rows import make_row
@@ -82,10 +84,16 @@ async def measure_decisions(folder: Path, *, users: int, per_user: int) -> list[
     await store.open()
     await fill(store, users=users, per_user=per_user)
     limits = Limits(user_limits={"running": 4, "cpu": 16}, total_limits={"running": RUNNING})
-    scheduler = Scheduler(limits=limits, store=store)
+    pacer = LaunchPacer(launcher=JobLauncher())
+    scheduler = Scheduler(limits=limits, pacer=pacer, store=store)
     started: list[str] = []
-    scheduler.on_turn = started.append
-    await scheduler.decide()
+
+    async def decide() -> None:
+        await scheduler.decide()
+        while scheduler:
+            started.append((await scheduler.next())[0])
+
+    await decide()
     assert len(started) == RUNNING, len(started)
     taken = []
     for number in range(min(DECISIONS, users * per_user - RUNNING)):
@@ -98,7 +106,7 @@ async def measure_decisions(folder: Path, *, users: int, per_user: int) -> list[
         scheduler.leave(job.id, job.user)
         before = len(started)
         begin = time.perf_counter()
-        await scheduler.decide()
+        await decide()
         taken.append((time.perf_counter() - begin) * 1000)
         assert len(started) == before + 1
     await store.close()

@@ -1,4 +1,4 @@
-"""What drives the jobs, put together: the launcher and all that works for it in the process that leads."""
+"""Puts together the parts that run jobs: the launcher, and everything that works for it in the leader."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..launchers.base import JobLauncher
 from ..limits.config import Limits
 from ..logs.recorder import LogRecorder
 from ..outputs.outputs import Outputs
+from ..scheduling.pacer import LaunchPacer
 from ..scheduling.scheduler import Scheduler
 from ..storage.base import Storage
 from ..store import Store
@@ -20,13 +21,13 @@ from .collector import Collector
 from .launch import LaunchBuilder
 from .leader import Leader
 from .links import SignedLinks
-from .pacer import LaunchPacer
 from .reconciler import Reconciler
 from .retention import Janitor, Retention
+from .workqueue import WorkQueue
 
 
 class Engine(LoggingConfigurable):
-    """Builds links, recorder, reconciler and the others, each with those that it works with."""
+    """Builds links, recorder, reconciler and the other parts, and connects them."""
 
     keyring = Instance(Keyring)
     launcher = Instance(JobLauncher)
@@ -42,18 +43,20 @@ class Engine(LoggingConfigurable):
         self.limits = Limits(parent=self.parent)
         self.store.usage.accounting = self.limits.accounting
         self.links = SignedLinks(parent=self.parent, keyring=self.keyring, store=self.store)
+        queue = WorkQueue()
         self.recorder = LogRecorder(
-            parent=self.parent, launcher=self.launcher, storage=self.storage, logs=self.store.logs
+            parent=self.parent,
+            launcher=self.launcher,
+            storage=self.storage,
+            logs=self.store.logs,
+            on_complete=queue.put,
         )
-        self.scheduler = Scheduler(parent=self.parent, limits=self.limits, store=self.store)
-        self.reconciler = self._make_reconciler()
-        self.scheduler.on_turn = self.reconciler.pacer.join
-        self.recorder.on_complete = self.reconciler.queue.put
+        self.reconciler = self._make_reconciler(queue)
         self.retention = self._make_retention()
         self.leader = Leader(
             parent=self.parent,
             launcher=self.launcher,
-            parts=[self.scheduler, Janitor(parent=self.parent, retention=self.retention)],
+            parts=[self.reconciler.scheduler, Janitor(parent=self.parent, retention=self.retention)],
             reconciler=self.reconciler,
             recorder=self.recorder,
             store=self.store,
@@ -69,7 +72,11 @@ class Engine(LoggingConfigurable):
             store=self.store,
         )
 
-    def _make_reconciler(self) -> Reconciler:
+    def _make_scheduler(self) -> Scheduler:
+        pacer = LaunchPacer(parent=self.parent, launcher=self.launcher, inflight=self.inflight)
+        return Scheduler(parent=self.parent, limits=self.limits, pacer=pacer, store=self.store)
+
+    def _make_reconciler(self, queue: WorkQueue) -> Reconciler:
         collector = Collector(
             launcher=self.launcher, outputs=self.outputs, recorder=self.recorder, jobs=self.store.jobs
         )
@@ -77,10 +84,10 @@ class Engine(LoggingConfigurable):
             parent=self.parent,
             launcher=self.launcher,
             builder=self._make_builder(),
-            pacer=LaunchPacer(parent=self.parent, launcher=self.launcher, inflight=self.inflight),
             collector=collector,
+            queue=queue,
+            scheduler=self._make_scheduler(),
             store=self.store,
-            scheduler=self.scheduler,
         )
 
     def _make_retention(self) -> Retention:

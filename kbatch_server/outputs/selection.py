@@ -1,8 +1,8 @@
-"""Which files of a job's tar are its results: links are followed, folders joined, all cut to the limits.
+"""Selects the files in a job's tar that are its results: follows links, joins folders, applies limits.
 
-Pure. The tar may be of one folder, the results', or of two, which its ``folders`` name: ``outputs/…`` (of
-``$KBATCH_OUTPUT_DIR``) and ``workdir/…`` (what is new or changed in the working folder). Then it may have a
-file ``lists/omitted``, too: whoever packed it has left out what is over the limits, and names it there.
+Pure. The tar may contain one folder, that of the results, or two, which its ``folders`` name: ``outputs/…``
+(from ``$KBATCH_OUTPUT_DIR``) and ``workdir/…`` (new and changed files of the working folder). A tar with two
+may also have a file ``lists/omitted``, in which the packer lists files that it omitted because of the limits.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ OUTPUTS, WORKDIR = "outputs", "workdir"
 """The names of folders in a tar; of two files of the same path that of the first counts."""
 
 OMITTED_LIST = "lists/omitted"
-"""Says ``FILES BYTES`` in its first line, of all that was left out, then ``SIZE PATH`` of the first ones."""
+"""Its first line has ``FILES BYTES`` of all omitted files, the others have ``SIZE PATH`` of the first
+ones."""
 
 MAX_NAMED = 1000
-"""Files that are named as left out; the rest is only counted."""
+"""The maximum number of omitted files to name; the others are only counted."""
 
 MAX_LIST_BYTES = 256 * 1024
 
 ENTRIES_FOR_EACH_FILE = 10
-"""How many entries there may be for each file that may be kept: folders, links, long names."""
+"""The maximum number of entries per allowed file: folders, links, long names."""
 
 MAX_HOPS = 40
-"""Links on the way to a file, as Linux allows."""
+"""The maximum number of links on the way to a file, as on Linux."""
 
 MAX_STEPS = 1_000_000
-"""Parts of paths that are looked at for all links of one tar: a hostile one may have long ways."""
+"""The maximum number of path parts to follow for all links of one tar: malicious ones may have long paths."""
 
 
 Entry = TypeVar("Entry")
@@ -42,39 +43,40 @@ Entry = TypeVar("Entry")
 
 @dataclass(slots=True)
 class Omitted:
-    """What was left out for the limits: how much in all, and the first of it by path."""
+    """The files omitted because of the limits: their number and size, and the first ones by path."""
 
     files: int = 0
     size: int = 0
     named: list[OmittedFile] = field(default_factory=list)
 
     def add(self, file: OmittedFile) -> None:
-        """Count a file, which comes after the others by path."""
+        """Count a file, whose path comes after those of the others."""
         self.files += 1
         self.size += file.size
         if len(self.named) < MAX_NAMED:
             self.named.append(file)
 
     def joined(self, other: Omitted) -> Omitted:
-        """Return both together."""
+        """Return the sum of both."""
         named = nsmallest(MAX_NAMED, [*self.named, *other.named])
         return Omitted(self.files + other.files, self.size + other.size, named)
 
 
 @dataclass(slots=True)
 class Selection:
-    """The files that are results, by path, and what is not."""
+    """The files that are results, by path, and the omitted ones."""
 
     files: list[OutputFile]
     omitted: Omitted
     left_out: int = 0
-    """Entries that are no files that can be read, nor links to such."""
+    """Entries that are neither readable files nor links to such."""
 
 
 def select(index: TarIndex, folders: Mapping[str, str], limits: OutputLimits) -> Selection:
-    """Return the results in a tar: where they are too many, or too large, the first that fit, by path.
+    """Return the results in a tar; if they exceed the limits, the first ones by path that fit.
 
-    ``folders`` are the absolute paths that those in the tar had, by name; without any it is of one folder.
+    ``folders`` has the original absolute paths of the tar's folders, by name; it is empty for a tar of one
+    folder.
     """
     tree = _Tree(index, folders or {"": ""})
     files: dict[str, OutputFile] = {}
@@ -94,7 +96,7 @@ def select(index: TarIndex, folders: Mapping[str, str], limits: OutputLimits) ->
 
 
 class _Tree:
-    """The files and links of a tar under the absolute paths that they had."""
+    """The files and links of a tar under their original absolute paths."""
 
     def __init__(self, index: TarIndex, folders: Mapping[str, str]) -> None:
         self._folders = folders
@@ -113,11 +115,11 @@ class _Tree:
                 self.left_out += 1
 
     def find_files(self, top: str) -> dict[str, OutputFile]:
-        """Return the plain files of a folder, by their paths in it."""
+        """Return the regular files of a folder, by their paths in it."""
         return {path[len(top) + 1 :]: self._show(path, path, top) for path in self._list_below(top)}
 
     def find_linked(self, top: str, most: int) -> dict[str, OutputFile]:
-        """Return the files that the links of a folder lead to, as if they were there; so many at most."""
+        """Return the files that the links of a folder lead to, under the links' paths; at most ``most``."""
         found: dict[str, OutputFile] = {}
         for path in sorted(self._links):
             if not path.startswith(f"{top}/"):
@@ -145,7 +147,7 @@ class _Tree:
             yield self._sorted[at]
 
     def _resolve(self, path: str) -> str | None:
-        """Return where a link leads in the end, or None for one that leads outside, or round."""
+        """Return the final target of a link, or None if it is outside or the links form a loop."""
         left, done, hops = path.split("/")[:0:-1], list[str](), 0
         while left:
             self._steps -= 1 + len(done)
@@ -168,7 +170,7 @@ class _Tree:
 
 
 def read_omitted(text: str) -> Omitted:
-    """Return what a list of ``OMITTED_LIST`` says; what cannot be read in it does not count."""
+    """Return the contents of an ``OMITTED_LIST``, ignoring invalid parts."""
     first, *lines = text.split("\n")
     files, _, size = first.partition(" ")
     omitted = Omitted(_read_number(files), _read_number(size))
@@ -184,7 +186,7 @@ def _read_number(text: str) -> int:
 
 
 def format_omitted(omitted: Omitted) -> str:
-    """Return the list that ``read_omitted`` reads; a name that has a line break is not in it."""
+    """Return the list that ``read_omitted`` reads, without names that contain a line break."""
     lines, room = [f"{omitted.files} {omitted.size}"], MAX_LIST_BYTES
     for path, size in omitted.named:
         room -= len(path.encode("utf-8", "surrogateescape")) + 24

@@ -1,10 +1,10 @@
-"""Finds the files in a tar as it streams by, from its headers alone; the content between them is skipped.
+"""Finds the files in a tar while it streams through, from its headers alone; it skips the contents.
 
-Each header block is decoded by the standard library's ``TarInfo.frombuf``. The rest is ours because
-``TarFile`` reads: over a body that arrives piece by piece it would hold a thread for as long as that takes,
-and it limits neither the size of an extended header, nor the number of members that it remembers, nor
-(CVE-2025-8194, Python before 3.13.6) how often it reads the same block. Here each byte is looked at a bounded
-number of times.
+The standard library's ``TarInfo.frombuf`` decodes each header block. The rest is not ``TarFile``, because
+that reads by itself: for a body that arrives piece by piece, it would occupy a thread all the time. It also
+limits neither the size of an extended header, nor the number of members that it remembers, nor
+(CVE-2025-8194, Python before 3.13.6) how often it reads the same block. This module looks at each byte a
+bounded number of times.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..models.results import OutputFile
 BLOCK = 512
 
 MAX_HEADER_BYTES = 64 * 1024
-"""What a header may add in a block of its own: a long name, a time. More is no name that a system makes."""
+"""The maximum size of an extended header: a long name, a time. No system creates longer names."""
 
 MAX_PATH_LENGTH = 1000
-"""Characters of a path: the paths of all files are held together when they are listed."""
+"""The maximum length of a path in characters: a list of the files has all paths in memory."""
 
 MAX_TIME = 253402300799
-"""The last second of the year 9999: a file's time is the job's to set, and may be any number."""
+"""The last second of the year 9999: a job can set any number as a file's time."""
 
 # in the header of a sparse file of GNU tar: whether more of its map follows, and in each block of that
 _MAP_BEGINS, _MAP_GOES_ON = 482, 504
@@ -45,7 +45,7 @@ _ZEROS = bytes(BLOCK)
 _PLAIN = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 
 _KEYWORDS = frozenset({"path", "linkpath", "size", "mtime"})
-"""The keywords of an extended header that are of use here; any other may come in any number."""
+"""The keywords of an extended header that matter here; it may have any number of others."""
 _SPARSE = "GNU.sparse"
 
 # the standard's "%d %s=%s\n": https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html
@@ -55,27 +55,27 @@ _MIN_RECORD_BYTES = len(b"5 a=\n")
 
 
 class BadTar(ValueError):
-    """It is no tar, or not the whole of one."""
+    """The data is not a tar, or an incomplete one."""
 
 
 class TooManyEntries(Exception):
-    """There are more entries than files are allowed, many times over."""
+    """The tar has many times more entries than the allowed number of files."""
 
 
 @dataclass(slots=True)
 class TarIndex:
-    """What is in a tar, as far as it was fed.
+    """The contents of a tar, up to where it was fed.
 
-    Only regular files count, and hard links to one that came before; symbolic links are noted. Folders go
-    without saying; anything else (devices, sparse files, paths that lead outside) counts as left out. Several
-    tars may follow each other, as ``tar --ignore-zeros`` reads them.
+    Only regular files count, and hard links to earlier ones; symbolic links are noted. Folders are ignored.
+    Anything else (devices, sparse files, paths that lead outside) counts as left out. Several tars may follow
+    each other, as for ``tar --ignore-zeros``.
     """
 
     max_entries: int
     files: dict[str, OutputFile] = field(default_factory=dict)
-    """By path: a later one replaces an earlier one, as it would when unpacked."""
+    """By path; a later file replaces an earlier one, as when unpacking."""
     links: dict[str, str] = field(default_factory=dict)
-    """Where symbolic links lead, as it was said, by their paths."""
+    """The targets of symbolic links, unresolved, by the links' paths."""
     left_out: int = 0
     is_complete: bool = False
     _entries: int = 0
@@ -105,11 +105,11 @@ class TarIndex:
 
     @property
     def least_size(self) -> int:
-        """Bytes that the tar has at least, from what its headers have said until now."""
+        """The minimum size of the tar in bytes, from the headers so far."""
         return self._offset + self._skip
 
     def finish(self) -> None:
-        """Say that this was all; raises BadTar when it cannot be the whole."""
+        """Note the end of the data; raises BadTar if the tar is incomplete."""
         if not self.is_complete:
             raise BadTar("it ends in the middle")
 
@@ -186,7 +186,7 @@ class TarIndex:
 
 
 def clean_path(path: str) -> str | None:
-    """Return a path without ``./`` and the like, or None for one that leads outside or is too long."""
+    """Return a path without ``./`` and the like, or None if it leads outside or is too long."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or "\0" in path or len(path) > MAX_PATH_LENGTH:
         return None
@@ -194,9 +194,9 @@ def clean_path(path: str) -> str | None:
 
 
 def _read_pax(data: bytes) -> dict[str, str]:
-    """Return the records of an extended header that are of use here; raises BadTar.
+    r"""Return the records of an extended header that matter here; raises BadTar.
 
-    Each is ``"%d %s=%s\\n"``, with the length of the whole record first.
+    Each is ``"%d %s=%s\n"``, with the length of the whole record first.
     """
     records: dict[str, str] = {}
     start = 0
@@ -218,7 +218,7 @@ def _read_pax(data: bytes) -> dict[str, str]:
 
 
 def _read_int(text: str) -> int:
-    """Return the whole part of a number, which may have a fraction; raises BadTar."""
+    """Return the whole part of a number that may have a fraction; raises BadTar."""
     match = _NUMBER.match(text)
     if match is None:
         raise BadTar(f"it has a number that cannot be read: {text[:20]!r}")

@@ -1,13 +1,12 @@
-"""Gives the jobs that wait their turn: reads the record, decides, and lets them go; in the leader only."""
+"""Decides which job is launched next, and when; in the leader only."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
-import traitlets
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
@@ -19,51 +18,62 @@ from ..models.job import Job
 from ..models.times import utcnow
 from ..store import Store
 from ..store.queues import Head, make_claim
+from .pacer import LaunchPacer
 from .queues import Queues
 
 HEADS = 16
-"""Jobs of a user that are read at a time."""
+"""The number of jobs to read per user at a time."""
 
 USERS = 100
-"""Users whose queues are read in one go: others may read meanwhile."""
+"""The number of users whose queues to read at once; then others may use the database."""
 
 AHEAD = 64
-"""Jobs that are let go and not launched yet: others wait here, where whose turn it is can still change."""
+"""The maximum number of jobs whose turn has come and whose launch has not begun. The order of the others can
+still change."""
+
+KNOWN = 1000
+"""The maximum number of jobs in memory until their launch. The launch of another job reads it again."""
 
 REFRESH_SECONDS = 30
-"""How often all is counted again from the record, whatever was noticed meanwhile."""
+"""Seconds between two complete recounts from the record."""
 
 SETTLE_SECONDS = 0.02
-"""How long changes are gathered before the next decision."""
+"""Seconds to gather changes before the next decision."""
 
 SHARE_OF_TIME = 10
-"""A decision is followed by a pause of so many times as long as it took: it shares the event loop."""
+"""After a decision, the scheduler pauses for this many times its duration, to share the event loop."""
 
 
 class Scheduler(LoggingConfigurable):
-    """Decides which of the waiting jobs start, again and again, from what is recorded.
+    """Decides repeatedly which of the waiting jobs start, from the record, and at which rate.
 
-    What it has in memory is what the record says, plus what it was told since: a restart, or another leader,
-    decides the same. Jobs are offered to it, which is when they come up; it calls ``on_turn`` with the id of
-    one whose turn has come, which then asks ``take`` and says ``begin`` when its launch has begun. Whatever
-    happens in between is healed when all is counted anew.
+    The reconciler offers it jobs, and asks for the ``next`` one to launch. Without limits, that is the job
+    that was offered first; with limits, the first job whose turn has come. The scheduler has in memory what
+    the record says, plus later notifications: a restart, or another leader, decides the same. A complete
+    recount corrects whatever happens in between.
     """
 
     limits = Instance(Limits)
+    pacer = Instance(LaunchPacer)
     store = Instance(Store)
-    on_turn: Callable[[str], None] = traitlets.Callable(lambda job_id: None)  # type: ignore[assignment]
-    """Called with the id of a job that is to be launched."""
 
     _task: asyncio.Task[None] | None = None
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
+        self._ready: dict[str, None] = {}
+        self._has_ready = asyncio.Event()
+        self._asking = asyncio.Lock()
+        self._known: dict[str, Job] = {}
         self._reset()
 
     def _reset(self) -> None:
         self.queues = Queues(self.limits.accounting)
         self.queues.group_totals = self.limits.group_totals
         self.queues.total_limits = self.limits.total_limits
+        self._ready.clear()
+        self._has_ready.clear()
+        self._known.clear()
         self._granted: set[str] = set()
         self._left: set[str] = set()
         self._told: dict[str, Wait] = {}
@@ -72,47 +82,85 @@ class Scheduler(LoggingConfigurable):
         self._counted_at = float("-inf")
         self._changed = asyncio.Event()
 
+    def __contains__(self, job_id: str) -> bool:
+        """Whether a job's turn has come, and ``next`` has not returned it yet."""
+        return job_id in self._ready
+
+    def __len__(self) -> int:
+        """Return the number of jobs whose turn has come, and which only the rate of launches holds back."""
+        return len(self._ready)
+
     @property
     def is_needed(self) -> bool:
-        """Whether there are limits: without, each job is launched as it comes."""
+        """Whether limits are set. Without limits, the turn of each job has come when it is offered."""
         return self.limits.is_set
 
     async def start(self) -> None:
-        """Begin to decide, with all that is on record."""
+        """Begin to decide, with everything in the record."""
         if self.is_needed:
-            self._reset()
             self._task = asyncio.create_task(self._run(), name="scheduler")
 
     async def stop(self) -> None:
-        """Decide no more. It may be started again."""
+        """Make no more decisions, and forget all waiting jobs. It may be started again."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        try:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        finally:
+            self._reset()
+
+    async def next(self) -> tuple[str, Job | None]:
+        """Wait for the turn of a job, and return its id, and the job itself if it is in memory.
+
+        The caller must launch it: ``next`` returns it again only after another ``offer``.
+        """
+        async with self._asking:
+            while True:
+                await self._has_ready.wait()
+                await self.pacer.wait()
+                if self._ready:  # it may have been withdrawn meanwhile
+                    job_id = next(iter(self._ready))
+                    self.pacer.count()
+                    return job_id, self._withdraw(job_id)
 
     def offer(self, job: Job) -> None:
-        """Put a job that waits into its queue."""
-        if job.id in self.queues.running:
-            return
-        self._left.discard(job.id)
-        self.queues.get_queue(job.user).insert(make_claim(job))
-        self._changed.set()
+        """Have ``next`` return a job when its turn comes.
 
-    def take(self, job: Job) -> bool:
-        """Return whether the turn of a job that waits has come; else it is in its queue now."""
+        A job whose launch has begun, and which must be launched again, has its turn at once.
+        """
+        if job.id in self._known or len(self._known) < KNOWN:
+            self._known[job.id] = job
         if not self.is_needed or job.launch_begun_at is not None or job.id in self._granted:
-            return True
-        self.offer(job)
-        return False
+            self._make_ready(job.id)
+        elif job.id not in self.queues.running:
+            self._left.discard(job.id)
+            self.queues.get_queue(job.user).insert(make_claim(job))
+            self._changed.set()
+
+    def withdraw(self, job_id: str) -> None:
+        """Note that a job is not to be launched (any more)."""
+        self._withdraw(job_id)
+
+    def _make_ready(self, job_id: str) -> None:
+        self._ready.setdefault(job_id)
+        self._has_ready.set()
+
+    def _withdraw(self, job_id: str) -> Job | None:
+        self._ready.pop(job_id, None)
+        if not self._ready:
+            self._has_ready.clear()
+        return self._known.pop(job_id, None)
 
     def begin(self, job: Job) -> None:
-        """Note that the launch of a job has begun, so that another can be let go."""
+        """Note that the record has the launch of a job as begun, so that another can have its turn."""
         if job.id in self._granted:
             self._granted.discard(job.id)
             self._changed.set()
 
     def leave(self, job_id: str, user: str | None = None) -> None:
-        """Note that a job is over, or gone: its place is free. ``user`` is needed for one that waits."""
+        """Note that a job has ended or was deleted. A job that still waits needs ``user``."""
+        self.withdraw(job_id)
         if not self.is_needed:
             return
         self._left.add(job_id)
@@ -144,7 +192,7 @@ class Scheduler(LoggingConfigurable):
                 await asyncio.sleep(1)
 
     async def decide(self) -> None:
-        """Decide once: let go of those whose turn has come, and keep why the others wait."""
+        """Decide once: start the jobs whose turn it is, and store why the other users wait."""
         self._changed.clear()
         await self._refresh()
         waits: dict[str, Wait] = {}
@@ -154,14 +202,14 @@ class Scheduler(LoggingConfigurable):
             waits = decision.waits
             for claim in decision.started:
                 self._granted.add(claim.id)
-                self.on_turn(claim.id)
+                self._make_ready(claim.id)
             if decision.unread is None:
                 break
             self.queues.get_queue(decision.unread).is_stale = True
         await self._tell(waits, is_whole=not decision.is_full)
 
     async def _refresh(self) -> None:
-        """Count all that runs and who waits, when it is time to."""
+        """Recount all running and waiting jobs if it is time to."""
         now = time.monotonic()
         if now - self._counted_at < REFRESH_SECONDS:
             return
@@ -178,7 +226,7 @@ class Scheduler(LoggingConfigurable):
         self._counted_at = now
 
     async def _read_stale(self) -> None:
-        """Read the queues that are not what the record says, and what else decides about them."""
+        """Read the stale queues, and the groups' job-hours, from the record."""
         now = utcnow()
         if get_month(now) != self._month:
             self._month = get_month(now)
@@ -215,7 +263,7 @@ class Scheduler(LoggingConfigurable):
             return None
 
     async def _tell(self, waits: Mapping[str, Wait], *, is_whole: bool) -> None:
-        """Keep what has changed of why users wait, where who asks reads it."""
+        """Store the changed reasons why users wait, for the usage report."""
         changes: dict[str, Wait | None] = {
             user: wait for user, wait in waits.items() if self._told.get(user) != wait
         }

@@ -1,4 +1,4 @@
-"""How much room there is left where the service writes, and who is refused when that is little."""
+"""Measures the free disk space, and rejects requests when it is low."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from ..store import Store
 from .base import Storage, StorageError
 
 FRESH_SECONDS = 1.0
-"""For how long what was found is good: a thousand submits a second ask."""
+"""Seconds for which to reuse a measurement, because a thousand submits per second may ask."""
 
 RETRY_SECONDS = 10.0
-"""How often a submit is tried of a database that said that it is full."""
+"""Seconds between two attempts to submit a job to a full PostgreSQL database."""
 
 
 class DiskSpace(LoggingConfigurable):
-    """Refuses new jobs and uploads before a disk is full, so that all that is there can go on and be deleted.
+    """Rejects new jobs and uploads before a disk is full, so that existing ones can continue and be deleted.
 
-    It looks at the disk of a SQLite database and at that of files. Of a PostgreSQL it hears that the disk is
-    full when a write has failed; from then on a submit is tried from time to time, and other writes, which
-    may need room as well, are repeated by whoever makes them.
+    It checks the disks of a SQLite database and of files. It learns that PostgreSQL's disk is full when a
+    write fails. From then on it tries a submit from time to time; whoever makes other writes, which may need
+    space as well, repeats them.
     """
 
     min_free_bytes = ByteSpecification(
         256 * 2**20,
-        help="""Bytes that must be free on the disk of the database (SQLite) and of the files (FileStorage)
-        for new jobs and uploads to be taken: else they are answered with 507. An integer, or a string like
-        ``1G``; 0: no limit.
+        help="""Bytes that must be free on the disks of the database (SQLite) and of the files (FileStorage).
+        With less, new jobs and uploads get 507. An integer, or a string like ``1G``; 0: no limit.
 
-        Jobs that are there go on, with their logs and results, and can be cancelled and deleted. See also
-        ``FileStorage.min_free_bytes``, from which on nothing is written to files.
+        Existing jobs continue, with their logs and results, and users can cancel and delete them. Below
+        ``FileStorage.min_free_bytes``, the service writes no files at all.
         """,
         config=True,
     )
@@ -46,13 +45,13 @@ class DiskSpace(LoggingConfigurable):
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.free_bytes: dict[str, int] = {}
-        """By disk (``database``, ``storage``), as it was found last."""
+        """By disk (``database``, ``storage``), from the latest measurement."""
         self._found_at = float("-inf")
         self._tried_at = float("-inf")
         self._is_low = False
 
     async def check(self, size: int = 0) -> None:
-        """Raise InsufficientStorage, with a sentence for the user, unless ``size`` bytes have room."""
+        """Raise InsufficientStorage, with a message for the user, unless ``size`` bytes fit."""
         now = time.monotonic()
         if self.store.is_full and now - self._tried_at < RETRY_SECONDS:
             raise self._refuse("database")
@@ -65,7 +64,7 @@ class DiskSpace(LoggingConfigurable):
             self.log.info("enough disk space is free: new jobs and uploads are accepted again")
 
     async def check_health(self) -> None:
-        """Raise InsufficientStorage as ``check`` does for whoever submits a job now."""
+        """Raise InsufficientStorage if ``check`` would reject a job now."""
         await self.look()
         disk = "database" if self.store.is_full else self._find_low(0)
         if disk is not None:
@@ -80,7 +79,7 @@ class DiskSpace(LoggingConfigurable):
         )
 
     async def look(self) -> None:
-        """Find out how much room there is, unless that is known already."""
+        """Measure the free space, unless that was done a moment ago."""
         now = time.monotonic()
         if now - self._found_at < FRESH_SECONDS:
             return

@@ -1,4 +1,4 @@
-"""Pages of jobs: a statement for each kind of question, made once, and the cursor."""
+"""Pages of jobs: a cached statement for each kind of query, and the cursor."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LIMIT = bindparam("limit", type_=Integer())
 
 
 STEP = 100
-"""Jobs that are read in one go: PostgreSQL's driver has all rows of an answer in memory at once."""
+"""The number of jobs to read at once: PostgreSQL's driver has all rows of a result in memory."""
 
 
 def read_page(connection: Connection, query: JobQuery) -> JobPage:
-    """Return a page, newest first, of ``query.limit`` jobs and ``query.max_bytes`` at most, and one at least.
+    """Return a page, newest first, of at most ``query.limit`` jobs and ``query.max_bytes``, at least one job.
 
-    Raises InvalidRequest for a cursor that is none of ours.
+    Raises InvalidRequest for an invalid cursor.
     """
     page: list[Job] = []
     left, left_bytes = query.limit, query.max_bytes
@@ -49,7 +49,7 @@ def read_page(connection: Connection, query: JobQuery) -> JobPage:
 
 
 class _Shape(NamedTuple):
-    """What a question asks about, without the answers: questions of one shape share a statement."""
+    """The conditions of a query without their values: queries with the same shape share a statement."""
 
     user: bool
     statuses: int
@@ -59,11 +59,11 @@ class _Shape(NamedTuple):
     lately: bool
     cursor: bool
     tags: tuple[bool, ...]
-    """For each tag, whether its value is asked for too."""
+    """For each tag, whether the query also has its value."""
 
 
 def make_page_statement(query: JobQuery, limit: int) -> tuple[Select[Any], dict[str, Any]]:
-    """Return a statement for so many jobs, and its values."""
+    """Return a statement for up to ``limit`` jobs, and its values."""
     shape = _Shape(
         user=query.user is not None,
         statuses=len(query.statuses),
@@ -160,7 +160,7 @@ def _escape_like(words: str) -> str:
 
 
 def make_cursor(seq: int) -> str:
-    """Return what a user sends to get the page after the job with this number."""
+    """Return the cursor for the page after the job with this number."""
     return base64.urlsafe_b64encode(b"seq:%d" % seq).decode().rstrip("=")
 
 

@@ -1,7 +1,7 @@
-"""The tables, and nothing else: what changes here needs a migration beside it.
+"""The tables, and nothing else. A change here needs a migration.
 
-Columns that hold JSON are plain text, so that every database keeps them the same way and a page of jobs
-costs no more than it must; ``rows`` reads and writes them.
+Columns with JSON are plain text, so that every database stores them in the same way and reading a page of
+jobs is cheap; ``rows`` reads and writes them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ metadata = MetaData(
 
 
 class Moment(TypeDecorator[datetime]):
-    """An aware datetime, kept in UTC: SQLite has no time zones, so they are taken off and put on here."""
+    """An aware datetime, stored in UTC: SQLite has no time zones, so this removes and adds them."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the moment in UTC; a naive one is a defect of ours."""
+        """Return the moment in UTC; a naive one is a bug."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -56,7 +56,7 @@ class Moment(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Return the moment, aware and in UTC: PostgreSQL has it in the time zone of its server."""
+        """Return the moment, aware and in UTC; PostgreSQL returns it in the server's time zone."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)  # type: ignore[no-any-return]
@@ -66,19 +66,20 @@ class Moment(TypeDecorator[datetime]):
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")
 
 WAITING = "status = 'queued' AND launch_begun_at IS NULL AND delete_requested_at IS NULL"
-"""Which jobs wait for their turn. The words of a partial index, as those below: a query must use the same."""
+"""The condition of waiting jobs. It belongs to a partial index, as those below: queries must use the same
+text."""
 
 DUE = "delete_requested_at IS NOT NULL OR (launch_begun_at IS NOT NULL AND cleaned_at IS NULL)"
-"""Which other jobs something is still to be done for."""
+"""The condition of the other jobs that still need a step."""
 
 LAUNCHED = (
     "launched_at IS NOT NULL AND status IN ('pending', 'running')"
     " AND cancel_requested_at IS NULL AND delete_requested_at IS NULL"
 )
-"""Which of those the launcher has, and nobody wants to end."""
+"""The condition of those that are launched and that nobody wants to end."""
 
 SIZED = "record_bytes > 0"
-"""Which jobs have a size on record: all of them."""
+"""The condition of jobs with a recorded size: all of them."""
 
 jobs = Table(
     "jobs",

@@ -1,4 +1,4 @@
-"""Who holds the connections: known users and their jobs have places that strangers cannot take from them."""
+"""Counts the open connections, and reserves some for known users and their jobs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from tornado.iostream import IOStream
 from ..metrics import CONNECTIONS_CLOSED
 
 FILES_FOR_OTHERS = 256
-"""Open files for other things than connections: the database, the storage, Kubernetes, the logs of jobs."""
+"""Open files for everything except connections: the database, the storage, Kubernetes, the logs of jobs."""
 
 Streams = dict[IOStream, None]
-"""Connections, those that have been so for longest first."""
+"""Connections of one kind, the oldest of that kind first."""
 
 
 class Connections:
-    """The open connections, by who is at their other end as far as that is known.
+    """The open connections, by kind: of a stranger, of a user, or kept for a user's next request.
 
-    A connection is a *stranger's* until a request on it shows whose it is, by a token that the hub knows or
-    by a signed link that is good: while its head is awaited, and while a request is answered without a user
-    or refused. Then it is a *user's*, and after that request it is *kept* for the next one. Where there is no
-    place for another, the one that has been a stranger's for longest is closed for it, then the one that was
-    kept for longest; never one that answers a user.
+    A connection is a *stranger's* until a request on it identifies a user, by a token that the hub knows or
+    by a valid signed link. This includes the time in which the service waits for the request's header, or
+    answers a request without a user, or one that it rejects. From then on the connection is a *user's*, and
+    after that request it is *kept* for the next one. When all connections are in use, a new one replaces the
+    one that has been a stranger's for longest, or else the one that has been kept for longest; never one with
+    a user's request.
     """
 
     def __init__(self, *, most: int, reserved: int = 0) -> None:
-        """Take how many there may be, and how many of those places, up to half, strangers do not get."""
+        """Take the maximum number, and how many of these connections (half at most) strangers cannot have."""
         self.most = most
         self._reserved = reserved
         self._strangers: Streams = {}
@@ -37,11 +38,11 @@ class Connections:
         return len(self._strangers) + len(self._kept) + len(self._users)
 
     def count(self) -> dict[str, int]:
-        """Return how many there are: by ``stranger``, ``user`` and ``kept``."""
+        """Return the number of connections of each kind: ``stranger``, ``user`` and ``kept``."""
         return {"stranger": len(self._strangers), "user": len(self._users), "kept": len(self._kept)}
 
     def add(self, stream: IOStream) -> bool:
-        """Take note of a new connection, for which another may be closed; return whether it has a place."""
+        """Add a new connection, if necessary in place of another; return False if that was not possible."""
         is_full = len(self) >= self.most
         most_strangers = self.most - min(self._reserved, self.most // 2)
         if self._strangers and (is_full or len(self._strangers) >= most_strangers):
@@ -55,20 +56,20 @@ class Connections:
         return True
 
     def remove(self, stream: IOStream) -> None:
-        """Forget a connection that has ended."""
+        """Forget a connection that was closed."""
         for streams in (self._strangers, self._kept, self._users):
             streams.pop(stream, None)
 
     def begin(self, stream: IOStream) -> None:
-        """Note a request whose user is not known yet, or not any more: it is refused."""
+        """Mark a connection as a stranger's: its request has no known user (yet), or was rejected."""
         self._move(stream, self._strangers)
 
     def know(self, stream: IOStream) -> None:
-        """Note that the request under way is of a known user, or of a job of theirs."""
+        """Mark a connection as a user's: its request is of a known user, or of a user's job."""
         self._move(stream, self._users)
 
     def end(self, stream: IOStream) -> None:
-        """Note that a request was answered."""
+        """Mark a user's connection as kept: its request was answered."""
         if stream in self._users:
             self._move(stream, self._kept)
 
@@ -85,7 +86,7 @@ class Connections:
 
 
 def limit_connections(wanted: int, files: int, warn: Callable[..., None]) -> int:
-    """Return how many connections there may be with so many open files, and warn where those are fewer."""
+    """Return how many connections a limit of open files allows, and warn if it is less than ``wanted``."""
     most = max(files - FILES_FOR_OTHERS, 1)
     if most >= wanted:
         return wanted

@@ -112,6 +112,30 @@ def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no
     expect(text.filter(has_text="__MACOSX")).to_have_count(0)
 
 
+def test_a_folder_that_only_the_service_finds_is_offered_before_the_job_is_submitted(page, tmp_path):
+    archive = tmp_path / "repo-main.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("repo-main/main.sh", "pwd")
+    page.page.evaluate("Blob.prototype.slice = () => new Blob()")  # it cannot be read here
+    page.page.get_by_label("Choose files").set_input_files(archive)
+    page.page.get_by_label("Command").fill("sh main.sh")
+    asked = []
+    page.page.on("request", lambda request: asked.append(request.url.endswith("api/v1/jobs")))
+    page.page.get_by_role("button", name="Submit").click()
+    choice = page.page.get_by_label("Run in folder repo-main")
+    expect(choice).to_be_checked()
+    expect(choice).to_be_focused()
+    expect(choice).to_be_in_viewport()
+    form = page.find("kbatch-submit")
+    expect(form).to_contain_text("All files of this ZIP are in that folder.")
+    expect(form).to_contain_text("Choose whether to run in that folder, then submit again.")
+    page.shoot("submit-folder")
+    assert not any(asked)
+    page.page.get_by_role("button", name="Submit").click()
+    expect(status(page)).to_have_text("succeeded")
+    expect(page.find(".line .text", "/repo-main")).to_have_count(1)
+
+
 @pytest.mark.parametrize("names", [["main.sh"], ["a/main.sh", "b/x"], ["a/main.sh", "x"]])
 def test_a_zip_without_such_a_folder_is_run_as_it_is(page, tmp_path, names):
     archive = tmp_path / "code.zip"
@@ -336,6 +360,25 @@ def test_what_is_wrong_with_a_parameter_stands_beside_it(page, tmp_path):
     expect(problem).to_have_count(0)
     page.page.get_by_role("button", name="Submit").click()
     expect(problem).to_contain_text("'not a name' is not a valid variable name")
+
+
+def test_what_else_a_notebook_s_cell_has_is_shown_and_left_alone(page, tmp_path):
+    code = "a, b = 1, 2  # sizes\nc = d = 3"
+    choose_notebook(page, tmp_path, make_notebook(f"P:lr = 1/3\n{code}", "print(a, b, c, d)"))
+    expect(page.page.get_by_label("lr", exact=True)).to_have_value("1/3")
+    expect(page.find("kbatch-parameters pre")).to_have_text(code)
+    expect(page.find("kbatch-parameters .parameter")).to_have_count(1)
+    page.shoot("submit-notebook-code")
+    page.page.get_by_role("button", name="Add parameter").click()
+    page.page.get_by_label("Name of parameter 2").fill("d")
+    page.page.get_by_label("Value of d").fill("4")
+    asked, _ = submit(page)
+    assert asked["notebook"] == {
+        "path": "my report.ipynb",
+        "parameters": {"d": 4},
+        "expressions": {},
+        "kernel": None,
+    }
 
 
 def test_a_notebook_of_another_language_shows_its_cell(page, tmp_path):

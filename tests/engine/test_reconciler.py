@@ -3,84 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from contextlib import contextmanager
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
-from traitlets.config import Config
 
-from kbatch_server.engine.collector import Collector
-from kbatch_server.engine.launch import LaunchBuilder
-from kbatch_server.engine.links import SignedLinks
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.engine.relaunch import RELAUNCH
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
-from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
-from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchers.local.launcher import LocalProcessJobLauncher
-from kbatch_server.logs.reader import LogReader
-from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.models.job import JobStatus, Pod, Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.notebooks.launch import EXIT_REASONS
-from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.storage.base import StorageFull
-from kbatch_server.store import Store
 from kbatch_server.uploads.uploads import Uploads
-from tests.support.doubles import MemoryStorage
-from tests.support.launcher_doubles import ScriptedLauncher
+from tests.support.stepping import do_step
 from tests.support.tars import make_tar, pieces_of
 from tests.support.zips import make_mixed_zip
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 ADMIN = User(name="root", admin=True)
-
-
-@pytest.fixture
-async def world(db_url):
-    """The parts between the handlers and the launcher, real but for the launcher."""
-    keyring = Keyring(["k" * 32])
-    store = Store(db_url, keyring, log=logging.getLogger("test"), auto_upgrade=True)
-    await store.open()
-    launcher = ScriptedLauncher()
-    profiles = Profiles(config=Config(JobConfig={"environment": {"SITE": "here", "A": "admin's"}}))
-    storage = MemoryStorage()
-    links = SignedLinks(keyring=keyring, store=store)
-    builder = LaunchBuilder(links=links, profiles=profiles, storage=storage, store=store)
-    outputs = Outputs(storage=storage, records=store.outputs, max_output_bytes=1000)
-    recorder = LogRecorder(launcher=launcher, storage=storage, logs=store.logs)
-    collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, jobs=store.jobs)
-    reconciler = Reconciler(launcher=launcher, builder=builder, store=store, collector=collector)
-    recorder.on_complete = reconciler.queue.put
-    reader = LogReader(recorder=recorder, storage=storage, logs=store.logs)
-    jobs = Jobs(
-        launcher=launcher,
-        profiles=profiles,
-        reader=reader,
-        store=store,
-        on_submit=reconciler.accept,
-        on_change=reconciler.queue.put,
-    )
-    yield SimpleNamespace(
-        jobs=jobs,
-        launcher=launcher,
-        reconciler=reconciler,
-        recorder=recorder,
-        store=store,
-        storage=storage,
-        builder=builder,
-        links=links,
-        outputs=outputs,
-        collector=collector,
-    )
-    await recorder.stop()
-    await store.close()
 
 
 async def submit(world, user=ALICE, **fields):
@@ -135,8 +82,8 @@ def make_fresh(world):
 
 
 async def step(world, job):
-    """Reconcile once, as a service would that was just started: it remembers nothing."""
-    await make_fresh(world).reconcile(job.id)
+    """Do the next step, as a service would that was just started: it remembers nothing."""
+    await do_step(make_fresh(world), job.id)
     return await world.store.jobs.find(job.id)
 
 
@@ -634,6 +581,43 @@ async def test_jobs_that_wait_for_their_launch_are_not_even_read_and_hold_up_nob
         await world.reconciler.stop()
     assert [job_id for job_id, _ in world.launcher.launched] == [first.id]
     assert set(read) == {first.id, crowd[7].id}
+
+
+async def test_a_job_is_not_launched_while_it_is_looked_at_nor_looked_at_while_it_is_launched(world):
+    """A cancel, or a look at all jobs, may meet it in either."""
+    hands, most = 0, 0
+    launcher, find = world.launcher, world.store.jobs.find
+
+    @contextmanager
+    def in_hand():
+        nonlocal hands, most
+        hands += 1
+        most = max(most, hands)
+        yield
+        hands -= 1
+
+    async def find_slowly(job_id):
+        with in_hand():
+            await asyncio.sleep(0.02)
+            return await find(job_id)
+
+    async def launch_slowly(job, launch, launch_of=launcher.launch):
+        with in_hand():
+            await asyncio.sleep(0.05)
+            return await launch_of(job, launch)
+
+    launcher.launch, world.store.jobs.find = launch_slowly, find_slowly
+    await world.reconciler.start()
+    try:
+        job = await submit(world)
+        async with asyncio.timeout(5):
+            while not launcher.launched:
+                world.reconciler.queue.put(job.id)
+                await asyncio.sleep(0.005)
+        await _until(lambda: find(job.id), lambda found: found.status == "pending")
+    finally:
+        await world.reconciler.stop()
+    assert (len(launcher.launched), most) == (1, 1)
 
 
 @pytest.mark.slow

@@ -32,6 +32,18 @@ async def test_a_key_put_while_it_is_worked_on_comes_up_again_but_not_before_don
     assert await _get(queue) == "a"
 
 
+async def test_a_key_that_was_taken_past_the_queue_is_in_one_hand_alone_and_comes_up_after_it():
+    queue = WorkQueue()
+    queue.put("a")
+    assert queue.take("a")
+    assert not queue.take("a")
+    queue.put("b")
+    assert await _get(queue) == "b"
+    queue.done("a")
+    assert await _get(queue) == "a"
+    assert not queue.take("a")
+
+
 async def test_a_delayed_key_comes_up_after_its_delay_and_others_before():
     queue = WorkQueue()
     queue.put_after("late", 0.05)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
-from pathlib import Path
 
 import pytest
 
-UI = Path(__file__).parents[2] / "ui"
+from tests.support.page_scripts import bundle
 
-# reads cases from standard input: [function, argument]; prints what the functions return
-DRIVER = """
-import { findAssignments, parseExact, readExpression, writeLiteral } from "./src/fields/python.ts";
-const functions = { findAssignments, readExpression, rewrite: (text) => writeLiteral(parseExact(text)) };
-let text = "";
-for await (const chunk of process.stdin) text += chunk;
-console.log(JSON.stringify(JSON.parse(text).map(([name, argument]) => functions[name](argument))));
+FUNCTIONS = """
+import { parseExact, readCell, readExpression, writeLiteral } from "./src/fields/python.ts";
+const functions = { readCell, readExpression, rewrite: (text) => writeLiteral(parseExact(text)) };
 """
 
 CELL = '''layers = [64, 32]
@@ -127,28 +121,11 @@ NOTHING = [
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory):
-    script = tmp_path_factory.mktemp("page") / "driver.mjs"
-    command = [
-        "node_modules/.bin/esbuild",
-        "--bundle",
-        "--platform=node",
-        "--format=esm",
-        f"--outfile={script}",
-    ]
-    command += ["--loader=ts", "--log-level=error"]
-    subprocess.run(command, input=DRIVER, cwd=UI, text=True, check=True)
-
-    def ask(*cases):
-        done = subprocess.run(
-            ["node", script], input=json.dumps(cases), capture_output=True, text=True, check=True
-        )
-        return json.loads(done.stdout)
-
-    return ask
+    return bundle(FUNCTIONS, tmp_path_factory.mktemp("page"))
 
 
 def test_a_cell_is_read_as_python_does(ask):
-    [found] = ask(("findAssignments", CELL))
+    found = ask(("readCell", CELL))[0]["assignments"]
     assert {each["name"]: each["source"] for each in found} == {
         "layers": "[64, 32]",
         "zip_code": '"00501"',
@@ -165,6 +142,48 @@ def test_a_cell_is_read_as_python_does(ask):
         "color": "not a comment",
         "rate": "how much",
     }
+
+
+REST = """
+%matplotlib inline
+!pip install x
+a, b = 1, 2
+c = d = 3
+lr2 = lr2 = 4
+obj.x = 5
+items[0] = 6
+count += 1
+def function():
+    inner = 1
+if True:
+    conditional = 1
+broken = [1,,2]
+""".strip()
+
+
+def test_what_a_cell_has_beside_simple_assignments_is_shown_as_it_is(ask):
+    assert ask(("readCell", CELL))[0]["rest"] == REST
+
+
+@pytest.mark.parametrize(
+    ("cell", "rest"),
+    [
+        ("x = 1\n\n# how much\ny = [\n  2,\n]  # two\nz = 1; z = 2;\n", ""),
+        ("a, b = 1, 2  # sizes\n\nx = 1\n", "a, b = 1, 2  # sizes"),
+        ("x = 1; a, b = 2, 3\ny = 4", "x = 1; a, b = 2, 3"),
+        ("c = d = [\n\n  3,\n]\nx = 1", "c = d = [\n\n  3,\n]"),
+        (
+            "for i in n:\n    # twice\n    a = i\n\n\nx = 1\n",
+            "for i in n:\n    # twice\n    a = i",
+        ),
+        ("files = !ls\nrate: float\nx = 1", "files = !ls\nrate: float"),
+        ("x = 1\nopen(\n", "open("),
+        ("a, b = 1, 2\r\nx = 1\r\n", "a, b = 1, 2\r"),
+        ("(" * 5000, "(" * 5000),
+    ],
+)
+def test_of_each_such_cell_no_line_is_lost(ask, cell, rest):
+    assert ask(("readCell", cell))[0]["rest"] == rest
 
 
 def test_what_json_can_say_is_a_value_of_the_same_type(ask):
@@ -216,5 +235,5 @@ def test_texts_that_are_long_or_deep_are_read_to_their_end(ask):
         "a=" * 5000,
         "-" * 5000,
     ]
-    asked = [(name, text) for text in cases for name in ("readExpression", "findAssignments")]
+    asked = [(name, text) for text in cases for name in ("readExpression", "readCell")]
     assert len(ask(*asked)) == len(asked)

@@ -17,7 +17,6 @@ from kbatch_server.engine.links import SignedLinks
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Forbidden, InvalidRequest, TooManyRequests, Unavailable
 from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.limits.config import Limits
@@ -26,9 +25,11 @@ from kbatch_server.logs.reader import LogReader
 from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.models.job import JobStatus, Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.outputs.outputs import Outputs
+from kbatch_server.scheduling.pacer import LaunchPacer
 from kbatch_server.scheduling.scheduler import Scheduler
 from kbatch_server.store import Store
 from kbatch_server.store.tables import jobs as job_table
@@ -58,7 +59,8 @@ class World:
     def lead(self):
         """Forget all that is in memory."""
         storage = MemoryStorage()
-        self.scheduler = Scheduler(limits=self.limits, store=self.store)
+        pacer = LaunchPacer(launcher=self.launcher)
+        self.scheduler = Scheduler(limits=self.limits, pacer=pacer, store=self.store)
         recorder = LogRecorder(launcher=self.launcher, storage=storage, logs=self.store.logs)
         outputs = Outputs(storage=storage, records=self.store.outputs)
         self.reconciler = Reconciler(
@@ -75,7 +77,6 @@ class World:
                 launcher=self.launcher, outputs=outputs, recorder=recorder, jobs=self.store.jobs
             ),
         )
-        self.scheduler.on_turn = self.reconciler.queue.put
         self.jobs = Jobs(
             launcher=self.launcher,
             limits=self.limits,
@@ -94,8 +95,10 @@ class World:
         """Decide and do what is to be done, until there is nothing more."""
         while True:
             await self.scheduler.decide()
-            if not self.reconciler.queue.count()["waiting"]:
+            if not self.scheduler and not self.reconciler.queue.count()["waiting"]:
                 return
+            while self.scheduler:
+                await self.reconciler.launch(*await self.scheduler.next())
             while self.reconciler.queue.count()["waiting"]:
                 job_id = await self.reconciler.queue.get()
                 await self.reconciler.reconcile(job_id)
@@ -181,7 +184,7 @@ async def test_without_limits_jobs_start_as_they_come_and_nothing_is_decided(mak
     job_id = await world.submit()
     assert not world.scheduler.is_needed
     await world.scheduler.start()
-    await world.reconciler.reconcile(job_id)
+    await world.reconciler.launch(*await world.scheduler.next())
     assert world.launched == [job_id]
 
 

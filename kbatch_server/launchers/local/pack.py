@@ -1,8 +1,9 @@
-"""Pack what a job left in its folders as a tar, trusting none of it. All of it blocks: use a thread.
+"""Packs the files that a job left in its folders as a tar, trusting none of it. It blocks: use a thread.
 
-The folders were the job's own: they may hold links to the service's files, FIFOs that nobody writes to, a
-million empty folders inside each other. So everything is opened by descriptors from the top down, without
-following. The tar has the files by path, as far as they fit, and links as such: ``selection`` follows them.
+The job owned these folders: they may have links to the service's files, FIFOs without a writer, or a million
+empty folders inside each other. So this module opens everything by descriptors from the top down, without
+following links. The tar contains the files by path, as far as they fit, and links as such: ``selection``
+follows them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from ...outputs.selection import ENTRIES_FOR_EACH_FILE, OMITTED_LIST, Omitted, f
 from ..base import LauncherUnavailable
 
 PIECE_BYTES = 256 * 1024
-"""What one trip to a thread packs."""
+"""Bytes that one call in a thread packs."""
 
 MAX_DEPTH = 100
-"""How deep folders may be inside each other: each takes a descriptor while it is read."""
+"""The maximum depth of nested folders: each takes a descriptor while it is read."""
 
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
@@ -36,9 +37,9 @@ Manifest = dict[str, tuple[int, int]]
 
 
 class PackedFolder(NamedTuple):
-    """A folder to be packed, under a name; with a manifest only what is not in there as it was then.
+    """A folder to pack, under a name; with a manifest, only what has changed since the manifest.
 
-    Of that, hidden files and what Python and npm keep are left out: nobody means them.
+    In that case it omits hidden files and the caches of Python and npm, which nobody wants as results.
     """
 
     name: str
@@ -49,9 +50,9 @@ class PackedFolder(NamedTuple):
 def read_folders(
     folders: Sequence[PackedFolder], limits: OutputLimits, in_thread: Callable[..., Awaitable[Any]]
 ) -> OutputTar:
-    """Return the tar of folders, which is packed while it is read: a piece at a time, by ``in_thread``.
+    """Return a tar of folders, which is packed while it is read: piece by piece, by ``in_thread``.
 
-    Of two files of the same path that of the first folder counts. Reading it raises LauncherUnavailable when
+    If two files have the same path, the first folder's counts. Reading the tar raises LauncherUnavailable if
     a folder itself, or the disk, cannot be read.
     """
     packer = Packer(folders, limits)
@@ -71,7 +72,7 @@ def read_folders(
 
 
 def write_manifest(path: str, manifest_path: str) -> None:
-    """Note what is in a folder, which nobody else writes to now."""
+    """Record the contents of a folder, which nobody else writes to now."""
     manifest: Manifest = {}
     for folder, folders, files in os.walk(path):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
@@ -90,12 +91,12 @@ def _read_manifest(path: str) -> Manifest:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder of the working folder is none that anybody would miss."""
+    """Whether nobody would miss this file or folder of the working folder in the results."""
     return name.startswith(".") or name in ("__pycache__", "node_modules")
 
 
 class _Entry(NamedTuple):
-    """A file or a link that was found; the first two are its place in the order."""
+    """A file or a link; the first two fields define its place in the order."""
 
     path: str
     rank: int
@@ -104,7 +105,7 @@ class _Entry(NamedTuple):
 
 
 class Packer:
-    """Packs folders, once, for one thread at a time."""
+    """Packs folders, once, in one thread at a time."""
 
     def __init__(self, folders: Sequence[PackedFolder], limits: OutputLimits) -> None:
         self._folders = folders
@@ -117,20 +118,20 @@ class Packer:
         self._lock = threading.Lock()  # who gives up may close it while another thread still reads
         self._pieces = self._group()
         self.left_out = 0
-        """Entries that are no plain files of the job's own, nor links, or that cannot be read."""
+        """Entries that are neither links nor regular files of the job's own, or that cannot be read."""
 
     def read(self) -> bytes:
-        """Return the next piece, which is empty after the last; raises OSError."""
+        """Return the next piece, empty at the end; raises OSError."""
         with self._lock:
             return next(self._pieces, b"")
 
     def close(self) -> None:
-        """Let go of every descriptor."""
+        """Close every descriptor."""
         with self._lock:
             self._pieces.close()
 
     def _group(self) -> Generator[bytes]:
-        """Yield the whole tar in pieces of a moderate size."""
+        """Yield the whole tar in pieces of moderate size."""
         held = bytearray()
         for piece in self._pack():
             held += piece
@@ -193,7 +194,7 @@ class Packer:
         return True
 
     def _walk(self, folder: int, rank: int, prefix: str, depth: int) -> Generator[_Entry]:
-        """Yield what is in a folder, by path; the descriptor that each names is open until the next."""
+        """Yield the entries of a folder, by path; each entry's descriptor stays open until the next."""
         for name in self._scan(folder, rank, prefix):
             if not name.endswith("/"):
                 yield _Entry(prefix + name, rank, folder, name)
@@ -206,7 +207,7 @@ class Packer:
                     os.close(below)
 
     def _scan(self, folder: int, rank: int, prefix: str) -> list[str]:
-        """Return the names in a folder, each folder's with a slash: that is the order of whole paths, too."""
+        """Return the names in a folder, those of folders with a slash, so that they sort like whole paths."""
         names: list[str] = []
         manifest = self._manifests[rank]
         with os.scandir(folder) as entries:
@@ -225,7 +226,7 @@ class Packer:
         return sorted(names)
 
     def _keep_first(self, names: list[str]) -> list[str]:
-        """Return the first of the names, as many as may be held; the others are counted as left out."""
+        """Return the first names, as many as allowed in memory, and count the others as omitted."""
         kept = heapq.nsmallest(self._room, names)
         self._omitted.files += len(names) - len(kept)
         return kept
@@ -243,7 +244,7 @@ class Packer:
             return None
 
     def _open(self, entry: _Entry) -> int | None:
-        """Open a plain file of the job's own, or return None."""
+        """Open a regular file of the job's own, or return None."""
         try:
             file = os.open(entry.name, _FILE, dir_fd=entry.folder)
         except OSError:

@@ -107,7 +107,7 @@ export class ParametersField extends LitElement {
     const others = this.problems.filter(({ field }) => !known.includes(field));
     return html`<fieldset>
       <legend>Parameters</legend>
-      ${source ? html`<div class="quiet small">The notebook sets these in ${nameLanguage(language)}. Add the parameters that you want to change.</div><pre tabindex="0">${source}</pre>` : nothing}
+      ${source ? html`<div class="quiet small">This ${nameLanguage(language)} code of the notebook runs unchanged. To change a variable that it sets, add a parameter.</div><pre tabindex="0">${source}</pre>` : nothing}
       ${parameters.map((each, index) => this.renderParameter(each, index))}
       <button type="button" class="add" @click=${() => this.add()}>Add parameter</button>
       ${others.map(({ field, message }) => html`<div class="problem small" role="alert">${field.replace(/^notebook\.?/, "")} ${message}</div>`)}

@@ -15,26 +15,49 @@ export interface Assignment {
 /** A value that JSON says exactly, as Python means it; anything else is code. */
 export type Read = { value: Json } | { code: string };
 
-/** Return what a cell sets at its top level, each name once, with the last that it gets. */
-export function findAssignments(cell: string): Assignment[] {
-  return unlessTooDeep(() => findInCell(cell), []);
+/**
+ * Return what a cell sets at its top level by simple assignments, each name once, with the last that it gets, and
+ * the lines that have anything else: `a, b = 1, 2`, `c = d = 3`, `import x`, what IPython takes for commands.
+ */
+export function readCell(cell: string): { assignments: Assignment[]; rest: string } {
+  return unlessTooDeep(() => readStatements(cell), { assignments: [], rest: cell });
 }
 
-function findInCell(cell: string): Assignment[] {
+function readStatements(cell: string): { assignments: Assignment[]; rest: string } {
   const text = blankMagics(cell);
   const found = new Map<string, Assignment>();
+  const others: Node[] = [];
   for (const statement of listStatements(parser.parse(text).topNode)) {
     const [target, ...rest] = listChildren(statement);
     const operators = rest.filter(({ name }) => name === "AssignOp");
     const isPlain = rest[0]?.name === "AssignOp" || (rest[0]?.name === "TypeDef" && rest[1]?.name === "AssignOp");
-    if (statement.name !== "AssignStatement" || target.name !== "VariableName" || !isPlain) continue;
-    if (operators.length !== 1 || hasError(statement)) continue;
+    const isOne = statement.name === "AssignStatement" && target.name === "VariableName" && operators.length === 1;
+    if (!isOne || !isPlain || hasError(statement)) {
+      others.push(statement);
+      continue;
+    }
     const name = text.slice(target.from, target.to);
     const source = text.slice(operators[0].to, statement.to).trim();
     const comment = /^[ \t]*#[ \t]*(.*)/.exec(text.slice(statement.to))?.[1].trim() ?? "";
     found.set(name, { name, source, comment });
   }
-  return [...found.values()];
+  return { assignments: [...found.values()], rest: pickLines(cell, text, others) };
+}
+
+/** Return the lines of a cell that statements are on, or that are blank in its text as Python. */
+function pickLines(cell: string, text: string, statements: Node[]): string {
+  // without the newlines that the parser counts to a block
+  const ends = statements.map(({ from, to }) => from + text.slice(from, to).trimEnd().length);
+  let start = 0;
+  let next = 0;
+  const isPicked = (line: string): boolean => {
+    const from = start;
+    const to = from + line.length;
+    start = to + 1;
+    while (next < statements.length && ends[next] <= from) next++;
+    return line !== text.slice(from, to) || (next < statements.length && statements[next].from < to);
+  };
+  return cell.split("\n").filter(isPicked).join("\n");
 }
 
 /** Return what a text is, or null where it is not one expression. */
@@ -99,7 +122,9 @@ function isExact(token: string): boolean {
 }
 
 function listStatements(top: Node): Node[] {
-  return listChildren(top).flatMap((node) => (node.name === "StatementGroup" ? listChildren(node) : [node]));
+  return listChildren(top)
+    .flatMap((node) => (node.name === "StatementGroup" ? listChildren(node) : [node]))
+    .filter(({ name }) => name !== ";");
 }
 
 function listChildren(node: Node): Node[] {

@@ -1,6 +1,6 @@
-"""Say in plain words why a job waits or why it failed, from Kubernetes's own messages. Pure.
+"""Explains in plain words why a job waits or why it failed, from Kubernetes's messages. Pure.
 
-Each sentence is for someone who knows the job and not the cluster: what happened, then what to do about it.
+Each sentence is for readers who know the job but not the cluster: what happened, then what to do about it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..manifests.sidecar import KEEP_CONTAINER
 Manifest = dict[str, Any]
 
 MAX_LENGTH = 500
-"""A quoted message of Kubernetes longer than this is cut."""
+"""The maximum length of a quoted message of Kubernetes."""
 
 _SUFFIXES = {
     "n": Decimal("1e-9"),
@@ -61,7 +61,7 @@ _EXIT_CODES = {
     153: "SIGXFSZ: file size limit exceeded",
     159: "SIGSYS: system call not allowed",
 }
-"""What ended a command, by exit code: from 129 on it is 128 and the number of a signal (Linux)."""
+"""The cause of a command's end by exit code: from 129 on it is 128 plus the number of a signal (Linux)."""
 
 _VOLUMES = {
     "kbatch-code": "the working folder /code",
@@ -69,7 +69,7 @@ _VOLUMES = {
     "kbatch-home": "the home folder",
     "kbatch-shm": "shared memory (/dev/shm)",
 }
-"""What users call the volumes that a pod has of its own."""
+"""The users' words for the volumes that the service adds to a pod."""
 
 _RESOURCES = {"cpu": "CPU", "memory": "memory", "ephemeral-storage": "disk space", "pods": "pods"}
 
@@ -83,7 +83,7 @@ _SCHEDULER = (
     (re.compile(r"were unschedulable|was unschedulable"), lambda m: "closed to new pods (cordoned)"),
     (re.compile(r"volume node affinity conflict"), lambda m: "out of reach of the volume"),
 )
-"""What the scheduler says of nodes, and what a user is told of them."""
+"""The scheduler's messages about nodes, and the words for users."""
 
 _PULL_CAUSES = (
     (re.compile(r"toomanyrequests|rate limit", re.I), "the registry's download limit is reached"),
@@ -136,7 +136,7 @@ _DISRUPTIONS = {
 
 
 def parse_quantity(text: str) -> Decimal:
-    """Return the number that a Kubernetes quantity like ``500m`` or ``2Gi`` is; raises ValueError."""
+    """Return the number in a Kubernetes quantity like ``500m`` or ``2Gi``; raises ValueError."""
     match = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)", text)
     if not match or match[2] not in _SUFFIXES:
         raise ValueError(f"{text!r} is not a quantity")
@@ -173,14 +173,14 @@ def _format_size(quantity: str) -> str:
 
 
 def format_requests(container: Manifest) -> str:
-    """Return what a container asks a node for: ``8 CPUs and 1 GiB of memory``; empty if nothing."""
+    """Return a container's requests: ``8 CPUs and 1 GiB of memory``; empty if it has none."""
     resources = container.get("resources") or {}
     asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     return _join([format_amount(name, str(asked[name])) for name in sorted(asked)])
 
 
 def unschedulable(message: str, container: Manifest, node_selector: Mapping[str, str]) -> str:
-    """Say what is short, from the scheduler's "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) …"."""
+    """Explain what is short, from the scheduler's "0/3 nodes are available: 1 Insufficient cpu, 2 …"."""
     if "persistentvolumeclaim" in message.lower():
         return f"Waiting for a volume: {cut(message)}"
     total, _, said = message.partition(" nodes are available: ")
@@ -206,7 +206,7 @@ def unschedulable(message: str, container: Manifest, node_selector: Mapping[str,
 
 
 def _scheduler_parts(said: str) -> list[tuple[str, str]]:
-    """``1 Insufficient cpu, 2 node(s) had untolerated taint(s)`` as ``[("1", "not enough CPU free"), …]``."""
+    """Return ``[("1", "not enough CPU free"), …]`` from ``1 Insufficient cpu, 2 node(s) had …``."""
     parts = []
     for part in re.split(r", (?=[0-9])", said.removesuffix(".")):
         count, _, words = part.partition(" ")
@@ -224,7 +224,7 @@ def _scheduler_parts(said: str) -> list[tuple[str, str]]:
 
 
 def image_problem(reason: str, image: str, message: str) -> str:
-    """Say why an image cannot be had."""
+    """Explain why an image cannot be pulled."""
     if reason == "InvalidImageName" or "invalid reference format" in message:
         return f'"{image}" is not a valid image name.'
     if reason == "ErrImageNeverPull":
@@ -236,7 +236,7 @@ def image_problem(reason: str, image: str, message: str) -> str:
 
 
 def start_problem(command: str, image: str, message: str) -> str:
-    """Say why a container's command did not start, from runc's words."""
+    """Explain why a container's command did not start, from runc's message."""
     named = re.search(r'exec: "((?:[^"\\]|\\.)*)"', message)
     program = named[1] if named else command
     what = f'The command "{program}" cannot be started' if program else "The container cannot be started"
@@ -257,7 +257,7 @@ def start_problem(command: str, image: str, message: str) -> str:
 
 
 def exit_code(code: int) -> str:
-    """Say how a command ended."""
+    """Explain a command's exit code."""
     hint = _EXIT_CODES.get(code)
     return (
         f"The command ended with exit code {code} ({hint})."
@@ -267,7 +267,7 @@ def exit_code(code: int) -> str:
 
 
 def out_of_memory(container: Manifest) -> str:
-    """Say that a container was killed for its memory, and what the limit was."""
+    """Explain that a container was killed for its memory, with the limit."""
     limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
     if limit is None:
         return "Out of memory: the node had none left. Set mem_limit to what the job needs."
@@ -278,13 +278,13 @@ def out_of_memory(container: Manifest) -> str:
 
 
 def deadline(seconds: int | None) -> str:
-    """Say that a job ran out of its time."""
+    """Explain that a job exceeded its time limit."""
     limit = f" of {seconds} seconds" if seconds is not None else ""
     return f"The job exceeded its time limit{limit} (active_deadline_seconds) and was stopped."
 
 
 def evicted(message: str) -> str:
-    """Say why a node threw a pod out, from kubelet's words."""
+    """Explain why a node evicted a pod, from the kubelet's message."""
     low = re.search(r"low on resource: ([\w-]+)", message)
     if low:
         return f"The node ran out of {_RESOURCES.get(low[1], low[1])} and evicted the pod."
@@ -301,7 +301,7 @@ def evicted(message: str) -> str:
 
 
 def failed_on_node(message: str) -> str:
-    """Say why a node failed a pod that it had taken, from kubelet's words."""
+    """Explain why a node failed a pod that it had accepted, from the kubelet's message."""
     if message.startswith(_REJECTED):
         said = cut(message.removeprefix(_REJECTED))
         return f"The node no longer accepts the pod, for example after a restart of its kubelet: {said}"
@@ -309,7 +309,7 @@ def failed_on_node(message: str) -> str:
 
 
 def rejected(reason: str, message: str) -> str:
-    """Say why a node did not take a pod that was sent to it, from kubelet's words."""
+    """Explain why a node rejected a pod, from the kubelet's message."""
     said = message.removeprefix(_REJECTED)
     if reason.startswith("OutOf"):
         what = reason.removeprefix("OutOf")
@@ -320,7 +320,7 @@ def rejected(reason: str, message: str) -> str:
 
 
 def strangers(names: Sequence[str]) -> str:
-    """Say what keeps a pod alive whose command has ended."""
+    """Explain what keeps a pod alive after its command has ended."""
     has = "the container" if len(names) == 1 else "the containers"
     return (
         f"The command has ended. Still running: {has} {_join(list(names))}, added to the pod by the "
@@ -329,7 +329,7 @@ def strangers(names: Sequence[str]) -> str:
 
 
 def disruption(reason: str, message: str) -> str:
-    """Say why a pod had to give way."""
+    """Explain why a pod had to give way."""
     if reason == "TerminationByKubelet" and message:
         return evicted(message)
     return f"The job was stopped: {_DISRUPTIONS.get(reason, reason)}."
@@ -365,7 +365,7 @@ def refused(message: str, sizes: Mapping[str, Manifest] = MappingProxyType({})) 
 
 
 def is_quota_used_up(message: str) -> bool:
-    """Whether a refusal is of a quota that would allow the job if others were not using it."""
+    """Whether a quota rejected the job only because others are using it."""
     quota = re.search(r"exceeded quota: \S+, requested: (\S+), used: \S+, limited: (\S+)", message)
     if not quota:
         return False
@@ -461,12 +461,12 @@ def _is_same(one: str | None, other: str | None) -> bool:
 
 
 def _parse_amounts(text: str) -> dict[str, str]:
-    """``cpu=1,limits.memory=1Gi`` as a dict."""
+    """Return ``cpu=1,limits.memory=1Gi`` as a dict."""
     return dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
 
 
 def cut(text: str) -> str:
-    """Return a message of Kubernetes without line breaks, and not endlessly long."""
+    """Return a message of Kubernetes on one line, shortened if it is long."""
     text = " ".join(text.split())
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
 

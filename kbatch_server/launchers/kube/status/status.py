@@ -1,7 +1,7 @@
-"""Turn what Kubernetes has of a job (its Job, Pods and Events) into one JobStatus. Pure.
+"""Turns Kubernetes's objects for a job (its Job, pods and events) into one JobStatus. Pure.
 
-It reads states, never history: each call starts from what there is, so nothing is lost by a restart.
-The end is the Job's alone to say (its conditions); a pod that has ended may be followed by another.
+It uses states, never history: each call starts from the existing objects, so a restart loses nothing. Only
+the Job's conditions determine the end; another pod may follow one that has ended.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .pods import (
 
 
 def make_pod(pod: Manifest, events: Sequence[Event]) -> Pod:
-    """Return what is recorded of a pod; ``events`` are those of its job, and may be gone by now."""
+    """Return the record of a pod; ``events`` are those of its job, and may be missing."""
     scheduled = find_condition(pod, "PodScheduled")
     own = [event for event in events if event.kind == "Pod" and event.name == pod["metadata"]["name"]]
     return Pod(
@@ -64,7 +64,7 @@ def _find_time(state: Manifest, which: str) -> datetime | None:
 
 
 def _find_pull(pod: Manifest, events: Sequence[Event]) -> datetime | None:
-    """Return when the command's image was there, which only an event says."""
+    """Return when the command's image was pulled, which only an event tells."""
     image = f'"{find_container(pod).get("image", "")}"'
     return max(
         (event.first for event in events if event.reason == "Pulled" and image in event.message), default=None
@@ -92,7 +92,7 @@ SETUP_EVENTS = {
 
 @dataclass(slots=True)
 class _Blocked:
-    """Something that may never come: what a user is told of it, since when and which limit holds."""
+    """A state that may last forever: what to tell the user, since when it lasts, and which limit applies."""
 
     reason: str
     message: str
@@ -107,7 +107,7 @@ def make_status(
     workload: Manifest | None = None,
     spec: JobSpec | None = None,
 ) -> JobStatus:
-    """Return what is to be said of a job now.
+    """Return the current status of a job.
 
     ``pods`` are all that are known of it, also those gone since; ``events`` those of the Job and its pods;
     ``workload`` is Kueue's, of a Job that was handed to it; with ``spec`` it is said whose size is refused.
@@ -122,10 +122,10 @@ def make_status(
 
 
 def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
-    """Return the status of a Job that has its end, else None.
+    """Return the status of an ended Job, else None.
 
-    ``SuccessCriteriaMet`` and ``FailureTarget`` come first, as soon as the end is decided; ``Complete``
-    and ``Failed`` when every pod is gone. The time is that of the first, so that it does not move.
+    ``SuccessCriteriaMet`` and ``FailureTarget`` come first, as soon as the end is decided; ``Complete`` and
+    ``Failed`` follow when every pod is gone. The time is that of the first, so that it does not change.
     """
     success = find_condition(job, "SuccessCriteriaMet", "Complete")
     if success:
@@ -166,7 +166,7 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
 
 
 def _make_held(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None) -> JobStatus | None:
-    """Return the status of a Job that Kueue holds, at first or again, and of which no pod is alive."""
+    """Return the status of a Job that Kueue has (again) suspended, and that has no living pod, else None."""
     is_held = job["spec"].get("suspend") and is_handed_over(job)
     if not is_held or any(not (pod.get("isGone") or is_over(pod)) for pod in pods):
         return None
@@ -253,8 +253,7 @@ def _make_between(
 
 
 def _count_attempts(pods: Sequence[Manifest]) -> int:
-    """Return how many attempts of those that a user asked for were made: a pod that had to give way is none,
-    nor is one that a node did not take."""
+    """Return the number of attempts; pods that had to give way, or that a node rejected, do not count."""
     return sum(1 for pod in pods if not (find_condition(pod, "DisruptionTarget") or never_began(pod)))
 
 
@@ -269,7 +268,7 @@ def _make_blocked(blocked: _Blocked) -> JobStatus:
 
 
 def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
-    """Return what holds up a pod that has not started, or None while it makes progress."""
+    """Return what blocks a pod that has not started, or None while it makes progress."""
     created = parse_time(pod["metadata"]["creationTimestamp"])
     scheduled = find_any_condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
@@ -298,7 +297,7 @@ def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
 
 
 def _find_trouble(pod: Manifest, events: Sequence[Event]) -> Event | None:
-    """Return the newest warning about a pod's volumes or network, unless it went on after that."""
+    """Return the newest warning about a pod's volumes or network, unless the pod has progressed since."""
     if any("running" in (each.get("state") or {}) for each in container_statuses(pod)):
         return None
     warnings = [event for event in events if event.type == "Warning" and event.reason in SETUP_EVENTS]
@@ -309,7 +308,7 @@ def _find_trouble(pod: Manifest, events: Sequence[Event]) -> Event | None:
 
 
 def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str:
-    """Return a sentence for a container that cannot start as things are; empty if it is on its way."""
+    """Return a sentence for a container that cannot start; empty if it is starting."""
     if name == KEEP_CONTAINER:
         return _explain_sidecar(find_container(pod, name), reason, message)
     container = find_container(pod, name)
@@ -326,7 +325,7 @@ def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str
 
 
 def _explain_sidecar(container: Manifest, reason: str, message: str) -> str:
-    """Return a sentence for a sidecar that cannot start; that is not for the user to mend."""
+    """Return a sentence for a sidecar that cannot start, which the user cannot fix."""
     if reason in ("", "ContainerCreating", "PodInitializing"):
         return ""
     why = sentences.cut(message) or reason
@@ -336,7 +335,7 @@ def _explain_sidecar(container: Manifest, reason: str, message: str) -> str:
 
 
 def _first_warning(pod: Manifest, events: Sequence[Event], since: datetime) -> datetime:
-    """Return since when it goes wrong: an image may have been pulled for long before that."""
+    """Return when the problem began: the pod may have pulled an image for long before that."""
     initialized = find_condition(pod, "Initialized")
     if initialized:
         since = max(since, parse_time(initialized["lastTransitionTime"]))
@@ -344,7 +343,7 @@ def _first_warning(pod: Manifest, events: Sequence[Event], since: datetime) -> d
 
 
 def _describe_progress(pod: Manifest, events: Sequence[Event]) -> tuple[str, str]:
-    """Return what a pod that is on its way to its start is doing."""
+    """Return what a starting pod is doing."""
     if "running" in find_state(pod, FETCH_CONTAINER):
         return "PodInitializing", "Fetching the code."
     pulls = [event for event in events if event.reason in ("Pulling", "Pulled")]
@@ -363,6 +362,6 @@ def _starts(pods: Sequence[Manifest]) -> Iterator[datetime]:
 
 
 def _started(job: Manifest) -> datetime:
-    """When the Job was let go."""
+    """Return when the Job was resumed, or else created."""
     started = job.get("status", {}).get("startTime") or job["metadata"]["creationTimestamp"]
     return parse_time(started)
