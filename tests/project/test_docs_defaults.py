@@ -16,8 +16,8 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-GENERATED = "<!-- made by docs/generate_helm.py"
-"""What stands before the part of a page that is made from another file, which another test holds."""
+GENERATED = re.compile(r"<!-- made by .*?(?:<!-- end -->|\n\n)", re.DOTALL | re.IGNORECASE)
+"""The part of a page that is made from another file, which another test holds."""
 
 WORDS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -35,13 +35,18 @@ STATED = {
         "2,000 changes and {JobWatch.max_kept_bytes:size};",
     ],
     "install.md": [
+        "`LocalProcessJobLauncher.user`, by default `{LocalProcessJobLauncher.user}`",
         "`LocalProcessJobLauncher.max_processes` ({LocalProcessJobLauncher.max_processes})",
         "It requests {JobConfig.sidecar_resources[requests][cpu]} CPU and"
         " {JobConfig.sidecar_resources[requests][memory]:quantity} of memory, and may use"
         " {JobConfig.sidecar_resources[limits][cpu]} CPU",
         '`allowed_images` is `["{JobConfig.allowed_images[0]}"]` unless',
     ],
-    "launchers.md": ["`max_processes` ({LocalProcessJobLauncher.max_processes:,})"],
+    "launchers.md": [
+        "`max_processes` ({LocalProcessJobLauncher.max_processes:,})",
+        "`min_uid` ({LocalProcessJobLauncher.min_uid}) or more, and otherwise as the account `user`"
+        " (`{LocalProcessJobLauncher.user}`)",
+    ],
     "limits.md": [
         "| `Limits.max_queued` | {Limits.max_queued:,} queued jobs",
         "| `Limits.max_record_bytes` | {Limits.max_record_bytes:size} of the database",
@@ -63,6 +68,7 @@ STATED = {
     ],
     "security.md": [
         "in {Limits.max_queued:,} queued jobs at a time",
+        '**`allowed_images` is `["{JobConfig.allowed_images[0]}"]` and',
         "[for {Retention.audit_ttl_seconds:words}](operations.md#audit)",
     ],
     "storage.md": [
@@ -72,6 +78,7 @@ STATED = {
         "| `AzureBlobStorage.sign_urls` | `{AzureBlobStorage.sign_urls}` |",
         "| `AzureBlobStorage.timeout_seconds` | `{AzureBlobStorage.timeout_seconds}` |",
         "| `S3Storage.timeout_seconds` | `{S3Storage.timeout_seconds}` |",
+        "| {Retention.job_ttl_seconds:forever} | `Retention.job_ttl_seconds` |",
         "| {Uploads.upload_ttl_seconds:time} after it was last sent | `Uploads.upload_ttl_seconds` |",
         "| {Retention.log_ttl_seconds:time} after the job's end | `Retention.log_ttl_seconds` |",
         "| {Retention.output_ttl_seconds:time} after the job's end | `Retention.output_ttl_seconds` |",
@@ -93,8 +100,8 @@ STATED = {
         "| results | {Outputs.max_output_bytes:size} in {Outputs.max_output_files:,} files, unless",
         "| a log | {LogRecorder.max_log_bytes:size} for each attempt, unless",
         "| results {Retention.output_ttl_seconds:time} after the job's end, logs"
-        " {Retention.log_ttl_seconds:days}, the record forever, unless the admin set other times; an upload"
-        " that no job names {Uploads.upload_ttl_seconds:time} |",
+        " {Retention.log_ttl_seconds:days}, the record {Retention.job_ttl_seconds:forever},"
+        " unless the admin set other times; an upload that no job names {Uploads.upload_ttl_seconds:time} |",
         "| queued jobs | {Limits.max_queued:,}, unless",
         "| {Limits.max_record_bytes:size} of the database, unless the admin set another size: some",
         "| {Throttle.submits_per_minute:,} a minute, after a burst of {Throttle.submit_burst:,}, unless",
@@ -136,7 +143,6 @@ NO_DEFAULTS = {
         "at most half of them",
     ],
     "operations.md": [
-        "The longest of those lags in the last minute.",
         "the chart sets 5 where it runs replicas",
         "as orphans a day later",
     ],
@@ -148,6 +154,8 @@ NO_DEFAULTS = {
     ],
     "rest-api.md": [
         "up to ten minutes",
+        'like `"2G"`',
+        "-1000 to 1000",
         "(4 MiB in all)",
         "after a quarter of an hour",
         "a line after 8 KiB left out",
@@ -240,7 +248,7 @@ class Sentence(string.Formatter):
         """Return a value in the words of ``format_spec``, or as Python formats it.
 
         They are ``1 GiB`` (size, quantity), ``3 GiB`` (3*size), ``7 days`` (time), ``a week`` (words),
-        ``week`` (unit) and ``7`` (days).
+        ``week`` (unit), ``7`` (days) and ``forever`` for 0.
         """
         times, _, rest = format_spec.rpartition("*")
         if rest == "size":
@@ -249,6 +257,8 @@ class Sentence(string.Formatter):
             return re.sub(r"(?<=\d)(?=[A-Z])", " ", value) + "B"
         if format_spec in ("time", "words"):
             return format_time(value, in_words=format_spec == "words")
+        if format_spec == "forever":
+            return format_spec if value == 0 else format_time(value, in_words=True)
         if format_spec == "unit":
             return format_time(value, in_words=True).removeprefix("a ").removeprefix("an ")
         if format_spec == "days":
@@ -273,9 +283,20 @@ def format_time(seconds: float, *, in_words: bool) -> str:
 
 def read_page(name: str) -> str:
     """Return a page's text with each paragraph and each row of a table in one line."""
-    text = (DOCS / name).read_text().partition(GENERATED)[0]
+    text = GENERATED.sub("", (DOCS / name).read_text())
     text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"(?<!\|)\n(?=[^\n|#>*-])(?!\d+\. )\s*", " ", text)
+
+
+def find_trait_names() -> re.Pattern[str]:
+    """Return what finds the names of traits, with their class or, of those that are numbers, without."""
+    numbers = {
+        name.partition(".")[2] for name, value in read_defaults().items() if type(value) in (int, float)
+    }
+    return re.compile(rf"{_TRAIT.pattern}|`(?:{'|'.join(sorted(numbers))})`")
+
+
+_TRAIT_NAME = find_trait_names()
 
 
 def find_others(text: str, known: list[str]) -> list[str]:
@@ -288,8 +309,8 @@ def find_others(text: str, known: list[str]) -> list[str]:
     starts = [0, *(end for _, end in ends)]
     found = []
     for start, end in zip(starts, [*(begin for begin, _ in ends), len(text)], strict=True):
-        sentence, left = text[start:end], _TRAIT.sub("", "".join(rest[start:end]))
-        names_trait = _TRAIT.search(sentence) or re.search(
+        sentence, left = text[start:end], _TRAIT_NAME.sub("", "".join(rest[start:end]))
+        names_trait = _TRAIT_NAME.search(sentence) or re.search(
             r"what the admin set|unless the admin set", sentence
         )
         if _AMOUNT.search(left) or (names_trait and _NUMBER.search(left)):
