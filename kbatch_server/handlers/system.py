@@ -17,13 +17,13 @@ OPEN = Needs(user=False)
 
 
 class HealthJson(TypedDict):
-    """That the process answers."""
+    """The answer of a process that responds."""
 
     status: str
 
 
 class ReadyJson(PartsJson):
-    """How all parts are, and whether this is the process that leads."""
+    """The state of all parts, and whether this process leads."""
 
     leads: bool
 

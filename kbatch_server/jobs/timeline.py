@@ -12,7 +12,7 @@ from ..models.times import Moment, show_time, to_iso
 
 
 class StepJson(TypedDict):
-    """A step that a job took."""
+    """A step of a job."""
 
     step: str
     time: Moment
@@ -20,7 +20,7 @@ class StepJson(TypedDict):
 
 
 class AttemptJson(TypedDict):
-    """An attempt of a job, by its pod."""
+    """An attempt of a job."""
 
     number: int
     pod: str

@@ -37,7 +37,7 @@ Amounts = dict[str, float]
 
 
 class QueuedJson(TypedDict):
-    """A job that waits, and its place."""
+    """A queued job and its place."""
 
     id: str
     name: str
@@ -45,7 +45,7 @@ class QueuedJson(TypedDict):
 
 
 class QueueJson(TypedDict):
-    """A user's queued jobs, and why the first of them waits."""
+    """A user's queued jobs, and the reason why the first of them waits."""
 
     reason: str
     message: str
@@ -53,12 +53,12 @@ class QueueJson(TypedDict):
 
 
 class UsageJson(TypedDict):
-    """What a user may have and uses."""
+    """A user's limits, usage and queue."""
 
     limits: Amounts | None
-    """None where they cannot be found out now."""
+    """None if the limits cannot be read now."""
     group_totals: dict[str, Amounts]
-    """What all members of a group may have together, by group."""
+    """The limits for all members of a group together, by group."""
     usage: Amounts
     queue: QueueJson
 

@@ -46,7 +46,7 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Parameter(Generic[Value]):
-    """A parameter of a request: how it is read, and how OpenAPI describes it."""
+    """A parameter of a request, with the function that reads it and the schema that describes it."""
 
     name: str
     read: Callable[[RequestHandler], Value]
