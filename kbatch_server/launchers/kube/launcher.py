@@ -87,9 +87,10 @@ class KubeJobLauncher(JobLauncher):
         "busybox:1.36",
         help="""
         The image of the containers that fetch a job's code and send its results. It needs ``sh``, ``wget``,
-        ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``, ``find``,
-        ``head``, ``sort``, ``stat``, ``tr``, ``xargs`` and, where ``SignedLinks.url_for_jobs`` is ``https``,
-        ``ssl_client``, as busybox has. Default: ``busybox:1.36``; like ``registry.example.org/busybox:1.36``.
+        ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``, ``cat``,
+        ``find``, ``head``, ``ln``, ``mkdir``, ``readlink``, ``sort``, ``stat``, ``tr``, ``xargs`` and, where
+        ``SignedLinks.url_for_jobs`` is ``https``, ``ssl_client``, as busybox has. Default: ``busybox:1.36``;
+        like ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )

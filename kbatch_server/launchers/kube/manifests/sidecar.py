@@ -37,8 +37,8 @@ NOTE_SCRIPT = read_script("lists", "note")
 """Is added to the script of the container that unpacks the code, in that folder."""
 
 SEND_SCRIPT = read_script("lists", "send")
-"""For busybox; any image with sh, nc (with -e), tar, timeout, find, stat, awk, sort, xargs, tr, sed, head, wc
-and, for https, ssl_client will do."""
+"""For busybox; any image with sh, nc (with -e), tar, timeout, find, stat, awk, sort, xargs, tr, sed, head,
+wc, cat, ln, mkdir, readlink and, for https, ssl_client will do."""
 
 
 def make_sidecar(
