@@ -157,7 +157,7 @@ class LogHandler(StreamHandler):
                     await self.flush()
                     sent_at = now()
         if self.cut_off:
-            # without the line that is half sent: it comes whole to who goes on after the last id
+            # do not send the incomplete line: a client that continues after the last id gets all of it
             self.write(encoder.make_retry(RETRY_SECONDS, self.cut_off))
             return
         self.write(encoder.finish(place))

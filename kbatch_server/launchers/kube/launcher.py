@@ -271,8 +271,8 @@ class KubeJobLauncher(JobLauncher):
             return None
         status = make_timed_status(seen, job.spec, self.client.ahead)
         if status.is_overdue(job.spec) or status.is_past_deadline() or is_behind(seen):
-            # before a verdict, which a clock that was moved may have brought about, and where a Job's end was
-            # seen before that of its Pod
+            # ask again before the job ends: the clock may have changed, or the watch reported the Job's end
+            # before that of its pod
             with read_errors():
                 seen = await self.job_objects.ask(place)
             status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status

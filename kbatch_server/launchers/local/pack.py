@@ -115,7 +115,7 @@ class Packer:
         self._room = ENTRIES_FOR_EACH_FILE * limits.max_files + 100
         self._files = self._size = 0
         self._omitted = Omitted()
-        self._lock = threading.Lock()  # who gives up may close it while another thread still reads
+        self._lock = threading.Lock()  # a caller that gives up may close it while another thread still reads
         self._pieces = self._group()
         self.left_out = 0
         """Entries that are neither links nor regular files of the job's own, or that cannot be read."""
@@ -167,10 +167,10 @@ class Packer:
         path = f"{self._folders[entry.rank].name}/{entry.path}"
         try:
             target = os.readlink(entry.name, dir_fd=entry.folder)
-        except OSError:  # EINVAL: it is none
+        except OSError:  # EINVAL: not a link
             file = self._open(entry)
         else:
-            # it takes no place of a file's: where it leads decides whether it is a result
+            # a link does not count as a file: its target decides whether it is a result
             yield _make_header(path, target=target)
             return
         if file is None:
@@ -219,7 +219,7 @@ class Packer:
                     self.left_out += 1
                     continue
                 names.append(f"{entry.name}/" if is_folder else entry.name)
-                if len(names) > 2 * self._room:  # what is found is held until it is sorted
+                if len(names) > 2 * self._room:  # the names are in memory until they are sorted
                     names = self._keep_first(names)
         names = self._keep_first(names)
         self._room -= len(names)
@@ -268,7 +268,7 @@ def _read_file(file: int, size: int) -> Iterator[bytes]:
     """Yield exactly as much of a file's content as its header says, padded."""
     left = size
     while left:
-        # zeros for what was cut off meanwhile: a tar has no way to take a size back
+        # zeros if the file was truncated meanwhile: its size is in the tar already
         piece = os.read(file, min(PIECE_BYTES, left)) or bytes(min(PIECE_BYTES, left))
         left -= len(piece)
         yield piece

@@ -110,7 +110,7 @@ def make_status(
     """
     pods = sort_pods(pods)
     status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events)
-    # a pod that a node did not take is no attempt: there is nothing to be seen of it
+    # a pod that a node rejected is not an attempt, and has nothing to show
     status.pods = [make_pod(pod, events) for pod in pods if not never_began(pod)]
     status.started_at = min(_starts(pods), default=None)
     return status
@@ -220,7 +220,7 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
         on = "schedule" if sentences.is_quota_used_up(refusal.message) else "start"
         return _make_blocked(_Blocked("FailedCreate", sentences.refused(refusal.message), since, on))
     if last is None and not job["status"].get("startTime"):
-        # let go just now, maybe long after it was made: no time to count from
+        # just unsuspended, perhaps long after its creation, so no time to count from is known
         return JobStatus(
             status=Status.PENDING, reason="NoPod", message="Waiting for Kubernetes to start the job."
         )
@@ -233,7 +233,7 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
     elif retries and attempts <= retries:
         again = f"Attempt {attempts + 1} of {retries + 1} starts soon."
     else:
-        # the Job's own word is about to come: that it has failed
+        # the Job's status will soon say that it has failed
         return JobStatus(status=Status.RUNNING, reason=reason, message=message, exit_code=exit_code_of(last))
     return JobStatus(status=Status.PENDING, reason=reason, message=f"{message} {again}")
 
