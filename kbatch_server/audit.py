@@ -7,9 +7,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from .models.times import to_iso, utcnow
+from typing_extensions import TypedDict
+
+from .models.times import Moment, show_time, utcnow
 
 SYSTEM = "kbatch-server"
 """The name for actions without a request, such as the removal of expired data."""
@@ -37,6 +38,21 @@ class Action(StrEnum):
     REMOVE_OBJECT = "remove-object"
 
 
+class AuditEntryJson(TypedDict):
+    """An entry of the audit record."""
+
+    at: Moment
+    who: str
+    kind: str
+    action: Action
+    name: str
+    user: str
+    rights: list[str]
+    address: str
+    request_id: str
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """One entry of the audit record."""
@@ -60,13 +76,13 @@ class AuditEntry:
     seq: int = 0
     """The entry's number in the record, ascending."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> AuditEntryJson:
         """Return the JSON of the entry."""
         return {
-            "at": to_iso(self.at),
+            "at": show_time(self.at),
             "who": self.who,
             "kind": self.kind,
-            "action": self.action.value,
+            "action": self.action,
             "name": self.name,
             "user": self.user,
             "rights": self.rights.split(",") if self.rights else [],

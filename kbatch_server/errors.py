@@ -24,6 +24,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import TypedDict
+
+
+class ErrorJson(TypedDict):
+    """An error."""
+
+    status: int
+    reason: str
+    message: str
+    details: Any
+
 
 class KBatchError(Exception):
     """An error to be shown to the user.
@@ -49,7 +60,7 @@ class KBatchError(Exception):
         self.details = details
         self.retry_after_seconds = retry_after_seconds
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ErrorJson:
         """Return the JSON form that all errors share."""
         return {
             "status": self.status,

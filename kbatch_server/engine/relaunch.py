@@ -8,7 +8,8 @@ from typing import Any
 
 from ..launchers.base import JobLauncher
 from ..metrics import LAUNCHES
-from ..models.job import RETRY_DELAY_SECONDS, Job, JobStatus, Status
+from ..models.job import Job, JobStatus, Status
+from ..models.request import RETRY_DELAY_SECONDS
 from ..models.times import to_iso, utcnow
 from ..store.jobs import JobStore
 from .workqueue import WorkQueue

@@ -235,7 +235,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:
         """Return the JSON of an error; other APIs may add to it."""
-        return error.to_dict()
+        return {**error.to_dict()}
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log a bug with its traceback and the id in the answer.

@@ -3,23 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import WithJsonSchema
+from tornado.web import RequestHandler
+from typing_extensions import TypedDict
 
 from ..errors import InvalidRequest
-from ..jobs.request import CancelRequest, JobRequest
-from ..jobs.timeline import make_timeline
-from ..models.job import Job
+from ..jobs.timeline import TimelineJson, make_timeline
+from ..models.job import Job, JobBriefJson, JobEvent, JobJson, Status
 from ..models.listing import JobQuery
+from ..models.request import CancelRequest, JobRequest
+from ..models.summary import JobSummary
 from ..validation import checked
 from ..web.access import needs_scope
-from ..web.query import read_int, read_statuses, read_tags, read_text, read_time
+from ..web.answers import answers
+from ..web.query import Parameter, limit, moment, read_statuses, read_tags, text
 from .base import BaseHandler
-from .schemas import BRIEF
 
 MAX_PAGE = 500
 MAX_SUMS = 100
 
 MAX_CANCEL_BYTES = 16 * 1024
 """Maximum size of a body with the reason for a cancel: a thousand characters of up to twelve bytes each."""
+
+STATUS = Parameter(
+    "status",
+    read_statuses,
+    {
+        "type": "array",
+        "items": {"enum": [*Status]},
+        "description": "Repeated, or separated by commas.",
+    },
+)
+NAME = text("name", "The job's name, all of it.")
+SEARCH = text("search", "Some letters of the job's name, in whatever case.", maximum=63)
+TAG = Parameter(
+    "tag",
+    read_tags,
+    {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "A tag's name, or name:value; may repeat.",
+    },
+)
+SINCE = moment("since", "Only jobs made at or after this time.")
+CURSOR = text("cursor", "next_cursor of the page before.")
+LIMIT = limit(maximum=MAX_PAGE, default=50)
+SUMMARY_LIMIT = limit("How many users, and how many reasons.", maximum=MAX_SUMS, default=10)
+OWNER = text("user", "For an admin: whose jobs; * for everybody's.")
+
+
+def _read_idempotency_key(handler: RequestHandler) -> str | None:
+    key: str | None = handler.request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise InvalidRequest.of_field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
+    return key
+
+
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key", _read_idempotency_key, {"type": "string", "maxLength": 255}, place="header"
+)
+
+
+class JobPageJson(TypedDict):
+    """A page of jobs."""
+
+    items: list[JobJson]
+    next_cursor: str | None
+
+
+class JobCountsJson(TypedDict):
+    """How many jobs there are, by status."""
+
+    counts: Annotated[
+        dict[Status, int],
+        WithJsonSchema(
+            {
+                "type": "object",
+                "properties": {each: {"type": "integer"} for each in Status},
+                "required": [*Status],
+            }
+        ),
+    ]
+
+
+class JobEventListJson(TypedDict):
+    """What happened to a job."""
+
+    items: list[JobEvent]
 
 
 class JobModelHandler(BaseHandler):
@@ -33,14 +105,14 @@ class JobModelHandler(BaseHandler):
         """
         if "read" not in self.user.actions:
             shown = job.to_dict(env={})
-            return {name: shown[name] for name in BRIEF}
+            return {name: shown[name] for name in JobBriefJson.model_fields}
         own: Mapping[str, str | None] = await self.services.jobs.read_env(job) if env is None else env
         return job.to_dict(env=own if job.user == self.user.name else dict.fromkeys(own))
 
     def read_owner(self) -> str | None:
         """Return whose jobs the request is about: by default the user's own; None means all users'."""
-        name = self.get_query_argument("user", self.user.name)
-        return None if name == "*" else name
+        name = OWNER.read(self)
+        return None if name == "*" else self.user.name if name is None else name
 
     async def send_job(self, job: Job, *, status: int = 200, env: Mapping[str, str] | None = None) -> None:
         """Answer with a job; for a new one, the header Location has its URL."""
@@ -58,48 +130,50 @@ class JobsHandler(JobModelHandler):
         """The maximum size of the body, which is a job, in bytes."""
         return self.services.max_job_bytes
 
-    @needs_scope("submit", whose="self", body=True, spends="submit")
+    @needs_scope("submit", whose="self", parameters=(IDEMPOTENCY_KEY,), body=JobRequest, spends="submit")
+    @answers(
+        JobJson | JobBriefJson,
+        status=201,
+        also={200: "The job of an equal request before."},
+        errors=(404, 409),
+    )
     async def post(self) -> None:
         """Submit a job: 201, or 200 if an earlier, equal request had the same Idempotency-Key."""
         request = JobRequest.from_json(self.get_json())
         job, is_new = await self.services.jobs.submit(
-            self.user, request, idempotency_key=self._get_idempotency_key()
+            self.user, request, idempotency_key=IDEMPOTENCY_KEY.read(self)
         )
         await self.send_job(job, status=201 if is_new else 200, env=request.env)
 
     @needs_scope(
         "read",
         whose="self",
-        query=("status", "name", "search", "tag", "since", "cursor", "limit", "user"),
+        parameters=(STATUS, NAME, SEARCH, TAG, SINCE, CURSOR, LIMIT, OWNER),
     )
+    @answers(JobPageJson)
     async def get(self) -> None:
         """List jobs, newest first, page by page."""
         if {"search", "tag"} & set(self.request.query_arguments):
             self.hold_costly_read()
         query = JobQuery(
             user=self.read_owner(),
-            statuses=read_statuses(self),
-            name=self.get_query_argument("name", None),
-            search=read_text(self, "search", maximum=63),
-            tags=read_tags(self),
-            since=read_time(self, "since"),
-            cursor=self.get_query_argument("cursor", None),
-            limit=read_int(self, "limit", minimum=1, maximum=MAX_PAGE) or 50,
+            statuses=STATUS.read(self),
+            name=NAME.read(self),
+            search=SEARCH.read(self),
+            tags=TAG.read(self),
+            since=SINCE.read(self),
+            cursor=CURSOR.read(self),
+            limit=LIMIT.read(self),
         )
         page = await self.services.jobs.list(self.user, query)
         self.send_json({"items": [job.to_dict() for job in page.jobs], "next_cursor": page.next_cursor})
-
-    def _get_idempotency_key(self) -> str | None:
-        key: str | None = self.request.headers.get("Idempotency-Key")
-        if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
-            raise InvalidRequest.of_field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
-        return key
 
 
 class CountsHandler(JobModelHandler):
     """The number of a user's jobs."""
 
-    @needs_scope("read", whose="self", query=("user",))
+    @needs_scope("read", whose="self", parameters=(OWNER,))
+    @answers(JobCountsJson)
     async def get(self) -> None:
         """Return the number of jobs by status."""
         counts = await self.services.jobs.count(self.user, self.read_owner())
@@ -109,14 +183,15 @@ class CountsHandler(JobModelHandler):
 class SummaryHandler(JobModelHandler):
     """Sums over many jobs."""
 
-    @needs_scope("read", whose="self", query=("since", "limit", "user"), is_costly=True)
+    @needs_scope("read", whose="self", parameters=(SINCE, SUMMARY_LIMIT, OWNER), is_costly=True)
+    @answers(JobSummary)
     async def get(self) -> None:
         """Return the users with the most jobs, and the most frequent reasons of failures."""
         summary = await self.services.jobs.summarize(
             self.user,
             self.read_owner(),
-            since=read_time(self, "since"),
-            limit=read_int(self, "limit", minimum=1, maximum=MAX_SUMS) or 10,
+            since=SINCE.read(self),
+            limit=SUMMARY_LIMIT.read(self),
         )
         self.send_json(summary.model_dump())
 
@@ -125,11 +200,13 @@ class JobHandler(JobModelHandler):
     """One job."""
 
     @needs_scope("read", whose="job")
+    @answers(JobJson)
     async def get(self, job_id: str) -> None:
-        """Show the job."""
+        """Show a job."""
         await self.send_job(await self.services.jobs.get(self.user, job_id))
 
     @needs_scope("cancel", whose="job")
+    @answers(status=204)
     async def delete(self, job_id: str) -> None:
         """Cancel the job if it has not ended, and delete it."""
         await self.services.jobs.delete(self.user, job_id)
@@ -141,7 +218,8 @@ class CancelHandler(JobModelHandler):
 
     body_limit = MAX_CANCEL_BYTES
 
-    @needs_scope("cancel", whose="job", body=True)
+    @needs_scope("cancel", whose="job", body=CancelRequest | None)
+    @answers(JobJson | JobBriefJson, errors=(409,))
     async def post(self, job_id: str) -> None:
         """Cancel the job; the body may contain the reason."""
         asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()
@@ -152,8 +230,9 @@ class RerunHandler(JobModelHandler):
     """A job again."""
 
     @needs_scope("submit", whose="own-job", spends="submit")
+    @answers(JobJson | JobBriefJson, status=201)
     async def post(self, job_id: str) -> None:
-        """Submit a new job like this one."""
+        """Submit a job like this one."""
         await self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
 
 
@@ -161,8 +240,9 @@ class TimelineHandler(BaseHandler):
     """The steps of a job."""
 
     @needs_scope("read", whose="job")
+    @answers(TimelineJson)
     async def get(self, job_id: str) -> None:
-        """List its steps and its attempts."""
+        """List what a job went through, and its attempts."""
         self.send_json(make_timeline(await self.services.jobs.get(self.user, job_id)))
 
 
@@ -170,8 +250,9 @@ class EventsHandler(BaseHandler):
     """The events of a job."""
 
     @needs_scope("read", whose="job", is_costly=True)
+    @answers(JobEventListJson)
     async def get(self, job_id: str) -> None:
-        """List the events, oldest first."""
+        """List what happened to a job, oldest first."""
         events = await self.services.jobs.events(self.user, job_id)
         self.send_json({"items": [event.model_dump(mode="json") for event in events]})
 

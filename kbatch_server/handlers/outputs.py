@@ -12,13 +12,16 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import TypedDict
+
 from ..errors import InvalidRequest, Unavailable
 from ..models.job import Job
 from ..models.results import JobOutputs, OutputFile, OutputTar
-from ..models.times import to_iso
+from ..models.times import Moment, show_time
 from ..outputs.selection import OUTPUTS, WORKDIR
 from ..store.outputs import KeptOutputs
 from ..web.access import Needs, needs_nothing, needs_scope
+from ..web.answers import answers
 from ..web.body import IDLE_SECONDS, BodyStream
 from ..web.query import read_range
 from .base import BaseHandler
@@ -38,13 +41,39 @@ SHOWN_TYPES = {
 
 MAX_UNREADABLE = 10**9
 
+RANGE = {206: "The range that was asked for."}
+FILE = {**RANGE, 304: "The file is the one that is known by its ETag."}
+
+
+class OutputFileJson(TypedDict):
+    """A result."""
+
+    path: str
+    size: int
+    modified_at: Moment
+
+
+class OmittedFileJson(TypedDict):
+    """A file that was not kept."""
+
+    path: str
+    size: int
+
+
+class OutputListJson(JobOutputs):
+    """The results of a job, and the first files that did not fit."""
+
+    items: list[OutputFileJson]
+    omitted: list[OmittedFileJson]
+
 
 class OutputsHandler(BaseHandler):
     """The list of a job's results."""
 
     @needs_scope("read", whose="job", is_costly=True)
+    @answers(OutputListJson)
     async def get(self, job_id: str) -> None:
-        """List the files, by path."""
+        """List the files that a job wrote, by path."""
         job = await self.services.jobs.get(self.user, job_id)
         kept = await self.services.outputs.list(job)
         self.set_header("Content-Type", "application/json")
@@ -76,6 +105,7 @@ class OutputsZipHandler(SandboxedHandler):
     """All results of a job."""
 
     @needs_scope("read", whose="job", is_costly=True)
+    @answers(media=("application/zip",))
     async def get(self, job_id: str) -> None:
         """Send all results as a ZIP, created while it is sent."""
         job = await self.services.jobs.get(self.user, job_id)
@@ -89,6 +119,7 @@ class OutputHandler(SandboxedHandler):
     """One file of a job's results."""
 
     @needs_scope("read", whose="job")
+    @answers(media=("*/*",), also=FILE, errors=(416,))
     async def get(self, job_id: str, path: str) -> None:
         """Send the file, or the requested range of it."""
         job = await self.services.jobs.get(self.user, job_id)
@@ -109,6 +140,7 @@ class OutputHandler(SandboxedHandler):
             await self.run_while_connected(self.send(pieces))
 
     @needs_scope("read", whose="job")
+    @answers(also=FILE, errors=(416,))
     async def head(self, job_id: str, path: str) -> None:
         """Send only the headers."""
         await self.get(job_id, path)
@@ -210,11 +242,11 @@ async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> str:
     """Return the JSON of a list of results, and of the first omitted files."""
-    items = [
-        {"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))} for file in kept.files
+    items: list[OutputFileJson] = [
+        {"path": file.path, "size": file.size, "modified_at": show_time(_moment(file))} for file in kept.files
     ]
-    omitted = [file._asdict() for file in kept.omitted]
-    known: dict[str, Any] = {} if summary is None else summary.model_dump()
+    omitted: list[OmittedFileJson] = [{"path": file.path, "size": file.size} for file in kept.omitted]
+    known = {} if summary is None else summary.model_dump()
     return json.dumps({"items": items, "omitted": omitted, **known}) + "\n"
 
 

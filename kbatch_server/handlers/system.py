@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
+from typing_extensions import TypedDict
 
+from ..monitoring.health import PartsJson
 from ..web.access import Needs, needs_nothing, needs_scope
+from ..web.answers import answers
 from .base import BaseHandler
-from .openapi import make_openapi
 
 OPEN = Needs(user=False)
 """The requirements of metrics if ``HubAuthenticator.authenticate_prometheus`` is off."""
+
+
+class HealthJson(TypedDict):
+    """That the process answers."""
+
+    status: str
+
+
+class ReadyJson(PartsJson):
+    """How all parts are, and whether this is the process that leads."""
+
+    leads: bool
+
+
+class VersionJson(TypedDict):
+    """The version."""
+
+    version: str
 
 
 class HealthHandler(BaseHandler):
@@ -21,6 +40,7 @@ class HealthHandler(BaseHandler):
     log_success_debug = True
 
     @needs_nothing(whose="anybody")
+    @answers(HealthJson)
     async def get(self) -> None:
         """Answer that the process responds."""
         self.send_json({"status": "ok"})
@@ -32,11 +52,12 @@ class ReadyHandler(BaseHandler):
     log_success_debug = True
 
     @needs_nothing(whose="anybody")
+    @answers(ReadyJson, also={503: "Not ready."})
     async def get(self) -> None:
         """Show each part's state, since when and why; 503 while requests should use another replica."""
         health = self.services.health
         await health.look()
-        status = health.to_dict() | {"leads": self.services.is_leading()}
+        status: ReadyJson = {**health.to_dict(), "leads": self.services.is_leading()}
         self.send_json(status, status=200 if health.is_ready else 503)
 
 
@@ -60,6 +81,7 @@ class VersionHandler(BaseHandler):
     """The version of the service."""
 
     @needs_nothing(whose="anybody")
+    @answers(VersionJson)
     async def get(self) -> None:
         """Show the version."""
         self.send_json({"version": self.services.version})
@@ -69,16 +91,11 @@ class OpenAPIHandler(BaseHandler):
     """The description of ``api/v1``."""
 
     @needs_nothing(whose="anybody")
+    @answers(dict[str, Any])
     async def get(self) -> None:
         """Show the description of the API, in OpenAPI 3.1."""
         self.set_header("Content-Type", "application/json")
-        self.write(write_openapi(self.services.version, self.services.auth.base_url))
-
-
-@lru_cache(maxsize=1)
-def write_openapi(version: str, base_url: str) -> str:
-    """Return the description as JSON, cached: it never changes, and anybody may request it."""
-    return json.dumps(make_openapi(version, base_url)) + "\n"
+        self.write(self.settings["write_openapi"]())
 
 
 default_handlers = [

@@ -7,9 +7,10 @@ from contextlib import aclosing
 from typing import Any
 
 from ..errors import InvalidRequest, TooLarge, Unavailable
-from ..models.upload import Upload
+from ..models.upload import Upload, UploadJson
 from ..storage.base import StorageError
 from ..web.access import needs_nothing, needs_scope
+from ..web.answers import answers
 from ..web.body import IDLE_SECONDS, BodyStream
 from ..web.multipart import ROOM_BYTES, FilePart
 from ..web.query import read_range
@@ -96,7 +97,8 @@ class ReceivingHandler(BaseHandler):
 class UploadsHandler(ReceivingHandler):
     """All uploads."""
 
-    @needs_scope("submit", whose="self", body=True, spends="upload")
+    @needs_scope("submit", whose="self", body=("application/zip", "multipart/form-data"), spends="upload")
+    @answers(UploadJson, status=201)
     async def post(self) -> None:
         """Store a ZIP of code."""
         upload = await self.finish_upload()
@@ -110,8 +112,9 @@ class UploadHandler(BaseHandler):
     """One upload."""
 
     @needs_scope("submit", whose="upload")
+    @answers(UploadJson)
     async def get(self, upload_id: str) -> None:
-        """Show the upload."""
+        """Show an upload."""
         self.send_json((await self.services.uploads.get(self.user, upload_id)).to_dict())
 
 

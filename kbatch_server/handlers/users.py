@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from ..models.user import ForgottenUser
 from ..web.access import needs_scope
+from ..web.answers import answers
 from .base import BaseHandler
 
 
@@ -12,6 +14,7 @@ class UserHandler(BaseHandler):
     """A user, by name."""
 
     @needs_scope("admin", whose="everybody")
+    @answers(ForgottenUser)
     async def delete(self, name: str) -> None:
         """Forget the user's jobs, uploads and usage; no error for an unknown name."""
         self.send_json(asdict(await self.services.jobs.forget_user(name)))

@@ -10,7 +10,8 @@ from contextlib import aclosing
 from ..jobs.watch import Reset, SeenChange
 from ..ticks import with_ticks
 from ..web.access import needs_scope
-from .jobs import JobModelHandler
+from ..web.answers import answers
+from .jobs import OWNER, JobModelHandler
 from .streams import EventEncoder, StreamHandler
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -29,7 +30,8 @@ class WatchHandler(StreamHandler, JobModelHandler):
 
     log_success_debug = True
 
-    @needs_scope("read", whose="self", query=("user",))
+    @needs_scope("read", whose="self", parameters=(OWNER,))
+    @answers(media=("text/event-stream",))
     async def get(self) -> None:
         """Send changes until the client goes, or for a quarter of an hour; it continues from the last id."""
         after = self.request.headers.get("Last-Event-ID")

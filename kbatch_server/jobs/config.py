@@ -11,11 +11,11 @@ from jupyterhub.traitlets import ByteSpecification
 from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, validate
 
 from ..errors import InvalidRequest
-from ..models.job import RETRY_DELAY_SECONDS, JobSpec
+from ..models.job import JobSpec
+from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..slugs import MAX_LABEL, make_slug
 from .podconfig import PodConfig
-from .request import JobRequest
 
 
 def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str:
@@ -167,6 +167,27 @@ class JobConfig(PodConfig):
         allow_none=True,
         help="""The maximum ``mem_limit`` that users may set; units as for ``mem_limit``. It also applies to
         jobs that set none if ``mem_limit`` is None. None: no maximum.
+        """,
+        config=True,
+    )
+
+    shm_size = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""Bytes of shared memory (``/dev/shm``) of jobs that set no ``shm_size``; units as for
+        ``mem_limit``.
+
+        The files in it count as memory of the job, and so towards its ``mem_limit``. None: the default of the
+        container runtime, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
+        """,
+        config=True,
+    )
+
+    max_shm_size = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""The maximum ``shm_size`` that users may set; units as for ``mem_limit``. None: the job's
+        ``mem_limit``.
         """,
         config=True,
     )
@@ -357,30 +378,25 @@ class JobConfig(PodConfig):
     ) -> JobSpec:
         """Return the spec of a user's job, or raise InvalidRequest with the field."""
         cpu_limit, mem_limit = (self._checked_limit(request, name) for name in ("cpu_limit", "mem_limit"))
-        return self._common_spec.model_copy(
-            update={
-                "image": check_image(request.image, self.image, self.allowed_images),
-                "command": request.command,
-                "args": request.args,
-                "notebook": request.notebook,
-                "collect": request.get_collect(),
-                "profile": profile,
-                "upload": request.upload,
-                "code_sha256": code_sha256,
-                "working_dir": request.working_dir or None,
-                "cpu_limit": cpu_limit,
-                "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
-                "mem_limit": mem_limit,
-                "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
-                "shm_size": self._checked_shm_size(request, mem_limit),
-                "retries": check_at_most(request.retries, self.max_retries, "retries"),
-                "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
-                "retry_backoff": request.retry_backoff,
-                "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
-                "priority": request.priority,
-                "queue_name": self._checked_queue(request.queue_name, user, profile),
-            }
-        )
+        asked = {name: getattr(request, name) for name in REQUESTED}
+        # those that the admin, or another field, has a say in
+        checked = {
+            "image": check_image(request.image, self.image, self.allowed_images),
+            "collect": request.get_collect(),
+            "profile": profile,
+            "code_sha256": code_sha256,
+            "working_dir": request.working_dir or None,
+            "cpu_limit": cpu_limit,
+            "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
+            "mem_limit": mem_limit,
+            "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
+            "shm_size": self._checked_shm_size(request, mem_limit),
+            "retries": check_at_most(request.retries, self.max_retries, "retries"),
+            "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
+            "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
+            "queue_name": self._checked_queue(request.queue_name, user, profile),
+        }
+        return self._common_spec.model_copy(update=asked | checked)
 
     @cached_property
     def _common_spec(self) -> JobSpec:

@@ -12,27 +12,6 @@ GIB = 2**30
 class PodConfig(Configurable):
     """The options of a job's pod, as the admin set them."""
 
-    shm_size = ByteSpecification(
-        None,
-        allow_none=True,
-        help="""Bytes of shared memory (``/dev/shm``) of jobs that set no ``shm_size``; units as for
-        ``mem_limit``.
-
-        The files in it count as memory of the job, and so towards its ``mem_limit``. None: the default of the
-        container runtime, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
-        """,
-        config=True,
-    )
-
-    max_shm_size = ByteSpecification(
-        None,
-        allow_none=True,
-        help="""The maximum ``shm_size`` that users may set; units as for ``mem_limit``. None: the job's
-        ``mem_limit``.
-        """,
-        config=True,
-    )
-
     code_volume_size = ByteSpecification(
         32 * GIB,
         allow_none=True,

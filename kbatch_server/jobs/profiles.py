@@ -12,9 +12,9 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import InvalidRequest
 from ..models.job import JobSpec, Profile
+from ..models.request import JobRequest
 from ..models.user import User
 from .config import JobConfig
-from .request import JobRequest
 
 Entry = dict[str, Any]
 """One profile, in the admin's form."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
-from typing import Any
 
 import traitlets
 from traitlets import Instance, default
@@ -22,16 +21,16 @@ from ..logs.text import LogText
 from ..metrics import SUBMITTED
 from ..models.job import Job, JobEvent, JobSpec, Status
 from ..models.listing import JobPage, JobQuery
+from ..models.request import JobRequest
 from ..models.summary import JobSummary
 from ..models.times import utcnow
 from ..models.user import ForgottenUser, User
-from ..scheduling.report import UsageReport
+from ..scheduling.report import UsageJson, UsageReport
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import Store
 from ..store.queuelimits import QueueLimits
 from .profiles import Profiles
-from .request import JobRequest
 from .watch import JobWatch, Reset, SeenChange
 
 
@@ -180,7 +179,7 @@ class Jobs(LoggingConfigurable):
         await self._begin_listing(user, owner)
         return await self.watch.follow(user.name, user=owner, after=after)
 
-    async def describe(self, user: User) -> dict[str, Any]:
+    async def describe(self, user: User) -> UsageJson:
         """Return a user's limits, usage and queue as JSON."""
         return await self.usage_report.describe(user)
 
@@ -290,27 +289,5 @@ def _owner(user: User) -> str | None:
 
 def make_request(job: Job, env: dict[str, str]) -> JobRequest:
     """Return a request for a job like this one, with its environment."""
-    spec = job.spec
-    return JobRequest(
-        name=job.name,
-        command=spec.command,
-        args=spec.args,
-        notebook=spec.notebook,
-        collect=spec.collect,
-        image=spec.image or None,
-        profile=spec.profile,
-        env=env,
-        upload=spec.upload,
-        working_dir=spec.working_dir,
-        description=job.description,
-        tags=job.tags,
-        cpu_limit=spec.cpu_limit,
-        mem_limit=spec.mem_limit,
-        shm_size=spec.shm_size,
-        retries=spec.retries,
-        retry_delay_seconds=spec.retry_delay_seconds,
-        retry_backoff=spec.retry_backoff,
-        active_deadline_seconds=spec.active_deadline_seconds,
-        priority=spec.priority,
-        queue_name=spec.queue_name,
-    )
+    requested = job.spec.get_requested() | {"image": job.spec.image or None}
+    return JobRequest(**requested, name=job.name, env=env, description=job.description, tags=job.tags)

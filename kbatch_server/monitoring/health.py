@@ -7,15 +7,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import traitlets
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
+from typing_extensions import TypedDict
 
 from ..errors import KBatchError
 from ..launchers.base import LauncherUnavailable
-from ..models.times import to_iso, utcnow
+from ..models.times import Moment, show_time, utcnow
 from ..scrub import scrub_text
 from ..storage.base import StorageError
 
@@ -26,6 +27,23 @@ MAX_WORDS = 500
 """The maximum length of a reason, in characters."""
 
 State = Literal["ok", "failed", "unknown"]
+
+
+class PartJson(TypedDict):
+    """How a part is, since when and why."""
+
+    state: State
+    since: Moment
+    message: str
+    needed: bool
+
+
+class PartsJson(TypedDict):
+    """How all parts are."""
+
+    status: Literal["ok", "degraded", "unavailable", "stopping"]
+    failed: list[str]
+    parts: dict[str, PartJson]
 
 
 @dataclass(slots=True, eq=False)
@@ -46,11 +64,11 @@ class Part:
     """The time of the last check, by ``time.monotonic()``."""
     asking: asyncio.Task[None] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PartJson:
         """Return the JSON of the part."""
         return {
             "state": self.state,
-            "since": to_iso(self.since),
+            "since": show_time(self.since),
             "message": self.message,
             "needed": self.is_needed,
         }
@@ -145,7 +163,7 @@ class Health(LoggingConfigurable):
         return not self.is_stopping and all(part.state == "ok" for part in self.parts if part.is_needed)
 
     @property
-    def status(self) -> str:
+    def status(self) -> Literal["ok", "degraded", "unavailable", "stopping"]:
         """One word: ``ok``, ``degraded`` (some things work), ``unavailable`` (none) or ``stopping``."""
         if self.is_stopping:
             return "stopping"
@@ -153,7 +171,7 @@ class Health(LoggingConfigurable):
             return "unavailable"
         return "ok" if all(part.state == "ok" for part in self.parts) else "degraded"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PartsJson:
         """Return the JSON of all parts."""
         return {
             "status": self.status,

@@ -10,6 +10,7 @@ from typing import Any
 
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
+from typing_extensions import TypedDict
 
 from ..errors import Unavailable
 from ..limits.config import Limits
@@ -29,6 +30,37 @@ SHOWN = 100
 
 MAX_RUNNING = 10_000
 """The maximum number of one user's running jobs to add up."""
+
+
+Amounts = dict[str, float]
+"""Amounts by resource; memory is in bytes."""
+
+
+class QueuedJson(TypedDict):
+    """A job that waits, and its place."""
+
+    id: str
+    name: str
+    place: int
+
+
+class QueueJson(TypedDict):
+    """A user's queued jobs, and why the first of them waits."""
+
+    reason: str
+    message: str
+    jobs: list[QueuedJson]
+
+
+class UsageJson(TypedDict):
+    """What a user may have and uses."""
+
+    limits: Amounts | None
+    """None where they cannot be found out now."""
+    group_totals: dict[str, Amounts]
+    """What all members of a group may have together, by group."""
+    usage: Amounts
+    queue: QueueJson
 
 
 class UsageReport(LoggingConfigurable):
@@ -52,7 +84,7 @@ class UsageReport(LoggingConfigurable):
             wait = queue.wait or UNDECIDED
             job.reason, job.message = wait.reason, wait.make_message(queue.places.get(job.id), PLACES)
 
-    async def describe(self, user: User) -> dict[str, Any]:
+    async def describe(self, user: User) -> UsageJson:
         """Return the limits, the usage and the queue of a user, as JSON.
 
         Memory is in bytes. ``limits`` is None if the limits cannot be read now.
@@ -97,7 +129,7 @@ class UsageReport(LoggingConfigurable):
         if not done.cancelled():
             done.exception()  # whoever waited for it may have gone
 
-    async def _find_limits(self, user: User) -> dict[str, float] | None:
+    async def _find_limits(self, user: User) -> Amounts | None:
         try:
             return _as_json(await self.limits.find(user.name, user.groups))
         except Unavailable:
@@ -112,7 +144,7 @@ def _is_waiting(job: Job) -> bool:
     return job.status is Status.QUEUED and job.launch_begun_at is None and job.delete_requested_at is None
 
 
-def _as_json(amounts: Mapping[str, float]) -> dict[str, float]:
+def _as_json(amounts: Mapping[str, float]) -> Amounts:
     """Return amounts with whole numbers as integers, and without infinite ones, which JSON lacks."""
     return {
         name: int(amount) if float(amount).is_integer() else round(amount, 6)
@@ -121,7 +153,7 @@ def _as_json(amounts: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _show(queue: Queue) -> dict[str, Any]:
+def _show(queue: Queue) -> QueueJson:
     wait: Wait | None = (queue.wait or UNDECIDED) if queue.places else None
     return {
         "reason": wait.reason if wait else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -25,31 +26,14 @@ LARGE = ("env", "spec", "description", "tags")
 _ESCAPED_BYTES = 6
 """The size of a non-ASCII character in JSON."""
 
-_SAME = (
-    "id",
-    "user",
-    "name",
-    "reason",
-    "message",
-    "exit_code",
-    "description",
-    "attempts",
-    "created_at",
-    "launch_begun_at",
-    "launched_at",
-    "started_at",
-    "ended_at",
-    "cleaned_at",
-    "cancel_requested_at",
-    "cancelled_by",
-    "cancel_note",
-    "delete_requested_at",
-    "is_forgotten",
-)
-"""Columns with the same content as the job's field of the same name."""
+_OTHER = ("seq", "status", "spec", "tags", "groups", "pods", "state", "outputs")
+"""The columns whose values differ from the job's field of the same name."""
+
+_SAME = tuple(each.name for each in fields(Job) if each.name in jobs.c and each.name not in _OTHER)
+"""The columns with the same content as the job's field of the same name."""
 
 COLUMNS: tuple[ColumnElement[Any], ...] = (
-    *(jobs.c[name] for name in ("seq", "status", "spec", "tags", "groups", "pods", "state", "outputs")),
+    *(jobs.c[name] for name in _OTHER),
     # its length, as SQLite 3.40 says of every column in RETURNING that it is not null
     func.coalesce(func.length(jobs.c.env), 0).label("env_bytes"),
     *(jobs.c[name] for name in _SAME),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from .query import Parameter
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -32,10 +34,11 @@ class Needs:
     """``submit``, ``read``, ``cancel`` or ``admin``: a scope (see HubAuthenticator.scopes)."""
     user: bool = True
     """Whether the method requires a user."""
-    query: tuple[str, ...] = ()
-    """The names of the query parameters that the method supports."""
-    body: bool = False
-    """Whether the method takes a body. Other methods reject requests with a body."""
+    parameters: tuple[Parameter[Any], ...] = ()
+    """The parameters of the query and of headers that the method supports."""
+    body: Any = False
+    """Whether the method takes a body. Other methods reject requests with a body. For OpenAPI it may be the
+    model of the body's JSON (``Model | None``: it may be left out), or the types of a file, as a tuple."""
     is_costly: bool = False
     """Whether the method costs much more than others, so that a user may have few such requests at a time."""
     spends: str | None = None
@@ -44,34 +47,41 @@ class Needs:
     """Whose data the method is about. tests/service/test_authorization.py calls each method as each kind of
     user, and fails for one without this declaration."""
 
+    @property
+    def query(self) -> tuple[str, ...]:
+        """The names of the query parameters that it knows."""
+        return tuple(each.name for each in self.parameters if each.place == "query")
+
 
 def needs_scope(
     action: str,
     *,
     whose: Whose | None = None,
-    query: tuple[str, ...] = (),
-    body: bool = False,
+    parameters: tuple[Parameter[Any], ...] = (),
+    body: Any = False,
     is_costly: bool = False,
     spends: str | None = None,
 ) -> Callable[[Method], Method]:
     """Declare that a method requires the scope of an action, and its other requirements."""
     return _declare(
-        Needs(action=action, query=query, body=body, is_costly=is_costly, spends=spends, whose=whose)
+        Needs(
+            action=action, parameters=parameters, body=body, is_costly=is_costly, spends=spends, whose=whose
+        )
     )
 
 
 def needs_user(
-    *, whose: Whose | None = None, query: tuple[str, ...] = (), body: bool = False
+    *, whose: Whose | None = None, parameters: tuple[Parameter[Any], ...] = (), body: Any = False
 ) -> Callable[[Method], Method]:
     """Declare that a method requires a user with access to the service, but no scope of an action."""
-    return _declare(Needs(query=query, body=body, whose=whose))
+    return _declare(Needs(parameters=parameters, body=body, whose=whose))
 
 
 def needs_nothing(
-    *, whose: Whose | None = None, query: tuple[str, ...] = (), body: bool = False
+    *, whose: Whose | None = None, parameters: tuple[Parameter[Any], ...] = (), body: Any = False
 ) -> Callable[[Method], Method]:
     """Declare that a method requires no token. A token that a client sends must be valid all the same."""
-    return _declare(Needs(user=False, query=query, body=body, whose=whose))
+    return _declare(Needs(user=False, parameters=parameters, body=body, whose=whose))
 
 
 def _declare(needs: Needs) -> Callable[[Method], Method]:

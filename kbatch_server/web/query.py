@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Literal, TypeVar
 
 from tornado.web import RequestHandler
 
@@ -35,6 +38,62 @@ def read_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 MAX_TAGS = 10
 """Maximum number of tags in one search: each adds a condition to the database query."""
+
+Value = TypeVar("Value")
+
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parameter(Generic[Value]):
+    """A parameter of a request: how it is read, and how OpenAPI describes it."""
+
+    name: str
+    read: Callable[[RequestHandler], Value]
+    """Returns its value, or its default where it is absent. Raises InvalidRequest."""
+    schema: Schema
+    place: Literal["query", "header"] = "query"
+
+
+def flag(name: str, description: str) -> Parameter[bool]:
+    """Return a parameter that is true or false; absent it is false."""
+    schema = {"type": "boolean", "default": False, "description": description}
+    return Parameter(name, lambda handler: read_flag(handler, name), schema)
+
+
+def whole_number(name: str, description: str, *, minimum: int, maximum: int) -> Parameter[int | None]:
+    """Return a parameter that is a whole number between two limits, or absent."""
+    schema = _number_schema(description, minimum, maximum)
+    return Parameter(name, lambda handler: read_int(handler, name, minimum=minimum, maximum=maximum), schema)
+
+
+def limit(description: str = "", *, maximum: int, default: int) -> Parameter[int]:
+    """Return the parameter ``limit``: how many things to answer with."""
+
+    def read(handler: RequestHandler) -> int:
+        return read_int(handler, "limit", minimum=1, maximum=maximum) or default
+
+    return Parameter("limit", read, _number_schema(description, 1, maximum) | {"default": default})
+
+
+def _number_schema(description: str, minimum: int, maximum: int) -> Schema:
+    schema: Schema = {"type": "integer", "minimum": minimum, "maximum": maximum}
+    return schema | ({"description": description} if description else {})
+
+
+def text(name: str, description: str, *, maximum: int | None = None) -> Parameter[str | None]:
+    """Return a parameter that is some words of one line, or absent; without a maximum any text."""
+    schema: Schema = {"type": "string", "description": description}
+    if maximum is None:
+        return Parameter(name, lambda handler: handler.get_query_argument(name, None), schema)
+    schema |= {"minLength": 1, "maxLength": maximum}
+    return Parameter(name, lambda handler: read_text(handler, name, maximum=maximum), schema)
+
+
+def moment(name: str, description: str) -> Parameter[datetime | None]:
+    """Return a parameter that is a time, or absent."""
+    schema = {"type": "string", "format": "date-time", "description": description}
+    return Parameter(name, lambda handler: read_time(handler, name), schema)
 
 
 def read_flag(handler: RequestHandler, name: str) -> bool:

@@ -11,12 +11,12 @@ import pytest
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.engine.relaunch import RELAUNCH
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchers.local.launcher import LocalProcessJobLauncher
 from kbatch_server.models.job import JobStatus, Pod, Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.notebooks.launch import EXIT_REASONS

@@ -7,8 +7,8 @@ from traitlets.config import Config
 from kbatch_server.errors import InvalidRequest
 from kbatch_server.jobs.config import JobConfig
 from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.launchers.kube.manifests.resources import make_resources
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.user import User
 
 ALICE = User(name="alice", groups=("gpu-users",))

@@ -13,7 +13,6 @@ import pytest
 
 from kbatch_server.errors import Forbidden, InsufficientStorage, KBatchError, TooManyRequests, Unavailable
 from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.limits.config import Limits
@@ -22,6 +21,7 @@ from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.storage import diskspace

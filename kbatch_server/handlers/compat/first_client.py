@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InvalidRequest, KBatchError
-from ...jobs.request import JobRequest
 from ...models.job import Job
+from ...models.request import JobRequest
 
 NOT_A_ZIP = "The submitted file must be a ZIP archive."
 WRONG_UPLOAD_DATA = "Incorrect structure for upload data field. Must have a 'name' and 'content' field."

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from ...errors import InvalidRequest
-from ...jobs.request import MAX_ENV_NAMES, MAX_WORDS, JobRequest
 from ...models.job import Profile
+from ...models.request import MAX_ENV_NAMES, MAX_WORDS, JobRequest
 from ...quantities import parse_quantity
 from ...validation import at_most, checked
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....models.job import RETRY_DELAY_SECONDS, JobSpec
+from ....models.job import JobSpec
+from ....models.request import RETRY_DELAY_SECONDS
 
 Manifest = dict[str, Any]
 

@@ -1,0 +1,41 @@
+"""What a handler's method answers with: declared above the method, and described in OpenAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers of a method, but for the errors that any request may be answered with."""
+
+    model: Any = None
+    """The type of the JSON: a pydantic model, a TypedDict, or a union of them. None: there is no JSON."""
+    status: int = 200
+    media: tuple[str, ...] = ()
+    """The types of content other than JSON, like ``text/plain``."""
+    also: Mapping[int, str] | None = None
+    """Other statuses with the same content, each with what it means."""
+    errors: tuple[int, ...] = ()
+    """Statuses of errors that not every request may have."""
+
+
+def answers(
+    model: Any = None,
+    *,
+    status: int = 200,
+    media: tuple[str, ...] = (),
+    also: Mapping[int, str] | None = None,
+    errors: tuple[int, ...] = (),
+) -> Callable[[Method], Method]:
+    """Declare what a method answers with (see ``Answers``); the method's docstring is the summary."""
+
+    def mark(method: Method) -> Method:
+        method.answers = Answers(model, status, media, also, errors)  # type: ignore[attr-defined]
+        return method
+
+    return mark
