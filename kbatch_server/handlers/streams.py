@@ -36,7 +36,8 @@ def make_last_line(why: str) -> str:
 
 
 class StreamHandler(BaseHandler):
-    """A handler whose answer may last for days: until its end, the service's, or that of the token."""
+    """A handler whose answer may last for days: until it is complete, the service stops, or the user loses
+    access."""
 
     _watching: asyncio.Task[None] | None = None
     _is_revoked = False

@@ -28,7 +28,7 @@ def read_range(header: str | None, size: int) -> tuple[int, int] | None:
         return None
     first, last = match[1], match[2]
     if first and last and int(last) < int(first):
-        return None  # it is no range at all
+        return None  # not a range
     start = int(first) if first else max(size - int(last), 0)
     end = min(int(last) + 1, size) if first and last else size
     if start >= end:
@@ -122,7 +122,7 @@ def read_time(handler: RequestHandler, name: str) -> datetime | None:
     if text is None:
         return None
     try:
-        # a "+" in a query is a space, and who writes "+02:00" there seldom knows
+        # a "+" in a query means a space, so "+02:00" arrives as " 02:00"
         moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
