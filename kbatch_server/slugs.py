@@ -22,6 +22,8 @@ HASH_LENGTH = 16
 """64 bits of SHA-256: with 32, a user who can choose a name finds one that collides with another's in
 minutes."""
 
+_ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
+
 _SAFE = re.compile(r"[a-z]([a-z0-9]|-(?!-))*[a-z0-9]|[a-z]")
 _ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"
 """32 characters without i, l, o and u: no 1l0O to misread, few words to blush at."""
@@ -37,6 +39,11 @@ def make_slug(text: str, *, max_length: int = MAX_LABEL) -> str:
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:HASH_LENGTH]
     stem = _stem(text)[: max_length - len(digest) - 3].rstrip("-") or "x"
     return f"{stem}---{digest}"
+
+
+def make_account_name(user: str) -> str:
+    """Return the value of ``USER`` in a user's jobs, without spaces; their account may have another name."""
+    return user if _ACCOUNT.fullmatch(user) else make_slug(user)
 
 
 def make_job_id(name: str) -> str:

@@ -179,6 +179,8 @@ class JobConfig(PodConfig):
 
         The files in it count as memory of the job, and so towards its ``mem_limit``. None: the default of the
         container runtime, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
+        If ``volume_mounts`` has a volume at ``/dev/shm``, that volume is the jobs' shared memory: this
+        setting has no effect, and jobs that set ``shm_size`` are refused.
         """,
         config=True,
     )
@@ -419,6 +421,12 @@ class JobConfig(PodConfig):
     def _checked_shm_size(self, request: JobRequest, mem_limit: int | None) -> Any:
         """Return the size of /dev/shm, at most the job's memory."""
         wanted, default = request.shm_size, self.shm_size
+        if self.has_own_shm:
+            if wanted is not None:
+                raise InvalidRequest.of_field(
+                    "shm_size", "cannot be set here: the admin mounts a volume at /dev/shm"
+                )
+            return None
         if wanted is None or wanted == default:
             return limit_guarantee(default, mem_limit)
         if not self.allow_user_limits:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from posixpath import normpath
+from typing import Any
+
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Bool, Dict, Integer, List, Unicode
+from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, validate
 from traitlets.config import Configurable
+
+from ..launchers.kube.manifests.volumes import OWN_DIRS, OWN_VOLUMES, SHM_DIR
 
 GIB = 2**30
 
@@ -49,9 +55,10 @@ class PodConfig(Configurable):
         help="""Whether a job that cannot write to its HOME gets a home folder of its own, ``/kbatch-home``.
 
         This happens when the cluster or the admin sets a user that the image does not know. If the job can
-        write to its HOME, it keeps it. The check needs ``/bin/sh`` in the image: set this to False for images
-        without a shell. For a single job, its user can set HOME in ``env``, which disables the check. A job
-        without a ``command`` is not checked either.
+        write to its HOME, it keeps it. Otherwise, variables such as ``XDG_CACHE_HOME`` are unset that name
+        folders which the job may not write to. The check needs ``/bin/sh`` in the image: set this to False
+        for images without a shell. For a single job, its user can set HOME in ``env``, which disables the
+        check. A job without a ``command`` is not checked either.
         """,
         config=True,
     )
@@ -100,13 +107,16 @@ class PodConfig(Configurable):
         Dict(),
         help="""Kubernetes volumes of the jobs' pods, like
         ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}]``.
+        The service's own volumes have names that begin with ``kbatch-``.
         """,
         config=True,
     )
 
     volume_mounts = List(
         Dict(),
-        help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.""",
+        help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``. Each needs a
+        path of its own, and none that the service uses: ``/code``, ``/kbatch-home``, ``/kbatch-notebook`` and
+        ``/kbatch-outputs``. A path inside of these may be used.""",
         config=True,
     )
 
@@ -144,3 +154,31 @@ class PodConfig(Configurable):
     labels = Dict(Unicode(), help="""Extra labels of each Job and its pods.""", config=True)
 
     annotations = Dict(Unicode(), help="""Extra annotations of each Job and its pods.""", config=True)
+
+    @validate("volumes")
+    def _validate_volumes(self, proposal: Any) -> Any:
+        _check_unique("volumes", [each.get("name") for each in proposal["value"]], OWN_VOLUMES)
+        return proposal["value"]
+
+    @validate("volume_mounts")
+    def _validate_volume_mounts(self, proposal: Any) -> Any:
+        _check_unique("volume_mounts", _list_paths(proposal["value"]), OWN_DIRS)
+        return proposal["value"]
+
+    @property
+    def has_own_shm(self) -> bool:
+        """Whether the admin mounts a volume as the jobs' shared memory."""
+        return SHM_DIR in _list_paths(self.volume_mounts)
+
+
+def _list_paths(mounts: Sequence[dict[str, Any]]) -> list[str]:
+    return [normpath(str(each.get("mountPath"))) for each in mounts]
+
+
+def _check_unique(trait: str, names: Sequence[Any], taken: Collection[str]) -> None:
+    """Raise TraitError for a name or path that the service, or another entry, has."""
+    for number, name in enumerate(names):
+        if name in taken:
+            raise TraitError(f"JobConfig.{trait}: {name} is the service's own; choose another")
+        if name in names[:number]:
+            raise TraitError(f"JobConfig.{trait}: {name} is there twice")

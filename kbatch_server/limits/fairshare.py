@@ -56,6 +56,11 @@ def get_next_month(moment: datetime) -> datetime:
     return datetime(year, month, 1, tzinfo=UTC)
 
 
+def get_month_end(month: str) -> datetime:
+    """Return the end of a month like ``2026-11``, in UTC."""
+    return get_next_month(datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC))
+
+
 def split_months(start: datetime, end: datetime) -> dict[str, float]:
     """Return the seconds between two moments by month."""
     seconds: dict[str, float] = {}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from .request import REQUESTED, RequestedSpec
 from .results import JobOutputs
@@ -35,7 +35,17 @@ class Status(StrEnum):
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
 COMPLETE = ("Complete", "Completed successfully.")
-"""The reason and the message of a job on Kubernetes that succeeded, whoever ends its pod."""
+"""The reason and the message of a job that succeeded, whoever ends it."""
+
+_WORDS = {
+    Status.QUEUED: ("Queued", "Waiting to start."),
+    Status.PENDING: ("Pending", "Waiting to run."),
+    Status.RUNNING: ("Running", "Running."),
+    Status.SUCCEEDED: COMPLETE,
+    Status.FAILED: ("Error", "The job failed."),
+    Status.CANCELLED: ("Cancelled", "Cancelled by the user."),
+}
+"""The reason and the message of a status of which a launcher says no more."""
 
 
 MAX_RETRY_DELAY_SECONDS = 600.0
@@ -130,7 +140,8 @@ class JobStatus(BaseModel):
 
     ``blocked_since`` is set while the job waits for something that may never come, and says since when;
     ``blocked_on`` says which of the two limits holds: ``"schedule"`` (a node with room) or ``"start"``
-    (an image, a container that can be created, an admission).
+    (an image, a container that can be created, an admission). An empty ``reason`` or ``message`` becomes
+    that of the status.
     """
 
     status: Status
@@ -154,6 +165,12 @@ class JobStatus(BaseModel):
     finish_at: datetime | None = None
     """When the service is to end what is left of it: its command has ended with ``exit_code``, and something
     that was put beside it runs on."""
+
+    @model_validator(mode="after")
+    def _say_something(self) -> Self:
+        reason, message = _WORDS[self.status]
+        self.reason, self.message = self.reason or reason, self.message or message
+        return self
 
     def get_limit_seconds(self, spec: JobSpec) -> int:
         """Return how long a job may be held up by what holds it up now; 0 means for ever."""

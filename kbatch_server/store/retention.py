@@ -10,6 +10,7 @@ from typing import Literal
 from sqlalchemy import Connection, delete, exists, func, literal, select, true, union_all, update
 
 from ..audit import AuditEntry
+from ..limits.fairshare import get_month_end
 from ..models.times import utcnow
 from .audit import log_entry, put_entry
 from .changes import ChangingStore, JobChange
@@ -108,14 +109,30 @@ class RetentionStore(ChangingStore):
         return await self._database.read(lambda connection: set(connection.scalars(statement)))
 
     async def list_owners(self) -> dict[str, datetime]:
-        """Return the users with jobs or uploads in the database, each with the time of the oldest."""
+        """Return the users with jobs, uploads or usage in the database, each with the time of the oldest.
+
+        The time of usage is that of its last change: the record has no times of earlier changes.
+        """
         kept = union_all(
-            select(jobs.c.user, jobs.c.created_at).where(jobs.c.delete_requested_at.is_(None)),
+            select(jobs.c.user, jobs.c.created_at.label("at")).where(jobs.c.delete_requested_at.is_(None)),
             select(uploads.c.user, uploads.c.created_at).where(uploads.c.expires_at > utcnow()),
+            select(recent_use.c.user, recent_use.c.as_of),
         ).subquery()
-        statement = select(kept.c.user, func.min(kept.c.created_at)).group_by(kept.c.user)
-        rows = await self._database.read(lambda connection: connection.execute(statement).all())
-        return dict(sorted(tuple(row) for row in rows))
+        oldest = select(kept.c.user, func.min(kept.c.at).label("at")).group_by(kept.c.user)
+        months = (
+            select(monthly_use.c.name, func.min(monthly_use.c.month))
+            .where(monthly_use.c.kind == "user")
+            .group_by(monthly_use.c.name)
+        )
+
+        def read(connection: Connection) -> dict[str, datetime]:
+            owners = {row.user: row.at for row in connection.execute(oldest)}
+            for user, month in connection.execute(months):
+                at = get_month_end(month)
+                owners[user] = min(owners.get(user, at), at)
+            return dict(sorted(owners.items()))
+
+        return await self._database.read(read)
 
     async def forget_jobs(self, user: str, *, before: datetime | None = None) -> list[str]:
         """Request the removal of some of a user's jobs, and return their ids; empty if none is left.

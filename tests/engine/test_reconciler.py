@@ -649,6 +649,18 @@ async def test_a_job_whose_key_was_removed_fails_with_the_reason_and_hides_no_ot
     assert world.launcher.launched == []
 
 
+@pytest.mark.parametrize("status", sorted(set(Status) - {Status.QUEUED}))
+async def test_a_user_reads_a_sentence_also_where_the_launcher_says_nothing(world, status):
+    job = await submit(world)
+    assert job.message.endswith(".")
+    await step(world, job)
+    see(world, job, status)
+    job = await step(world, job)
+    assert job.status == status
+    assert job.reason.isalnum()
+    assert job.message.endswith(".")
+
+
 async def test_the_workers_bring_a_job_to_its_end_by_themselves_and_stop(world):
     world.launcher.seen = _AlwaysDone()
     await world.reconciler.start()

@@ -154,9 +154,9 @@ class JobObjects:
         return {"labelSelector": labels}
 
 
-def make_seen_status(seen: Seen) -> JobStatus:
+def make_seen_status(seen: Seen, spec: JobSpec | None = None) -> JobStatus:
     """Return the status of a job with these objects."""
-    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload)
+    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload, spec)
 
 
 def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
@@ -165,7 +165,7 @@ def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
     It adds to them how far this machine's clock is ``ahead`` of the cluster's, so that they compare with this
     clock.
     """
-    status = make_seen_status(seen)
+    status = make_seen_status(seen, spec)
     if spec.active_deadline_seconds is not None:
         set_deadline(status, seen, spec)
     if has_own_delay(spec):

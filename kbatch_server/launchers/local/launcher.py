@@ -28,6 +28,7 @@ from ...models.times import to_iso, utcnow
 from ...notebooks.files import make_files
 from ...notebooks.launch import make_command
 from ...outputs.selection import OUTPUTS, WORKDIR
+from ...slugs import make_account_name
 from ...storage.base import ObjectNotFound, Storage, StorageError
 from ..base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece
 from . import logreader
@@ -366,12 +367,13 @@ class LocalProcessJobLauncher(JobLauncher):
 
     def _make_spec(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> Spec:
         spec = job.spec
+        name = make_account_name(job.user)  # as on Kubernetes; the account itself may be a shared one
         defaults = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": os.environ.get("LANG", "C.UTF-8"),
             "HOME": account.home if has_home(account) else folder.home,
-            "USER": account.name,
-            "LOGNAME": account.name,
+            "USER": name,
+            "LOGNAME": name,
             "SHELL": "/bin/sh",
         }
         return Spec(

@@ -125,7 +125,7 @@ class Supervisor:
     def _find_end(self, exit_code: int) -> dict[str, Any] | None:
         """Return the end of the job after an attempt, or None if there is a retry."""
         if exit_code == 0 and not self.asked_to_end:
-            return make_end("succeeded", "Completed", "", 0, _now())
+            return make_end("succeeded", "", "", 0, _now())
         if end := self._find_reason_to_stop():
             return end
         if len(self.attempts) > self.spec.retries:

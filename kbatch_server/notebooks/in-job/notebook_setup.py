@@ -6,7 +6,9 @@ It is a part of ``run_notebook``, in a separate file beside it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,6 +25,43 @@ PROGRAMS = ("papermill", "jupyter-nbconvert", "jupyter-execute", "jupyter")
 """The first line of these names the Python that has papermill or nbclient, if it is not the one on PATH."""
 
 PYTHON = "python"
+
+KERNEL_LANGUAGES = {
+    "bash": "bash",
+    "deno": "typescript",
+    "evcxr": "rust",
+    "gophernotes": "go",
+    "ihaskell": "haskell",
+    "ijava": "java",
+    "ijavascript": "javascript",
+    "iperl": "perl",
+    "ir": "R",
+    "iruby": "ruby",
+    "javascript": "javascript",
+    "julia": "julia",
+    "kotlin": "kotlin",
+    "matlab": "matlab",
+    "octave": "octave",
+    "ruby": "ruby",
+    "rust": "rust",
+    "scala": "scala",
+    "stata": "stata",
+    "tslab": "typescript",
+    "xcpp": "C++",
+    "xr": "R",
+}
+"""The language of a kernel by the letters that its name begins with. Any other may be one of Python."""
+
+METADATA_TYPES = {
+    "execution": dict,
+    "jupyter": dict,
+    "kernelspec": dict,
+    "language_info": dict,
+    "papermill": dict,
+    "tags": list,
+    "widgets": dict,
+}
+"""What nbclient, papermill and we rely on, where a notebook or a cell has metadata of these names."""
 
 TRIED = "KBATCH_NOTEBOOK_PYTHON"
 """Set for a second Python, so that it does not look for a third."""
@@ -46,7 +85,9 @@ class Notebook:
         self.folder = os.path.dirname(self.path)
         try:
             with open(self.path, encoding="utf-8") as file:
-                self.nb: Any = nbformat.reads(file.read(), as_version=4)
+                content = json.load(file)
+            clean(content)
+            self.nb: Any = nbformat.reads(json.dumps(content), as_version=4)
         except OSError as error:
             raise Refused(
                 BAD_NOTEBOOK, f"The notebook {settings['path']} cannot be read: {error.strerror}."
@@ -68,6 +109,39 @@ class Notebook:
         """Save the notebook, unless it was saved recently."""
         if time.monotonic() >= self._next_save:
             self.save()
+
+
+def clean(content: Any) -> None:
+    """Make of a notebook's JSON what the tools expect: some programs write null where there is nothing.
+
+    Raises ValueError for JSON that is no notebook. Of one before version 4, whose cells are elsewhere, only
+    its own metadata are looked at.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    cells = content.get("cells", [])
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise ValueError("it has no list of cells")
+    for owner in (content, *cells):
+        owner["metadata"] = clean_metadata(owner.get("metadata"))
+    for cell in cells:
+        if cell.get("source") is None:
+            cell["source"] = ""
+        if cell.get("cell_type") == "code" and not isinstance(cell.get("outputs"), list):
+            cell["outputs"] = []
+
+
+def clean_metadata(metadata: Any) -> dict[str, Any]:
+    """Return the metadata of a notebook or cell without what is null or of a wrong type."""
+    if not isinstance(metadata, dict):
+        return {}
+    if isinstance(metadata.get("tags"), str):
+        metadata["tags"] = [metadata["tags"]]
+    return {
+        name: value
+        for name, value in metadata.items()
+        if value is not None and isinstance(value, METADATA_TYPES.get(name, object))
+    }
 
 
 def find_target(path: str, working_dir: str) -> str | None:
@@ -135,9 +209,24 @@ def find_other_python() -> str | None:
 
 
 def find_language(nb: Any) -> str:
-    """Return the language that a notebook says it is in; python where it says nothing."""
+    """Return the language that a notebook says it is in, or that its kernel's name tells; else python."""
     spec, info = nb.metadata.get("kernelspec", {}), nb.metadata.get("language_info", {})
-    return str(spec.get("language") or info.get("name") or PYTHON)
+    return simplify(str(info.get("name") or spec.get("language") or guess_language(str(spec.get("name")))))
+
+
+def guess_language(kernel: str) -> str:
+    """Return the language of a kernel by its name; python for one that tells nothing."""
+    name = kernel.lower()
+    if re.match("conda-(env|root)-", name):  # nb_conda_kernels: conda-env-NAME-py, conda-env-NAME-r
+        last = name.rpartition("-")[2]
+        name = "ir" if last == "r" else last
+    letters = re.match("[a-z]*", name)
+    return KERNEL_LANGUAGES.get(letters.group() if letters else "", PYTHON)
+
+
+def simplify(language: str) -> str:
+    """Return the one name of Python for each that it goes by (python3, ipython); others as they are."""
+    return PYTHON if re.match(r"i?python[\d.]*$", language.lower()) else language
 
 
 def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], None]) -> tuple[str, str]:
@@ -145,51 +234,90 @@ def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], 
 
     Where the image lacks the notebook's own, another one of its language; for Python the image's own first.
     """
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    nb, specs = notebook.nb, KernelSpecManager()
-
-    def find(name: str | None) -> Any:
-        with contextlib.suppress(Exception):
-            return specs.get_kernel_spec(name)
-        return None
-
-    said, language = nb.metadata.get("kernelspec", {}).get("name"), find_language(nb)
-    name = wanted or said
-    spec = find(name) if name else None
+    nb, kernels = notebook.nb, Kernels(notebook.folder)
+    own, language = nb.metadata.get("kernelspec", {}), find_language(nb)
+    name = wanted or own.get("name")
+    spec = kernels.find(name)
     if spec is None:
-        known = {each: find(each) for each in sorted(specs.find_kernel_specs())}
-        have = ", ".join(each for each, found in known.items() if found) or "none"
+        known = kernels.find_all()
+        have = ", ".join(known) or "none"
         if wanted:
             raise Refused(
-                NO_KERNEL, f"The image has no kernel {wanted!r}, which the job asks for. It has: {have}."
+                NO_KERNEL,
+                f"The image has no kernel {wanted!r}{kernels.explain(wanted)}, which the job asks for. "
+                f"It has: {have}.",
             )
-        same = [each for each, found in known.items() if found and found.language.lower() == language.lower()]
-        if language.lower() == PYTHON and find("python3"):
+        same = [each for each, one in known.items() if simplify(one.language).lower() == language.lower()]
+        if language == PYTHON and "python3" in known:
             same = ["python3"]
         if not same:
-            package = "ipykernel" if language.lower() == PYTHON else "its kernel"
+            package = "ipykernel" if language == PYTHON else "its kernel"
             raise Refused(
                 NO_KERNEL,
                 f"The image has no kernel for {language}, which the notebook is in. It has: {have}. "
                 f"Choose an image that has one, or install {package}.",
             )
-        name, spec = same[0], find(same[0])
         why = (
-            f"This image does not have the notebook's kernel {said!r}"
-            if said
+            f"This image does not have the notebook's kernel {name!r}{kernels.explain(name)}"
+            if name
             else "The notebook names no kernel"
         )
+        name = same[0]
+        spec = known[name]
         instead = "the image's own Python" if name == "python3" else f"the kernel {name!r}"
         tell(f"{why}: it runs with {instead}.")
-    if spec.language.lower() != language.lower() or name != said:
+    if own.get("name") != name or str(own.get("language")).lower() != spec.language.lower():
         nb.metadata["kernelspec"] = {
             "name": name,
             "display_name": spec.display_name,
             "language": spec.language,
         }
+    if simplify(spec.language).lower() != language.lower():
         nb.metadata.pop("language_info", None)
-    return name, PYTHON if spec.language.lower() == PYTHON else spec.language
+    return name, simplify(spec.language)
+
+
+class Kernels:
+    """The image's kernels: those whose program is there. A virtual environment leaves its kernel's behind."""
+
+    def __init__(self, folder: str) -> None:
+        from jupyter_client.kernelspec import KernelSpecManager
+
+        self._specs = KernelSpecManager()
+        self._folder = folder
+
+    def find(self, name: Any) -> Any:
+        """Return the kernel of a name, or None."""
+        spec = self._read(name)
+        return spec if spec is not None and self._has_program(spec) else None
+
+    def find_all(self) -> dict[str, Any]:
+        """Return all of them by name, in the order of their names."""
+        known = {name: self.find(name) for name in sorted(self._specs.find_kernel_specs())}
+        return {name: spec for name, spec in known.items() if spec is not None}
+
+    def explain(self, name: Any) -> str:
+        """Return what a sentence adds about a kernel that was not found because its program is missing."""
+        spec = self._read(name)
+        return f" (its program {spec.argv[0]!r} is missing)" if spec is not None and spec.argv else ""
+
+    def _read(self, name: Any) -> Any:
+        with contextlib.suppress(Exception):
+            return self._specs.get_kernel_spec(name)
+        return None
+
+    def _has_program(self, spec: Any) -> bool:
+        """Whether a kernel's program can be started, as jupyter_client finds it."""
+        if not spec.argv:
+            return False
+        program = spec.argv[0].replace("{resource_dir}", spec.resource_dir).replace("{prefix}", sys.prefix)
+        major, minor = sys.version_info[:2]
+        if program in ("python", f"python{major}", f"python{major}.{minor}"):  # means this very Python
+            return True
+        if os.path.dirname(program):
+            program = os.path.join(self._folder, program)
+        path = (spec.env or {}).get("PATH")
+        return shutil.which(program, path=os.path.expandvars(path) if path else None) is not None
 
 
 def is_captured(language: str) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -255,6 +258,69 @@ def test_a_home_is_seen_to_whoever_the_user_of_the_image_is(
     assert container.get("command", []) == wrap + own
     volumes = {each["name"] for each in (*pod["volumes"], *container["volumeMounts"])}
     assert ("kbatch-home" in volumes) == is_wrapped
+
+
+SHELLS = [("dash",), (str(find_busybox()), "sh")]
+XDG_NAMES = ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"]
+
+
+@pytest.fixture
+def image() -> Iterator[Path]:
+    """A folder that is there for any account, as an image's: tmp_path is for ours alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def run_in_home(image: Path, shell: tuple[str, ...], env: dict[str, str], command: str) -> str:
+    """Run a command by the script, with a home at ``image/own``, as an account that is not root."""
+    own = image / "own"
+    own.mkdir(exist_ok=True)
+    own.chmod(0o777)
+    script = HOME_SCRIPT.replace(HOME_DIR, str(own))
+    done = subprocess.run(
+        [*shell, "-c", script, "sh", "sh", "-euc", command],
+        env={"PATH": "/usr/bin:/bin", **env},
+        capture_output=True,
+        text=True,
+        user=65534 if os.geteuid() == 0 else None,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", XDG_NAMES)
+def test_a_folder_of_the_image_that_is_not_writable_is_not_used_in_the_place_of_the_home(
+    image: Path, shell: tuple[str, ...], name: str
+) -> None:
+    (image / "there").mkdir(mode=0o555)
+    for place in (image / "there", image / "there/deeper"):
+        env = {"HOME": "/nonexistent", name: str(place)}
+        command = f'mkdir -p "${{{name}:-$HOME/x}}/fontconfig"; echo $HOME'
+        assert run_in_home(image, shell, env, command) == f"{image}/own\n"
+    assert (image / "own/x/fontconfig").is_dir()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_folder_of_the_image_that_is_writable_or_can_be_made_stays(
+    image: Path, shell: tuple[str, ...]
+) -> None:
+    (image / "there").mkdir()
+    (image / "there").chmod(0o777)
+    places = [str(image / "there"), *(str(image / "there" / str(number)) for number in range(3))]
+    env = {"HOME": "/nonexistent", **dict(zip(XDG_NAMES, places, strict=True))}
+    command = "echo " + " ".join(f"${name}" for name in XDG_NAMES)
+    assert run_in_home(image, shell, env, command) == " ".join(places) + "\n"
+
+
+def test_a_writable_home_stays_as_the_image_has_it(image: Path) -> None:
+    (image / "home").mkdir()
+    (image / "home").chmod(0o777)
+    env = {"HOME": str(image / "home"), "XDG_CONFIG_HOME": "/etc/of-the-image"}
+    assert run_in_home(image, SHELLS[0], env, "echo $HOME $XDG_CONFIG_HOME") == (
+        f"{image}/home /etc/of-the-image\n"
+    )
 
 
 @pytest.mark.parametrize(("user", "name"), [("ada", "ada"), ("a.b@c.org", "a.b@c.org"), ("A b", None)])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from ....models.job import JobSpec
-from ....slugs import make_slug
+from ....slugs import make_account_name
 from .script import read_script
 
 Manifest = dict[str, Any]
@@ -24,8 +23,6 @@ HOME_SCRIPT = read_script("home")
 """Runs a command with a writable home folder, and reports with the two above that it does not exist."""
 
 _WRAPPER = (SHELL, "-c", HOME_SCRIPT, "sh")
-
-_ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 
 def needs_home(spec: JobSpec, env_names: Collection[str]) -> bool:
@@ -46,5 +43,5 @@ def unwrap_command(command: Sequence[str]) -> list[str]:
 
 def make_account_env(user: str, env_names: Collection[str]) -> list[Manifest]:
     """Return the variables with the user's name, for programs that would look for an account."""
-    name = user if _ACCOUNT.fullmatch(user) else make_slug(user)
+    name = make_account_name(user)
     return [{"name": each, "value": name} for each in ("USER", "LOGNAME") if each not in env_names]

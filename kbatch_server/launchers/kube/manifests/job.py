@@ -290,6 +290,16 @@ def _get_grace_seconds(spec: JobSpec) -> int:
     return spec.termination_grace_period_seconds + extra
 
 
+def make_sizes(spec: JobSpec) -> dict[str, Manifest]:
+    """Return the requests and limits of each container in a job's pod, by the container's name."""
+    sizes = {MAIN_CONTAINER: make_resources(spec)}
+    if spec.upload is not None:
+        sizes[FETCH_CONTAINER] = make_init_resources(spec)
+    if spec.keep_outputs:
+        sizes[sidecar.KEEP_CONTAINER] = make_sidecar_resources(spec)
+    return sizes
+
+
 def _make_init_containers(job: Job, image: str, output_limits: OutputLimits) -> list[Manifest]:
     """Return the containers that start before the user's, first the one that fetches the code."""
     containers = [_make_fetch_container(job, image)] if job.spec.upload is not None else []

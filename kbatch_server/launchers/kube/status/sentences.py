@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from ..manifests.home import SHELL
+from ..manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
+from ..manifests.sidecar import KEEP_CONTAINER
 
 Manifest = dict[str, Any]
 
@@ -97,6 +100,22 @@ _PULL_CAUSES = (
     (re.compile(r"no match for platform", re.I), "it is not built for the node's CPU architecture"),
     (re.compile(r"no space left", re.I), "the disk of the node is full"),
 )
+
+_OWN = {
+    FETCH_CONTAINER: ("that fetches the code", "JobConfig.init_resources"),
+    KEEP_CONTAINER: ("that sends the results", "JobConfig.sidecar_resources"),
+}
+"""The service's own containers: a description for users, and the trait that sets the size."""
+
+_BOUND = re.compile(
+    r"(minimum|maximum) (\S+) usage per (Container|Pod) is (\S+?)"
+    r"(?:, but (request|limit) is (\S+?)[.,\]]?(?: |$)|\.\s+No (request|limit) is specified)"
+)
+_RATIO = re.compile(
+    r"(?<![\w./-])([\w./-]+) max limit to request ratio per (Container|Pod) is (\w+), "
+    r"but provided ratio is ([0-9.]+)"
+)
+"""Messages with which a LimitRange rejects a container or a pod."""
 
 _REJECTED = "Pod was rejected: "
 
@@ -316,23 +335,26 @@ def disruption(reason: str, message: str) -> str:
     return f"The job was stopped: {_DISRUPTIONS.get(reason, reason)}."
 
 
-def refused(message: str) -> str:
-    """Explain why no pod can be created, from a FailedCreate event (``Error creating: pods "x" …``)."""
+def refused(message: str, sizes: Mapping[str, Manifest] = MappingProxyType({})) -> str:
+    """Explain why no pod can be created, from a FailedCreate event (``Error creating: pods "x" …``).
+
+    ``sizes`` are the ``resources`` of the pod's containers, by name: Kubernetes may have rejected one of the
+    service's own.
+    """
     said = re.sub(r'^Error creating: (?:pods "[^"]*" is forbidden: |Pod "[^"]*" is invalid: )?', "", message)
     quota = re.match(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)", said)
     if quota:
         return _quota(*quota.groups())
-    bound = re.search(
-        r"(minimum|maximum) (\S+) usage per (Container|Pod) is (\S+?), "
-        r"but (?:request|limit) is (\S+?)[.,\]]?(?: |$)",
-        said,
-    )
-    if bound:
-        return _out_of_range(*bound.groups())
+    if bound := _BOUND.search(said):
+        return _out_of_range(bound, sizes)
+    if ratio := _RATIO.search(said):
+        return _out_of_ratio(ratio, sizes)
     if said.startswith("failed quota: "):
+        names = sorted(set(",".join(re.findall(r" for: ([^; ]+)", said)).split(",")))
+        advice = f" Ask {_name_traits(names)}." if _OWN.keys() >= set(names) else ""
         return (
             "The ResourceQuota of the namespace requires a size for each job: "
-            f"{cut(said.removeprefix('failed quota: '))}."
+            f"{cut(said.removeprefix('failed quota: '))}.{advice}"
         )
     security = re.match(r'violates PodSecurity "([^"]*)": (.*)', said, re.DOTALL)
     if security:
@@ -371,16 +393,72 @@ def _quota(name: str, requested: str, used: str, limited: str) -> str:
     return f'The ResourceQuota "{name}" leaves no room: {_join(parts)}.'
 
 
-def _out_of_range(kind: str, resource: str, what: str, bound: str, amount: str) -> str:
-    """Explain that a LimitRange rejects a size, which may be that of one of the service's containers."""
-    most = f"at {'least' if kind == 'minimum' else 'most'} {format_amount(resource, bound)}"
+def _out_of_range(bound: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
+    """Explain that a LimitRange rejects a size, and of which container."""
+    kind, resource, what, most = bound[1], bound[2], bound[3], bound[4]
+    asked, amount = bound[5] or bound[7], bound[6]
+    whose = [
+        name
+        for name, resources in sizes.items()
+        if what == "Container" and _is_same(_get_amount(resources, asked, resource), amount)
+    ]
+    has = "none" if amount is None else format_amount(resource, amount)
     sentence = (
-        f"The cluster's LimitRange allows {most} in each {what.lower()}, and one has "
-        f"{format_amount(resource, amount)}."
+        f"The cluster's LimitRange allows at {'least' if kind == 'minimum' else 'most'} "
+        f"{format_amount(resource, most)} in each {what.lower()}"
     )
+    return f"{sentence}, and {_say_whose(whose, has)}"
+
+
+def _out_of_ratio(ratio: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
+    """Explain that a LimitRange rejects the ratio of limit to request, and of which container."""
+    resource, what, most = ratio[1], ratio[2], ratio[3]
+    has = Decimal(ratio[4])
+    whose = []
+    for name, resources in sizes.items():
+        limit, request = (_get_amount(resources, each, resource) for each in ("limit", "request"))
+        if what == "Container" and limit and request:
+            its = parse_quantity(limit) / parse_quantity(request)
+            if abs(its - has) < Decimal("0.01"):
+                whose.append(name)
     return (
-        f"{sentence} Request another size; if yours is in range, ask an admin to set the size of the sidecar."
+        f"The cluster's LimitRange allows a {_RESOURCES.get(resource, resource)} limit of at most {most} "
+        f"times the request in each {what.lower()}, and {_say_whose(whose, f'{_plain(has)} times')}"
     )
+
+
+def _say_whose(names: Sequence[str], has: str) -> str:
+    """Return the end of a sentence: the size that some containers have, and what to do about it."""
+    if names and MAIN_CONTAINER not in names:
+        own = _join([f"the container {_OWN[name][0]}" for name in names if name in _OWN])
+        if own:
+            return f"{own} {'have' if len(names) > 1 else 'has'} {has}. Ask {_name_traits(names)}."
+    size = "a size" if has == "none" else "another size"
+    if names:
+        return f"the job has {has}. Request {size}."
+    return f"one has {has}. Request {size}. If yours is in range, ask {_name_traits(list(_OWN))}."
+
+
+def _name_traits(names: Sequence[str]) -> str:
+    """Return ``an admin to set`` with the traits for the sizes of these containers of the service."""
+    return f"an admin to set {_join([_OWN[name][1] for name in names if name in _OWN])}"
+
+
+def _get_amount(resources: Manifest, asked: str, resource: str) -> str | None:
+    """Return the ``request`` or ``limit`` of a container; without a request, Kubernetes uses the limit."""
+    limit = resources.get("limits", {}).get(resource)
+    amount = limit if asked == "limit" else resources.get("requests", {}).get(resource, limit)
+    return None if amount is None else str(amount)
+
+
+def _is_same(one: str | None, other: str | None) -> bool:
+    """Return whether two quantities are the same, or both are missing."""
+    if one is None or other is None:
+        return one is other
+    try:
+        return parse_quantity(one) == parse_quantity(other)
+    except ValueError:
+        return one == other
 
 
 def _parse_amounts(text: str) -> dict[str, str]:

@@ -6,13 +6,13 @@ the Job's conditions determine the end; another pod may follow one that has ende
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ....models.job import COMPLETE, JobStatus, Pod, Status
-from ..manifests.job import FETCH_CONTAINER, get_retries
+from ....models.job import COMPLETE, JobSpec, JobStatus, Pod, Status
+from ..manifests.job import FETCH_CONTAINER, get_retries, make_sizes
 from ..manifests.labels import LAUNCHED_ANNOTATION
 from ..manifests.sidecar import KEEP_CONTAINER
 from . import sentences
@@ -101,15 +101,21 @@ class _Blocked:
 
 
 def make_status(
-    job: Manifest, pods: Sequence[Manifest], events: Sequence[Event], workload: Manifest | None = None
+    job: Manifest,
+    pods: Sequence[Manifest],
+    events: Sequence[Event],
+    workload: Manifest | None = None,
+    spec: JobSpec | None = None,
 ) -> JobStatus:
     """Return the current status of a job.
 
     ``pods`` are all known pods of the job, including deleted ones; ``events`` those of the Job and its pods;
-    ``workload`` is Kueue's, if the Job was submitted to Kueue.
+    ``workload`` is Kueue's, if the Job was submitted to Kueue. With ``spec``, the message names the container
+    whose size is rejected.
     """
     pods = sort_pods(pods)
-    status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events)
+    sizes = make_sizes(spec) if spec else {}
+    status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events, sizes)
     # a pod that a node rejected is not an attempt, and has nothing to show
     status.pods = [make_pod(pod, events) for pod in pods if not never_began(pod)]
     status.started_at = min(_starts(pods), default=None)
@@ -169,11 +175,13 @@ def _make_held(job: Manifest, pods: Sequence[Manifest], workload: Manifest | Non
     return JobStatus(status=Status.PENDING, reason=reason, message=message)
 
 
-def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event]) -> JobStatus:
+def _make_active(
+    job: Manifest, pods: Sequence[Manifest], events: Sequence[Event], sizes: Mapping[str, Manifest]
+) -> JobStatus:
     """Return the status of a Job that has not ended: that of the newest pod, or why it has none."""
     newest = pods[-1] if pods else None
     if newest is None or (has_failed(newest) and not find_strangers(newest)):
-        return _make_between(job, newest, _count_attempts(pods), events)
+        return _make_between(job, newest, _count_attempts(pods), events, sizes)
     name = newest["metadata"]["name"]
     if "running" in find_state(newest) or is_over(newest):
         if newest["metadata"].get("deletionTimestamp"):
@@ -200,7 +208,13 @@ def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event
     return JobStatus(status=Status.PENDING, reason=reason, message=message)
 
 
-def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: Sequence[Event]) -> JobStatus:
+def _make_between(
+    job: Manifest,
+    last: Manifest | None,
+    attempts: int,
+    events: Sequence[Event],
+    sizes: Mapping[str, Manifest],
+) -> JobStatus:
     """Return the status of a Job without a living pod: not resumed yet, rejected, or between two attempts."""
     since = _started(job)
     if last is not None:
@@ -218,7 +232,8 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
     if refusals:
         refusal = max(refusals, key=lambda event: event.last)
         on = "schedule" if sentences.is_quota_used_up(refusal.message) else "start"
-        return _make_blocked(_Blocked("FailedCreate", sentences.refused(refusal.message), since, on))
+        message = sentences.refused(refusal.message, sizes)
+        return _make_blocked(_Blocked("FailedCreate", message, since, on))
     if last is None and not job["status"].get("startTime"):
         # just unsuspended, perhaps long after its creation, so no time to count from is known
         return JobStatus(
