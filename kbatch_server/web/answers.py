@@ -1,4 +1,4 @@
-"""What a handler's method answers with: declared above the method, and described in OpenAPI."""
+"""The answers of a handler's method: declared above the method, and described in OpenAPI."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers of a method, but for the errors that any request may be answered with."""
+    """The answers of a method, except the errors that any request may get."""
 
     model: Any = None
-    """The type of the JSON: a pydantic model, a TypedDict, or a union of them. None: there is no JSON."""
+    """The type of the JSON: a pydantic model, a TypedDict, or a union of them. None: no JSON."""
     status: int = 200
     media: tuple[str, ...] = ()
     """The types of content other than JSON, like ``text/plain``."""
     also: Mapping[int, str] | None = None
-    """Other statuses with the same content, each with what it means."""
+    """Other statuses with the same content, each with its meaning."""
     errors: tuple[int, ...] = ()
-    """Statuses of errors that not every request may have."""
+    """Statuses of errors that only some requests may get."""
 
 
 def answers(
@@ -32,7 +32,7 @@ def answers(
     also: Mapping[int, str] | None = None,
     errors: tuple[int, ...] = (),
 ) -> Callable[[Method], Method]:
-    """Declare what a method answers with (see ``Answers``); the method's docstring is the summary."""
+    """Declare the answers of a method (see ``Answers``); the method's docstring is the summary."""
 
     def mark(method: Method) -> Method:
         method.answers = Answers(model, status, media, also, errors)  # type: ignore[attr-defined]

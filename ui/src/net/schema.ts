@@ -1,7 +1,7 @@
 // Made by scripts/generate_types.py from what the handlers declare: not to be edited.
 
 /**
- * What is put on record.
+ * The actions in the audit record.
  */
 export type Action =
   | "submit"
