@@ -74,7 +74,7 @@ class JobPageJson(TypedDict):
 
 
 class JobCountsJson(TypedDict):
-    """How many jobs there are, by status."""
+    """The numbers of jobs, by status."""
 
     counts: Annotated[
         dict[Status, int],
@@ -89,7 +89,7 @@ class JobCountsJson(TypedDict):
 
 
 class JobEventListJson(TypedDict):
-    """What happened to a job."""
+    """The events of a job."""
 
     items: list[JobEvent]
 
@@ -242,7 +242,7 @@ class TimelineHandler(BaseHandler):
     @needs_scope("read", whose="job")
     @answers(TimelineJson)
     async def get(self, job_id: str) -> None:
-        """List what a job went through, and its attempts."""
+        """List the steps of a job, and its attempts."""
         self.send_json(make_timeline(await self.services.jobs.get(self.user, job_id)))
 
 
@@ -252,7 +252,7 @@ class EventsHandler(BaseHandler):
     @needs_scope("read", whose="job", is_costly=True)
     @answers(JobEventListJson)
     async def get(self, job_id: str) -> None:
-        """List what happened to a job, oldest first."""
+        """List the events of a job, oldest first."""
         events = await self.services.jobs.events(self.user, job_id)
         self.send_json({"items": [event.model_dump(mode="json") for event in events]})
 

@@ -75,27 +75,27 @@ class LogLineJson(TypedDict):
 
 
 class FoundLinesJson(TypedDict):
-    """The lines that were searched for."""
+    """The lines that match a search."""
 
     items: list[LogLineJson]
     truncated: bool
-    """Whether there are more."""
+    """Whether more lines match."""
 
 
 class LogHeadJson(TypedDict):
-    """How far a log goes."""
+    """The current end of a log."""
 
     attempt: int
     last_line: int
     last_line_is_open: bool
-    """Whether the last line has no end yet."""
+    """Whether the last line is incomplete."""
     is_complete: bool
     place: str
-    """The event id to follow it from."""
+    """The event id from which to follow the log."""
 
 
 class LogLinesJson(LogHeadJson):
-    """Lines of a log by their numbers, and where on to follow the rest."""
+    """Numbered lines of a log, and where to continue to follow it."""
 
     items: list[LogLineJson]
 

@@ -46,7 +46,7 @@ FILE = {**RANGE, 304: "The file is the one that is known by its ETag."}
 
 
 class OutputFileJson(TypedDict):
-    """A result."""
+    """A result file."""
 
     path: str
     size: int
@@ -54,14 +54,14 @@ class OutputFileJson(TypedDict):
 
 
 class OmittedFileJson(TypedDict):
-    """A file that was not kept."""
+    """A file that was not saved."""
 
     path: str
     size: int
 
 
 class OutputListJson(JobOutputs):
-    """The results of a job, and the first files that did not fit."""
+    """The results of a job, and the first files that exceeded the limits."""
 
     items: list[OutputFileJson]
     omitted: list[OmittedFileJson]

@@ -18,7 +18,7 @@ class ProfileListJson(TypedDict):
 
 
 class UserLimitsJson(TypedDict):
-    """The limits of a user: those of requests, and those of jobs by resource."""
+    """The limits of a user: of requests, and of jobs by resource."""
 
     max_upload_bytes: int
     max_job_bytes: int

@@ -17,19 +17,19 @@ OPEN = Needs(user=False)
 
 
 class HealthJson(TypedDict):
-    """That the process answers."""
+    """The process responds."""
 
     status: str
 
 
 class ReadyJson(PartsJson):
-    """How all parts are, and whether this is the process that leads."""
+    """The state of all parts, and whether this process is the leader."""
 
     leads: bool
 
 
 class VersionJson(TypedDict):
-    """The version."""
+    """The version of the service."""
 
     version: str
 

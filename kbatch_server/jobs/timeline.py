@@ -12,7 +12,7 @@ from ..models.times import Moment, show_time, to_iso
 
 
 class StepJson(TypedDict):
-    """A step that a job took."""
+    """A step of a job."""
 
     step: str
     time: Moment
@@ -32,7 +32,7 @@ class AttemptJson(TypedDict):
 
 
 class TimelineJson(TypedDict):
-    """The steps of a job in their order, and its attempts."""
+    """The steps of a job, in order, and its attempts."""
 
     items: list[StepJson]
     attempts: list[AttemptJson]

@@ -30,7 +30,7 @@ State = Literal["ok", "failed", "unknown"]
 
 
 class PartJson(TypedDict):
-    """How a part is, since when and why."""
+    """The state of a part, since when and why."""
 
     state: State
     since: Moment
@@ -39,7 +39,7 @@ class PartJson(TypedDict):
 
 
 class PartsJson(TypedDict):
-    """How all parts are."""
+    """The state of all parts."""
 
     status: Literal["ok", "degraded", "unavailable", "stopping"]
     failed: list[str]

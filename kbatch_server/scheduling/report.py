@@ -37,7 +37,7 @@ Amounts = dict[str, float]
 
 
 class QueuedJson(TypedDict):
-    """A job that waits, and its place."""
+    """A queued job, and its place in the queue."""
 
     id: str
     name: str
@@ -53,12 +53,12 @@ class QueueJson(TypedDict):
 
 
 class UsageJson(TypedDict):
-    """What a user may have and uses."""
+    """The limits and the usage of a user."""
 
     limits: Amounts | None
-    """None where they cannot be found out now."""
+    """None if they cannot be determined now."""
     group_totals: dict[str, Amounts]
-    """What all members of a group may have together, by group."""
+    """The limits for all members of a group together, by group."""
     usage: Amounts
     queue: QueueJson
 

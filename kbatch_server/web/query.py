@@ -46,17 +46,17 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Parameter(Generic[Value]):
-    """A parameter of a request: how it is read, and how OpenAPI describes it."""
+    """A parameter of a request: a function that reads it, and its description for OpenAPI."""
 
     name: str
     read: Callable[[RequestHandler], Value]
-    """Returns its value, or its default where it is absent. Raises InvalidRequest."""
+    """Returns the value, or the default if the parameter is absent. Raises InvalidRequest."""
     schema: Schema
     place: Literal["query", "header"] = "query"
 
 
 def flag(name: str, description: str) -> Parameter[bool]:
-    """Return a parameter that is true or false; absent it is false."""
+    """Return a parameter that is true or false; the default is false."""
     schema = {"type": "boolean", "default": False, "description": description}
     return Parameter(name, lambda handler: read_flag(handler, name), schema)
 
@@ -68,7 +68,7 @@ def whole_number(name: str, description: str, *, minimum: int, maximum: int) -> 
 
 
 def limit(description: str = "", *, maximum: int, default: int) -> Parameter[int]:
-    """Return the parameter ``limit``: how many things to answer with."""
+    """Return the parameter ``limit``: the maximum number of items in an answer."""
 
     def read(handler: RequestHandler) -> int:
         return read_int(handler, "limit", minimum=1, maximum=maximum) or default
@@ -82,7 +82,7 @@ def _number_schema(description: str, minimum: int, maximum: int) -> Schema:
 
 
 def text(name: str, description: str, *, maximum: int | None = None) -> Parameter[str | None]:
-    """Return a parameter that is some words of one line, or absent; without a maximum any text."""
+    """Return a parameter that is a text of one line, or absent; without ``maximum``, any text."""
     schema: Schema = {"type": "string", "description": description}
     if maximum is None:
         return Parameter(name, lambda handler: handler.get_query_argument(name, None), schema)

@@ -80,7 +80,7 @@ export interface ForgottenUser {
   uploads: number;
 }
 /**
- * The lines that were searched for.
+ * The lines that match a search.
  */
 export interface FoundLines {
   items: LogLine[];
@@ -94,7 +94,7 @@ export interface LogLine {
   text: string;
 }
 /**
- * That the process answers.
+ * The process responds.
  */
 export interface Health {
   status: string;
@@ -178,7 +178,7 @@ export interface JobBrief {
   created_at: string;
 }
 /**
- * How many jobs there are, by status.
+ * The numbers of jobs, by status.
  */
 export interface JobCounts {
   counts: {
@@ -201,7 +201,7 @@ export interface JobEvent {
   count: number;
 }
 /**
- * What happened to a job.
+ * The events of a job.
  */
 export interface JobEventList {
   items: JobEvent[];
@@ -294,7 +294,7 @@ export interface NewestJob {
   message: string;
 }
 /**
- * Lines of a log by their numbers, and where on to follow the rest.
+ * Numbered lines of a log, and where to continue to follow it.
  */
 export interface LogLines {
   attempt: number;
@@ -305,14 +305,14 @@ export interface LogLines {
   items: LogLine[];
 }
 /**
- * A file that was not kept.
+ * A file that was not saved.
  */
 export interface OmittedFile {
   path: string;
   size: number;
 }
 /**
- * A result.
+ * A result file.
  */
 export interface OutputFile {
   path: string;
@@ -320,7 +320,7 @@ export interface OutputFile {
   modified_at: string;
 }
 /**
- * The results of a job, and the first files that did not fit.
+ * The results of a job, and the first files that exceeded the limits.
  */
 export interface OutputList {
   state: "kept" | "failed" | "removed";
@@ -334,7 +334,7 @@ export interface OutputList {
   omitted: OmittedFile[];
 }
 /**
- * How a part is, since when and why.
+ * The state of a part, since when and why.
  */
 export interface Part {
   state: "ok" | "failed" | "unknown";
@@ -372,7 +372,7 @@ export interface Queue {
   jobs: Queued[];
 }
 /**
- * A job that waits, and its place.
+ * A queued job, and its place in the queue.
  */
 export interface Queued {
   id: string;
@@ -380,7 +380,7 @@ export interface Queued {
   place: number;
 }
 /**
- * How all parts are, and whether this is the process that leads.
+ * The state of all parts, and whether this process is the leader.
  */
 export interface Ready {
   status: "ok" | "degraded" | "unavailable" | "stopping";
@@ -391,7 +391,7 @@ export interface Ready {
   leads: boolean;
 }
 /**
- * A step that a job took.
+ * A step of a job.
  */
 export interface Step {
   step: string;
@@ -399,7 +399,7 @@ export interface Step {
   attempt: number | null;
 }
 /**
- * The steps of a job in their order, and its attempts.
+ * The steps of a job, in order, and its attempts.
  */
 export interface Timeline {
   items: Step[];
@@ -438,7 +438,7 @@ export interface User {
   queue: Queue | null;
 }
 /**
- * The limits of a user: those of requests, and those of jobs by resource.
+ * The limits of a user: of requests, and of jobs by resource.
  */
 export interface UserLimits {
   max_upload_bytes: number;
@@ -449,7 +449,7 @@ export interface UserLimits {
   } | null;
 }
 /**
- * The version.
+ * The version of the service.
  */
 export interface Version {
   version: string;
