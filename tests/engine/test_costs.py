@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from kbatch_server.jobs.request import JobRequest
 from sqlalchemy import Engine, event
 
 from kbatch_server.models.job import JobStatus, Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.uploads.uploads import Uploads
