@@ -83,11 +83,11 @@ def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any], *, as_json:
     for handler in ours.handlers:
         handler.setFormatter(make_formatter(as_json=as_json))
     ours.propagate = False
-    # what costs time in each line, and no line of ours says
+    # these cost time in each line, and no line of this service contains them
     # (https://docs.python.org/3/howto/logging.html#optimization)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    # with JSON whatever is logged has that form, also what comes of a library
+    # with as_json, everything is logged as JSON, including the messages of libraries
     others = ("asyncio", "py.warnings") if as_json else ()
     for name in ("tornado.access", "tornado.application", "tornado.general", "kbatch_server", *others):
         logger = logging.getLogger(name)
@@ -141,13 +141,13 @@ def count_request(handler: RequestHandler, status: int, seconds: float) -> None:
 
 
 def _method_name(handler: RequestHandler) -> str:
-    # what was asked for: our handlers have one name for all that there are not
+    # the requested method: handlers have one name for all unknown methods
     return (
         str(getattr(handler, "asked_method", handler.request.method)).encode("ascii", "replace")[:20].decode()
     )
 
 
 def _user_name(handler: RequestHandler) -> str:
-    # Not handler.current_user, which asks again who it is when nobody is known.
+    # Not handler.current_user, which looks for the user again if none is known.
     name: str = getattr(getattr(handler, "_current_user", None), "name", "")
-    return name if name.isprintable() else ascii(name)  # a name cannot start a line of its own
+    return name if name.isprintable() else ascii(name)  # so that a name cannot contain a new line

@@ -84,7 +84,7 @@ class FairLimit:
             if not turn.done():
                 LIMITS_HELD.labels(self._limit).inc()
                 async with asyncio.timeout(wait_seconds):
-                    await asyncio.shield(turn)  # cancelled, it could not be told that its turn has come
+                    await asyncio.shield(turn)  # shielded: a cancelled future could not receive its turn
         except TimeoutError:
             self._leave(user, turn)
             raise self._make_refusal() from None

@@ -42,7 +42,7 @@ def make_slug(text: str, *, max_length: int = MAX_LABEL) -> str:
 
 
 def make_account_name(user: str) -> str:
-    """Return what ``USER`` says in a user's jobs, whose account may have another name: one without spaces."""
+    """Return the value of ``USER`` in a user's jobs, without spaces; their account may have another name."""
     return user if _ACCOUNT.fullmatch(user) else make_slug(user)
 
 

@@ -25,7 +25,7 @@ MAX_DEPTH = 32
 """The maximum depth of a body: a Job's manifest needs ten."""
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# possessive: it goes forward only, and remembers nothing of where it was
+# possessive: never backtracks, and needs no memory for that
 _STRING_REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -99,7 +99,7 @@ def _check_structure(body: bytes | bytearray) -> None:
             return
         rest = _STRING_REST.match(body, quote + 1)
         if rest is None:
-            return  # it does not end: what parses it says so
+            return  # the string does not end: the parser reports this
         at = rest.end()
 
 

@@ -66,7 +66,7 @@ class Collector(LoggingConfigurable):
         tar = await self.launcher.read_outputs(job, self.outputs.limits)
         if tar is None:
             return False
-        # what is too large is on record; a job that takes none is to be deleted
+        # the record has TooLarge and InvalidRequest; with Forbidden, the job is to be deleted
         with contextlib.suppress(TooLarge, InvalidRequest, Forbidden):
             await self.outputs.receive(job, tar)
         return True

@@ -17,10 +17,10 @@ from ..store import Store
 from .links import SignedLinks
 
 DEFAULT_ENVIRONMENT = {
-    # a program whose output is no terminal keeps back some kilobytes of it, which are lost when it is killed;
-    # of those that do, Python's can be told not to by a variable
+    # without a terminal, programs buffer some kilobytes of output, which are lost when they are killed; this
+    # variable turns that off for Python
     "PYTHONUNBUFFERED": "1",
-    # what the page of a job shows: colours and links for programs that are told to use them (FORCE_COLOR)
+    # the page of a job shows colours and links, for programs that are told to use them (FORCE_COLOR)
     "TERM": "xterm-256color",
     "COLUMNS": "120",
 }

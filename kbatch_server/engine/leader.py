@@ -151,7 +151,7 @@ class Leader(LoggingConfigurable):
             if self.is_leading:
                 self.recorder.drop()
                 await self._end()
-            # not all of them in step
+            # random, so that the replicas do not try at the same time
             await asyncio.sleep(self.retry_seconds * random.uniform(0.5, 1))  # noqa: S311
 
     async def _try(self) -> bool:

@@ -175,7 +175,7 @@ class Reconciler(LoggingConfigurable):
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.current_task()
-        # not for ever: code that is cancelled may end in an error of its own, which is caught where it is
+        # not `while True`: cancelled code may raise an error of its own, and `_handle` catches it
         while task is not None and not task.cancelling():
             await step()
 
@@ -188,7 +188,7 @@ class Reconciler(LoggingConfigurable):
         if self.queue.take(job_id):
             await self._handle(job_id, self.launch(job_id, known))
         else:
-            self.queue.put(job_id)  # it is being looked at, and is offered again when it is looked at anew
+            self.queue.put(job_id)  # a worker looks at it now; the next look offers it again
 
     async def _handle(self, job_id: str, step: Awaitable[None]) -> None:
         """Do a step for a job that is active in the queue, and give it back; retry a failed step later."""
@@ -309,7 +309,7 @@ class Reconciler(LoggingConfigurable):
         )
         reach("launch.6")
         if launched is None:
-            # another process leads by now, found nothing of it yet, and has ended the job: it must not run
+            # another process is the leader now, found no launched job, and has ended it: it must not run
             found = await self.store.jobs.find(job.id)
             deleted_at = found.delete_requested_at if found is not None else utcnow()
             await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
@@ -323,7 +323,7 @@ class Reconciler(LoggingConfigurable):
         if seen is not None:
             self.collector.begin(replace(job, status=seen.status, pods=_merge_pods(job, seen)))
         elif job.cancel_requested_at is not None or VERDICT in job.state:
-            # what was made for it is gone, and its pod may still write its last lines
+            # its Job is gone, but its pod may still write the last lines
             self.collector.begin(job)
         verdict, is_cancelled = _get_verdict(job), job.cancel_requested_at is not None
         if verdict is not None and verdict[0] is Status.SUCCEEDED:
@@ -356,7 +356,7 @@ class Reconciler(LoggingConfigurable):
         """End a job whose command has ended, but not its pod, with the result of the command."""
         await self._record(job, seen)
         if seen.exit_code == 0:
-            # not by its pod: the Job would have failed if what ran beside the command ends otherwise
+            # do not wait for the pod: the Job fails if another container, beside the command, fails
             verdict = [*COMPLETE, Status.SUCCEEDED.value]
             await self.store.jobs.update(job.id, state=job.state | {VERDICT: verdict})
             self.queue.put(job.id)

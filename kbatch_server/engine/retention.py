@@ -195,7 +195,7 @@ class Retention(LoggingConfigurable):
             elif removal.kind == "log":
                 await self.logs.delete_log(removal.name, audit=entry)
             else:
-                await self.store.audit.add(entry)  # before: there is no row whose end it could be one with
+                await self.store.audit.add(entry)  # first: no row is deleted with it in one transaction
                 await self.storage.delete(removal.name)
         except NotFound:
             return False  # somebody else removed it
@@ -251,7 +251,7 @@ class Retention(LoggingConfigurable):
         forgotten = ttls.get_cutoff("record", now)
         for part, kind in _KINDS.items():
             before = ttls.get_cutoff(part, now)
-            # what goes with its job's record is not listed once more
+            # parts that are removed with their job's record need not be listed again
             since = None if part == "record" else forgotten
             if before is None:
                 continue

@@ -72,7 +72,7 @@ class WorkQueue:
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._later, (due, key))
-            if len(self._later) > 2 * len(self._due) + 64:  # keys that came up earlier left theirs behind
+            if len(self._later) > 2 * len(self._due) + 64:  # keys that came up earlier left their old entries
                 self._later = [(due, key) for key, due in self._due.items()]
                 heapq.heapify(self._later)
             self._set_alarm()

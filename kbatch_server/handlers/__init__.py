@@ -22,7 +22,7 @@ def list_routes() -> list[tuple[str, Any]]:
 
 
 def make_handlers(prefix: str, services: Services) -> dict[str, Any]:
-    """Return the arguments of Tornado's Application that say which handler answers which URL, and with what.
+    """Return the handlers by URL, as arguments of Tornado's Application.
 
     ``prefix`` begins and ends with a slash, like ``/services/kbatch/``.
     """

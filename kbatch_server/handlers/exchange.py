@@ -76,8 +76,8 @@ class Exchange(RequestHandler):
         self._refused = False
         self._refusal: asyncio.Task[None] | None = None
         self._drained = 0
-        self._may_close: asyncio.Event | None = None  # made when it is waited for
-        self._held = ExitStack()  # what this request takes of what all share
+        self._may_close: asyncio.Event | None = None  # created when somebody waits for it
+        self._held = ExitStack()  # this request's part of the shared limits
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[Any] | None = None
         self._client_gone = False
@@ -99,13 +99,13 @@ class Exchange(RequestHandler):
         CLIENT.set(find_network(str(self.request.remote_ip)))
         expected = self.request.headers.get("Expect", "")
         if expected.lower() == "100-continue":
-            self.request.headers["Expect"] = "100-continue"  # as Tornado wants to read it
+            self.request.headers["Expect"] = "100-continue"  # Tornado compares it with this spelling
         try:
             if self._path_error is not None:
                 raise self._path_error
             await self._admit()
             if self._needs().body and not self._refused:
-                self.know_sender()  # a body is taken only from users, and from jobs that showed a good link
+                self.know_sender()  # only users, and jobs with a valid link, may send a body
         except Exception as error:
             if self._finished:
                 raise
@@ -233,13 +233,13 @@ class Exchange(RequestHandler):
         self.clear()
         if self._has_body():
             self.set_header("Connection", "close")
-            self.request.headers.pop("Expect", None)  # else Tornado would say now that it may be sent
+            self.request.headers.pop("Expect", None)  # otherwise Tornado would ask for the body
             self._call_at(asyncio.get_running_loop().time() + LINGER_SECONDS, self._close)
         self.answer_error(error)
         self.set_header("Content-Length", sum(map(len, self._write_buffer)))
         # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
         setattr(self, str(self.request.method).lower(), lambda *_: self.finish())
-        await self.flush()  # the whole answer; only the end of the exchange is put off
+        await self.flush()  # sends the complete answer; only the end of the exchange comes later
 
     def _close(self) -> None:
         self._stream.close()

@@ -79,7 +79,7 @@ class FoundLinesJson(TypedDict):
 
     items: list[LogLineJson]
     truncated: bool
-    """Whether there are more."""
+    """Whether more lines match."""
 
 
 class LogHeadJson(TypedDict):
@@ -88,10 +88,10 @@ class LogHeadJson(TypedDict):
     attempt: int
     last_line: int
     last_line_is_open: bool
-    """Whether the last line has no end yet."""
+    """Whether the last line is incomplete."""
     is_complete: bool
     place: str
-    """The event id to follow it from."""
+    """The event id from which to follow the log."""
 
 
 class LogLinesJson(LogHeadJson):
@@ -218,7 +218,7 @@ class LogHandler(StreamHandler):
                     await self.flush()
                     sent_at = now()
         if self.cut_off:
-            # without the line that is half sent: it comes whole to who goes on after the last id
+            # do not send the incomplete line: a client that continues after the last id gets all of it
             self.write(encoder.make_retry(RETRY_SECONDS, self.cut_off))
             return
         self.write(encoder.finish(place))

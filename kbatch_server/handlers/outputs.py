@@ -166,7 +166,7 @@ class SentOutputsHandler(BaseHandler):
     _body_stream: BodyStream[JobOutputs] | None = None
 
     async def _identify(self, needs: Needs) -> None:
-        # it is the link that says who sends, and that there may be a body
+        # the link identifies the sender, and allows a body
         self._job = await self.services.links.get_sending_job(self.path_args[0])
 
     def _check_length(self, size: int, **known: int) -> None:

@@ -160,7 +160,7 @@ class OAuthCallbackHandler(PageHandler):
         code, state = self.get_query_argument("code", ""), self.get_query_argument("state", "")
         login = self.hub_auth.end_login(self, state)
         if login is None:
-            # the end of a login that another tab, or the "back" of the browser, has come to before
+            # another tab, or the browser's "back", has ended this login before
             if await self.services.auth.find_user(self) is None:
                 raise Forbidden(NO_LOGIN, reason="LoginExpired")
             self.redirect(self.services.auth.base_url)
@@ -192,7 +192,7 @@ class StaticHandler(PageHandler):
         content = read_static(name)
         self.set_header("Content-Type", TYPES[Path(name).suffix])
         self.set_header("Content-Length", len(content))
-        # the head alone: what is written after it is not copied, so that readers who are slow share it
+        # send the headers first: Tornado does not copy the data after them, so slow clients share one copy
         await self.flush()
         self.write(content)
 

@@ -36,7 +36,8 @@ def make_last_line(why: str) -> str:
 
 
 class StreamHandler(BaseHandler):
-    """A handler whose answer may last for days: until its end, the service's, or that of the token."""
+    """A handler whose answer may last for days: until it is complete, the service stops, or the user loses
+    access."""
 
     _watching: asyncio.Task[None] | None = None
     _is_revoked = False
@@ -98,9 +99,9 @@ class EventEncoder:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._rest_size = 0  # of which ``_rest`` may be a shorter form
+        self._rest_size = 0  # the original size: ``_rest`` may be shortened
         self._bar = b""
-        self._has_news = False  # in what is drawn again
+        self._has_news = False  # whether the redrawn line has changed
         self._bar_due = 0.0
 
     def encode(self, piece: bytes, place: LogPlace | None = None) -> bytes:
@@ -148,7 +149,7 @@ class EventEncoder:
 
     def _make_lines(self, lines: bytes, place: LogPlace | None) -> bytes:
         shown = show_styled(lines)
-        if self._bar:  # which was sent, as it then was
+        if self._bar:  # the line as it was sent before
             first, newline, rest = shown.partition(b"\n")
             is_sent, self._bar = first == self._bar, b""
             if is_sent and not newline:
@@ -184,7 +185,7 @@ class LineChunker:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._is_too_long = False  # the line that is not ended
+        self._is_too_long = False  # whether the incomplete line is too long
 
     def add(self, piece: bytes) -> None:
         """Take a piece of the log."""

@@ -29,7 +29,7 @@ class ReadyJson(PartsJson):
 
 
 class VersionJson(TypedDict):
-    """The version."""
+    """The version of the service."""
 
     version: str
 

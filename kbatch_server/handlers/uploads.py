@@ -140,7 +140,7 @@ class CodeHandler(BaseHandler):
 
     async def _find_code(self, signed: str) -> Upload:
         upload = await self.services.links.get_code(signed)
-        self.know_sender()  # it may have to wait for its turn, and strangers are not to end that
+        self.know_sender()  # it may wait: then no stranger may take its connection
         return upload
 
     def _read_range(self, upload: Upload) -> tuple[int, int]:

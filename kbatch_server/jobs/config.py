@@ -179,8 +179,8 @@ class JobConfig(PodConfig):
 
         The files in it count as memory of the job, and so towards its ``mem_limit``. None: the default of the
         container runtime, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
-        If ``volume_mounts`` has a volume at ``/dev/shm``, that volume is the jobs' shared memory: this
-        setting has no effect, and jobs that set ``shm_size`` are refused.
+        If ``volume_mounts`` has a volume at ``/dev/shm``, that volume is the jobs' shared memory. Then this
+        setting has no effect, and the service rejects jobs that set ``shm_size``.
         """,
         config=True,
     )

@@ -55,10 +55,10 @@ class PodConfig(Configurable):
         help="""Whether a job that cannot write to its HOME gets a home folder of its own, ``/kbatch-home``.
 
         This happens when the cluster or the admin sets a user that the image does not know. If the job can
-        write to its HOME, it keeps it. Otherwise, variables such as ``XDG_CACHE_HOME`` are unset that name
-        folders which the job may not write to. The check needs ``/bin/sh`` in the image: set this to False
-        for images without a shell. For a single job, its user can set HOME in ``env``, which disables the
-        check. A job without a ``command`` is not checked either.
+        write to its HOME, it keeps it. Otherwise, the service also unsets variables such as
+        ``XDG_CACHE_HOME`` if the job cannot write to their folders. The check needs ``/bin/sh`` in the image:
+        set this to False for images without a shell. For a single job, its user can set HOME in ``env``,
+        which disables the check. A job without a ``command`` is not checked either.
         """,
         config=True,
     )
@@ -114,9 +114,11 @@ class PodConfig(Configurable):
 
     volume_mounts = List(
         Dict(),
-        help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``. Each needs a
-        path of its own, and none that the service uses: ``/code``, ``/kbatch-home``, ``/kbatch-notebook`` and
-        ``/kbatch-outputs``. A path inside of these may be used.""",
+        help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.
+
+        Each needs its own path, and none of the service's: ``/code``, ``/kbatch-home``, ``/kbatch-notebook``
+        and ``/kbatch-outputs``. Paths inside these are allowed.
+        """,
         config=True,
     )
 
@@ -176,7 +178,7 @@ def _list_paths(mounts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _check_unique(trait: str, names: Sequence[Any], taken: Collection[str]) -> None:
-    """Raise TraitError for a name or path that the service, or another entry, has."""
+    """Raise TraitError for a name or path that the service, or another entry, uses."""
     for number, name in enumerate(names):
         if name in taken:
             raise TraitError(f"JobConfig.{trait}: {name} is the service's own; choose another")

@@ -97,7 +97,7 @@ class Jobs(LoggingConfigurable):
         )
         request_hash = None
         if idempotency_key is not None:
-            # of what is asked for, without defaults: those that a later version adds must not change it
+            # without defaults: the defaults that a later version adds must not change the hash
             asked = request.model_dump_json(exclude_defaults=True)
             request_hash = hashlib.sha256(asked.encode()).hexdigest()
         action = Action.SUBMIT if rerun_of is None else Action.RERUN
@@ -258,7 +258,7 @@ class Jobs(LoggingConfigurable):
         """
         job = await self.get(user, job_id)
         if after is not None or (follow and not job.is_over):
-            find_attempt(job, LogSelection(pod=selection.pod))  # one that there is not is said now
+            find_attempt(job, LogSelection(pod=selection.pod))  # an attempt that does not exist raises now
             return LogFollower(self.reader, self.store.jobs, job).pieces(selection, after=after)
         return await self.reader.read(job, selection)
 

@@ -32,7 +32,7 @@ class AttemptJson(TypedDict):
 
 
 class TimelineJson(TypedDict):
-    """The steps of a job in their order, and its attempts."""
+    """The steps of a job, in order, and its attempts."""
 
     items: list[StepJson]
     attempts: list[AttemptJson]

@@ -228,7 +228,7 @@ class Limits(LoggingConfigurable):
         demand = make_demand(spec)
         owners = [("user", limits)]
         owners += [(make_group_owner(group), self.group_totals[group]) for group in self.find_counted(groups)]
-        if spec.queue_name is None:  # of what all share, Kueue gives a job that is handed to it its part
+        if spec.queue_name is None:  # Kueue itself gives its jobs their part of the total
             owners.append((TOTAL, self.total_limits))
         for owner, owned in owners:
             for name, field in FIELDS.items():
@@ -263,7 +263,7 @@ def _make_refusal(owner: str, resource: str, limit: float, spec: JobSpec) -> Inv
         message = f"The job can never start: {whose} may have no {describe(resource, 0)}."
         return Forbidden(message, reason="QuotaExceeded")
     field = FIELDS.get(resource, "profile")
-    # what else there is comes with the profile, also with that which is used when none is named
+    # other resources come from the profile, or from the default one
     what = "" if field != "profile" else f"{spec.profile!r} " if spec.profile else "the default of every job "
     most = f"more than {whose} may use together: {describe(resource, limit)}"
     return InvalidRequest.of_field(field, f"{what}requests {most if limit else _none_of(whose, resource)}")

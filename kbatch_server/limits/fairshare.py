@@ -39,7 +39,7 @@ class Accounting:
         began = max(0.0, (now - start).total_seconds())
         ended = min(began, max(0.0, (now - end).total_seconds()))
         half_life = self.half_life_seconds
-        # as a difference of two numbers close to 1 it would lose its digits for a short job
+        # expm1: the difference of two numbers close to 1 would lose precision for a short job
         share = -math.expm1(-(began - ended) / half_life * math.log(2))
         return rate * half_life / math.log(2) * share * math.exp2(-ended / half_life)
 
@@ -57,7 +57,7 @@ def get_next_month(moment: datetime) -> datetime:
 
 
 def get_month_end(month: str) -> datetime:
-    """Return when a month like ``2026-11`` ends, in UTC."""
+    """Return the end of a month like ``2026-11``, in UTC."""
     return get_next_month(datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC))
 
 

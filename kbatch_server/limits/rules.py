@@ -169,7 +169,7 @@ def make_too_large_wait(bounds: Bounds, resource: str) -> Wait:
     return Wait("QuotaExceeded", f"The job requests more than {of} may use together: {what}.")
 
 
-@lru_cache(maxsize=256)  # it is asked of each user who waits, and is the same for most
+@lru_cache(maxsize=256)  # called for each waiting user, mostly with the same arguments
 def make_turn_wait(owner: str, resource: str) -> Wait:
     """Return why a job waits for a resource that another user's job needs first."""
     of = "" if owner == TOTAL else f" of the group {find_group(owner)!r}"

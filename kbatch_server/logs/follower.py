@@ -116,7 +116,7 @@ class LogFollower:
         """Return the stored log after an offset, and where to begin in it."""
         with reading_errors():
             times = selection is not None and selection.since is not None
-            # what is in memory is followed, a little at a time, but where it must be looked at from its end
+            # the part in memory is followed later, in small pieces, unless the selection needs it here
             with_live = times or (selection is not None and selection.tail is not None)
             text = await self._reader.make_text(
                 self._job, attempt, after=at, times=times, with_live=with_live

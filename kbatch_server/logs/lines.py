@@ -84,7 +84,7 @@ class LineSearch:
             if self.is_done:
                 break
             number = self._next_line + index
-            if number == self._found:  # a long line may be found in two of its parts
+            if number == self._found:  # two parts of one long line may match
                 continue
             self._found = number
             hits.append(Hit(number, show_text(line)))
@@ -189,7 +189,7 @@ class LineCutter:
         """Keep the beginning of a line, which may be as long as the log."""
         self._rest += part
         if not has_controls(self._rest):
-            self._rest = self._rest[: MAX_SHOWN_BYTES + 1]  # what is more is not shown
+            self._rest = self._rest[: MAX_SHOWN_BYTES + 1]  # the rest is not shown
         elif len(self._rest) > MAX_REST_BYTES:
             self._rest = fold(self._rest, columns=MAX_SHOWN_BYTES + 1)
 

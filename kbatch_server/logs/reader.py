@@ -130,7 +130,7 @@ class LogReader(LoggingConfigurable):
         copy. It returns None if nothing exists, and nothing is expected soon. With ``is_last``, a line at the
         end says so if the log is incomplete. Raises StorageError.
         """
-        # what is in memory first: what leaves it meanwhile is in the record then
+        # read the memory before the record: data that leaves the memory meanwhile is in the record
         writer = self.recorder.find_writer(job.id, attempt.pod)
         is_live = with_live and writer is not None and not writer.is_complete
         live = _look(writer) if writer is not None and is_live else None

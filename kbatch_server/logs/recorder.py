@@ -134,7 +134,7 @@ class LogRecorder(LoggingConfigurable):
     async def stop(self) -> None:
         """Save the data in memory, within a time limit, and end all tasks. It may be started again."""
         self._is_stopping = True
-        # let go of at once: whoever waits for this may give up, and have it started again
+        # forget them at once: the caller may give up waiting, and start the recorder again
         recordings, self._recordings = self._recordings, {}
         everything = [each for by_pod in recordings.values() for each in by_pod.values()]
         await _end([each.task for each in everything if each.task is not None])
@@ -187,7 +187,7 @@ class LogRecorder(LoggingConfigurable):
         kept = await self.logs.list_logs(job_id)
         for log in kept:
             segments = await self.logs.list_segments(job_id, log.pod)
-            # and the one that was written when the service was killed, perhaps, before its row was
+            # also the next object, which a killed service may have written without its row
             numbers = [each.number for each in segments] + [segments[-1].number + 1 if segments else 0]
             keys += [make_key(job_id, log.attempt, number) for number in numbers]
         keys.append(make_key(job_id, max((log.attempt for log in kept), default=0) + 1, 0))
@@ -235,7 +235,7 @@ class LogRecorder(LoggingConfigurable):
                 )
                 if recording.writer is not None:
                     recording.writer.forget()
-                recording.writer = None  # what is in memory is not what comes next: it is read again
+                recording.writer = None  # the data in memory does not continue the saved log: read it again
             except (LauncherUnavailable, StorageError, Unavailable) as error:
                 if not is_told:
                     self.log.warning(
@@ -276,7 +276,7 @@ class LogRecorder(LoggingConfigurable):
         job_id, pod = recording.job.id, recording.pod
         log = await self.logs.find(job_id, pod)
         segments = await self.logs.list_segments(job_id, pod) if log is not None else []
-        # a longer log has eight segments at least, so that about what may be kept is kept
+        # at least eight segments in a log of maximum size, so that cutting out one removes little
         size = min(self.segment_bytes, max(self.max_log_bytes // 8, 1))
         return LogWriter(
             log or LogRecord(job_id, pod, recording.attempt, {}, 0, False, ""),

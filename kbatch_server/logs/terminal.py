@@ -92,7 +92,7 @@ def fold(line: bytes, *, columns: int = MAX_COLUMNS, with_looks: bool = True) ->
     whole = len(line) - _count_cut_off(line)
     screen = _Line(columns)
     rest = screen.write(line[:whole].decode("utf-8", "replace"))
-    # hardly more than there was: a line is folded again and again
+    # hardly more than in the line itself, which is folded repeatedly
     most = min(len(line) + LOOKS_EXTRA, _FOLDED_LOOKS * columns) if with_looks else 0
     return (screen.render(most, is_open=True) + rest).encode() + line[whole:]
 
@@ -191,7 +191,7 @@ class _Line:
             step = max(number, 1)
             self._move({"C": self._column + step, "D": self._column - step, "G": step - 1}[final])
         elif final in "JK" and number != 1 and not self._is_elsewhere:
-            # 1, which is up to the cursor and not from it on, would take time for each character every time
+            # not 1 (erase up to the cursor), which would take time for each character every time
             self._has_moved = True
             self._erase(self._column if number == 0 else 0)
 
@@ -213,7 +213,7 @@ class _Line:
                 size -= 1
         runs = [(look, sum(1 for _ in group)) for look, group in groupby(self._looks[:size])]
         looks = _choose_looks([look for look, _ in runs] + [self._look if is_open else _PLAIN], most)
-        # a carriage return at its beginning keeps in mind that the cursor was moved
+        # a carriage return at the beginning records that the cursor was moved
         parts = ["\r"] if is_open and self._has_moved else []
         at, before = 0, _PLAIN
         for (_, count), look in zip(runs, looks, strict=False):

@@ -88,7 +88,7 @@ class LogWriter:
         self._logs = logs
         self._logger = logger
         self._sum = 0  # of all segments
-        # those that may be cut out when the log is too long, by number and size
+        # number and size of the segments that may be cut out if the log is too long
         self._middle: deque[tuple[int, int]] = deque()
         for each in segments:
             self._note_segment(each)
@@ -102,7 +102,7 @@ class LogWriter:
         self._is_head = log.size < limits.head_bytes
         self._skip = int(log.position.get("skip", 0))
         self._position: dict[str, Any] | None = log.position.get("from")
-        # where the last pieces began: the launcher's position, and the offset that this is at
+        # the beginnings of the last pieces: the launcher's position and the offset in the log
         self._marks: deque[tuple[dict[str, Any] | None, int]] = deque(maxlen=MARKS)
         self.start = log.size
         """The offset in the whole log of the data in memory; the data before it is in the storage."""

@@ -124,7 +124,7 @@ class Health(LoggingConfigurable):
         old = time.monotonic() - FRESH_SECONDS
         due = [self._ask(part) for part in self.parts if part.checked_at <= old]
         if due:
-            # several who ask at once share an answer; one that goes away does not take it from the others
+            # simultaneous callers share one check; if one is cancelled, the check continues for the others
             await asyncio.wait(due)
 
     def _ask(self, part: Part) -> asyncio.Task[None]:

@@ -223,7 +223,7 @@ class Outputs(LoggingConfigurable):
         size = 0
         async for chunk in chunks:
             size += len(chunk)
-            if size > self.max_tar_bytes:  # what follows the end of a tar is not looked at
+            if size > self.max_tar_bytes:  # also counts bytes after the end of the tar, which are not read
                 raise self._say_too_large(size)
             for start in range(0, len(chunk), SLICE_BYTES):
                 piece = chunk[start : start + SLICE_BYTES]

@@ -25,7 +25,7 @@ async def make_zip(files: Sequence[OutputFile], read: Read) -> AsyncGenerator[by
     would take minutes. It reads only the content of hard links again.
     """
     sink = _Sink()
-    # Deflated, as a ZIP that is made without going back cannot have plain entries that every tool reads.
+    # Deflated: in a ZIP that is written in one pass, not every tool can read uncompressed entries.
     archive = zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1)  # type: ignore[call-overload]
     try:
         for run in _make_runs(files):
@@ -73,7 +73,7 @@ def _make_info(file: OutputFile) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(file.path, moment)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o644 << 16
-    info.file_size = file.size  # it decides whether the entry has room for a large size
+    info.file_size = file.size  # decides whether the entry has fields for a large size
     return info
 
 

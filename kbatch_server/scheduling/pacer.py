@@ -47,7 +47,7 @@ class LaunchPacer(LoggingConfigurable):
 
     async def wait(self) -> None:
         """Wait until the rate allows another launch; the caller then calls ``count``."""
-        # the end of a rush is no event: it is that fewer requests come in
+        # polls, because no event tells that fewer requests arrive
         while (wait := self._get_wait_seconds()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(wait, LOOK_SECONDS))
 

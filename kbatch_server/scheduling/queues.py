@@ -124,7 +124,7 @@ class Queues:
             _remove(self._of_group, owner, job_id)
             self._sums[owner].subtract(claim.demand)
             if not self._sums[owner][RUNNING]:
-                del self._sums[owner]  # and with it what is left of sums that are not exact
+                del self._sums[owner]  # also removes the rounding errors of the sums
         return claim
 
     def _owners(self, claim: Claim) -> Iterator[str]:

@@ -77,7 +77,7 @@ class Scheduler(LoggingConfigurable):
         self._granted: set[str] = set()
         self._left: set[str] = set()
         self._told: dict[str, Wait] = {}
-        self._has_told = False  # what is there yet may be an earlier leader's
+        self._has_told = False  # the stored reasons may be those of an earlier leader
         self._month = ""
         self._counted_at = float("-inf")
         self._changed = asyncio.Event()
@@ -119,7 +119,7 @@ class Scheduler(LoggingConfigurable):
             while True:
                 await self._has_ready.wait()
                 await self.pacer.wait()
-                if self._ready:  # it may have been withdrawn meanwhile
+                if self._ready:  # the job may have been withdrawn meanwhile
                     job_id = next(iter(self._ready))
                     self.pacer.count()
                     return job_id, self._withdraw(job_id)
@@ -214,7 +214,7 @@ class Scheduler(LoggingConfigurable):
         if now - self._counted_at < REFRESH_SECONDS:
             return
         self._left.clear()
-        granted = [self.queues.running[job_id] for job_id in self._granted]  # on record any moment
+        granted = [self.queues.running[job_id] for job_id in self._granted]  # in the record soon
         begun = await self.store.queues.list_begun()
         users = await self.store.queues.list_waiting_users()
         self.queues.replace_running(claim for claim in [*begun, *granted] if claim.id not in self._left)

@@ -18,7 +18,7 @@ class PluginClass(EntryPointType):
             try:
                 classes.append(entry.load())
             except ImportError:
-                continue  # it is said when that one is chosen
+                continue  # choosing this one reports the error
         return classes
 
     def validate(self, obj: Any, value: Any) -> Any:

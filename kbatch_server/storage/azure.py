@@ -179,7 +179,7 @@ class AzureBlobStorage(Storage):
             from azure.identity.aio import DefaultAzureCredential
         except ImportError as error:
             raise StorageError(MISSING_PACKAGES) from error
-        # nobody is signed in on a server with a tool of a developer's
+        # on a server, nobody is signed in with a developer's tool
         return DefaultAzureCredential(
             exclude_cli_credential=True,
             exclude_developer_cli_credential=True,
@@ -223,7 +223,7 @@ class AzureBlobStorage(Storage):
         draft = secrets.token_hex(8)
         async for piece in regroup(chunks, PIECE_BYTES):
             block = base64.b64encode(f"{draft}{len(blocks):08}".encode()).decode()
-            # a file, which aiohttp sends bit by bit: bytes it would send in one go
+            # as a file, which aiohttp sends in pieces; it would send bytes all at once
             await finish(self._ask(blob.stage_block(block, io.BytesIO(piece), length=len(piece))))
             blocks.append(block)
             size += len(piece)
@@ -248,7 +248,7 @@ class AzureBlobStorage(Storage):
                     return
                 if error.status != 412:
                     raise
-                # it was replaced between two requests: on with the new one
+                # the blob was replaced between two requests: continue with the new one
 
     async def _read_once(self, key: str, start: int, length: int | None) -> AsyncIterator[bytes]:
         stream = await self._ask(self._blob(key).download_blob(offset=start, length=length))

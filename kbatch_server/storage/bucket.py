@@ -53,8 +53,8 @@ class PartFeed:
             raise Abandoned
         piece = await self._queue.get()
         if self._is_abandoned:
-            # Before it takes a piece, also one of nothing, obstore waits for the part that is on its way. A
-            # part that arrives after the abort would be kept, and paid for, by nobody's wish.
+            # Before obstore takes a piece, even an empty one, it waits for the part that it sends. A part
+            # that arrived after the abort would stay in the bucket and cost money.
             self._is_drained = True
             return b""
         if piece is None:
@@ -180,7 +180,7 @@ class BucketStorage(Storage):
         except OSError as error:
             raise StorageError(f"{type(self).__name__}.ca_file: {error.strerror}") from error
         except (self._obstore.exceptions.BaseError, ValueError):
-            # what was wrong may be quoted in its text, and be a key
+            # the error's text may quote the invalid setting, perhaps a key
             raise StorageError(f"{type(self).__name__}: its settings are invalid") from None
 
     def _make_client(self, endpoint: str, **kwargs: Any) -> Any:
@@ -227,7 +227,7 @@ class BucketStorage(Storage):
             await feed.send(None, putting)
         except BaseException:
             feed.abandon()
-            with contextlib.suppress(Exception):  # what began it is raised
+            with contextlib.suppress(Exception):  # the first error is raised
                 await finish(putting)
             raise
         with self._mapped_errors():
@@ -270,7 +270,7 @@ class BucketStorage(Storage):
             with self._mapped_errors():
                 return int((await self._obstore.head_async(self._store, key))["size"])
         except ObjectNotFound:
-            # the answer to HEAD has no body that says what is not there: the object, or the bucket
+            # a response to HEAD has no body, which would tell whether the object or the bucket is missing
             return (await self._get(key, 0, 1))[1]
 
     async def delete(self, key: str) -> None:

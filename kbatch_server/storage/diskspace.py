@@ -83,7 +83,7 @@ class DiskSpace(LoggingConfigurable):
         now = time.monotonic()
         if self.store.is_full and now - self._tried_at < RETRY_SECONDS:
             raise self._refuse("database")
-        self._tried_at = now  # who comes first tries it
+        self._tried_at = now  # the first request tries it
         await self.look()
         if (disk := self._find_low(size)) is not None:
             raise self._refuse(disk)
@@ -139,7 +139,7 @@ class DiskSpace(LoggingConfigurable):
             try:
                 free = await part.get_free_bytes()
             except (OSError, StorageError, Unavailable):
-                free = None  # it is away, which others say
+                free = None  # it does not respond, which other checks report
             if free is None:
                 self.free_bytes.pop(disk, None)
             else:

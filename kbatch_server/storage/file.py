@@ -109,7 +109,7 @@ class FileStorage(Storage):
                 size += len(piece)
             await _in_thread(file.finish)
         except BaseException:
-            # a thread may be at it still, when this task was cancelled: `abandon` waits for it
+            # if this task was cancelled, a thread may still use the file: `abandon` waits for it
             await asyncio.shield(asyncio.to_thread(file.abandon))
             raise
         return size
@@ -213,7 +213,7 @@ class _NewFile:
         with self._lock:
             self._is_abandoned = True
             self._close()
-            if not self._is_finished:  # else it is whole, and may have replaced an older one
+            if not self._is_finished:  # a finished file is complete, and may have replaced an older one
                 self._path.unlink(missing_ok=True)
                 with self._space.lock:
                     self._space.release(self._reserved)

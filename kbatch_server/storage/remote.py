@@ -49,5 +49,5 @@ async def finish(call: Awaitable[Result]) -> Result:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
         if not running.cancelled():
-            running.exception()  # it is looked at, so that asyncio does not complain
+            running.exception()  # retrieves the error, so that asyncio does not complain
         raise

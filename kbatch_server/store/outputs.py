@@ -26,7 +26,7 @@ class KeptOutputs:
     size: int
     """The size of the object in bytes."""
     files: Sequence[OutputFile]
-    """Sorted by path."""
+    """All files, sorted by path."""
     omitted: Sequence[OmittedFile] = ()
     """The first, by path, of the files that exceeded the limits."""
 

@@ -100,12 +100,12 @@ def make_page_statement(query: JobQuery, limit: int) -> tuple[Select[Any], dict[
 def _make_statement(shape: _Shape) -> Select[Any]:
     if shape.statuses < 2 and not shape.lately:
         return _make_simple(shape, select(*COLUMNS))
-    # one index walk for each status, and of what they find the newest: asked for all at once, databases
-    # walk through every job of the user's instead
+    # one walk along the index for each status, then the newest of their results; in one query for all
+    # statuses, databases would read every job of the user
     each_status = shape._replace(statuses=len(_ACTIVE), lately=False) if shape.lately else shape
     walks = [_make_simple(each_status, select(jobs.c.seq), status=i) for i in range(each_status.statuses)]
     if shape.lately:
-        # in no order and from no place on: else SQLite walks through every job of the user's for this as well
+        # without order and cursor: otherwise SQLite reads every job of the user for this as well
         ended = _make_simple(shape._replace(cursor=False), select(jobs.c.seq))
         walks.append(ended.order_by(None).limit(None))
     branches = [select(walk.subquery().c.seq) for walk in walks]
@@ -125,7 +125,7 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
     if shape.name:
         statement = statement.where(jobs.c.name == bindparam("name"))
     if shape.search:
-        # found in the index of names alone, which is a small part of all that is kept of the jobs
+        # only reads the index of names, which is much smaller than the table
         named = select(jobs.c.seq).where(jobs.c.name.ilike(bindparam("search"), escape="\\"))
         if shape.user:
             named = named.where(jobs.c.user == bindparam("user"))
@@ -137,7 +137,7 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
     order = jobs.c.seq
     for i, with_value in enumerate(shape.tags):
         if shape.user and with_value and order is jobs.c.seq:
-            # the first tag is walked along by its own index, which has the order of the page
+            # follow the index of the first tag, which has the order of the page
             first = job_tags.alias()
             order = first.c.job_seq
             statement = statement.join(first, first.c.job_seq == jobs.c.seq).where(

@@ -30,7 +30,7 @@ KeptBytes = dict[str, int]
 """Bytes in the storage, by kind: ``uploads``, ``logs``, ``outputs``."""
 
 _DELETED = jobs.c.delete_requested_at.is_not(None).label("is_deleted")
-# by the partial indexes: what is over and done with is not looked at
+# with the partial indexes: it does not read jobs that need no more steps
 _ACTIVE = union_all(
     *(select(jobs.c.status, _DELETED, jobs.c.created_at).where(text(which)) for which in (DUE, WAITING))
 ).subquery()
@@ -141,7 +141,7 @@ def _make_conditions(user: str | None, since: datetime | None) -> list[ColumnEle
 
 
 def _make_user_sum(user: str, count: int, active: int, seconds: float | None) -> UserSum:
-    # clocks may differ, and the end of a short job come before its start
+    # clocks may differ, so the end of a short job may be before its start
     return UserSum(user=user, jobs=count, active=active, run_seconds=max(float(seconds or 0), 0))
 
 

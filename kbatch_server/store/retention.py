@@ -109,9 +109,9 @@ class RetentionStore(ChangingStore):
         return await self._database.read(lambda connection: set(connection.scalars(statement)))
 
     async def list_owners(self) -> dict[str, datetime]:
-        """Return the users who have jobs, uploads or usage on record, each with the time of the oldest.
+        """Return the users with jobs, uploads or usage in the database, each with the time of the oldest.
 
-        Usage is as old as its last change: what was added to it before is not told apart.
+        The time of usage is that of its last change: the record has no times of earlier changes.
         """
         kept = union_all(
             select(jobs.c.user, jobs.c.created_at.label("at")).where(jobs.c.delete_requested_at.is_(None)),

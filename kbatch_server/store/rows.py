@@ -34,7 +34,7 @@ _SAME = tuple(each.name for each in fields(Job) if each.name in jobs.c and each.
 
 COLUMNS: tuple[ColumnElement[Any], ...] = (
     *(jobs.c[name] for name in _OTHER),
-    # its length, as SQLite 3.40 says of every column in RETURNING that it is not null
+    # its length, because SQLite 3.40 reports every column in RETURNING as not null
     func.coalesce(func.length(jobs.c.env), 0).label("env_bytes"),
     *(jobs.c[name] for name in _SAME),
 )

@@ -23,7 +23,7 @@ from .retention import RetentionStore
 from .uploads import UploadStore
 from .usage import UsageStore
 
-# the one row that is always there, written as it is
+# the row that always exists, written without a change
 _TOUCH = text("UPDATE alembic_version SET version_num = version_num")
 
 

@@ -142,7 +142,7 @@ class UploadStore:
         )
 
         def begin(connection: Connection) -> tuple[bool, AuditEntry | None]:
-            # where several processes write: what is begun now sees every job that was accepted before it
+            # if several processes write: the next statement sees every job that was accepted before
             begun_at = connection.execute(lock).scalar()
             may_delete = connection.execute(statement).rowcount > 0
             return may_delete, put_entry(connection, audit) if may_delete and begun_at is None else None

@@ -16,7 +16,7 @@ from ..models.times import utcnow
 from .database.database import Database
 from .tables import monthly_use, recent_use
 
-# both databases know these words, which SQLAlchemy has for each by itself only
+# as text: both databases accept this, but SQLAlchemy has a separate construct for each
 _ADD_MONTHLY = text(
     "INSERT INTO monthly_use (kind, name, month, seconds) VALUES (:kind, :name, :month, :seconds)"
     " ON CONFLICT (kind, name, month) DO UPDATE SET seconds = monthly_use.seconds + excluded.seconds"
@@ -82,7 +82,7 @@ class UsageStore:
         amount = self.accounting.charge(rate, start=start, end=end, now=now)
         found = connection.execute(_SELECT_RECENT.with_for_update(), {"of_user": user}).first()
         if found is None:
-            # when another process has just done the same, this fails, and is done again by who ends the job
+            # if another process has just done the same, this raises, and the caller ends the job again
             connection.execute(insert(recent_use), {"user": user, "amount": amount, "as_of": now})
             return
         amount += self.accounting.decay(found.amount, (now - found.as_of).total_seconds())

@@ -25,8 +25,8 @@ from .rows import COLUMNS, make_job, make_row
 from .tables import job_tags, jobs, uploads
 
 BATCH = 100
-"""The number of jobs in one transaction: with more, each saves little of the disk's time, and others wait
-longer."""
+"""The maximum number of jobs in one transaction: with more, the time per job hardly decreases, and other
+writers wait longer."""
 
 QUEUE = 2000
 """The maximum number of waiting jobs: about a second's work. More would wait longer than clients do."""
@@ -36,12 +36,12 @@ CLOSE_TIMEOUT_SECONDS = 30
 
 _INSERT = insert(jobs).returning(jobs.c.id, jobs.c.seq)
 _INSERT_TAGS = insert(job_tags)
-# more than what is looked for (each user with each key), but by the index on both
+# selects more than needed (each user with each key), but with the index on both
 _SELECT_KEYS = select(*COLUMNS, jobs.c.idempotency_key, jobs.c.request_hash).where(
     jobs.c.user.in_(bindparam("users", expanding=True)),
     jobs.c.idempotency_key.in_(bindparam("keys", expanding=True)),
 )
-# locked, where several processes write: until the jobs that name them are committed, none is given up
+# locked if several processes write: no upload is deleted before the jobs that use it are committed
 _SELECT_UPLOADS = (
     select(uploads.c.id, uploads.c.user)
     .where(uploads.c.id.in_(bindparam("ids", expanding=True)), uploads.c.delete_requested_at.is_(None))
@@ -94,7 +94,7 @@ class JobWriter:
         self._log = log
         self._queue: asyncio.Queue[_Request | None] = asyncio.Queue(QUEUE)
         self._task: asyncio.Task[None] | None = None
-        # of other processes that add jobs, nothing is known here
+        # if other processes add jobs as well, the counts cannot be remembered
         self._record_bytes = RecordBytes()
         self._queued_at_most: dict[str, int] | None = None if database.is_shared else {}
 
@@ -160,17 +160,17 @@ class JobWriter:
         """Add a batch in one transaction; if one of its jobs cannot be written, add each separately."""
         batch = [
             request for request in batch if not request.outcome.done()
-        ]  # nobody waits for a cancelled one
+        ]  # nobody waits for a cancelled request
         try:
             outcomes = await self._database.write(lambda connection: self._insert(connection, batch))
-        except KBatchError as error:  # the database does not answer: it would not for each of them either
+        except KBatchError as error:  # the database does not respond: separate writes would fail, too
             for request in batch:
                 request.fail(error)
         except Exception as error:
             if len(batch) > 1:
                 await asyncio.gather(*[self._add([request]) for request in batch])
             elif isinstance(error, IntegrityError) and batch[0].key and not batch[0].is_second_try:
-                # another process has just used the same key: now its job is there to be found
+                # another process has just used the same key: now its job can be found
                 batch[0].is_second_try = True
                 await self._add(batch)
             elif isinstance(error, IntegrityError):

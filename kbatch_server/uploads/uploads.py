@@ -61,8 +61,8 @@ class Uploads(LoggingConfigurable):
     upload_ttl_seconds = Integer(
         7 * 24 * 3600,
         min=60,
-        help="""Seconds after which the service removes an upload that no job uses, since somebody last sent
-        it.
+        help="""Seconds until the service removes an upload that no job uses, counted from when a user last
+        sent it.
         """,
         config=True,
     )
@@ -309,7 +309,7 @@ class Uploads(LoggingConfigurable):
         try:
             if await self.store.uploads.withdraw(upload):
                 await self._delete(upload)
-        except Unavailable as error:  # its row, if there is one, expires; its object, if not, is an orphan
+        except Unavailable as error:  # a row expires; an object without one is deleted later
             self.log.warning("upload %s: rejected, but its record could not be removed: %s", upload.id, error)
 
     async def _delete(self, upload: Upload) -> None:

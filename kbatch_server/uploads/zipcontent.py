@@ -15,7 +15,7 @@ from .zipdirectory import ENCRYPTED, IN_ZIP64, LOCAL_HEADER_BYTES, Directory, En
 from .zipnames import IS_UTF8
 from .ziptree import BadTree
 
-_INPUT_BYTES, _OUTPUT_BYTES = 64 * 2**10, 256 * 2**10  # of one step of inflating
+_INPUT_BYTES, _OUTPUT_BYTES = 64 * 2**10, 256 * 2**10  # for one step of inflating
 
 _LOCAL_HEADER = struct.Struct("<4s2xHH4xLLLHH")
 assert _LOCAL_HEADER.size == LOCAL_HEADER_BYTES  # noqa: S101
@@ -39,7 +39,7 @@ class ContentCheck:
         self._directory = directory
         self._on_data = on_data
         self._held = memoryview(b"")  # a view, so that a piece with many entries is not copied for each
-        self._position = 0  # of the first byte that is held
+        self._position = 0  # of the first byte in memory
         self._is_done = False
         self.targets: dict[str, str] = {}
         """The targets of the links, by name; complete after ``finish``."""

@@ -73,7 +73,7 @@ _END = struct.Struct("<4sHHHHLLH")
 _END_SIGNATURE = b"PK\x05\x06"
 _ZIP64_END = struct.Struct("<4sQHHLLQQQQ")
 _ZIP64_END_SIGNATURE = b"PK\x06\x06"
-_ZIP64_END_REST = _ZIP64_END.size - 12  # it says its own size without what stands up to there
+_ZIP64_END_REST = _ZIP64_END.size - 12  # its size field does not count the first 12 bytes
 _LOCATOR = struct.Struct("<4sLQL")
 _LOCATOR_SIGNATURE = b"PK\x06\x07"
 

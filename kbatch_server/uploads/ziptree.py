@@ -132,6 +132,6 @@ class Tree:
             elif there == _LINK:
                 folder, beyond = self._follow((folder, part), name, targets, found, [*way, key])
             else:
-                beyond += 1  # a file, or nothing: no link can be beyond it
+                beyond += 1  # a file, or nothing: no link can be below it
         found[key] = folder, beyond
         return folder, beyond

@@ -84,19 +84,19 @@ class CachingHubOAuth(HubOAuth):
 
     @default("oauth_client_id")
     def _default_oauth_client_id(self) -> str:
-        # as the hub names a service's client, for one that it did not start with this in its environment
+        # the hub's name for a service's client, if the environment does not have it
         return os.environ.get("JUPYTERHUB_CLIENT_ID") or f"service-{get_service_name(self.base_url)}"
 
     @default("access_scopes")
     def _default_access_scopes(self) -> set[str]:
-        # without the environment of a managed service, JupyterHub's own default would let everybody in
+        # without a managed service's environment, JupyterHub's default would admit everybody
         given: set[str] = super()._default_scopes()
         return given or {f"access:services!service={get_service_name(self.base_url)}"}
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._models: OrderedDict[str, tuple[float, UserModel]] = OrderedDict()
-        self._refused: OrderedDict[str, float] = OrderedDict()  # apart: made up ones push out no good one
+        self._refused: OrderedDict[str, float] = OrderedDict()  # apart: made-up ones evict no valid ones
         self._lookups: dict[str, asyncio.Task[UserModel]] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
         self._new_lookups = FairLimit(
@@ -126,7 +126,7 @@ class CachingHubOAuth(HubOAuth):
             token: str = await self._ask_hub(super().token_for_code(code, sync=False, **kwargs))
         return token
 
-    # Logins: what JupyterHub's own version keeps in memory is in a cookie
+    # Logins: a cookie has what JupyterHub's own version keeps in memory
 
     @property
     def _logins(self) -> LoginCookies:
@@ -176,7 +176,7 @@ class CachingHubOAuth(HubOAuth):
         try:
             async with asyncio.timeout(self.hub_timeout_seconds):
                 model = await super().user_for_token(self.api_token, use_cache=False, sync=False)
-        except Exception as error:  # whatever it was, the hub did not answer
+        except Exception as error:  # any error means that the hub did not answer
             raise HubUnavailable(f"JupyterHub does not respond ({type(error).__name__}).") from error
         if not model:
             raise HubUnavailable("JupyterHub does not know this service's token (JUPYTERHUB_API_TOKEN).")
@@ -225,7 +225,7 @@ class CachingHubOAuth(HubOAuth):
     def _forget_lookup(self, key: str, lookup: asyncio.Task[UserModel]) -> None:
         del self._lookups[key]
         if not lookup.cancelled():
-            lookup.exception()  # it is logged, and all who waited may have gone
+            lookup.exception()  # already logged; all callers may have gone
 
     async def _ask_hub(self, request: Coroutine[Any, Any, Any]) -> Any:
         try:
@@ -272,7 +272,7 @@ class HubAuthenticator(LoggingConfigurable):
             raise TraitError(
                 f"HubAuthenticator.scopes: {min(unknown)!r} is not one of {', '.join(DEFAULT_SCOPES)}"
             )
-        # an action that is left out keeps its default: silence must not mean that no scope is needed
+        # a missing action keeps its default scope, and does not become allowed for everybody
         return {**DEFAULT_SCOPES, **proposal["value"]}
 
     authenticate_prometheus = Bool(
@@ -379,14 +379,14 @@ class HubAuthenticator(LoggingConfigurable):
         if model.user is None:
             access = self.hub_auth.access_scopes
             if not check_scopes(access, set(model.get("scopes", ()))):
-                raise _missing(max(access))  # the longest: the one of this service, not of all of them
+                raise _missing(max(access))  # the longest scope: that of this service, not of all services
             model.user = self.make_user(model)
         return model.user
 
     async def find_user_again(self, handler: RequestHandler) -> User | None:
         """Return the user as ``find_user`` does, but ask again: the token may have been revoked since."""
         if hasattr(handler, "_cached_hub_user"):
-            del handler._cached_hub_user  # what JupyterHub's version remembers for one request
+            del handler._cached_hub_user  # JupyterHub's cache for one request
         return await self.find_user(handler)
 
     def make_user(self, model: dict[str, Any]) -> User:

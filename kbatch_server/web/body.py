@@ -31,7 +31,7 @@ class BodyStream(Generic[Kept]):
     async def start(self, receiving: asyncio.Task[Kept]) -> None:
         """Take the task that reads the pieces, and wait until it wants the first; raises its errors."""
         self._receiving = receiving
-        # its error is read by whoever sends or finishes; nobody does when the client has gone
+        # `send` or `finish` raises its error; nobody calls them after the client has gone
         receiving.add_done_callback(lambda done: done.cancelled() or done.exception())
         await self._unless_ended(self._is_wanted.wait())
 
@@ -48,7 +48,7 @@ class BodyStream(Generic[Kept]):
         await asyncio.wait({doing, self._receiving}, return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
             doing.cancel()
-        if self._receiving.done() and not self._receiving.cancelled():  # that is when the client has gone
+        if self._receiving.done() and not self._receiving.cancelled():  # cancelled: the client has gone
             self._receiving.result()
 
     async def pieces(self) -> AsyncIterator[bytes]:

@@ -34,7 +34,7 @@ class ProxyAddresses:
     def __init__(self, addresses: Iterable[str]) -> None:
         """Take the addresses as text; raises ValueError for an invalid one."""
         self._networks = [ipaddress.ip_network(each, strict=False) for each in addresses]
-        self._is_trusted = lru_cache(maxsize=256)(self._look)  # they are few, and each comes again
+        self._is_trusted = lru_cache(maxsize=256)(self._look)  # few addresses, which repeat
 
     def __contains__(self, text: str) -> bool:
         return self._is_trusted(text)
@@ -49,7 +49,7 @@ class ProxyAddresses:
             return peer
         given = headers.get("X-Forwarded-For") or headers.get("X-Real-IP", "")
         client = peer
-        # each proxy adds the address that asked it; what stands before the last trusted one may be made up
+        # each proxy appends its client's address; addresses before the last trusted one may be made up
         for text in reversed(given.rsplit(",", MAX_PROXIES)[-MAX_PROXIES:]):
             address = _parse(text)
             if address is None:
@@ -79,7 +79,7 @@ def _parse(text: str) -> Address | None:
         address = ipaddress.ip_address("" if "%" in plain else plain)
     except ValueError:
         return None
-    # as a socket for both versions shows one of the older
+    # a socket for both IP versions shows an IPv4 address like this
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 
@@ -111,10 +111,10 @@ class ForwardedRequest(HTTPMessageDelegate):
         context.remote_ip = self._proxies.find_client(own[0], headers)
         context.protocol = self._proxies.find_scheme(own[0], headers) or own[1]
         try:
-            # the request is made here, and takes them from there
+            # this creates the request, with address and scheme from the context
             return self._delegate.headers_received(start_line, headers)
         finally:
-            context.remote_ip, context.protocol = own  # the next one on this connection may be of others
+            context.remote_ip, context.protocol = own  # the next request may be another client's
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Pass on a piece of the body."""

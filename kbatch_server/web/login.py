@@ -83,7 +83,7 @@ class LoginCookies:
         return [login for login in found if login is not None]
 
     def _name(self, state: str) -> str:
-        # of the state, so that each has its own, and is found by it
+        # the name depends on the state, so that each login has its own cookie
         return f"{self._prefix}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
 
     def _open(self, handler: RequestHandler, name: str, state: str | None = None) -> Login | None:

@@ -28,7 +28,7 @@ def read_range(header: str | None, size: int) -> tuple[int, int] | None:
         return None
     first, last = match[1], match[2]
     if first and last and int(last) < int(first):
-        return None  # it is no range at all
+        return None  # not a range
     start = int(first) if first else max(size - int(last), 0)
     end = min(int(last) + 1, size) if first and last else size
     if start >= end:
@@ -50,13 +50,13 @@ class Parameter(Generic[Value]):
 
     name: str
     read: Callable[[RequestHandler], Value]
-    """Returns its value, or its default where it is absent. Raises InvalidRequest."""
+    """Returns the value, or the default if the parameter is absent. Raises InvalidRequest."""
     schema: Schema
     place: Literal["query", "header"] = "query"
 
 
 def flag(name: str, description: str) -> Parameter[bool]:
-    """Return a parameter that is true or false; absent it is false."""
+    """Return a parameter that is true or false; the default is false."""
     schema = {"type": "boolean", "default": False, "description": description}
     return Parameter(name, lambda handler: read_flag(handler, name), schema)
 
@@ -68,7 +68,7 @@ def whole_number(name: str, description: str, *, minimum: int, maximum: int) -> 
 
 
 def limit(description: str = "", *, maximum: int, default: int) -> Parameter[int]:
-    """Return the parameter ``limit``: how many things to answer with."""
+    """Return the parameter ``limit``: the maximum number of items in an answer."""
 
     def read(handler: RequestHandler) -> int:
         return read_int(handler, "limit", minimum=1, maximum=maximum) or default
@@ -82,7 +82,7 @@ def _number_schema(description: str, minimum: int, maximum: int) -> Schema:
 
 
 def text(name: str, description: str, *, maximum: int | None = None) -> Parameter[str | None]:
-    """Return a parameter that is some words of one line, or absent; without a maximum any text."""
+    """Return a parameter that is a text of one line, or absent; without ``maximum``, any text."""
     schema: Schema = {"type": "string", "description": description}
     if maximum is None:
         return Parameter(name, lambda handler: handler.get_query_argument(name, None), schema)
@@ -122,7 +122,7 @@ def read_time(handler: RequestHandler, name: str) -> datetime | None:
     if text is None:
         return None
     try:
-        # a "+" in a query is a space, and who writes "+02:00" there seldom knows
+        # a "+" in a query means a space, so "+02:00" arrives as " 02:00"
         moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):

@@ -82,7 +82,7 @@ class BoundedServer(HTTPServer):
 
 
 def _close(stream: IOStream, sent: asyncio.Future[None]) -> None:
-    sent.exception()  # whoever was turned away may have gone before
+    sent.exception()  # the rejected client may have gone already
     stream.close()
 
 
@@ -133,10 +133,10 @@ class WebServer(LoggingConfigurable):
         self._sockets: list[socket.socket] = []
         self._server = BoundedServer(
             self.application,
-            # every handler looks at the length of its body itself, and says what is too long in JSON
+            # each handler checks the length of its body itself, and rejects longer ones in JSON
             max_body_size=MAX_BODY_BYTES,
             max_header_size=MAX_HEADER_BYTES,
-            # for all of a head: it ends a client that sends one slowly, too
+            # applies to a complete header: it also disconnects clients that send one slowly
             idle_connection_timeout=self.throttle.idle_seconds,
         )
         self._server.connections = self.throttle.connections
@@ -163,7 +163,7 @@ class WebServer(LoggingConfigurable):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_SECONDS):
                 await self._server.wait_until_unused()
-        await self.inflight.finish(IDLE_SECONDS)  # what came on a kept connection meanwhile
+        await self.inflight.finish(IDLE_SECONDS)  # requests that arrived on kept connections meanwhile
         await self.close_connections()
 
     async def close_connections(self) -> None:

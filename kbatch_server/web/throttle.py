@@ -211,8 +211,9 @@ class Throttle(LoggingConfigurable):
     reserved_connections = Integer(
         1000,
         min=0,
-        help="""How many of ``max_connections`` only known users can have: half of them at most. Connections
-        that have not identified a user yet, or whose request was rejected, share the rest.
+        help="""The number of connections, of ``max_connections``, that are reserved for known users; at most
+        half of them. Connections that have not identified a user yet, or whose request was rejected, share
+        the rest.
         """,
         config=True,
     )

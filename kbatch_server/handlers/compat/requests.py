@@ -299,7 +299,7 @@ def _with_leaves(error: InvalidRequest, data: Any) -> InvalidRequest:
 
 def _leaves(path: str, value: Any) -> list[str]:
     if isinstance(value, dict) and value:
-        # the name of a thing is the least of what is wrong with it
+        # report other fields first: the name is the least important of them
         keys = sorted(value, key=lambda key: key == "name")
         return [f"{path}.{key[:100]}" for key in keys[:20]]
     if isinstance(value, list) and value:

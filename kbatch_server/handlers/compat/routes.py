@@ -249,7 +249,7 @@ class LogHandler(StreamHandler, KBatchHandler):
         except NotFound as error:
             if job.is_over:
                 raise
-            raise Conflict(error.message, reason=error.reason) from None  # there will be one: it is no 404
+            raise Conflict(error.message, reason=error.reason) from None  # not 404: the log will exist later
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")
         if follow:
@@ -295,11 +295,11 @@ class LogHandler(StreamHandler, KBatchHandler):
         await self.flush()
         now = asyncio.get_running_loop().time
         chunker, sent_at = LineChunker(), now()
-        looked_at = sent_at  # at what there is to print
+        looked_at = sent_at  # when a progress bar was last looked for
         async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
             async for piece in ticking:
                 chunker.add(b"" if piece is None else piece.data)
-                # since we wrote, not since the job did: one that writes all the time must be seen to
+                # since this handler wrote, not the job: a job that always writes must be shown, too
                 silent_seconds = now() - sent_at
                 lines = chunker.take() if chunker.is_full or silent_seconds >= GATHER_SECONDS else b""
                 if lines or now() - looked_at >= BAR_SECONDS:

@@ -81,7 +81,7 @@ async def load_configuration(kubeconfig: str = "", context: str = "") -> Configu
 
     ``kubeconfig`` has precedence; ``context`` selects one in the file. Raises ``config.ConfigException``.
     """
-    # type.__call__: the class answers a plain call with a copy of the process-wide default
+    # type.__call__: a plain call of the class returns a copy of the process-wide default
     found: Configuration = type.__call__(Configuration)
     found.connection_pool_maxsize = 0  # no limit: a hundred followed logs must not hold up a poll
     if kubeconfig or context or not _load_incluster(found):
@@ -91,7 +91,7 @@ async def load_configuration(kubeconfig: str = "", context: str = "") -> Configu
             client_configuration=found,
             persist_config=False,
         )
-    # aiohttp would look for a proxy, and into ~/.netrc in a thread, for each request: half of its time
+    # for each request, aiohttp would look for a proxy, and read ~/.netrc in a thread: half of its time
     found.client_session_kwargs = {"trust_env": False, "read_bufsize": READ_BYTES}
     found.proxy = found.proxy or find_proxy(found.host)
     return found
@@ -285,7 +285,7 @@ def _make_error(path: str, status: int, body: bytes) -> KubeError:
         reason, message = str(said.get("reason") or ""), str(said.get("message") or "")
     except (ValueError, AttributeError):
         is_status, reason, message = False, "", ""
-    # what does not come from Kubernetes says nothing of what is there: a proxy's 404 ends no job
+    # only Kubernetes's own answer says that an object does not exist: a proxy's 404 must not end a job
     if status >= 500 or status in _BUSY or not is_status:
         return KubeUnavailable(f"{path}: {status} {message or reason}".rstrip())
     return KubeRefused(status, reason or f"HTTP{status}", message or f"{path}: {status}")

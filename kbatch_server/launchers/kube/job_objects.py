@@ -155,7 +155,7 @@ class JobObjects:
 
 
 def make_seen_status(seen: Seen, spec: JobSpec | None = None) -> JobStatus:
-    """Return what is to be said of a job of which this was seen."""
+    """Return the status of a job with these objects."""
     return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload, spec)
 
 

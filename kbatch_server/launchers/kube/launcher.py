@@ -85,9 +85,9 @@ class KubeJobLauncher(JobLauncher):
         "busybox:1.36",
         help="""The image of the containers that fetch a job's code and send its results. It needs ``sh``,
         ``wget``, ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``,
-        ``cat``, ``find``, ``head``, ``ln``, ``mkdir``, ``readlink``, ``sort``, ``stat``, ``tr``, ``xargs`` and, if ``SignedLinks.url_for_jobs`` is
-        ``https``, ``ssl_client``. Busybox has all of them. Default: ``busybox:1.36``. Example:
-        ``registry.example.org/busybox:1.36``.
+        ``cat``, ``find``, ``head``, ``ln``, ``mkdir``, ``readlink``, ``sort``, ``stat``, ``tr``, ``xargs``
+        and, if ``SignedLinks.url_for_jobs`` is ``https``, ``ssl_client``. Busybox has all of them. Default:
+        ``busybox:1.36``. Example: ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )
@@ -271,8 +271,8 @@ class KubeJobLauncher(JobLauncher):
             return None
         status = make_timed_status(seen, job.spec, self.client.ahead)
         if status.is_overdue(job.spec) or status.is_past_deadline() or is_behind(seen):
-            # before a verdict, which a clock that was moved may have brought about, and where a Job's end was
-            # seen before that of its Pod
+            # ask again before the job ends: the clock may have changed, or the watch reported the Job's end
+            # before that of its pod
             with read_errors():
                 seen = await self.job_objects.ask(place)
             status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status

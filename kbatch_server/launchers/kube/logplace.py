@@ -116,7 +116,7 @@ class LogPlace:
         """Yield the new parts of the next bytes of the connection."""
         at = 0
         if not self._is_at_line or self._lines_to_skip or self._is_first:
-            # line by line, until all that is known was passed over
+            # line by line, until all known lines are skipped
             while at < len(chunk):
                 fresh, at = self._take_one(chunk, at)
                 if fresh:
@@ -146,7 +146,7 @@ class LogPlace:
 
     def _take_run(self, run: bytes) -> Stamped:
         """Return complete lines of one second without their timestamps, all at once: one by one is slow."""
-        # they begin with the same second: the greatest has the latest timestamp
+        # all lines begin with the same second, so the greatest line has the latest timestamp
         latest = find_moment(max(run.split(b"\n")))
         self._count((self._second, latest[1] if latest else _ANY_FRACTION), run.count(b"\n"))
         data = _STAMP.sub(b"\n", b"\n" + run)[1:]
@@ -182,7 +182,7 @@ class LogPlace:
         """Decide which part of a line is new; return what to insert before it."""
         is_first, self._is_first = self._is_first, False
         if (moment := _parse(stamp)) is None:
-            # the end of a long line from before ``since``, or the kubelet's own words: neither is counted
+            # the end of a long line from before ``since``, or a message of the kubelet: neither counts
             self._skip = sys.maxsize
             self.is_refused |= is_first
             return b""

@@ -43,7 +43,7 @@ async def follow_log(
         failures += 1
         is_there = was_over = False
         try:
-            # asked before we read: if it was over then, what we read may be all of it
+            # ask before reading: only if the container had ended then, the log may be complete
             was_over = await _is_over(client, path)
             is_there, empty = True, empty + 1
             async with client.stream(
@@ -55,11 +55,11 @@ async def follow_log(
                         for piece in place.take(chunk):
                             failures = empty = 0
                             yield piece
-            # a node that no longer has the container says nothing about what came before
+            # an answer of a node without the container does not mean that the log has ended
             has_ended = has_ended or not place.is_refused
             if was_over and place.is_refused:
                 raise KubeRefused(404, NO_LOG, NO_LOG)
-            # twice where nothing was written: there is no line that shows that the log was reached
+            # empty twice if no line was ever read, because no line proves that this was the log
             if was_over and empty >= (2 if place.is_at_start else 1):
                 return
         except BehindError:
@@ -75,7 +75,7 @@ async def follow_log(
             is_gone = error.status == 404 and (not is_there or error.message == f'pods "{pod}" not found')
             if is_gone and has_ended and not place.is_at_start:
                 return  # the kubelet ends a stream where the container does; then the pod was removed
-            # 400 is of a container whose end the kubelet did not see
+            # 400: the kubelet did not see the end of the container
             has_none = is_there and (error.status == 404 or (error.status == 400 and was_over))
             if is_gone or not has_none:
                 raise

@@ -46,7 +46,7 @@ async def read_stream(
     """
     patience, is_trusted, looked = DOUBT_SECONDS, False, 0.0
     while True:
-        is_certain = is_trusted or place.is_at_start  # a log that is empty is not rotated
+        is_certain = is_trusted or place.is_at_start  # an empty log is not rotated
         try:
             async with asyncio.timeout(None if is_certain else patience) as limit:
                 chunk = await body.readany()
@@ -68,9 +68,9 @@ async def read_stream(
         now = time.time() - client.ahead.total_seconds()
         if place.stop is None and min(now - place.newest[0], now - looked) >= LAG_SECONDS:
             start = await _find_start(client, path)
-            looked = now if start is not None else looked  # one that is still empty is soon looked at again
+            looked = now if start is not None else looked  # an empty log is looked at again soon
             if start is not None and start > place.newest:
-                # what is still to come of the files before is taken, and then no more
+                # the log was rotated: take only the rest of the earlier files
                 place.stop, is_trusted, patience = start, False, DOUBT_SECONDS
 
 

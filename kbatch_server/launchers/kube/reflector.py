@@ -203,7 +203,7 @@ class Reflector:
         if seen:
             alive = {name: pod for name, pod in seen.pods.items() if not pod.get("isGone")}
             if alive:
-                self._orphans[key] = alive  # until each is gone, too
+                self._orphans[key] = alive  # until these pods are gone, too
             self._notify(key)
 
     # Pods

@@ -92,7 +92,7 @@ class Watch:
                 self._version = ""
                 self._failures += 1
             except KubeUnavailable as error:
-                # what is known stays good: the watch goes on where it was
+                # the known objects stay valid: the watch continues at the same version
                 self._count("unavailable")
                 self.log.warning("Watch of %s failed: %s", self.path, error)
                 self._failures += 1
@@ -101,7 +101,7 @@ class Watch:
                 self.log.error("Cannot watch %s: %s", self.path, error)
                 self._version = ""
                 self._failures += 1
-            except Exception:  # a defect of ours must not freeze what is known for good
+            except Exception:  # a bug here must not freeze the known objects for ever
                 self._count("failed")
                 self.log.exception("Watching %s failed", self.path)
                 self._version = ""
@@ -154,7 +154,7 @@ class Watch:
                 raise Stale(error.message) from None
             raise
         if time.monotonic() - began < min(1, self.watch_seconds / 2):
-            self._failures += 1  # a server that ends each watch at once must not be asked in a circle
+            self._failures += 1  # no tight loop of requests if the server ends each watch at once
         else:
             self._touch()
             self._failures = 0

@@ -193,7 +193,7 @@ class LocalProcessJobLauncher(JobLauncher):
         folder = self._get_folder(job)
         if not await self._do(folder.has, "started"):
             try:
-                self.check_spec(job.spec)  # one that another launcher's service has accepted
+                self.check_spec(job.spec)  # a service with another launcher may have accepted it
             except InvalidRequest as error:
                 raise LaunchRefused("StartError", error.message) from error
             with _disk_errors():
@@ -367,7 +367,7 @@ class LocalProcessJobLauncher(JobLauncher):
 
     def _make_spec(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> Spec:
         spec = job.spec
-        name = make_account_name(job.user)  # as on Kubernetes, though the account may be one that users share
+        name = make_account_name(job.user)  # as on Kubernetes; the account itself may be a shared one
         defaults = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": os.environ.get("LANG", "C.UTF-8"),
@@ -380,7 +380,7 @@ class LocalProcessJobLauncher(JobLauncher):
             command=make_command(folder.get_path("notebook"))
             if spec.notebook
             else [*(spec.command or []), *spec.args],
-            # the last is ours to say: anywhere else, nothing would be found
+            # the last one wins over the user's: the service looks for results only there
             env=defaults | launch.env | {"KBATCH_OUTPUT_DIR": folder.output},
             account=account.name,
             uid=account.uid if os.geteuid() == 0 else None,
@@ -403,7 +403,7 @@ class LocalProcessJobLauncher(JobLauncher):
             return True
         asked_before = not folder.mark("cancel")
         if folder.mark("started"):
-            # It never began, and after this mark it never will, even if a supervisor is on its way.
+            # It never began; after this mark it never will, even if a supervisor is just starting.
             end = make_end("cancelled", "Cancelled", "Cancelled by the user.", None, to_iso(utcnow()) or "")
             folder.write_status({"attempts": [], "end": end})
         elif (pid := folder.find_supervisor()) is not None:
@@ -416,7 +416,7 @@ class LocalProcessJobLauncher(JobLauncher):
     def _signal(self, job: Job, folder: JobFolder, pid: int, *, asked_before: bool) -> None:
         """Ask a living supervisor to end the job; if it does not in time, kill it and the job."""
         process = find_process(pid)
-        if process is None or folder.find_supervisor() != pid:  # so this is it, and no later one of that id
+        if process is None or folder.find_supervisor() != pid:  # else the id may be another process's
             return
         asked_at = os.stat(folder.get_path("cancel")).st_mtime
         patience_seconds = job.spec.termination_grace_period_seconds + self.kill_delay_seconds

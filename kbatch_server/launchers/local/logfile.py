@@ -55,7 +55,7 @@ class LogFile:
                 written = os.write(self._fd, piece)
                 self._size += written
                 piece = piece[written:]
-        except OSError as error:  # no space: the job may still make it, and goes on without this piece
+        except OSError as error:  # no space: the job continues without this piece of its log
             print(f"{int(time.time())} the log cannot be written: {error}", file=sys.stderr)
 
     def close(self) -> None:

@@ -128,7 +128,7 @@ class Packer:
         self._linked_folders = MAX_LINKED_FOLDERS
         self._resolver = LinkResolver(self._read_link)
         self._omitted = Omitted()
-        self._lock = threading.Lock()  # who gives up may close it while another thread still reads
+        self._lock = threading.Lock()  # a caller that gives up may close it while another thread still reads
         self._pieces = self._group()
         self.left_out = 0
         """Entries that are neither links nor regular files of the job's own, or that cannot be read."""
@@ -300,7 +300,7 @@ class Packer:
                     self.left_out += 1
                     continue
                 names.append(f"{entry.name}/" if is_folder else entry.name)
-                if len(names) > 2 * self._room:  # what is found is held until it is sorted
+                if len(names) > 2 * self._room:  # the names are in memory until they are sorted
                     names = self._keep_first(names)
         names = self._keep_first(names)
         self._room -= len(names)
@@ -349,7 +349,7 @@ def _read_file(file: int, size: int) -> Iterator[bytes]:
     """Yield exactly as much of a file's content as its header says, padded."""
     left = size
     while left:
-        # zeros for what was cut off meanwhile: a tar has no way to take a size back
+        # zeros if the file was truncated meanwhile: its size is in the tar already
         piece = os.read(file, min(PIECE_BYTES, left)) or bytes(min(PIECE_BYTES, left))
         left -= len(piece)
         yield piece

@@ -262,9 +262,9 @@ class Supervisor:
             self._wait_until(kill_at if self.asked_to_end else self.deadline, output if is_open else None)
             if is_open:
                 is_open = log.copy_from(output)
-        process.returncode = status  # it is reaped: Popen is not to wait for that process id again
+        process.returncode = status  # already reaped: Popen must not wait for this process id again
         _kill_all_children()
-        for _ in range(256):  # what is left in the pipe, unless something that cannot be killed writes on
+        for _ in range(256):  # the rest in the pipe; a process that cannot be killed may still write
             if not (is_open and log.copy_from(output, only_if_ready=True)):
                 break
         return status if status >= 0 else 128 - status

@@ -143,7 +143,7 @@ def clean_folder(folder: JobFolder, names: Collection[str]) -> None:
     """Remove what an ended job does not need any more: these folders, and the rest of unpacking."""
     if not folder.has(""):
         return
-    folder.mark("started")  # for a job that was refused: no supervisor is to begin with it any more
+    folder.mark("started")  # for a rejected job: no supervisor may start it any more
     if folder.find_supervisor() is not None and not folder.read_status().get("end"):
         return
     for name in os.listdir(folder.path):
@@ -201,7 +201,7 @@ def _open_folder(parent: int, name: str) -> int:
     """Open a folder, and make it writable for its owner, which the job may have changed."""
     try:
         folder = os.open(name, _DIRECTORY, dir_fd=parent)
-    except PermissionError:  # then we are not root, and the job was no other account than we are
+    except PermissionError:  # then this process is not root, and the job ran under its account
         os.chmod(name, 0o700, dir_fd=parent)
         folder = os.open(name, _DIRECTORY, dir_fd=parent)
     with contextlib.suppress(PermissionError):

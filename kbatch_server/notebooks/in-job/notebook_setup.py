@@ -50,7 +50,7 @@ KERNEL_LANGUAGES = {
     "xcpp": "C++",
     "xr": "R",
 }
-"""The language of a kernel by the letters that its name begins with. Any other may be one of Python."""
+"""The language of a kernel, by the letters at the beginning of its name. Other kernels count as Python's."""
 
 METADATA_TYPES = {
     "execution": dict,
@@ -61,7 +61,7 @@ METADATA_TYPES = {
     "tags": list,
     "widgets": dict,
 }
-"""What nbclient, papermill and we rely on, where a notebook or a cell has metadata of these names."""
+"""The types of those metadata of a notebook or cell that nbclient, papermill and this program use."""
 
 TRIED = "KBATCH_NOTEBOOK_PYTHON"
 """Set for a second Python, so that it does not look for a third."""
@@ -112,10 +112,10 @@ class Notebook:
 
 
 def clean(content: Any) -> None:
-    """Make of a notebook's JSON what the tools expect: some programs write null where there is nothing.
+    """Correct a notebook's JSON as the tools expect it: some programs write null in place of empty values.
 
-    Raises ValueError for JSON that is no notebook. Of one before version 4, whose cells are elsewhere, only
-    its own metadata are looked at.
+    Raises ValueError for JSON that is not a notebook. In notebooks before version 4, whose cells are
+    elsewhere, it only corrects the notebook's own metadata.
     """
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
@@ -132,7 +132,7 @@ def clean(content: Any) -> None:
 
 
 def clean_metadata(metadata: Any) -> dict[str, Any]:
-    """Return the metadata of a notebook or cell without what is null or of a wrong type."""
+    """Return the metadata of a notebook or cell without values that are null or have a wrong type."""
     if not isinstance(metadata, dict):
         return {}
     if isinstance(metadata.get("tags"), str):
@@ -209,13 +209,13 @@ def find_other_python() -> str | None:
 
 
 def find_language(nb: Any) -> str:
-    """Return the language that a notebook says it is in, or that its kernel's name tells; else python."""
+    """Return the language in a notebook's metadata, or that of its kernel's name; else python."""
     spec, info = nb.metadata.get("kernelspec", {}), nb.metadata.get("language_info", {})
     return simplify(str(info.get("name") or spec.get("language") or guess_language(str(spec.get("name")))))
 
 
 def guess_language(kernel: str) -> str:
-    """Return the language of a kernel by its name; python for one that tells nothing."""
+    """Return the language of a kernel by its name; python if the name does not tell."""
     name = kernel.lower()
     if re.match("conda-(env|root)-", name):  # nb_conda_kernels: conda-env-NAME-py, conda-env-NAME-r
         last = name.rpartition("-")[2]
@@ -225,7 +225,7 @@ def guess_language(kernel: str) -> str:
 
 
 def simplify(language: str) -> str:
-    """Return the one name of Python for each that it goes by (python3, ipython); others as they are."""
+    """Return ``python`` for its other names (python3, ipython); other languages unchanged."""
     return PYTHON if re.match(r"i?python[\d.]*$", language.lower()) else language
 
 
@@ -278,7 +278,7 @@ def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], 
 
 
 class Kernels:
-    """The image's kernels: those whose program is there. A virtual environment leaves its kernel's behind."""
+    """The image's kernels whose programs exist: some images have kernels of a removed environment."""
 
     def __init__(self, folder: str) -> None:
         from jupyter_client.kernelspec import KernelSpecManager
@@ -287,17 +287,17 @@ class Kernels:
         self._folder = folder
 
     def find(self, name: Any) -> Any:
-        """Return the kernel of a name, or None."""
+        """Return the kernel with this name, or None."""
         spec = self._read(name)
         return spec if spec is not None and self._has_program(spec) else None
 
     def find_all(self) -> dict[str, Any]:
-        """Return all of them by name, in the order of their names."""
+        """Return all kernels by name, sorted."""
         known = {name: self.find(name) for name in sorted(self._specs.find_kernel_specs())}
         return {name: spec for name, spec in known.items() if spec is not None}
 
     def explain(self, name: Any) -> str:
-        """Return what a sentence adds about a kernel that was not found because its program is missing."""
+        """Return a part of a sentence if a kernel was not found because its program is missing; else ""."""
         spec = self._read(name)
         return f" (its program {spec.argv[0]!r} is missing)" if spec is not None and spec.argv else ""
 

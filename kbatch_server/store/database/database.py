@@ -90,7 +90,7 @@ class Database:
                 sqlite.make_files_private(self.url)
         except (OSError, DBAPIError) as error:
             await self.close()
-            # what the query of an address has may be secret too
+            # the URL's query may contain secrets, too
             where = repr(self.url.set(query={}))
             raise StoreError(f"the database {where} cannot be opened: {first_line(error)}") from error
         except StoreError:
@@ -124,7 +124,7 @@ class Database:
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            # it was made before the database was restarted; now the pool has dropped all such
+            # the connection was older than a restart of the database; now the pool has closed all of these
             return self._read_once(operation)
 
     def _read_once(self, operation: Callable[[Connection], Result]) -> Result:

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine
 from .errors import is_defeated
 
 GROUP = 100
-"""The number of operations in one transaction: with more, each saves little of the disk's time, and the first
-waits longer."""
+"""The maximum number of operations in one transaction: with more, the time per operation hardly decreases,
+and the first one waits longer."""
 
 CLOSE_TIMEOUT_SECONDS = 30
 """Seconds to wait for the writes in progress when the database is closed."""
@@ -98,7 +98,7 @@ class GroupCommit:
             outcomes = await asyncio.get_running_loop().run_in_executor(
                 self._thread, _write, self._engine, operations
             )
-        except Exception as error:  # whatever it is belongs to those who wait: this task has nobody to tell
+        except Exception as error:  # any error is for the waiting callers
             outcomes = [(None, error)] * len(group)
         for request, outcome in zip(group, outcomes, strict=True):
             request.tries += 1
@@ -119,9 +119,9 @@ def _write(
             try:
                 outcomes.append((operation(connection), None))
             except Exception as error:
-                if connection.invalidated:  # it broke, and with it all that was done on it
+                if connection.invalidated:  # the connection broke, and the transaction with it
                     raise
-                # when the database has ended the whole transaction, this fails, and so do all operations
+                # if the database has ended the whole transaction, this raises, and all operations fail
                 savepoint.rollback()
                 outcomes.append((None, error))
             else:

@@ -75,7 +75,7 @@ class SharedLock:
                 )
                 row = await cursor.fetchone()
                 is_ours = row is not None and bool(row[0])
-                if is_ours:  # not before: nobody would read what is heard meanwhile
+                if is_ours:  # not earlier: nobody would read the notifications
                     await self._connection.execute(f"LISTEN {postgresql.CHANNEL}")
                 return is_ours
 

@@ -56,7 +56,7 @@ _LIMITS = {
     "statement_timeout": f"{STATEMENT_SECONDS}s",
     "lock_timeout": f"{LOCK_SECONDS}s",
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
-    # of the server's end: a replica whose machine is gone must not keep its locks
+    # keepalives of the server: a replica whose machine has failed must not keep its locks
     "tcp_keepalives_idle": f"{DEAD_SECONDS // 2}s",
     "tcp_keepalives_interval": "2s",
     "tcp_keepalives_count": "2",
@@ -90,7 +90,7 @@ def make_connect_args(url: URL) -> dict[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 2,
         "tcp_user_timeout": DEAD_SECONDS * 1000,
-        # after a failover the address may lead to the old server for a while, which takes no writes any more
+        # after a failover, the address may lead to the old server for a while, which accepts no writes
         "target_session_attrs": "read-write",
     }
     address: dict[str, Any] = url.translate_connect_args(database="dbname", username="user")

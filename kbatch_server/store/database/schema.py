@@ -24,7 +24,7 @@ def ensure_schema(connection: Connection, upgrade: bool) -> None:
     processes start at the same time, one does this, and the others find it done.
     """
     if connection.dialect.name == "postgresql":
-        postgresql.lock_migrations(connection)  # of SQLite, who writes is alone in any case
+        postgresql.lock_migrations(connection)  # SQLite has only one writer in any case
     config = make_alembic_config(connection)
     scripts = ScriptDirectory.from_config(config)
     found = MigrationContext.configure(connection).get_current_revision()

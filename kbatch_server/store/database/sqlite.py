@@ -31,7 +31,7 @@ def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
     if sqlite3.sqlite_version_info < MIN_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is required")
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}, "max_overflow": 0}
-    # without a transaction there is nothing to roll back when a connection is given back
+    # autocommit: without a transaction, returning a connection to the pool needs no rollback
     reader = create_engine(
         url,
         pool_size=readers,

@@ -42,6 +42,6 @@ def unwrap_command(command: Sequence[str]) -> list[str]:
 
 
 def make_account_env(user: str, env_names: Collection[str]) -> list[Manifest]:
-    """Return the variables that say who a job's user is, for programs that would look for an account."""
+    """Return the variables with the user's name, for programs that would look for an account."""
     name = make_account_name(user)
     return [{"name": each, "value": name} for each in ("USER", "LOGNAME") if each not in env_names]

@@ -89,16 +89,16 @@ def make_job(
         },
     }
     if spec.retries:
-        # A pod that had to give way (eviction, preemption, a lost node) is replaced and counts as no attempt;
-        # but a job that is not to be tried again may have done half of its work, and is not run twice.
+        # Kubernetes replaces a disrupted pod (eviction, preemption, a lost node), which does not count as an
+        # attempt. Not without retries: the pod may have done half of its work, which must not run twice.
         job_spec["podFailurePolicy"] = {
             "rules": [
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
             ]
         }
     if spec.active_deadline_seconds is not None:
-        # The service ends it in time. Kubernetes, which would give a command that ignores TERM all the time
-        # that is meant for its results, comes later, in case that the service is away.
+        # The service ends the job at its deadline. Kubernetes does so later, if the service is down: it would
+        # give a command that ignores TERM all of the time for the results.
         slack_seconds = spec.output_timeout_seconds if spec.keep_outputs else 0
         job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds + slack_seconds
     return {
@@ -291,7 +291,7 @@ def _get_grace_seconds(spec: JobSpec) -> int:
 
 
 def make_sizes(spec: JobSpec) -> dict[str, Manifest]:
-    """Return what each container of a job's pod asks for and may use, by the container's name."""
+    """Return the requests and limits of each container in a job's pod, by the container's name."""
     sizes = {MAIN_CONTAINER: make_resources(spec)}
     if spec.upload is not None:
         sizes[FETCH_CONTAINER] = make_init_resources(spec)
@@ -322,7 +322,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     env = [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)]
     env += make_account_env(job.user, env_names)
     if spec.keep_outputs:
-        # ours wins: anywhere else, nothing would be found
+        # the service's value wins: it looks for results only there
         env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
         env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
     mounts = make_mounts(spec, has_home=has_home)
@@ -337,7 +337,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     command = [_escape(word) for word in _get_command(spec)]
     optional = {
         "workingDir": find_working_dir(spec),
-        # `$(NAME)` in a command is Kubernetes's own syntax; users mean what they write
+        # escaped: Kubernetes would expand `$(NAME)`, which users mean literally
         "command": wrap_command(command) if has_home else command,
         "args": [_escape(word) for word in spec.args],
         "imagePullPolicy": spec.image_pull_policy,
@@ -393,7 +393,7 @@ def expand(template: Any, user: str) -> Any:
     """
     if isinstance(template, str):
         filled = template.replace("{username}", make_slug(user))
-        # last, so that a user who is called "{username}" stays who he is
+        # last, so that a user with the name "{username}" is not expanded again
         return filled.replace("{unescaped_username}", user)
     if isinstance(template, Mapping):
         return {key: expand(value, user) for key, value in template.items()}

@@ -21,7 +21,7 @@ NOTEBOOK_DIR = "/kbatch-notebook"
 NOTEBOOK_VOLUME = "kbatch-notebook"
 OWN_DIRS = (CODE_DIR, OUTPUT_DIR, HOME_DIR, NOTEBOOK_DIR)
 OWN_VOLUMES = (CODE_VOLUME, OUTPUT_VOLUME, LISTS_VOLUME, HOME_VOLUME, SHM_VOLUME, NOTEBOOK_VOLUME)
-"""What an admin's own mounts and volumes may not be called: Kubernetes takes no two of one path or name."""
+"""Names and paths that an admin's own volumes and mounts must not have: Kubernetes rejects duplicates."""
 
 NOTEBOOK_MOUNT: Manifest = {"name": NOTEBOOK_VOLUME, "mountPath": NOTEBOOK_DIR, "readOnly": True}
 """The files that run a job's notebook, from its Secret."""

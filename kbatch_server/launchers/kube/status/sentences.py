@@ -105,7 +105,7 @@ _OWN = {
     FETCH_CONTAINER: ("that fetches the code", "JobConfig.init_resources"),
     KEEP_CONTAINER: ("that sends the results", "JobConfig.sidecar_resources"),
 }
-"""What users are told of the containers that are ours, and the traits by which admins set their sizes."""
+"""The service's own containers: a description for users, and the trait that sets the size."""
 
 _BOUND = re.compile(
     r"(minimum|maximum) (\S+) usage per (Container|Pod) is (\S+?)"
@@ -115,7 +115,7 @@ _RATIO = re.compile(
     r"(?<![\w./-])([\w./-]+) max limit to request ratio per (Container|Pod) is (\w+), "
     r"but provided ratio is ([0-9.]+)"
 )
-"""What a LimitRange says of a container, or of a pod, that it does not allow."""
+"""Messages with which a LimitRange rejects a container or a pod."""
 
 _REJECTED = "Pod was rejected: "
 
@@ -336,9 +336,10 @@ def disruption(reason: str, message: str) -> str:
 
 
 def refused(message: str, sizes: Mapping[str, Manifest] = MappingProxyType({})) -> str:
-    """Say why no pod can be made, from a FailedCreate event (``Error creating: pods "x" …``).
+    """Explain why no pod can be created, from a FailedCreate event (``Error creating: pods "x" …``).
 
-    ``sizes`` are the ``resources`` of each of the pod's containers: what Kubernetes refuses may be ours.
+    ``sizes`` are the ``resources`` of the pod's containers, by name: Kubernetes may have rejected one of the
+    service's own.
     """
     said = re.sub(r'^Error creating: (?:pods "[^"]*" is forbidden: |Pod "[^"]*" is invalid: )?', "", message)
     quota = re.match(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)", said)
@@ -393,7 +394,7 @@ def _quota(name: str, requested: str, used: str, limited: str) -> str:
 
 
 def _out_of_range(bound: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
-    """Say that a LimitRange refuses a size, and whose it is."""
+    """Explain that a LimitRange rejects a size, and of which container."""
     kind, resource, what, most = bound[1], bound[2], bound[3], bound[4]
     asked, amount = bound[5] or bound[7], bound[6]
     whose = [
@@ -410,7 +411,7 @@ def _out_of_range(bound: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
 
 
 def _out_of_ratio(ratio: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
-    """Say that a LimitRange refuses a limit that is many times the request, and whose it is."""
+    """Explain that a LimitRange rejects the ratio of limit to request, and of which container."""
     resource, what, most = ratio[1], ratio[2], ratio[3]
     has = Decimal(ratio[4])
     whose = []
@@ -427,7 +428,7 @@ def _out_of_ratio(ratio: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
 
 
 def _say_whose(names: Sequence[str], has: str) -> str:
-    """Return the end of a sentence on what some containers have, and what to do about it."""
+    """Return the end of a sentence: the size that some containers have, and what to do about it."""
     if names and MAIN_CONTAINER not in names:
         own = _join([f"the container {_OWN[name][0]}" for name in names if name in _OWN])
         if own:
@@ -439,12 +440,12 @@ def _say_whose(names: Sequence[str], has: str) -> str:
 
 
 def _name_traits(names: Sequence[str]) -> str:
-    """Return ``an admin to set`` and the traits of the sizes of our containers."""
+    """Return ``an admin to set`` with the traits for the sizes of these containers of the service."""
     return f"an admin to set {_join([_OWN[name][1] for name in names if name in _OWN])}"
 
 
 def _get_amount(resources: Manifest, asked: str, resource: str) -> str | None:
-    """Return the ``request`` or ``limit`` of a container; Kubernetes takes the limit for a request."""
+    """Return the ``request`` or ``limit`` of a container; without a request, Kubernetes uses the limit."""
     limit = resources.get("limits", {}).get(resource)
     amount = limit if asked == "limit" else resources.get("requests", {}).get(resource, limit)
     return None if amount is None else str(amount)

@@ -109,13 +109,14 @@ def make_status(
 ) -> JobStatus:
     """Return the current status of a job.
 
-    ``pods`` are all that are known of it, also those gone since; ``events`` those of the Job and its pods;
-    ``workload`` is Kueue's, of a Job that was handed to it; with ``spec`` it is said whose size is refused.
+    ``pods`` are all known pods of the job, including deleted ones; ``events`` those of the Job and its pods;
+    ``workload`` is Kueue's, if the Job was submitted to Kueue. With ``spec``, the message names the container
+    whose size is rejected.
     """
     pods = sort_pods(pods)
     sizes = make_sizes(spec) if spec else {}
     status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events, sizes)
-    # a pod that a node did not take is no attempt: there is nothing to be seen of it
+    # a pod that a node rejected is not an attempt, and has nothing to show
     status.pods = [make_pod(pod, events) for pod in pods if not never_began(pod)]
     status.started_at = min(_starts(pods), default=None)
     return status
@@ -177,7 +178,7 @@ def _make_held(job: Manifest, pods: Sequence[Manifest], workload: Manifest | Non
 def _make_active(
     job: Manifest, pods: Sequence[Manifest], events: Sequence[Event], sizes: Mapping[str, Manifest]
 ) -> JobStatus:
-    """Return the status of a Job without an end: the newest pod counts, or why there is none."""
+    """Return the status of a Job that has not ended: that of the newest pod, or why it has none."""
     newest = pods[-1] if pods else None
     if newest is None or (has_failed(newest) and not find_strangers(newest)):
         return _make_between(job, newest, _count_attempts(pods), events, sizes)
@@ -214,7 +215,7 @@ def _make_between(
     events: Sequence[Event],
     sizes: Mapping[str, Manifest],
 ) -> JobStatus:
-    """Return the status of a Job without a living pod: not let go yet, refused, or between two attempts."""
+    """Return the status of a Job without a living pod: not resumed yet, rejected, or between two attempts."""
     since = _started(job)
     if last is not None:
         since = max(ended_at(last), since)
@@ -234,7 +235,7 @@ def _make_between(
         message = sentences.refused(refusal.message, sizes)
         return _make_blocked(_Blocked("FailedCreate", message, since, on))
     if last is None and not job["status"].get("startTime"):
-        # let go just now, maybe long after it was made: no time to count from
+        # just unsuspended, perhaps long after its creation, so no time to count from is known
         return JobStatus(
             status=Status.PENDING, reason="NoPod", message="Waiting for Kubernetes to start the job."
         )
@@ -247,7 +248,7 @@ def _make_between(
     elif retries and attempts <= retries:
         again = f"Attempt {attempts + 1} of {retries + 1} starts soon."
     else:
-        # the Job's own word is about to come: that it has failed
+        # the Job's status will soon say that it has failed
         return JobStatus(status=Status.RUNNING, reason=reason, message=message, exit_code=exit_code_of(last))
     return JobStatus(status=Status.PENDING, reason=reason, message=f"{message} {again}")
 
