@@ -23,6 +23,8 @@ WORDS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "ni
 
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
+SHARES = {0.25: "a quarter", 0.5: "half", 1.0: "all"}
+
 LONG_UNITS = ((365 * 86400, "year"), (7 * 86400, "week"))
 """Those that are used in words only."""
 
@@ -53,6 +55,7 @@ STATED = {
         "{Throttle.submits_per_minute:,} a minute, after a burst of `submit_burst`"
         " ({Throttle.submit_burst:,})",
         "`DiskSpace.min_free_bytes` ({DiskSpace.min_free_bytes:size})",
+        "| `DiskSpace.max_user_share` | {DiskSpace.max_user_share:share} of the disk",
         "the service caches its result for {Limits.hook_max_age_seconds:words} |",
         "every `Limits.half_life_seconds` ({Limits.half_life_seconds:words})",
     ],
@@ -248,7 +251,7 @@ class Sentence(string.Formatter):
         """Return a value in the words of ``format_spec``, or as Python formats it.
 
         They are ``1 GiB`` (size, quantity), ``3 GiB`` (3*size), ``7 days`` (time), ``a week`` (words),
-        ``week`` (unit), ``7`` (days) and ``forever`` for 0.
+        ``week`` (unit), ``7`` (days), ``half`` (share) and ``forever`` for 0.
         """
         times, _, rest = format_spec.rpartition("*")
         if rest == "size":
@@ -257,6 +260,8 @@ class Sentence(string.Formatter):
             return re.sub(r"(?<=\d)(?=[A-Z])", " ", value) + "B"
         if format_spec in ("time", "words"):
             return format_time(value, in_words=format_spec == "words")
+        if format_spec == "share":
+            return SHARES[value]
         if format_spec == "forever":
             return format_spec if value == 0 else format_time(value, in_words=True)
         if format_spec == "unit":
