@@ -96,14 +96,14 @@ def select(index: TarIndex, folders: Mapping[str, str], limits: OutputLimits) ->
 
 
 class LinkResolver:
-    """Finds where links lead in the end, by what each says; ``read_link`` returns None for what is none."""
+    """Finds the final targets of links. ``read_link`` returns the target of one link, or None for no link."""
 
     def __init__(self, read_link: Callable[[str], str | None]) -> None:
         self._read_link = read_link
         self._steps = MAX_STEPS
 
     def resolve(self, path: str) -> str | None:
-        """Return an absolute path without links, or None for one that leads round, or too far."""
+        """Return an absolute path with all links followed, or None if the links form a loop."""
         left, done, hops = path.split("/")[:0:-1], list[str](), 0
         while left:
             self._steps -= 1 + len(done)
@@ -162,7 +162,7 @@ class _Tree:
                     return found
                 file = self._show(each, path + each[len(target) :], top)
                 found[file.path] = file
-            # whoever packed it may have put what the link leads to in its own place
+            # the packer may have packed the target under the path of the link
             self.left_out += len(found) == before and next(self._list_below(path), None) is None
         return found
 

@@ -35,7 +35,7 @@ MAX_DEPTH = 100
 """The maximum depth of nested folders: each takes a descriptor while it is read."""
 
 MAX_LINKED_FOLDERS = 100
-"""Folders that are read once more because a link leads there."""
+"""The maximum number of folders that are read again because a link leads to them."""
 
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
@@ -190,7 +190,7 @@ class Packer:
         return f"{self._folders[entry.rank].name}/{entry.path}"
 
     def _pack_linked(self, link: _Entry) -> Iterator[bytes]:
-        """Yield what a link leads to, under the link's own path, as far as it is not packed for itself."""
+        """Yield the unchanged files that a link leads to, under the path of the link."""
         found = self._locate(self._resolver.resolve(f"{self._folders[link.rank].path}/{link.path}"))
         if found is None or self._manifests[found[0]] is None:
             return
@@ -216,7 +216,7 @@ class Packer:
                     yield from self._pack_file(each._replace(path=shown, rank=link.rank))
 
     def _is_unchanged(self, rank: int, folder: int, name: str, path: str) -> bool:
-        """Whether a file of the working folder is as its manifest has it."""
+        """Whether a plain file has the size and time of the folder's manifest."""
         try:
             info = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except OSError:
@@ -225,7 +225,7 @@ class Packer:
         return stat.S_ISREG(info.st_mode) and manifest.get(path) == (info.st_size, info.st_mtime_ns)
 
     def _locate(self, path: str | None) -> tuple[int, str] | None:
-        """Return in which folder an absolute path is, and its path there."""
+        """Return the number of the folder that an absolute path is in, and the path in it."""
         for rank, folder in enumerate(self._folders):
             if path is not None and path.startswith(f"{folder.path}/"):
                 return rank, path[len(folder.path) + 1 :]

@@ -10,7 +10,7 @@ list_outputs() {
   find outputs \( -type f -o -type l \) ! -path '*
 *' -exec stat -c '%f %s %n' {} + | mark_links
 }
-# Say where a link of the working folder leads to there, if it does. Its folders have other names for the job.
+# Print the path below workdir that a link leads to, if there is one. In the job, the folders have other names.
 find_target() {
   at=$1 hops=0
   while [ -L "$at" ]; do
@@ -31,9 +31,9 @@ find_target() {
     workdir/?*) printf '%s\n' "$at" ;;
   esac
 }
-# A new link comes with what it leads to, also where that is unchanged and so not in lists/changed. Make links to
-# such files below lists/linked, where the job cannot change them, and say which there are: "SIZE FOLDER/PATH". Of
-# one path that of the folder comes first by name: linked (is of outputs), outputs, target (is of workdir), workdir.
+# Results include the files that new links lead to. The unchanged ones are not in lists/changed: make a link to each
+# below lists/linked, which the job cannot write to, and print "SIZE FOLDER/PATH". Of entries with the same path, the
+# first by FOLDER counts: linked (a link in outputs), outputs, target (a link in workdir), workdir.
 list_linked() {
   { cat lists/changed; list_outputs; } | sed -n 's/^l //p' | head -n 1000 | while IFS= read -r link; do
     target=$(find_target "$link")
