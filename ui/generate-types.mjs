@@ -1,27 +1,24 @@
-// Write the types of the API to standard output, as TypeScript, of its OpenAPI document on standard input.
+// Write the types of the API as TypeScript to standard output, from its OpenAPI document on standard input.
 import { readFileSync } from "node:fs";
 import { compile } from "json-schema-to-typescript";
 
-const { schemas } = JSON.parse(readFileSync(0, "utf8")).components;
+// without texts and lengths: then the types change only when the API does
+const UNTYPED = ["maxItems", "minItems"];
+const isUntyped = (key, value) => UNTYPED.includes(key) || (key === "description" && typeof value === "string");
+const read = (text) => JSON.parse(text, (key, value) => (isUntyped(key, value) ? undefined : value));
+const { schemas } = read(readFileSync(0, "utf8")).components;
 
-// with what the compiler adds of its own: a root that refers to all, and a comment that says so of each
 const root = JSON.parse(JSON.stringify({ definitions: schemas }).replaceAll("#/components/schemas/", "#/definitions/"));
 const types = await compile(root, "Schemas", {
   additionalProperties: false,
   bannerComment: "",
-  ignoreMinAndMaxItems: true,
   style: { printWidth: 120 },
   unreachableDefinitions: true,
 });
-const ours = types
-  .replace(/export interface Schemas \{[^}]*\}\n/, "")
-  .replace(
-    /( \*\n)? \* This interface was referenced by `Schemas`'s JSON-Schema\n \* via the `definition` ".*"\.\n/g,
-    "",
-  )
-  .replace(/\/\*\*\n \*\/\n/g, "");
+// the compiler adds a root, and a comment to each definition that the root refers to it
+const ours = types.replace(/export interface Schemas \{[^}]*\}\n|\/\*\*\n \* This interface was [^/]*\*\/\n/g, "");
 
-process.stdout.write(`// Made by scripts/generate_types.py from what the handlers declare: not to be edited.
+process.stdout.write(`// Made by scripts/generate_types.py from what the handlers declare: do not edit.
 
 ${ours}
 /** All statuses, in the order in which a job has them. */

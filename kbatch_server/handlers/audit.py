@@ -57,7 +57,7 @@ class AuditHandler(BaseHandler):
     )
     @answers(AuditPageJson, media=("application/x-ndjson",))
     async def get(self) -> None:
-        """List entries, newest first: one page, or with ``application/x-ndjson`` all, one per line."""
+        """List entries, newest first: one page, or with application/x-ndjson all, one per line."""
         query = AuditQuery(
             who=WHO.read(self),
             user=USER.read(self),

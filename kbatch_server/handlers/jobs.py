@@ -74,7 +74,7 @@ class JobPageJson(TypedDict):
 
 
 class JobCountsJson(TypedDict):
-    """The numbers of jobs, by status."""
+    """The number of jobs by status."""
 
     counts: Annotated[
         dict[Status, int],
@@ -89,7 +89,7 @@ class JobCountsJson(TypedDict):
 
 
 class JobEventListJson(TypedDict):
-    """The events of a job."""
+    """The events of a job, oldest first."""
 
     items: list[JobEvent]
 
@@ -208,7 +208,7 @@ class JobHandler(JobModelHandler):
     @needs_scope("cancel", whose="job")
     @answers(status=204)
     async def delete(self, job_id: str) -> None:
-        """Cancel the job if it has not ended, and delete it."""
+        """Cancel a job if it has not ended, and delete it."""
         await self.services.jobs.delete(self.user, job_id)
         self.set_status(204)
 
@@ -221,7 +221,7 @@ class CancelHandler(JobModelHandler):
     @needs_scope("cancel", whose="job", body=CancelRequest | None)
     @answers(JobJson | JobBriefJson, errors=(409,))
     async def post(self, job_id: str) -> None:
-        """Cancel the job; the body may contain the reason."""
+        """Cancel a job; the body may contain the reason."""
         asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()
         await self.send_job(await self.services.jobs.cancel(self.user, job_id, note=asked.note))
 

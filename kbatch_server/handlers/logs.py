@@ -75,7 +75,7 @@ class LogLineJson(TypedDict):
 
 
 class FoundLinesJson(TypedDict):
-    """The lines that match a search."""
+    """The lines that contain the words of a search."""
 
     items: list[LogLineJson]
     truncated: bool
@@ -83,7 +83,7 @@ class FoundLinesJson(TypedDict):
 
 
 class LogHeadJson(TypedDict):
-    """The current end of a log."""
+    """The extent of a log at the time of the answer."""
 
     attempt: int
     last_line: int
@@ -95,7 +95,7 @@ class LogHeadJson(TypedDict):
 
 
 class LogLinesJson(LogHeadJson):
-    """Numbered lines of a log, and where to continue to follow it."""
+    """Some lines of a log by number, and the place from which to follow the rest."""
 
     items: list[LogLineJson]
 
@@ -111,7 +111,8 @@ class LogHandler(StreamHandler):
         errors=(416,),
     )
     async def get(self, job_id: str) -> None:
-        """Send the log: all of it, a part, the lines that contain some words, or the log as it grows."""
+        """Send the log, as text or, by Accept, as server-sent events: all of it, a part, the lines that
+        contain some words, or the log as it grows."""
         follow, words = FOLLOW.read(self), SEARCH.read(self)
         selection = self._read_selection()
         self._check_combination()

@@ -1,4 +1,4 @@
-"""The description of ``api/v1`` in OpenAPI 3.1, made from what handlers and their models declare; pure."""
+"""The description of ``api/v1`` in OpenAPI 3.1, from the declarations of handlers and models. Pure."""
 
 from __future__ import annotations
 

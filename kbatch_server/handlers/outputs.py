@@ -46,7 +46,7 @@ FILE = {**RANGE, 304: "The file is the one that is known by its ETag."}
 
 
 class OutputFileJson(TypedDict):
-    """A result file."""
+    """A file of the results."""
 
     path: str
     size: int
@@ -61,7 +61,7 @@ class OmittedFileJson(TypedDict):
 
 
 class OutputListJson(JobOutputs):
-    """The results of a job, and the first files that exceeded the limits."""
+    """The results of a job, and the first omitted files."""
 
     items: list[OutputFileJson]
     omitted: list[OmittedFileJson]
@@ -73,7 +73,7 @@ class OutputsHandler(BaseHandler):
     @needs_scope("read", whose="job", is_costly=True)
     @answers(OutputListJson)
     async def get(self, job_id: str) -> None:
-        """List the files that a job wrote, by path."""
+        """List the results of a job, by path."""
         job = await self.services.jobs.get(self.user, job_id)
         kept = await self.services.outputs.list(job)
         self.set_header("Content-Type", "application/json")
@@ -107,7 +107,7 @@ class OutputsZipHandler(SandboxedHandler):
     @needs_scope("read", whose="job", is_costly=True)
     @answers(media=("application/zip",))
     async def get(self, job_id: str) -> None:
-        """Send all results as a ZIP, created while it is sent."""
+        """Send all results of a job as a ZIP, created while it is sent."""
         job = await self.services.jobs.get(self.user, job_id)
         self._held.enter_context(self.services.throttle.download(self.user))
         pieces = await self.services.outputs.zip(job)
@@ -121,7 +121,7 @@ class OutputHandler(SandboxedHandler):
     @needs_scope("read", whose="job")
     @answers(media=("*/*",), also=FILE, errors=(416,))
     async def get(self, job_id: str, path: str) -> None:
-        """Send the file, or the requested range of it."""
+        """Send a result, or the requested range of it."""
         job = await self.services.jobs.get(self.user, job_id)
         key, file = await self.services.outputs.find(job, path)
         self.offer(PurePosixPath(path).name, SHOWN_TYPES.get(PurePosixPath(path).suffix.lower()))
@@ -142,7 +142,7 @@ class OutputHandler(SandboxedHandler):
     @needs_scope("read", whose="job")
     @answers(also=FILE, errors=(416,))
     async def head(self, job_id: str, path: str) -> None:
-        """Send only the headers."""
+        """Send only the headers of a result, with its size."""
         await self.get(job_id, path)
 
     def _read_range(self, size: int) -> tuple[int, int]:

@@ -12,13 +12,13 @@ from .base import BaseHandler
 
 
 class ProfileListJson(TypedDict):
-    """Profiles."""
+    """The profiles that a user may choose."""
 
     items: list[Profile]
 
 
 class UserLimitsJson(TypedDict):
-    """The limits of a user: of requests, and of jobs by resource."""
+    """The limits of a user: for the size of requests, and for jobs by resource."""
 
     max_upload_bytes: int
     max_job_bytes: int
@@ -27,7 +27,7 @@ class UserLimitsJson(TypedDict):
 
 
 class UserJson(TypedDict):
-    """The user a token belongs to. Limits of jobs, usage and queue are null for a token that may not read."""
+    """The user of a token. Limits for jobs, usage and queue are null if the token may not read."""
 
     name: str
     kind: str

@@ -17,13 +17,13 @@ OPEN = Needs(user=False)
 
 
 class HealthJson(TypedDict):
-    """The process responds."""
+    """The answer of a process that responds."""
 
     status: str
 
 
 class ReadyJson(PartsJson):
-    """The state of all parts, and whether this process is the leader."""
+    """The state of all parts, and whether this process leads."""
 
     leads: bool
 

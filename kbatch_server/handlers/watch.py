@@ -33,7 +33,11 @@ class WatchHandler(StreamHandler, JobModelHandler):
     @needs_scope("read", whose="self", parameters=(OWNER,))
     @answers(media=("text/event-stream",))
     async def get(self) -> None:
-        """Send changes until the client goes, or for a quarter of an hour; it continues from the last id."""
+        """Send changes of jobs as server-sent events, as they happen.
+
+        The answer ends when the client goes, or after a quarter of an hour; the client then continues
+        from the last id.
+        """
         after = self.request.headers.get("Last-Event-ID")
         owner = self.read_owner()
         changes = await self.services.jobs.follow_changes(self.user, owner, after=after)

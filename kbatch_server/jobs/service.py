@@ -80,7 +80,7 @@ class Jobs(LoggingConfigurable):
         Conflict if another request had the key.
         """
         if self.disk is not None:
-            await self.disk.check()
+            await self.disk.check(user.name)
         spec = await self.make_spec(user, request, code_sha256=await self._find_code(user, request))
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)

@@ -20,7 +20,7 @@ class StepJson(TypedDict):
 
 
 class AttemptJson(TypedDict):
-    """An attempt of a job, by its pod."""
+    """An attempt of a job."""
 
     number: int
     pod: str

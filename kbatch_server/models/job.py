@@ -295,7 +295,7 @@ class Job:
 
 
 class JobBriefJson(BaseModel):
-    """A job, for a token that may submit or cancel it and not read it."""
+    """A job in short, for a token that may submit or cancel jobs but not read them."""
 
     id: str
     user: str
@@ -305,7 +305,7 @@ class JobBriefJson(BaseModel):
 
 
 class JobJson(RequestedSpec, JobBriefJson):
-    """A job: what was asked for, and what became of it."""
+    """A job: its request, its status and its results."""
 
     reason: str
     message: str

@@ -1,4 +1,4 @@
-"""What a user may ask for, each field checked, and what a job keeps of it."""
+"""The request of a job, with checks for each field, and the part of it that a job keeps."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ Variables = Annotated[
 
 
 class CancelRequest(BaseModel):
-    """What may be said when a job is cancelled."""
+    """The reason for a cancel."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -213,10 +213,10 @@ class JobRequest(BaseModel):
 
 
 class RequestedSpec(BaseModel):
-    """What a user asked for, after the admin's defaults, profile and limits; not the environment, a secret.
+    """The request of a job after the admin's defaults, profile and limits, without the environment, a secret.
 
-    A field here has the name that it has in the request. It is stored, shown, described in OpenAPI and asked
-    for again by that: see "Adding a field" in CONTRIBUTING.md.
+    A field has the same name here and in JobRequest. The database, the JSON of a job, OpenAPI and reruns
+    follow from these fields: see "Adding a field of a job" in CONTRIBUTING.md.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -204,7 +204,9 @@ class Outputs(LoggingConfigurable):
             )
         if left_out:
             entries = "1 entry was" if left_out == 1 else f"{left_out} entries were"
-            said.append(f"{entries} skipped: only readable files, and links to them, are saved.")
+            said.append(
+                f"{entries} skipped: only readable files, and links to files that can be results, are saved."
+            )
         sizes = [file.size for file in selection.files]
         return JobOutputs(
             state="kept",

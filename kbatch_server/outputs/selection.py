@@ -8,7 +8,7 @@ may also have a file ``lists/omitted``, in which the packer lists files that it 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import TypeVar
@@ -95,6 +95,34 @@ def select(index: TarIndex, folders: Mapping[str, str], limits: OutputLimits) ->
     return selection
 
 
+class LinkResolver:
+    """Finds where links lead in the end, by what each says; ``read_link`` returns None for what is none."""
+
+    def __init__(self, read_link: Callable[[str], str | None]) -> None:
+        self._read_link = read_link
+        self._steps = MAX_STEPS
+
+    def resolve(self, path: str) -> str | None:
+        """Return an absolute path without links, or None for one that leads round, or too far."""
+        left, done, hops = path.split("/")[:0:-1], list[str](), 0
+        while left:
+            self._steps -= 1 + len(done)
+            part = left.pop()
+            if part == "..":
+                del done[-1:]
+            elif part not in ("", "."):
+                done.append(part)
+                target = self._read_link("/" + "/".join(done))
+                if target is None:
+                    continue
+                hops += 1
+                if hops > MAX_HOPS or self._steps < 0:
+                    return None
+                done = [] if target.startswith("/") else done[:-1]
+                left += target.split("/")[::-1]
+        return "".join(f"/{part}" for part in done)
+
+
 class _Tree:
     """The files and links of a tar under their original absolute paths."""
 
@@ -104,7 +132,7 @@ class _Tree:
         self._files = dict(self._make_absolute(index.files))
         self._links = dict(self._make_absolute(index.links))
         self._sorted = sorted(self._files)
-        self._steps = MAX_STEPS
+        self._resolver = LinkResolver(self._links.get)
 
     def _make_absolute(self, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
         for path, each in entries.items():
@@ -134,7 +162,8 @@ class _Tree:
                     return found
                 file = self._show(each, path + each[len(target) :], top)
                 found[file.path] = file
-            self.left_out += len(found) == before
+            # whoever packed it may have put what the link leads to in its own place
+            self.left_out += len(found) == before and next(self._list_below(path), None) is None
         return found
 
     def _show(self, path: str, shown: str, top: str) -> OutputFile:
@@ -148,23 +177,7 @@ class _Tree:
 
     def _resolve(self, path: str) -> str | None:
         """Return the final target of a link, or None if it is outside or the links form a loop."""
-        left, done, hops = path.split("/")[:0:-1], list[str](), 0
-        while left:
-            self._steps -= 1 + len(done)
-            part = left.pop()
-            if part == "..":
-                del done[-1:]
-            elif part not in ("", "."):
-                done.append(part)
-                target = self._links.get("/" + "/".join(done))
-                if target is None:
-                    continue
-                hops += 1
-                if hops > MAX_HOPS or self._steps < 0:
-                    return None
-                done = [] if target.startswith("/") else done[:-1]
-                left += target.split("/")[::-1]
-        found = "".join(f"/{part}" for part in done)
+        found = self._resolver.resolve(path)
         is_inside = any(f"{found}/".startswith(f"{top}/") for top in self._folders.values())
         return found if is_inside else None
 

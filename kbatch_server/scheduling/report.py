@@ -37,7 +37,7 @@ Amounts = dict[str, float]
 
 
 class QueuedJson(TypedDict):
-    """A queued job, and its place in the queue."""
+    """A queued job and its place."""
 
     id: str
     name: str
@@ -45,7 +45,7 @@ class QueuedJson(TypedDict):
 
 
 class QueueJson(TypedDict):
-    """A user's queued jobs, and why the first of them waits."""
+    """A user's queued jobs, and the reason why the first of them waits."""
 
     reason: str
     message: str
@@ -53,10 +53,10 @@ class QueueJson(TypedDict):
 
 
 class UsageJson(TypedDict):
-    """The limits and the usage of a user."""
+    """A user's limits, usage and queue."""
 
     limits: Amounts | None
-    """None if they cannot be determined now."""
+    """None if the limits cannot be read now."""
     group_totals: dict[str, Amounts]
     """The limits for all members of a group together, by group."""
     usage: Amounts

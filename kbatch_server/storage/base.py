@@ -86,6 +86,10 @@ class Storage(LoggingConfigurable):
         """Return the free space for objects in bytes; None, the default, if it is unknown."""
         return None
 
+    async def get_capacity_bytes(self) -> int | None:
+        """Return how many bytes fit into the storage when it is empty; None, the default, if unknown."""
+        return None
+
     async def check(self) -> None:
         """Raise StorageError unless the storage responds."""
         with contextlib.suppress(ObjectNotFound):

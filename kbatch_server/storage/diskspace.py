@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Instance
+from traitlets import Float, Instance
 from traitlets.config import LoggingConfigurable
 
-from ..errors import InsufficientStorage, Unavailable
+from ..errors import Forbidden, InsufficientStorage, Unavailable
 from ..metrics import LIMITS_HELD
 from ..store import Store
 from .base import Storage, StorageError
@@ -16,8 +17,15 @@ from .base import Storage, StorageError
 FRESH_SECONDS = 1.0
 """Seconds for which to reuse a measurement, because a thousand submits per second may ask."""
 
+SUM_SECONDS = 60.0
+"""Seconds for which to reuse the sum of what a user stores; it is a walk over all of the user's jobs."""
+
+MAX_SUMS = 10_000
+"""The number of users whose sums to remember."""
+
 RETRY_SECONDS = 10.0
-"""Seconds between two attempts to submit a job to a full PostgreSQL database."""
+"""Seconds between two attempts to submit a job to a full PostgreSQL database, and between two sums for a user
+with too much."""
 
 
 class DiskSpace(LoggingConfigurable):
@@ -39,6 +47,20 @@ class DiskSpace(LoggingConfigurable):
         config=True,
     )
 
+    max_user_share = Float(
+        0.5,
+        min=0,
+        max=1,
+        help="""The maximum share of the disk of the files (FileStorage) for one user's uploads, logs and
+        results. A user with more gets 403 for new jobs and uploads, until jobs are deleted or uploads
+        expire. 1: no limit.
+
+        The share is of the whole disk, or of ``FileStorage.max_bytes`` if that is less. It does not apply to
+        other storages, which have no disk.
+        """,
+        config=True,
+    )
+
     storage = Instance(Storage)
     store = Instance(Store)
 
@@ -49,9 +71,15 @@ class DiskSpace(LoggingConfigurable):
         self._found_at = float("-inf")
         self._tried_at = float("-inf")
         self._is_low = False
+        self._capacity: int | None = None
+        self._sums: dict[str, tuple[int, float]] = {}
+        """By user, the bytes in the storage, and when they were summed up."""
 
-    async def check(self, size: int = 0) -> None:
-        """Raise InsufficientStorage, with a message for the user, unless ``size`` bytes fit."""
+    async def check(self, user: str, size: int = 0) -> None:
+        """Raise an error with a message for the user unless ``size`` more bytes fit.
+
+        That is InsufficientStorage if the disk is nearly full, Forbidden if the user stores too much.
+        """
         now = time.monotonic()
         if self.store.is_full and now - self._tried_at < RETRY_SECONDS:
             raise self._refuse("database")
@@ -62,6 +90,29 @@ class DiskSpace(LoggingConfigurable):
         if self._is_low:
             self._is_low = False
             self.log.info("enough disk space is free: new jobs and uploads are accepted again")
+        await self._check_share(user, size)
+
+    async def _check_share(self, user: str, size: int) -> None:
+        if self.max_user_share == 1 or self._capacity is None:
+            return
+        limit = int(self.max_user_share * self._capacity)
+        now = time.monotonic()
+        known, at = self._sums.get(user, (0, float("-inf")))
+        if now - at > (SUM_SECONDS if known + size <= limit else RETRY_SECONDS):
+            known, at = await self.store.reports.sum_bytes_of(user), now
+        if len(self._sums) > MAX_SUMS:
+            self._sums.clear()
+        if known + size <= limit:
+            self._sums[user] = known + size, at
+            return
+        self._sums[user] = known, at
+        LIMITS_HELD.labels("max_user_share").inc()
+        raise Forbidden(
+            f"Your uploads, logs and results use {known} bytes of the storage; the limit is {limit}. Delete"
+            " jobs that you no longer need.",
+            reason="QuotaExceeded",
+            details={"limit": limit, "resource": "stored_bytes"},
+        )
 
     async def check_health(self) -> None:
         """Raise InsufficientStorage if ``check`` would reject a job now."""
@@ -93,6 +144,8 @@ class DiskSpace(LoggingConfigurable):
                 self.free_bytes.pop(disk, None)
             else:
                 self.free_bytes[disk] = free
+        with suppress(OSError, StorageError):
+            self._capacity = await self.storage.get_capacity_bytes()
 
     def _refuse(self, disk: str) -> InsufficientStorage:
         LIMITS_HELD.labels("min_free_bytes").inc()

@@ -21,7 +21,7 @@ from traitlets import Integer, Unicode
 from ..private import make_private
 from .base import ObjectNotFound, Storage, StorageError, StorageFull, StoredObject
 from .pieces import check_key, check_prefix, is_key, regroup
-from .space import Space, get_free_bytes
+from .space import Space, get_disk_bytes, get_free_bytes
 
 PIECE_BYTES = 2**20
 """Bytes that one call in a thread reads or writes: enough to make its overhead small, and little memory."""
@@ -137,6 +137,11 @@ class FileStorage(Storage):
     async def get_free_bytes(self) -> int:
         """Return the free space on the disk, in bytes."""
         return await _in_thread(get_free_bytes, self.root)
+
+    async def get_capacity_bytes(self) -> int:
+        """Return the size of the disk in bytes, or ``max_bytes`` if that is less."""
+        size = await _in_thread(get_disk_bytes, self.root)
+        return min(size, self.max_bytes or size)
 
     async def delete(self, key: str) -> None:
         """Delete the object with that key, if it exists."""

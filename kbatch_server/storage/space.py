@@ -66,6 +66,12 @@ def get_free_bytes(folder: str | Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
+def get_disk_bytes(folder: str | Path) -> int:
+    """Return the size of a folder's disk, in bytes; it blocks while the disk does."""
+    disk = os.statvfs(folder)
+    return disk.f_blocks * disk.f_frsize
+
+
 def _find_sizes(folder: Path) -> Iterator[int]:
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     bindparam,
@@ -40,6 +41,15 @@ _JOBS = func.count().label("count")
 _STILL_ACTIVE = func.sum(case((jobs.c.status.in_(sorted(ENDS)), 0), else_=1))
 _END = func.coalesce(jobs.c.ended_at, bindparam("now", type_=jobs.c.ended_at.type))
 _RUN_SECONDS = func.sum(extract("epoch", _END) - extract("epoch", jobs.c.started_at))
+_OF_USER: BindParameter[str] = bindparam("of_user")
+_SIZES_OF_USER = union_all(
+    select(uploads.c.code_size.label("size")).where(uploads.c.user == _OF_USER),
+    *(
+        select(kept.c.size).join(jobs, jobs.c.id == kept.c.job_id).where(jobs.c.user == _OF_USER)
+        for kept in (log_segments, job_outputs)
+    ),
+).subquery()
+_SUM_OF_USER = select(func.sum(_SIZES_OF_USER.c.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,12 @@ class ReportStore:
                 counts[Status(status)] = count
                 oldest = first if status == Status.QUEUED else oldest
         return ActiveJobs(counts, oldest, to_clean)
+
+    async def sum_bytes_of(self, user: str) -> int:
+        """Return the bytes of a user's uploads, logs and results in the storage."""
+        return await self._database.read(
+            lambda connection: int(connection.scalar(_SUM_OF_USER, {"of_user": user}) or 0), is_costly=True
+        )
 
     async def sum_bytes(self) -> KeptBytes:
         """Return the bytes of all recorded objects in the storage; it reads all records."""

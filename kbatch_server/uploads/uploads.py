@@ -143,13 +143,13 @@ class Uploads(LoggingConfigurable):
         """Store the ZIP that ``chunks`` yields, and return its upload.
 
         If the same user sends the same content again, it returns the earlier upload, whose time to live
-        starts again. Raises TooLarge, InvalidRequest (with the problem of the ZIP), InsufficientStorage,
-        Unavailable (of the storage) and TooManyRequests. If it raises or is cancelled, it leaves nothing
-        behind.
+        starts again. Raises TooLarge, InvalidRequest (with the problem of the ZIP), Forbidden (the user
+        stores too much), InsufficientStorage, Unavailable (of the storage) and TooManyRequests. If it raises
+        or is cancelled, it leaves nothing behind.
         """
         if declared_size is not None and declared_size > self.max_upload_bytes:
             raise TooLarge.of_body(self.max_upload_bytes, size=declared_size)
-        await self.disk.check(declared_size or 0)
+        await self.disk.check(user.name, declared_size or 0)
         counted = _Counted(chunks, self.max_upload_bytes)
         upload = self._make_upload(user, counted)
         task = asyncio.current_task()

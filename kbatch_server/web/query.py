@@ -46,7 +46,7 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Parameter(Generic[Value]):
-    """A parameter of a request: a function that reads it, and its description for OpenAPI."""
+    """A parameter of a request, with the function that reads it and the schema that describes it."""
 
     name: str
     read: Callable[[RequestHandler], Value]

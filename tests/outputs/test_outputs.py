@@ -145,7 +145,9 @@ async def test_what_a_later_attempt_wrote_replaces_what_an_earlier_one_did(world
 async def test_entries_that_were_left_out_are_counted_where_a_user_reads_it(world):
     tar = make_tar({"a": b"1"}, others={"link": (b"2", "/etc/passwd"), "fifo": (b"6", "")})
     summary = await receive(world, tar, left_out=3)
-    assert summary.message == "5 entries were skipped: only readable files, and links to them, are saved."
+    assert summary.message == (
+        "5 entries were skipped: only readable files, and links to files that can be results, are saved."
+    )
     assert "not saved" not in (await find_job(world)).full_message
 
 
@@ -190,6 +192,19 @@ async def test_files_of_the_working_folder_are_beside_those_of_the_outputs_folde
     summary = await receive(world, tar, folders=SENT)
     assert await list_all(world) == ({"a": b"1", "sub/b": b"2", "l": b"1", "m": b"1", "n": b"2"}, [])
     assert summary.message.startswith("3 entries were skipped")
+
+
+async def test_a_link_in_whose_place_its_target_was_sent_is_not_said_to_be_skipped(world):
+    files = {"workdir/best": b"1", "workdir/folder/old": b"2", "workdir/data/new": b"3"}
+    links = {"workdir/best": "data/old", "workdir/folder": "data", "workdir/other": "unchanged"}
+    sent = make_tar({}, others={path: (b"2", target) for path, target in links.items()})
+    sent += make_tar(files | {"workdir/other/x": b"4"})
+    summary = await receive(world, sent, folders=SENT)
+    assert await list_all(world) == (
+        {"best": b"1", "folder/old": b"2", "folder/new": b"3", "data/new": b"3", "other/x": b"4"},
+        [],
+    )
+    assert summary.message == ""
 
 
 async def test_what_whoever_packed_it_has_left_out_is_named_too(world):

@@ -19,7 +19,13 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from ...models.results import OmittedFile, OutputLimits, OutputTar
-from ...outputs.selection import ENTRIES_FOR_EACH_FILE, OMITTED_LIST, Omitted, format_omitted
+from ...outputs.selection import (
+    ENTRIES_FOR_EACH_FILE,
+    OMITTED_LIST,
+    LinkResolver,
+    Omitted,
+    format_omitted,
+)
 from ..base import LauncherUnavailable
 
 PIECE_BYTES = 256 * 1024
@@ -27,6 +33,9 @@ PIECE_BYTES = 256 * 1024
 
 MAX_DEPTH = 100
 """The maximum depth of nested folders: each takes a descriptor while it is read."""
+
+MAX_LINKED_FOLDERS = 100
+"""The maximum number of folders to read again because a link leads there."""
 
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
@@ -39,7 +48,8 @@ Manifest = dict[str, tuple[int, int]]
 class PackedFolder(NamedTuple):
     """A folder to pack, under a name; with a manifest, only what has changed since the manifest.
 
-    In that case it omits hidden files and the caches of Python and npm, which nobody wants as results.
+    In that case it omits hidden files and the caches of Python and npm, which nobody wants as results. A link
+    that is not in the manifest comes with its target, even if the target is in the manifest.
     """
 
     name: str
@@ -110,12 +120,15 @@ class Packer:
     def __init__(self, folders: Sequence[PackedFolder], limits: OutputLimits) -> None:
         self._folders = folders
         self._limits = limits
+        self._tops: list[int] = []
         self._uids: list[int] = []
         self._manifests: list[Manifest | None] = []
         self._room = ENTRIES_FOR_EACH_FILE * limits.max_files + 100
         self._files = self._size = 0
+        self._linked_folders = MAX_LINKED_FOLDERS
+        self._resolver = LinkResolver(self._read_link)
         self._omitted = Omitted()
-        self._lock = threading.Lock()  # a caller that gives up may close it while another thread still reads
+        self._lock = threading.Lock()  # `close` may run while another thread reads
         self._pieces = self._group()
         self.left_out = 0
         """Entries that are neither links nor regular files of the job's own, or that cannot be read."""
@@ -142,16 +155,15 @@ class Packer:
 
     def _pack(self) -> Iterator[bytes]:
         with ExitStack() as stack:
-            tops = []
             for folder in self._folders:
                 top = os.open(folder.path, _FOLDER)
                 stack.callback(os.close, top)
-                tops.append(top)
+                self._tops.append(top)
                 # a hard link to the file of another account must not be a way to read it
                 self._uids.append(os.fstat(top).st_uid)
                 manifest = folder.manifest_path
                 self._manifests.append(None if manifest is None else _read_manifest(manifest))
-            walks = [self._walk(top, rank, "", 0) for rank, top in enumerate(tops)]
+            walks = [self._walk(top, rank, "", 0) for rank, top in enumerate(self._tops)]
             for walk in walks:
                 stack.callback(walk.close)
             last = ""
@@ -164,22 +176,80 @@ class Packer:
             yield _make_header(OMITTED_LIST, size=len(text)) + _padded(text)
 
     def _pack_entry(self, entry: _Entry) -> Iterator[bytes]:
-        path = f"{self._folders[entry.rank].name}/{entry.path}"
         try:
             target = os.readlink(entry.name, dir_fd=entry.folder)
         except OSError:  # EINVAL: not a link
-            file = self._open(entry)
+            yield from self._pack_file(entry)
         else:
             # a link does not count as a file: its target decides whether it is a result
-            yield _make_header(path, target=target)
+            yield _make_header(self._get_name(entry), target=target)
+            if any(manifest is not None for manifest in self._manifests):
+                yield from self._pack_linked(entry)
+
+    def _get_name(self, entry: _Entry) -> str:
+        return f"{self._folders[entry.rank].name}/{entry.path}"
+
+    def _pack_linked(self, link: _Entry) -> Iterator[bytes]:
+        """Yield the target of a link under the link's path, unless the target is packed anyway."""
+        found = self._locate(self._resolver.resolve(f"{self._folders[link.rank].path}/{link.path}"))
+        if found is None or self._manifests[found[0]] is None:
             return
+        rank, path = found
+        *above, name = path.split("/")
+        if any(map(is_ignored, (*above, name))):
+            return
+        with ExitStack() as stack:
+            folder = self._tops[rank]
+            for part in above:
+                below = self._open_folder(folder, part, 1)
+                if below is None:
+                    return
+                stack.callback(os.close, below)
+                folder = below
+            if self._is_unchanged(rank, folder, name, path):
+                yield from self._pack_file(link._replace(folder=folder, name=name))
+            elif self._linked_folders and (below := self._open_folder(folder, name, 1)) is not None:
+                stack.callback(os.close, below)
+                self._linked_folders -= 1
+                for each in self._walk(below, rank, f"{path}/", 1, unchanged=True):
+                    shown = link.path + each.path[len(path) :]
+                    yield from self._pack_file(each._replace(path=shown, rank=link.rank))
+
+    def _is_unchanged(self, rank: int, folder: int, name: str, path: str) -> bool:
+        """Whether a file of the working folder is unchanged, according to the manifest."""
+        try:
+            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return False
+        manifest = self._manifests[rank] or {}
+        return stat.S_ISREG(info.st_mode) and manifest.get(path) == (info.st_size, info.st_mtime_ns)
+
+    def _locate(self, path: str | None) -> tuple[int, str] | None:
+        """Return the rank of the folder that contains an absolute path, and the path in it, or None."""
+        for rank, folder in enumerate(self._folders):
+            if path is not None and path.startswith(f"{folder.path}/"):
+                return rank, path[len(folder.path) + 1 :]
+        return None
+
+    def _read_link(self, path: str) -> str | None:
+        found = self._locate(path)
+        if found is None:
+            return None
+        try:
+            return os.readlink(found[1], dir_fd=self._tops[found[0]])
+        except OSError:
+            return None
+
+    def _pack_file(self, entry: _Entry) -> Iterator[bytes]:
+        file = self._open(entry)
         if file is None:
             self.left_out += 1
             return
         try:
             status = os.fstat(file)
             if self._has_room(entry.path, status.st_size):
-                yield _make_header(path, size=status.st_size, moment=int(status.st_mtime))
+                name = self._get_name(entry)
+                yield _make_header(name, size=status.st_size, moment=int(status.st_mtime))
                 yield from _read_file(file, status.st_size)
         finally:
             os.close(file)
@@ -193,27 +263,38 @@ class Packer:
         self._size += size
         return True
 
-    def _walk(self, folder: int, rank: int, prefix: str, depth: int) -> Generator[_Entry]:
-        """Yield the entries of a folder, by path; each entry's descriptor stays open until the next."""
-        for name in self._scan(folder, rank, prefix):
+    def _walk(
+        self, folder: int, rank: int, prefix: str, depth: int, *, unchanged: bool = False
+    ) -> Generator[_Entry]:
+        """Yield the entries of a folder, by path; each entry's descriptor stays open until the next.
+
+        It omits what has not changed since the manifest; with ``unchanged``, it yields only files that have
+        not.
+        """
+        for name in self._scan(folder, rank, prefix, unchanged):
             if not name.endswith("/"):
                 yield _Entry(prefix + name, rank, folder, name)
             elif (below := self._open_folder(folder, name[:-1], depth + 1)) is None:
                 self.left_out += 1
             else:
                 try:
-                    yield from self._walk(below, rank, prefix + name, depth + 1)
+                    yield from self._walk(below, rank, prefix + name, depth + 1, unchanged=unchanged)
                 finally:
                     os.close(below)
 
-    def _scan(self, folder: int, rank: int, prefix: str) -> list[str]:
+    def _scan(self, folder: int, rank: int, prefix: str, unchanged: bool) -> list[str]:
         """Return the names in a folder, those of folders with a slash, so that they sort like whole paths."""
         names: list[str] = []
         manifest = self._manifests[rank]
         with os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = entry.is_dir(follow_symlinks=False)
-                if manifest is not None and self._is_known(entry, prefix, is_folder, manifest):
+                if unchanged:
+                    if is_ignored(entry.name) or not (
+                        is_folder or self._is_unchanged(rank, folder, entry.name, prefix + entry.name)
+                    ):
+                        continue
+                elif manifest is not None and self._is_known(entry, prefix, is_folder, manifest):
                     continue
                 if not (is_folder or entry.is_symlink() or entry.is_file(follow_symlinks=False)):
                     self.left_out += 1

@@ -28,6 +28,7 @@ from kbatch_server.launchers.kube.manifests.sidecar import (
     CODE_DIR,
     LISTS_MOUNT,
     NOTE_SCRIPT,
+    OUTPUT_DIR,
     ROOT,
     SEND_SCRIPT,
 )
@@ -82,6 +83,8 @@ def test_what_the_scripts_of_a_pod_name_is_where_its_manifest_has_it():
     assert f"HOME={HOME_DIR}\n" in HOME_SCRIPT
     assert f'echo "{NOT_FOUND_MESSAGE}" >/dev/termination-log\n  exit {NOT_FOUND_CODE}\n' in HOME_SCRIPT
     assert f"root={ROOT} " in SEND_SCRIPT
+    for folder, name in ((CODE_DIR, "workdir"), (OUTPUT_DIR, "outputs")):
+        assert f"{folder}/*) at={name}/${{to#{folder}/}} ;;" in SEND_SCRIPT
     assert f">{LISTS_MOUNT['mountPath']}/before " in NOTE_SCRIPT
     for script in (FETCH_SCRIPT, HOME_SCRIPT, SEND_SCRIPT, NOTE_SCRIPT):
         assert "shellcheck" not in script

@@ -38,8 +38,8 @@ NOTE_SCRIPT = read_script("lists", "note")
 """Added to the script of the container that unpacks the code; it runs in that folder."""
 
 SEND_SCRIPT = read_script("lists", "send")
-"""For busybox; any image with sh, nc (with -e), tar, timeout, find, stat, awk, sort, xargs, tr, sed, head, wc
-and, for https, ssl_client works."""
+"""For busybox; any image with sh, nc (with -e), tar, timeout, find, stat, awk, sort, xargs, tr, sed, head,
+wc, cat, ln, mkdir, readlink and, for https, ssl_client works."""
 
 
 def make_sidecar(
