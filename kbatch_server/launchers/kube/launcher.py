@@ -85,9 +85,9 @@ class KubeJobLauncher(JobLauncher):
         "busybox:1.36",
         help="""The image of the containers that fetch a job's code and send its results. It needs ``sh``,
         ``wget``, ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``,
-        ``cat``, ``find``, ``head``, ``ln``, ``mkdir``, ``readlink``, ``sort``, ``stat``, ``tr``, ``xargs`` and, if ``SignedLinks.url_for_jobs`` is
-        ``https``, ``ssl_client``. Busybox has all of them. Default: ``busybox:1.36``. Example:
-        ``registry.example.org/busybox:1.36``.
+        ``cat``, ``find``, ``head``, ``ln``, ``mkdir``, ``readlink``, ``sort``, ``stat``, ``tr``, ``xargs``
+        and, if ``SignedLinks.url_for_jobs`` is ``https``, ``ssl_client``. Busybox has all of them. Default:
+        ``busybox:1.36``. Example: ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )
