@@ -96,14 +96,14 @@ def select(index: TarIndex, folders: Mapping[str, str], limits: OutputLimits) ->
 
 
 class LinkResolver:
-    """Finds where links lead in the end, by what each says; ``read_link`` returns None for what is none."""
+    """Resolves links to their final targets; ``read_link`` returns None for a path that is not a link."""
 
     def __init__(self, read_link: Callable[[str], str | None]) -> None:
         self._read_link = read_link
         self._steps = MAX_STEPS
 
     def resolve(self, path: str) -> str | None:
-        """Return an absolute path without links, or None for one that leads round, or too far."""
+        """Return an absolute path without links, or None for a loop or too many links."""
         left, done, hops = path.split("/")[:0:-1], list[str](), 0
         while left:
             self._steps -= 1 + len(done)
