@@ -18,7 +18,7 @@ FRESH_SECONDS = 1.0
 """Seconds for which to reuse a measurement, because a thousand submits per second may ask."""
 
 SUM_SECONDS = 60.0
-"""Seconds for which to reuse the sum of what a user stores; it is a walk over all of the user's jobs."""
+"""Seconds for which to reuse the sum of a user's data: computing it reads all jobs of the user."""
 
 MAX_SUMS = 10_000
 """The number of users whose sums to remember."""

@@ -49,7 +49,7 @@ class PackedFolder(NamedTuple):
     """A folder to pack, under a name; with a manifest, only what has changed since the manifest.
 
     In that case it omits hidden files and the caches of Python and npm, which nobody wants as results. A link
-    that is not in the manifest comes with its target, also if that is in the manifest.
+    that is not in the manifest comes with its target, even if the target is in the manifest.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Packer:
         self._linked_folders = MAX_LINKED_FOLDERS
         self._resolver = LinkResolver(self._read_link)
         self._omitted = Omitted()
-        self._lock = threading.Lock()  # a caller that gives up may close it while another thread still reads
+        self._lock = threading.Lock()  # `close` may run while another thread reads
         self._pieces = self._group()
         self.left_out = 0
         """Entries that are neither links nor regular files of the job's own, or that cannot be read."""
@@ -178,10 +178,10 @@ class Packer:
     def _pack_entry(self, entry: _Entry) -> Iterator[bytes]:
         try:
             target = os.readlink(entry.name, dir_fd=entry.folder)
-        except OSError:  # EINVAL: it is none
+        except OSError:  # EINVAL: not a link
             yield from self._pack_file(entry)
         else:
-            # it takes no place of a file's: where it leads decides whether it is a result
+            # a link does not count as a file: its target decides whether it is a result
             yield _make_header(self._get_name(entry), target=target)
             if any(manifest is not None for manifest in self._manifests):
                 yield from self._pack_linked(entry)

@@ -48,7 +48,7 @@ export async function openNotebook(path: string, text: string | null): Promise<N
     // no notebook, which the job will say
   }
   const { kernelspec, language_info } = content.metadata ?? {};
-  const language = (kernelspec?.language ?? language_info?.name ?? "python").toLowerCase();
+  const language = (language_info?.name ?? kernelspec?.language ?? "python").toLowerCase();
   const cells = Array.isArray(content.cells) ? content.cells : [];
   const cell = cells.find((each) => each.cell_type === "code" && each.metadata?.tags?.includes("parameters"));
   const source = Array.isArray(cell?.source) ? cell.source.join("") : (cell?.source ?? "");
