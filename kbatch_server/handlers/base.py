@@ -16,7 +16,16 @@ from tornado.log import app_log
 from tornado.web import HTTPError
 
 from ..audit import ORIGIN, Origin
-from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, NotFound, RangeNotSatisfiable
+from ..errors import (
+    Forbidden,
+    InvalidRequest,
+    KBatchError,
+    NotAuthenticated,
+    NotFound,
+    RangeNotSatisfiable,
+    TooManyRequests,
+    Unavailable,
+)
 from ..models.user import User
 from ..scrub import scrub_url
 from ..validation import parse_json
@@ -58,10 +67,13 @@ class BaseHandler(HubOAuthenticated, Exchange):
         super().initialize(services)
         self.hub_auth = services.auth.hub_auth
         self._xsrf_error: HTTPError | None = None
+        self.owner: str | None = None  # whose request it is: the user, or that of the job
 
     async def _admit(self) -> None:
         needs = self._needs()
         await self._identify(needs)
+        if needs.whose == "link":
+            self.know_sender()
         if needs.user:
             self._held.enter_context(self.services.throttle.request(self.user))
         if needs.action is not None:
@@ -100,8 +112,21 @@ class BaseHandler(HubOAuthenticated, Exchange):
     def take_user(self, user: User) -> None:
         """Set the user, who is known now."""
         self.current_user = user
-        self.services.throttle.connections.know(self._stream)
+        self.owner = user.name
+        self._know_user()
         ORIGIN.set(self._make_origin(user))
+
+    def _know_user(self) -> None:
+        try:
+            self.know_sender()
+        except (TooManyRequests, Unavailable):
+            if self._needs().user:
+                raise  # without a user it works, too: a stranger gets an answer
+
+    def know_sender(self) -> None:
+        """Mark the connection as its user's, no more a stranger's; raises TooManyRequests or Unavailable."""
+        if self.owner is not None:
+            self.services.throttle.connections.know(self._stream, self.owner)
 
     def _make_origin(self, user: User) -> Origin:
         """Return the facts about a request for the audit record."""

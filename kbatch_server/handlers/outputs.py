@@ -168,6 +168,7 @@ class SentOutputsHandler(BaseHandler):
     async def _identify(self, needs: Needs) -> None:
         # the link identifies the sender, and allows a body
         self._job = await self.services.links.get_sending_job(self.path_args[0])
+        self.owner = self._job.user
 
     def _check_length(self, size: int, **known: int) -> None:
         """Do nothing: ``begin`` and the receiver reject large bodies, because they record that in the job."""

@@ -140,6 +140,7 @@ class CodeHandler(BaseHandler):
 
     async def _find_code(self, signed: str) -> Upload:
         upload = await self.services.links.get_code(signed)
+        self.owner = upload.user
         self.know_sender()  # it may wait: then no stranger may take its connection
         return upload
 

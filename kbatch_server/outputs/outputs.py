@@ -15,12 +15,13 @@ from traitlets.config import LoggingConfigurable
 from ..audit import AuditEntry
 from ..errors import Forbidden, InvalidRequest, KBatchError, NotFound, TooLarge, Unavailable
 from ..failpoints import reach
+from ..metrics import LIMITS_HELD
 from ..models.job import Job
 from ..models.results import JobOutputs, OutputFile, OutputLimits, OutputTar
 from ..storage.base import Storage, StorageError, StorageFull
 from ..store.outputs import KeptOutputs, OutputStore
-from .selection import ENTRIES_FOR_EACH_FILE, MAX_LIST_BYTES, OMITTED_LIST, Selection, read_omitted, select
-from .tarindex import BadTar, TarIndex, TooManyEntries
+from .selection import ENTRIES_FOR_EACH_FILE, Selection, read_omitted, select
+from .tarindex import MAX_LIST_BYTES, OMITTED_LIST, BadTar, TarIndex, TooManyEntries
 from .zipstream import make_zip
 
 HEAD_BYTES = 32 * 1024
@@ -53,7 +54,8 @@ class Outputs(LoggingConfigurable):
         help="""The maximum number of files in a job's results. If a job writes more, the service keeps the
         first by path.
 
-        The service looks at no more than ten times as many files, links and folders.
+        The service looks at no more than ten times as many files, links and folders, and remembers no more
+        of their paths than fit into 800 bytes for each file, and a megabyte.
         """,
         config=True,
     )
@@ -88,7 +90,8 @@ class Outputs(LoggingConfigurable):
         reading the tar; then the sender may try again. Raises Forbidden if the job accepts no more results.
         If it raises, it leaves no object behind.
         """
-        index = TarIndex(max_entries=ENTRIES_FOR_EACH_FILE * self.max_output_files + 100)
+        max_entries = ENTRIES_FOR_EACH_FILE * self.max_output_files + 100
+        index = TarIndex(max_entries, folders=tuple(tar.folders.values()))
         key = f"outputs/{job.id}/{secrets.token_hex(16)}"
         try:
             size = await self._keep(key, tar, index)
@@ -207,6 +210,9 @@ class Outputs(LoggingConfigurable):
             said.append(
                 f"{entries} skipped: only readable files, and links to files that can be results, are saved."
             )
+        if selection.is_cut:
+            LIMITS_HELD.labels("max_output_files").inc()
+            said.append("The paths and links are too long or too many: use shorter ones, or pack the files.")
         sizes = [file.size for file in selection.files]
         return JobOutputs(
             state="kept",

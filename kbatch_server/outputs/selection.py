@@ -7,26 +7,17 @@ may also have a file ``lists/omitted``, in which the packer lists files that it 
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from heapq import nsmallest
-from typing import TypeVar
+from heapq import merge, nsmallest
 
 from ..models.results import OmittedFile, OutputFile, OutputLimits
-from .tarindex import TarIndex
+from .tarindex import ENTRY_BYTES, MAX_LIST_BYTES, MAX_NAMED, MAX_PATH_LENGTH, OMITTED_LIST, TarIndex
 
 OUTPUTS, WORKDIR = "outputs", "workdir"
 """The names of folders in a tar; of two files of the same path that of the first counts."""
-
-OMITTED_LIST = "lists/omitted"
-"""Its first line has ``FILES BYTES`` of all omitted files, the others have ``SIZE PATH`` of the first
-ones."""
-
-MAX_NAMED = 1000
-"""The maximum number of omitted files to name; the others are only counted."""
-
-MAX_LIST_BYTES = 256 * 1024
 
 ENTRIES_FOR_EACH_FILE = 10
 """The maximum number of entries per allowed file: folders, links, long names."""
@@ -37,8 +28,8 @@ MAX_HOPS = 40
 MAX_STEPS = 1_000_000
 """The maximum number of path parts to follow for all links of one tar: malicious ones may have long paths."""
 
-
-Entry = TypeVar("Entry")
+Shown = tuple[str, OutputFile]
+"""The path of a result, and the file of the tar that it is."""
 
 
 @dataclass(slots=True)
@@ -70,6 +61,8 @@ class Selection:
     omitted: Omitted
     left_out: int = 0
     """Entries that are neither readable files nor links to such."""
+    is_cut: bool = False
+    """Whether the paths are too long together, so that not all of them were looked at."""
 
 
 def select(index: TarIndex, folders: Mapping[str, str], limits: OutputLimits) -> Selection:
@@ -78,21 +71,35 @@ def select(index: TarIndex, folders: Mapping[str, str], limits: OutputLimits) ->
     ``folders`` has the original absolute paths of the tar's folders, by name; it is empty for a tar of one
     folder.
     """
-    tree = _Tree(index, folders or {"": ""})
-    files: dict[str, OutputFile] = {}
-    for top in [folders[name] for name in (WORKDIR, OUTPUTS) if name in folders] or [""]:
-        files |= tree.find_linked(top, ENTRIES_FOR_EACH_FILE * limits.max_files - len(files))
-        files |= tree.find_files(top)
-    selection = Selection([], Omitted(), index.left_out + tree.left_out)
+    tree = _Tree(index, folders or {"": ""}, most=ENTRIES_FOR_EACH_FILE * limits.max_files)
+    sources: list[Iterable[Shown]] = []
+    for name in [name for name in (WORKDIR, OUTPUTS) if name in folders] or [""]:
+        sources += [tree.find_linked(name), tree.list_files(name)]
+    selection = Selection([], Omitted(), index.left_out + tree.left_out, index.is_cut or tree.is_cut)
     size = 0
-    for path in sorted(files):
-        file = files[path]
+    for path, file in _merge(sources):
         if len(selection.files) < limits.max_files and size + file.size <= limits.max_bytes:
-            selection.files.append(file)
+            selection.files.append(file._replace(path=path))
             size += file.size
         else:
             selection.omitted.add(OmittedFile(path, file.size))
+    named = [OmittedFile(tree.show(each.path), each.size) for each in index.omitted_named]
+    selection.omitted = Omitted(index.omitted_files, index.omitted_size, named).joined(selection.omitted)
     return selection
+
+
+def _merge(sources: list[Iterable[Shown]]) -> Iterator[Shown]:
+    """Yield the files of all sources, each by path, without those that a later source has, too."""
+
+    def rank(number: int, source: Iterable[Shown]) -> Iterator[tuple[str, int, OutputFile]]:
+        for path, file in source:
+            yield path, -number, file
+
+    last = None
+    for path, _, file in merge(*(rank(number, source) for number, source in enumerate(sources))):
+        if path != last:
+            last = path
+            yield path, file
 
 
 class LinkResolver:
@@ -124,56 +131,94 @@ class LinkResolver:
 
 
 class _Tree:
-    """The files and links of a tar under their original absolute paths."""
+    """The files and links of a tar, found by their original absolute paths; none of these paths is kept."""
 
-    def __init__(self, index: TarIndex, folders: Mapping[str, str]) -> None:
+    def __init__(self, index: TarIndex, folders: Mapping[str, str], *, most: int) -> None:
+        """Take the maximum number of files that links may lead to, too."""
         self._folders = folders
-        self.left_out = 0
-        self._files = dict(self._make_absolute(index.files))
-        self._links = dict(self._make_absolute(index.links))
-        self._sorted = sorted(self._files)
-        self._resolver = LinkResolver(self._links.get)
+        self._prefixes = {name: f"{name}/" if name else "" for name in folders}
+        self._files, self._links = index.files, index.links
+        self._sorted, self._sorted_links = sorted(index.files), sorted(index.links)
+        self._resolver = LinkResolver(self._read_link)
+        self._most, self._room = most, index.max_bytes
+        self.is_cut = False
+        entries = (*self._sorted, *self._sorted_links)
+        self.left_out = sum(1 for path in entries if not (self._is_in_folder(path) or path == OMITTED_LIST))
 
-    def _make_absolute(self, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
-        for path, each in entries.items():
-            name, _, rest = path.partition("/") if "" not in self._folders else ("", "", path)
-            if name in self._folders and rest:
-                yield f"{self._folders[name]}/{rest}", each
-            elif path != OMITTED_LIST:
-                self.left_out += 1
+    def _is_in_folder(self, path: str) -> bool:
+        return any(len(path) > len(each) and path.startswith(each) for each in self._prefixes.values())
 
-    def find_files(self, top: str) -> dict[str, OutputFile]:
-        """Return the regular files of a folder, by their paths in it."""
-        return {path[len(top) + 1 :]: self._show(path, path, top) for path in self._list_below(top)}
+    def show(self, path: str) -> str:
+        """Return the path that a user sees of a file in the tar: that in its folder."""
+        return path if "" in self._folders else path.partition("/")[2]
 
-    def find_linked(self, top: str, most: int) -> dict[str, OutputFile]:
-        """Return the files that the links of a folder lead to, under the links' paths; at most ``most``."""
+    def list_files(self, name: str) -> Iterator[Shown]:
+        """Yield the regular files of a folder and their paths in it, by path."""
+        prefix = self._prefixes[name]
+        for path in self._list_prefixed(prefix):
+            yield path[len(prefix) :], self._files[path]
+
+    def find_linked(self, name: str) -> list[Shown]:
+        """Return the files that the links of a folder lead to, under the links' paths, by path."""
         found: dict[str, OutputFile] = {}
-        for path in sorted(self._links):
-            if not path.startswith(f"{top}/"):
-                continue
-            target = self._resolve(path)
-            if target is None:
-                self.left_out += 1
-                continue
-            before = len(found)
-            for each in [target] if target in self._files else self._list_below(target):
-                if len(found) >= most:
-                    return found
-                file = self._show(each, path + each[len(target) :], top)
-                found[file.path] = file
-            # the packer may have packed the target under the path of the link
-            self.left_out += len(found) == before and next(self._list_below(path), None) is None
-        return found
+        for path in self._sorted_links:
+            if path.startswith(self._prefixes[name]) and not self._follow(name, path, found):
+                self.is_cut = True
+                break
+        return sorted(found.items())
 
-    def _show(self, path: str, shown: str, top: str) -> OutputFile:
-        return self._files[path]._replace(path=shown[len(top) + 1 :])
+    def _follow(self, name: str, path: str, found: dict[str, OutputFile]) -> bool:
+        """Add what a link leads to; return whether there is room for more."""
+        link = path[len(self._prefixes[name]) :]
+        target = self._resolve(f"{self._folders[name]}/{link}")
+        if target is None:
+            self.left_out += 1
+            return True
+        is_empty = True
+        for each, below in self._list_target(target):
+            self._most -= 1
+            self._room -= sys.getsizeof(link) + len(below) + ENTRY_BYTES
+            if self._most < 0 or self._room < 0:
+                return False
+            if len(link) + len(below) <= MAX_PATH_LENGTH:
+                found[link + below] = self._files[each]
+                is_empty = False
+        # the packer may have packed the target under the path of the link
+        self.left_out += is_empty and next(self._list_prefixed(f"{path}/"), None) is None
+        return True
 
-    def _list_below(self, folder: str) -> Iterator[str]:
-        for at in range(bisect_left(self._sorted, f"{folder}/"), len(self._sorted)):
-            if not self._sorted[at].startswith(f"{folder}/"):
+    def _list_target(self, target: str) -> Iterator[tuple[str, str]]:
+        """Yield the file at an absolute path, or those below it: the path in the tar, and that below."""
+        for path in self._locate(target):
+            if path in self._files:
+                yield path, ""
+                return
+        for name, top in self._folders.items():
+            prefix = self._prefixes[name]
+            if f"{target}/".startswith(f"{top}/"):
+                inner = f"{prefix}{target[len(top) + 1 :]}/" if target != top else prefix
+                before = "/"
+            elif top.startswith(f"{target}/"):
+                inner, before = prefix, f"{top[len(target) :]}/"
+            else:
+                continue
+            for path in self._list_prefixed(inner):
+                yield path, before + path[len(inner) :]
+
+    def _list_prefixed(self, prefix: str) -> Iterator[str]:
+        for at in range(bisect_left(self._sorted, prefix), len(self._sorted)):
+            if not self._sorted[at].startswith(prefix):
                 return
             yield self._sorted[at]
+
+    def _locate(self, absolute: str) -> Iterator[str]:
+        """Yield the paths in the tar that an absolute path may have."""
+        for name, top in self._folders.items():
+            if absolute.startswith(f"{top}/"):
+                yield self._prefixes[name] + absolute[len(top) + 1 :]
+
+    def _read_link(self, absolute: str) -> str | None:
+        return next((self._links[path] for path in self._locate(absolute) if path in self._links), None)
 
     def _resolve(self, path: str) -> str | None:
         """Return the final target of a link, or None if it is outside or the links form a loop."""

@@ -10,10 +10,11 @@ bounded number of times.
 from __future__ import annotations
 
 import re
+import sys
 import tarfile
 from dataclasses import dataclass, field
 
-from ..models.results import OutputFile
+from ..models.results import OmittedFile, OutputFile
 
 BLOCK = 512
 
@@ -54,6 +55,25 @@ _NUMBER = re.compile(r"(-?[0-9]{1,18})(?:\.|$)")
 _MIN_RECORD_BYTES = len(b"5 a=\n")
 
 
+OMITTED_LIST = "lists/omitted"
+"""Its first line has ``FILES BYTES`` of all omitted files, the others have ``SIZE PATH`` of the first
+ones."""
+
+MAX_NAMED = 1000
+"""The maximum number of omitted files to name; the others are only counted."""
+
+MAX_LIST_BYTES = 256 * 1024
+
+BYTES_FOR_EACH_ENTRY = 80
+"""The memory for paths and targets, for each entry that is allowed, as far as they are remembered."""
+
+LEAST_BYTES = 2**20
+"""The memory for those however few entries are allowed."""
+
+ENTRY_BYTES = 200
+"""The memory that a remembered entry takes beside its path and target, approximately."""
+
+
 class BadTar(ValueError):
     """The data is not a tar, or an incomplete one."""
 
@@ -69,15 +89,29 @@ class TarIndex:
     Only regular files count, and hard links to earlier ones; symbolic links are noted. Folders are ignored.
     Anything else (devices, sparse files, paths that lead outside) counts as left out. Several tars may follow
     each other, as for ``tar --ignore-zeros``.
+
+    The memory for all paths is limited, and half of it for links: a file that exceeds the limit is counted as
+    omitted, a link as left out. A link is left out at once if it leads out of all of ``folders``.
     """
 
     max_entries: int
+    folders: tuple[str, ...] = ()
+    """The original absolute paths of the tar's folders; empty if they are unknown."""
     files: dict[str, OutputFile] = field(default_factory=dict)
     """By path; a later file replaces an earlier one, as when unpacking."""
     links: dict[str, str] = field(default_factory=dict)
     """The targets of symbolic links, unresolved, by the links' paths."""
     left_out: int = 0
+    omitted_files: int = 0
+    omitted_size: int = 0
+    omitted_named: list[OmittedFile] = field(default_factory=list)
+    """Some of the omitted files."""
+    is_cut: bool = False
+    """Whether something was left out or omitted because of the limit on memory."""
     is_complete: bool = False
+    _bytes: int = 0
+    _link_bytes: int = 0
+    _named_bytes: int = 0
     _entries: int = 0
     _offset: int = 0
     _skip: int = 0
@@ -107,6 +141,11 @@ class TarIndex:
     def least_size(self) -> int:
         """The minimum size of the tar in bytes, from the headers so far."""
         return self._offset + self._skip
+
+    @property
+    def max_bytes(self) -> int:
+        """The maximum of memory for the paths and targets of all entries."""
+        return LEAST_BYTES + BYTES_FOR_EACH_ENTRY * self.max_entries
 
     def finish(self) -> None:
         """Note the end of the data; raises BadTar if the tar is incomplete."""
@@ -176,13 +215,57 @@ class TarIndex:
         elif path is not None and info.type in _PLAIN and not is_sparse:
             self._add(OutputFile(path, self._offset, size, moment))
         elif path is not None and info.type == tarfile.SYMTYPE:
-            self.links[path] = said.get("linkpath", info.linkname)[:MAX_PATH_LENGTH]
+            self._add_link(path, said.get("linkpath", info.linkname)[:MAX_PATH_LENGTH])
         else:
             self.left_out += 1
 
     def _add(self, file: OutputFile) -> None:
+        self._drop_link(file.path)
+        is_new = self.files.pop(file.path, None) is None
+        cost = _get_cost(file.path) if is_new else 0
+        if self._bytes + cost > self.max_bytes and file.path != OMITTED_LIST:
+            self._omit(OmittedFile(file.path, file.size))
+            return
+        self._bytes += cost
         self.files[file.path] = file
-        self.links.pop(file.path, None)
+
+    def _omit(self, file: OmittedFile) -> None:
+        self.is_cut = True
+        self.omitted_files += 1
+        self.omitted_size += file.size
+        self._named_bytes += _get_cost(file.path)
+        if len(self.omitted_named) < MAX_NAMED and self._named_bytes <= MAX_LIST_BYTES:
+            self.omitted_named.append(file)
+
+    def _add_link(self, path: str, target: str) -> None:
+        self._drop_link(path)
+        cost = _get_cost(path, target)
+        if self._is_outside(target):
+            self.left_out += 1
+        elif self._bytes + cost > self.max_bytes or self._link_bytes + cost > self.max_bytes // 2:
+            self.is_cut = True
+            self.left_out += 1
+        else:
+            self._bytes += cost
+            self._link_bytes += cost
+            self.links[path] = target
+
+    def _drop_link(self, path: str) -> None:
+        target = self.links.pop(path, None)
+        if target is not None:
+            cost = _get_cost(path, target)
+            self._bytes -= cost
+            self._link_bytes -= cost
+
+    def _is_outside(self, target: str) -> bool:
+        """Whether an absolute target certainly is in none of the folders."""
+        if not self.folders or not target.startswith("/") or ".." in target or "//" in target:
+            return False
+        return not any(f"{target}/".startswith(f"{folder}/") for folder in self.folders)
+
+
+def _get_cost(*texts: str) -> int:
+    return ENTRY_BYTES + sum(map(sys.getsizeof, texts))
 
 
 def clean_path(path: str) -> str | None:

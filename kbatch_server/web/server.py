@@ -38,9 +38,6 @@ MAX_BODY_BYTES = 2**62
 MANY_FILES = 65536
 """The limit of open files to set; each connection needs one."""
 
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-"""The answer to a connection beyond the limit, sent without reading anything from it."""
-
 
 class BoundedServer(HTTPServer):
     """Tornado's server with a limit on connections; it accepts headers of trusted proxies only."""
@@ -56,10 +53,8 @@ class BoundedServer(HTTPServer):
         self._is_unused.set()
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
-        """Serve a connection, or reject it."""
-        if not self.connections.add(stream):
-            stream.write(BUSY).add_done_callback(lambda sent: _close(stream, sent))
-            return
+        """Serve a connection, if necessary in place of another."""
+        self.connections.add(stream)
         self._open += 1
         self._is_unused.clear()
         super().handle_stream(stream, address)
@@ -79,11 +74,6 @@ class BoundedServer(HTTPServer):
     async def wait_until_unused(self) -> None:
         """Wait until no connection is open."""
         await self._is_unused.wait()
-
-
-def _close(stream: IOStream, sent: asyncio.Future[None]) -> None:
-    sent.exception()  # the rejected client may have gone already
-    stream.close()
 
 
 def allow_many_files() -> int:

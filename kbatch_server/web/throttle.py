@@ -130,7 +130,7 @@ class Throttle(LoggingConfigurable):
         32,
         min=1,
         help="""The maximum number of jobs that fetch their code at the same time; a quarter of them may be
-        one user's. The others wait. Each takes up to four megabytes of memory.
+        one user's. The others wait (see ``waiting_jobs``). Each takes up to four megabytes of memory.
         """,
         config=True,
     )
@@ -141,6 +141,16 @@ class Throttle(LoggingConfigurable):
         help="""The maximum number of jobs that send their results at the same time; a quarter of them may be
         one user's. The service tells the others to try again. Each takes a few megabytes of memory, with some
         storages up to 16.
+        """,
+        config=True,
+    )
+
+    waiting_jobs = Integer(
+        80,
+        min=10,
+        help="""The maximum number of jobs that wait because of ``concurrent_fetches``, and as many because
+        of ``concurrent_sends``; a tenth of them may be one user's. One more job of a user who has others
+        waiting gets 503, and tries again.
         """,
         config=True,
     )
@@ -203,7 +213,17 @@ class Throttle(LoggingConfigurable):
 
         Each needs a file descriptor: the service raises its own limit of open files as far as the system
         allows. When all are in use, the service closes the connection that has been without a request of a
-        known user for longest. If all of them serve users' requests, a new one gets 503.
+        known user for longest. If all of them serve users' requests, one more request of a user gets 503; a
+        few more connections stay available for probes.
+        """,
+        config=True,
+    )
+
+    max_connections_per_user = Integer(
+        500,
+        min=1,
+        help="""The maximum number of connections with requests of one user and of that user's jobs, never
+        more than a quarter of ``max_connections``; one more request gets 429.
         """,
         config=True,
     )
@@ -250,7 +270,11 @@ class Throttle(LoggingConfigurable):
         self._answers = BytesBudget(
             per_user=self.max_unread_bytes_per_user, total=self.max_unread_bytes, limit="max_unread_bytes"
         )
-        self.connections = Connections(most=self.max_connections, reserved=self.reserved_connections)
+        self.connections = Connections(
+            most=self.max_connections,
+            reserved=self.reserved_connections,
+            per_user=self.max_connections_per_user,
+        )
 
     def _make_places(self, limit: str, what: str) -> ConcurrencyLimit:
         per_user, total = getattr(self, f"{limit}_per_user"), getattr(self, limit)
@@ -258,7 +282,13 @@ class Throttle(LoggingConfigurable):
 
     def _make_fair_places(self, limit: str, what: str) -> FairLimit:
         total = getattr(self, limit)
-        return FairLimit(per_user=max(total // 4, 1), total=total, limit=limit, what=what)
+        return FairLimit(
+            per_user=max(total // 4, 1),
+            total=total,
+            limit=limit,
+            what=what,
+            most_waiting=self.waiting_jobs,
+        )
 
     def spend(self, user: User, action: str) -> None:
         """Count a ``submit`` or an ``upload`` of a user; raises TooManyRequests."""
@@ -288,7 +318,10 @@ class Throttle(LoggingConfigurable):
         return self._downloads.take(user.name)
 
     def fetch(self, user: str) -> AbstractAsyncContextManager[None]:
-        """Wait for the turn of a user's job to fetch its code, and count it; raises Unavailable."""
+        """Wait for the turn of a user's job to fetch its code, and count it.
+
+        Raises Unavailable, at once if too many jobs of the user wait already: then the job tries again.
+        """
         return self._fetches.take(user, wait_seconds=FETCH_WAIT_SECONDS)
 
     def send(self, user: str) -> AbstractAsyncContextManager[None]:

@@ -17,10 +17,12 @@ from kbatch_server.errors import Forbidden, InvalidRequest, NotFound, TooLarge, 
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable
 from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Job, JobSpec, Pod, Status
 from kbatch_server.models.results import JobOutputs, OmittedFile, OutputFile, OutputLimits, OutputTar
 from kbatch_server.models.times import utcnow
 from kbatch_server.outputs import selection as outputfiles
+from kbatch_server.outputs import tarindex
 from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.outputs.selection import select
 from kbatch_server.outputs.tarindex import TarIndex
@@ -28,6 +30,7 @@ from kbatch_server.outputs.zipstream import make_zip
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.store import Store
 from tests.support.doubles import MemoryStorage
+from tests.support.fuzzing import peak_below
 from tests.support.launcher_doubles import ScriptedLauncher
 from tests.support.tars import as_sent, make_tar
 
@@ -231,6 +234,44 @@ def test_links_that_multiply_what_is_there_end_at_a_limit():
     assert len(found.files) == 200
     assert found.omitted.files <= 2000
     assert found.files[0].path == "d/0"
+
+
+def test_long_links_that_multiply_long_paths_end_at_a_limit_of_memory():
+    index = TarIndex(max_entries=10_100)
+    index.feed(make_tar({"d/" + "x" * 400 + f"{number:03}": b"x" for number in range(300)}))
+    index.links = {"l" * 500 + f"{number:03}": "d" for number in range(100)}
+    with peak_below(6 * 2**20):
+        found = select(index, {}, OutputLimits(10**6, 1000))
+    assert found.is_cut
+    assert len(found.files) == 1000
+    index.links = {"l" * 800: "d", "m": "d"}  # through the first the paths are too long
+    found = select(index, {}, OutputLimits(10**6, 1000))
+    assert {file.path[0] for file in found.files} == {"d", "m"}
+    assert (found.left_out, found.is_cut) == (1, False)
+
+
+def test_files_are_selected_without_a_copy_of_all_paths():
+    index = TarIndex(max_entries=100_000)
+    index.feed(make_tar({"outputs/" + "x" * 400 + f"{number:04}": b"x" for number in range(8000)}))
+    with peak_below(2**20):  # all paths have three times as many
+        found = select(index, SENT, OutputLimits(10**6, 100))
+    assert (len(found.files), found.omitted.files) == (100, 7900)
+    assert found.files[-1].path == "x" * 400 + "0099"
+
+
+async def test_whose_paths_are_too_long_together_is_told_so_and_what_is_not_kept_is_named(world, monkeypatch):
+    monkeypatch.setattr(tarindex, "LEAST_BYTES", 3000)
+    monkeypatch.setattr(tarindex, "BYTES_FOR_EACH_ENTRY", 0)
+    before = LIMITS_HELD.labels("max_output_files")._value.get()
+    summary = await receive(
+        world, make_tar({f"outputs/{number:02}" + "x" * 500: b"12" for number in range(6)}), folders=SENT
+    )
+    files, omitted = await list_all(world)
+    assert sorted(path[:2] for path in files) == ["00", "01", "02"]
+    assert [(file.path[:2], file.size) for file in omitted] == [("03", 2), ("04", 2), ("05", 2)]
+    assert (summary.omitted_files, summary.omitted_size) == (3, 6)
+    assert "The paths and links are too long or too many" in summary.message
+    assert LIMITS_HELD.labels("max_output_files")._value.get() == before + 1
 
 
 def test_links_that_lead_a_long_way_round_cost_a_bounded_number_of_steps(monkeypatch):

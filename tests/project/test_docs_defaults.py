@@ -144,6 +144,8 @@ NO_DEFAULTS = {
         "does not read one piece of its answer for five minutes",
         "discards the rest of the body for five seconds",
         "at most half of them",
+        "for 15 minutes to fetch its code",
+        "never more than a quarter of `max_connections`",
     ],
     "operations.md": [
         "the chart sets 5 where it runs replicas",

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 from ...models.results import OmittedFile, OutputLimits, OutputTar
 from ...outputs.selection import (
     ENTRIES_FOR_EACH_FILE,
-    OMITTED_LIST,
     LinkResolver,
     Omitted,
     format_omitted,
 )
+from ...outputs.tarindex import OMITTED_LIST
 from ..base import LauncherUnavailable
 
 PIECE_BYTES = 256 * 1024

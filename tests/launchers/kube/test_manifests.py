@@ -495,14 +495,24 @@ def run_fetch_script(
     bin_dir.mkdir(exist_ok=True)
     code.mkdir(exist_ok=True)
     wget = bin_dir / "wget"
-    wget.write_text('#!/bin/sh\ncase "$4" in *.zip) cp "$4" "$3";; *) echo "wget: $4" >&2; exit 1;; esac\n')
+    wget.write_text(
+        "#!/bin/sh\n"
+        f'echo >>{tmp_path}/tries; tries=$(wc -l <{tmp_path}/tries); busy="${{BUSY_TRIES:-0}}"\n'
+        '[ $tries -gt "$busy" ] || { echo "wget: server returned error: HTTP/1.1 $BUSY" >&2; exit 1; }\n'
+        'case "$4" in *.zip) cp "$4" "$3";; *) echo "wget: $4" >&2; exit 1;; esac\n'
+    )
     wget.chmod(0o755)
     unzip = bin_dir / "unzip"
     unzip.write_text(f'#!/bin/sh\nexec {find_busybox()} unzip "$@"\n')
     unzip.chmod(0o755)
     sleep = bin_dir / "sleep"
-    sleep.write_text("#!/bin/sh\n")
+    sleep.write_text(f'#!/bin/sh\necho "$1" >>{tmp_path}/pauses\n')
     sleep.chmod(0o755)
+    date = bin_dir / "date"  # which goes on as the pauses do
+    date.write_text(
+        f"#!/bin/sh\ncd {tmp_path} && touch pauses && awk '{{ s += $1 }} END {{ print 1000 + s }}' pauses\n"
+    )
+    date.chmod(0o755)
     script = FETCH_SCRIPT.replace("/code", str(code)).replace("/dev/termination-log", str(tmp_path / "log"))
     env = {
         "PATH": f"{bin_dir}:/usr/local/bin:/usr/bin:/bin",
@@ -539,6 +549,25 @@ def test_fetch_script_begins_anew_what_was_broken_off_and_unpacks_links(tmp_path
         (tmp_path / "code/.left").write_text("half of a file")
     assert (tmp_path / "code/link").readlink() == Path("main.py")
     assert sorted(path.name for path in (tmp_path / "code").iterdir()) == [".left", "link", "main.py"]
+
+
+@pytest.mark.parametrize("answer", ["429 Too Many Requests", "503 Service Unavailable"])
+def test_fetch_script_comes_again_for_long_while_there_is_no_place_for_it(
+    tmp_path: Path, answer: str
+) -> None:
+    source = tmp_path / "source.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("main.py", "print()")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    done = run_fetch_script(tmp_path, str(source), digest, BUSY=answer, BUSY_TRIES="40")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    pauses = [int(line) for line in (tmp_path / "pauses").read_text().split()]
+    assert pauses == [1, 2, 4, 8, *36 * [16]]
+    (tmp_path / "pauses").unlink()
+    (tmp_path / "tries").unlink()
+    done = run_fetch_script(tmp_path, str(source), digest, BUSY=answer, BUSY_TRIES="1000")
+    assert (done.returncode, (tmp_path / "log").read_text()) == (81, f"the service answered {answer}\n")
+    assert sum(int(line) for line in (tmp_path / "pauses").read_text().split()) < 1000
 
 
 @pytest.mark.parametrize(("folder", "code"), [("repo-main", 0), ("repo-main/src", 0), ("repo-mian", 84)])

@@ -9,8 +9,8 @@ import pytest
 from kbatch_server.launchers.base import LauncherUnavailable
 from kbatch_server.launchers.local.pack import MAX_DEPTH, PackedFolder, Packer, write_manifest
 from kbatch_server.models.results import OmittedFile, OutputLimits
-from kbatch_server.outputs.selection import OMITTED_LIST, read_omitted
-from kbatch_server.outputs.tarindex import TarIndex
+from kbatch_server.outputs.selection import read_omitted
+from kbatch_server.outputs.tarindex import OMITTED_LIST, TarIndex
 from tests.service.test_local_launcher import (  # noqa: F401
     Changes,
     as_root,
