@@ -92,6 +92,8 @@ class OutputHandler(SandboxedHandler):
     async def get(self, job_id: str, path: str) -> None:
         """Send the file, or the one range of it that is asked for."""
         job = await self.services.jobs.get(self.user, job_id)
+        # before it is looked for, also for the headers alone: that is what costs, and not a small file
+        self._held.enter_context(self.services.throttle.download(self.user))
         key, file = await self.services.outputs.find(job, path)
         self.offer(PurePosixPath(path).name, SHOWN_TYPES.get(PurePosixPath(path).suffix.lower()))
         self.set_header("Accept-Ranges", "bytes")
@@ -104,7 +106,6 @@ class OutputHandler(SandboxedHandler):
         start, end = self._read_range(file.size)
         self.set_header("Content-Length", end - start)
         if self.request.method == "GET":
-            self._held.enter_context(self.services.throttle.download(self.user))
             pieces = self.services.outputs.read(key, file.offset + start, end - start)
             await self.run_while_connected(self.send(pieces))
 
@@ -208,14 +209,18 @@ async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise Unavailable(error.message) from error
 
 
-def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> str:
-    """Return the JSON of a list of results, and of the first of those that did not fit."""
-    items = [
-        {"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))} for file in kept.files
-    ]
-    omitted = [file._asdict() for file in kept.omitted]
-    known: dict[str, Any] = {} if summary is None else summary.model_dump()
-    return json.dumps({"items": items, "omitted": omitted, **known}) + "\n"
+def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> bytes:
+    """Return the JSON of a list of results, and of the first of those that did not fit.
+
+    One by one: a call for all of them would let no other thread run for as long as it takes.
+    """
+    items = (
+        json.dumps({"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))})
+        for file in kept.files
+    )
+    omitted = (json.dumps(file._asdict()) for file in kept.omitted)
+    known = "" if summary is None else ", " + json.dumps(summary.model_dump())[1:-1]
+    return f'{{"items": [{", ".join(items)}], "omitted": [{", ".join(omitted)}]{known}}}\n'.encode()
 
 
 def _moment(file: OutputFile) -> datetime:

@@ -105,7 +105,7 @@ class Throttle(LoggingConfigurable):
         16,
         min=1,
         help="""Results and logs that one user may read at the same time, whole; one more is answered with
-        429.""",
+        429. A request for the headers of a result (HEAD) counts, too.""",
         config=True,
     )
 

@@ -308,6 +308,7 @@ class OutputsDouble:
         self.files = {}
         self.omitted = []
         self.sent = {}
+        self.looked_for = []
         self.fails = None
         self.receiving = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -322,6 +323,7 @@ class OutputsDouble:
         return KeptOutputs(f"outputs/{job.id}/0", 10_000, files, self.omitted)
 
     async def find(self, job, path):
+        self.looked_for.append(path)
         files = self._find(job)
         if path not in files:
             raise NotFound(f"There is no file {path!r}.")
