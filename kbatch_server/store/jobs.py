@@ -158,7 +158,7 @@ class JobStore(ChangingStore):
         the pages that were read on from before, as no newer job is: it was not accepted yet.
         """
         return await self._database.read(
-            lambda connection: read_page(connection, query), is_costly=bool(query.search or query.tags)
+            lambda connection: read_page(connection, query), is_costly=query.is_costly
         )
 
     async def count(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:

@@ -88,9 +88,9 @@ class Throttle(LoggingConfigurable):
         4,
         min=1,
         help="""Reads of one user that cost much more than others, at the same time: lists and ZIPs of
-        results, searches of a log, searches of jobs by a part of the name or a tag, sums over jobs, a job's
-        events, the lists of the kbatch command, the audit record as a stream; one more is answered with 429.
-        Each is a request, too.""",
+        results, searches of a log, searches of jobs by a part of the name or a tag, pages of more than a
+        hundred jobs, sums over jobs, a job's events, the lists of the kbatch command, the audit record as a
+        stream; one more is answered with 429. Each is a request, too.""",
         config=True,
     )
 

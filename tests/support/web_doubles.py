@@ -159,7 +159,9 @@ class JobsDouble:
         start = int(query.cursor or 0)
         found = [job for job in reversed(self.jobs.values()) if query.user in (None, job.user)]
         end = start + query.limit
-        return JobPage(found[start:end], str(end) if end < len(found) else None)
+        page = found[start:end]
+        size = sum(500 + len(job.message) for job in page)
+        return JobPage(page, str(end) if end < len(found) else None, size)
 
     async def describe(self, user):
         return {
