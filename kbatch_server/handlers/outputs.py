@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -214,13 +214,18 @@ def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> bytes:
 
     One by one: a call for all of them would let no other thread run for as long as it takes.
     """
-    items = (
-        json.dumps({"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))})
-        for file in kept.files
-    )
-    omitted = (json.dumps(file._asdict()) for file in kept.omitted)
+    return b"".join(_make_pieces(kept, summary))
+
+
+def _make_pieces(kept: KeptOutputs, summary: JobOutputs | None) -> Iterator[bytes]:
+    comma = '{"items": ['
+    for file in kept.files:
+        item = {"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))}
+        yield f"{comma}{json.dumps(item)}".encode()
+        comma = ", "
+    omitted = json.dumps([file._asdict() for file in kept.omitted])
     known = "" if summary is None else ", " + json.dumps(summary.model_dump())[1:-1]
-    return f'{{"items": [{", ".join(items)}], "omitted": [{", ".join(omitted)}]{known}}}\n'.encode()
+    yield f'{"" if kept.files else comma}], "omitted": {omitted}{known}}}\n'.encode()
 
 
 def _moment(file: OutputFile) -> datetime:

@@ -147,8 +147,9 @@ class JobStore(ChangingStore):
     async def find_some(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Return those of some jobs that are there, by id, also such as are to be deleted."""
         values = {"job_ids": list(job_ids)}
-        rows = await self._database.read(lambda connection: connection.execute(_SELECT_JOBS, values).all())
-        found = [make_job(row) for row in rows]
+        found = await self._database.read(
+            lambda connection: [make_job(row) for row in connection.execute(_SELECT_JOBS, values)]
+        )
         return {job.id: job for job in found}
 
     async def list_page(self, query: JobQuery) -> JobPage:

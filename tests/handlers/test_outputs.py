@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import zipfile
 
 import pytest
 
 from kbatch_server.errors import RangeNotSatisfiable, Unavailable
-from kbatch_server.handlers.outputs import make_disposition
+from kbatch_server.handlers.outputs import make_disposition, make_listing
 from kbatch_server.models.job import Status
-from kbatch_server.models.results import JobOutputs, OmittedFile
+from kbatch_server.models.results import JobOutputs, OmittedFile, OutputFile
 from kbatch_server.scrub import scrub_url
+from kbatch_server.store.outputs import KeptOutputs
 from kbatch_server.web.query import read_range
 from kbatch_server.web.throttle import Throttle
 from tests.support.web_doubles import PREFIX, make_job, running_web
@@ -43,6 +45,16 @@ async def test_results_are_listed(api, job):
         "message": "",
     }
     assert (await api.get("api/v1/jobs/train-1")).json()["outputs"] == job.outputs.model_dump()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_list_of_any_length_is_json(count):
+    files = [OutputFile(f'"{number}', 0, number, 0) for number in range(count)]
+    summary = JobOutputs(state="kept", files=count)
+    listed = json.loads(make_listing(KeptOutputs("key", 1, files, [OmittedFile("ü", 5)]), summary))
+    assert [item["path"] for item in listed["items"]] == [file.path for file in files]
+    assert listed["omitted"] == [{"path": "ü", "size": 5}]
+    assert listed.items() >= summary.model_dump().items()
 
 
 async def test_what_was_left_out_for_the_limits_is_named_in_the_list(web, api):
