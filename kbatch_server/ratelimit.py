@@ -77,24 +77,29 @@ class FairLimit:
 
         Raises Unavailable if that takes longer than ``wait_seconds``, or too many are waiting.
         """
+        await self.wait(user, wait_seconds=wait_seconds)
+        try:
+            yield
+        finally:
+            self.release(user)
+
+    async def wait(self, user: str, *, wait_seconds: float | None = None) -> None:
+        """Return once the user has a place, which is theirs until ``release``; raises as ``take``."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._join(user, turn)
         self._give()
+        if turn.done():
+            return
+        LIMITS_HELD.labels(self._limit).inc()
         try:
-            if not turn.done():
-                LIMITS_HELD.labels(self._limit).inc()
-                async with asyncio.timeout(wait_seconds):
-                    await asyncio.shield(turn)  # shielded: a cancelled future could not receive its turn
+            async with asyncio.timeout(wait_seconds):
+                await asyncio.shield(turn)  # shielded: a cancelled future could not receive its turn
         except TimeoutError:
             self._leave(user, turn)
             raise self._make_refusal() from None
         except BaseException:
             self._leave(user, turn)
             raise
-        try:
-            yield
-        finally:
-            self._release(user)
 
     def _make_refusal(self) -> Unavailable:
         return Unavailable(
@@ -137,14 +142,15 @@ class FairLimit:
         """Give back a place that came too late, or leave the queue."""
         line = self._waiting.get(user)
         if line is None or turn not in line:
-            self._release(user)
+            self.release(user)
             return
         line.remove(turn)
         self._count_waiting -= 1
         if not line:
             del self._waiting[user]
 
-    def _release(self, user: str) -> None:
+    def release(self, user: str) -> None:
+        """Give back a place, to the next whose turn it is."""
         self._free += 1
         self._taken[user] -= 1
         if not self._taken[user]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -123,6 +123,8 @@ class OutputHandler(SandboxedHandler):
     async def get(self, job_id: str, path: str) -> None:
         """Send a result, or the requested range of it."""
         job = await self.services.jobs.get(self.user, job_id)
+        # before it is looked for, also for the headers alone: that is what costs, and not a small file
+        self._held.enter_context(self.services.throttle.download(self.user))
         key, file = await self.services.outputs.find(job, path)
         self.offer(PurePosixPath(path).name, SHOWN_TYPES.get(PurePosixPath(path).suffix.lower()))
         self.set_header("Accept-Ranges", "bytes")
@@ -135,7 +137,6 @@ class OutputHandler(SandboxedHandler):
         start, end = self._read_range(file.size)
         self.set_header("Content-Length", end - start)
         if self.request.method == "GET":
-            self._held.enter_context(self.services.throttle.download(self.user))
             pieces = self.services.outputs.read(key, file.offset + start, end - start)
             await self.run_while_connected(self.send(pieces))
 
@@ -241,14 +242,28 @@ async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise Unavailable(error.message) from error
 
 
-def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> str:
-    """Return the JSON of a list of results, and of the first omitted files."""
-    items: list[OutputFileJson] = [
-        {"path": file.path, "size": file.size, "modified_at": show_time(_moment(file))} for file in kept.files
-    ]
-    omitted: list[OmittedFileJson] = [{"path": file.path, "size": file.size} for file in kept.omitted]
-    known = {} if summary is None else summary.model_dump()
-    return json.dumps({"items": items, "omitted": omitted, **known}) + "\n"
+def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> bytes:
+    """Return the JSON of a list of results, and of the first omitted files.
+
+    One by one: a call for all of them would let no other thread run for as long as it takes.
+    """
+    return b"".join(_make_pieces(kept, summary))
+
+
+def _make_pieces(kept: KeptOutputs, summary: JobOutputs | None) -> Iterator[bytes]:
+    comma = '{"items": ['
+    for file in kept.files:
+        item: OutputFileJson = {
+            "path": file.path,
+            "size": file.size,
+            "modified_at": show_time(_moment(file)),
+        }
+        yield f"{comma}{json.dumps(item)}".encode()
+        comma = ", "
+    left_out: list[OmittedFileJson] = [{"path": file.path, "size": file.size} for file in kept.omitted]
+    omitted = json.dumps(left_out)
+    known = "" if summary is None else ", " + json.dumps(summary.model_dump())[1:-1]
+    yield f'{"" if kept.files else comma}], "omitted": {omitted}{known}}}\n'.encode()
 
 
 def _moment(file: OutputFile) -> datetime:

@@ -16,6 +16,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import TooManyRequests, Unavailable
 from ..limits.config import Limits
 from ..metrics import LIMITS_HELD
+from ..models.job import Job
 from ..scheduling.report import UsageReport
 from ..store import Store
 from ..store.changes import JobChange
@@ -223,11 +224,10 @@ class JobWatch(LoggingConfigurable):
     async def _keep(self, changes: list[JobChange]) -> None:
         found = await self.store.jobs.find_some([change.job_id for change in changes])
         await self.usage_report.explain(list(found.values()))
+        # in a thread: all of them may have megabytes
+        shown = await asyncio.to_thread(_dump, found)
         for change in changes:
-            job = found.get(change.job_id)
-            if job is not None and job.delete_requested_at is not None:
-                job = None
-            data = None if job is None else json.dumps(job.to_dict())
+            data = shown.get(change.job_id)
             self._last += 1
             self._kept.append(SeenChange(self._make_place(self._last), change.user, change.job_id, data))
             self._kept_bytes += len(data or "")
@@ -252,3 +252,10 @@ class JobWatch(LoggingConfigurable):
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+def _dump(jobs: dict[str, Job]) -> dict[str, str]:
+    """Return the JSON of those that are not to be deleted, by id."""
+    return {
+        job_id: json.dumps(job.to_dict()) for job_id, job in jobs.items() if job.delete_requested_at is None
+    }

@@ -11,6 +11,13 @@ PAGE_BYTES = 4 * 2**20
 """What a page of jobs may have: each of them may have 130 kB of command and arguments."""
 
 
+SMALL_PAGE = 100
+"""Jobs of a page that is read as any other request is; a larger one is a costly read."""
+
+SMALL_PAGE_BYTES = 2**20
+"""What such a page may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobQuery:
     """Which jobs to list, newest first: ``user`` None means everybody's, ``cursor`` is a page's end."""
@@ -30,6 +37,11 @@ class JobQuery:
     max_bytes: int = PAGE_BYTES
     """Of all jobs of the page together, about; it has one at least, however large that is."""
 
+    @property
+    def is_costly(self) -> bool:
+        """Whether the page costs much more to find or to read than others."""
+        return bool(self.search or self.tags) or self.limit > SMALL_PAGE
+
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
@@ -37,3 +49,5 @@ class JobPage:
 
     jobs: list[Job]
     next_cursor: str | None
+    size: int = 0
+    """About how many bytes all of them have as JSON."""

@@ -127,10 +127,12 @@ class Outputs(LoggingConfigurable):
 
     async def find(self, job: Job, path: str) -> tuple[str, OutputFile]:
         """Return one file and the key of its object; raises NotFound with the reason."""
-        kept = await self._get_kept(job)
-        for file in kept.files:
-            if file.path == path:
-                return kept.key, file
+        found = await self.records.find_file(job.id, path)
+        if found is None:
+            raise NotFound(_say_none(job), reason="OutputsNotFound")
+        key, file = found
+        if file is not None:
+            return key, file
         raise NotFound(f"Job {job.id!r} has no result file {path[:200]!r}.")
 
     async def zip(self, job: Job) -> AsyncGenerator[bytes]:

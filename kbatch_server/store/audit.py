@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select
 
 from ..audit import Action, AuditEntry, AuditPage, AuditQuery
+from ..models.listing import SMALL_PAGE
 from .database.database import Database
 from .tables import audit
 
@@ -48,7 +49,9 @@ class AuditStore:
             statement = statement.where(audit.c.at < query.until)
         if query.before is not None:
             statement = statement.where(audit.c.seq < query.before)
-        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        rows = await self._database.read(
+            lambda connection: connection.execute(statement).all(), is_costly=query.limit > SMALL_PAGE
+        )
         entries = [_make_entry(row) for row in rows[: query.limit]]
         return AuditPage(entries, entries[-1].seq if len(rows) > query.limit else None)
 

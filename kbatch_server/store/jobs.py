@@ -145,8 +145,9 @@ class JobStore(ChangingStore):
     async def find_some(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Return the existing jobs with these ids, by id, even if their deletion was requested."""
         values = {"job_ids": list(job_ids)}
-        rows = await self._database.read(lambda connection: connection.execute(_SELECT_JOBS, values).all())
-        found = [make_job(row) for row in rows]
+        found = await self._database.read(
+            lambda connection: [make_job(row) for row in connection.execute(_SELECT_JOBS, values)]
+        )
         return {job.id: job for job in found}
 
     async def list_page(self, query: JobQuery) -> JobPage:
@@ -156,7 +157,7 @@ class JobStore(ChangingStore):
         continue an earlier one do not contain this job, like any newer job: it was not accepted at that time.
         """
         return await self._database.read(
-            lambda connection: read_page(connection, query), is_costly=bool(query.search or query.tags)
+            lambda connection: read_page(connection, query), is_costly=query.is_costly
         )
 
     async def count(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:

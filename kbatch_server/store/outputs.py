@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -15,7 +14,10 @@ from ..models.results import JobOutputs, OmittedFile, OutputFile
 from ..models.times import utcnow
 from .audit import log_entry, put_entry
 from .changes import ChangingStore, JobChange
+from .resultindex import find_in_index, pack_index, unpack_index
 from .tables import job_outputs, jobs
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class OutputStore(ChangingStore):
         Returns whether it was recorded (not if the job was cleaned up or is to be deleted), and the key of an
         object that no record names any more, if any.
         """
+        # before the transaction: others wait for it
+        index = None if kept is None else await asyncio.to_thread(pack_index, kept.files, kept.omitted)
         may_have = jobs.c.id == job_id, jobs.c.cleaned_at.is_(None), jobs.c.delete_requested_at.is_(None)
 
         changed = (
@@ -55,21 +59,28 @@ class OutputStore(ChangingStore):
             old = _take_key(connection, job_id)
             if kept is not None:
                 row = {"job_id": job_id, "key": kept.key, "size": kept.size, "created_at": utcnow()}
-                connection.execute(insert(job_outputs), row | {"files": _pack(kept)})
+                connection.execute(insert(job_outputs), row | {"files": index})
             return (True, old), [JobChange(owner, job_id)]
 
         return await self._write(put)
 
     async def find(self, job_id: str) -> KeptOutputs | None:
         """Return a job's files and their object; None if it has none."""
+        return await self._read(job_id, lambda key, size, index: KeptOutputs(key, size, *unpack_index(index)))
+
+    async def find_file(self, job_id: str, path: str) -> tuple[str, OutputFile | None] | None:
+        """Return the key of the object with a job's files, and one of them; None if the job has none."""
+        return await self._read(job_id, lambda key, _, index: (key, find_in_index(index, path)))
+
+    async def _read(self, job_id: str, make: Callable[[str, int, bytes], Found]) -> Found | None:
         columns = job_outputs.c.key, job_outputs.c.size, job_outputs.c.files
         statement = select(*columns).where(job_outputs.c.job_id == job_id)
 
-        def find(connection: Connection) -> KeptOutputs | None:
+        def read(connection: Connection) -> Found | None:
             row = connection.execute(statement).first()
-            return None if row is None else KeptOutputs(row.key, row.size, *_unpack(row.files))
+            return None if row is None else make(row.key, row.size, row.files)
 
-        return await self._database.read(find)
+        return await self._database.read(read, is_costly=True)
 
     async def find_key(self, job_id: str) -> str | None:
         """Return the key of the object with a job's files, or None if it has none."""
@@ -99,14 +110,3 @@ def _take_key(connection: Connection, job_id: str) -> str | None:
     statement = delete(job_outputs).where(job_outputs.c.job_id == job_id).returning(job_outputs.c.key)
     key: str | None = connection.execute(statement).scalar()
     return key
-
-
-def _pack(kept: KeptOutputs) -> bytes:
-    return zlib.compress(json.dumps({"files": kept.files, "omitted": kept.omitted}).encode(), 1)
-
-
-def _unpack(packed: bytes) -> tuple[list[OutputFile], list[OmittedFile]]:
-    found: Any = json.loads(zlib.decompress(packed))
-    if isinstance(found, list):  # as it was written before anything could be omitted, in the tar's order
-        return sorted(OutputFile(*each) for each in found), []
-    return [OutputFile(*each) for each in found["files"]], [OmittedFile(*each) for each in found["omitted"]]

@@ -31,21 +31,22 @@ def read_page(connection: Connection, query: JobQuery) -> JobPage:
     Raises InvalidRequest for an invalid cursor.
     """
     page: list[Job] = []
-    left, left_bytes = query.limit, query.max_bytes
+    left, size = query.limit, 0
     while left:
         step = min(left, STEP)
         statement, values = make_page_statement(query, step + 1)  # one more, to know if others follow
         rows = connection.execute(statement, values).all()
         for row in rows[:step]:
-            left_bytes -= measure(row)
-            if page and left_bytes < 0:
-                return JobPage(page, make_cursor(page[-1].seq))
+            row_size = measure(row)
+            if page and size + row_size > query.max_bytes:
+                return JobPage(page, make_cursor(page[-1].seq), size)
+            size += row_size
             page.append(make_job(row))
         if len(rows) <= step:
-            return JobPage(page, None)
+            return JobPage(page, None, size)
         left -= step
         query = replace(query, cursor=make_cursor(page[-1].seq))
-    return JobPage(page, query.cursor)
+    return JobPage(page, query.cursor, size)
 
 
 class _Shape(NamedTuple):

@@ -95,8 +95,8 @@ class Throttle(LoggingConfigurable):
         requests, too.
 
         Expensive reads are lists and ZIPs of results, searches of a log, searches of jobs by a part of the
-        name or by a tag, sums over jobs, the events of a job, the lists of the kbatch command, and the audit
-        record as a stream.
+        name or by a tag, pages of more than a hundred jobs, sums over jobs, the events of a job, the lists of
+        the kbatch command, and the audit record as a stream.
         """,
         config=True,
     )
@@ -112,7 +112,7 @@ class Throttle(LoggingConfigurable):
         16,
         min=1,
         help="""The maximum number of concurrent downloads (whole results and logs) of one user; one more gets
-        429.
+        429. A HEAD request for a result counts, too.
         """,
         config=True,
     )

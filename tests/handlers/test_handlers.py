@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -269,6 +270,39 @@ async def test_a_list_is_asked_for_in_the_words_of_the_api(web, api):
     assert query.statuses == (Status.RUNNING, Status.FAILED, Status.QUEUED)
     assert (query.user, query.name, query.tags) == ("alice", "tr", (("team", "a"), ("kept", None)))
     assert query.since.isoformat() == "2030-01-31T10:00:00+00:00"
+
+
+async def test_a_page_of_few_jobs_has_fewer_bytes_and_one_of_many_is_a_costly_read(web, api):
+    for query, most in [("", 2**20), ("?limit=100", 2**20), ("?limit=101", 2**22), ("?search=x", 2**22)]:
+        assert (await api.get(f"api/v1/jobs{query}")).status_code == 200
+        assert (web.jobs.queries[-1].max_bytes, web.jobs.queries[-1].is_costly) == (most, most == 2**22)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_in_thread"),
+    [
+        ("api/v1/jobs", False),
+        ("api/v1/jobs?limit=500", True),
+        ("jobs/", True),
+        ("pods/", True),
+    ],
+)
+async def test_the_json_of_a_large_page_is_made_while_others_are_answered(
+    web, api, monkeypatch, path, is_in_thread
+):
+    for number in range(300):
+        pods = [Pod(name=f"train-{number}-x", phase="Running", created_at=utcnow())]
+        web.jobs.add(make_job(f"train-{number}", status=Status.RUNNING, message="y" * 1000, pods=pods))
+    threads, dumps = set(), json.dumps
+
+    def note(value, **options):
+        if "train-" in str(value):
+            threads.add(threading.current_thread() is not threading.main_thread())
+        return dumps(value, **options)
+
+    monkeypatch.setattr(json, "dumps", note)
+    assert len((await api.get(path)).json()["items"]) == (300 if is_in_thread else 50)
+    assert threads == {is_in_thread}
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import zipfile
 
 import pytest
 
 from kbatch_server.errors import RangeNotSatisfiable, Unavailable
-from kbatch_server.handlers.outputs import make_disposition
+from kbatch_server.handlers.outputs import make_disposition, make_listing
 from kbatch_server.models.job import Status
-from kbatch_server.models.results import JobOutputs, OmittedFile
+from kbatch_server.models.results import JobOutputs, OmittedFile, OutputFile
 from kbatch_server.scrub import scrub_url
+from kbatch_server.store.outputs import KeptOutputs
 from kbatch_server.web.query import read_range
-from tests.support.web_doubles import PREFIX, make_job
+from kbatch_server.web.throttle import Throttle
+from tests.support.web_doubles import PREFIX, make_job, running_web
 
 URL = "api/v1/jobs/train-1/outputs"
 FILES = {
@@ -42,6 +45,16 @@ async def test_results_are_listed(api, job):
         "message": "",
     }
     assert (await api.get("api/v1/jobs/train-1")).json()["outputs"] == job.outputs.model_dump()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_list_of_any_length_is_json(count):
+    files = [OutputFile(f'"{number}', 0, number, 0) for number in range(count)]
+    summary = JobOutputs(state="kept", files=count)
+    listed = json.loads(make_listing(KeptOutputs("key", 1, files, [OmittedFile("ü", 5)]), summary))
+    assert [item["path"] for item in listed["items"]] == [file.path for file in files]
+    assert listed["omitted"] == [{"path": "ü", "size": 5}]
+    assert listed.items() >= summary.model_dump().items()
 
 
 async def test_what_was_left_out_for_the_limits_is_named_in_the_list(web, api):
@@ -128,6 +141,21 @@ async def test_the_head_of_a_file_and_what_a_client_has_already(api, job):
     )
     same = await api.get(f"{URL}/a.txt", headers={"If-None-Match": head.headers["Etag"]})
     assert (same.status_code, same.content) == (304, b"")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["a.txt", "nothing"])
+async def test_a_file_is_looked_for_only_when_there_is_a_place_for_it(method, path):
+    limits = Throttle(concurrent_downloads_per_user=1)
+    async with running_web(throttle=limits) as web, web.client() as alice:
+        web.outputs.files["train-1"] = FILES
+        web.jobs.add(make_job(status=Status.SUCCEEDED, outputs=JobOutputs(state="kept")))
+        with limits.download(web.auth.make_user({"name": "alice", "scopes": []})):
+            refused = await alice.request(method, f"{URL}/{path}")
+        assert (refused.status_code, web.outputs.looked_for) == (429, [])
+        assert (await alice.request(method, f"{URL}/{path}")).status_code in (200, 404)
+        assert web.outputs.looked_for == [path]
+        assert not limits._downloads._taken
 
 
 async def test_all_results_come_as_a_zip_to_be_saved(api, job):

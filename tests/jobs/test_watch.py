@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -19,6 +20,7 @@ from kbatch_server.models.results import JobOutputs
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from kbatch_server.store import Store
+from kbatch_server.store import jobs as jobstore
 from kbatch_server.store.changes import SharedChanges
 
 KEYS = ["A" * 43 + "="]
@@ -184,6 +186,26 @@ async def test_a_database_that_was_away_is_a_reset(postgresql, postgresql_url):
         assert isinstance(await see(reader), Reset)
         await store.jobs.update(job.id, status=Status.RUNNING)
         assert status_of(await see_past_resets(reader)) == Status.RUNNING
+
+
+async def test_what_readers_are_told_is_read_and_made_while_others_are_answered(db_url, monkeypatch):
+    in_loop, dumps = [], json.dumps
+
+    def note(call):
+        def noted(value, *args, **options):
+            if threading.current_thread() is threading.main_thread():
+                in_loop.append(value)
+            return call(value, *args, **options)
+
+        return noted
+
+    async with running(db_url) as (store, watch), following(watch) as reader:
+        await see(reader)
+        job, _ = await store.jobs.add(make_job())
+        monkeypatch.setattr(json, "dumps", note(dumps))
+        monkeypatch.setattr(jobstore, "make_job", note(jobstore.make_job))
+        assert json.loads((await see_past_resets(reader)).data)["id"] == job.id
+    assert in_loop == []
 
 
 async def test_no_more_bytes_are_kept_than_may_be_and_who_needs_an_older_change_reads_anew(db_url):

@@ -129,6 +129,23 @@ async def test_what_was_sent_is_listed_and_read_file_by_file(world):
         await world.outputs.find(job, "nope")
 
 
+async def test_results_are_looked_up_among_the_costly_reads_and_hold_up_no_other(world, monkeypatch):
+    await receive(world, make_tar(FILES))
+    job = await find_job(world)
+    database, costly = world.store._database, []
+    read = database.read
+
+    def note(operation, *, is_costly=False):
+        costly.append(is_costly)
+        return read(operation, is_costly=is_costly)
+
+    monkeypatch.setattr(database, "read", note)
+    await world.outputs.find(job, "a.txt")
+    await world.outputs.list(job)
+    await (await world.outputs.zip(job)).aclose()
+    assert costly == [True] * 3
+
+
 async def test_a_job_that_wrote_nothing_costs_the_storage_nothing(world):
     world.storage.fails["write"] = StorageError("nobody is to ask it")
     assert (await receive(world, make_tar({}))).files == 0

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from kbatch_server.audit import Action, make_entry
+from kbatch_server.audit import Action, AuditQuery, make_entry
 from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.models.job import Job, JobSpec, Pod, Status
@@ -167,6 +167,7 @@ async def test_a_page_ends_where_it_has_enough_bytes_and_the_next_goes_on_there(
         page = await store.jobs.list_page(JobQuery("alice", cursor=cursor, limit=20, max_bytes=10**6))
         found += [job.id for job in page.jobs]
         sizes.append(len(json.dumps([job.to_dict() for job in page.jobs])))
+        assert sizes[-1] / 2 < page.size < 2 * sizes[-1] + 2000
         cursor = page.next_cursor
         if cursor is None:
             break
@@ -177,6 +178,22 @@ async def test_a_page_ends_where_it_has_enough_bytes_and_the_next_goes_on_there(
         one = await store.jobs.list_page(JobQuery("alice", max_bytes=1))
     assert [job.id for job in one.jobs] == made[-1:]
     assert one.next_cursor is not None
+
+
+async def test_a_large_page_is_read_among_the_costly_reads(store, monkeypatch):
+    database, costly = store._database, []
+    read = database.read
+
+    def note(operation, *, is_costly=False):
+        costly.append(is_costly)
+        return read(operation, is_costly=is_costly)
+
+    monkeypatch.setattr(database, "read", note)
+    for query in ({"limit": 100}, {"limit": 101}, {"search": "x"}, {"tags": (("a", None),)}):
+        await store.jobs.list_page(JobQuery("alice", **query))
+    for limit in (100, 500):
+        await store.audit.list_page(AuditQuery(limit=limit))
+    assert costly == [False, True, True, True, False, True]
 
 
 async def test_pages_of_many_jobs_are_whole(store, monkeypatch):

@@ -159,7 +159,9 @@ class JobsDouble:
         start = int(query.cursor or 0)
         found = [job for job in reversed(self.jobs.values()) if query.user in (None, job.user)]
         end = start + query.limit
-        return JobPage(found[start:end], str(end) if end < len(found) else None)
+        page = found[start:end]
+        size = sum(500 + len(job.message) for job in page)
+        return JobPage(page, str(end) if end < len(found) else None, size)
 
     async def describe(self, user):
         return {
@@ -308,6 +310,7 @@ class OutputsDouble:
         self.files = {}
         self.omitted = []
         self.sent = {}
+        self.looked_for = []
         self.fails = None
         self.receiving = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -322,6 +325,7 @@ class OutputsDouble:
         return KeptOutputs(f"outputs/{job.id}/0", 10_000, files, self.omitted)
 
     async def find(self, job, path):
+        self.looked_for.append(path)
         files = self._find(job)
         if path not in files:
             raise NotFound(f"There is no file {path!r}.")

@@ -63,6 +63,7 @@ async def test_only_what_users_are_answered_holds_up_launches(web, api, monkeypa
         ("api/v1/jobs/summary", {}),
         ("api/v1/jobs?search=tr", {}),
         ("api/v1/jobs?tag=a", {}),
+        ("api/v1/jobs?limit=101", {}),
         ("api/v1/jobs/train-1/outputs", {}),
         ("api/v1/jobs/train-1/outputs.zip", {}),
         ("api/v1/jobs/train-1/logs?search=hello", {}),

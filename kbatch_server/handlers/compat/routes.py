@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Any
@@ -61,17 +61,26 @@ class KBatchHandler(BaseHandler):
         """The URL of this service as the client used it, with a slash at the end."""
         return f"{self.request.protocol}://{self.request.host}{self.services.auth.base_url}"
 
-    async def send_list(self, kind: str, pages: AsyncIterator[list[dict[str, Any]]]) -> None:
-        """Answer with a list that is sent page by page, so that a long one is never in memory as a whole."""
+    async def send_list(
+        self, kind: str, pages: AsyncIterator[list[Job]], make: Callable[[Job], list[dict[str, Any]]]
+    ) -> None:
+        """Answer with a list that is sent page by page, so that a long one is never in memory as a whole.
+
+        ``make`` returns the items of a job.
+        """
+
+        def dump(jobs: list[Job]) -> list[str]:
+            return [json.dumps(item) for job in jobs for item in make(job)]
+
         self.set_header("Content-Type", "application/json")
         self.write(f'{{"kind": "{kind}List", "metadata": {{}}, "items": [')
         comma = ""
-        async for items in pages:
+        async for jobs in pages:
             unsent = 0
-            for item in items:
-                shown = comma + json.dumps(item)
-                self.write(shown)
-                comma, unsent = ", ", unsent + len(shown)
+            # in a thread: a page may have megabytes
+            for item in await asyncio.to_thread(dump, jobs):
+                self.write(comma + item)
+                comma, unsent = ", ", unsent + len(item)
                 if unsent >= FLUSH_BYTES:
                     await self.flush()
                     unsent = 0
@@ -121,11 +130,7 @@ class JobsHandler(KBatchHandler):
     @needs_scope("read", whose="self", is_costly=True)
     async def get(self) -> None:
         """List the active and recently ended jobs."""
-        await self.send_list("Job", self._models())
-
-    async def _models(self) -> AsyncIterator[list[dict[str, Any]]]:
-        async for jobs in self.pages():
-            yield [manifests.make_job(job) for job in jobs]
+        await self.send_list("Job", self.pages(), lambda job: [manifests.make_job(job)])
 
     async def begin(self) -> None:
         """Prepare for the body; a large one, with code in it, counts as an upload as well."""
@@ -206,15 +211,12 @@ class PodsHandler(KBatchHandler):
     @needs_scope("read", whose="self", is_costly=True)
     async def get(self) -> None:
         """List pods; ``job_name`` is the id of a job whose pods to list."""
-        await self.send_list("Pod", self._models(self.get_query_argument("job_name", "")))
+        job_name = self.get_query_argument("job_name", "")
+        await self.send_list("Pod", self._job(job_name) if job_name else self.pages(), _make_pods)
 
-    async def _models(self, job_name: str) -> AsyncIterator[list[dict[str, Any]]]:
-        if job_name:
-            with suppress(NotFound):  # Kubernetes, too, lists no pods of a job that does not exist
-                yield _make_pods([await self.services.jobs.get(self.user, job_name)])
-            return
-        async for jobs in self.pages():
-            yield _make_pods(jobs)
+    async def _job(self, name: str) -> AsyncIterator[list[Job]]:
+        with suppress(NotFound):  # Kubernetes, too, lists no pods of a job that does not exist
+            yield [await self.services.jobs.get(self.user, name)]
 
 
 class PodHandler(KBatchHandler):
@@ -394,8 +396,8 @@ class CronJobsHandler(KBatchHandler):
     delete = get
 
 
-def _make_pods(jobs: list[Job]) -> list[dict[str, Any]]:
-    return [manifests.make_pod(job, pod) for job in jobs for pod in job.pods]
+def _make_pods(job: Job) -> list[dict[str, Any]]:
+    return [manifests.make_pod(job, pod) for pod in job.pods]
 
 
 default_handlers = [

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, make_url
@@ -26,6 +26,7 @@ from ...metrics import DATABASE_FAILURES
 from . import postgresql, sqlite
 from .errors import StoreError, first_line, is_disk_full
 from .groupcommit import GroupCommit
+from .readers import Readers
 from .schema import ensure_schema
 
 READERS = 4
@@ -59,8 +60,8 @@ class Database:
         self._log = log
         self._reader: Engine
         self._writer: Engine
-        self._readers: ThreadPoolExecutor
-        self._costly_readers: ThreadPoolExecutor
+        self._readers: Readers
+        self._costly_readers: Readers
         self._commits: GroupCommit
         self.is_failing = False
         """Whether the last write failed, as when the disk is full."""
@@ -79,8 +80,8 @@ class Database:
         """
         driver = _DRIVERS[self.url.drivername]
         self._reader, self._writer = driver.make_engines(self.url, readers=READERS + COSTLY_READERS)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="database-reader")
-        self._costly_readers = ThreadPoolExecutor(COSTLY_READERS, thread_name_prefix="database-costly-reader")
+        self._readers = Readers(READERS, name="database-reader")
+        self._costly_readers = Readers(COSTLY_READERS, name="database-costly-reader")
         self._commits = GroupCommit(self._writer)
         try:
             if not self.is_shared:
@@ -100,23 +101,24 @@ class Database:
     async def close(self) -> None:
         """Finish the operations in progress, and close all connections and threads."""
         await self._commits.close()
-        await asyncio.to_thread(self._close)
+        await self._readers.close()
+        await self._costly_readers.close()
+        await asyncio.to_thread(self._dispose)
 
-    def _close(self) -> None:
-        self._readers.shutdown()
-        self._costly_readers.shutdown()
+    def _dispose(self) -> None:
         self._reader.dispose()
         self._writer.dispose()
 
     async def read(self, operation: Callable[[Connection], Result], *, is_costly: bool = False) -> Result:
         """Return the result of an operation; each of its statements sees committed data. Raises Unavailable.
 
-        Operations that read many rows must set ``is_costly``: they wait for each other.
+        Operations that read many rows must set ``is_costly``: they wait for each other. Users take turns
+        (``Readers``).
         """
         readers = self._costly_readers if is_costly else self._readers
         with self._unavailable():
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(readers, self._read, operation)
+                return await readers.run(partial(self._read, operation))
 
     def _read(self, operation: Callable[[Connection], Result]) -> Result:
         try:
