@@ -250,6 +250,7 @@ class LogHandler(StreamHandler):
 
     async def _send_lines(self, job_id: str, selection: LogSelection, first: int, most: int) -> None:
         """Send some lines by their numbers, and the place from which to follow the rest."""
+        self._held.enter_context(self.services.throttle.download(self.user))
         text, attempt = await self.services.jobs.open_log(self.user, job_id, selection)
         self.set_header("Content-Type", "application/json")
         with reading_errors():

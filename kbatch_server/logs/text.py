@@ -136,7 +136,9 @@ class LogText:
                 content = await self._load(part)
             except ObjectNotFound:
                 continue
-            for line in await asyncio.to_thread(cutter.add, content, part.first_line):
+            lines = await asyncio.to_thread(cutter.add, content, part.first_line)
+            del content  # not in memory for as long as its reader takes the lines
+            for line in lines:
                 yield line
         for line in cutter.finish(is_open=not self.is_complete):
             yield line
