@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import TypeVar
 
-from ..errors import Forbidden, Unavailable
 from ..logs.reader import LogPlace, ShownPiece
 from ..logs.terminal import fold, has_controls, show_styled
 from ..ticks import until
@@ -86,19 +85,8 @@ class StreamHandler(BaseHandler):
                 async with asyncio.timeout(self.services.auth.stream_check_seconds):
                     await inflight.stopping.wait()
             except TimeoutError:
-                self._is_revoked = not await self._may_still_read(owner)
+                self._is_revoked = not await self.may_read_on(lambda user: user.admin or user.name == owner)
         ended.set()
-
-    async def _may_still_read(self, owner: str | None) -> bool:
-        try:
-            user = await self.services.auth.find_user_again(self)
-        except Unavailable:
-            return True
-        except Forbidden:
-            return False
-        return (
-            user is not None and self._needs().action in user.actions and (user.admin or user.name == owner)
-        )
 
     def _end(self) -> None:
         if self._watching is not None:

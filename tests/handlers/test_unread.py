@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
 from tornado.iostream import IOStream
 
+from kbatch_server.audit import Action, AuditEntry
 from kbatch_server.handlers import exchange
 from kbatch_server.handlers.exchange import FLUSH_BYTES
 from kbatch_server.handlers.streams import part_lines
 from kbatch_server.jobs.watch import SeenChange
 from kbatch_server.metrics import LIMITS_HELD
+from kbatch_server.models.times import utcnow
 from kbatch_server.web.throttle import Throttle
 from tests.support.waiting import until
-from tests.support.web_doubles import ask_and_read_nothing, make_job, running_web
+from tests.support.web_doubles import ACCESS, ACTIONS, ask_and_read_nothing, make_job, running_web
 
 EVENTS = {"Accept": "text/event-stream"}
 KBATCH = {"User-Agent": "python-httpx/0.28"}
@@ -60,7 +63,7 @@ def largest(monkeypatch):
 
 
 @asynccontextmanager
-async def running(piece, *, count=16, **limits):
+async def running(piece, *, count=16, stream_check_seconds=60, **limits):
     """Yield a service with a long log, long results and long changes, each of which is the piece repeated."""
 
     async def follow_changes(user, owner, *, after=None):
@@ -77,7 +80,8 @@ async def running(piece, *, count=16, **limits):
     async def make_zip(_):
         return read()
 
-    async with running_web(throttle=Throttle(**limits)) as web:
+    settings = {"stream_check_seconds": stream_check_seconds, "throttle": Throttle(**limits)}
+    async with running_web(**settings) as web:
         web.jobs.add(make_job())
         web.jobs.pieces["train-1"] = [piece] * count
         web.jobs.follow_changes = follow_changes
@@ -163,3 +167,46 @@ def test_chunks_of_lines_print_what_the_lines_are(lines):
         assert all(chunks)
         assert b"\n".join(chunks) == lines
         assert all(len(chunk) <= most + 1 or b"\n" not in chunk[:-1] for chunk in chunks)
+
+
+WHOLE = [each for each in READ if each not in FOLLOWED and "line=" not in each[0]]
+
+
+@pytest.fixture
+def entries():
+    """An audit record that is longer than what a kernel takes."""
+    entry = AuditEntry(
+        utcnow(), "alice", Action.CANCEL, "train-1", "alice", "user", "read", "::1", "r", "x" * 500
+    )
+    return [entry] * 20_000
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "change"),
+    [(*each, "revoked") for each in WHOLE]
+    + [(*WHOLE[0], change) for change in ("without the scope", "somebody else's")]
+    + [("api/v1/audit", {"Accept": "application/x-ndjson"}, "revoked")],
+)
+async def test_a_long_answer_ends_when_its_token_is_not_good_for_it_any_more(path, headers, change, entries):
+    async with running(CONTENT["lines"], stream_check_seconds=0.1) as web:
+        web.auth.hub_auth.cache_max_age = 0
+        web.jobs.entries = entries
+        web.hub.add_token("token", "root", scopes=(ACCESS, *ACTIONS, "custom:kbatch:admin"))
+        sock = ask_and_read_nothing(web, path, token="token", **headers)
+        await until(lambda: _find_waiting(web))
+        web.hub.status = 500  # while the hub does not respond it goes on
+        asked = len(web.hub.asked)
+        await until(lambda: len(web.hub.asked) >= asked + 3)
+        web.hub.status = 200
+        asked = len(web.hub.asked)
+        await until(lambda: len(web.hub.asked) >= asked + 3)
+        assert _find_waiting(web)
+        if change == "revoked":
+            del web.hub.models["token"]
+        elif change == "without the scope":
+            web.hub.add_token("token", "root", scopes=(ACCESS, ACTIONS[0]))
+        else:
+            web.hub.add_token("token", "bob", scopes=(ACCESS, *ACTIONS, "custom:kbatch:admin"))
+        await until(lambda: not web.services.inflight._open)
+        sock.close()
+        await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "ask-again"])
