@@ -81,8 +81,9 @@ class AuditHandler(BaseHandler):
         self.set_header("Content-Type", "application/x-ndjson")
         while True:
             page = await self.services.jobs.audit(query)
-            self.write("".join(json.dumps(entry.to_dict()) + "\n" for entry in page.entries))
-            await self.flush()
+            await self.send_piece(
+                "".join(json.dumps(entry.to_dict()) + "\n" for entry in page.entries).encode()
+            )
             if page.next_before is None:
                 return
             query = replace(query, before=page.next_before)

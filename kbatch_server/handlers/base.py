@@ -3,11 +3,13 @@ form."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jupyterhub.services.auth import HubOAuthenticated
@@ -68,6 +70,8 @@ class BaseHandler(HubOAuthenticated, Exchange):
         self.hub_auth = services.auth.hub_auth
         self._xsrf_error: HTTPError | None = None
         self.owner: str | None = None  # whose request it is: the user, or that of the job
+        self._asking_at: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     async def _admit(self) -> None:
         needs = self._needs()
@@ -78,6 +82,8 @@ class BaseHandler(HubOAuthenticated, Exchange):
             self._held.enter_context(self.services.throttle.request(self.user))
         if needs.action is not None:
             self.services.auth.check_action(self.user, needs.action)
+        if needs.user and self.request.method == "GET":
+            self._ask_again_later()
         if needs.spends is not None:
             self.services.throttle.spend(self.user, needs.spends)
         if needs.is_costly:
@@ -108,6 +114,44 @@ class BaseHandler(HubOAuthenticated, Exchange):
         if user is None:
             self.unknown_user()
         self.take_user(user)
+
+    def _ask_again_later(self) -> None:
+        seconds = self.services.auth.stream_check_seconds
+        self._asking_at = asyncio.get_running_loop().call_later(seconds, self._ask_again_soon)
+
+    def _ask_again_soon(self) -> None:
+        self._asking = asyncio.create_task(self._ask_again(), name="ask-again")
+
+    async def _ask_again(self) -> None:
+        """End an answer that takes long if its user may not read it any more; else look again later."""
+        if self.is_stream:  # it looks itself, and ends with a message
+            return
+        asked = self.user
+        if await self.may_read_on(lambda user: user.name == asked.name and user.admin >= asked.admin):
+            self._ask_again_later()
+            return
+        message = "%s %s of %s was cut off: the token has expired or lost its scope, request=%s"
+        uri = scrub_url(self.request.uri or "")
+        app_log.info(message, self.request.method, uri, asked.name, self.request_id)
+        self._stream.close()  # an ordinary end would make a part look like the whole
+
+    async def may_read_on(self, is_allowed: Callable[[User], bool]) -> bool:
+        """Ask the hub again whether the user may read this answer; while it does not respond, they may."""
+        try:
+            user = await self.services.auth.find_user_again(self)
+        except Unavailable:
+            return True
+        except Forbidden:
+            return False
+        action = self._needs().action
+        return user is not None and (action is None or action in user.actions) and is_allowed(user)
+
+    def _end(self) -> None:
+        if self._asking_at is not None:
+            self._asking_at.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+        super()._end()
 
     def take_user(self, user: User) -> None:
         """Set the user, who is known now."""

@@ -40,6 +40,12 @@ WRITE_SECONDS = 300
 SHORT_ANSWER_BYTES = 64 * 1024
 """Answers up to this size do not count: usually the kernel takes all of them."""
 
+FLUSH_BYTES = 64 * 1024
+"""Size of one write of a long answer: the client must have read most of it before the next one."""
+
+UNREAD_SECONDS = 5
+"""Seconds in which a client must read a write for which ``Throttle.max_unread_bytes`` has no room."""
+
 LINGER_SECONDS = 5
 """Seconds for which a rejected client may continue to send. Closing at once would reset the connection, and
 the client, still busy sending, would never read the answer."""
@@ -63,6 +69,13 @@ class Exchange(RequestHandler):
     services: Services
     is_stream = False
     """Whether the answer has no end of its own, like a followed log."""
+
+    counts_unread = False
+    """Whether what the client makes the service hold in memory counts to ``Throttle.max_unread_bytes``.
+
+    True for what has no place among the downloads, of which there are few."""
+    piece_bytes = 0
+    """Size of the piece that ``send_piece`` sends the parts of, which stays in memory until the last one."""
 
     def initialize(self, services: Services) -> None:
         """Take the services; called by Tornado for each request."""
@@ -312,6 +325,34 @@ class Exchange(RequestHandler):
             timer = asyncio.get_running_loop().call_later(self.write_seconds, self._stream.close)
             sent.add_done_callback(lambda _: timer.cancel())
         return sent
+
+    async def send_piece(self, data: bytes, *, is_whole: bool = False) -> None:
+        """Send a piece of a long answer, and return when the client has read it, or the kernel holds it.
+
+        The service writes ``FLUSH_BYTES`` at a time; with ``is_whole`` all of it, for a client that sees the
+        difference. A client that reads too slowly while there is no room is disconnected.
+        """
+        step = len(data) if is_whole else FLUSH_BYTES
+        for at in range(0, len(data), step or 1):
+            part = data[at : at + step]
+            self.write(part)
+            # HTTP's chunk is a copy of the part
+            await self._flush_counted(self.piece_bytes + len(data) + len(part))
+
+    async def _flush_counted(self, size: int) -> None:
+        sent = self.flush()
+        if not (self.counts_unread and self._stream.writing()):
+            await sent
+            return
+        try:
+            place = self.services.throttle.answer(self.current_user, size)
+            with place:
+                await sent
+        except (TooManyRequests, Unavailable):
+            await asyncio.wait({sent}, timeout=UNREAD_SECONDS)
+            if not sent.done():
+                self._stream.close()
+                raise StreamClosedError from None
 
     async def run_while_connected(self, work: Coroutine[Any, Any, Result]) -> Result | None:
         """Return the result of the work; if the client goes away, cancel the work and return None."""

@@ -18,6 +18,7 @@ from ..ticks import with_ticks
 from ..web.access import needs_scope
 from ..web.answers import answers
 from ..web.query import Parameter, flag, limit, read_age, read_range, text, whole_number
+from .exchange import FLUSH_BYTES
 from .outputs import RANGE, make_disposition
 from .streams import EventEncoder, StreamHandler, make_last_line
 
@@ -28,9 +29,6 @@ RETRY_SECONDS = 2
 """Seconds until a browser that followed a log reconnects after the service was stopped."""
 
 MAX_HITS = 10_000
-
-FLUSH_BYTES = 64 * 1024
-"""Bytes of an answer to collect before sending: ten thousand long lines are a hundred megabytes."""
 
 MAX_WORDS = 1000
 """Maximum length of the words to search for."""
@@ -156,15 +154,15 @@ class LogHandler(StreamHandler):
     async def _send(self, job_id: str, selection: LogSelection, *, follow: bool) -> None:
         after = self._read_last_event_id() if follow or self._wants_events else None
         throttle = self.services.throttle
-        hold = throttle.stream if follow or after is not None else throttle.download
-        self._held.enter_context(hold(self.user))
+        self.counts_unread = is_followed = follow or after is not None
+        self._held.enter_context((throttle.stream if is_followed else throttle.download)(self.user))
         pieces = await self.services.jobs.logs(self.user, job_id, selection, follow=follow, after=after)
-        if follow:
+        if is_followed:
             owner = (await self.services.jobs.get(self.user, job_id)).user
             pieces = self.until_cut_off(pieces, owner=owner)
         async with aclosing(pieces):
             if self._wants_events:
-                await self._send_events(job_id, pieces)
+                await self._send_events(job_id, self.in_parts(pieces))
             else:
                 await self._send_text(pieces)
                 if self.cut_off:
@@ -185,8 +183,7 @@ class LogHandler(StreamHandler):
         self.set_header("Accept-Ranges", "bytes")
         await self.flush()  # the reader of a job that waits sees that the log is being followed
         async for piece in pieces:
-            self.write(piece.data)
-            await self.flush()
+            await self.send_piece(piece.data)
 
     async def _send_events(self, job_id: str, pieces: AsyncGenerator[ShownPiece]) -> None:
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -214,8 +211,7 @@ class LogHandler(StreamHandler):
                 if not events and now() - sent_at >= KEEP_ALIVE_SECONDS:
                     events = encoder.KEEP_ALIVE
                 if events:
-                    self.write(events)
-                    await self.flush()
+                    await self.send_piece(events)
                     sent_at = now()
         if self.cut_off:
             # do not send the incomplete line: a client that continues after the last id gets all of it
@@ -245,11 +241,11 @@ class LogHandler(StreamHandler):
         with reading_errors():
             async with aclosing(text.read(text.begin + start, text.begin + end)) as pieces:
                 async for data, _ in pieces:
-                    self.write(data)
-                    await self.flush()
+                    await self.send_piece(data)
 
     async def _send_lines(self, job_id: str, selection: LogSelection, first: int, most: int) -> None:
         """Send some lines by their numbers, and the place from which to follow the rest."""
+        self._held.enter_context(self.services.throttle.download(self.user))
         text, attempt = await self.services.jobs.open_log(self.user, job_id, selection)
         self.set_header("Content-Type", "application/json")
         with reading_errors():

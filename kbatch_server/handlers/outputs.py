@@ -97,8 +97,7 @@ class SandboxedHandler(BaseHandler):
         """Send the pieces, as fast as the client reads them."""
         async with aclosing(pieces):
             async for piece in pieces:
-                self.write(piece)
-                await self.flush()
+                await self.send_piece(piece)
 
 
 class OutputsZipHandler(SandboxedHandler):

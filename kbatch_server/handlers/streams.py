@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import TypeVar
 
-from ..errors import Forbidden, Unavailable
-from ..logs.reader import LogPlace
+from ..logs.reader import LogPlace, ShownPiece
 from ..logs.terminal import fold, has_controls, show_styled
 from ..ticks import until
 from .base import BaseHandler
+from .exchange import FLUSH_BYTES
 
 Item = TypeVar("Item")
 
 MAX_LINE_BYTES = 64 * 1024
 """A longer line is sent in parts, so that a log of one endless line does not fill the memory."""
+
+LEAST_PART_BYTES = 8 * 1024
+
+STYLED_FACTOR = 4
+"""How many times as long as it was written a line may become, with what changes its colours."""
 
 BAR_SECONDS = 0.25
 """Minimum seconds between two states of a progress bar sent as events: nobody can read more."""
@@ -60,6 +66,17 @@ class StreamHandler(BaseHandler):
         self._watching = asyncio.create_task(self._watch_end(owner, ended), name="stream-end")
         return until(items, ended)
 
+    async def in_parts(self, pieces: AsyncGenerator[ShownPiece]) -> AsyncGenerator[ShownPiece]:
+        """Yield pieces of a log in parts that are not much longer than one write when they are encoded."""
+        async with aclosing(pieces):
+            async for piece in pieces:
+                self.piece_bytes, at = len(piece.data), 0
+                while at < len(piece.data):
+                    end = _find_part_end(piece.data, at)
+                    offset = piece.place.offset - (len(piece.data) - end)
+                    yield ShownPiece(piece.data[at:end], LogPlace(piece.place.attempt, offset))
+                    at = end
+
     async def _watch_end(self, owner: str | None, ended: asyncio.Event) -> None:
         """Set ``ended`` when the service stops, or the user may not read this any more."""
         inflight = self.services.inflight
@@ -68,19 +85,8 @@ class StreamHandler(BaseHandler):
                 async with asyncio.timeout(self.services.auth.stream_check_seconds):
                     await inflight.stopping.wait()
             except TimeoutError:
-                self._is_revoked = not await self._may_still_read(owner)
+                self._is_revoked = not await self.may_read_on(lambda user: user.admin or user.name == owner)
         ended.set()
-
-    async def _may_still_read(self, owner: str | None) -> bool:
-        try:
-            user = await self.services.auth.find_user_again(self)
-        except Unavailable:
-            return True
-        except Forbidden:
-            return False
-        return (
-            user is not None and self._needs().action in user.actions and (user.admin or user.name == owner)
-        )
 
     def _end(self) -> None:
         if self._watching is not None:
@@ -219,6 +225,38 @@ class LineChunker:
         """Return the last line as it is now if it is one that is redrawn repeatedly; else nothing."""
         line = self._rest.rpartition(b"\n")[2]
         return show_styled(line) if has_controls(line) else b""
+
+
+def part_lines(lines: bytes, most: int) -> Iterator[bytes]:
+    """Yield chunks of whole lines, as LineChunker has them, of ``most`` bytes or of one longer line."""
+    at = 0
+    while len(lines) - at > most:
+        cut = lines.rfind(b"\n", at + 1, at + most)
+        if cut < 0:
+            cut = lines.find(b"\n", at + most)
+        if not 0 <= cut < len(lines) - 1:  # an empty line cannot be a chunk of its own
+            break
+        yield lines[at:cut]
+        at = cut + 1
+    if lines:
+        yield lines[at:]
+
+
+def _find_part_end(data: bytes, at: int) -> int:
+    """Return the end of a part of a log: after a line if possible."""
+    size = FLUSH_BYTES
+    while size > LEAST_PART_BYTES and _measure(data, at, at + size) > 2 * FLUSH_BYTES:
+        size //= 2
+    if at + size >= len(data):
+        return len(data)
+    return data.rfind(b"\n", at, at + size) + 1 or at + size
+
+
+def _measure(data: bytes, start: int, end: int) -> int:
+    """Return about how long a part is as an event, which has ``data: `` before each line."""
+    lines = data.count(b"\n", start, end)
+    size = min(end, len(data)) - start
+    return (STYLED_FACTOR if has_controls(data[start:end]) else 1) * size + len("data: ") * lines
 
 
 def _shorten(line: bytes) -> tuple[bytes, bool]:

@@ -43,6 +43,7 @@ class WatchHandler(StreamHandler, JobModelHandler):
         changes = await self.services.jobs.follow_changes(self.user, owner, after=after)
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
+        self.counts_unread = True
         await self.run_while_connected(self._send(self.until_cut_off(changes, owner=owner)))
 
     async def _send(self, changes: AsyncGenerator[SeenChange | Reset]) -> None:
@@ -53,8 +54,8 @@ class WatchHandler(StreamHandler, JobModelHandler):
                     self.write(EventEncoder.KEEP_ALIVE)
                     await self.flush()
                     async for change in ticking:
-                        self.write(EventEncoder.KEEP_ALIVE if change is None else self._make_event(change))
-                        await self.flush()
+                        event = EventEncoder.KEEP_ALIVE if change is None else self._make_event(change)
+                        await self.send_piece(event)
             except TimeoutError:
                 return
 

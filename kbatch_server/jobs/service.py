@@ -16,7 +16,7 @@ from ..failpoints import reach
 from ..launchers.base import JobLauncher, LauncherUnavailable
 from ..limits.config import Limits
 from ..logs.follower import LogFollower
-from ..logs.reader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
+from ..logs.reader import ALL, FOLLOWED_BYTES, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from ..logs.text import LogText
 from ..metrics import SUBMITTED
 from ..models.job import Job, JobEvent, JobSpec, Status
@@ -260,7 +260,7 @@ class Jobs(LoggingConfigurable):
         if after is not None or (follow and not job.is_over):
             find_attempt(job, LogSelection(pod=selection.pod))  # an attempt that does not exist raises now
             return LogFollower(self.reader, self.store.jobs, job).pieces(selection, after=after)
-        return await self.reader.read(job, selection)
+        return await self.reader.read(job, selection, most=FOLLOWED_BYTES if follow else None)
 
     async def open_log(self, user: User, job_id: str, selection: LogSelection = ALL) -> tuple[LogText, int]:
         """Return the log as it is now, to read a part of it or to search it, and the number of its attempt.

@@ -12,6 +12,7 @@ from ..models.job import Job
 from ..store.jobs import JobStore
 from .reader import (
     ALL,
+    FOLLOWED_BYTES,
     NOT_YET,
     POLL_SECONDS,
     Attempt,
@@ -90,10 +91,10 @@ class LogFollower:
         selection = None if isinstance(begin, int) else begin
         delay, limit = POLL_SECONDS
         while True:
-            text, start = await self._find_text(attempt, at, selection)
+            text, start, at = await self._find_text(attempt, at, selection)
             selection = None
             if text is not None:
-                async with aclosing(show(text, attempt, start)) as pieces:
+                async with aclosing(show(text, attempt, start, FOLLOWED_BYTES)) as pieces:
                     async for piece in pieces:
                         yield piece
                 if text.is_complete:
@@ -112,8 +113,8 @@ class LogFollower:
 
     async def _find_text(
         self, attempt: Attempt, at: int, selection: LogSelection | None
-    ) -> tuple[LogText | None, int]:
-        """Return the stored log after an offset, and where to begin in it."""
+    ) -> tuple[LogText | None, int, int]:
+        """Return the stored log after an offset, where to begin in it, and from which offset that is."""
         with reading_errors():
             times = selection is not None and selection.since is not None
             # the part in memory is followed later, in small pieces, unless the selection needs it here
@@ -122,8 +123,15 @@ class LogFollower:
                 self._job, attempt, after=at, times=times, with_live=with_live
             )
             if text is None:
-                return None, 0
-            return text, text.find_offset(at) if selection is None else await find_begin(text, selection)
+                return None, 0, at
+            if selection is None:
+                return text, text.find_offset(at), at
+            begin = await find_begin(text, selection)
+            if with_live:  # the text has a copy of what is in memory: not for as long as its reader takes
+                at = text.find_place(begin)
+                text = await self._reader.make_text(self._job, attempt, after=at, with_live=False)
+                begin = 0 if text is None else text.find_offset(at)
+            return text, begin, at
 
     async def _follow_live(self, attempt: Attempt, at: int) -> AsyncGenerator[ShownPiece]:
         """Yield new data after an offset while this process's recorder has it in memory."""

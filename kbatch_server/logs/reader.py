@@ -21,6 +21,9 @@ from .recorder import LogRecorder, find_attempts
 from .text import LogText, Part, ends_line, say
 from .writer import LogWriter, make_key
 
+FOLLOWED_BYTES = 128 * 1024
+"""Size of the pieces for a reader who follows a log: many may, each slowly, and holds one in memory."""
+
 POLL_SECONDS = (0.1, 1.0)
 """Seconds between two reads of a record while waiting for a change: the first and the last interval."""
 
@@ -85,10 +88,12 @@ class LogReader(LoggingConfigurable):
         text, attempt = await self._open(job, selection)
         return text, attempt.number
 
-    async def read(self, job: Job, selection: LogSelection = ALL) -> AsyncGenerator[ShownPiece]:
+    async def read(
+        self, job: Job, selection: LogSelection = ALL, *, most: int | None = None
+    ) -> AsyncGenerator[ShownPiece]:
         """Return an iterator over the log as it is now, after reading its first piece; raises likewise."""
         text, attempt = await self._open(job, selection)
-        return await _begun(show(text, attempt, text.begin))
+        return await _begun(show(text, attempt, text.begin, most))
 
     async def _open(self, job: Job, selection: LogSelection) -> tuple[LogText, Attempt]:
         attempt = find_attempt(job, selection)
@@ -199,10 +204,12 @@ async def find_begin(text: LogText, selection: LogSelection) -> int:
     return begin
 
 
-async def show(text: LogText, attempt: Attempt, begin: int) -> AsyncGenerator[ShownPiece]:
-    """Yield a text from an offset on; raises Unavailable."""
+async def show(
+    text: LogText, attempt: Attempt, begin: int, most: int | None = None
+) -> AsyncGenerator[ShownPiece]:
+    """Yield a text from an offset on, ``most`` bytes at a time; raises Unavailable."""
     with reading_errors():
-        async with aclosing(text.read(begin)) as pieces:
+        async with aclosing(text.read(begin, most=most)) as pieces:
             async for data, end in pieces:
                 yield ShownPiece(data, LogPlace(attempt.number, end))
 
@@ -251,8 +258,10 @@ async def _begun(pieces: AsyncIterator[ShownPiece]) -> AsyncGenerator[ShownPiece
 
     async def all_pieces() -> AsyncGenerator[ShownPiece]:
         async with aclosing(pieces):  # type: ignore[type-var]
+            nonlocal first
             if first is not None:
                 yield first
+                first = None  # it is in memory no longer than the others
             async for piece in pieces:
                 yield piece
 

@@ -63,10 +63,13 @@ class LogText:
         """Bytes of the text."""
         return self._starts[-1]
 
-    async def read(self, start: int = 0, end: int | None = None) -> AsyncGenerator[tuple[bytes, int]]:
+    async def read(
+        self, start: int = 0, end: int | None = None, *, most: int | None = None
+    ) -> AsyncGenerator[tuple[bytes, int]]:
         """Yield the text between two offsets in pieces, each with the offset after it in the output.
 
-        Raises StorageError. An object that was removed in the meantime becomes a line that says so.
+        A piece has ``most`` bytes at most; None leaves that to the storage. Raises StorageError. An object
+        that was removed in the meantime becomes a line that says so.
         """
         end = self.size if end is None else min(end, self.size)
         missing = 0
@@ -76,7 +79,7 @@ class LogText:
             if first >= last:
                 break
             try:
-                async with aclosing(self._read_part(part, first, last)) as pieces:
+                async with aclosing(self._read_part(part, first, last, most)) as pieces:
                     async for piece in pieces:
                         if missing:
                             yield _say_missing(missing), part.end - part.size
@@ -88,14 +91,19 @@ class LogText:
         if missing:
             yield _say_missing(missing), self.end
 
-    async def _read_part(self, part: Part, first: int, last: int) -> AsyncGenerator[bytes]:
-        if not part.key:
-            yield part.data[first:last]
-            return
-        pieces = self._storage.read(part.key, start=first, length=last - first)
-        async with aclosing(pieces):  # type: ignore[type-var]
-            async for piece in pieces:
-                yield piece
+    async def _read_part(
+        self, part: Part, first: int, last: int, most: int | None = None
+    ) -> AsyncGenerator[bytes]:
+        step = last - first if most is None else most
+        for at in range(first, last, step or 1):
+            end = min(at + step, last)
+            if not part.key:
+                yield part.data[at:end]
+                continue
+            pieces = self._storage.read(part.key, start=at, length=end - at)
+            async with aclosing(pieces):  # type: ignore[type-var]
+                async for piece in pieces:
+                    yield piece
 
     async def _load(self, part: Part) -> bytes:
         return b"".join([piece async for piece in self._read_part(part, 0, part.size)])
@@ -136,7 +144,9 @@ class LogText:
                 content = await self._load(part)
             except ObjectNotFound:
                 continue
-            for line in await asyncio.to_thread(cutter.add, content, part.first_line):
+            lines = await asyncio.to_thread(cutter.add, content, part.first_line)
+            del content  # not in memory for as long as its reader takes the lines
+            for line in lines:
                 yield line
         for line in cutter.finish(is_open=not self.is_complete):
             yield line
@@ -155,6 +165,15 @@ class LogText:
             if part.end > offset:
                 return at + (max(offset - (part.end - part.size), 0) if part.first_line else 0)
         return self.size
+
+    def find_place(self, at: int) -> int:
+        """Return the offset in the attempt's output from which to read this text from ``at`` on."""
+        before = 0
+        for part, start in zip(self._parts, self._starts, strict=False):
+            if start + part.size > at:
+                return part.end - part.size + at - start if part.first_line else before
+            before = part.end
+        return self.end
 
     async def search(self, words: str, *, most: int | None = None) -> AsyncGenerator[Hit]:
         """Yield the lines from ``begin`` on that contain the words, ignoring case; raises StorageError.

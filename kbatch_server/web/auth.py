@@ -326,8 +326,9 @@ class HubAuthenticator(LoggingConfigurable):
     stream_check_seconds = Float(
         120,
         min=0.1,
-        help="""Seconds between two checks of the token of a client that follows a log or watches jobs. If the
-        token is no longer valid, the service ends the stream, up to ``cache_max_age_seconds`` later.
+        help="""Seconds between two checks of the token of a client that follows a log or watches jobs, or
+        whose download takes that long. If the token is no longer valid, the service ends the response, up to
+        ``cache_max_age_seconds`` later.
         """,
         config=True,
     )

@@ -111,8 +111,8 @@ class Throttle(LoggingConfigurable):
     concurrent_downloads_per_user = Integer(
         16,
         min=1,
-        help="""The maximum number of concurrent downloads (whole results and logs) of one user; one more gets
-        429. A HEAD request for a result counts, too.
+        help="""The maximum number of concurrent downloads (results, whole logs, and lines of a log by their
+        numbers) of one user; one more gets 429. A HEAD request for a result counts, too.
         """,
         config=True,
     )
@@ -183,7 +183,10 @@ class Throttle(LoggingConfigurable):
         one more gets 503.
 
         If a client takes more than five minutes to read a response, the service closes the connection.
-        Results and logs do not count: the service reads them only as fast as their clients do.
+        Results and logs do not count: the service reads them only as fast as their clients do. A log that is
+        followed, and changes that are watched, count with what the service holds of them while their clients
+        do not read, at most a few hundred kilobytes each. If there is no room for it, the service closes the
+        connection after five seconds.
         """,
         config=True,
     )

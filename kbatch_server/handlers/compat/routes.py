@@ -20,7 +20,8 @@ from ...ticks import with_ticks
 from ...web.access import needs_nothing, needs_scope, needs_user
 from ...web.query import read_flag
 from ..base import BaseHandler
-from ..streams import LineChunker, StreamHandler, make_last_line
+from ..exchange import FLUSH_BYTES
+from ..streams import LineChunker, StreamHandler, make_last_line, part_lines
 from ..uploads import ReceivingHandler
 from . import answers as manifests
 from . import first_client as flat
@@ -33,9 +34,6 @@ PAGE = 500
 
 LARGE_BODY_BYTES = 2**20
 """JSON larger than this counts as an upload; few such bodies are decoded at a time, in a thread."""
-
-FLUSH_BYTES = 64 * 1024
-"""Bytes of a list to collect before sending."""
 
 GATHER_SECONDS = 0.2
 """Seconds to gather lines into one chunk for the client that prints each chunk."""
@@ -244,6 +242,7 @@ class LogHandler(StreamHandler, KBatchHandler):
     async def _send(self, name: str, *, follow: bool) -> None:
         place = self.services.throttle.stream if follow else self.services.throttle.download
         self._held.enter_context(place(self.user))
+        self.counts_unread = follow
         job, pod = await self.find_job_of(name)
         try:
             selection = LogSelection(pod=pod)
@@ -261,15 +260,14 @@ class LogHandler(StreamHandler, KBatchHandler):
             if not is_kbatch:
                 await self._send_bytes(pieces)
             elif follow:
-                await self._send_chunks(pieces)
+                await self._send_chunks(self.in_parts(pieces))
             else:
-                await self._send_lines(pieces)
+                await self._send_lines(self.in_parts(pieces))
 
     async def _send_bytes(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         await self.flush()
         async for piece in pieces:
-            self.write(piece.data)
-            await self.flush()
+            await self.send_piece(piece.data)
         if self.cut_off:
             self.write(make_last_line(self.cut_off))
 
@@ -279,8 +277,7 @@ class LogHandler(StreamHandler, KBatchHandler):
         async for piece in pieces:
             chunker.add(piece.data)
             if lines := chunker.take():
-                self.write(lines + b"\n")
-            await self.flush()
+                await self.send_piece(lines + b"\n")
         self.write(chunker.take(final=True))
 
     async def _send_chunks(self, pieces: AsyncGenerator[ShownPiece]) -> None:
@@ -307,13 +304,12 @@ class LogHandler(StreamHandler, KBatchHandler):
                 if lines or now() - looked_at >= BAR_SECONDS:
                     lines = lines or chunker.show_bar()
                     looked_at = now()
-                if lines:
-                    self.write(encoder.compress(lines) if encoder else lines)
-                elif encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
-                    self.write(encoder.EMPTY_BLOCK)
-                else:
+                if not lines and encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
+                    await self.send_piece(encoder.EMPTY_BLOCK)
+                elif not lines:
                     continue
-                await self.flush()
+                for chunk in part_lines(lines, FLUSH_BYTES):
+                    await self.send_piece(encoder.compress(chunk) if encoder else chunk, is_whole=True)
                 sent_at = now()
         rest = chunker.take(final=True)
         if self.cut_off:
