@@ -145,7 +145,12 @@ def drawn(monkeypatch):
             sizes.append(len(text))
             return super().write(text)
 
+    def read_one(text, read=terminal._type):
+        sizes.append(len(text))
+        return read(text)
+
     monkeypatch.setattr(terminal, "_Line", Counted)
+    monkeypatch.setattr(terminal, "_type", read_one)
     return sizes
 
 
