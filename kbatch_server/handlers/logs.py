@@ -204,10 +204,11 @@ class LogHandler(StreamHandler):
                 events = b""
                 if piece is not None:
                     if place is not None and place.attempt != piece.place.attempt:
-                        events = encoder.finish(place)
+                        events = await self.draw(encoder, EventEncoder.finish, place)
                     place = piece.place
-                    events += encoder.encode(piece.data, place)
-                events += encoder.show_bar(now(), place)
+                    events += await self.draw(encoder, EventEncoder.encode, piece.data, place)
+                if encoder.get_bar_wait(now()) == 0:
+                    events += await self.draw(encoder, EventEncoder.show_bar, now(), place)
                 if not events and now() - sent_at >= KEEP_ALIVE_SECONDS:
                     events = encoder.KEEP_ALIVE
                 if events:
@@ -217,7 +218,7 @@ class LogHandler(StreamHandler):
             # do not send the incomplete line: a client that continues after the last id gets all of it
             self.write(encoder.make_retry(RETRY_SECONDS, self.cut_off))
             return
-        self.write(encoder.finish(place))
+        self.write(await self.draw(encoder, EventEncoder.finish, place))
         job = await self.services.jobs.get(self.user, job_id)
         end = {
             "status": job.status.value,
