@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from typing_extensions import TypedDict
 
@@ -277,11 +277,14 @@ class LogHandler(StreamHandler):
         else:
             await self._send_hits(text, words, most)
 
+    def _take_turn(self) -> AbstractAsyncContextManager[None]:
+        return self.services.throttle.draw(self.user)
+
     async def _send_hits(self, text: LogText, words: str, most: int) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         count = 0
         with reading_errors():
-            async with aclosing(text.search(words, most=most + 1)) as hits:
+            async with aclosing(text.search(words, most=most + 1, take_turn=self._take_turn)) as hits:
                 async for hit in hits:
                     if count == most:
                         self.write(f"[... more lines match: these are the first {most} ...]\n")
@@ -289,6 +292,9 @@ class LogHandler(StreamHandler):
                     count += 1
                     self.write(f"{hit.line}:{hit.text}\n")
                     await self.flush()
+        if text.search_took_too_long:
+            words = f"the search took more than {text.search_seconds:g} s: more lines may match"
+            self.write(f"[... {words} ...]\n")
 
     async def _send_hits_as_json(self, text: LogText, words: str, most: int) -> None:
         """Send the hits as they are found, never holding all of them in memory."""
@@ -296,7 +302,7 @@ class LogHandler(StreamHandler):
         self.write('{"items": [')
         count, is_truncated = 0, False
         with reading_errors():
-            async with aclosing(text.search(words, most=most + 1)) as hits:
+            async with aclosing(text.search(words, most=most + 1, take_turn=self._take_turn)) as hits:
                 async for hit in hits:
                     if count == most:
                         is_truncated = True
@@ -305,6 +311,7 @@ class LogHandler(StreamHandler):
                     self.write(json.dumps(_make_line(hit)))
                     count += 1
                     await self.flush()
+        is_truncated = is_truncated or text.search_took_too_long
         self.write(f'], "truncated": {json.dumps(is_truncated)}}}\n')
 
 

@@ -48,16 +48,17 @@ _DRAWN = re.compile(rb"^[^\n\r\b\x1b]*+(?:\x1b\[[0-9;:]*+m[^\n\r\b\x1b]*+)*+[\r\
 
 _MOVES = re.compile(r"([\r\b]++)")
 
-_SEQUENCE = (
-    r"\x1b\[[0-?]*+[ -/]*+[@-~]"
+_TOKENS = re.compile(
+    r"(\x1b\[[0-?]*+[ -/]*+[@-~]"
     r"|\x1b\][^\x07\x1b]*+(?:\x07|\x1b\\)"
     r"|\x1b[PX^_][^\x1b]*+\x1b\\"
+    r"|\x1b(?:\[[0-?]*+[ -/]*+|\][^\x07\x1b]*+\x1b?|[PX^_][^\x1b]*+\x1b?|[ -/]*+)\Z"
+    r"|\x1b(?:[ -/]*+[0-~])?)"
 )
-_REST = r"\x1b(?:\[[0-?]*+[ -/]*+|\][^\x07\x1b]*+\x1b?|[PX^_][^\x1b]*+\x1b?|[ -/]*+)\Z"
-_TOKENS = re.compile(rf"({_SEQUENCE}|{_REST}|\x1b(?:[ -/]*+[0-~])?)")
 """Escape sequences of ECMA-48. Matching each part takes time linear in the length of the text."""
 
-_CUT_SEQUENCE = re.compile(_REST)
+_CUT_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*+[ -/]*+|\][^\x07\x1b]*+\x1b?|[PX^_][^\x1b]*+\x1b?|[ -/]*+)\Z")
+"""One that is incomplete: the last but one of them."""
 
 _CONTROL = re.compile(r"\x1b\[([0-?]*+)[ -/]*+([@-~])")
 
