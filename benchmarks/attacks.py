@@ -34,6 +34,12 @@ MIB = 2**20
 LONG_LOG = "yes aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa | head -c 8000000; sleep 100000"
 """What the one job runs that stays: it has a log to be searched, and results to be sent."""
 
+DRAWN_LOG = r"""
+lines=$(printf 'a\b\n%.0s' $(seq 1000); printf 'a\rb\n%.0s' $(seq 1000); printf '\033[K\n%.0s' $(seq 1000))
+for i in $(seq 1000); do printf '%s\n' "$lines"; done; sleep 100000
+"""
+"""The same of the job whose log is 11 MB of lines that must be drawn."""
+
 
 def make_head(method: str, path: str, *headers: str) -> bytes:
     """Return the head of a request."""
@@ -73,7 +79,7 @@ class Attackers:
         """Take the service's port, and its key: links are signed with it, as the service does for jobs."""
         self._port = port
         self._keyring = Keyring([key])
-        self._job_id = "none"
+        self._job_id = self._drawn_job_id = "none"
         self.sent: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         """What each was answered, and how often: ``none`` where it read no answer, or none came."""
         self._numbers = itertools.count()
@@ -103,13 +109,15 @@ class Attackers:
             (self.ask_for_sums, 8, 0.1),
             (self.ask_for_lists, 4, 0.2),
             (self.follow_logs, 20, 1.0),
+            (self.read_drawn_logs, 8, 0.1),
             (self.submit_and_cancel, 1, 0.5),
         ]
 
     async def run(self, seconds: float) -> None:
-        """Do all of it for so long, while a job of Mallory's runs."""
+        """Do all of it for so long, while two jobs of Mallory's run."""
         end = time.monotonic() + seconds
         self._job_id = await self._submit(["sh", "-c", LONG_LOG])
+        self._drawn_job_id = await self._submit(["sh", "-c", DRAWN_LOG])
         tasks = [
             asyncio.create_task(self._repeat(attack, pause, end))
             for attack, count, pause in self.all()
@@ -272,9 +280,8 @@ class Attackers:
     async def search_logs(self) -> str | None:
         """Search a log of some megabytes for what is almost everywhere in it, or read its end."""
         query = random.choice(["search=" + "a" * 900 + "b", "search=a&limit=10000", "tail=1000000", "line=1"])
-        return await self._send(
-            make_head("GET", f"api/v1/jobs/{self._job_id}/logs?{query}", MALLORY), wait=30
-        )
+        job_id = random.choice([self._job_id, self._drawn_job_id])
+        return await self._send(make_head("GET", f"api/v1/jobs/{job_id}/logs?{query}", MALLORY), wait=30)
 
     async def ask_for_sums(self) -> str | None:
         """Have all jobs counted, and searched."""
@@ -289,6 +296,25 @@ class Attackers:
     async def follow_logs(self) -> str | None:
         """Watch, and follow a log that there is not, without reading."""
         return await self._send(make_head("GET", "api/v1/jobs/watch", MALLORY), wait=30)
+
+    async def read_drawn_logs(self) -> str | None:
+        """Follow and read a log whose lines must be drawn, as events or with the kbatch command."""
+        job_id = self._drawn_job_id
+        head = random.choice(
+            [
+                make_head("GET", f"api/v1/jobs/{job_id}/logs?follow=1", MALLORY, "Accept: text/event-stream"),
+                make_head("GET", f"jobs/logs/{job_id}?stream=true", MALLORY, "User-Agent: python-httpx/0.27"),
+            ]
+        )
+        async with self._connect() as (reader, writer):
+            writer.write(head)
+            begin = await reader.read(65536)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(60):
+                    while await reader.read(65536):
+                        pass
+        found = re.match(rb"HTTP/1.1 (\d+)", begin)
+        return found[1].decode() if found else None
 
     async def submit_and_cancel(self) -> str | None:
         """Submit a job with an environment as large as may be, and cancel it."""

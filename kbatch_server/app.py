@@ -66,6 +66,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     JobWatch,
     SignedLinks,
     LogRecorder,
+    LogReader,
     Reconciler,
     LaunchPacer,
     Retention,

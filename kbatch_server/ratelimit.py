@@ -59,6 +59,7 @@ class FairLimit:
     ) -> None:
         """Take the two limits, the second one's name in the metric (its trait), and what they are for.
 
+        Without a name, those who wait are not counted: for work that takes turns all the time.
         A user may have a tenth of ``most_waiting``, if that is set. When all together have that many, a user
         who has none yet may still have one: so one user's many requests never cause another's to be rejected.
         """
@@ -90,7 +91,7 @@ class FairLimit:
         self._give()
         if turn.done():
             return
-        LIMITS_HELD.labels(self._limit).inc()
+        self._count()
         try:
             async with asyncio.timeout(wait_seconds):
                 await asyncio.shield(turn)  # shielded: a cancelled future could not receive its turn
@@ -100,6 +101,10 @@ class FairLimit:
         except BaseException:
             self._leave(user, turn)
             raise
+
+    def _count(self) -> None:
+        if self._limit:
+            LIMITS_HELD.labels(self._limit).inc()
 
     def _make_refusal(self) -> Unavailable:
         return Unavailable(
@@ -112,7 +117,7 @@ class FairLimit:
         if own and self._most_waiting is not None:
             is_full = self._count_waiting >= self._most_waiting
             if is_full or own >= self._most_waiting // 10:
-                LIMITS_HELD.labels(self._limit).inc()
+                self._count()
                 raise self._make_refusal()
         self._waiting.setdefault(user, deque()).append(turn)
         self._count_waiting += 1

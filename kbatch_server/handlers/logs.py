@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from typing_extensions import TypedDict
 
@@ -204,10 +204,11 @@ class LogHandler(StreamHandler):
                 events = b""
                 if piece is not None:
                     if place is not None and place.attempt != piece.place.attempt:
-                        events = encoder.finish(place)
+                        events = await self.draw(encoder, EventEncoder.finish, place)
                     place = piece.place
-                    events += encoder.encode(piece.data, place)
-                events += encoder.show_bar(now(), place)
+                    events += await self.draw(encoder, EventEncoder.encode, piece.data, place)
+                if encoder.get_bar_wait(now()) == 0:
+                    events += await self.draw(encoder, EventEncoder.show_bar, now(), place)
                 if not events and now() - sent_at >= KEEP_ALIVE_SECONDS:
                     events = encoder.KEEP_ALIVE
                 if events:
@@ -217,7 +218,7 @@ class LogHandler(StreamHandler):
             # do not send the incomplete line: a client that continues after the last id gets all of it
             self.write(encoder.make_retry(RETRY_SECONDS, self.cut_off))
             return
-        self.write(encoder.finish(place))
+        self.write(await self.draw(encoder, EventEncoder.finish, place))
         job = await self.services.jobs.get(self.user, job_id)
         end = {
             "status": job.status.value,
@@ -276,11 +277,14 @@ class LogHandler(StreamHandler):
         else:
             await self._send_hits(text, words, most)
 
+    def _take_turn(self) -> AbstractAsyncContextManager[None]:
+        return self.services.throttle.draw(self.user)
+
     async def _send_hits(self, text: LogText, words: str, most: int) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         count = 0
         with reading_errors():
-            async with aclosing(text.search(words, most=most + 1)) as hits:
+            async with aclosing(text.search(words, most=most + 1, take_turn=self._take_turn)) as hits:
                 async for hit in hits:
                     if count == most:
                         self.write(f"[... more lines match: these are the first {most} ...]\n")
@@ -288,6 +292,9 @@ class LogHandler(StreamHandler):
                     count += 1
                     self.write(f"{hit.line}:{hit.text}\n")
                     await self.flush()
+        if text.search_took_too_long:
+            words = f"the search took more than {text.search_seconds:g} s: more lines may match"
+            self.write(f"[... {words} ...]\n")
 
     async def _send_hits_as_json(self, text: LogText, words: str, most: int) -> None:
         """Send the hits as they are found, never holding all of them in memory."""
@@ -295,7 +302,7 @@ class LogHandler(StreamHandler):
         self.write('{"items": [')
         count, is_truncated = 0, False
         with reading_errors():
-            async with aclosing(text.search(words, most=most + 1)) as hits:
+            async with aclosing(text.search(words, most=most + 1, take_turn=self._take_turn)) as hits:
                 async for hit in hits:
                     if count == most:
                         is_truncated = True
@@ -304,6 +311,7 @@ class LogHandler(StreamHandler):
                     self.write(json.dumps(_make_line(hit)))
                     count += 1
                     await self.flush()
+        is_truncated = is_truncated or text.search_took_too_long
         self.write(f'], "truncated": {json.dumps(is_truncated)}}}\n')
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from ..logs.reader import LogPlace, ShownPiece
 from ..logs.terminal import fold, has_controls, show_styled
@@ -14,6 +14,11 @@ from .base import BaseHandler
 from .exchange import FLUSH_BYTES
 
 Item = TypeVar("Item")
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+SLICE_BYTES = 16 * 1024
+"""Size of the slices of a log that must be drawn. Each takes a thread some milliseconds."""
 
 MAX_LINE_BYTES = 64 * 1024
 """A longer line is sent in parts, so that a log of one endless line does not fill the memory."""
@@ -77,6 +82,24 @@ class StreamHandler(BaseHandler):
                     yield ShownPiece(piece.data[at:end], LogPlace(piece.place.attempt, offset))
                     at = end
 
+    async def draw(
+        self,
+        drawing: _DrawingT,
+        method: Callable[Concatenate[_DrawingT, Params], Result],
+        *args: Params.args,
+        **kwargs: Params.kwargs,
+    ) -> Result:
+        """Return the result of a method of what makes a log readable.
+
+        If it must draw lines, it runs in a thread, and users take turns. Drawing takes up to a second per
+        megabyte, for which the event loop would do nothing else.
+        """
+        is_costly = drawing.is_costly or any(isinstance(each, bytes) and has_controls(each) for each in args)
+        if not is_costly:
+            return method(drawing, *args, **kwargs)
+        async with self.services.throttle.draw(self.user):
+            return await asyncio.to_thread(method, drawing, *args, **kwargs)
+
     async def _watch_end(self, owner: str | None, ended: asyncio.Event) -> None:
         """Set ``ended`` when the service stops, or the user may not read this any more."""
         inflight = self.services.inflight
@@ -94,7 +117,22 @@ class StreamHandler(BaseHandler):
         super()._end()
 
 
-class EventEncoder:
+class Drawing:
+    """What makes a log readable, from the beginning of a line that it keeps until the rest of it comes."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether what it keeps must be drawn."""
+        return has_controls(self._rest)
+
+
+_DrawingT = TypeVar("_DrawingT", bound=Drawing)
+
+
+class EventEncoder(Drawing):
     """Encodes text as server-sent events: each line of the log, as a terminal shows it, is a ``data:`` line.
 
     A progress bar is an event of its own each time that ``show_bar`` finds it changed.
@@ -104,7 +142,7 @@ class EventEncoder:
     KEEP_ALIVE = b": keep-alive\n\n"
 
     def __init__(self) -> None:
-        self._rest = b""
+        super().__init__()
         self._rest_size = 0  # the original size: ``_rest`` may be shortened
         self._bar = b""
         self._has_news = False  # whether the redrawn line has changed
@@ -172,8 +210,8 @@ class EventEncoder:
         """Return one event."""
         head = f"event: {event}\n" if event else ""
         head += f"id: {event_id}\n" if event_id else ""
-        body = "".join(f"data: {line}\n" for line in data.split("\n"))
-        return f"{head}{body}\n".encode()
+        body = data.replace("\n", "\ndata: ")
+        return f"{head}data: {body}\n\n".encode()
 
     @staticmethod
     def make_retry(seconds: float, why: str) -> bytes:
@@ -181,7 +219,7 @@ class EventEncoder:
         return f"retry: {round(1000 * seconds)}\n: {why}\n\n".encode()
 
 
-class LineChunker:
+class LineChunker(Drawing):
     """Makes chunks of complete lines without the last newline, for a client that adds one to each chunk.
 
     The published kbatch client prints each chunk that it receives, and each ``print`` ends a line: with the
@@ -190,7 +228,7 @@ class LineChunker:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        super().__init__()
         self._is_too_long = False  # whether the incomplete line is too long
 
     def add(self, piece: bytes) -> None:
@@ -244,7 +282,7 @@ def part_lines(lines: bytes, most: int) -> Iterator[bytes]:
 
 def _find_part_end(data: bytes, at: int) -> int:
     """Return the end of a part of a log: after a line if possible."""
-    size = FLUSH_BYTES
+    size = SLICE_BYTES if has_controls(data[at : at + FLUSH_BYTES]) else FLUSH_BYTES
     while size > LEAST_PART_BYTES and _measure(data, at, at + size) > 2 * FLUSH_BYTES:
         size //= 2
     if at + size >= len(data):

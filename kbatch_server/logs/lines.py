@@ -47,15 +47,11 @@ class LineSearch:
         """Whether the maximum number of hits is reached."""
         return self._left == 0
 
-    def add(self, piece: bytes, first_line: int, skip: int = 0) -> list[Hit]:
+    def add(self, piece: bytes, first_line: int) -> list[Hit]:
         """Return the hits in the lines that this piece completes.
 
-        ``first_line`` is the number of the line that the piece's first byte belongs to. The search skips the
-        first ``skip`` bytes.
+        ``first_line`` is the number of the line that the piece's first byte belongs to.
         """
-        if skip:
-            first_line += piece.count(b"\n", 0, skip)
-            piece = piece[skip:]
         hits: list[Hit] = []
         if first_line != self._next_line:  # there is a gap before it
             hits += self.finish()

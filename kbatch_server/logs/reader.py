@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 
-from traitlets import Instance
+from traitlets import Float, Instance
 from traitlets.config import LoggingConfigurable
 
 from ..errors import NotFound, Unavailable
@@ -74,6 +74,17 @@ class Attempt:
 
 class LogReader(LoggingConfigurable):
     """Provides logs to any number of clients, without a request to Kubernetes for any of them."""
+
+    max_search_seconds = Float(
+        30,
+        min=0.1,
+        help="""Seconds that a search of one log may take. After that the service answers with the lines found
+        so far, and says that they are not all (``truncated``).
+
+        A log of ordinary text is searched at some hundred megabytes per second, one that redraws its lines
+        all the time at a few.""",
+        config=True,
+    )
 
     recorder = Instance(LogRecorder)
     storage = Instance(Storage)
@@ -170,7 +181,9 @@ class LogReader(LoggingConfigurable):
         words = NOT_YET if is_last and not is_complete else problem
         if words and end:
             joined.append(say(words, end=end, on_new_line=await self._ends_line(joined)))
-        return LogText(joined, self.storage, end=end, is_complete=is_complete, problem=problem)
+        text = LogText(joined, self.storage, end=end, is_complete=is_complete, problem=problem)
+        text.search_seconds = self.max_search_seconds
+        return text
 
     async def _ends_line(self, parts: list[Part]) -> bool:
         try:

@@ -7,6 +7,7 @@ restarts the line: it then shows what is written after that.
 from __future__ import annotations
 
 import re
+from functools import lru_cache, partial
 from itertools import groupby
 
 MAX_COLUMNS = 256 * 1024
@@ -39,20 +40,40 @@ _PRIVATE = re.compile(r"[<=>?]")
 
 _COLOUR = re.compile(rb"\x1b\[[0-9;:]*+m")
 
-_TOKEN = re.compile(
-    r"(?P<move>[\r\b])"
-    r"|\x1b\[(?P<parameters>[0-?]*+)[ -/]*+(?P<final>[@-~])"
-    r"|\x1b\](?P<command>[^\x07\x1b]*+)(?:\x07|\x1b\\)"
+_ONLY_MOVES = re.compile(rb"^[\r\b]++$", re.MULTILINE)
+"""A line that shows nothing: it only moves the cursor."""
+
+_DRAWN = re.compile(rb"^[^\n\r\b\x1b]*+(?:\x1b\[[0-9;:]*+m[^\n\r\b\x1b]*+)*+[\r\b\x1b][^\n]*+", re.MULTILINE)
+"""A line that contains more than text and colours. Only such lines must be drawn."""
+
+_MOVES = re.compile(r"([\r\b]++)")
+
+_TOKENS = re.compile(
+    r"(\x1b\[[0-?]*+[ -/]*+[@-~]"
+    r"|\x1b\][^\x07\x1b]*+(?:\x07|\x1b\\)"
     r"|\x1b[PX^_][^\x1b]*+\x1b\\"
-    r"|(?P<rest>\x1b(?:\[[0-?]*+[ -/]*+|\][^\x07\x1b]*+\x1b?|[PX^_][^\x1b]*+\x1b?|[ -/]*+)\Z)"
-    r"|\x1b(?:[ -/]*+[0-~])?"
+    r"|\x1b(?:\[[0-?]*+[ -/]*+|\][^\x07\x1b]*+\x1b?|[PX^_][^\x1b]*+\x1b?|[ -/]*+)\Z"
+    r"|\x1b(?:[ -/]*+[0-~])?)"
 )
 """Escape sequences of ECMA-48. Matching each part takes time linear in the length of the text."""
+
+_CUT_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*+[ -/]*+|\][^\x07\x1b]*+\x1b?|[PX^_][^\x1b]*+\x1b?|[ -/]*+)\Z")
+"""One that is incomplete: the last but one of them."""
+
+_CONTROL = re.compile(r"\x1b\[([0-?]*+)[ -/]*+([@-~])")
+
+_COMMAND = re.compile(r"\x1b\]([^\x07\x1b]*+)(?:\x07|\x1b\\)")
+
+_MAX_KNOWN_LENGTH = 32
+"""Maximum length of sequences whose meaning is kept: a program uses few, and writes them often."""
 
 _Look = tuple[str, str]
 """The parameters of a colour, and the target of a link; both may be empty."""
 
 _PLAIN: _Look = ("", "")
+
+_Style = tuple[tuple[str, str], ...]
+"""Each property that is set, like the colour, with its parameters, in the order in which they were set."""
 
 
 def has_controls(text: bytes) -> bool:
@@ -67,7 +88,7 @@ def show_plain(lines: bytes) -> bytes:
     lines = lines.replace(b"\r\n", b"\n")
     if not has_controls(uncoloured := _COLOUR.sub(b"", lines)):
         return uncoloured  # most logs have colours at most, and are searched at the speed of memory
-    return b"\n".join([_show(line, with_looks=False) for line in lines.split(b"\n")])
+    return _COLOUR.sub(b"", _draw(lines, with_looks=False))
 
 
 def show_styled(lines: bytes) -> bytes:
@@ -77,7 +98,7 @@ def show_styled(lines: bytes) -> bytes:
     lines = lines.replace(b"\r\n", b"\n")
     if not has_controls(_COLOUR.sub(b"", lines)):
         return lines
-    return b"\n".join([_show(line, with_looks=True) for line in lines.split(b"\n")])
+    return _draw(lines, with_looks=True)
 
 
 def fold(line: bytes, *, columns: int = MAX_COLUMNS, with_looks: bool = True) -> bytes:
@@ -97,13 +118,44 @@ def fold(line: bytes, *, columns: int = MAX_COLUMNS, with_looks: bool = True) ->
     return (screen.render(most, is_open=True) + rest).encode() + line[whole:]
 
 
-def _show(line: bytes, *, with_looks: bool) -> bytes:
-    if not has_controls(line):
-        return line
-    screen = _Line(MAX_COLUMNS)
-    screen.write(line.decode("utf-8", "replace"))
-    most = LOOKS_FACTOR * len(line) + LOOKS_EXTRA
-    return (screen.render(most) if with_looks else screen.text).encode()
+def _draw(lines: bytes, *, with_looks: bool) -> bytes:
+    """Return the lines as they are seen. Those of text and colours alone stay as they are: that is fast."""
+    lines = _ONLY_MOVES.sub(b"", lines)  # fast: no call per line
+    return _DRAWN.sub(_show_styled_line if with_looks else _show_plain_line, lines)
+
+
+def _show_line(found: re.Match[bytes], *, with_looks: bool) -> bytes:
+    line = found[0]
+    text = line.decode("utf-8", "replace")
+    if "\x1b" not in text:
+        return _type(text).encode()
+    screen = _Line(MAX_COLUMNS, with_looks=with_looks)
+    screen.write(text)
+    return screen.render(LOOKS_FACTOR * len(line) + LOOKS_EXTRA).encode()
+
+
+_show_styled_line, _show_plain_line = (
+    partial(_show_line, with_looks=True),
+    partial(_show_line, with_looks=False),
+)
+
+
+def _type(text: str) -> str:
+    """Return a line as it is seen that moves its cursor but has no escape sequence."""
+    if "\b" not in text:
+        return _lay_over(text.split("\r"))[:MAX_COLUMNS].rstrip(" ")
+    screen = _Line(MAX_COLUMNS, with_looks=False)
+    screen.type(text)
+    return screen.text
+
+
+def _lay_over(parts: list[str]) -> str:
+    """Return what is seen of texts written over one another, each from the first column."""
+    shown = parts[-1]
+    for part in reversed(parts):
+        if len(part) > len(shown):
+            shown += part[len(shown) :]
+    return shown
 
 
 def _count_cut_off(line: bytes) -> int:
@@ -120,12 +172,18 @@ def _count_cut_off(line: bytes) -> int:
 class _Line:
     """One line of a screen: characters, the look of each, and a cursor."""
 
-    def __init__(self, columns: int) -> None:
+    __slots__ = (
+        "_cells", "_column", "_columns", "_has_moved", "_is_elsewhere", "_look", "_looks", "_style",
+        "_with_looks",
+    )  # fmt: skip
+
+    def __init__(self, columns: int, *, with_looks: bool = True) -> None:
         self._columns = columns
+        self._with_looks = with_looks
         self._cells: list[str] = []
-        self._looks: list[_Look] = []
+        self._looks: list[_Look] | None = None  # None as long as all are plain
         self._column = 0
-        self._style: dict[str, str] = {}
+        self._style: _Style = ()
         self._look = _PLAIN
         self._is_elsewhere = False
         self._has_moved = False
@@ -139,20 +197,40 @@ class _Line:
 
     def write(self, text: str) -> str:
         """Take the next part of the line; return the beginning of an incomplete sequence at its end."""
-        at = 0
-        for token in _TOKEN.finditer(text):
-            self._put(text[at : token.start()])
-            at = token.end()
-            if token["rest"] is not None:
-                return token["rest"] if len(token["rest"]) <= MAX_LINK_LENGTH else ""
-            if token["move"]:
-                self._move(0 if token["move"] == "\r" else self._column - 1)
-            elif token["final"]:
-                self._control(token["final"], token["parameters"])
-            elif token["command"]:
-                self._link(token["command"])
-        self._put(text[at:])
-        return ""
+        if "\x1b" not in text:
+            self.type(text)
+            return ""
+        first, *parts = _TOKENS.split(text)
+        self.type(first)
+        for token, run in zip(parts[::2], parts[1::2], strict=True):
+            kind, what, number = _read_known(token) if len(token) <= _MAX_KNOWN_LENGTH else _read(token)
+            if kind:
+                self._control(kind, what, number)
+            if run:
+                self.type(run)
+        # only the last can be incomplete
+        rest = parts[-2] if not parts[-1] and _CUT_SEQUENCE.fullmatch(parts[-2]) else ""
+        return rest if len(rest) <= MAX_LINK_LENGTH else ""
+
+    def type(self, text: str) -> None:
+        """Take text that has no escape sequence, but may have carriage returns and backspaces."""
+        if "\b" in text:
+            self._put_all(_MOVES.split(text))
+        elif "\r" in text:
+            first, *others = text.split("\r")
+            self._put(first)
+            self._move(0)
+            self._put(_lay_over(others))
+            self._column = min(len(others[-1]), self._columns)
+        else:
+            self._put(text)
+
+    def _put_all(self, parts: list[str]) -> None:
+        """Take runs of text, with carriage returns and backspaces between each two."""
+        self._put(parts[0])
+        for moves, run in zip(parts[1::2], parts[2::2], strict=True):
+            self._move(0 if "\r" in moves else self._column - len(moves))
+            self._put(run)
 
     def _put(self, run: str) -> None:
         if not run:
@@ -162,56 +240,61 @@ class _Line:
             self._is_elsewhere, self._column = False, 0
         if (gap := self._column - len(self._cells)) > 0:
             self._cells += " " * gap
-            self._looks += [_PLAIN] * gap
+            if self._looks is not None:
+                self._looks += [_PLAIN] * gap
         end = min(self._column + len(run), self._columns)
         self._cells[self._column : end] = run[: end - self._column]
-        self._looks[self._column : end] = [self._look] * (end - self._column)
+        if self._looks is not None:
+            self._looks[self._column : end] = [self._look] * (end - self._column)
         self._column = end
 
     def _erase(self, start: int) -> None:
-        del self._cells[start:], self._looks[start:]
+        del self._cells[start:]
+        if self._looks is not None:
+            del self._looks[start:]
 
     def _move(self, column: int) -> None:
         self._column = min(max(column, 0), len(self._cells) + MAX_GAP, self._columns)
         self._has_moved = True
 
-    def _control(self, final: str, parameters: str) -> None:
-        if len(parameters) > _MAX_PARAMETERS_LENGTH or _PRIVATE.search(parameters):
-            return
-        if final == "m":
-            _restyle(self._style, parameters)
-            style = ";".join(self._style.values())
-            self._look = (style if len(style) <= _MAX_STYLE_LENGTH else "", self._look[1])
-            return
-        first = parameters.partition(";")[0]
-        number = int(first) if first.isdecimal() else 0
-        if final in "ABEFHdf":  # another line, up or down, or any place of the screen
-            self._is_elsewhere = self._has_moved = True
-        elif final in "CDG":
-            step = max(number, 1)
-            self._move({"C": self._column + step, "D": self._column - step, "G": step - 1}[final])
-        elif final in "JK" and number != 1 and not self._is_elsewhere:
-            # not 1 (erase up to the cursor), which would take time for each character every time
-            self._has_moved = True
-            self._erase(self._column if number == 0 else 0)
+    def _set_look(self, look: _Look) -> None:
+        if self._looks is None:
+            if look == _PLAIN or not self._with_looks:
+                return
+            self._looks = [_PLAIN] * len(self._cells)
+        self._look = look
 
-    def _link(self, command: str) -> None:
-        """Begin or end a link: ``8;parameters;target``. Other commands, like a window's title, do nothing."""
-        kind, _, rest = command.partition(";")
-        target = rest.partition(";")[2]
-        if kind == "8":
-            self._look = (self._look[0], target if len(target) <= MAX_LINK_LENGTH else "")
+    def _control(self, kind: str, what: str, number: int) -> None:
+        if kind == "style":
+            if self._with_looks:
+                self._style, shown = _restyle(self._style, what)
+                self._set_look((shown, self._look[1]))
+        elif kind == "erase":
+            if not self._is_elsewhere:
+                self._has_moved = True
+                self._erase(self._column if number == 0 else 0)
+        elif kind == "step":
+            self._move(self._column + number)
+        elif kind == "column":
+            self._move(number)
+        elif kind == "elsewhere":
+            self._is_elsewhere = self._has_moved = True
+        elif kind == "link":
+            self._set_look((self._look[0], what))
 
     def render(self, most: int, *, is_open: bool = False) -> str:
         """Return the line with its colours and links; with ``is_open``, in a form that can be continued.
 
         If links take more than ``most`` characters it omits them, and if necessary colours too.
         """
+        if self._looks is None and not is_open:
+            return self.text
+        looks_of_all = [_PLAIN] * len(self._cells) if self._looks is None else self._looks
         size = len(self._cells)
         if not is_open and self._has_moved:
-            while size and self._cells[size - 1] == " " and self._looks[size - 1] == _PLAIN:
+            while size and self._cells[size - 1] == " " and looks_of_all[size - 1] == _PLAIN:
                 size -= 1
-        runs = [(look, sum(1 for _ in group)) for look, group in groupby(self._looks[:size])]
+        runs = [(look, len(list(group))) for look, group in groupby(looks_of_all[:size])]
         looks = _choose_looks([look for look, _ in runs] + [self._look if is_open else _PLAIN], most)
         # a carriage return at the beginning records that the cursor was moved
         parts = ["\r"] if is_open and self._has_moved else []
@@ -224,6 +307,44 @@ class _Line:
         elif is_open and self._column != size:
             parts.append(f"\x1b[{self._column + 1}G" if self._column else "\r")
         return "".join([*parts, _change(before, looks[-1])])
+
+
+_Meaning = tuple[str, str, int]
+"""What a sequence does, its text, and its number. The first is empty if it does nothing."""
+
+
+def _read(token: str) -> _Meaning:
+    """Return the meaning of an escape sequence."""
+    if found := _CONTROL.fullmatch(token):
+        parameters, final = found.groups()
+        if len(parameters) <= _MAX_PARAMETERS_LENGTH and not _PRIVATE.search(parameters):
+            return _read_control(final, parameters)
+    elif found := _COMMAND.fullmatch(token):
+        # a link is ``8;parameters;target``; others, like a window's title, do nothing
+        kind, _, rest = found[1].partition(";")
+        if kind == "8":
+            target = rest.partition(";")[2]
+            return "link", target if len(target) <= MAX_LINK_LENGTH else "", 0
+    return "", "", 0
+
+
+_read_known = lru_cache(512)(_read)
+
+
+def _read_control(final: str, parameters: str) -> _Meaning:
+    if final == "m":
+        return "style", parameters, 0
+    first = parameters.partition(";")[0]
+    number = int(first) if first.isdecimal() else 0
+    if final in "ABEFHdf":  # another line, up or down, or any place of the screen
+        return "elsewhere", "", 0
+    if final in "CDG":
+        step = max(number, 1)
+        return ("column", "", step - 1) if final == "G" else ("step", "", step if final == "C" else -step)
+    if final in "JK" and number != 1:
+        # not 1 (erase up to the cursor), which would take time for each character every time
+        return "erase", "", number
+    return "", "", 0
 
 
 def _choose_looks(looks: list[_Look], most: int) -> list[_Look]:
@@ -249,7 +370,16 @@ def _change(before: _Look, after: _Look) -> str:
     return link + ("\x1b[0m" if before[0] else "") + (f"\x1b[{after[0]}m" if after[0] else "")
 
 
-def _restyle(style: dict[str, str], parameters: str) -> None:
+@lru_cache(512)  # a program uses few, and writes them often
+def _restyle(before: _Style, parameters: str) -> tuple[_Style, str]:
+    """Return the style after a sequence, and its parameters, which are empty if they are too long."""
+    style = dict(before)
+    _change_style(style, parameters)
+    shown = ";".join(style.values())
+    return tuple(style.items()), shown if len(shown) <= _MAX_STYLE_LENGTH else ""
+
+
+def _change_style(style: dict[str, str], parameters: str) -> None:
     """Apply the parameters of a sequence to a style, which has one parameter for each attribute."""
     codes = parameters.split(";")
     while codes:

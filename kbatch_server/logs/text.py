@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from ..metrics import LIMITS_HELD
 from ..storage.base import ObjectNotFound, Storage
 from .lines import Hit, LineCutter, LineSearch
+from .terminal import has_controls
+
+DRAWN_SLICE_BYTES = 64 * 1024
+"""Size of the slices that a thread searches where lines must be drawn for that."""
+
+PLAIN_SLICE_BYTES = 1024 * 1024
+"""The same for text without control characters, which is searched much faster."""
+
+TakeTurn = Callable[[], AbstractAsyncContextManager[None]]
+"""Holds the place to search a slice when it is the user's turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,10 @@ class LogText:
         """Whether nothing will follow."""
         self.problem = problem
         """Why this is not the attempt's complete output; otherwise empty."""
+        self.search_seconds = math.inf
+        """Seconds that a search may take."""
+        self.search_took_too_long = False
+        """Whether the last search ended early because of that."""
         self.begin = 0
         """The offset of the selected part."""
 
@@ -148,7 +165,7 @@ class LogText:
             del content  # not in memory for as long as its reader takes the lines
             for line in lines:
                 yield line
-        for line in cutter.finish(is_open=not self.is_complete):
+        for line in await asyncio.to_thread(cutter.finish, is_open=not self.is_complete):
             yield line
 
     def find_time(self, moment: datetime) -> int:
@@ -175,26 +192,66 @@ class LogText:
             before = part.end
         return self.end
 
-    async def search(self, words: str, *, most: int | None = None) -> AsyncGenerator[Hit]:
+    async def search(
+        self, words: str, *, most: int | None = None, take_turn: TakeTurn = nullcontext
+    ) -> AsyncGenerator[Hit]:
         """Yield the lines from ``begin`` on that contain the words, ignoring case; raises StorageError.
 
-        After ``most`` lines it reads nothing more.
+        After ``most`` lines, and after ``search_seconds``, it reads nothing more. Threads search, a slice at
+        a time, each while it holds what ``take_turn`` returns.
         """
         search = LineSearch(words, most)
+        left = self.search_seconds  # without the time that the client takes to read
         for part, at in zip(self._parts, self._starts, strict=False):
             if not part.first_line or at + part.size <= self.begin:
                 continue
-            first = max(self.begin - at, 0)
-            try:
-                content = await self._load(part)
-            except ObjectNotFound:
-                continue
-            for hit in await asyncio.to_thread(search.add, content, part.first_line, first):
+            began = time.monotonic()
+            hits, is_cut = await self._search_part(search, part, max(self.begin - at, 0), left, take_turn)
+            left -= time.monotonic() - began
+            for hit in hits:
                 yield hit
             if search.is_done:
                 return
-        for hit in search.finish():
+            if is_cut:
+                self.search_took_too_long = True
+                LIMITS_HELD.labels("max_search_seconds").inc()
+                return
+        async with take_turn():
+            hits = await asyncio.to_thread(search.finish)
+        for hit in hits:
             yield hit
+
+    async def _search_part(
+        self, search: LineSearch, part: Part, start: int, seconds: float, take_turn: TakeTurn
+    ) -> tuple[list[Hit], bool]:
+        """Return the lines found in a part, and whether the time was over before its end.
+
+        The part is not in memory for as long as the client takes to read the lines.
+        """
+        end = time.monotonic() + seconds
+        hits: list[Hit] = []
+        try:
+            content = await self._load(part)
+        except ObjectNotFound:
+            return hits, False
+        for data, first_line in _slice(content, part.first_line, start):
+            if time.monotonic() > end:
+                return hits, True
+            async with take_turn():
+                hits += await asyncio.to_thread(search.add, data, first_line)
+            if search.is_done:
+                break
+        return hits, False
+
+
+def _slice(content: bytes, first_line: int, start: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the content from ``start`` on in slices, each with the number of its first line."""
+    first_line += content.count(b"\n", 0, start)
+    size = DRAWN_SLICE_BYTES if has_controls(content) else PLAIN_SLICE_BYTES
+    for at in range(start, len(content), size):
+        data = content[at : at + size]
+        yield data, first_line
+        first_line += data.count(b"\n")
 
 
 async def ends_line(part: Part, storage: Storage) -> bool:

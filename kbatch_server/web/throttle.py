@@ -22,6 +22,9 @@ SEND_WAIT_SECONDS = 5
 """Seconds that a job's request waits for its turn to send results. Its sidecar waits ten seconds for an
 answer before it sends them anyway; it tries again after a rejection."""
 
+DRAW_WAIT_SECONDS = 60
+"""Seconds that a slice of a log waits for its turn to be drawn. Each takes milliseconds, so this is a lot."""
+
 
 class Throttle(LoggingConfigurable):
     """Keeps one client from using up what all need. Each replica counts separately."""
@@ -265,6 +268,8 @@ class Throttle(LoggingConfigurable):
         self._downloads = self._make_places("concurrent_downloads", "downloads")
         self._fetches = self._make_fair_places("concurrent_fetches", "jobs that fetch their code")
         self._sends = self._make_fair_places("concurrent_sends", "jobs that send their results")
+        # one at a time: Python runs one thread at a time, and the event loop waits for each of the others
+        self._draws = FairLimit(per_user=1, total=1, limit="", what="logs to draw")
         self._bodies = BytesBudget(
             per_user=self.max_body_bytes_in_memory_per_user,
             total=self.max_body_bytes_in_memory,
@@ -330,6 +335,10 @@ class Throttle(LoggingConfigurable):
     def send(self, user: str) -> AbstractAsyncContextManager[None]:
         """Wait shortly for the turn of a user's job to send results, and count it; raises Unavailable."""
         return self._sends.take(user, wait_seconds=SEND_WAIT_SECONDS)
+
+    def draw(self, user: User) -> AbstractAsyncContextManager[None]:
+        """Hold the place to draw a slice of a log in a thread, when it is the user's turn."""
+        return self._draws.take(user.name, wait_seconds=DRAW_WAIT_SECONDS)
 
     def body(self, user: User) -> AbstractContextManager[Callable[[int], None]]:
         """Return a function that reserves memory for a piece of a user's body; it raises as ``request``."""

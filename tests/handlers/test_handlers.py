@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import re
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -21,6 +23,7 @@ from kbatch_server.handlers.base import BaseHandler
 from kbatch_server.handlers.compat import routes as kbatch
 from kbatch_server.handlers.pages import find_files
 from kbatch_server.log import make_formatter
+from kbatch_server.logs import text as log_text
 from kbatch_server.logs.reader import LogPlace, LogSelection
 from kbatch_server.models.job import Pod, Status
 from kbatch_server.models.times import utcnow
@@ -635,6 +638,27 @@ async def test_a_log_is_searched(web, api):
     assert (await api.get(f"{url}&limit=3", headers=as_json)).json()["truncated"] is False
     nothing = await api.get("api/v1/jobs/train-1/logs?search=none", headers=as_json)
     assert nothing.json() == {"items": [], "truncated": False}
+
+
+async def test_a_search_that_takes_long_says_that_more_may_match(web, api, monkeypatch):
+    web.jobs.add(make_job())
+    web.jobs.pieces["train-1"] = [b"an error\n" * 3]
+    open_log = web.jobs.open_log
+
+    async def open_slow_log(*args):
+        text, attempt = await open_log(*args)
+        monkeypatch.setattr(log_text, "PLAIN_SLICE_BYTES", 9)
+        monkeypatch.setattr(log_text, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+        text.search_seconds = 1.5
+        return text, attempt
+
+    monkeypatch.setattr(web.jobs, "open_log", open_slow_log)
+    url = "api/v1/jobs/train-1/logs?search=error"
+    found = (await api.get(url, headers={"Accept": "application/json"})).json()
+    assert found == {"items": [{"line": 1, "text": "an error"}], "truncated": True}
+    first, last = (await api.get(url)).text.splitlines()
+    assert first == "1:an error"
+    assert last == "[... the search took more than 1.5 s: more lines may match ...]"
 
 
 async def test_many_long_lines_are_sent_as_they_are_read(web, api):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from kbatch_server.handlers import streams
 from kbatch_server.handlers.streams import EventEncoder, LineChunker
 from kbatch_server.logs import terminal
+from kbatch_server.models.user import User
+from kbatch_server.web.throttle import Throttle
 from tests.support.web_doubles import ACCESS, make_job, running_web
 
 READ = (ACCESS, "custom:kbatch:jobs:read")
@@ -145,7 +148,12 @@ def drawn(monkeypatch):
             sizes.append(len(text))
             return super().write(text)
 
+    def read_one(text, read=terminal._type):
+        sizes.append(len(text))
+        return read(text)
+
     monkeypatch.setattr(terminal, "_Line", Counted)
+    monkeypatch.setattr(terminal, "_type", read_one)
     return sizes
 
 
@@ -186,3 +194,82 @@ def test_a_line_that_is_nearly_too_long_is_not_read_again_with_each_piece(drawn,
     for _ in range(size // 10):
         add(b"\r123456789")
     assert sum(drawn) <= 4 * (size + len(LONG_BAR))
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """What is drawn: its size, and whether that was in the thread of the event loop."""
+    calls, loop_thread = [], threading.current_thread()
+
+    def watch(name):
+        draw = getattr(streams, name)
+
+        def drawn(text, **kwargs):
+            if terminal.has_controls(text):
+                calls.append((len(text), threading.current_thread() is loop_thread))
+            return draw(text, **kwargs)
+
+        monkeypatch.setattr(streams, name, drawn)
+
+    watch("show_styled")
+    watch("fold")
+    return calls
+
+
+HEAVY = {
+    "backspaces": b"\b\n" * 2**18,
+    "carriage returns": b"a\rb\n" * 2**17,
+    "a bar": b"".join(b"\r%d%%" % each for each in range(2**17)) + b"\n",
+    "a bar and lines": b"a bar\r\x1b[K" + b"text\n" * 2**16,
+}
+READERS = {
+    "events": ("api/v1/jobs/train-1/logs", {"Accept": "text/event-stream"}),
+    "chunks": ("jobs/logs/train-1?stream=true", {"User-Agent": "python-httpx/0.27"}),
+    "lines": ("jobs/logs/train-1", {"User-Agent": "python-httpx/0.27"}),
+}
+
+
+@pytest.mark.parametrize("log", HEAVY)
+@pytest.mark.parametrize("reader", READERS)
+async def test_the_event_loop_draws_no_lines_and_a_thread_few_at_a_time(web, work, log, reader):
+    path, headers = READERS[reader]
+    web.jobs.pieces["train-1"] = [HEAVY[log], b"the end\n"]
+    web.jobs.hold.set()
+    async with web.client("token", timeout=30) as client:
+        answer = await client.get(path, headers=headers)
+    assert "the end" in answer.text
+    assert work
+    assert not any(is_on_loop for _, is_on_loop in work)
+    # a line of its own may be kept that is twice as long as one that is shown
+    most = 2 * streams.MAX_LINE_BYTES if log == "a bar" else streams.MAX_LINE_BYTES
+    assert max(size for size, _ in work) <= most + 2 * streams.SLICE_BYTES
+
+
+async def test_text_without_control_characters_needs_no_thread(web, work, monkeypatch):
+    monkeypatch.setattr(Throttle, "draw", lambda *_: pytest.fail("a thread was used"))
+    web.jobs.pieces["train-1"] = [b"a line\n" * 2**17, b"the end"]
+    web.jobs.hold.set()
+    async with web.client("token", timeout=30) as client:
+        for path, headers in READERS.values():
+            answer = await client.get(path, headers=headers)
+            assert answer.text.count("a line") == 2**17
+            assert "the end" in answer.text
+    assert not work
+
+
+async def test_users_take_turns_to_have_their_logs_drawn():
+    throttle, turns, began = Throttle(), [], asyncio.Event()
+
+    async def draw(name, times=1):
+        for _ in range(times):
+            async with throttle.draw(User(name=name)):
+                turns.append(name)
+                began.set()
+                await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(50):
+            group.create_task(draw("mallory"))
+        await began.wait()
+        group.create_task(draw("ana", times=3))
+    assert max(at for at, name in enumerate(turns) if name == "ana") < 12

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+import itertools
+import threading
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,10 +16,13 @@ from kbatch_server.launchers.base import LogNotFound
 from kbatch_server.logs import follower as logfollower
 from kbatch_server.logs import reader as logreader
 from kbatch_server.logs import recorder as logrecorder
+from kbatch_server.logs import text as log_text
 from kbatch_server.logs import writer as logwriter
 from kbatch_server.logs.lines import MAX_LINE_BYTES, MAX_SHOWN_BYTES, LineSearch
 from kbatch_server.logs.reader import LogPlace, LogSelection
 from kbatch_server.logs.terminal import show_plain
+from kbatch_server.logs.text import LogText, Part
+from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Status
 from kbatch_server.models.times import utcnow
 from kbatch_server.storage.base import StorageError
@@ -426,6 +432,56 @@ async def test_a_search_begins_where_the_selection_does(world):
     await world.record(data=LINES)
     text, _ = await world.reader.open(world.job, LogSelection(tail=300))
     assert [hit.line async for hit in text.search("00 .")] == [800, 900, 1000]
+
+
+async def test_a_search_that_takes_long_ends_with_what_it_has_found(world, monkeypatch):
+    await world.record(data=LINES)
+    world.reader.max_search_seconds = 50
+    text, _ = await world.reader.open(world.job)
+    seconds = itertools.count(step=10)
+    monkeypatch.setattr(log_text, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    held = LIMITS_HELD.labels("max_search_seconds")
+    before = held._value.get()
+    found = [hit.line async for hit in text.search(".")]
+    assert 0 < len(found) < 1000
+    assert found == list(range(1, len(found) + 1))
+    assert text.search_took_too_long
+    assert held._value.get() == before + 1
+    whole, _ = await world.reader.open(world.job)
+    assert [hit.line async for hit in whole.search(".", most=3)] == [1, 2, 3]
+    assert not whole.search_took_too_long
+
+
+async def test_a_search_draws_little_at_a_time_in_a_thread_when_it_is_its_turn(monkeypatch):
+    data = b"50%\r100%\b\n" * 50_000
+    begin = data.index(b"\n", 3 * log_text.DRAWN_SLICE_BYTES) + 1
+    half = len(data) // 2
+    parts = [
+        Part(half, half, 0, data=data[:half], first_line=1),
+        Part(len(data) - half, len(data), 0, data=data[half:], first_line=1 + data.count(b"\n", 0, half)),
+    ]
+    text = LogText(parts, None, end=len(data), is_complete=True)
+    text.begin = begin
+    sizes, turns, add = [], [], LineSearch.add
+
+    @asynccontextmanager
+    async def take_turn():
+        turns.append(True)
+        yield
+        turns.append(False)
+
+    def watch(self, piece, first_line):
+        assert turns[-1]
+        assert threading.current_thread() is not threading.main_thread()
+        sizes.append(len(piece))
+        return add(self, piece, first_line)
+
+    monkeypatch.setattr(LineSearch, "add", watch)
+    hits = [hit async for hit in text.search("100%", take_turn=take_turn)]
+    assert [hit.line for hit in hits] == list(range(data.count(b"\n", 0, begin) + 1, 50_001))
+    assert {hit.text for hit in hits} == {"100%"}
+    assert sum(sizes) == len(data) - begin
+    assert max(sizes) == log_text.DRAWN_SLICE_BYTES
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 1000])

@@ -158,13 +158,16 @@ def make_worst(name: str, size: int) -> bytes:
     return (b"\r" + WORST[name] * (size // len(WORST[name]) + 1))[:size]
 
 
-def count_calls(action: Callable[[], object]) -> int:
-    """Return how many calls of Python an action makes; each moves some hundred characters at most."""
+def count_calls(action: Callable[[], object], *events: str) -> int:
+    """Return how many calls of Python an action makes; each moves some hundred characters at most.
+
+    ``events`` are the kinds that count, all if there are none.
+    """
     calls = 0
 
     def trace(frame: object, event: str, argument: object) -> None:
         nonlocal calls
-        calls += event in ("call", "c_call")
+        calls += event in (events or ("call", "c_call"))
 
     sys.setprofile(trace)
     try:
@@ -204,6 +207,30 @@ def test_a_link_that_was_drawn_over_is_left_out_before_the_colours_are() -> None
 
 def test_a_program_cannot_make_a_short_text_a_long_line() -> None:
     assert len(show_plain(b"\x1b[999999999C\x1b[999999999Ca" * 10)) <= 10 * (terminal.MAX_GAP + 1)
+
+
+ORDINARY = b"\x1b[32mINFO\x1b[0m text\n" * 1000
+
+FAST = {
+    "text and colours beside a bar": ORDINARY + BAR + b"\n" + ORDINARY,
+    "lines that only move": b"\b\n\r\b\n" * 1000 + BAR + b"\n",
+    "a bar drawn with carriage returns": BAR * 10 + b"\n",
+    "a line of backspaces": b"text" + b"\b" * 10_000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("text", FAST)
+@pytest.mark.parametrize("show", [show_plain, show_styled])
+def test_what_most_logs_have_takes_no_calls_for_each_line_or_redraw(
+    text: str, show: Callable[[bytes], bytes]
+) -> None:
+    assert count_calls(lambda: show(FAST[text]), "call") < 50
+
+
+def test_a_line_is_shown_in_the_same_way_whatever_is_beside_it() -> None:
+    coloured = b"\x1b[31;1mred and\x1b[22m bold"
+    assert show_styled(coloured + b"\n50%\r100%\n") == coloured + b"\n100%\n"
+    assert show_plain(coloured + b"\n50%\r100%\n") == b"red and bold\n100%\n"
 
 
 @pytest.mark.slow  # it starts two programs

@@ -275,10 +275,10 @@ class LogHandler(StreamHandler, KBatchHandler):
         """Send the lines as a terminal shows them."""
         chunker = LineChunker()
         async for piece in pieces:
-            chunker.add(piece.data)
-            if lines := chunker.take():
+            await self.draw(chunker, LineChunker.add, piece.data)
+            if lines := await self.draw(chunker, LineChunker.take):
                 await self.send_piece(lines + b"\n")
-        self.write(chunker.take(final=True))
+        self.write(await self.draw(chunker, LineChunker.take, final=True))
 
     async def _send_chunks(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         """Send chunks of complete lines without their last newline: see LineChunker.
@@ -297,12 +297,15 @@ class LogHandler(StreamHandler, KBatchHandler):
         looked_at = sent_at  # when a progress bar was last looked for
         async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
             async for piece in ticking:
-                chunker.add(b"" if piece is None else piece.data)
+                if piece is not None:
+                    await self.draw(chunker, LineChunker.add, piece.data)
                 # since this handler wrote, not the job: a job that always writes must be shown, too
                 silent_seconds = now() - sent_at
-                lines = chunker.take() if chunker.is_full or silent_seconds >= GATHER_SECONDS else b""
+                lines = b""
+                if chunker.is_full or silent_seconds >= GATHER_SECONDS:
+                    lines = await self.draw(chunker, LineChunker.take)
                 if lines or now() - looked_at >= BAR_SECONDS:
-                    lines = lines or chunker.show_bar()
+                    lines = lines or await self.draw(chunker, LineChunker.show_bar)
                     looked_at = now()
                 if not lines and encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
                     await self.send_piece(encoder.EMPTY_BLOCK)
@@ -311,7 +314,7 @@ class LogHandler(StreamHandler, KBatchHandler):
                 for chunk in part_lines(lines, FLUSH_BYTES):
                     await self.send_piece(encoder.compress(chunk) if encoder else chunk, is_whole=True)
                 sent_at = now()
-        rest = chunker.take(final=True)
+        rest = await self.draw(chunker, LineChunker.take, final=True)
         if self.cut_off:
             rest += make_last_line(self.cut_off).rstrip().encode()
         self.write(encoder.compress(rest, final=True) if encoder else rest)
