@@ -111,7 +111,8 @@ UPLOADS = Counter("kbatch_uploads", "Uploads that were accepted here.", registry
 UPLOADED_BYTES = Counter("kbatch_uploaded_bytes", "Bytes of the uploads accepted here.", registry=REGISTRY)
 LIMITS_HELD = Counter(
     "kbatch_limits_held",
-    "Times that something was refused or put off because of a limit, by the name of its trait.",
+    "Times that something was refused or put off because of a limit, by the name of its trait; "
+    "`database_reader` and `database_costly_reader` are reads that waited for their user's turn.",
     ("limit",),
     registry=REGISTRY,
 )
