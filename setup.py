@@ -89,6 +89,7 @@ setup(
         "sqlalchemy>=2.0.43",
         "tornado>=6.5",
         "traitlets>=5.14",
+        "typing_extensions>=4.12",
         "uvloop>=0.21",
     ],
     extras_require={

@@ -30,7 +30,7 @@ def make_table() -> str:
     rows = []
     for name in find_values():
         # what is switched on is said above the switch
-        said = comments[name.removesuffix(".enabled") if comments[name] == "Make it." else name]
+        said = comments[name.removesuffix(".enabled") if comments[name] == "Create it." else name]
         rows.append(f"| `{name}` | {format_default(find_value(values, name))} | {said} |")
     return "\n".join(["| value | default | what it is |", "|---|---|---|", *rows, ""])
 

@@ -76,7 +76,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     Throttle,
     WebServer,
 ]
-"""All that have settings beside the program itself and plugins, in the order of the page of settings."""
+"""All configurable classes except the program itself and plugins, in the order of the page of settings."""
 
 
 class KBatchServer(Application):
@@ -96,16 +96,18 @@ class KBatchServer(Application):
 
     config_file = Unicode(
         CONFIG_FILE,
-        help="""The configuration file (Python, ``c = get_config()``). A file that is named must exist.""",
+        help="""The configuration file (Python, ``c = get_config()``). If you name a file, it must exist.""",
         config=True,
     )
 
     generate_config = Bool(False, help="""Write a commented configuration file and exit.""", config=True)
 
     bind_url = Unicode(
-        help="""Where to listen, like ``http://127.0.0.1:8050``. Port 0 takes a free one.
+        help="""The URL that the service listens on, like ``http://127.0.0.1:8050``. Port 0 selects a free
+        port.
 
-        Default: JUPYTERHUB_SERVICE_URL, which the hub sets, else ``http://127.0.0.1:8050``.
+        Default: the environment variable JUPYTERHUB_SERVICE_URL, which the hub sets, else
+        ``http://127.0.0.1:8050``.
         """,
         config=True,
     )
@@ -122,7 +124,7 @@ class KBatchServer(Application):
     service_prefix = Unicode(
         help="""The path at which the hub's proxy serves this service, like ``/services/kbatch/``.
 
-        Default: JUPYTERHUB_SERVICE_PREFIX, which the hub sets, else ``/``.
+        Default: the environment variable JUPYTERHUB_SERVICE_PREFIX, which the hub sets, else ``/``.
         """,
         config=True,
     )
@@ -140,17 +142,16 @@ class KBatchServer(Application):
         "kbatch_server.launchers.kube.launcher.KubeJobLauncher",
         klass=JobLauncher,
         entry_point_group="kbatch_server.launchers",
-        help="""The launcher, which runs the jobs: a subclass of JobLauncher, or the name of an entry
-        point.""",
+        help="""The launcher that runs the jobs: a subclass of JobLauncher, or the name of an entry point.""",
         config=True,
     )
 
     storage_class = PluginClass(
         klass=Storage,
         entry_point_group="kbatch_server.storages",
-        help="""The storage of code, logs and results: a subclass of Storage, or the name of an entry point.
+        help="""The storage for code, logs and results: a subclass of Storage, or the name of an entry point.
 
-        Default: DEFAULT_FILE_STORAGE, else ``file``.
+        Default: the environment variable DEFAULT_FILE_STORAGE, else ``file``.
         """,
         config=True,
     )
@@ -160,11 +161,11 @@ class KBatchServer(Application):
         return get_storage_name()
 
     db_url = Unicode(
-        help="""The database of jobs: ``sqlite:///PATH`` (four slashes: absolute), of one process alone, or
-        ``postgresql://USER@HOST/DATABASE``, which several replicas may share.
+        help="""The URL of the database: ``sqlite:///PATH`` (with four slashes PATH is absolute) for a single
+        process, or ``postgresql://USER@HOST/DATABASE``, which several replicas may share.
 
         Set the password in PGPASSWORD, or in the file that PGPASSFILE names, rather than in the URL. Default:
-        KBATCH_DB_URL in the environment, else ``sqlite:///kbatch-server.sqlite``.
+        the environment variable KBATCH_DB_URL, else ``sqlite:///kbatch-server.sqlite``.
         """,
         config=True,
     )
@@ -175,18 +176,20 @@ class KBatchServer(Application):
 
     upgrade_db_on_start = Bool(
         True,
-        help="""Whether to upgrade a database with an older schema at the start. Otherwise the service
-        does not start until ``kbatch-server upgrade-db`` has run.""",
+        help="""Whether to upgrade a database with an older schema at the start. If False, the service does
+        not start until you have run ``kbatch-server upgrade-db``.
+        """,
         config=True,
     )
 
     key_file = Unicode(
         "kbatch-server.keys",
-        help="""The file with the keys that secrets are sealed with, one a line, the newest first.
+        help="""The file with the keys that encrypt secrets, one per line, the newest first.
 
-        It is made if it is not there, unless the database is PostgreSQL, which several replicas with the
-        same keys may share. KBATCH_KEYS in the environment (keys with spaces between) is used
-        instead where it is set. Without the keys, the environments of the jobs cannot be read again.
+        The service creates a missing file, unless the database is PostgreSQL: several replicas may share
+        that, and need the same keys. If the environment variable KBATCH_KEYS is set (keys separated by
+        spaces), the service uses it instead of the file. Without the keys, nobody can read the environments
+        of the jobs again.
         """,
         config=True,
     )
@@ -194,8 +197,10 @@ class KBatchServer(Application):
     max_job_bytes = Integer(
         2 * 1024**2,
         min=64 * 1024,
-        help="""Bytes of the JSON of one job at most, as ``api/v1`` takes it. All that a job may have fits,
-        also where a client writes six bytes for a character. Code is not JSON: ``Uploads.max_upload_bytes``.
+        help="""The maximum size, in bytes, of the JSON of one job in ``api/v1``.
+
+        The default has room for all that a job may have, even if a client writes six bytes for each
+        character. It does not limit code: see ``Uploads.max_upload_bytes``.
         """,
         config=True,
     )
@@ -203,18 +208,21 @@ class KBatchServer(Application):
     max_body_bytes = Integer(
         16 * 1024**2,
         min=1024**2,
-        help="""A third of the bytes that the JSON of the kbatch command and of the first client may have,
-        which has code in it. It is in memory a few times over while it is read.""",
+        help="""The maximum size, in bytes, of the body of other requests.
+
+        The requests of the kbatch command and of the first client have the code in their JSON, and may be
+        three times as large. Reading such a request takes its size in memory several times.
+        """,
         config=True,
     )
 
     kbatch_list_days = Float(
         7,
         min=0,
-        help="""Days for which a job that has ended is listed by ``kbatch job list`` and ``kbatch pod list``.
+        help="""Number of days for which ``kbatch job list`` and ``kbatch pod list`` list a job after its end.
 
-        That command reads no pages, so a list of all jobs would grow for ever. The page and ``api/v1`` list
-        all of them.
+        This command cannot read a list page by page, so its list must not grow forever. The page and
+        ``api/v1`` list all jobs.
         """,
         config=True,
     )
@@ -228,7 +236,7 @@ class KBatchServer(Application):
         config=True,
     )
 
-    tornado_settings = Dict(help="""Other settings of the Tornado application.""", config=True)
+    tornado_settings = Dict(help="""Additional settings of the Tornado application.""", config=True)
 
     classes: Any = List()
 
@@ -248,7 +256,7 @@ class KBatchServer(Application):
 
     @observe("launcher_class", "storage_class")
     def _add_class(self, change: Any) -> None:
-        """Let the traits of a class of the admin's own be set as well."""
+        """Allow settings for the traits of an admin's own class."""
         if change["new"] not in self.classes:
             self.classes = [*self.classes, change["new"]]
 
@@ -271,7 +279,7 @@ class KBatchServer(Application):
 
     @classmethod
     def make_for(cls, command: Application) -> KBatchServer:
-        """Return the program with the parts that its configuration names, for a command to work with."""
+        """Return the program with its parts, as configured, for a command."""
         own = type(command).__name__
         server = cls(config=Config({key: command.config[key] for key in command.config if key != own}))
         # which wins over the file, here as there
@@ -288,7 +296,7 @@ class KBatchServer(Application):
         return StrictLoader(argv, aliases, flags, classes=classes, log=self.log, subcommands=self.subcommands)
 
     def init_config_file(self) -> None:
-        """Load the configuration file, and refuse what it says of traits that there are not."""
+        """Load the configuration file; raises WrongSetting if it sets unknown traits."""
         path = Path(self.config_file)
         if path.is_file():
             try:
@@ -300,7 +308,7 @@ class KBatchServer(Application):
         check_config(self.config, [type(self), *self.classes, self.launcher_class, self.storage_class])
 
     def init_logging(self) -> None:
-        """Log in our format, and what Tornado and our libraries log as well."""
+        """Set up the log's format, also for Tornado and other libraries."""
         set_up_logging(self.log, as_json=self.log_json)
 
     def init_keyring(self) -> None:
@@ -313,7 +321,7 @@ class KBatchServer(Application):
             raise WrongSetting(f"KBATCH_KEYS or KBatchServer.key_file: {error}") from error
 
     def init_store(self) -> None:
-        """Make the storage, and the store of what is on record."""
+        """Make the storage, the store, and the parts that only need these."""
         self.storage = self.storage_class(parent=self)
         self.store = Store(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
         self.disk = DiskSpace(parent=self, storage=self.storage, store=self.store)
@@ -321,7 +329,7 @@ class KBatchServer(Application):
         self.outputs = Outputs(parent=self, storage=self.storage, records=self.store.outputs)
 
     def init_jobs(self) -> None:
-        """Make what jobs are described, driven and asked about with."""
+        """Make the parts that describe and run jobs, and answer requests about them."""
         self.inflight = InflightRequests(parent=self)
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
@@ -354,7 +362,7 @@ class KBatchServer(Application):
         )
 
     def init_auth(self) -> None:
-        """Make what asks the hub who a request is from."""
+        """Make the part that asks the hub for the user of a request."""
         self.auth = HubAuthenticator(parent=self, base_url=self.service_prefix, keyring=self.keyring)
         if not self.auth.hub_auth.api_token:
             raise WrongSetting(
@@ -363,7 +371,7 @@ class KBatchServer(Application):
             )
 
     def init_web(self) -> None:
-        """Make what the service is watched by, and the Tornado application."""
+        """Make health checks, metrics and the Tornado application."""
         self.throttle = Throttle(parent=self)
         self.operations = Operations(
             parent=self,
@@ -400,7 +408,7 @@ class KBatchServer(Application):
         )
 
     async def serve(self) -> None:
-        """Run until SIGTERM or SIGINT; every part that was started is stopped, in reverse."""
+        """Run until SIGTERM or SIGINT; then stop every started part, in reverse order."""
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -412,7 +420,7 @@ class KBatchServer(Application):
             await self.operations.announce_stop()
 
     async def start_parts(self, running: AsyncExitStack) -> None:
-        """Start every part; ``running`` stops them. The port comes first: a taken one then costs nothing."""
+        """Start every part; ``running`` stops them. Binding the port comes first: it may fail."""
         server = self.listen()
         running.callback(server.close)
         running.push_async_callback(self.auth.close)
@@ -433,7 +441,7 @@ class KBatchServer(Application):
         running.push_async_callback(server.stop)
 
     def listen(self) -> WebServer:
-        """Take the port; requests wait in its backlog until the parts are started."""
+        """Bind the port; requests wait in its backlog until the parts are started."""
         server = WebServer(
             parent=self,
             application=self.web_app,
@@ -453,7 +461,7 @@ class KBatchServer(Application):
         return server
 
     def start(self) -> None:
-        """Do what the command line asks for; returns when it is done."""
+        """Do what the command line requests; returns at the end."""
         if self.subapp is not None:
             self.subapp.start()
         elif self.generate_config:

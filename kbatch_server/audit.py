@@ -1,4 +1,4 @@
-"""Who did what, when and from where: an entry of the audit record, and whom the running code works for."""
+"""An entry of the audit record: who did what, when and from where; and for whom the current code runs."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from .models.times import to_iso, utcnow
+from typing_extensions import TypedDict
+
+from .models.times import Moment, show_time, utcnow
 
 SYSTEM = "kbatch-server"
-"""Who does what no request asked for: what was kept long enough is removed."""
+"""The name for actions without a request, such as the removal of expired data."""
 
 
 class Action(StrEnum):
-    """What is put on record."""
+    """The actions in the audit record."""
 
     SUBMIT = "submit"
     RERUN = "rerun"
     CANCEL = "cancel"
     DELETE = "delete"
     READ = "read"
-    """An admin read something of another's job."""
+    """An admin read data of another user's job."""
     LIST = "list"
-    """An admin listed the jobs of another, or of everybody."""
+    """An admin listed the jobs of another user, or of all."""
     AUDIT = "audit"
-    """An admin read this record."""
+    """An admin read the audit record."""
     FORGET_USER = "forget-user"
-    """All that was kept of a user is to go: the user is not at the hub any more."""
+    """All data of a user is to be removed: the hub no longer has this user."""
     REMOVE_JOB = "remove-job"
     REMOVE_LOG = "remove-log"
     REMOVE_RESULTS = "remove-results"
@@ -37,36 +38,51 @@ class Action(StrEnum):
     REMOVE_OBJECT = "remove-object"
 
 
+class AuditEntryJson(TypedDict):
+    """An entry of the audit record."""
+
+    at: Moment
+    who: str
+    kind: str
+    action: Action
+    name: str
+    user: str
+    rights: list[str]
+    address: str
+    request_id: str
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line of the record."""
+    """One entry of the audit record."""
 
     at: datetime
     who: str
     """The hub user, or ``service/NAME``, or SYSTEM."""
     action: Action
     name: str
-    """What it was done to: the id of a job or an upload, the key of an object."""
+    """The object of the action: the id of a job or an upload, the key of an object."""
     user: str
-    """Whose that is: a user, ``*`` for everybody, or nobody."""
+    """The owner of that: a user, ``*`` for all users, or empty."""
     kind: str
-    """What kind of somebody it was: ``user``, ``service``, or ``system`` for the service itself."""
+    """The kind of ``who``: ``user``, ``service``, or ``system`` for the service itself."""
     rights: str
-    """What the token was good for, like ``submit,read``."""
+    """The actions that the token allowed, like ``submit,read``."""
     address: str
-    """The IP address that the request came from, as far as the proxies say so."""
+    """The IP address of the client, according to the trusted proxies."""
     request_id: str
     detail: str
     seq: int = 0
-    """Its number in the record, which grows."""
+    """The entry's number in the record, ascending."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> AuditEntryJson:
         """Return the JSON of the entry."""
         return {
-            "at": to_iso(self.at),
+            "at": show_time(self.at),
             "who": self.who,
             "kind": self.kind,
-            "action": self.action.value,
+            "action": self.action,
             "name": self.name,
             "user": self.user,
             "rights": self.rights.split(",") if self.rights else [],
@@ -78,7 +94,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where what is done now comes from: a request of somebody's, or the service itself."""
+    """The origin of the current action: a user's request, or the service itself."""
 
     who: str = SYSTEM
     kind: str = "system"
@@ -88,15 +104,15 @@ class Origin:
     """Returns method and path of the request, without secrets."""
     rights: str = ""
     noted: set[tuple[Action, str]] = field(default_factory=set)
-    """What was put on record for this request already: reading a job may take several looks at it."""
+    """The actions already audited for this request: reading a job may take several looks at it."""
 
 
 ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)
-"""Set by the handlers; whatever they start inherits it. None is the service itself."""
+"""Set by the handlers, and inherited by whatever they start. None means the service itself."""
 
 
 def make_entry(action: Action, name: str, user: str, *, detail: str = "") -> AuditEntry:
-    """Return the entry of what is done now; ``detail`` is what was asked for unless it is given."""
+    """Return an entry for a current action; ``detail`` is by default the request."""
     origin = ORIGIN.get() or Origin()
     return AuditEntry(
         at=utcnow(),
@@ -113,7 +129,7 @@ def make_entry(action: Action, name: str, user: str, *, detail: str = "") -> Aud
 
 
 def is_first(action: Action, name: str) -> bool:
-    """Return whether this is the first time that the request of now does that; from then on it is not."""
+    """Return whether the current request does this for the first time; from then on it returns False."""
     origin = ORIGIN.get() or Origin()
     if (action, name) in origin.noted:
         return False
@@ -123,7 +139,7 @@ def is_first(action: Action, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AuditQuery:
-    """Which entries are asked for: those for which all hold that is not None; newest first."""
+    """Selects entries: all conditions that are not None must hold; newest first."""
 
     who: str | None = None
     user: str | None = None
@@ -132,13 +148,13 @@ class AuditQuery:
     since: datetime | None = None
     until: datetime | None = None
     before: int | None = None
-    """Only entries with a lower number: the page after."""
+    """Only entries with a lower number: for the next page."""
     limit: int = 50
 
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
-    """Some entries, newest first, and the number to go on from, if there are more."""
+    """Some entries, newest first, and the number to continue from, if there are more."""
 
     entries: list[AuditEntry]
     next_before: int | None

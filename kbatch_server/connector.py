@@ -1,4 +1,4 @@
-"""Connections of HTTP clients, none of which outlives its use."""
+"""Connections of HTTP clients that never outlive their use."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import aiohttp
 from aiohttp.connector import Connection
 
 CLOSE_SECONDS = 5
-"""For how long ``close`` waits for the event loop to see that connections have ended."""
+"""Seconds that ``close`` waits for the event loop to notice that connections have ended."""
 
 _in_use: ContextVar[list[Connection] | None] = ContextVar("connections_in_use", default=None)
 
 
 class Connector(aiohttp.TCPConnector):
-    """aiohttp's connector, whose ``close`` returns when every connection that it made has ended.
+    """aiohttp's connector, whose ``close`` returns when all of its connections have ended.
 
-    aiohttp forgets a TLS connection that is dropped before its answer was read, or while it is made (the
-    request was cancelled, a followed log is not needed any more). asyncio then waits for the other side to
-    say goodbye, for up to 30 seconds (``ssl_shutdown_timeout`` of ``loop.create_connection``).
+    aiohttp forgets a TLS connection that is dropped before its answer was read, or while it is created
+    (because the request was cancelled, or nobody follows the log any more). asyncio then waits for the other
+    side's end of the TLS session, for up to 30 seconds (``ssl_shutdown_timeout`` of
+    ``loop.create_connection``).
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -32,21 +33,21 @@ class Connector(aiohttp.TCPConnector):
         self._sockets: WeakSet[socket.socket] = WeakSet()
 
     def _make_socket(self, address: tuple[Any, ...]) -> socket.socket:
-        """Make a socket for an address as ``getaddrinfo`` has it."""
+        """Create a socket for an address in the form of ``getaddrinfo``."""
         family, kind, protocol, *_ = address
         made = socket.socket(family, kind, protocol)
         self._sockets.add(made)
         return made
 
     async def connect(self, *args: Any, **kwargs: Any) -> Connection:
-        """Return a connection for a request, and note it for the block that the request is in."""
+        """Return a connection for a request, and note it for the surrounding ``closing_on_error``."""
         connection = await super().connect(*args, **kwargs)
         if (in_use := _in_use.get()) is not None:
             in_use.append(connection)
         return connection
 
     async def close(self, *, abort_ssl: bool = False) -> None:
-        """End all connections: what is in use is cut off."""
+        """End all connections, including those in use."""
         await super().close(abort_ssl=abort_ssl)
         for each in self._find_open():
             with contextlib.suppress(OSError):  # it is not connected (yet), or not any more
@@ -62,10 +63,10 @@ class Connector(aiohttp.TCPConnector):
 
 @contextlib.contextmanager
 def closing_on_error() -> Iterator[None]:
-    """Close the connections of requests in the block that are still in use when an exception leaves it.
+    """Close the connections of requests in the block that are in use when an exception leaves it.
 
-    For libraries that do not close theirs when they are cancelled (azure-core 1.41 leaves that to the
-    garbage collector). Each connection must come from a Connector.
+    This is for libraries that do not close their connections when cancelled (azure-core 1.41 leaves that to
+    the garbage collector). Each connection must come from a Connector.
     """
     connections: list[Connection] = []
     token = _in_use.set(connections)

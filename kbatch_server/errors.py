@@ -6,30 +6,41 @@
      ├── InvalidRequest        400  a field of the request is wrong; ``details`` name it
      ├── NotAuthenticated      401  no token, or one that the hub does not know
      ├── Forbidden             403  the token lacks a scope
-     ├── NotFound              404  it does not exist, or is somebody else's
-     ├── RequestTimeout        408  the body does not come, or too slowly
-     ├── Conflict              409  it is not in a state that allows this
-     ├── TooLarge              413  a body over its limit
-     ├── RangeNotSatisfiable   416  none of the bytes that are asked for are there
+     ├── NotFound              404  it does not exist, or belongs to another user
+     ├── RequestTimeout        408  the body did not arrive, or too slowly
+     ├── Conflict              409  the state of the job or upload does not allow this
+     ├── TooLarge              413  the body exceeds its limit
+     ├── RangeNotSatisfiable   416  the content has none of the requested bytes
      ├── TooManyRequests       429  a limit on the number of things
-     ├── NotSupported          501  the service cannot do this (yet)
-     └── Unavailable           503  the hub, the storage or the cluster does not answer
-          └── InsufficientStorage 507  there is no room left for what was sent
+     ├── NotSupported          501  the service does not support this (yet)
+     └── Unavailable           503  the hub, the storage or the cluster does not respond
+          └── InsufficientStorage 507  not enough space for the request
 
-Anything else that is raised in a handler is a defect of ours: it is logged with the request's id and
-answered with 500 and that id.
+Any other error in a handler is a bug: the handler logs it with the request's id, and answers with 500 and
+that id.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import TypedDict
+
+
+class ErrorJson(TypedDict):
+    """An error."""
+
+    status: int
+    reason: str
+    message: str
+    details: Any
+
 
 class KBatchError(Exception):
-    """An error that can be told to the user.
+    """An error to be shown to the user.
 
-    ``message`` is one plain sentence that says what is wrong and what to do; ``details`` is JSON that
-    names the fields; ``retry_after_seconds`` becomes the Retry-After header.
+    ``message`` is one plain sentence with the problem and what to do; ``details`` is JSON with the names of
+    fields; ``retry_after_seconds`` becomes the Retry-After header.
     """
 
     status = 500
@@ -49,8 +60,8 @@ class KBatchError(Exception):
         self.details = details
         self.retry_after_seconds = retry_after_seconds
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the one JSON form of every error."""
+    def to_dict(self) -> ErrorJson:
+        """Return the JSON form that all errors share."""
         return {
             "status": self.status,
             "reason": self.reason,
@@ -67,7 +78,7 @@ class InvalidRequest(KBatchError):
 
     @classmethod
     def of_field(cls, field: str, message: str) -> InvalidRequest:
-        """Return the error of one wrong field, named by its path, like ``env.HOME``."""
+        """Return the error for one wrong field, with its path, like ``env.HOME``."""
         return cls(f"{field}: {message}", details=[{"field": field, "message": message}])
 
 
@@ -102,7 +113,7 @@ class TooLarge(KBatchError):
 
     @classmethod
     def of_body(cls, limit: int, *, size: int | None = None, received: int = 0) -> TooLarge:
-        """Return the error of a body whose size is known, or only how many bytes of it had come."""
+        """Return the error for a body of known size, or of which only some bytes have arrived."""
         if size is not None:
             message = f"The body is {size} bytes, the limit is {limit} bytes."
             return cls(message, details={"size": size, "limit": limit})
@@ -111,7 +122,7 @@ class TooLarge(KBatchError):
 
 
 class RangeNotSatisfiable(KBatchError):
-    """None of the bytes that a Range header names are there; ``size`` is how many there are."""
+    """The content, which has ``size`` bytes, contains none of the requested range."""
 
     status = 416
     reason = "RangeNotSatisfiable"
@@ -140,7 +151,7 @@ class Unavailable(KBatchError):
 
 
 class InsufficientStorage(Unavailable):
-    """There is no room for what was sent: a kind of Unavailable, as it may well work later."""
+    """The request does not fit on the disk: a kind of Unavailable, because it may work later."""
 
     status = 507
     reason = "InsufficientStorage"

@@ -1,4 +1,4 @@
-"""Steps at which a test has the service killed, as a power cut would: ``reach("launch.3")`` and its like."""
+"""Steps at which a test kills the service, like a power cut: ``reach("launch.3")`` and the like."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ STEPS = {
     "cancel.5": "what runs the job was told, and has not ended it yet",
     "cancel.6": "nothing of the job is left, and that is not on record",
 }
-"""Each step and what is so when it is reached."""
+"""Each step and the state when it is reached."""
 
 
 class WrongFailpoint(ValueError):
-    """The variable is set where it must not be, or names no step; says what to do, in one line."""
+    """The variable is set where it must not be, or names no step; the text says what to do, in one line."""
 
 
 _left: dict[str, int] = {}
-"""How often a step is still to be reached, the last time included; empty in production."""
+"""How many more times to reach a step until the kill; empty in production."""
 
 
 def arm() -> None:
-    """Take what the environment says, like ``launch.3:2``: die when that step is reached the second time.
+    """Read the environment variable, like ``launch.3:2``: die when that step is reached the second time.
 
-    Raises WrongFailpoint outside of a test of pytest, which says in the environment that one is running: so
-    this cannot be on by accident.
+    Raises WrongFailpoint outside of a pytest test, which pytest marks in the environment: so this cannot be
+    on by accident.
     """
     wanted = os.environ.get("KBATCH_TEST_FAILPOINT")
     if wanted is None:
@@ -62,7 +62,7 @@ def arm() -> None:
 
 
 def reach(step: str) -> None:
-    """End the process here, by KILL, when this is the step and the time that a test has chosen."""
+    """Kill the process here if this is the step, and the number of times, that a test has chosen."""
     if step in _left:
         _left[step] -= 1
         if _left[step] == 0:

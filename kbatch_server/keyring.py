@@ -1,4 +1,4 @@
-"""The service's keys: what is kept is sealed with them, what is handed out is signed with them."""
+"""The service's keys: they encrypt stored secrets and sign what the service gives out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .private import make_private
 
 
 class BadKey(ValueError):
-    """A key is too short, or what it should open was sealed with another."""
+    """A key is too short, or does not fit the encrypted data."""
 
 
 class Keyring:
-    """Seals and signs with the first of its keys, opens and verifies with any: so keys can be rotated."""
+    """Encrypts and signs with the first of its keys, decrypts and verifies with any, for key rotation."""
 
     def __init__(self, keys: list[str]) -> None:
         if not keys or any(len(key) < 32 for key in keys):
@@ -33,9 +33,10 @@ class Keyring:
 
     @classmethod
     def from_file(cls, path: Path, *, may_make: bool = True) -> Keyring:
-        """Return the keyring of the keys in a file, one a line, mode 0600; a missing file is made.
+        """Return a keyring from a file with one key per line, mode 0600; creates a missing file.
 
-        Without ``may_make`` a missing file is BadKey: of several replicas each would have keys of its own.
+        Without ``may_make``, a missing file raises BadKey: otherwise each of several replicas would have its
+        own keys.
         """
         if not may_make and not path.exists():
             raise BadKey(
@@ -54,24 +55,24 @@ class Keyring:
         return cls(path.read_text().split())
 
     def seal(self, value: Any) -> bytes:
-        """Return JSON ``value`` encrypted and authenticated."""
+        """Return JSON ``value``, encrypted and authenticated."""
         return self._fernet.encrypt(json.dumps(value).encode())
 
     def unseal(self, sealed: bytes) -> Any:
-        """Return what was sealed, or raise BadKey."""
+        """Return the decrypted value, or raise BadKey."""
         try:
             return json.loads(self._fernet.decrypt(sealed))
         except InvalidToken:
             raise BadKey("encrypted with a key that this service does not have") from None
 
     def sign(self, value: Any, *, purpose: str) -> str:
-        """Return JSON ``value`` as text for a URL that ``verify`` knows again, for this purpose only."""
+        """Return JSON ``value`` as text for a URL, which ``verify`` accepts for this purpose only."""
         return self._serializer(purpose).dumps(value)
 
     def verify(self, signed: str, *, purpose: str, max_age_seconds: int) -> Any:
-        """Return what was signed for this purpose at most so long ago, or None.
+        """Return the value if it was signed for this purpose within ``max_age_seconds``, or None.
 
-        What was signed later than now is well: a clock was set back, and only who has our keys can sign.
+        A signature from the future is valid: a clock was set back, and only the service's keys can sign.
         """
         try:
             value, signed_at = self._serializer(purpose).loads(signed, return_timestamp=True)
@@ -81,7 +82,7 @@ class Keyring:
         return value if age_seconds <= max_age_seconds else None
 
     def make_secret(self, purpose: str) -> bytes:
-        """Return 32 bytes that depend on the first key and the purpose only."""
+        """Return 32 bytes that depend only on the first key and the purpose."""
         return base64.urlsafe_b64decode(_derived(self._keys[0], purpose))
 
     def _serializer(self, purpose: str) -> URLSafeTimedSerializer:
@@ -91,6 +92,6 @@ class Keyring:
 
 
 def _derived(key: str, purpose: str) -> bytes:
-    """Return a Fernet key for one purpose (HKDF, RFC 5869), so that no two uses share one."""
+    """Return a Fernet key for one purpose (HKDF, RFC 5869), so that no two uses share a key."""
     hkdf = HKDF(hashes.SHA256(), length=32, salt=None, info=f"kbatch-server {purpose}".encode())
     return base64.urlsafe_b64encode(hkdf.derive(key.encode()))

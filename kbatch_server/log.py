@@ -1,4 +1,5 @@
-"""The log's lines, as text or JSON, without secrets; the access log has one for each request, with its id."""
+"""The format of the log, text or JSON, without secrets; the access log has a line for each request, with its
+id."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from .metrics import REQUEST_SECONDS, REQUESTS
 from .scrub import scrub_text, scrub_url
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the request that is being answered: in each line of a JSON log that comes of it."""
+"""The id of the request that is being answered; it is in each line of a JSON log that the request causes."""
 
 JOB_ID: ContextVar[str] = ContextVar("job_id", default="")
-"""The id of the job that is being worked on."""
+"""The id of the job that is being reconciled."""
 
 
 class JsonFormatter(json.JsonFormatter):
-    """One JSON object a line: time, level, logger, message, and request_id, job_id, exception if any."""
+    """One JSON object per line: time, level, logger, message, and request_id, job_id, exception if any."""
 
     def __init__(self) -> None:
         super().__init__(json_ensure_ascii=False)
@@ -30,7 +31,7 @@ class JsonFormatter(json.JsonFormatter):
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        """Fill in the object of one line."""
+        """Fill the object of one line."""
         extra: dict[str, Any] = {}
         super().add_fields(extra, record, message_dict)
         exception = extra.pop("exc_info", None)
@@ -51,7 +52,7 @@ class JsonFormatter(json.JsonFormatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Lines to read: level, time, logger, message, and tracebacks without the secrets of URLs in them."""
+    """Readable lines: level, time, logger, message, and tracebacks without secrets from URLs."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -59,12 +60,12 @@ class TextFormatter(logging.Formatter):
         )
 
     def formatException(self, ei: Any) -> str:
-        """Return a traceback."""
+        """Return a traceback without secrets from URLs."""
         return scrub_text(super().formatException(ei))
 
 
 def find_job_id(record: logging.LogRecord) -> str | None:
-    """Return the id of the job that a line is about: each such line of ours begins with ``job %s``."""
+    """Return the id of the job that a line is about: our lines about jobs begin with ``job %s``."""
     if isinstance(record.msg, str) and record.msg.startswith(("job %s", "Job %s")) and record.args:
         first = record.args[0] if isinstance(record.args, tuple) else None
         return str(first) if first else None
@@ -72,21 +73,21 @@ def find_job_id(record: logging.LogRecord) -> str | None:
 
 
 def make_formatter(*, as_json: bool = False) -> logging.Formatter:
-    """Return how a line of the log looks: level, time, logger, message, or one JSON object."""
+    """Return the formatter for lines of the log, as text or JSON."""
     return JsonFormatter() if as_json else TextFormatter()
 
 
 def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any], *, as_json: bool = False) -> None:
-    """Give the lines of the program's log our form, and let Tornado and our modules log there as well."""
+    """Set the format of the program's log, and send the lines of Tornado and of our modules there."""
     ours = log.logger if isinstance(log, logging.LoggerAdapter) else log
     for handler in ours.handlers:
         handler.setFormatter(make_formatter(as_json=as_json))
     ours.propagate = False
-    # what costs time in each line, and no line of ours says
+    # these cost time in each line, and no line of this service contains them
     # (https://docs.python.org/3/howto/logging.html#optimization)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    # with JSON whatever is logged has that form, also what comes of a library
+    # with as_json, everything is logged as JSON, including the messages of libraries
     others = ("asyncio", "py.warnings") if as_json else ()
     for name in ("tornado.access", "tornado.application", "tornado.general", "kbatch_server", *others):
         logger = logging.getLogger(name)
@@ -95,10 +96,10 @@ def set_up_logging(log: logging.Logger | logging.LoggerAdapter[Any], *, as_json:
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Log one request: quietly where nothing is to be learned from it, as an error where we failed.
+    """Log one request, with a level that depends on its status: ERROR from 500 on, WARNING from 400 on.
 
-    A handler with ``log_success_debug = True`` (health checks, which come every few seconds) is logged at
-    debug level as long as it succeeds.
+    A successful request to a handler with ``log_success_debug = True`` (health checks, which come every few
+    seconds) is logged at debug level.
     """
     status = handler.get_status()
     request = handler.request
@@ -130,7 +131,7 @@ def log_request(handler: RequestHandler) -> None:
 
 
 def count_request(handler: RequestHandler, status: int, seconds: float) -> None:
-    """Count a request that was answered, by its handler; none of the labels is of a client's choice."""
+    """Count an answered request by its handler; clients cannot choose any of the labels."""
     cls = type(handler)
     name = f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
     method = handler.request.method
@@ -140,13 +141,13 @@ def count_request(handler: RequestHandler, status: int, seconds: float) -> None:
 
 
 def _method_name(handler: RequestHandler) -> str:
-    # what was asked for: our handlers have one name for all that there are not
+    # the requested method: handlers have one name for all unknown methods
     return (
         str(getattr(handler, "asked_method", handler.request.method)).encode("ascii", "replace")[:20].decode()
     )
 
 
 def _user_name(handler: RequestHandler) -> str:
-    # Not handler.current_user, which asks again who it is when nobody is known.
+    # Not handler.current_user, which looks for the user again if none is known.
     name: str = getattr(getattr(handler, "_current_user", None), "name", "")
-    return name if name.isprintable() else ascii(name)  # a name cannot start a line of its own
+    return name if name.isprintable() else ascii(name)  # so that a name cannot contain a new line

@@ -1,4 +1,4 @@
-"""What the process keeps of the memory that it once had: Python's garbage collector and glibc's allocator."""
+"""Reduces the memory that the process keeps after use: Python's garbage collector and glibc's allocator."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import gc
 import os
 
 GC_THRESHOLDS = (10_000, 10, 10)
-"""Objects that may be made before Python's garbage collector looks at the youngest, and how often it does so
-before it looks at older ones. A request makes a hundred: with Python's 700 it came with each second one."""
+"""The number of new objects before Python's garbage collector checks the youngest, and how often it does so
+before it checks older ones. A request creates a hundred: with Python's 700, it ran after every second
+request."""
 
 MAX_ARENAS = 2
-"""Of glibc's arenas, in which threads allocate, a process may have eight for each processor, and each keeps
-what was freed in it. With two, a service that was sent a lot keeps half as much (seen with ``make soak``)."""
+"""glibc allows a process eight arenas per CPU, in which threads allocate memory, and each keeps freed memory.
+With two, a service that received a lot keeps half as much (measured with ``make soak``)."""
 
 _M_ARENA_MAX = -8  # malloc.h
 
 
 def limit_arenas() -> None:
-    """Let all threads share few of glibc's arenas, unless MALLOC_ARENA_MAX says how many.
+    """Let all threads share a few of glibc's arenas, unless MALLOC_ARENA_MAX sets their number.
 
-    To be called before there are threads: an arena that was made stays. Other C libraries have none.
+    It must be called before any thread starts: an existing arena stays. Other C libraries have no arenas.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
@@ -28,6 +29,6 @@ def limit_arenas() -> None:
 
 
 def settle_garbage() -> None:
-    """Tell the garbage collector that what is there now stays; called when all parts are started."""
+    """Exclude all existing objects from garbage collection; called when all parts are started."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

@@ -1,6 +1,6 @@
-"""What is counted and timed for Prometheus; docs/operations.md has the list, and a test compares the two.
+"""The counters and histograms for Prometheus; docs/operations.md lists them, and a test compares the two.
 
-No label has the name of a user or a job: each has few values, however many there are of those.
+No label contains the name of a user or a job: each has few values, however many users and jobs there are.
 """
 
 from __future__ import annotations
@@ -16,106 +16,116 @@ from prometheus_client import (
 )
 
 REGISTRY = CollectorRegistry()
-"""All metrics of this process; not the library's own, which everybody's code may add to."""
+"""All metrics of this process, apart from the library's own registry, which any code may add to."""
 
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
 
 QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds of what should take milliseconds."""
+"""Buckets, in seconds, for what should take milliseconds."""
 
 SLOW = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 12 * 3600, 86400)
-"""Seconds of what waits for a place on the cluster."""
+"""Buckets, in seconds, for what waits for a place on the cluster."""
 
 REQUESTS = Counter(
-    "kbatch_http_requests", "Requests that were answered.", ("handler", "method", "status"), registry=REGISTRY
+    "kbatch_http_requests",
+    "Requests that the service answered.",
+    ("handler", "method", "status"),
+    registry=REGISTRY,
 )
 REQUEST_SECONDS = Histogram(
     "kbatch_http_request_seconds",
-    "How long answers took, but for those that are streams.",
+    "Time to answer a request, except streams.",
     ("handler",),
     buckets=QUICK,
     registry=REGISTRY,
 )
 
-SUBMITTED = Counter("kbatch_jobs_submitted", "Jobs that were accepted here.", registry=REGISTRY)
-ENDED = Counter("kbatch_jobs_ended", "Jobs that ended, by their status.", ("status",), registry=REGISTRY)
+SUBMITTED = Counter("kbatch_jobs_submitted", "Jobs that this process accepted.", registry=REGISTRY)
+ENDED = Counter("kbatch_jobs_ended", "Jobs that ended, by status.", ("status",), registry=REGISTRY)
 LAUNCHES = Counter(
     "kbatch_launches",
-    "Tries to hand a job over: ok, refused (for good), unavailable (tried again), failed (a defect), again "
-    "(launched again, as its node did not take it).",
+    "Launches of jobs: ok, refused (permanently), unavailable (tried again), failed (a bug), again (launched "
+    "again because a node rejected the pod).",
     ("result",),
     registry=REGISTRY,
 )
 QUEUE_SECONDS = Histogram(
     "kbatch_job_queue_seconds",
-    "From a job's acceptance until it was handed to the launcher.",
+    "Time from accepting a job to launching it.",
     buckets=(0.1, 0.5, *SLOW),
     registry=REGISTRY,
 )
 START_SECONDS = Histogram(
     "kbatch_job_start_seconds",
-    "From a job's acceptance until its command ran.",
+    "Time from accepting a job to the start of its command.",
     buckets=SLOW,
     registry=REGISTRY,
 )
 
 RECONCILE_LAG_SECONDS = Histogram(
     "kbatch_reconcile_lag_seconds",
-    "How long a job that there was something to do about waited for a worker.",
+    "Time that a job waited for a worker of the reconciler.",
     buckets=QUICK,
     registry=REGISTRY,
 )
 RECONCILE_SECONDS = Histogram(
-    "kbatch_reconcile_seconds", "How long one step of a job took.", buckets=QUICK, registry=REGISTRY
+    "kbatch_reconcile_seconds",
+    "Time that the reconciler took for one step of a job.",
+    buckets=QUICK,
+    registry=REGISTRY,
 )
 RECONCILE_FAILURES = Counter(
     "kbatch_reconcile_failures",
-    "Steps that are tried again: unavailable (something did not answer), failed (a defect).",
+    "Steps of jobs to be retried: unavailable (a part did not respond), failed (a bug).",
     ("why",),
     registry=REGISTRY,
 )
 WATCH_RESTARTS = Counter(
     "kbatch_watch_restarts",
-    "Watches of Kubernetes that broke: stale (listed again), unavailable, refused, failed (a defect).",
+    "Watches of Kubernetes that ended: stale (listed again), unavailable, refused, failed (a bug).",
     ("kind", "why"),
     registry=REGISTRY,
 )
 
 LOOP_LAG_SECONDS = Histogram(
     "kbatch_event_loop_lag_seconds",
-    "How much later than asked for the event loop came back to a timer.",
+    "Delay of a timer on the event loop.",
     buckets=QUICK,
     registry=REGISTRY,
 )
 LOOP_LAG_MAX_SECONDS = Gauge(
-    "kbatch_event_loop_lag_max_seconds", "The longest of those lags in the last minute.", registry=REGISTRY
+    "kbatch_event_loop_lag_max_seconds",
+    "The longest delay of a timer on the event loop in the last minute.",
+    registry=REGISTRY,
 )
 
 CONNECTIONS_CLOSED = Counter(
     "kbatch_connections_closed",
-    "Connections closed as there were too many: of a stranger, or kept by a user, for a new one; or the new.",
+    "Connections closed at the limit, for a new one: of a stranger, or kept (idle, of a user).",
     ("whose",),
     registry=REGISTRY,
 )
 HUB_SECONDS = Histogram(
     "kbatch_hub_request_seconds",
-    "How long the hub took to say who a token is.",
+    "Time that the hub took to identify a token.",
     buckets=QUICK,
     registry=REGISTRY,
 )
-HUB_FAILURES = Counter("kbatch_hub_failures", "Questions that the hub did not answer.", registry=REGISTRY)
+HUB_FAILURES = Counter("kbatch_hub_failures", "Requests that the hub did not answer.", registry=REGISTRY)
 
-UPLOADS = Counter("kbatch_uploads", "Uploads that were accepted here.", registry=REGISTRY)
-UPLOADED_BYTES = Counter("kbatch_uploaded_bytes", "Bytes of the uploads accepted here.", registry=REGISTRY)
+UPLOADS = Counter("kbatch_uploads", "Uploads that this process accepted.", registry=REGISTRY)
+UPLOADED_BYTES = Counter(
+    "kbatch_uploaded_bytes", "Bytes of the uploads that this process accepted.", registry=REGISTRY
+)
 LIMITS_HELD = Counter(
     "kbatch_limits_held",
-    "Times that something was refused or put off because of a limit, by the name of its trait; "
-    "`database_reader` and `database_costly_reader` are reads that waited for their user's turn.",
+    "Times that a limit rejected or delayed something, by the name of its trait; `database_reader` and "
+    "`database_costly_reader` are reads that waited for their user's turn.",
     ("limit",),
     registry=REGISTRY,
 )
 DATABASE_FAILURES = Counter(
-    "kbatch_database_failures", "Reads and writes that the database did not do.", registry=REGISTRY
+    "kbatch_database_failures", "Failed reads and writes of the database.", registry=REGISTRY
 )

@@ -1,4 +1,4 @@
-"""Files and folders that are for the service alone, also those that were there before with other modes."""
+"""Makes files and folders accessible to the service alone, including existing ones with other modes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def make_private(path: Path) -> None:
-    """Take from everybody else what they may do with a file or a folder, if there is one.
+    """Remove everybody else's access to a file or folder, if it exists.
 
-    Where it is somebody else's, as what Kubernetes mounts is, that cannot be done: then the log says so, if
-    everybody may read it.
+    If it belongs to somebody else (such as a volume that Kubernetes mounts), this is impossible: then the log
+    has a warning if everybody can access it.
     """
     try:
         info = path.stat()

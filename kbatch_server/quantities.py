@@ -1,4 +1,4 @@
-"""Kubernetes's quantities (``500m``, ``1.5Gi``): read, and a guarantee kept within its limit. Pure."""
+"""Reads Kubernetes's quantities (``500m``, ``1.5Gi``), and limits guarantees. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import TypeVar
 
 MIN_CPUS = 0.001
-"""The least that Kubernetes knows of a CPU: less would be written as 0, which is no limit at all."""
+"""Kubernetes's smallest amount of CPU: less would become 0, which means no limit at all."""
 
 MIN_MEMORY_BYTES = 6 * 2**20
-"""The least memory that Docker starts a container with; less is a unit that was forgotten."""
+"""The minimum memory with which Docker starts a container; less means that somebody forgot the unit."""
 
 _QUANTITY = re.compile(r"(\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _UNITS = {
@@ -23,7 +23,7 @@ _UNITS = {
 
 
 def parse_quantity(value: str | float) -> Decimal:
-    """Return the number that a Kubernetes quantity means, or raise ValueError."""
+    """Return the number in a Kubernetes quantity, or raise ValueError."""
     match = _QUANTITY.fullmatch(str(value))
     if not match:
         raise ValueError("must be a quantity, like 500m, 2 or 4Gi")
@@ -34,16 +34,17 @@ Amount = TypeVar("Amount", int, float)
 
 
 def limit_guarantee(guarantee: Amount | None, limit: Amount | None) -> Amount | None:
-    """Return how much is set aside: the guarantee, or the limit where that is less; None is none."""
+    """Return the guarantee, or the limit if that is less; None means none."""
     if guarantee is None or limit is None:
         return guarantee
     return min(guarantee, limit)
 
 
 def limit_guarantees(guarantees: Mapping[str, str], limits: Mapping[str, str]) -> dict[str, str]:
-    """Return the same for resources by name, in quantities of Kubernetes.
+    """Return the same for resources by name, as Kubernetes's quantities.
 
-    Of what cannot be overcommitted a pod must ask for just its limit. What is no quantity stays as it is.
+    A pod must request exactly its limit of resources that cannot be overcommitted. Invalid quantities stay as
+    they are.
     https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#extended-resources
     """
     return {

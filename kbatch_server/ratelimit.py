@@ -1,4 +1,4 @@
-"""How much users may do: so much at a time, and so much in a time."""
+"""Limits for users: on concurrent actions, on rates, and on memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RETRY_AFTER_SECONDS = 10
 
 
 class ConcurrencyLimit:
-    """A number of places, of which each user may take a few."""
+    """A limited number of places, of which each user may have a few at the same time."""
 
     def __init__(self, *, per_user: int, total: int, limit: str, what: str) -> None:
-        """Take the two limits, the name of the trait that has the second, and what the places are for."""
+        """Take the two limits, the name of the second one's trait, and what the places are for."""
         self._what = what
         self._limit = limit
         self._per_user = per_user
@@ -28,7 +28,7 @@ class ConcurrencyLimit:
 
     @contextmanager
     def take(self, user: str) -> Iterator[None]:
-        """Hold a place; raises TooManyRequests when the user has no other, Unavailable when nobody has."""
+        """Hold a place; raises TooManyRequests at the user's limit, Unavailable at the total limit."""
         if self._taken[user] >= self._per_user:
             LIMITS_HELD.labels(f"{self._limit}_per_user").inc()
             raise TooManyRequests(
@@ -52,15 +52,15 @@ class ConcurrencyLimit:
 
 
 class FairLimit:
-    """A number of places that users wait for: they take turns, and each has a part of the places at most."""
+    """A limited number of places that users wait for in turns; each may have a part of them."""
 
     def __init__(
         self, *, per_user: int, total: int, limit: str, what: str, most_waiting: int | None = None
     ) -> None:
-        """Take the two limits, the second's name in the metric (that of its trait), and what they are for.
+        """Take the two limits, the second one's name in the metric (its trait), and what they are for.
 
-        Of ``most_waiting``, if given, a user may have a tenth. Where all have so many together, a user who
-        has none yet may still have one: the many of one user refuse no other.
+        A user may have a tenth of ``most_waiting``, if that is set. When all together have that many, a user
+        who has none yet may still have one: so one user's many requests never cause another's to be rejected.
         """
         self._what = what
         self._limit = limit
@@ -73,9 +73,9 @@ class FairLimit:
 
     @asynccontextmanager
     async def take(self, user: str, *, wait_seconds: float) -> AsyncIterator[None]:
-        """Hold a place of the user's, once it is their turn.
+        """Wait for the user's turn, and hold a place.
 
-        Raises Unavailable when that takes longer than ``wait_seconds``, or too many wait already.
+        Raises Unavailable if that takes longer than ``wait_seconds``, or too many are waiting.
         """
         await self.wait(user, wait_seconds=wait_seconds)
         try:
@@ -93,7 +93,7 @@ class FairLimit:
         LIMITS_HELD.labels(self._limit).inc()
         try:
             async with asyncio.timeout(wait_seconds):
-                await asyncio.shield(turn)  # cancelled, it could not be told that its turn has come
+                await asyncio.shield(turn)  # shielded: a cancelled future could not receive its turn
         except TimeoutError:
             self._leave(user, turn)
             raise self._make_refusal() from None
@@ -118,7 +118,7 @@ class FairLimit:
         self._count_waiting += 1
 
     def _give(self) -> None:
-        """Give free places to those whose turn it is: the users by when they had one last."""
+        """Give free places to waiting users, first to the one whose last place is longest ago."""
         for user in list(self._waiting):
             if not self._free:
                 return
@@ -139,7 +139,7 @@ class FairLimit:
         turn.set_result(None)
 
     def _leave(self, user: str, turn: asyncio.Future[None]) -> None:
-        """Give back a turn that came too late, or leave the line."""
+        """Give back a place that came too late, or leave the queue."""
         line = self._waiting.get(user)
         if line is None or turn not in line:
             self.release(user)
@@ -161,10 +161,10 @@ class FairLimit:
 
 
 class BytesBudget:
-    """Bytes of memory for what users send, of which each user may hold a part."""
+    """A limited amount of memory for users' data, of which each user may have a part."""
 
     def __init__(self, *, per_user: int, total: int, limit: str) -> None:
-        """Take the two limits, and the name of the trait that has the second."""
+        """Take the two limits, and the name of the second one's trait."""
         self._limit = limit
         self._per_user = per_user
         self._total = total
@@ -173,14 +173,14 @@ class BytesBudget:
 
     @property
     def held(self) -> int:
-        """How many bytes are held now."""
+        """Bytes that are in use now."""
         return self._all
 
     @contextmanager
     def hold(self, user: str) -> Iterator[Callable[[int], None]]:
-        """Give a function that takes some more bytes for the user; all are given back at the end.
+        """Give a function that reserves bytes for the user; all are released at the end.
 
-        It raises TooManyRequests when the user holds as many as one may, Unavailable when all together do.
+        It raises TooManyRequests at the user's limit, Unavailable at the total limit.
         """
         own = 0
 
@@ -216,11 +216,11 @@ class BytesBudget:
 
 
 MAX_KEPT = 10_000
-"""Buckets that are remembered; the oldest, which are full or nearly so, are forgotten first."""
+"""The number of buckets to remember; a new one replaces the oldest, which is full or nearly full."""
 
 
 class RateLimit:
-    """A bucket of ``burst`` tokens for each key, into which ``per_second`` come; without a rate, no limit."""
+    """A bucket of ``burst`` tokens for each key, refilled with ``per_second``; 0 means no limit."""
 
     def __init__(self, *, per_second: float, burst: int) -> None:
         self._per_second = per_second
@@ -228,9 +228,9 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str, amount: float = 1) -> int:
-        """Take tokens of the key's and return 0, or return in how many whole seconds there are enough.
+        """Take tokens for a key and return 0, or return the whole seconds until there are enough.
 
-        What is more than the burst is given when the bucket is full.
+        An amount larger than the burst needs a full bucket.
         """
         if not self._per_second:
             return 0
@@ -246,5 +246,5 @@ class RateLimit:
         return 0 if is_good else max(1, math.ceil((wanted - tokens) / self._per_second))
 
     def time(self) -> float:
-        """Return seconds of a clock that is never set back."""
+        """Return the seconds of a clock that is never set back."""
         return time.monotonic()

@@ -1,6 +1,7 @@
-"""Cuts secrets out of URLs, and out of words with URLs in them, before they are logged.
+"""Removes secrets from URLs, and from texts with URLs, before they are logged.
 
-No regular expression: what is cut here was written by strangers, and takes time in proportion to its length.
+It uses no regular expressions: the input comes from strangers, and this takes time in proportion to its
+length.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ from urllib.parse import unquote
 SECRET = "[secret]"  # noqa: S105 - what stands for one
 
 MAX_URL = 2048
-"""Characters of a URL that are logged: enough for any of ours, with all of its query."""
+"""The maximum length of a logged URL: enough for any of ours with its query."""
 
 MAX_TEXT = 64 * 1024
-"""Characters of a text that are logged: enough for any traceback, without the values that libraries add."""
+"""The maximum length of a logged text: enough for any traceback, without the values that libraries add."""
 
 _SECRET_WORDS = ("token", "auth", "key", "code", "state", "xsrf", "sig")
-"""A query parameter is secret if one of these is a part of its name."""
+"""A query parameter is secret if its name contains one of these."""
 
 _SIGNED = ("/code/", "/outputs/")
-"""What comes before the signed part of a path. Below ``api/v1`` it is a file of a job's."""
+"""The part of a path before a signature. Below ``api/v1`` it belongs to the path of a job's file."""
 
 _ENDS_A_URL = str.maketrans(dict.fromkeys("'\"<>", " "))
 _SCHEME = frozenset(string.ascii_letters + string.digits + "+.-")
 
 
 def scrub_url(url: str) -> str:
-    """Return a URL without its secrets: a job's signature in the path, tokens and the like in the query.
+    """Return a URL without secrets: without a signature in the path, tokens and the like in the query.
 
-    It may be anything that a client sends. Of one that is very long the beginning is returned.
+    The URL may be anything that a client sends; a very long one is shortened.
     """
     path, mark, query = url[:MAX_URL].partition("?")
     more = f"[... {len(url) - MAX_URL} characters]" if len(url) > MAX_URL else ""
@@ -37,9 +38,9 @@ def scrub_url(url: str) -> str:
 
 
 def scrub_text(text: str) -> str:
-    """Return a text without the secrets of the URLs in it: as ``scrub_url``, and names with passwords.
+    """Return a text without secrets in URLs: those of ``scrub_url``, and names with passwords.
 
-    Of one that is very long the beginning and the end are returned, without a word that the cut would halve.
+    A very long text is reduced to its beginning and end, without a word that the cut would divide.
     """
     if len(text) <= MAX_TEXT:
         return _scrub_words(text)
@@ -66,7 +67,7 @@ def _scrub_word(word: str) -> str:
 
 
 def _find_url(word: str) -> int | None:
-    """Return where in a word a URL, or a path from the root, begins."""
+    """Return where a URL, or a path from the root, begins in a word."""
     slash = word.find("/")
     while slash > 0 and (word[slash - 1].isalnum() or word[slash - 1] == "_"):
         slash = word.find("/", slash + 1)  # as in "and/or"
@@ -81,7 +82,7 @@ def _find_url(word: str) -> int | None:
 
 
 def _scrub_authorities(url: str) -> str:
-    """Return a URL with the name and password of ``//name:password@host`` cut out, wherever that stands."""
+    """Return a URL without name and password in ``//name:password@host``, wherever that occurs."""
     before, *parts = url.split("//")
     for number, part in enumerate(parts):
         authority, slash, path = part.partition("/")
@@ -101,7 +102,7 @@ def _scrub_path(path: str) -> str:
 
 
 def _scrub_parameter(parameter: str) -> str:
-    """Return ``name=value`` of a query, with the value cut out where the name says that it is secret."""
+    """Return ``name=value`` of a query without the value if the name is that of a secret."""
     name, equals, value = parameter.partition("=")
     while equals:
         # as it will be read: "%74oken" is "token"

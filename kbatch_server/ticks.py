@@ -1,4 +1,4 @@
-"""Waits for the next thing of a stream, and comes back in between, or for good, when there is none."""
+"""Waits for the next item of a stream, and returns at intervals, or for good, without one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _END = object()
 async def with_ticks(
     items: AsyncIterator[Item], seconds: float | Callable[[], float]
 ) -> AsyncGenerator[Item | None]:
-    """Yield the items, and None whenever none came for so many seconds; closes ``items`` at its end.
+    """Yield the items, and None after each ``seconds`` without one; closes ``items`` at the end.
 
-    Where ``seconds`` is a function, it is asked again after each item and each None.
+    If ``seconds`` is a function, it is called again after each item and each None.
     """
     upcoming: asyncio.Future[object] | None = None
     try:
@@ -39,7 +39,7 @@ async def with_ticks(
 
 
 async def until(items: AsyncIterator[Item], ended: asyncio.Event) -> AsyncGenerator[Item]:
-    """Yield the items until there are no more, or ``ended`` is set; closes ``items`` at its end."""
+    """Yield the items until their end, or until ``ended`` is set; closes ``items`` at the end."""
     ending = asyncio.ensure_future(ended.wait())
     upcoming: asyncio.Future[object] | None = None
     try:

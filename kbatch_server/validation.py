@@ -1,4 +1,4 @@
-"""From parsed JSON to checked values: every wrong field is named by its path, with what it may be."""
+"""Turns parsed JSON into checked values, and reports every wrong field by its path."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from pydantic_core import from_json
 from .errors import InvalidRequest
 
 MAX_FIELDS = 100
-"""Fields of an object: more than any of ours has, and few enough to name each that is wrong."""
+"""The maximum number of fields of an object: more than any of ours has, and few enough to report each wrong
+one."""
 
 MAX_DETAILS = 50
-"""Wrong fields that are named at once."""
+"""The maximum number of wrong fields to report at once."""
 
 MAX_VALUES = 40_000
-"""Strings, commas and brackets of a body: more than the largest good request has."""
+"""The maximum number of strings, commas and brackets in a body: more than the largest valid request has."""
 
 MAX_DEPTH = 32
-"""How deep a body may be nested: a Job's manifest needs ten."""
+"""The maximum depth of a body: a Job's manifest needs ten."""
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# possessive: it goes forward only, and remembers nothing of where it was
+# possessive: never backtracks, and needs no memory for that
 _STRING_REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def checked(model: type[Model], data: Any, *, at: str = "") -> Model:
-    """Return ``model`` made of parsed JSON, or raise InvalidRequest that names each wrong field.
+    """Return a ``model`` from parsed JSON, or raise InvalidRequest with each wrong field.
 
-    ``at`` is the path of ``data`` in the whole body, which the names of the fields begin with.
+    ``at`` is the path of ``data`` in the whole body, a prefix for the names of the fields.
     """
     if not isinstance(data, dict):
         raise InvalidRequest.of_field(at or "body", "must be a JSON object")
@@ -53,10 +54,10 @@ def checked(model: type[Model], data: Any, *, at: str = "") -> Model:
 
 
 def at_most(limit: int, noun: str) -> BeforeValidator:
-    """Return a validator of a list or an object, for its place in an Annotated type.
+    """Return a validator for the size of a list or an object, for an Annotated type.
 
-    It refuses one of more than ``limit`` elements before any of them is looked at: an error for each of them
-    costs a kilobyte.
+    It rejects more than ``limit`` elements before checking any of them: an error for each would take a
+    kilobyte.
     """
 
     def check(value: Any) -> Any:
@@ -70,8 +71,9 @@ def at_most(limit: int, noun: str) -> BeforeValidator:
 def parse_json(body: bytes | bytearray) -> Any:
     """Return parsed JSON, or raise InvalidRequest of ``body``: also for NaN, which is not JSON.
 
-    A body of more than MAX_VALUES, or nested deeper than MAX_DEPTH, is refused before any of it is an
-    object: that takes up to 60 times the memory. Nor is it decoded as a whole, which takes up to four times.
+    It rejects a body with more than MAX_VALUES, or deeper than MAX_DEPTH, before creating any objects, which
+    take up to 60 times its memory. It does not decode the body as a whole either, which takes up to four
+    times its memory.
     """
     _check_structure(body)
     try:
@@ -81,7 +83,7 @@ def parse_json(body: bytes | bytearray) -> Any:
 
 
 def _check_structure(body: bytes | bytearray) -> None:
-    """Count values and depth by the characters outside of strings, at the speed of memory."""
+    """Count values and depth from the characters outside of strings, at the speed of memory."""
     at = values = depth = 0
     while at < len(body):
         quote = body.find(b'"', at)
@@ -97,12 +99,12 @@ def _check_structure(body: bytes | bytearray) -> None:
             return
         rest = _STRING_REST.match(body, quote + 1)
         if rest is None:
-            return  # it does not end: what parses it says so
+            return  # the string does not end: the parser reports this
         at = rest.end()
 
 
 def join_path(parts: Iterable[str | int]) -> str:
-    """Return ``containers[0].env`` of ``("containers", 0, "env")``."""
+    """Return ``containers[0].env`` for ``("containers", 0, "env")``."""
     path = ""
     for part in parts:
         if isinstance(part, int):

@@ -9,7 +9,7 @@ import pytest
 from kbatch_server.errors import InvalidRequest
 from kbatch_server.handlers.compat import first_client as flat
 from kbatch_server.handlers.compat import requests as kbatch
-from kbatch_server.jobs.request import CancelRequest, JobRequest
+from kbatch_server.models.request import CancelRequest, JobRequest
 from kbatch_server.validation import MAX_DEPTH, MAX_VALUES, checked, parse_json
 from tests.support.fuzzing import peak_below
 

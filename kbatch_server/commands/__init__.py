@@ -1,1 +1,1 @@
-"""What an admin runs by hand: ``kbatch-server gc`` and others."""
+"""Commands that an admin runs by hand, like ``kbatch-server gc``."""

@@ -1,7 +1,7 @@
-"""``kbatch-server forget-user``: removes what is kept of users whom the hub does not know any more.
+"""``kbatch-server forget-user``: removes the data of users whom the hub does not know any more.
 
-JupyterHub tells no service that a user was deleted. Whoever gets the same name later would see the former
-user's jobs; so an admin runs this by hand, from a timer (``--deleted``), or lets the hub call
+JupyterHub does not notify services that a user was deleted. If somebody gets the same name later, they would
+see the former user's jobs. So run this by hand or from a timer (``--deleted``), or let the hub call
 ``DELETE api/v1/users/NAME``.
 """
 
@@ -26,7 +26,8 @@ from ..settings.commandline import ALIASES, StrictLoader
 from ..web.auth import CachingHubOAuth
 
 CLOCK_SECONDS = 2
-"""How much the clocks of hub and service may differ: what is older than a new user by less is left alone."""
+"""The maximum difference between the clocks of hub and service: data that is older than a new user by less
+stays."""
 
 REQUEST_SECONDS = 30
 
@@ -48,8 +49,8 @@ _FLAGS: dict[Any, Any] = {
 class ForgetUser(Application):
     """Forget users by name, or all whom the hub has deleted: their jobs, logs, results, uploads and usage.
 
-    Jobs that run are cancelled. The running service removes all of it in the next minutes; both may run at
-    once. The audit record stays.
+    This cancels running jobs. The running service removes all the data within minutes; both may run at the
+    same time. The audit record stays.
     """
 
     name = "kbatch-server-forget-user"
@@ -64,14 +65,19 @@ class ForgetUser(Application):
     classes: Any = List([KBatchServer])
 
     dry_run = Bool(
-        False, help="""Print the users who would be forgotten, without changing anything.""", config=True
+        False,
+        help="""Print the users that the command would forget, without changing anything.""",
+        config=True,
     )
 
     deleted = Bool(
         False,
-        help="""Ask the hub, at JUPYTERHUB_API_URL with JUPYTERHUB_API_TOKEN, which users it has, and forget
-        all others, and of a user who was made again what is older than that. The service needs a role with
-        the scope ``read:users`` for it.""",
+        help="""Get the list of users from the hub (JUPYTERHUB_API_URL, with JUPYTERHUB_API_TOKEN), and forget
+        all others.
+
+        If a deleted user was created again, forget everything older than the new user. For this the service
+        needs a role with the scope ``read:users``.
+        """,
         config=True,
     )
 
@@ -111,10 +117,10 @@ class ForgetUser(Application):
 async def find_forgotten(
     hub_auth: CachingHubOAuth, owners: dict[str, datetime]
 ) -> AsyncIterator[tuple[str, datetime | None]]:
-    """Yield who of the owners is to be forgotten, each with the time before which (None: all of it).
+    """Yield the owners to forget, each with the time before which to forget their data (None: everything).
 
-    Of each owner the time of the oldest thing is given.
-    Raises WrongSetting when the hub does not answer, or may not tell: then nobody is to be forgotten.
+    ``owners`` has the time of each owner's oldest data. Raises WrongSetting if the hub does not respond, or
+    may not tell: then nobody must be forgotten.
     """
     own = await _ask(hub_auth, "user")
     if own is None or SCOPE not in own.get("scopes", ()):
@@ -136,7 +142,7 @@ async def find_forgotten(
 
 
 async def _ask(hub_auth: CachingHubOAuth, path: str) -> Any:
-    """Return what the hub answers, or None for a 404."""
+    """Return the hub's answer, or None for a 404."""
     headers = {"Authorization": f"token {hub_auth.api_token}"}
     ssl_options = make_ssl_context(hub_auth.keyfile, hub_auth.certfile, cafile=hub_auth.client_ca)
     try:

@@ -1,4 +1,4 @@
-"""``kbatch-server gc``: removes what was kept for long enough, or only says what would go."""
+"""``kbatch-server gc``: removes expired data, or only lists it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _FLAGS: dict[Any, Any] = {
 
 
 class CollectGarbage(Application):
-    """Remove uploads, logs, results and records that were kept for long enough, and what no record names.
+    """Remove expired uploads, logs, results and records, and objects that no record names.
 
-    The running service does the same from time to time; both may run at once.
+    The running service does the same from time to time; both may run at the same time.
     """
 
     name = "kbatch-server-gc"
@@ -39,7 +39,9 @@ class CollectGarbage(Application):
     flags: dict[Any, Any] = _FLAGS
     classes: Any = List([KBatchServer, Retention])
 
-    dry_run = Bool(False, help="""Print what would be removed, without removing anything.""", config=True)
+    dry_run = Bool(
+        False, help="""Print what the command would remove, without removing anything.""", config=True
+    )
 
     def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> StrictLoader:
         return StrictLoader(argv, aliases, flags, classes=classes, log=self.log)
@@ -64,10 +66,10 @@ class CollectGarbage(Application):
 
 
 class RemovalReport:
-    """Prints what goes, a line for each; in a terminal also how far it is, and at the end a table by kind."""
+    """Prints a line for each removal; in a terminal also the progress, and at the end a table by kind."""
 
     def __init__(self, done: str) -> None:
-        """``done`` is what the lines say happened, like ``removed``."""
+        """``done`` is the word for what happened, like ``removed``."""
         self._done = done
         self._counts: Counter[str] = Counter()
         self._sizes: Counter[str] = Counter()
@@ -79,7 +81,7 @@ class RemovalReport:
         return self
 
     def add(self, removal: Removal) -> None:
-        """Print one more."""
+        """Print one removal."""
         self._counts[removal.kind] += 1
         self._sizes[removal.kind] += removal.size
         self._console.print(format_removal(removal), markup=False, soft_wrap=True)
@@ -102,7 +104,7 @@ class RemovalReport:
 
 
 def format_removal(removal: Removal) -> str:
-    """Return a line for one thing that goes."""
+    """Return a line for one removal."""
     return (
         f"{removal.kind:8} {removal.name:52} {removal.user or '-':16} {format_size(removal.size):>9}  "
         f"{removal.why}"

@@ -1,4 +1,4 @@
-"""``kbatch-server upgrade-db``: brings the database up to this version's schema, with no service running."""
+"""``kbatch-server upgrade-db``: upgrades the database to this version's schema; stop the service before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UPGRADE_ALIASES: dict[Any, Any] = {name: ALIASES[name] for name in ("config", "d
 
 
 class UpgradeDB(Application):
-    """Bring the database up to this version's schema, and exit."""
+    """Upgrade the database to this version's schema, and exit."""
 
     name = "kbatch-server-upgrade-db"
     version = __version__

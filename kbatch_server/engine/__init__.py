@@ -1,1 +1,1 @@
-"""What drives the jobs, in the process that leads."""
+"""Runs jobs, in the leader: launches, watches and ends them, and keeps and removes their data."""

@@ -1,4 +1,4 @@
-"""Keeps what a job leaves, its log and its results, before what ran it lets go of them."""
+"""Saves the log and the results of a job before the launcher cleans up after it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ..store.jobs import JobStore
 
 
 class Collector(LoggingConfigurable):
-    """Sees that logs are recorded, and asks the launcher for results or why they were not sent.
+    """Makes the recorder record logs, and gets the results from the launcher, or the reason why they are
+    missing.
 
-    Each step can be repeated.
+    Repeating a step is harmless.
     """
 
     launcher = Instance(JobLauncher)
@@ -27,13 +28,14 @@ class Collector(LoggingConfigurable):
     jobs = Instance(JobStore)
 
     def begin(self, job: Job) -> None:
-        """See that the log of each attempt is recorded from now on."""
+        """Record the log of each attempt from now on."""
         self.recorder.ensure(job)
 
     async def settle(self, job: Job) -> bool:
-        """Return whether all that can be kept of a job that is over is kept; False: look again soon.
+        """Return whether the log and the results of an ended job are saved; False: try again soon.
 
-        Raises LauncherUnavailable and Unavailable (the storage, the database): then nothing is lost yet.
+        Raises LauncherUnavailable and Unavailable (of the storage or the database); nothing is lost in this
+        case.
         """
         if await self.launcher.is_ending(job):
             return False
@@ -44,7 +46,7 @@ class Collector(LoggingConfigurable):
         return self.recorder.settle(job)
 
     async def delete(self, job: Job) -> None:
-        """Delete all that is kept of a job beside its record. Raises StorageError and Unavailable."""
+        """Delete a job's log and results. Raises StorageError and Unavailable."""
         await self.recorder.delete_log(job.id)
         await self.outputs.delete(job.id)
 
@@ -60,11 +62,11 @@ class Collector(LoggingConfigurable):
             )
 
     async def _read(self, job: Job) -> bool:
-        """Keep what the launcher has of a job's results; return whether it has any."""
+        """Save the results of a job if the launcher has any, and return whether it has."""
         tar = await self.launcher.read_outputs(job, self.outputs.limits)
         if tar is None:
             return False
-        # what is too large is on record; a job that takes none is to be deleted
+        # the record has TooLarge and InvalidRequest; with Forbidden, the job is to be deleted
         with contextlib.suppress(TooLarge, InvalidRequest, Forbidden):
             await self.outputs.receive(job, tar)
         return True

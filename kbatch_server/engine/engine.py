@@ -1,4 +1,4 @@
-"""What drives the jobs, put together: the launcher and all that works for it in the process that leads."""
+"""Puts together the parts that run jobs: the launcher, and everything that works for it in the leader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .workqueue import WorkQueue
 
 
 class Engine(LoggingConfigurable):
-    """Builds links, recorder, reconciler and the others, each with those that it works with."""
+    """Builds links, recorder, reconciler and the other parts, and connects them."""
 
     keyring = Instance(Keyring)
     launcher = Instance(JobLauncher)

@@ -1,4 +1,4 @@
-"""Puts together what a job needs at its start: its environment, a way to its code and one for its results."""
+"""Puts together what a job needs at its start: its environment, and the URLs for its code and its results."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ..store import Store
 from .links import SignedLinks
 
 DEFAULT_ENVIRONMENT = {
-    # a program whose output is no terminal keeps back some kilobytes of it, which are lost when it is killed;
-    # of those that do, Python's can be told not to by a variable
+    # without a terminal, programs buffer some kilobytes of output, which are lost when they are killed; this
+    # variable turns that off for Python
     "PYTHONUNBUFFERED": "1",
-    # what the page of a job shows: colours and links for programs that are told to use them (FORCE_COLOR)
+    # the page of a job shows colours and links, for programs that are told to use them (FORCE_COLOR)
     "TERM": "xterm-256color",
     "COLUMNS": "120",
 }
-"""What each job's environment has unless the administrator or the user sets it."""
+"""The environment variables of each job, unless the admin or the user sets them."""
 
 
 class LaunchBuilder(LoggingConfigurable):
-    """Makes the Launch of a job from what is on record, what the admin sets and what the user asked for."""
+    """Makes the Launch of a job from its record, the admin's settings and the user's request."""
 
     links = Instance(SignedLinks)
-    output_limits = Instance(OutputLimits, (), help="How much of what a job wrote is sent.")
+    output_limits = Instance(OutputLimits, (), help="""How much of a job's files the job sends as results.""")
     profiles = Instance(Profiles)
     storage = Instance(Storage)
     store = Instance(Store)
 
     async def make_launch(self, job: Job) -> Launch:
-        """Return what the launcher hands to the job.
+        """Return the Launch of a job, for the launcher.
 
-        Raises StorageError when the storage does not answer, LaunchRefused when the environment is lost.
+        Raises StorageError if the storage does not respond, LaunchRefused if the environment is lost.
         """
         own = await self.store.jobs.read_env(job.id) if job.has_env else {}
         if own is None:

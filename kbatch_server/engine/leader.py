@@ -1,4 +1,4 @@
-"""Sees to it that one of the processes that share a database drives the jobs, and one takes over from it."""
+"""Selects one leader among the processes that share a database, and another when it fails."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ from ..store.database.leader_lock import LeadLock
 from .reconciler import Reconciler
 
 LISTEN_SECONDS = 2
-"""How often a leader that hears nothing from the others asks whether it still leads."""
+"""Seconds after which a leader without news from other processes checks whether it still leads."""
 
 STOP_SECONDS = 10
-"""How long each part may take to stop when the lead is lost."""
+"""Seconds that each part may take to stop when the process loses the lead."""
 
 UNTOLD = 10_000
-"""Ids that wait to be told to the leader; those beyond it finds by itself (``Reconciler.resync_seconds``)."""
+"""Maximum number of job ids that wait to be sent to the leader. It finds others by itself
+(``Reconciler.resync_seconds``)."""
 
 TOLD = 100
-"""Ids that are told at once."""
+"""The number of ids in one notification."""
 
 
 class Part(Protocol):
-    """What runs in the leader only, and may be started again after it was stopped."""
+    """A part that runs only in the leader, and can be restarted after a stop."""
 
     async def start(self) -> None:
         """Begin."""
 
     async def stop(self) -> None:
-        """End it all."""
+        """End."""
 
 
 class Leader(LoggingConfigurable):
-    """Runs the parts that must run once, in the one process that leads; the others hand their news to it.
+    """Runs the parts that may run only once, in the leader; other processes notify it of changes.
 
-    With SQLite there is one process, which leads from its start. With PostgreSQL it is the one that holds a
-    lock there: any other takes over when that one ends, or loses its connection to the database. Two that
-    overlap for a moment do no harm: each step of a job is made sure of by the record and by names.
+    With SQLite, the only process leads from its start. With PostgreSQL, the process that holds a lock of the
+    database leads; another takes over when that process ends or loses its connection to the database. If two
+    overlap for a moment, it is harmless: the record and the names of objects guard each step of a job.
     """
 
     retry_seconds = Float(
@@ -57,14 +58,15 @@ class Leader(LoggingConfigurable):
         min=0.05,
         help="""Seconds between two attempts of a process to become the leader.
 
-        It is for several processes over one PostgreSQL; after about this time another takes over.
+        This matters for several replicas over PostgreSQL: if the leader fails, another process takes over
+        after about this time.
         """,
         config=True,
     )
 
     launcher = Instance(JobLauncher)
     parts: Sequence[Part] = ListTrait()  # type: ignore[assignment]
-    """What runs beside launcher, recorder and reconciler, and is started before the reconciler."""
+    """The parts to run in addition to launcher, recorder and reconciler; they start before the reconciler."""
     reconciler = Instance(Reconciler)
     recorder = Instance(LogRecorder)
     store = Instance(Store)
@@ -76,7 +78,7 @@ class Leader(LoggingConfigurable):
     _tasks: list[asyncio.Task[None]]
 
     async def start(self) -> None:
-        """Lead, if nobody does; what a part raises when it is started is raised here the first time."""
+        """Try to become the leader. The first time, it raises the errors of the parts that it starts."""
         self._lock = self.store.make_lead_lock()
         self._running = AsyncExitStack()
         self._untold: deque[str] = deque(maxlen=UNTOLD)
@@ -92,21 +94,21 @@ class Leader(LoggingConfigurable):
         ]
 
     async def stop(self) -> None:
-        """Stop the parts, and then let go of the lead."""
+        """Stop the parts, and then release the lead."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._end()
 
     def accept(self, job: Job) -> None:
-        """Have a new job launched when its turn comes."""
+        """Launch a new job when its turn comes."""
         if self.is_leading:
             self.reconciler.accept(job)
         else:
             self._announce(job.id)
 
     def look(self, job_id: str) -> None:
-        """Have a job looked at: there is something else to do about it."""
+        """Reconcile a job, which needs another step."""
         if self.is_leading:
             self.reconciler.queue.put(job_id)
         else:
@@ -117,7 +119,7 @@ class Leader(LoggingConfigurable):
         self._has_untold.set()
 
     async def _tell(self) -> None:
-        """Hand the news to the leader, as many at once as there are."""
+        """Send the queued ids to the leader, many at once."""
         while True:
             await self._has_untold.wait()
             self._has_untold.clear()
@@ -137,7 +139,7 @@ class Leader(LoggingConfigurable):
                     )
 
     async def _lead(self) -> None:
-        """Lead while that is ours to do, try to when it is not."""
+        """Do the leader's work while this process leads; otherwise try to become the leader."""
         while True:
             try:
                 if self.is_leading or await self._try():
@@ -149,11 +151,11 @@ class Leader(LoggingConfigurable):
             if self.is_leading:
                 self.recorder.drop()
                 await self._end()
-            # not all of them in step
+            # random, so that the replicas do not try at the same time
             await asyncio.sleep(self.retry_seconds * random.uniform(0.5, 1))  # noqa: S311
 
     async def _try(self) -> bool:
-        """Return whether this process leads now, with its parts started."""
+        """Try to become the leader; return whether this process leads, with its parts started."""
         try:
             if not await self._lock.take():
                 return False
@@ -174,13 +176,13 @@ class Leader(LoggingConfigurable):
         self.is_leading = True
 
     async def _listen(self) -> None:
-        """Take what the others tell; raises Unavailable when the lead is lost."""
+        """Receive the notifications of other processes; raises Unavailable if the lead is lost."""
         while True:
             for job_id in await self._lock.listen(LISTEN_SECONDS):
                 self.reconciler.queue.put(job_id)
 
     async def _end(self) -> None:
-        """Stop what was started, the last first, and then let another lead."""
+        """Stop the parts in reverse order, and then release the lead."""
         self.is_leading = False
         running, self._running = self._running, AsyncExitStack()
         await running.aclose()

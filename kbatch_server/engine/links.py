@@ -1,4 +1,4 @@
-"""The links that jobs are given, to fetch their code and to send their results, and what each is good for."""
+"""The signed URLs with which jobs fetch their code and send their results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ..store import Store
 
 
 class SignedLinks(LoggingConfigurable):
-    """Signs the links of jobs, and knows them again: each is for one job, and ends with it."""
+    """Makes and verifies the signed URLs of jobs. Each URL is for one job, and expires with it."""
 
     url_for_jobs = Unicode(
         "",
-        help="""The URL of this service, with its prefix, as a job's pod reaches it.
+        help="""The URL of this service, with its prefix, from inside a job's pod.
 
-        Like ``http://kbatch-server.jupyter.svc:8050/services/kbatch/``. Jobs fetch their code from here
-        unless the storage signs URLs of its own. Default: the address that the service listens at.
+        For example ``http://kbatch-server.jupyter.svc:8050/services/kbatch/``. Jobs fetch their code from it,
+        unless the storage signs its own URLs, and send their results to it. Default: the address that the
+        service listens on.
         """,
         config=True,
     )
@@ -35,10 +36,10 @@ class SignedLinks(LoggingConfigurable):
     code_url_expires_in_seconds = Integer(
         7 * 86400,
         min=60,
-        help="""Seconds for which the URL that a job fetches its code from is good, from the job's launch.
+        help="""Seconds, from a job's launch, for which the job can fetch its code with its URL.
 
-        It must cover the time that a job may wait for a node, and that until its last retry starts. A URL
-        of the service's own is good for nothing as soon as its job is over.
+        It must cover the time that the job waits for a node, and the time until its last attempt starts. A
+        URL of this service (not of the storage) stops working as soon as the job has ended.
         """,
         config=True,
     )
@@ -46,10 +47,10 @@ class SignedLinks(LoggingConfigurable):
     outputs_url_expires_in_seconds = Integer(
         90 * 86400,
         min=60,
-        help="""Seconds for which the URL that a job's results are sent to is good, from the job's launch.
+        help="""Seconds, from a job's launch, for which the job can send its results to its URL.
 
-        It must cover the time that a job may wait and run. It is good for nothing as soon as its job is over
-        and cleaned up after.
+        It must cover the time that the job waits and runs. The URL stops working as soon as the service has
+        cleaned up after the job.
         """,
         config=True,
     )
@@ -58,17 +59,19 @@ class SignedLinks(LoggingConfigurable):
     store = Instance(Store)
 
     def make_code_url(self, job: Job, upload: Upload) -> str:
-        """Return the URL where a job fetches its code from this service."""
+        """Return the URL from which a job fetches its code from this service."""
         signed = self.keyring.sign({"job": job.id, "upload": upload.id}, purpose="code")
         return f"{self.url_for_jobs}code/{signed}"
 
     def make_outputs_url(self, job: Job) -> str:
-        """Return the URL that a job's results are sent to."""
+        """Return the URL to which a job sends its results."""
         return f"{self.url_for_jobs}outputs/{self.keyring.sign({'job': job.id}, purpose='outputs')}"
 
     async def get_sending_job(self, signed: str) -> Job:
-        """Return the job that a results' URL is for, or raise Forbidden: it is forged, expired, or of a job
-        that is cleaned up after."""
+        """Return the job of a results URL.
+
+        Raises Forbidden if the URL is invalid or has expired, or the job was cleaned up or deleted.
+        """
         max_age_seconds = self.outputs_url_expires_in_seconds
         said = self.keyring.verify(signed, purpose="outputs", max_age_seconds=max_age_seconds)
         if said is not None:
@@ -78,8 +81,10 @@ class SignedLinks(LoggingConfigurable):
         raise Forbidden("This link is invalid or has expired.", reason="BadLink")
 
     async def get_code(self, signed: str) -> Upload:
-        """Return the upload that a code URL is for, or raise Forbidden: it is forged, expired, or of a job
-        that is over."""
+        """Return the upload of a code URL.
+
+        Raises Forbidden if the URL is invalid or has expired, or the job has ended.
+        """
         said = self.keyring.verify(signed, purpose="code", max_age_seconds=self.code_url_expires_in_seconds)
         if said is not None:
             job = await self.store.jobs.find(said["job"])

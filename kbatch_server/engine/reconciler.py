@@ -1,4 +1,4 @@
-"""Brings each job from what is recorded and what is seen to its next step, until it is over."""
+"""Brings each job to its next step, by its record and the launcher's view of it, until it has ended."""
 
 from __future__ import annotations
 
@@ -37,32 +37,34 @@ from .relaunch import Relaunch, keep_count
 from .workqueue import WorkQueue
 
 VERDICT = "_verdict"
-"""In a job's ``state``: the reason and message of a job that we end, kept before we end it."""
+"""The key in a job's ``state`` for the reason and message with which the service ends it, set before it
+does."""
 
 SETTLE_SECONDS = 0.1
-"""How long the changes of a job are gathered before it is looked at."""
+"""Seconds to gather the changes of a job before looking at it."""
 
 TERMINATING_SECONDS = 2
-"""How often a job that was asked to end is looked at, beside what the launcher notices."""
+"""Seconds between two looks at a job that is to end, in addition to the launcher's notifications."""
 
 SETTLE_MAX_SECONDS = 60
-"""How often what a job leaves is looked at, at the least, until it is kept."""
+"""Maximum number of seconds between two looks at an ended job until its log and results are saved."""
 
 LOOK_SECONDS = 0.1
-"""How soon a job is looked at again at the earliest, when a time that it waits for has come."""
+"""Minimum number of seconds until the next look at a job that waits for a time."""
 
 LIST_RETRY_SECONDS = 5
-"""How soon the jobs are listed again when the database could not do it."""
+"""Seconds until the next try to list the jobs if the database failed."""
 
 MESSAGE_LENGTH = 2000
-"""Characters of a message that are kept: a scheduler's word on a thousand nodes is longer."""
+"""Maximum length of a stored message, in characters: a scheduler's message about a thousand nodes is
+longer."""
 
 
 class Reconciler(LoggingConfigurable):
-    """Works on one job at a time in each of its workers, always from the record and what is seen now.
+    """Works on one job at a time in each worker, always from the record and the current state.
 
-    Nothing is remembered between two looks at a job but what is in the store, so being killed at any line
-    costs no job: the next look continues. A launcher that cannot be asked changes nothing about a job.
+    It keeps no state between two looks at a job except in the store. So a kill at any line loses no job: the
+    next look continues. If the launcher does not respond, nothing changes about a job.
     """
 
     workers = Integer(
@@ -76,10 +78,11 @@ class Reconciler(LoggingConfigurable):
     resync_seconds = Float(
         30,
         min=1,
-        help="""Seconds between two looks at each job that something is to be done for: one to be launched,
-        cancelled, deleted or cleaned up after, of which the process that does it was not told.
+        help="""Seconds between two checks for jobs that the leader was not notified of: jobs to launch,
+        cancel, delete or clean up after.
 
-        Jobs that run are looked at when the launcher reports a change, and each ``poll_seconds`` of it.
+        The service checks running jobs whenever the launcher reports a change, and every ``poll_seconds`` of
+        the launcher.
         """,
         config=True,
     )
@@ -87,10 +90,13 @@ class Reconciler(LoggingConfigurable):
     max_relaunches = Integer(
         6,
         min=0,
-        help="""How often a job is launched again of which nothing began, as the node that Kubernetes sent
-        it to did not take it (``OutOfcpu``, ``UnexpectedAdmissionError``, ``NodeAffinity``): after 10
-        seconds, then each time after twice as long. It counts as no attempt. The metric
-        ``kbatch_launches_total`` counts them as ``again``.""",
+        help="""The maximum number of times that the service launches a job again after a node rejected its
+        pod.
+
+        In that case (``OutOfcpu``, ``UnexpectedAdmissionError``, ``NodeAffinity``) nothing of the job has
+        run. The first new launch follows after 10 seconds, each later one after twice as long. They do not
+        count as attempts. The metric ``kbatch_launches_total`` counts them with the result ``again``.
+        """,
         config=True,
     )
 
@@ -112,7 +118,7 @@ class Reconciler(LoggingConfigurable):
         self._relaunch = Relaunch(self.launcher, self.store.jobs, self.queue, self.log)
 
     async def start(self) -> None:
-        """Begin to work, with a look at every job that is not over."""
+        """Start the workers, and look at every job that has not ended."""
         self.queue.on_take = RECONCILE_LAG_SECONDS.observe
         self._tasks = [
             asyncio.create_task(self._resync(), name="resync"),
@@ -128,7 +134,7 @@ class Reconciler(LoggingConfigurable):
         ]
 
     async def stop(self) -> None:
-        """End the workers where they stand: the record is true at every moment. It may be started again."""
+        """Cancel the workers wherever they are: the record is always consistent. It may be started again."""
         for task in self._tasks:
             task.cancel()
         try:
@@ -137,20 +143,20 @@ class Reconciler(LoggingConfigurable):
             self.queue.clear()
 
     async def _resync(self) -> None:
-        """Have all jobs looked at that something is to be done for, whatever was told of them."""
+        """Look at all jobs that need a step, even without a notification."""
         with_waiting = not self.scheduler.is_needed
         await self._look_again(
             lambda: self.store.jobs.list_due_ids(with_waiting=with_waiting), self.resync_seconds
         )
 
     async def _poll(self) -> None:
-        """Have all jobs looked at that the launcher has, whatever it reports."""
+        """Look at all launched jobs, even if the launcher reports no changes."""
         await self._look_again(self.store.jobs.list_launched_ids, self.launcher.poll_seconds)
 
     async def _look_again(self, list_ids: Callable[[], Awaitable[list[str]]], period: float) -> None:
-        """Have jobs looked at in each period: the first time at once, later one after the other.
+        """Look at jobs in each period: the first time at once, later spread over half of the period.
 
-        A thousand looks at once would hold up whoever asks for something meanwhile.
+        A thousand looks at once would delay requests.
         """
         seconds = 0.0
         while True:
@@ -169,7 +175,7 @@ class Reconciler(LoggingConfigurable):
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.current_task()
-        # not for ever: code that is cancelled may end in an error of its own, which is caught where it is
+        # not `while True`: cancelled code may raise an error of its own, and `_handle` catches it
         while task is not None and not task.cancelling():
             await step()
 
@@ -182,10 +188,10 @@ class Reconciler(LoggingConfigurable):
         if self.queue.take(job_id):
             await self._handle(job_id, self.launch(job_id, known))
         else:
-            self.queue.put(job_id)  # it is being looked at, and is offered again when it is looked at anew
+            self.queue.put(job_id)  # a worker looks at it now; the next look offers it again
 
     async def _handle(self, job_id: str, step: Awaitable[None]) -> None:
-        """Do a step for a job that is in our hands, and hand it back; one that fails is done again later."""
+        """Do a step for a job that is active in the queue, and give it back; retry a failed step later."""
         JOB_ID.set(job_id)
         try:
             with RECONCILE_SECONDS.time():
@@ -204,19 +210,19 @@ class Reconciler(LoggingConfigurable):
             self.queue.done(job_id)
 
     def count(self) -> dict[str, int]:
-        """Return how many jobs wait for a worker, are in one's hands, are for later, are to be launched."""
+        """Return the number of jobs: waiting for a worker, in a worker, for later, to be launched."""
         return self.queue.count() | {"to_launch": len(self.scheduler)}
 
     def accept(self, job: Job) -> None:
-        """Launch a new job when its turn comes: until then it need not even be read."""
+        """Launch a new job when its turn comes, without reading it from the database before."""
         self.scheduler.offer(job)
 
     def notice(self, job_id: str) -> None:
-        """Look at a job soon: changes come in bursts (a Job, its Pod, Events), and one look sees all."""
+        """Look at a job soon: changes come in bursts (a Job, its pod, events), and one look sees them all."""
         self.queue.put_after(job_id, SETTLE_SECONDS)
 
     async def reconcile(self, job_id: str) -> None:
-        """Do the next step for one job; raises LauncherUnavailable when that is for later."""
+        """Do the next step for one job; raises LauncherUnavailable if that must wait."""
         job = await self.store.jobs.find(job_id)
         if job is not None and job.is_to_be_launched:
             self.scheduler.offer(job)
@@ -252,9 +258,10 @@ class Reconciler(LoggingConfigurable):
             await self.store.jobs.update(job.id, cleaned_at=utcnow())
 
     async def launch(self, job_id: str, known: Job | None) -> None:
-        """Launch a job whose turn has come; ``known`` is what was in memory of it.
+        """Launch a job whose turn has come; ``known`` is the job if it is in memory.
 
-        It does nothing for one that was cancelled or deleted since. Raises as ``reconcile``.
+        If the job was cancelled or deleted in the meantime, it only has the job looked at. Raises
+        LauncherUnavailable if the launch must wait.
         """
         job = known or await self.store.jobs.find(job_id)
         if job is None or not job.is_to_be_launched:
@@ -302,7 +309,7 @@ class Reconciler(LoggingConfigurable):
         )
         reach("launch.6")
         if launched is None:
-            # another process leads by now, found nothing of it yet, and has ended the job: it must not run
+            # another process is the leader now, found no launched job, and has ended it: it must not run
             found = await self.store.jobs.find(job.id)
             deleted_at = found.delete_requested_at if found is not None else utcnow()
             await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
@@ -316,7 +323,7 @@ class Reconciler(LoggingConfigurable):
         if seen is not None:
             self.collector.begin(replace(job, status=seen.status, pods=_merge_pods(job, seen)))
         elif job.cancel_requested_at is not None or VERDICT in job.state:
-            # what was made for it is gone, and its pod may still write its last lines
+            # its Job is gone, but its pod may still write the last lines
             self.collector.begin(job)
         verdict, is_cancelled = _get_verdict(job), job.cancel_requested_at is not None
         if verdict is not None and verdict[0] is Status.SUCCEEDED:
@@ -346,10 +353,10 @@ class Reconciler(LoggingConfigurable):
             await self._record(job, seen)
 
     async def _finish(self, job: Job, seen: JobStatus) -> None:
-        """End a job whose command has ended and whose pod has not, with what the command came to."""
+        """End a job whose command has ended, but not its pod, with the result of the command."""
         await self._record(job, seen)
         if seen.exit_code == 0:
-            # not by its pod: the Job would have failed if what ran beside the command ends otherwise
+            # do not wait for the pod: the Job fails if another container, beside the command, fails
             verdict = [*COMPLETE, Status.SUCCEEDED.value]
             await self.store.jobs.update(job.id, state=job.state | {VERDICT: verdict})
             self.queue.put(job.id)
@@ -379,7 +386,7 @@ class Reconciler(LoggingConfigurable):
         self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _record(self, job: Job, seen: JobStatus) -> None:
-        """Write down what changed, and look again when a limit on waiting is reached."""
+        """Store the changes, and schedule the next look for when a time limit is reached."""
         changes = _changes(job, seen)
         if changes:
             await self.store.jobs.update(job.id, **changes)
@@ -402,7 +409,7 @@ class Reconciler(LoggingConfigurable):
 
 
 def _get_verdict(job: Job) -> tuple[Status, str, str] | None:
-    """Return how we end the job, with reason and message, or None where it ends by itself."""
+    """Return the status, reason and message with which the service ends the job; None if it does not."""
     if VERDICT not in job.state:
         return None
     reason, message, *status = job.state[VERDICT]
@@ -410,19 +417,19 @@ def _get_verdict(job: Job) -> tuple[Status, str, str] | None:
 
 
 def _is_our_doing(seen: JobStatus, is_cancelled: bool, verdict: tuple[Status, str, str] | None) -> bool:
-    """Whether a failure is what comes of ending the job, and not how its command ended."""
+    """Whether a failure results from the service ending the job, and not from its command."""
     return (is_cancelled and seen.never_began) or ((is_cancelled or verdict is not None) and seen.was_removed)
 
 
 def _get_settle_seconds(job: Job) -> float:
-    """Return how soon to look again at what a job leaves: seldom where it takes long, as while the storage is
-    away. The recorder says itself when a log is whole."""
+    """Return the seconds until the next look at an ended job whose log or results are not saved yet; more if
+    that takes long, as while the storage is down. (The recorder reports a complete log by itself.)"""
     waited = (utcnow() - job.ended_at).total_seconds() if job.ended_at is not None else 0.0
     return min(max(TERMINATING_SECONDS, waited / 10), SETTLE_MAX_SECONDS)
 
 
 def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:
-    """Return the columns of the record that what is seen changes."""
+    """Return the columns of the record that differ from the job's current state."""
     pods = _merge_pods(job, seen)
     wanted = {
         "status": seen.status,
@@ -437,13 +444,13 @@ def _changes(job: Job, seen: JobStatus) -> dict[str, Any]:
 
 
 def _observe_start(job: Job, changes: dict[str, Any]) -> None:
-    """Count how long a job waited that has been seen to run for the first time."""
+    """Record the waiting time of a job that is seen running for the first time."""
     if job.started_at is None and changes.get("started_at") is not None:
         START_SECONDS.observe(max(0.0, (changes["started_at"] - job.created_at).total_seconds()))
 
 
 def explain_end(job: Job, seen: JobStatus) -> JobStatus:
-    """Return how a job has ended; what runs a notebook says by its exit code what went wrong."""
+    """Return the end of a job; for a notebook, the exit code tells what went wrong."""
     reason, message = EXIT_REASONS.get(seen.exit_code or 0, (seen.reason, seen.message))
     if job.spec.notebook is None or (seen.status, seen.reason) != (Status.FAILED, "Error"):
         return seen
@@ -451,7 +458,7 @@ def explain_end(job: Job, seen: JobStatus) -> JobStatus:
 
 
 def _merge_pods(job: Job, seen: JobStatus) -> list[Pod]:
-    """Return all pods, in the order in which they were seen: one that was seen once stays on record."""
+    """Return all pods in the order in which they were first seen; the record keeps each pod seen once."""
     merged = {pod.name: pod for pod in job.pods}
     for pod in seen.pods:
         earlier = merged.get(pod.name)

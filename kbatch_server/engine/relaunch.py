@@ -1,4 +1,4 @@
-"""Launches a job again of which nothing began: the node that it was sent to did not take it."""
+"""Launches a job again if the node rejected its pod, so that nothing of it has run."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Any
 
 from ..launchers.base import JobLauncher
 from ..metrics import LAUNCHES
-from ..models.job import RETRY_DELAY_SECONDS, Job, JobStatus, Status
+from ..models.job import Job, JobStatus, Status
+from ..models.request import RETRY_DELAY_SECONDS
 from ..models.times import to_iso, utcnow
 from ..store.jobs import JobStore
 from .workqueue import WorkQueue
 
 RELAUNCH = "_relaunch"
-"""In a job's ``state``: how often it was launched again, and when it is to be, which stays over launches."""
+"""The key in a job's ``state`` for the number of relaunches and the time of the next one."""
 
 TERMINATING_SECONDS = 2
-"""How often it is looked whether what is left of the launch before is gone."""
+"""Seconds between two checks whether the objects of the previous launch are gone."""
 
 
 class Relaunch:
-    """Puts a job back to before its launch, a number of times, each after twice as long as the one before.
+    """Resets a job to the state before its launch, a limited number of times, with a doubling delay.
 
-    It is no retry: the command did not run, so a job that is not to be run twice may be launched again. All
-    of it is in the record, and what there was of the launch is gone before there can be another.
+    This is not a retry: the command did not run, so this also applies to jobs without retries. The record has
+    all the state, and the objects of one launch are gone before the next.
     """
 
     def __init__(
@@ -40,9 +41,9 @@ class Relaunch:
         self._log = log
 
     async def take(self, job: Job, seen: JobStatus | None, *, most: int) -> bool:
-        """Do the next step towards another launch; return False if there is to be none.
+        """Do the next step towards another launch; return False if the job is not to be launched again.
 
-        ``most`` is how often a job may be launched again.
+        ``most`` is the maximum number of relaunches.
         """
         count = job.state.get(RELAUNCH, {}).get("count", 0)
         at = job.state.get(RELAUNCH, {}).get("at")
@@ -85,5 +86,5 @@ class Relaunch:
 
 
 def keep_count(job: Job, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a launch with how often it was one that follows another."""
+    """Return the state of a new launch, with the number of relaunches so far."""
     return state | {RELAUNCH: job.state[RELAUNCH]} if RELAUNCH in job.state else state

@@ -1,4 +1,4 @@
-"""Removes what was kept for long enough: uploads, logs, results, records; and what no record names."""
+"""Removes expired uploads, logs, results and records, and objects that no record names."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from ..uploads.uploads import Uploads
 DAY_SECONDS = 86400
 
 ORPHAN_SECONDS = DAY_SECONDS
-"""How old an object that nothing names must be: nothing that is under way takes so long."""
+"""The minimum age of an object without a record to be removed; nothing in progress takes that long."""
 
 AT_ONCE = 500
-"""Jobs, uploads or objects that are looked up in the database at a time."""
+"""The number of jobs, uploads or objects to look up in the database at once."""
 
 RECORDS_AT_ONCE = 2000
-"""Records that go in one round: each is work for those who start jobs, too, and there may be very many when a
-time for records is set after years."""
+"""The number of records to remove in one run. Each also takes time of the reconciler, and there may be very
+many if an admin sets ``job_ttl_seconds`` after years."""
 
 _OURS = re.compile(
     r"uploads/(?P<upload>[0-9a-f]{40})|logs/(?P<log>[^/]+)/\d+-\d{6,}|outputs/(?P<outputs>[^/]+)/[0-9a-f]{32}"
 )
-"""The keys of objects that this service makes: what else is in the storage is left alone."""
+"""The keys of this service's objects; it ignores other objects in the storage."""
 
 Kind = Literal["upload", "job", "results", "log", "object"]
 
@@ -60,29 +60,29 @@ _KINDS: dict[Part, Kind] = {"record": "job", "outputs": "results", "log": "log"}
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One thing that is to go."""
+    """Something to remove."""
 
     kind: Kind
     name: str
-    """The id of the upload or job, or the key of an object that nothing names."""
+    """The id of the upload or job, or the key of an object without a record."""
     user: str
-    """Whose it is; empty for an object that nothing names."""
+    """The owner; empty for an object without a record."""
     size: int
     """Bytes in the storage."""
     why: str
-    """A sentence's end, like ``expired 2030-01-31``."""
+    """The end of a sentence, like ``expired 2030-01-31``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ttls:
-    """For how long the things of one user are kept after a job's end, in seconds; 0 is for ever."""
+    """How long to keep the data of one user after a job's end, in seconds; 0: forever."""
 
     job_ttl_seconds: int
     log_ttl_seconds: int
     output_ttl_seconds: int
 
     def get_seconds(self, part: Part) -> int:
-        """Return for how long that part of a job is kept."""
+        """Return how long to keep a part of a job, in seconds."""
         return {
             "record": self.job_ttl_seconds,
             "log": self.log_ttl_seconds,
@@ -90,24 +90,24 @@ class Ttls:
         }[part]
 
     def get_cutoff(self, part: Part, now: datetime) -> datetime | None:
-        """Return the time before which a job must have ended for that part of it to go, or None."""
+        """Return the time before which a job must have ended to lose a part; None: it never does."""
         seconds = self.get_seconds(part)
         return now - timedelta(seconds=seconds) if seconds else None
 
 
 class Retention(LoggingConfigurable):
-    """Knows what has been kept for long enough, and removes it.
+    """Finds expired data, and removes it.
 
-    What is to go is found anew each time, in the records and the list of objects: a removal that was cut
-    short is done by the next.
+    It finds the data anew each time, in the records and in the storage's list of objects. So the next run
+    completes an interrupted one.
     """
 
     job_ttl_seconds = Integer(
         0,
         min=0,
-        help="""Seconds after its end until a job's record is removed, with its log and results.
+        help="""Seconds after a job's end until the service removes its record, with its log and results.
 
-        0, the default, means never: a record alone is a few kilobytes in the database.
+        0, the default, means never: a record alone takes a few kilobytes in the database.
         """,
         config=True,
     )
@@ -115,30 +115,32 @@ class Retention(LoggingConfigurable):
     log_ttl_seconds = Integer(
         180 * DAY_SECONDS,
         min=0,
-        help="""Seconds after its end until a job's log is removed; its record stays. 0: never.""",
+        help="""Seconds after a job's end until the service removes its log; its record stays. 0: never.""",
         config=True,
     )
 
     output_ttl_seconds = Integer(
         90 * DAY_SECONDS,
         min=0,
-        help="""Seconds after its end until a job's results are removed; its record stays. 0: never.""",
+        help="""Seconds after a job's end until the service removes its results; its record stays. 0: never.
+        """,
         config=True,
     )
 
     audit_ttl_seconds = Integer(
         365 * DAY_SECONDS,
         min=0,
-        help="""Seconds until an entry of the audit record (who did what) is removed. 0: never.""",
+        help="""Seconds until the service removes an entry of the audit record (who did what). 0: never.""",
         config=True,
     )
 
     user_ttls: Any = Union(
         [Dict(), traitlets.Callable()],
         default_value={},
-        help="""Other times for some users, by name: a dict of the three settings above, or of some of them.
+        help="""Other times for some users, by name: a dict with some of the keys ``job_ttl_seconds``,
+        ``log_ttl_seconds`` and ``output_ttl_seconds``.
 
-        Or a function, perhaps async, that is called with a user's name and returns such a dict, or None.
+        Or a function, which may be async, that takes a user's name and returns such a dict, or None.
         Example::
 
             c.Retention.user_ttls = {"alice": {"output_ttl_seconds": 0, "log_ttl_seconds": 0}}
@@ -160,7 +162,7 @@ class Retention(LoggingConfigurable):
     outputs = Instance(Outputs)
 
     async def find(self, *, with_orphans: bool) -> AsyncGenerator[Removal]:
-        """Yield what is to go now; ``with_orphans`` looks through all objects of the storage, too.
+        """Yield the data to remove now; ``with_orphans`` also searches all objects of the storage.
 
         Raises Unavailable and StorageError.
         """
@@ -180,7 +182,7 @@ class Retention(LoggingConfigurable):
                 yield removal
 
     async def remove(self, removal: Removal) -> bool:
-        """Remove one thing and return whether it went: it does not when it is needed again, or cannot now."""
+        """Remove one thing; return False if it is needed again, or cannot be removed now."""
         entry = make_entry(_ACTIONS[removal.kind], removal.name, removal.user, detail=removal.why)
         try:
             if removal.kind == "upload":
@@ -193,7 +195,7 @@ class Retention(LoggingConfigurable):
             elif removal.kind == "log":
                 await self.logs.delete_log(removal.name, audit=entry)
             else:
-                await self.store.audit.add(entry)  # before: there is no row whose end it could be one with
+                await self.store.audit.add(entry)  # first: no row is deleted with it in one transaction
                 await self.storage.delete(removal.name)
         except NotFound:
             return False  # somebody else removed it
@@ -205,7 +207,7 @@ class Retention(LoggingConfigurable):
         return True
 
     async def sweep(self, *, with_orphans: bool) -> int:
-        """Remove what is to go, and return how many things went; of very many records the rest goes later."""
+        """Remove expired data, and return the number of removals; many records take several runs."""
         count = records = 0
         async with aclosing(self.find(with_orphans=with_orphans)) as removals:
             async for removal in removals:
@@ -220,7 +222,7 @@ class Retention(LoggingConfigurable):
         return count
 
     async def trim_audit(self) -> int:
-        """Forget what was on the audit record for long enough, and return how many entries went."""
+        """Remove expired entries of the audit record, and return their number."""
         if not self.audit_ttl_seconds:
             return 0
         return await self.store.audit.forget(utcnow() - timedelta(seconds=self.audit_ttl_seconds))
@@ -249,7 +251,7 @@ class Retention(LoggingConfigurable):
         forgotten = ttls.get_cutoff("record", now)
         for part, kind in _KINDS.items():
             before = ttls.get_cutoff(part, now)
-            # what goes with its job's record is not listed once more
+            # parts that are removed with their job's record need not be listed again
             since = None if part == "record" else forgotten
             if before is None:
                 continue
@@ -269,7 +271,7 @@ class Retention(LoggingConfigurable):
             after = page[-1]
 
     async def _find_orphans(self, before: datetime) -> AsyncIterator[Removal]:
-        """Yield the objects, older than a time, that a killed service left and that no record names."""
+        """Yield the objects older than a time that a killed service left without a record."""
         for prefix in ("uploads/", "logs/", "outputs/"):
             async for page in self._list_objects(prefix, before):
                 named = await self._find_named([each.key for each in page])
@@ -290,7 +292,7 @@ class Retention(LoggingConfigurable):
             yield page
 
     async def _find_named(self, keys: Collection[str]) -> set[str]:
-        """Return those of the keys that a record names."""
+        """Return the keys that a record names."""
         ids: dict[str, set[str]] = {"upload": set(), "log": set(), "outputs": set()}
         for match in filter(None, map(_OURS.fullmatch, keys)):
             ids[str(match.lastgroup)].add(match[str(match.lastgroup)])
@@ -300,7 +302,7 @@ class Retention(LoggingConfigurable):
 
 
 def in_words(seconds: int) -> str:
-    """Return a time like ``90 days``, or in hours or seconds where it is no number of days."""
+    """Return a time as whole days, hours or seconds, like ``90 days``."""
     for unit, length in (("day", DAY_SECONDS), ("hour", 3600), ("second", 1)):
         count, rest = divmod(seconds, length)
         if not rest:
@@ -309,7 +311,7 @@ def in_words(seconds: int) -> str:
 
 
 def _check_times(user: str, times: Mapping[str, Any]) -> None:
-    """Raise TraitError unless these are times for a user."""
+    """Raise TraitError unless these are valid times for a user."""
     names = ", ".join(Ttls.__dataclass_fields__)
     for name, seconds in times.items():
         if name not in Ttls.__dataclass_fields__ or not isinstance(seconds, int) or seconds < 0:
@@ -319,15 +321,16 @@ def _check_times(user: str, times: Mapping[str, Any]) -> None:
 
 
 class Janitor(LoggingConfigurable):
-    """Removes what was kept for long enough, in rounds."""
+    """Runs the retention at intervals."""
 
     interval_seconds = Float(600, min=1, help="""Seconds between two runs of the retention.""", config=True)
 
     orphans_interval_seconds = Float(
         6 * 3600,
         min=1,
-        help="""Seconds between two looks at all objects of the storage, for those that a killed service left
-        behind: they are deleted when they are older than a day.""",
+        help="""Seconds between two searches of the whole storage for objects that a killed service left
+        behind. The service deletes them when they are older than a day.
+        """,
         config=True,
     )
 
@@ -336,11 +339,11 @@ class Janitor(LoggingConfigurable):
     _task: asyncio.Task[None]
 
     async def start(self) -> None:
-        """Begin the rounds."""
+        """Begin the runs."""
         self._task = asyncio.create_task(self._rounds(), name="janitor")
 
     async def stop(self) -> None:
-        """End them."""
+        """End the runs."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""A queue of keys: a key waits once however often it is put, and is worked on by one worker at a time."""
+"""A queue of unique keys: each is in it once, and only one worker at a time works on it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 
 class WorkQueue:
-    """Keys to work on, merged, with delays and with a backoff for those that failed.
+    """A queue of unique keys, with delays, and with a backoff for failed ones.
 
-    A key that is put while it is worked on comes up again after ``done``: so no change is missed, and no
-    key is in two hands. Times are seconds of the event loop's clock.
+    If somebody puts a key while a worker has it, the key comes up again after ``done``: so no change is
+    missed, and no two workers have the same key. Times are seconds of the event loop's clock.
     """
 
     def __init__(self, *, backoff_base_seconds: float = 0.5, backoff_max_seconds: float = 30) -> None:
@@ -29,21 +29,21 @@ class WorkQueue:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at: float | None = None
         self.on_take: Callable[[float], None] = lambda seconds: None
-        """Called with how long a key had waited, each time that one is taken."""
+        """Called with the seconds that a key has waited, each time that a worker takes one."""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._active) + len(self._due)
 
     def count(self) -> dict[str, int]:
-        """Return how many keys wait, are in somebody's hands, and are for later."""
+        """Return the number of keys: waiting, active (a worker has them) and for later."""
         return {"waiting": len(self._waiting), "active": len(self._active), "later": len(self._due)}
 
     def get_lag_seconds(self) -> float:
-        """Return how long the first of those that wait has waited; 0 when none does."""
+        """Return how long the first waiting key has waited; 0 if none waits."""
         return time.monotonic() - next(iter(self._waiting.values())) if self._waiting else 0.0
 
     def clear(self) -> None:
-        """Forget every key but those that are in somebody's hands."""
+        """Forget all keys except the active ones."""
         while not self._ready.empty():
             self._ready.get_nowait()
         for each in (self._waiting, self._again, self._later, self._due, self._failures):
@@ -51,7 +51,7 @@ class WorkQueue:
         self._set_alarm()
 
     def put(self, key: str) -> None:
-        """Work on ``key`` as soon as may be; a delay that it was put with is over."""
+        """Work on ``key`` as soon as possible; this ends its delay."""
         self._due.pop(key, None)
         if key in self._active:
             self._again.add(key)
@@ -60,25 +60,25 @@ class WorkQueue:
             self._ready.put_nowait(key)
 
     def ensure(self, key: str) -> None:
-        """Work on ``key`` some time, unless it comes up anyway: a delay or a backoff of it stays."""
+        """Work on ``key`` unless it is in the queue or active already; this keeps its delay or backoff."""
         if key not in self._due and key not in self._active:
             self.put(key)
 
     def put_after(self, key: str, delay_seconds: float) -> None:
-        """Work on ``key`` after a delay, or earlier if it was to come up earlier anyway."""
+        """Work on ``key`` after a delay, or earlier if it already has a shorter one."""
         if key in self._waiting or key in self._again:
             return
         due = asyncio.get_running_loop().time() + delay_seconds
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._later, (due, key))
-            if len(self._later) > 2 * len(self._due) + 64:  # keys that came up earlier left theirs behind
+            if len(self._later) > 2 * len(self._due) + 64:  # keys that came up earlier left their old entries
                 self._later = [(due, key) for key, due in self._due.items()]
                 heapq.heapify(self._later)
             self._set_alarm()
 
     def put_backoff(self, key: str) -> float:
-        """Work on ``key``, which failed, after a delay that doubles each time; return the delay."""
+        """Work on ``key``, which failed, after a delay that doubles with each failure; return the delay."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         ceiling: float = min(self._max, self._base * 2 ** min(failures, 30))
@@ -87,11 +87,11 @@ class WorkQueue:
         return delay
 
     def forget(self, key: str) -> None:
-        """Say that ``key`` succeeded: its next failure waits a short time again."""
+        """Note that ``key`` succeeded: its next failure begins with a short delay again."""
         self._failures.pop(key, None)
 
     async def get(self) -> str:
-        """Return the next key, which is then in the caller's hands until ``done``."""
+        """Return the next key, which is active until ``done``."""
         while True:
             key = await self._ready.get()
             self.on_take(time.monotonic() - self._waiting.pop(key))
@@ -100,14 +100,14 @@ class WorkQueue:
             self._again.add(key)
 
     def take(self, key: str) -> bool:
-        """Return whether a key is in the caller's hands now, until ``done``; not if it is in another's."""
+        """Make a key active until ``done``, and return True; return False if it is active already."""
         if key in self._active:
             return False
         self._active.add(key)
         return True
 
     def done(self, key: str) -> None:
-        """Give the key back: it comes up again if it was put meanwhile."""
+        """Give back an active key; it comes up again if it was put in the meantime."""
         self._active.discard(key)
         if key in self._again:
             self._again.discard(key)
@@ -123,7 +123,7 @@ class WorkQueue:
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """See to it that the keys that come up later do."""
+        """Set a timer for the first delayed key."""
         first = self._later[0][0] if self._later else None
         if first == self._alarm_at:
             return

@@ -1,38 +1,72 @@
-"""``api/v1/audit``: who did what, for an admin, a page at a time or as a stream."""
+"""``api/v1/audit``: the audit record, for admins, page by page or as a stream."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
-from ..audit import Action, AuditQuery
+from tornado.web import RequestHandler
+from typing_extensions import TypedDict
+
+from ..audit import Action, AuditEntryJson, AuditQuery
 from ..errors import InvalidRequest
 from ..web.access import needs_scope
-from ..web.query import read_int, read_text, read_time
+from ..web.answers import answers
+from ..web.query import Parameter, limit, moment, read_int, text
 from .base import BaseHandler
 
 MAX_PAGE = 500
 
 MAX_NAME = 255
 
-QUERY = ("who", "user", "name", "action", "since", "until", "cursor", "limit")
+
+def _read_action(handler: RequestHandler) -> Action | None:
+    name = handler.get_query_argument("action", None)
+    try:
+        return None if name is None else Action(name)
+    except ValueError:
+        raise InvalidRequest.of_field("action", f"must be one of {', '.join(Action)}") from None
+
+
+WHO = text("who", "Who did it: a hub user, service/NAME, or kbatch-server.", maximum=MAX_NAME)
+USER = text("user", "Whose things it was done to.", maximum=MAX_NAME)
+NAME = text("name", "The id of the job or upload.", maximum=MAX_NAME)
+ACTION = Parameter("action", _read_action, {"enum": [*Action], "description": "What was done."})
+SINCE = moment("since", "Only what was done since this time.")
+UNTIL = moment("until", "Only what was done before this time.")
+CURSOR = Parameter(
+    "cursor",
+    lambda handler: read_int(handler, "cursor", minimum=1, maximum=2**62),
+    {"type": "string", "description": "next_cursor of the page before."},
+)
+LIMIT = limit(maximum=MAX_PAGE, default=50)
+
+
+class AuditPageJson(TypedDict):
+    """A page of entries."""
+
+    items: list[AuditEntryJson]
+    next_cursor: str | None
 
 
 class AuditHandler(BaseHandler):
     """The audit record."""
 
-    @needs_scope("admin", whose="everybody", query=QUERY)
+    @needs_scope(
+        "admin", whose="everybody", parameters=(WHO, USER, NAME, ACTION, SINCE, UNTIL, CURSOR, LIMIT)
+    )
+    @answers(AuditPageJson, media=("application/x-ndjson",))
     async def get(self) -> None:
-        """List entries, newest first: a page of them, or with ``application/x-ndjson`` all, one a line."""
+        """List entries, newest first: one page, or with application/x-ndjson all, one per line."""
         query = AuditQuery(
-            who=read_text(self, "who", maximum=MAX_NAME),
-            user=read_text(self, "user", maximum=MAX_NAME),
-            name=read_text(self, "name", maximum=MAX_NAME),
-            action=self._read_action(),
-            since=read_time(self, "since"),
-            until=read_time(self, "until"),
-            before=read_int(self, "cursor", minimum=1, maximum=2**62),
-            limit=read_int(self, "limit", minimum=1, maximum=MAX_PAGE) or 50,
+            who=WHO.read(self),
+            user=USER.read(self),
+            name=NAME.read(self),
+            action=ACTION.read(self),
+            since=SINCE.read(self),
+            until=UNTIL.read(self),
+            before=CURSOR.read(self),
+            limit=LIMIT.read(self),
         )
         if "application/x-ndjson" in self.request.headers.get("Accept", ""):
             self.hold_costly_read()
@@ -40,21 +74,16 @@ class AuditHandler(BaseHandler):
             return
         page = await self.services.jobs.audit(query)
         cursor = None if page.next_before is None else str(page.next_before)
-        self.send_json({"items": [entry.to_dict() for entry in page.entries], "next_cursor": cursor})
-
-    def _read_action(self) -> Action | None:
-        text = self.get_query_argument("action", None)
-        try:
-            return None if text is None else Action(text)
-        except ValueError:
-            raise InvalidRequest.of_field("action", f"must be one of {', '.join(Action)}") from None
+        shown: AuditPageJson = {"items": [entry.to_dict() for entry in page.entries], "next_cursor": cursor}
+        self.send_json(shown)
 
     async def _send_all(self, query: AuditQuery) -> None:
         self.set_header("Content-Type", "application/x-ndjson")
         while True:
             page = await self.services.jobs.audit(query)
-            self.write("".join(json.dumps(entry.to_dict()) + "\n" for entry in page.entries))
-            await self.flush()
+            await self.send_piece(
+                "".join(json.dumps(entry.to_dict()) + "\n" for entry in page.entries).encode()
+            )
             if page.next_before is None:
                 return
             query = replace(query, before=page.next_before)

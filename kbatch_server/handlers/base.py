@@ -1,12 +1,15 @@
-"""What every handler is made of: who asks, what they may, how large a body may be, one exit for errors."""
+"""The base of every handler: identifies the user, checks scopes and limits, and answers every error in one
+form."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jupyterhub.services.auth import HubOAuthenticated
@@ -15,7 +18,16 @@ from tornado.log import app_log
 from tornado.web import HTTPError
 
 from ..audit import ORIGIN, Origin
-from ..errors import Forbidden, InvalidRequest, KBatchError, NotAuthenticated, NotFound, RangeNotSatisfiable
+from ..errors import (
+    Forbidden,
+    InvalidRequest,
+    KBatchError,
+    NotAuthenticated,
+    NotFound,
+    RangeNotSatisfiable,
+    TooManyRequests,
+    Unavailable,
+)
 from ..models.user import User
 from ..scrub import scrub_url
 from ..validation import parse_json
@@ -25,7 +37,7 @@ from .services import Services
 
 
 def public_error(error: BaseException, request_id: str) -> KBatchError:
-    """Return what a user may read about an error: all of our own kind, and nothing of a defect but an id."""
+    """Return what users may see of an error: a KBatchError completely, and only an id for a bug."""
     if isinstance(error, KBatchError):
         return error
     if isinstance(error, HTTPError) and error.status_code < 500:
@@ -43,12 +55,12 @@ def public_error(error: BaseException, request_id: str) -> KBatchError:
 class BaseHandler(HubOAuthenticated, Exchange):
     """A handler that admits a request before its body is read, and answers every error in one form.
 
-    The order: the method is known, the user is known, the scope is held, the query is known, the body is not
-    too large; then ``begin`` runs, the body comes through ``receive``, and the method (``get``) is called.
+    The checks, in order: the method, the user, the scope, the query, the length of the body. Then ``begin``
+    runs, ``receive`` gets the body, and the method (``get``) is called.
     """
 
     strict_query = True
-    """Whether a query parameter that the method does not know is an error."""
+    """Whether an unknown query parameter is an error."""
     content_security_policy = "default-src 'none'; frame-ancestors 'none'"
     cache_control = "no-store"
 
@@ -57,14 +69,21 @@ class BaseHandler(HubOAuthenticated, Exchange):
         super().initialize(services)
         self.hub_auth = services.auth.hub_auth
         self._xsrf_error: HTTPError | None = None
+        self.owner: str | None = None  # whose request it is: the user, or that of the job
+        self._asking_at: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     async def _admit(self) -> None:
         needs = self._needs()
         await self._identify(needs)
+        if needs.whose == "link":
+            self.know_sender()
         if needs.user:
             self._held.enter_context(self.services.throttle.request(self.user))
         if needs.action is not None:
             self.services.auth.check_action(self.user, needs.action)
+        if needs.user and self.request.method == "GET":
+            self._ask_again_later()
         if needs.spends is not None:
             self.services.throttle.spend(self.user, needs.spends)
         if needs.is_costly:
@@ -96,14 +115,65 @@ class BaseHandler(HubOAuthenticated, Exchange):
             self.unknown_user()
         self.take_user(user)
 
+    def _ask_again_later(self) -> None:
+        seconds = self.services.auth.stream_check_seconds
+        self._asking_at = asyncio.get_running_loop().call_later(seconds, self._ask_again_soon)
+
+    def _ask_again_soon(self) -> None:
+        self._asking = asyncio.create_task(self._ask_again(), name="ask-again")
+
+    async def _ask_again(self) -> None:
+        """End an answer that takes long if its user may not read it any more; else look again later."""
+        if self.is_stream:  # it looks itself, and ends with a message
+            return
+        asked = self.user
+        if await self.may_read_on(lambda user: user.name == asked.name and user.admin >= asked.admin):
+            self._ask_again_later()
+            return
+        message = "%s %s of %s was cut off: the token has expired or lost its scope, request=%s"
+        uri = scrub_url(self.request.uri or "")
+        app_log.info(message, self.request.method, uri, asked.name, self.request_id)
+        self._stream.close()  # an ordinary end would make a part look like the whole
+
+    async def may_read_on(self, is_allowed: Callable[[User], bool]) -> bool:
+        """Ask the hub again whether the user may read this answer; while it does not respond, they may."""
+        try:
+            user = await self.services.auth.find_user_again(self)
+        except Unavailable:
+            return True
+        except Forbidden:
+            return False
+        action = self._needs().action
+        return user is not None and (action is None or action in user.actions) and is_allowed(user)
+
+    def _end(self) -> None:
+        if self._asking_at is not None:
+            self._asking_at.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+        super()._end()
+
     def take_user(self, user: User) -> None:
-        """Answer for a user who is known now."""
+        """Set the user, who is known now."""
         self.current_user = user
-        self.services.throttle.connections.know(self._stream)
+        self.owner = user.name
+        self._know_user()
         ORIGIN.set(self._make_origin(user))
 
+    def _know_user(self) -> None:
+        try:
+            self.know_sender()
+        except (TooManyRequests, Unavailable):
+            if self._needs().user:
+                raise  # without a user it works, too: a stranger gets an answer
+
+    def know_sender(self) -> None:
+        """Mark the connection as its user's, no more a stranger's; raises TooManyRequests or Unavailable."""
+        if self.owner is not None:
+            self.services.throttle.connections.know(self._stream, self.owner)
+
     def _make_origin(self, user: User) -> Origin:
-        """Return what the audit record says of a request."""
+        """Return the facts about a request for the audit record."""
         return Origin(
             who=user.name,
             kind=user.kind,
@@ -114,7 +184,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         )
 
     def unknown_user(self) -> NoReturn:
-        """Refuse a request without good credentials; a page sends the browser to the hub's login instead."""
+        """Reject a request without valid credentials; pages redirect to the hub's login instead."""
         if self._xsrf_error is not None:
             raise Forbidden(str(self._xsrf_error.log_message), reason="XsrfCheckFailed")
         raise NotAuthenticated(
@@ -132,11 +202,11 @@ class BaseHandler(HubOAuthenticated, Exchange):
 
     @property
     def body_limit(self) -> int:
-        """How many bytes the body may have."""
+        """The maximum size of the body in bytes."""
         return self.services.max_body_bytes
 
     async def begin(self) -> None:
-        """Get ready for the body, which is collected: the request is admitted."""
+        """Prepare for collecting the body of an admitted request."""
         if not self._has_body():
             return
         self.watch_pace()
@@ -144,11 +214,11 @@ class BaseHandler(HubOAuthenticated, Exchange):
             self._take_memory = self._held.enter_context(self.services.throttle.body(self.user))
 
     def hold_costly_read(self) -> None:
-        """Take one of the user's places for reads that cost much; raises TooManyRequests or Unavailable."""
+        """Count a read that costs much more than others; raises TooManyRequests or Unavailable."""
         self._held.enter_context(self.services.throttle.costly_read(self.user))
 
     def on_finish(self) -> None:
-        """Let go of what the request took, and note that it was answered."""
+        """Release what the request holds, and count the answer."""
         super().on_finish()
         if self.current_user is not None and self.get_status() < 400 and not self.is_stream:
             is_submit = self._needs().spends == "submit"
@@ -162,15 +232,15 @@ class BaseHandler(HubOAuthenticated, Exchange):
 
     @property
     def user(self) -> User:
-        """Who asks; only where the method needs a user."""
+        """The user of the request; only in methods that require one."""
         user: User = self.current_user
         return user
 
     def get_current_user(self) -> None:
-        """Nobody, unless ``prepare`` found somebody: JupyterHub's own version blocks the event loop."""
+        """Return None unless ``prepare`` found a user: JupyterHub's own version blocks the event loop."""
 
     def check_xsrf_cookie(self) -> None:
-        """Check the XSRF token of a request that shows a cookie; HubOAuth calls this."""
+        """Check the XSRF token of a request with a cookie; HubOAuth calls this."""
         try:
             super().check_xsrf_cookie()
         except HTTPError as error:
@@ -181,7 +251,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
 
     @property
     def request_id(self) -> str:
-        """The id of this request in answer and log: the proxy's, if it sent a sane one, or our own."""
+        """The id of this request in answer and log: the proxy's, if it is valid, or a new one."""
         if not hasattr(self, "_request_id"):
             given = self.request.headers.get("X-Request-ID", "")
             is_sane = re.fullmatch(r"[\w.-]{8,64}", given, re.ASCII)
@@ -189,7 +259,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         return self._request_id
 
     def set_default_headers(self) -> None:
-        """Set what every answer has, also that of an error."""
+        """Set the headers of every answer, including errors."""
         self.clear_header("Server")
         # not by set_header, which looks for what no header may have: these are all ours
         self._headers["X-Request-ID"] = self.request_id
@@ -205,9 +275,9 @@ class BaseHandler(HubOAuthenticated, Exchange):
         self.write(json.dumps(value) + "\n")
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """Answer with an error; one that comes in the middle of an answer ends the connection.
+        """Answer with an error; if the answer has begun already, close the connection.
 
-        An ordinary end would make a half of it look like the whole.
+        With a normal end, half an answer would look complete.
         """
         if self._headers_written:
             self._stream.close()
@@ -215,12 +285,12 @@ class BaseHandler(HubOAuthenticated, Exchange):
         super().send_error(status_code, **kwargs)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer with the error that a method raised: Tornado's way to ``answer_error``."""
+        """Answer with the error that a method raised; Tornado's name for ``answer_error``."""
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
         self.answer_error(error)
 
     def answer_error(self, error: BaseException) -> None:
-        """Write the one form of an error, with its status and headers: the only exit for all of them."""
+        """Write an error in the one form, with its status and headers; all errors come through here."""
         told = public_error(error, self.request_id)
         if told.status == 401:
             self.set_header("WWW-Authenticate", 'Bearer realm="JupyterHub"')
@@ -233,13 +303,13 @@ class BaseHandler(HubOAuthenticated, Exchange):
         self.send_json(self.make_error_body(told), status=told.status)
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:
-        """Return the JSON of an error; another wire may add to it."""
-        return error.to_dict()
+        """Return the JSON of an error; other APIs may add to it."""
+        return {**error.to_dict()}
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log what is our fault, with the traceback and the id that the user is told.
+        """Log a bug with its traceback and the id in the answer.
 
-        The rest stands in the access log. Tornado's version logs URLs with their secrets.
+        The access log has other errors. Tornado's version logs URLs with their secrets.
         """
         status = value.status if isinstance(value, KBatchError) else getattr(value, "status_code", 500)
         if status != 500 or isinstance(value, StreamClosedError):  # the client went away
@@ -257,8 +327,8 @@ NOTHING_HERE = "This URL does not exist."
 
 
 class NotFoundHandler(BaseHandler):
-    """Answers for every URL that is not there."""
+    """Answers requests for URLs that do not exist."""
 
     async def _admit(self) -> None:
-        """Refuse, whatever the method."""
+        """Reject the request, whatever the method."""
         raise NotFound(NOTHING_HERE)

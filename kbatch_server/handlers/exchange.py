@@ -1,4 +1,4 @@
-"""A request and its answer as HTTP has them: when a body is read, and when the connection closes."""
+"""The HTTP side of a request and its answer: when to read the body, and when to close the connection."""
 
 from __future__ import annotations
 
@@ -19,47 +19,63 @@ from ..web.throttle import Throttle
 from .services import Services
 
 UNLIMITED = 2**62
-"""Tornado's own limits end a connection without a word; ours answer."""
+"""Tornado's own limits close a connection without an answer; ours answer."""
 
 UNKNOWN_METHOD = "UNKNOWN"
-"""What a method that HTTP libraries do not know is called here: it is 405, as any that a URL has not."""
+"""Stands for methods that HTTP libraries do not know: the answer is 405, as for any method that a URL
+lacks."""
 
 UNSURE_METHODS = frozenset({"DELETE", "OPTIONS"})
-"""Methods whose end cannot be told behind the hub's proxy. Where a client sends a body in chunks, the proxy
-says ``Content-Length: 0`` and then sends the body all the same (``deleteLength`` of http-proxy and
-http-proxy-3): it would be the beginning of the next request on the connection, whose ever that is."""
+"""Methods whose end is uncertain behind the hub's proxy. If a client sends a body in chunks, the proxy sends
+``Content-Length: 0`` and then the body all the same (``deleteLength`` of http-proxy and http-proxy-3): this
+would be the beginning of the next request on the connection, perhaps another user's."""
 
 BODY_BYTES_PER_SECOND = 8 * 1024
-"""How fast a body that is collected (not an upload, which is streamed) must come, after its first seconds."""
+"""The minimum rate of a body that is collected (not an upload, which is streamed), after its first
+seconds."""
 
 WRITE_SECONDS = 300
-"""How long a client may take to read one piece of an answer, or a whole that is short."""
+"""Seconds within which a client must read one piece of an answer, or a whole short one."""
 
 SHORT_ANSWER_BYTES = 64 * 1024
-"""What an answer may have that is not counted: the kernel mostly takes all of it."""
+"""Answers up to this size do not count: usually the kernel takes all of them."""
+
+FLUSH_BYTES = 64 * 1024
+"""Size of one write of a long answer: the client must have read most of it before the next one."""
+
+UNREAD_SECONDS = 5
+"""Seconds in which a client must read a write for which ``Throttle.max_unread_bytes`` has no room."""
 
 LINGER_SECONDS = 5
-"""How long a client that was refused may go on sending: closing at once would reset the connection, and
+"""Seconds for which a rejected client may continue to send. Closing at once would reset the connection, and
 the client, still busy sending, would never read the answer."""
 
 LINGER_BYTES = 64 * 1024**2
-"""How much of that is read and dropped; with more, the client has to wait until its connection is closed."""
+"""Bytes of that to read and drop; after these, the client has to wait until its connection is closed."""
 
 Result = TypeVar("Result")
 
 
 @stream_request_body
 class Exchange(RequestHandler):
-    """A handler that may answer before its body was read, and then says that the connection closes.
+    """A handler that may answer before it has read the body, and then announces that the connection closes.
 
-    Without that word a proxy would send another client's request on the connection that is about to close.
+    Without this announcement, a proxy would send another client's request on the connection that is about to
+    close.
     """
 
     SUPPORTED_METHODS = (*RequestHandler.SUPPORTED_METHODS, UNKNOWN_METHOD)
 
     services: Services
     is_stream = False
-    """Whether the answer has no end of its own, as a log has that is followed."""
+    """Whether the answer has no end of its own, like a followed log."""
+
+    counts_unread = False
+    """Whether what the client makes the service hold in memory counts to ``Throttle.max_unread_bytes``.
+
+    True for what has no place among the downloads, of which there are few."""
+    piece_bytes = 0
+    """Size of the piece that ``send_piece`` sends the parts of, which stays in memory until the last one."""
 
     def initialize(self, services: Services) -> None:
         """Take the services; called by Tornado for each request."""
@@ -73,8 +89,8 @@ class Exchange(RequestHandler):
         self._refused = False
         self._refusal: asyncio.Task[None] | None = None
         self._drained = 0
-        self._may_close: asyncio.Event | None = None  # made when it is waited for
-        self._held = ExitStack()  # what this request takes of what all share
+        self._may_close: asyncio.Event | None = None  # created when somebody waits for it
+        self._held = ExitStack()  # this request's part of the shared limits
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[Any] | None = None
         self._client_gone = False
@@ -87,7 +103,7 @@ class Exchange(RequestHandler):
         return stream
 
     async def prepare(self) -> None:
-        """Admit the request or refuse it, before its body is read."""
+        """Admit or reject the request before its body is read."""
         connection: Any = self.request.connection
         connection.set_max_body_size(UNLIMITED)
         self.services.inflight.begin(self)
@@ -96,31 +112,31 @@ class Exchange(RequestHandler):
         CLIENT.set(find_network(str(self.request.remote_ip)))
         expected = self.request.headers.get("Expect", "")
         if expected.lower() == "100-continue":
-            self.request.headers["Expect"] = "100-continue"  # as Tornado wants to read it
+            self.request.headers["Expect"] = "100-continue"  # Tornado compares it with this spelling
         try:
             if self._path_error is not None:
                 raise self._path_error
             await self._admit()
             if self._needs().body and not self._refused:
-                self.know_sender()  # a body is taken only from users, and from jobs that showed a good link
+                self.know_sender()  # only users, and jobs with a valid link, may send a body
         except Exception as error:
             if self._finished:
                 raise
             await self.refuse(error)
 
     def unknown(self, *path: str) -> None:
-        """Be none of a URL's methods, as nothing is declared of it (see Needs)."""
+        """Handle an unknown method; as it declares nothing (see Needs), the answer is 405."""
 
     def know_sender(self) -> None:
-        """Note that a user sends the request, or a job whose link is good: no longer a stranger."""
+        """Mark the sender as known: a user, or a job with a valid link."""
         self.services.throttle.connections.know(self._stream)
 
     def _needs(self) -> Needs:
-        """Return what the method needs; raises HTTPError for one that the URL does not have."""
+        """Return the method's requirements; raises HTTPError for a method that the URL lacks."""
         raise NotImplementedError
 
     async def _admit(self) -> None:
-        """Raise what refuses the request; called before the body is read."""
+        """Raise an error to reject the request; called before the body is read."""
         raise NotImplementedError
 
     @property
@@ -129,11 +145,11 @@ class Exchange(RequestHandler):
         raise NotImplementedError
 
     def answer_error(self, error: BaseException) -> None:
-        """Write the answer that an error is."""
+        """Write the answer for an error."""
         raise NotImplementedError
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        """Return a part of the path or of the query as text; raises HTTPError for a query that is none."""
+        """Return a part of the path or the query as text; raises HTTPError for an invalid query."""
         try:
             text: str = super().decode_argument(value, name)
         except HTTPError as error:
@@ -146,7 +162,7 @@ class Exchange(RequestHandler):
     # The body
 
     async def data_received(self, chunk: bytes) -> None:
-        """Pass on a piece of the body, or drop it when the request was refused."""
+        """Pass on a piece of the body, or drop it if the request was rejected."""
         if not self._refused:
             try:
                 await self.receive(chunk)
@@ -159,7 +175,7 @@ class Exchange(RequestHandler):
             await self._may_close.wait()
 
     async def receive(self, chunk: bytes) -> None:
-        """Collect a piece of the body; it may raise, which refuses the request."""
+        """Collect a piece of the body; an error from here rejects the request."""
         received = len(self._body) + len(chunk)
         self._check_length(received, received=received)
         if self._take_memory is not None:
@@ -187,7 +203,7 @@ class Exchange(RequestHandler):
         return bool(request._body_future.done())
 
     def watch_pace(self) -> None:
-        """Refuse a body that is collected when it comes too slowly, from now on."""
+        """From now on, reject a body that is collected if it arrives too slowly."""
         now = asyncio.get_running_loop().time
         first = now() + self.services.throttle.body_seconds
 
@@ -208,7 +224,7 @@ class Exchange(RequestHandler):
     # A refusal
 
     def refuse_soon(self, error: Exception) -> None:
-        """Refuse the request, as ``refuse``, from where nobody can wait for it."""
+        """Reject the request like ``refuse``, from code that cannot wait for it."""
         self._refusal = asyncio.create_task(self._refuse_quietly(error))
 
     async def _refuse_quietly(self, error: Exception) -> None:
@@ -216,10 +232,10 @@ class Exchange(RequestHandler):
             await self.refuse(error)
 
     async def refuse(self, error: Exception) -> None:
-        """Answer with an error now instead of calling the method; a body that is yet to come is dropped.
+        """Answer with an error now instead of calling the method; drop the rest of the body.
 
-        After a body the connection closes, as the answer says: it may be long, and who was told to wait with
-        it (``Expect``) may never send it. Without one it is kept.
+        With a body, the connection closes, as the answer announces: the body may be long, and a client that
+        waits before sending it (``Expect``) may never send it. Without a body, the connection stays open.
         """
         if self._refused:
             return
@@ -230,13 +246,13 @@ class Exchange(RequestHandler):
         self.clear()
         if self._has_body():
             self.set_header("Connection", "close")
-            self.request.headers.pop("Expect", None)  # else Tornado would say now that it may be sent
+            self.request.headers.pop("Expect", None)  # otherwise Tornado would ask for the body
             self._call_at(asyncio.get_running_loop().time() + LINGER_SECONDS, self._close)
         self.answer_error(error)
         self.set_header("Content-Length", sum(map(len, self._write_buffer)))
         # The method that Tornado calls after the body must not run: on this one handler it ends the exchange.
         setattr(self, str(self.request.method).lower(), lambda *_: self.finish())
-        await self.flush()  # the whole answer; only the end of the exchange is put off
+        await self.flush()  # sends the complete answer; only the end of the exchange comes later
 
     def _close(self) -> None:
         self._stream.close()
@@ -247,7 +263,7 @@ class Exchange(RequestHandler):
             self._may_close.set()
 
     async def give_up(self) -> None:
-        """Answer, while the body is still coming, that the service stops; else leave it to be cut off."""
+        """Answer that the service stops if the body is still arriving; otherwise do nothing."""
         is_asked_for = self.request.headers.get("Expect") != "100-continue"
         if not self._headers_written and is_asked_for and self._has_body() and not self._is_body_complete():
             await self._refuse_quietly(Unavailable("The service is stopping. Try again in a moment."))
@@ -255,9 +271,9 @@ class Exchange(RequestHandler):
     # The answer
 
     def finish(self, chunk: Any = None) -> asyncio.Future[None]:
-        """End the answer; where the request was not read to its end the connection closes, and it says so.
+        """End the answer; if the request was not read to its end, announce that the connection closes.
 
-        What the request holds is let go of when the client has read the answer.
+        What the request holds is released when the client has read the answer.
         """
         if chunk is not None:
             self.write(chunk)
@@ -277,9 +293,9 @@ class Exchange(RequestHandler):
         return sent
 
     def _hold_answer(self) -> None:
-        """Count an answer that is long, or say instead that too many are not read yet.
+        """Count a long answer as unread memory, or answer instead that there is too much of it.
 
-        What a method other than GET has done cannot be refused any more.
+        This applies only to GET: what other methods have done can no longer be rejected.
         """
         size = sum(map(len, self._write_buffer))
         if size <= SHORT_ANSWER_BYTES or self.request.method != "GET":
@@ -297,11 +313,11 @@ class Exchange(RequestHandler):
 
     @property
     def write_seconds(self) -> float:
-        """How long a client may take to read what is flushed."""
+        """Seconds within which a client must read flushed data."""
         return WRITE_SECONDS
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
-        """Send what was written; a client that does not read it, for long, is let go of."""
+        """Send the written data; close the connection of a client that does not read it in time."""
         if not self._headers_written and self.asked_method in UNSURE_METHODS and not self._has_body():
             self.set_header("Connection", "close")
         sent: asyncio.Future[None] = super().flush(include_footers)
@@ -310,8 +326,36 @@ class Exchange(RequestHandler):
             sent.add_done_callback(lambda _: timer.cancel())
         return sent
 
+    async def send_piece(self, data: bytes, *, is_whole: bool = False) -> None:
+        """Send a piece of a long answer, and return when the client has read it, or the kernel holds it.
+
+        The service writes ``FLUSH_BYTES`` at a time; with ``is_whole`` all of it, for a client that sees the
+        difference. A client that reads too slowly while there is no room is disconnected.
+        """
+        step = len(data) if is_whole else FLUSH_BYTES
+        for at in range(0, len(data), step or 1):
+            part = data[at : at + step]
+            self.write(part)
+            # HTTP's chunk is a copy of the part
+            await self._flush_counted(self.piece_bytes + len(data) + len(part))
+
+    async def _flush_counted(self, size: int) -> None:
+        sent = self.flush()
+        if not (self.counts_unread and self._stream.writing()):
+            await sent
+            return
+        try:
+            place = self.services.throttle.answer(self.current_user, size)
+            with place:
+                await sent
+        except (TooManyRequests, Unavailable):
+            await asyncio.wait({sent}, timeout=UNREAD_SECONDS)
+            if not sent.done():
+                self._stream.close()
+                raise StreamClosedError from None
+
     async def run_while_connected(self, work: Coroutine[Any, Any, Result]) -> Result | None:
-        """Return what the work returns; cancel it when the client goes away, and return None."""
+        """Return the result of the work; if the client goes away, cancel the work and return None."""
         self._work = asyncio.create_task(work)
         if self._client_gone:
             self._work.cancel()
@@ -326,7 +370,7 @@ class Exchange(RequestHandler):
             return None
 
     def on_connection_close(self) -> None:
-        """End what is done for a client that went away."""
+        """End the work for a client that went away."""
         self._client_gone = True
         if self._work is not None:
             self._work.cancel()
@@ -336,7 +380,7 @@ class Exchange(RequestHandler):
         super().on_connection_close()
 
     def on_finish(self) -> None:
-        """Let go of what the request took."""
+        """Release what the request holds."""
         self._end()
 
     def _end(self) -> None:
@@ -345,7 +389,7 @@ class Exchange(RequestHandler):
         self.services.inflight.end(self)
 
     def _release(self) -> None:
-        """Let go of what is held, in memory and of what all share."""
+        """Release memory, places and timers that the request holds."""
         if self._timer is not None:
             self._timer.cancel()
         self._body = bytearray()
@@ -358,10 +402,10 @@ def _close_when_sent(stream: IOStream, sent: asyncio.Future[None]) -> None:
 
 
 def _call_when_sent(stream: IOStream, action: Callable[[], object]) -> None:
-    """Call something when all that was written to a connection is sent, or the connection is closed.
+    """Call a function when all written data of a connection was sent, or the connection was closed.
 
-    Not by the future that Tornado's ``finish`` returns, which is never done when the connection is closed by
-    the server.
+    The future that Tornado's ``finish`` returns is not suitable: it never completes if the server closes the
+    connection.
     """
     try:
         sent = stream.write(b"")

@@ -6,17 +6,23 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated
+
+from pydantic import WithJsonSchema
+from tornado.web import RequestHandler
+from typing_extensions import TypedDict
 
 from ..errors import InvalidRequest
-from ..jobs.request import CancelRequest, JobRequest
-from ..jobs.timeline import make_timeline
-from ..models.job import Job
+from ..jobs.timeline import TimelineJson, make_timeline
+from ..models.job import Job, JobBriefJson, JobEvent, JobJson, Status
 from ..models.listing import SMALL_PAGE_BYTES, JobPage, JobQuery
+from ..models.request import CancelRequest, JobRequest
+from ..models.summary import JobSummary
 from ..validation import checked
 from ..web.access import needs_scope
-from ..web.query import read_int, read_statuses, read_tags, read_text, read_time
+from ..web.answers import answers
+from ..web.query import Parameter, limit, moment, read_statuses, read_tags, text
 from .base import BaseHandler
-from .schemas import BRIEF
 
 MAX_PAGE = 500
 MAX_SUMS = 100
@@ -25,31 +31,97 @@ LARGE_BYTES = 128 * 1024
 """The size from which on the JSON of a page is made in a thread."""
 
 MAX_CANCEL_BYTES = 16 * 1024
-"""Bytes of a body that says why a job is cancelled: a thousand characters, each in up to twelve."""
+"""Maximum size of a body with the reason for a cancel: a thousand characters of up to twelve bytes each."""
+
+STATUS = Parameter(
+    "status",
+    read_statuses,
+    {
+        "type": "array",
+        "items": {"enum": [*Status]},
+        "description": "Repeated, or separated by commas.",
+    },
+)
+NAME = text("name", "The job's name, all of it.")
+SEARCH = text("search", "Some letters of the job's name, in whatever case.", maximum=63)
+TAG = Parameter(
+    "tag",
+    read_tags,
+    {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "A tag's name, or name:value; may repeat.",
+    },
+)
+SINCE = moment("since", "Only jobs made at or after this time.")
+CURSOR = text("cursor", "next_cursor of the page before.")
+LIMIT = limit(maximum=MAX_PAGE, default=50)
+SUMMARY_LIMIT = limit("How many users, and how many reasons.", maximum=MAX_SUMS, default=10)
+OWNER = text("user", "For an admin: whose jobs; * for everybody's.")
+
+
+def _read_idempotency_key(handler: RequestHandler) -> str | None:
+    key: str | None = handler.request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise InvalidRequest.of_field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
+    return key
+
+
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key", _read_idempotency_key, {"type": "string", "maxLength": 255}, place="header"
+)
+
+
+class JobPageJson(TypedDict):
+    """A page of jobs."""
+
+    items: list[JobJson]
+    next_cursor: str | None
+
+
+class JobCountsJson(TypedDict):
+    """The number of jobs by status."""
+
+    counts: Annotated[
+        dict[Status, int],
+        WithJsonSchema(
+            {
+                "type": "object",
+                "properties": {each: {"type": "integer"} for each in Status},
+                "required": [*Status],
+            }
+        ),
+    ]
+
+
+class JobEventListJson(TypedDict):
+    """The events of a job, oldest first."""
+
+    items: list[JobEvent]
 
 
 class JobModelHandler(BaseHandler):
     """A handler that answers with jobs."""
 
     async def make_model(self, job: Job, env: Mapping[str, str] | None = None) -> dict[str, object]:
-        """Return the JSON of one job with its environment, which is read where it is not given.
+        """Return the JSON of one job with its environment, which it reads unless it is given.
 
-        A token that may not read is told which job it is, and its status. Values of the environment are for
-        the job's own user.
+        A token without the scope for reading gets only the job's identity and status. Only the job's own user
+        gets the values of the environment.
         """
         if "read" not in self.user.actions:
             shown = job.to_dict(env={})
-            return {name: shown[name] for name in BRIEF}
+            return {name: shown[name] for name in JobBriefJson.model_fields}
         own: Mapping[str, str | None] = await self.services.jobs.read_env(job) if env is None else env
         return job.to_dict(env=own if job.user == self.user.name else dict.fromkeys(own))
 
     def read_owner(self) -> str | None:
-        """Return whose jobs are asked for: the user's own where nothing is said, None for everybody's."""
-        name = self.get_query_argument("user", self.user.name)
-        return None if name == "*" else name
+        """Return whose jobs the request is about: by default the user's own; None means all users'."""
+        name = OWNER.read(self)
+        return None if name == "*" else self.user.name if name is None else name
 
     async def send_job(self, job: Job, *, status: int = 200, env: Mapping[str, str] | None = None) -> None:
-        """Answer with a job; a new one has its URL in the header Location."""
+        """Answer with a job; for a new one, the header Location has its URL."""
         if status == 201:
             prefix = self.services.auth.base_url
             self.set_header("Location", f"{prefix}api/v1/jobs/{job.id}")
@@ -61,34 +133,41 @@ class JobsHandler(JobModelHandler):
 
     @property
     def body_limit(self) -> int:
-        """How many bytes the body may have: that of a job."""
+        """The maximum size of the body, which is a job, in bytes."""
         return self.services.max_job_bytes
 
-    @needs_scope("submit", whose="self", body=True, spends="submit")
+    @needs_scope("submit", whose="self", parameters=(IDEMPOTENCY_KEY,), body=JobRequest, spends="submit")
+    @answers(
+        JobJson | JobBriefJson,
+        status=201,
+        also={200: "The job of an equal request before."},
+        errors=(404, 409),
+    )
     async def post(self) -> None:
-        """Submit a job: 201, or 200 when the Idempotency-Key is that of an earlier, equal request."""
+        """Submit a job: 201, or 200 if an earlier, equal request had the same Idempotency-Key."""
         request = JobRequest.from_json(self.get_json())
         job, is_new = await self.services.jobs.submit(
-            self.user, request, idempotency_key=self._get_idempotency_key()
+            self.user, request, idempotency_key=IDEMPOTENCY_KEY.read(self)
         )
         await self.send_job(job, status=201 if is_new else 200, env=request.env)
 
     @needs_scope(
         "read",
         whose="self",
-        query=("status", "name", "search", "tag", "since", "cursor", "limit", "user"),
+        parameters=(STATUS, NAME, SEARCH, TAG, SINCE, CURSOR, LIMIT, OWNER),
     )
+    @answers(JobPageJson)
     async def get(self) -> None:
-        """List jobs, newest first, a page at a time."""
+        """List jobs, newest first, page by page."""
         query = JobQuery(
             user=self.read_owner(),
-            statuses=read_statuses(self),
-            name=self.get_query_argument("name", None),
-            search=read_text(self, "search", maximum=63),
-            tags=read_tags(self),
-            since=read_time(self, "since"),
-            cursor=self.get_query_argument("cursor", None),
-            limit=read_int(self, "limit", minimum=1, maximum=MAX_PAGE) or 50,
+            statuses=STATUS.read(self),
+            name=NAME.read(self),
+            search=SEARCH.read(self),
+            tags=TAG.read(self),
+            since=SINCE.read(self),
+            cursor=CURSOR.read(self),
+            limit=LIMIT.read(self),
         )
         if query.is_costly:
             self.hold_costly_read()
@@ -99,19 +178,14 @@ class JobsHandler(JobModelHandler):
         is_large = page.size > LARGE_BYTES
         self.write(await asyncio.to_thread(make_listing, page) if is_large else make_listing(page))
 
-    def _get_idempotency_key(self) -> str | None:
-        key: str | None = self.request.headers.get("Idempotency-Key")
-        if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
-            raise InvalidRequest.of_field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
-        return key
-
 
 class CountsHandler(JobModelHandler):
-    """How many jobs a user has."""
+    """The number of a user's jobs."""
 
-    @needs_scope("read", whose="self", query=("user",))
+    @needs_scope("read", whose="self", parameters=(OWNER,))
+    @answers(JobCountsJson)
     async def get(self) -> None:
-        """Count them by status."""
+        """Return the number of jobs by status."""
         counts = await self.services.jobs.count(self.user, self.read_owner())
         self.send_json({"counts": counts})
 
@@ -119,14 +193,15 @@ class CountsHandler(JobModelHandler):
 class SummaryHandler(JobModelHandler):
     """Sums over many jobs."""
 
-    @needs_scope("read", whose="self", query=("since", "limit", "user"), is_costly=True)
+    @needs_scope("read", whose="self", parameters=(SINCE, SUMMARY_LIMIT, OWNER), is_costly=True)
+    @answers(JobSummary)
     async def get(self) -> None:
-        """Say who has most jobs, and why they failed."""
+        """Return the users with the most jobs, and the most frequent reasons of failures."""
         summary = await self.services.jobs.summarize(
             self.user,
             self.read_owner(),
-            since=read_time(self, "since"),
-            limit=read_int(self, "limit", minimum=1, maximum=MAX_SUMS) or 10,
+            since=SINCE.read(self),
+            limit=SUMMARY_LIMIT.read(self),
         )
         self.send_json(summary.model_dump())
 
@@ -135,25 +210,28 @@ class JobHandler(JobModelHandler):
     """One job."""
 
     @needs_scope("read", whose="job")
+    @answers(JobJson)
     async def get(self, job_id: str) -> None:
-        """Show the job."""
+        """Show a job."""
         await self.send_job(await self.services.jobs.get(self.user, job_id))
 
     @needs_scope("cancel", whose="job")
+    @answers(status=204)
     async def delete(self, job_id: str) -> None:
-        """Cancel the job if it is not over, and forget it."""
+        """Cancel a job if it has not ended, and delete it."""
         await self.services.jobs.delete(self.user, job_id)
         self.set_status(204)
 
 
 class CancelHandler(JobModelHandler):
-    """The end of a job."""
+    """Cancels a job."""
 
     body_limit = MAX_CANCEL_BYTES
 
-    @needs_scope("cancel", whose="job", body=True)
+    @needs_scope("cancel", whose="job", body=CancelRequest | None)
+    @answers(JobJson | JobBriefJson, errors=(409,))
     async def post(self, job_id: str) -> None:
-        """Cancel the job; a body may say why."""
+        """Cancel a job; the body may contain the reason."""
         asked = checked(CancelRequest, self.get_json()) if self._body else CancelRequest()
         await self.send_job(await self.services.jobs.cancel(self.user, job_id, note=asked.note))
 
@@ -162,26 +240,29 @@ class RerunHandler(JobModelHandler):
     """A job again."""
 
     @needs_scope("submit", whose="own-job", spends="submit")
+    @answers(JobJson | JobBriefJson, status=201)
     async def post(self, job_id: str) -> None:
-        """Submit a new job like this one."""
+        """Submit a job like this one."""
         await self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
 
 
 class TimelineHandler(BaseHandler):
-    """What a job went through."""
+    """The steps of a job."""
 
     @needs_scope("read", whose="job")
+    @answers(TimelineJson)
     async def get(self, job_id: str) -> None:
-        """List its steps and its attempts."""
+        """List the steps of a job, and its attempts."""
         self.send_json(make_timeline(await self.services.jobs.get(self.user, job_id)))
 
 
 class EventsHandler(BaseHandler):
-    """What happened to a job."""
+    """The events of a job."""
 
     @needs_scope("read", whose="job", is_costly=True)
+    @answers(JobEventListJson)
     async def get(self, job_id: str) -> None:
-        """List the events, oldest first."""
+        """List the events of a job, oldest first."""
         events = await self.services.jobs.events(self.user, job_id)
         self.send_json({"items": [event.model_dump(mode="json") for event in events]})
 

@@ -1,4 +1,4 @@
-"""``api/v1/jobs/{id}/logs``: a job's log, whole, in part, followed or searched, as text or as events."""
+"""``api/v1/jobs/{id}/logs``: read a job's log, or a part of it, follow or search it, as text or as events."""
 
 from __future__ import annotations
 
@@ -8,34 +8,53 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from typing_extensions import TypedDict
+
 from ..errors import InvalidRequest
+from ..logs.lines import Hit
 from ..logs.reader import LogPlace, LogSelection, ShownPiece, reading_errors
 from ..logs.text import LogText
 from ..ticks import with_ticks
 from ..web.access import needs_scope
-from ..web.query import read_age, read_flag, read_int, read_range, read_text
-from .outputs import make_disposition
+from ..web.answers import answers
+from ..web.query import Parameter, flag, limit, read_age, read_range, text, whole_number
+from .exchange import FLUSH_BYTES
+from .outputs import RANGE, make_disposition
 from .streams import EventEncoder, StreamHandler, make_last_line
 
 KEEP_ALIVE_SECONDS = 15.0
-"""Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
+"""Proxies and load balancers close silent connections, most of them after 60 s."""
 
 RETRY_SECONDS = 2
-"""After how long a browser that followed a log comes again, when the service was stopped."""
+"""Seconds until a browser that followed a log reconnects after the service was stopped."""
 
 MAX_HITS = 10_000
 
-FLUSH_BYTES = 64 * 1024
-"""How much of an answer waits to be sent: ten thousand long lines are a hundred megabytes."""
-
 MAX_WORDS = 1000
-"""Characters to search for."""
+"""Maximum length of the words to search for."""
 
 MAX_TAIL = 10_000_000
 
 MAX_LINE = 10**12
 
-QUERY = ("follow", "tail", "since", "pod", "attempt", "search", "line", "limit", "download")
+FOLLOW = flag("follow", "Go on as the log grows, until the job is over.")
+TAIL = whole_number("tail", "Only so many of the last lines.", minimum=0, maximum=MAX_TAIL)
+SINCE = Parameter(
+    "since",
+    lambda handler: read_age(handler, "since"),
+    {
+        "type": "string",
+        "description": "What was written at or after this time, or within so long: 90, 90s, 10m, 2h, 1d.",
+    },
+)
+ATTEMPT = whole_number("attempt", "Which attempt's log; else the newest.", minimum=1, maximum=1_000_000)
+POD = text("pod", "The name of one of the job's pods; else the newest.")
+SEARCH = text("search", "Only lines that hold this, in whatever case.", maximum=MAX_WORDS)
+LINE = whole_number("line", "The number of the first line to send, as JSON.", minimum=1, maximum=MAX_LINE)
+LIMIT = limit("How many lines to find, or to send.", maximum=MAX_HITS, default=1000)
+DOWNLOAD = flag("download", "As a file to be saved.")
+
+QUERY = (FOLLOW, TAIL, SINCE, ATTEMPT, POD, SEARCH, LINE, LIMIT, DOWNLOAD)
 
 CONFLICTS = {
     "search": ("follow", "tail"),
@@ -43,28 +62,68 @@ CONFLICTS = {
     "download": ("follow",),
     "attempt": ("pod",),
 }
-"""Parameters, each with those that it cannot be used with."""
+"""Parameters that exclude each other."""
+
+
+class LogLineJson(TypedDict):
+    """A line of a log, and its number."""
+
+    line: int
+    text: str
+
+
+class FoundLinesJson(TypedDict):
+    """The lines that contain the words of a search."""
+
+    items: list[LogLineJson]
+    truncated: bool
+    """Whether more lines match."""
+
+
+class LogHeadJson(TypedDict):
+    """The extent of a log at the time of the answer."""
+
+    attempt: int
+    last_line: int
+    last_line_is_open: bool
+    """Whether the last line is incomplete."""
+    is_complete: bool
+    place: str
+    """The event id from which to follow the log."""
+
+
+class LogLinesJson(LogHeadJson):
+    """Some lines of a log by number, and the place from which to follow the rest."""
+
+    items: list[LogLineJson]
 
 
 class LogHandler(StreamHandler):
     """The log of one job."""
 
-    @needs_scope("read", whose="job", query=QUERY)
+    @needs_scope("read", whose="job", parameters=QUERY)
+    @answers(
+        FoundLinesJson | LogLinesJson,
+        media=("text/plain", "text/event-stream"),
+        also=RANGE,
+        errors=(416,),
+    )
     async def get(self, job_id: str) -> None:
-        """Send the log: the whole, a part of it, the lines that hold some words, or as it grows."""
-        follow, words = read_flag(self, "follow"), read_text(self, "search", maximum=MAX_WORDS)
+        """Send the log, as text or, by Accept, as server-sent events: all of it, a part, the lines that
+        contain some words, or the log as it grows."""
+        follow, words = FOLLOW.read(self), SEARCH.read(self)
         selection = self._read_selection()
         self._check_combination()
         self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
-        if read_flag(self, "download"):
+        if DOWNLOAD.read(self):
             self.set_header("Content-Disposition", make_disposition("attachment", f"{job_id}.log"))
-        line = read_int(self, "line", minimum=1, maximum=MAX_LINE)
-        limit = read_int(self, "limit", minimum=1, maximum=MAX_HITS) or 1000
+        line = LINE.read(self)
+        most = LIMIT.read(self)
         if line is not None:
-            await self.run_while_connected(self._send_lines(job_id, selection, line, limit))
+            await self.run_while_connected(self._send_lines(job_id, selection, line, most))
         elif words is not None:
             self.hold_costly_read()
-            await self.run_while_connected(self._search(job_id, selection, words, limit))
+            await self.run_while_connected(self._search(job_id, selection, words, most))
         elif "Range" in self.request.headers and not follow:
             await self.run_while_connected(self._send_range(job_id, selection))
         else:
@@ -72,15 +131,15 @@ class LogHandler(StreamHandler):
 
     def _read_selection(self) -> LogSelection:
         return LogSelection(
-            pod=self.get_query_argument("pod", None),
-            attempt=read_int(self, "attempt", minimum=1, maximum=1_000_000),
-            tail=read_int(self, "tail", minimum=0, maximum=MAX_TAIL),
-            since=read_age(self, "since"),
+            pod=POD.read(self),
+            attempt=ATTEMPT.read(self),
+            tail=TAIL.read(self),
+            since=SINCE.read(self),
         )
 
     def _check_combination(self) -> None:
-        given = {name for name in QUERY if self.get_query_argument(name, None) is not None}
-        given -= {name for name in ("follow", "download") if not read_flag(self, name)}
+        given = {each.name for each in QUERY if self.get_query_argument(each.name, None) is not None}
+        given -= {each.name for each in (FOLLOW, DOWNLOAD) if not each.read(self)}
         for name, others in CONFLICTS.items():
             for other in others:
                 if {name, other} <= given:
@@ -95,22 +154,22 @@ class LogHandler(StreamHandler):
     async def _send(self, job_id: str, selection: LogSelection, *, follow: bool) -> None:
         after = self._read_last_event_id() if follow or self._wants_events else None
         throttle = self.services.throttle
-        hold = throttle.stream if follow or after is not None else throttle.download
-        self._held.enter_context(hold(self.user))
+        self.counts_unread = is_followed = follow or after is not None
+        self._held.enter_context((throttle.stream if is_followed else throttle.download)(self.user))
         pieces = await self.services.jobs.logs(self.user, job_id, selection, follow=follow, after=after)
-        if follow:
+        if is_followed:
             owner = (await self.services.jobs.get(self.user, job_id)).user
             pieces = self.until_cut_off(pieces, owner=owner)
         async with aclosing(pieces):
             if self._wants_events:
-                await self._send_events(job_id, pieces)
+                await self._send_events(job_id, self.in_parts(pieces))
             else:
                 await self._send_text(pieces)
                 if self.cut_off:
                     self.write(make_last_line(self.cut_off))
 
     def _read_last_event_id(self) -> LogPlace | None:
-        """Return the place that a client which lost its connection had come to."""
+        """Return the place that a client had reached before it lost its connection."""
         text = self.request.headers.get("Last-Event-ID")
         if not text:
             return None
@@ -124,8 +183,7 @@ class LogHandler(StreamHandler):
         self.set_header("Accept-Ranges", "bytes")
         await self.flush()  # the reader of a job that waits sees that the log is being followed
         async for piece in pieces:
-            self.write(piece.data)
-            await self.flush()
+            await self.send_piece(piece.data)
 
     async def _send_events(self, job_id: str, pieces: AsyncGenerator[ShownPiece]) -> None:
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -153,11 +211,10 @@ class LogHandler(StreamHandler):
                 if not events and now() - sent_at >= KEEP_ALIVE_SECONDS:
                     events = encoder.KEEP_ALIVE
                 if events:
-                    self.write(events)
-                    await self.flush()
+                    await self.send_piece(events)
                     sent_at = now()
         if self.cut_off:
-            # without the line that is half sent: it comes whole to who goes on after the last id
+            # do not send the incomplete line: a client that continues after the last id gets all of it
             self.write(encoder.make_retry(RETRY_SECONDS, self.cut_off))
             return
         self.write(encoder.finish(place))
@@ -184,16 +241,16 @@ class LogHandler(StreamHandler):
         with reading_errors():
             async with aclosing(text.read(text.begin + start, text.begin + end)) as pieces:
                 async for data, _ in pieces:
-                    self.write(data)
-                    await self.flush()
+                    await self.send_piece(data)
 
-    async def _send_lines(self, job_id: str, selection: LogSelection, first: int, limit: int) -> None:
-        """Send some lines by their numbers, and from where on to follow the rest."""
+    async def _send_lines(self, job_id: str, selection: LogSelection, first: int, most: int) -> None:
+        """Send some lines by their numbers, and the place from which to follow the rest."""
+        self._held.enter_context(self.services.throttle.download(self.user))
         text, attempt = await self.services.jobs.open_log(self.user, job_id, selection)
         self.set_header("Content-Type", "application/json")
         with reading_errors():
             last, is_ended = await text.find_last_line()
-            head = {
+            head: LogHeadJson = {
                 "attempt": attempt,
                 "last_line": last,
                 "last_line_is_open": not is_ended,
@@ -201,10 +258,10 @@ class LogHandler(StreamHandler):
                 "place": f"{attempt}-{text.end}",
             }
             self.write(json.dumps(head)[:-1] + ', "items": [')
-            async with aclosing(text.read_lines(first, limit)) as lines:
+            async with aclosing(text.read_lines(first, most)) as lines:
                 comma, unsent = "", 0
                 async for each in lines:
-                    shown = comma + json.dumps({"line": each.line, "text": each.text})
+                    shown = comma + json.dumps(_make_line(each))
                     self.write(shown)
                     comma, unsent = ", ", unsent + len(shown)
                     if unsent >= FLUSH_BYTES:
@@ -212,42 +269,46 @@ class LogHandler(StreamHandler):
                         unsent = 0
         self.write("]}\n")
 
-    async def _search(self, job_id: str, selection: LogSelection, words: str, limit: int) -> None:
+    async def _search(self, job_id: str, selection: LogSelection, words: str, most: int) -> None:
         text, _ = await self.services.jobs.open_log(self.user, job_id, selection)
         if "application/json" in self.request.headers.get("Accept", ""):
-            await self._send_hits_as_json(text, words, limit)
+            await self._send_hits_as_json(text, words, most)
         else:
-            await self._send_hits(text, words, limit)
+            await self._send_hits(text, words, most)
 
-    async def _send_hits(self, text: LogText, words: str, limit: int) -> None:
+    async def _send_hits(self, text: LogText, words: str, most: int) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         count = 0
         with reading_errors():
-            async with aclosing(text.search(words, most=limit + 1)) as hits:
+            async with aclosing(text.search(words, most=most + 1)) as hits:
                 async for hit in hits:
-                    if count == limit:
-                        self.write(f"[... more lines match: these are the first {limit} ...]\n")
+                    if count == most:
+                        self.write(f"[... more lines match: these are the first {most} ...]\n")
                         return
                     count += 1
                     self.write(f"{hit.line}:{hit.text}\n")
                     await self.flush()
 
-    async def _send_hits_as_json(self, text: LogText, words: str, limit: int) -> None:
-        """Send the hits as they are found: never all of them in memory."""
+    async def _send_hits_as_json(self, text: LogText, words: str, most: int) -> None:
+        """Send the hits as they are found, never holding all of them in memory."""
         self.set_header("Content-Type", "application/json")
         self.write('{"items": [')
         count, is_truncated = 0, False
         with reading_errors():
-            async with aclosing(text.search(words, most=limit + 1)) as hits:
+            async with aclosing(text.search(words, most=most + 1)) as hits:
                 async for hit in hits:
-                    if count == limit:
+                    if count == most:
                         is_truncated = True
                         break
                     self.write(", " if count else "")
-                    self.write(json.dumps({"line": hit.line, "text": hit.text}))
+                    self.write(json.dumps(_make_line(hit)))
                     count += 1
                     await self.flush()
         self.write(f'], "truncated": {json.dumps(is_truncated)}}}\n')
+
+
+def _make_line(line: Hit) -> LogLineJson:
+    return {"line": line.line, "text": line.text}
 
 
 default_handlers = [(r"api/v1/jobs/([^/]+)/logs/?", LogHandler)]

@@ -1,4 +1,4 @@
-"""``api/v1/jobs/{id}/outputs``: results, read by a job's user; the job itself sends them to ``outputs/…``."""
+"""``api/v1/jobs/{id}/outputs``: results, for users; jobs send them to ``outputs/…``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import TypedDict
+
 from ..errors import InvalidRequest, Unavailable
 from ..models.job import Job
 from ..models.results import JobOutputs, OutputFile, OutputTar
-from ..models.times import to_iso
+from ..models.times import Moment, show_time
 from ..outputs.selection import OUTPUTS, WORKDIR
 from ..store.outputs import KeptOutputs
 from ..web.access import Needs, needs_nothing, needs_scope
+from ..web.answers import answers
 from ..web.body import IDLE_SECONDS, BodyStream
 from ..web.query import read_range
 from .base import BaseHandler
@@ -34,17 +37,43 @@ SHOWN_TYPES = {
     ".gif": "image/gif",
     ".webp": "image/webp",
 }
-"""What a browser may show: nothing in which a script could be. The rest it is told to save."""
+"""Types that a browser may show, because they cannot contain scripts. It must save other files."""
 
 MAX_UNREADABLE = 10**9
+
+RANGE = {206: "The range that was asked for."}
+FILE = {**RANGE, 304: "The file is the one that is known by its ETag."}
+
+
+class OutputFileJson(TypedDict):
+    """A file of the results."""
+
+    path: str
+    size: int
+    modified_at: Moment
+
+
+class OmittedFileJson(TypedDict):
+    """A file that was not saved."""
+
+    path: str
+    size: int
+
+
+class OutputListJson(JobOutputs):
+    """The results of a job, and the first omitted files."""
+
+    items: list[OutputFileJson]
+    omitted: list[OmittedFileJson]
 
 
 class OutputsHandler(BaseHandler):
     """The list of a job's results."""
 
     @needs_scope("read", whose="job", is_costly=True)
+    @answers(OutputListJson)
     async def get(self, job_id: str) -> None:
-        """List the files, by path."""
+        """List the results of a job, by path."""
         job = await self.services.jobs.get(self.user, job_id)
         kept = await self.services.outputs.list(job)
         self.set_header("Content-Type", "application/json")
@@ -53,31 +82,31 @@ class OutputsHandler(BaseHandler):
 
 
 class SandboxedHandler(BaseHandler):
-    """A handler that sends what a job wrote, which nobody may trust."""
+    """A handler that sends files of a job, which are not trusted."""
 
     content_security_policy = "sandbox; default-src 'none'; frame-ancestors 'none'"
     cache_control = "private, no-cache"
 
     def offer(self, name: str, content_type: str | None) -> None:
-        """Set the headers of a file: shown where its type is one of the safe ones, else to be saved."""
+        """Set a file's headers: the browser shows it if its type is safe, and saves it otherwise."""
         self.set_header("Content-Type", content_type or "application/octet-stream")
         way = "inline" if content_type in SHOWN_TYPES.values() else "attachment"
         self.set_header("Content-Disposition", make_disposition(way, name))
 
     async def send(self, pieces: AsyncGenerator[bytes]) -> None:
-        """Send the pieces, as fast as the reader takes them."""
+        """Send the pieces, as fast as the client reads them."""
         async with aclosing(pieces):
             async for piece in pieces:
-                self.write(piece)
-                await self.flush()
+                await self.send_piece(piece)
 
 
 class OutputsZipHandler(SandboxedHandler):
     """All results of a job."""
 
     @needs_scope("read", whose="job", is_costly=True)
+    @answers(media=("application/zip",))
     async def get(self, job_id: str) -> None:
-        """Send them as a ZIP, made while it is sent."""
+        """Send all results of a job as a ZIP, created while it is sent."""
         job = await self.services.jobs.get(self.user, job_id)
         self._held.enter_context(self.services.throttle.download(self.user))
         pieces = await self.services.outputs.zip(job)
@@ -89,8 +118,9 @@ class OutputHandler(SandboxedHandler):
     """One file of a job's results."""
 
     @needs_scope("read", whose="job")
+    @answers(media=("*/*",), also=FILE, errors=(416,))
     async def get(self, job_id: str, path: str) -> None:
-        """Send the file, or the one range of it that is asked for."""
+        """Send a result, or the requested range of it."""
         job = await self.services.jobs.get(self.user, job_id)
         # before it is looked for, also for the headers alone: that is what costs, and not a small file
         self._held.enter_context(self.services.throttle.download(self.user))
@@ -110,8 +140,9 @@ class OutputHandler(SandboxedHandler):
             await self.run_while_connected(self.send(pieces))
 
     @needs_scope("read", whose="job")
+    @answers(also=FILE, errors=(416,))
     async def head(self, job_id: str, path: str) -> None:
-        """Send the headers only."""
+        """Send only the headers of a result, with its size."""
         await self.get(job_id, path)
 
     def _read_range(self, size: int) -> tuple[int, int]:
@@ -129,20 +160,21 @@ class OutputHandler(SandboxedHandler):
 
 
 class SentOutputsHandler(BaseHandler):
-    """Where a job's results come to, from whoever holds the signed URL: the job's sidecar."""
+    """Receives a job's results from the holder of the signed URL: the job's sidecar."""
 
     _job: Job
     _body_stream: BodyStream[JobOutputs] | None = None
 
     async def _identify(self, needs: Needs) -> None:
-        # it is the link that says who sends, and that there may be a body
+        # the link identifies the sender, and allows a body
         self._job = await self.services.links.get_sending_job(self.path_args[0])
+        self.owner = self._job.user
 
     def _check_length(self, size: int, **known: int) -> None:
-        """Let ``begin``, and who receives it, say what is too large: it has to be on the job's record."""
+        """Do nothing: ``begin`` and the receiver reject large bodies, because they record that in the job."""
 
     async def begin(self) -> None:
-        """Start to receive."""
+        """Begin to receive."""
         await self.services.outputs.check_size(self._job, self._read_length())
         max_seconds = self.services.uploads.max_upload_seconds
         connection: Any = self.request.connection
@@ -175,23 +207,23 @@ class SentOutputsHandler(BaseHandler):
         return folders
 
     async def receive(self, chunk: bytes) -> None:
-        """Pass a piece of the body on."""
+        """Pass on a piece of the body."""
         if self._body_stream is not None:
             await self._body_stream.send(chunk)
 
     @needs_nothing(whose="link", body=True)
     async def post(self, signed: str) -> None:
-        """Keep a tar of what the job wrote."""
+        """Save a tar of the job's results."""
         assert self._body_stream is not None  # noqa: S101 - admitted, so begun
         self.send_json((await self._body_stream.finish()).model_dump())
 
     def on_connection_close(self) -> None:
-        """Give up what was received so far."""
+        """Discard what was received so far."""
         self._cancel()
         super().on_connection_close()
 
     def on_finish(self) -> None:
-        """Give up what was received so far, unless it is complete."""
+        """Discard what was received so far, unless it is complete."""
         super().on_finish()
         self._cancel()
 
@@ -201,7 +233,7 @@ class SentOutputsHandler(BaseHandler):
 
 
 async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the pieces; a sidecar whose connection hangs is no mistake of its own, and is to try again."""
+    """Yield the pieces; if the connection hangs, raise an error that makes the sidecar try again."""
     try:
         async for piece in pieces:
             yield piece
@@ -210,7 +242,7 @@ async def _retried(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> bytes:
-    """Return the JSON of a list of results, and of the first of those that did not fit.
+    """Return the JSON of a list of results, and of the first omitted files.
 
     One by one: a call for all of them would let no other thread run for as long as it takes.
     """
@@ -220,10 +252,15 @@ def make_listing(kept: KeptOutputs, summary: JobOutputs | None) -> bytes:
 def _make_pieces(kept: KeptOutputs, summary: JobOutputs | None) -> Iterator[bytes]:
     comma = '{"items": ['
     for file in kept.files:
-        item = {"path": file.path, "size": file.size, "modified_at": to_iso(_moment(file))}
+        item: OutputFileJson = {
+            "path": file.path,
+            "size": file.size,
+            "modified_at": show_time(_moment(file)),
+        }
         yield f"{comma}{json.dumps(item)}".encode()
         comma = ", "
-    omitted = json.dumps([file._asdict() for file in kept.omitted])
+    left_out: list[OmittedFileJson] = [{"path": file.path, "size": file.size} for file in kept.omitted]
+    omitted = json.dumps(left_out)
     known = "" if summary is None else ", " + json.dumps(summary.model_dump())[1:-1]
     yield f'{"" if kept.files else comma}], "omitted": {omitted}{known}}}\n'.encode()
 

@@ -1,4 +1,4 @@
-"""The pages: one shell, whose scripts ask ``api/v1`` for all that is shown; and the login through the hub."""
+"""The pages: one HTML shell, whose scripts get all data from ``api/v1``; and the login through the hub."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ HERE = Path(__file__).parent.parent
 STATIC = HERE / "static"
 
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
-"""What is sent of the folder of built files."""
+"""The types of built files that the service sends."""
 
 NOT_BUILT = "The pages are not built: run 'npm ci && npm run build' in ui/ of the source."
 
 
 def make_environment() -> jinja2.Environment:
-    """Return what renders the templates: what is put into a page is escaped, what is missing is an error."""
+    """Return the template engine: it escapes values, and raises an error for missing ones."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -38,9 +38,9 @@ def make_environment() -> jinja2.Environment:
 
 @lru_cache(maxsize=1)
 def find_files() -> dict[str, str]:
-    """Return the names of the built files, which have a hash of what is in them, by their plain names.
+    """Return the names of the built files, which contain a hash of the content, by their plain names.
 
-    Raises KBatchError where they were not built.
+    Raises KBatchError if they were not built.
     """
     try:
         files: dict[str, str] = json.loads((STATIC / "manifest.json").read_text())["files"]
@@ -51,19 +51,19 @@ def find_files() -> dict[str, str]:
 
 @lru_cache(maxsize=16)
 def read_static(name: str) -> bytes:
-    """Return what is in one of the built files: they are few and small, and anybody may ask for them."""
+    """Return the content of a built file: they are few and small, and anybody may request them."""
     return (STATIC / name).read_bytes()
 
 
 class LoginNeeded(KBatchError):
-    """Who asks for a page is to log in at the hub."""
+    """The user must log in at the hub to see this page."""
 
     status = 302
     reason = "LoginNeeded"
 
 
 class PageHandler(BaseHandler):
-    """A handler that answers with a page, and sends a browser that is not logged in to the hub."""
+    """A handler that answers with a page, and redirects browsers without a login to the hub."""
 
     # frame-ancestors is that of the hub's own pages
     content_security_policy = (
@@ -74,7 +74,7 @@ class PageHandler(BaseHandler):
     templates = make_environment()
 
     def unknown_user(self) -> NoReturn:
-        """Send a browser to the hub's login, which brings it back; a client with a bad token is told."""
+        """Redirect a browser to the hub's login, which returns it; reject a client with a bad token."""
         if self.hub_auth.get_token(self, in_cookie=False):
             super().unknown_user()
         raise LoginNeeded("You are not logged in.")
@@ -95,7 +95,7 @@ class PageHandler(BaseHandler):
         self.send_page("shell.html", xsrf_token=token.decode(), hub_url=hub_url)
 
     def answer_error(self, error: BaseException) -> None:
-        """Show the error as a page, or as plain text where there are no pages; or go to the hub's login."""
+        """Show the error as a page, or as plain text without built pages; or redirect to the hub's login."""
         if isinstance(error, LoginNeeded):
             self.set_status(302)
             self.set_header("Location", self.get_login_url())
@@ -112,7 +112,7 @@ class PageHandler(BaseHandler):
 
 
 class AppHandler(PageHandler):
-    """``job/{id}``, ``submit``, ``use``, ``admin``: which of them is shown, the scripts see by the URL."""
+    """``job/{id}``, ``submit``, ``use``, ``admin``: the scripts choose the page by the URL."""
 
     @needs_user(whose="self")
     async def get(self, job_id: str = "") -> None:
@@ -121,7 +121,7 @@ class AppHandler(PageHandler):
 
 
 class HomeHandler(PageHandler):
-    """``/``: the user's jobs for a browser, one line of JSON for everything else."""
+    """``/``: the user's jobs for a browser, one line of JSON for other clients."""
 
     @needs_nothing(whose="self")
     async def get(self) -> None:
@@ -138,7 +138,7 @@ class HomeHandler(PageHandler):
         return "text/html" in self.request.headers.get("Accept", "")
 
     def answer_error(self, error: BaseException) -> None:
-        """Show the error as who asks can read it."""
+        """Show the error in a form that the client can read."""
         if self._is_browser():
             super().answer_error(error)
         else:
@@ -153,14 +153,14 @@ class OAuthCallbackHandler(PageHandler):
 
     @needs_nothing(whose="link")
     async def get(self) -> None:
-        """Get a token for the code that the hub gave the browser, and send that where it wanted to be."""
+        """Get a token for the hub's code, and redirect the browser to the page that it wanted."""
         refusal = self.get_query_argument("error_description", self.get_query_argument("error", ""))
         if refusal:
             raise InvalidRequest(f"JupyterHub refused the login: {refusal[:500]}")
         code, state = self.get_query_argument("code", ""), self.get_query_argument("state", "")
         login = self.hub_auth.end_login(self, state)
         if login is None:
-            # the end of a login that another tab, or the "back" of the browser, has come to before
+            # another tab, or the browser's "back", has ended this login before
             if await self.services.auth.find_user(self) is None:
                 raise Forbidden(NO_LOGIN, reason="LoginExpired")
             self.redirect(self.services.auth.base_url)
@@ -192,12 +192,12 @@ class StaticHandler(PageHandler):
         content = read_static(name)
         self.set_header("Content-Type", TYPES[Path(name).suffix])
         self.set_header("Content-Length", len(content))
-        # the head alone: what is written after it is not copied, so that readers who are slow share it
+        # send the headers first: Tornado does not copy the data after them, so slow clients share one copy
         await self.flush()
         self.write(content)
 
     def answer_error(self, error: BaseException) -> None:
-        """Show the error, which may be gone the next time."""
+        """Show the error, uncached, because the next request may succeed."""
         self.set_header("Cache-Control", "no-store")
         super().answer_error(error)
 

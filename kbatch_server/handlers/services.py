@@ -1,4 +1,4 @@
-"""All that the handlers work with, handed to each of them."""
+"""The parts of the service that the handlers need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of the service that answer what the handlers were asked."""
+    """The parts of the service that the handlers need."""
 
     auth: HubAuthenticator
     jobs: Jobs
@@ -33,16 +33,17 @@ class Services:
     gauges: Gauges
     version: str
     max_job_bytes: int = 2 * 1024**2
-    """How large the JSON of a job may be."""
+    """The maximum size of the JSON of a job."""
     max_body_bytes: int = 16 * 1024**2
-    """A third of how large the JSON of the kbatch command may be, which has code in it."""
+    """The maximum size of other bodies; the kbatch command's JSON, which contains code, may be three times as
+    large."""
     kbatch_list_days: float = 7
-    """For how many days after its end a job is in the lists of the kbatch command."""
+    """Days for which the lists of the kbatch command contain a job after its end."""
     health: Health = field(default_factory=Health)
-    """How the parts are that must work for the service to be of use."""
+    """The health of the parts that the service depends on."""
     inflight: InflightRequests = field(default_factory=InflightRequests)
-    """The requests under way."""
+    """The requests in progress."""
     throttle: Throttle = field(default_factory=Throttle)
-    """How much of all that each may have."""
+    """The limits for users and clients."""
     is_leading: Callable[[], bool] = lambda: True
-    """Whether this process is the one, of all replicas, that drives the jobs."""
+    """Whether this process is the leader of all replicas."""

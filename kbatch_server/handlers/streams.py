@@ -1,63 +1,81 @@
-"""Streams: how long they go on, and the pieces of a log as a reader gets them: as events, or by line."""
+"""Streams: when they end, and the pieces of a log for clients, as events or by line."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import TypeVar
 
-from ..errors import Forbidden, Unavailable
-from ..logs.reader import LogPlace
+from ..logs.reader import LogPlace, ShownPiece
 from ..logs.terminal import fold, has_controls, show_styled
 from ..ticks import until
 from .base import BaseHandler
+from .exchange import FLUSH_BYTES
 
 Item = TypeVar("Item")
 
 MAX_LINE_BYTES = 64 * 1024
-"""A line that shows more is sent in parts: a log of one endless line must not be kept in memory."""
+"""A longer line is sent in parts, so that a log of one endless line does not fill the memory."""
+
+LEAST_PART_BYTES = 8 * 1024
+
+STYLED_FACTOR = 4
+"""How many times as long as it was written a line may become, with what changes its colours."""
 
 BAR_SECONDS = 0.25
-"""The least time between two states of a progress bar that are sent as events: more cannot be read."""
+"""Minimum seconds between two states of a progress bar sent as events: nobody can read more."""
 
 BAR_BYTES_PER_SECOND = 16 * 1024
-"""A long bar is sent less often: with each change of one character all of it is sent again."""
+"""A long bar is sent less often, because each change of one character sends all of it again."""
 
 CUT_OFF = "the service is stopping: follow the log again to read on"
-"""Why a log that is followed ends before the job does: that must not look like the end of the job."""
+"""Why a followed log ends before its job does: this must not look like the end of the job."""
 
 REVOKED = "your token has expired or lost its scope: follow the log again with a valid one"
-"""The same, where the hub says so."""
+"""The same, if the hub no longer accepts the token."""
 
 
 def make_last_line(why: str) -> str:
-    """Return the last line for a reader who follows a log as text."""
+    """Return the last line for a client that follows a log as text."""
     return f"\n[... {why} ...]\n"
 
 
 class StreamHandler(BaseHandler):
-    """A handler whose answer may go on for days: until its end, the service's, or that of a user's rights."""
+    """A handler whose answer may last for days: until it is complete, the service stops, or the user loses
+    access."""
 
     _watching: asyncio.Task[None] | None = None
     _is_revoked = False
 
     @property
     def cut_off(self) -> str:
-        """Why a stream ended that would have gone on; empty where it ended by itself."""
+        """Why a stream ended early; empty if it ended by itself."""
         if self._is_revoked:
             return REVOKED
         return CUT_OFF if self.is_stream and self.services.inflight.is_stopping else ""
 
     def until_cut_off(self, items: AsyncIterator[Item], *, owner: str | None) -> AsyncGenerator[Item]:
-        """Yield what is streamed until it ends, or is cut off.
+        """Yield the items until their end, or until the stream must end.
 
-        ``owner`` is whose it is; None is everybody's. The hub is asked now and then whether the user may
-        still read it, and as long as it does not answer the stream goes on.
+        ``owner`` is the user whose data this is; None means all users'. From time to time the service asks
+        the hub whether the user may still read it; while the hub does not respond, the stream continues.
         """
         self.is_stream = True
         ended = asyncio.Event()
         self._watching = asyncio.create_task(self._watch_end(owner, ended), name="stream-end")
         return until(items, ended)
+
+    async def in_parts(self, pieces: AsyncGenerator[ShownPiece]) -> AsyncGenerator[ShownPiece]:
+        """Yield pieces of a log in parts that are not much longer than one write when they are encoded."""
+        async with aclosing(pieces):
+            async for piece in pieces:
+                self.piece_bytes, at = len(piece.data), 0
+                while at < len(piece.data):
+                    end = _find_part_end(piece.data, at)
+                    offset = piece.place.offset - (len(piece.data) - end)
+                    yield ShownPiece(piece.data[at:end], LogPlace(piece.place.attempt, offset))
+                    at = end
 
     async def _watch_end(self, owner: str | None, ended: asyncio.Event) -> None:
         """Set ``ended`` when the service stops, or the user may not read this any more."""
@@ -67,19 +85,8 @@ class StreamHandler(BaseHandler):
                 async with asyncio.timeout(self.services.auth.stream_check_seconds):
                     await inflight.stopping.wait()
             except TimeoutError:
-                self._is_revoked = not await self._may_still_read(owner)
+                self._is_revoked = not await self.may_read_on(lambda user: user.admin or user.name == owner)
         ended.set()
-
-    async def _may_still_read(self, owner: str | None) -> bool:
-        try:
-            user = await self.services.auth.find_user_again(self)
-        except Unavailable:
-            return True
-        except Forbidden:
-            return False
-        return (
-            user is not None and self._needs().action in user.actions and (user.admin or user.name == owner)
-        )
 
     def _end(self) -> None:
         if self._watching is not None:
@@ -88,9 +95,9 @@ class StreamHandler(BaseHandler):
 
 
 class EventEncoder:
-    """Makes server-sent events of text: a line of the log, as a terminal shows it, is a ``data:`` line.
+    """Encodes text as server-sent events: each line of the log, as a terminal shows it, is a ``data:`` line.
 
-    A progress bar is one of its own each time that ``show_bar`` finds it changed.
+    A progress bar is an event of its own each time that ``show_bar`` finds it changed.
     https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
 
@@ -98,15 +105,15 @@ class EventEncoder:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._rest_size = 0  # of which ``_rest`` may be a shorter form
+        self._rest_size = 0  # the original size: ``_rest`` may be shortened
         self._bar = b""
-        self._has_news = False  # in what is drawn again
+        self._has_news = False  # whether the redrawn line has changed
         self._bar_due = 0.0
 
     def encode(self, piece: bytes, place: LogPlace | None = None) -> bytes:
-        """Return the event of the lines that are complete with this piece; nothing if there are none.
+        """Return an event with the lines that this piece completes; empty if there are none.
 
-        Its id is the place after those lines, if ``place`` is that after the piece.
+        Its id is the place after those lines, if ``place`` is the one after the piece.
         """
         self._rest += piece
         self._rest_size += len(piece)
@@ -122,13 +129,13 @@ class EventEncoder:
         return self._make_lines(lines, place) if lines or newline else b""
 
     def get_bar_wait(self, now: float) -> float | None:
-        """Return in how many seconds ``show_bar`` is to be called; None where there is nothing to show."""
+        """Return the seconds until ``show_bar`` must be called; None if it has nothing to show."""
         return max(self._bar_due - now, 0) if self._has_news else None
 
     def show_bar(self, now: float, place: LogPlace | None = None) -> bytes:
-        """Return the event of a line that is drawn again, if it is due and shows something else than before.
+        """Return an event with a redrawn line, if it is due and has changed.
 
-        ``now`` is the time of a clock in seconds, ``place`` that after the last piece.
+        ``now`` is the time of a clock in seconds, ``place`` the one after the last piece.
         """
         if self.get_bar_wait(now) != 0:
             return b""
@@ -142,13 +149,13 @@ class EventEncoder:
         return self._make_event(bar, place)
 
     def finish(self, place: LogPlace | None = None) -> bytes:
-        """Return the event of a last line that no newline ended; nothing if there is none."""
+        """Return an event with the last line, which has no newline; empty if there is none."""
         line, self._rest, self._rest_size = self._rest, b"", 0
         return self._make_lines(line, place) if line else b""
 
     def _make_lines(self, lines: bytes, place: LogPlace | None) -> bytes:
         shown = show_styled(lines)
-        if self._bar:  # which was sent, as it then was
+        if self._bar:  # the line as it was sent before
             first, newline, rest = shown.partition(b"\n")
             is_sent, self._bar = first == self._bar, b""
             if is_sent and not newline:
@@ -170,21 +177,21 @@ class EventEncoder:
 
     @staticmethod
     def make_retry(seconds: float, why: str) -> bytes:
-        """Return what has a browser come again after some time, with the id of its last event."""
+        """Return an event that makes a browser reconnect after some time, with the id of its last event."""
         return f"retry: {round(1000 * seconds)}\n: {why}\n\n".encode()
 
 
 class LineChunker:
-    """Makes chunks of whole lines, each without its last newline, for a reader that adds one to each chunk.
+    """Makes chunks of complete lines without the last newline, for a client that adds one to each chunk.
 
-    The published kbatch client prints what it receives, chunk by chunk, and each ``print`` ends a line: with
-    the newline left in, every chunk would be followed by an empty line; cut in the middle of a line, the
-    line would be torn.
+    The published kbatch client prints each chunk that it receives, and each ``print`` ends a line: with the
+    last newline, an empty line would follow each chunk; a chunk that ends in the middle of a line would break
+    the line.
     """
 
     def __init__(self) -> None:
         self._rest = b""
-        self._is_too_long = False  # the line that is not ended
+        self._is_too_long = False  # whether the incomplete line is too long
 
     def add(self, piece: bytes) -> None:
         """Take a piece of the log."""
@@ -195,12 +202,14 @@ class LineChunker:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is enough to be sent, however busy the log is."""
+        """Whether there is enough to send, however busy the log is."""
         return self._is_too_long or self._rest.rfind(b"\n") > MAX_LINE_BYTES
 
     def take(self, *, final: bool = False) -> bytes:
-        """Return the lines that are complete, as a terminal shows them, or nothing; with ``final`` all that
-        is left."""
+        """Return the complete lines as a terminal shows them, or nothing.
+
+        With ``final``, return everything that is left.
+        """
         lines, _, rest = self._rest.rpartition(b"\n")
         if (final and rest) or (self._is_too_long and not lines):
             lines, rest, self._is_too_long = self._rest, b"", False
@@ -213,16 +222,48 @@ class LineChunker:
         return shown
 
     def show_bar(self) -> bytes:
-        """Return what the last line shows now, if it is one that is drawn again and again; else nothing."""
+        """Return the last line as it is now if it is one that is redrawn repeatedly; else nothing."""
         line = self._rest.rpartition(b"\n")[2]
         return show_styled(line) if has_controls(line) else b""
 
 
-def _shorten(line: bytes) -> tuple[bytes, bool]:
-    """Return a line that is not ended yet, and whether it shows too much to be kept.
+def part_lines(lines: bytes, most: int) -> Iterator[bytes]:
+    """Yield chunks of whole lines, as LineChunker has them, of ``most`` bytes or of one longer line."""
+    at = 0
+    while len(lines) - at > most:
+        cut = lines.rfind(b"\n", at + 1, at + most)
+        if cut < 0:
+            cut = lines.find(b"\n", at + most)
+        if not 0 <= cut < len(lines) - 1:  # an empty line cannot be a chunk of its own
+            break
+        yield lines[at:cut]
+        at = cut + 1
+    if lines:
+        yield lines[at:]
 
-    What was drawn over is left out, but only where the line is twice as long as it may be: else each piece of
-    a line of about that length would have all of it read again.
+
+def _find_part_end(data: bytes, at: int) -> int:
+    """Return the end of a part of a log: after a line if possible."""
+    size = FLUSH_BYTES
+    while size > LEAST_PART_BYTES and _measure(data, at, at + size) > 2 * FLUSH_BYTES:
+        size //= 2
+    if at + size >= len(data):
+        return len(data)
+    return data.rfind(b"\n", at, at + size) + 1 or at + size
+
+
+def _measure(data: bytes, start: int, end: int) -> int:
+    """Return about how long a part is as an event, which has ``data: `` before each line."""
+    lines = data.count(b"\n", start, end)
+    size = min(end, len(data)) - start
+    return (STYLED_FACTOR if has_controls(data[start:end]) else 1) * size + len("data: ") * lines
+
+
+def _shorten(line: bytes) -> tuple[bytes, bool]:
+    """Return an incomplete line, and whether it is too long to be kept.
+
+    It removes overwritten text, but only if the line is twice as long as allowed: otherwise it would read all
+    of a line of about that length again for each piece.
     """
     if not has_controls(line):
         return line, len(line) > MAX_LINE_BYTES
@@ -233,7 +274,7 @@ def _shorten(line: bytes) -> tuple[bytes, bool]:
 
 
 def _find_cut(line: bytes) -> int:
-    """Return where a long line can be parted: not within a character."""
+    """Return where to divide a long line: not within a character."""
     cut = len(line)
     while cut > len(line) - 4 and line[cut - 1] & 0xC0 == 0x80:
         cut -= 1

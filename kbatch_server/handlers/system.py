@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
+from typing_extensions import TypedDict
 
+from ..monitoring.health import PartsJson
 from ..web.access import Needs, needs_nothing, needs_scope
+from ..web.answers import answers
 from .base import BaseHandler
-from .openapi import make_openapi
 
 OPEN = Needs(user=False)
-"""What metrics need where ``HubAuthenticator.authenticate_prometheus`` is off."""
+"""The requirements of metrics if ``HubAuthenticator.authenticate_prometheus`` is off."""
+
+
+class HealthJson(TypedDict):
+    """The answer of a process that responds."""
+
+    status: str
+
+
+class ReadyJson(PartsJson):
+    """The state of all parts, and whether this process leads."""
+
+    leads: bool
+
+
+class VersionJson(TypedDict):
+    """The version of the service."""
+
+    version: str
 
 
 class HealthHandler(BaseHandler):
-    """Whether the process answers: for a liveness probe, which restarts one that does not."""
+    """Whether the process responds: for a liveness probe, which restarts a process that does not."""
 
     log_success_debug = True
 
     @needs_nothing(whose="anybody")
+    @answers(HealthJson)
     async def get(self) -> None:
-        """Say that it does."""
+        """Answer that the process responds."""
         self.send_json({"status": "ok"})
 
 
 class ReadyHandler(BaseHandler):
-    """Whether requests should come here, and how each part is: for a readiness probe, and for an admin."""
+    """Whether this process should receive requests, and the state of each part: for probes and admins."""
 
     log_success_debug = True
 
     @needs_nothing(whose="anybody")
+    @answers(ReadyJson, also={503: "Not ready."})
     async def get(self) -> None:
-        """Say how each part is, since when and why; 503 while requests should go elsewhere."""
+        """Show each part's state, since when and why; 503 while requests should use another replica."""
         health = self.services.health
         await health.look()
-        status = health.to_dict() | {"leads": self.services.is_leading()}
+        status: ReadyJson = {**health.to_dict(), "leads": self.services.is_leading()}
         self.send_json(status, status=200 if health.is_ready else 503)
 
 
 class MetricsHandler(BaseHandler):
-    """What Prometheus reads."""
+    """The metrics for Prometheus."""
 
     log_success_debug = True
 
@@ -57,11 +78,12 @@ class MetricsHandler(BaseHandler):
 
 
 class VersionHandler(BaseHandler):
-    """The version."""
+    """The version of the service."""
 
     @needs_nothing(whose="anybody")
+    @answers(VersionJson)
     async def get(self) -> None:
-        """Show it."""
+        """Show the version."""
         self.send_json({"version": self.services.version})
 
 
@@ -69,16 +91,11 @@ class OpenAPIHandler(BaseHandler):
     """The description of ``api/v1``."""
 
     @needs_nothing(whose="anybody")
+    @answers(dict[str, Any])
     async def get(self) -> None:
-        """Show it, in OpenAPI 3.1."""
+        """Show the description of the API, in OpenAPI 3.1."""
         self.set_header("Content-Type", "application/json")
-        self.write(write_openapi(self.services.version, self.services.auth.base_url))
-
-
-@lru_cache(maxsize=1)
-def write_openapi(version: str, base_url: str) -> str:
-    """Return the description as JSON: it never changes, and anybody may ask for it."""
-    return json.dumps(make_openapi(version, base_url)) + "\n"
+        self.write(self.settings["write_openapi"]())
 
 
 default_handlers = [

@@ -1,4 +1,4 @@
-"""``api/v1/uploads``: a ZIP of code goes to the storage as it arrives; jobs fetch it at ``code/…``."""
+"""``api/v1/uploads``: streams a ZIP of code to the storage; jobs fetch it at ``code/…``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from contextlib import aclosing
 from typing import Any
 
 from ..errors import InvalidRequest, TooLarge, Unavailable
-from ..models.upload import Upload
+from ..models.upload import Upload, UploadJson
 from ..storage.base import StorageError
 from ..web.access import needs_nothing, needs_scope
+from ..web.answers import answers
 from ..web.body import IDLE_SECONDS, BodyStream
 from ..web.multipart import ROOM_BYTES, FilePart
 from ..web.query import read_range
@@ -17,7 +18,7 @@ from .base import BaseHandler
 
 
 class ReceivingHandler(BaseHandler):
-    """A handler whose body is a ZIP, raw or in a multipart form, that is streamed to the storage."""
+    """A handler whose body is a ZIP, raw or in a multipart form, which it streams to the storage."""
 
     def initialize(self, services: object) -> None:
         """Take the services."""
@@ -28,7 +29,7 @@ class ReceivingHandler(BaseHandler):
 
     @property
     def body_limit(self) -> int:
-        """How many bytes the body may have: the ZIP's limit, and room for what is around it."""
+        """The maximum size of the body in bytes: the ZIP's limit, plus the parts around it."""
         limit = self.services.uploads.max_upload_bytes
         return limit + ROOM_BYTES if self._is_multipart() else limit
 
@@ -36,7 +37,7 @@ class ReceivingHandler(BaseHandler):
         return self.request.headers.get("Content-Type", "").lower().startswith("multipart/form-data")
 
     async def begin(self) -> None:
-        """Start to receive: a wrong kind of body is refused before it is sent."""
+        """Begin to receive; rejects a wrong type of body before it is sent."""
         content_type = self.request.headers.get("Content-Type", "")
         if self._is_multipart():
             self._part = FilePart(content_type)
@@ -60,14 +61,14 @@ class ReceivingHandler(BaseHandler):
         receiving.add_done_callback(self._refuse_unasked)
 
     def _refuse_unasked(self, receiving: asyncio.Task[Upload]) -> None:
-        """Answer with an error that came while the client sends nothing: for that, nobody waits."""
+        """Answer with an error that occurs while the client sends nothing, so that nobody waits for it."""
         if not (receiving.cancelled() or self._is_complete or self._client_gone):
             error = receiving.exception()
             if isinstance(error, Exception):
                 self.refuse_soon(error)
 
     async def receive(self, chunk: bytes) -> None:
-        """Pass a piece of the body on."""
+        """Pass on a piece of the body."""
         self._size += len(chunk)
         if self._size > self.body_limit:
             raise TooLarge.of_body(self.body_limit, received=self._size)
@@ -76,19 +77,19 @@ class ReceivingHandler(BaseHandler):
             await self._body_stream.send(piece)
 
     async def finish_upload(self) -> Upload | None:
-        """Return the upload, or None when the client has gone: the body is complete."""
+        """Return the upload, after the complete body; None if the client has gone."""
         self._is_complete = True
         if self._part is not None:
             self._part.finish()
         return await self.run_while_connected(self._body_stream.finish())
 
     def on_connection_close(self) -> None:
-        """Give up what was received so far."""
+        """Discard what was received so far."""
         super().on_connection_close()
         self._body_stream.cancel()
 
     def on_finish(self) -> None:
-        """Give up what was received so far, unless it is complete."""
+        """Discard what was received so far, unless it is complete."""
         super().on_finish()
         self._body_stream.cancel()
 
@@ -96,9 +97,10 @@ class ReceivingHandler(BaseHandler):
 class UploadsHandler(ReceivingHandler):
     """All uploads."""
 
-    @needs_scope("submit", whose="self", body=True, spends="upload")
+    @needs_scope("submit", whose="self", body=("application/zip", "multipart/form-data"), spends="upload")
+    @answers(UploadJson, status=201)
     async def post(self) -> None:
-        """Keep a ZIP of code."""
+        """Store a ZIP of code."""
         upload = await self.finish_upload()
         if upload is None:
             return
@@ -110,17 +112,18 @@ class UploadHandler(BaseHandler):
     """One upload."""
 
     @needs_scope("submit", whose="upload")
+    @answers(UploadJson)
     async def get(self, upload_id: str) -> None:
-        """Show the upload."""
+        """Show an upload."""
         self.send_json((await self.services.uploads.get(self.user, upload_id)).to_dict())
 
 
 class CodeHandler(BaseHandler):
-    """The ZIP of a job's code, for whoever holds the signed URL: the job's init container."""
+    """The ZIP of a job's code, for the holder of the signed URL: the job's init container."""
 
     @needs_nothing(whose="link")
     async def get(self, signed: str) -> None:
-        """Send the ZIP, or the one range of it that is asked for."""
+        """Send the ZIP, or the requested range of it."""
         upload = await self._find_code(signed)
         start, end = self._read_range(upload)
         if end - start < upload.code_size:
@@ -131,17 +134,18 @@ class CodeHandler(BaseHandler):
 
     @needs_nothing(whose="link")
     async def head(self, signed: str) -> None:
-        """Send the headers only: for them a range has no meaning."""
+        """Send only the headers, for which a range has no meaning."""
         upload = await self._find_code(signed)
         self._set_headers(upload, upload.code_size)
 
     async def _find_code(self, signed: str) -> Upload:
         upload = await self.services.links.get_code(signed)
-        self.know_sender()  # it may have to wait for its turn, and strangers are not to end that
+        self.owner = upload.user
+        self.know_sender()  # it may wait: then no stranger may take its connection
         return upload
 
     def _read_range(self, upload: Upload) -> tuple[int, int]:
-        """Return start and end of what is asked for; the whole, when it is of another version than this."""
+        """Return start and end of the requested range; the whole ZIP if that is of another version."""
         condition = self.request.headers.get("If-Range")
         if condition not in {None, make_etag(upload)}:
             return 0, upload.code_size
@@ -165,7 +169,7 @@ class CodeHandler(BaseHandler):
 
 
 def make_etag(upload: Upload) -> str:
-    """Return what names the code of an upload, as ETag and If-Range have it."""
+    """Return the ETag of an upload's code."""
     return f'"{upload.code_sha256}"'
 
 

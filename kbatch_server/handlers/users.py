@@ -1,10 +1,12 @@
-"""``api/v1/users``: for an admin, or a hook of the hub, to tell that a user is gone."""
+"""``api/v1/users``: lets an admin, or a hook of the hub, report that a user was deleted."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
+from ..models.user import ForgottenUser
 from ..web.access import needs_scope
+from ..web.answers import answers
 from .base import BaseHandler
 
 
@@ -12,8 +14,9 @@ class UserHandler(BaseHandler):
     """A user, by name."""
 
     @needs_scope("admin", whose="everybody")
+    @answers(ForgottenUser)
     async def delete(self, name: str) -> None:
-        """Forget the user's jobs, uploads and usage; a name that is not known is fine."""
+        """Forget a user's jobs, with logs and results, uploads and usage; no error for an unknown name."""
         self.send_json(asdict(await self.services.jobs.forget_user(name)))
 
 

@@ -1,4 +1,4 @@
-"""``api/v1/jobs/watch``: the changes of jobs as server-sent events, as they come."""
+"""``api/v1/jobs/watch``: the changes of jobs as server-sent events."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from contextlib import aclosing
 from ..jobs.watch import Reset, SeenChange
 from ..ticks import with_ticks
 from ..web.access import needs_scope
-from .jobs import JobModelHandler
+from ..web.answers import answers
+from .jobs import OWNER, JobModelHandler
 from .streams import EventEncoder, StreamHandler
 
 KEEP_ALIVE_SECONDS = 15.0
-"""Proxies and load balancers cut a connection that is silent, most of them after 60 s."""
+"""Proxies and load balancers close silent connections, most of them after 60 s."""
 
 SEND_SECONDS = 30
-"""How long a reader may take for one event: one that takes longer is dropped, and may come back."""
+"""Seconds within which a client must read one event: the service disconnects a slower one, which may
+reconnect."""
 
 WATCH_SECONDS = 15 * 60
-"""How long one connection lasts: a token that was revoked in between is seen when the reader comes back."""
+"""The duration of one connection: the service notices a revoked token when the client reconnects."""
 
 
 class WatchHandler(StreamHandler, JobModelHandler):
@@ -28,14 +30,20 @@ class WatchHandler(StreamHandler, JobModelHandler):
 
     log_success_debug = True
 
-    @needs_scope("read", whose="self", query=("user",))
+    @needs_scope("read", whose="self", parameters=(OWNER,))
+    @answers(media=("text/event-stream",))
     async def get(self) -> None:
-        """Send them until the reader goes, or for a quarter of an hour; it then goes on from the last id."""
+        """Send changes of jobs as server-sent events, as they happen.
+
+        The answer ends when the client goes, or after a quarter of an hour; the client then continues
+        from the last id.
+        """
         after = self.request.headers.get("Last-Event-ID")
         owner = self.read_owner()
         changes = await self.services.jobs.follow_changes(self.user, owner, after=after)
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")  # nginx would collect what should be seen at once
+        self.counts_unread = True
         await self.run_while_connected(self._send(self.until_cut_off(changes, owner=owner)))
 
     async def _send(self, changes: AsyncGenerator[SeenChange | Reset]) -> None:
@@ -46,14 +54,14 @@ class WatchHandler(StreamHandler, JobModelHandler):
                     self.write(EventEncoder.KEEP_ALIVE)
                     await self.flush()
                     async for change in ticking:
-                        self.write(EventEncoder.KEEP_ALIVE if change is None else self._make_event(change))
-                        await self.flush()
+                        event = EventEncoder.KEEP_ALIVE if change is None else self._make_event(change)
+                        await self.send_piece(event)
             except TimeoutError:
                 return
 
     @property
     def write_seconds(self) -> float:
-        """How long a reader may take for one event."""
+        """Seconds within which a client must read one event."""
         return SEND_SECONDS
 
     def _make_event(self, change: SeenChange | Reset) -> bytes:

@@ -1,4 +1,4 @@
-"""What one job may be: images, sizes, deadlines, and what its pod looks like. It runs nothing."""
+"""Checks a request against the admin's settings, and makes the spec of the job. It runs nothing."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jupyterhub.traitlets import ByteSpecification
 from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, validate
 
 from ..errors import InvalidRequest
-from ..models.job import RETRY_DELAY_SECONDS, JobSpec
+from ..models.job import JobSpec
+from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..slugs import MAX_LABEL, make_slug
 from .podconfig import PodConfig
-from .request import JobRequest
 
 
 def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str:
@@ -43,10 +43,10 @@ def _matches(image: str, pattern: str) -> bool:
 
 
 def _split_registry(image: str) -> tuple[str, str]:
-    """Return the registry that an image, or a pattern, names, and the rest: no registry is Docker Hub.
+    """Return the registry (empty for Docker Hub) and the rest of an image's name or of a pattern.
 
-    https://github.com/distribution/reference/blob/main/normalize.go: what stands before the first slash is
-    one if it has a dot or a port, or is localhost.
+    The part before the first slash is a registry if it has a dot or a port, or is ``localhost``:
+    https://github.com/distribution/reference/blob/main/normalize.go
     """
     first, slash, rest = image.partition("/")
     return (first, rest) if slash and (first == "localhost" or set(first) & set(".:")) else ("", image)
@@ -64,32 +64,32 @@ def check_queue(wanted: str | None, default: str | None, allowed: Sequence[str])
 
 
 def fill_queue_name(template: str, user: str, profile: str | None) -> str:
-    """Return the name of a queue, which is a label's value: a long one is cut, and stays the user's own."""
+    """Return a queue's name for a user. As a label's value, a long one is shortened, and stays unique."""
     name = template.replace("{profile}", profile or "default")
     room = MAX_LABEL - len(name.replace("{username}", ""))
     return name.replace("{username}", make_slug(user, max_length=room)) if "{username}" in name else name
 
 
 def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:
-    """Return a number that is not more than the most that is allowed (None: any). Raises InvalidRequest."""
+    """Return ``wanted`` unless it exceeds the maximum (None: no maximum). Raises InvalidRequest."""
     if maximum is not None and wanted > maximum:
         raise InvalidRequest.of_field(field, f"is {wanted}; the maximum is {maximum}")
     return wanted
 
 
 class JobConfig(PodConfig):
-    """The options of one job, as the admin set them; a profile may set each of them anew.
+    """The options of one job, as the admin set them. A profile can override each.
 
-    Where KubeSpawner has a trait of the same name, it means the same here. Strings in ``volumes``,
-    ``volume_mounts``, ``node_selector``, ``labels``, ``annotations`` and ``service_account`` may hold
-    ``{username}`` (safe in a name, never the same for two users) and ``{unescaped_username}``.
+    Traits that KubeSpawner has too mean the same here. Strings in ``volumes``, ``volume_mounts``,
+    ``node_selector``, ``labels``, ``annotations`` and ``service_account`` may contain ``{username}`` (safe in
+    a name, different for each user) and ``{unescaped_username}``.
     """
 
     image = Unicode(
         "",
-        help="""The image of a job that names none, like ``quay.io/jupyter/scipy-notebook:2026-10-01``.
+        help="""The image of jobs that name none, like ``quay.io/jupyter/scipy-notebook:2026-10-01``.
 
-        Empty, the default, means that every job must name one (or a profile that does).
+        If empty (the default), every job must name an image, or a profile that has one.
         """,
         config=True,
     )
@@ -97,17 +97,18 @@ class JobConfig(PodConfig):
     allowed_images = List(
         Unicode(),
         ["*"],
-        help="""The images that a user may ask for, as shell patterns: ``["quay.io/jupyter/*"]``.
+        help="""The images that users may choose, as shell patterns: ``["quay.io/jupyter/*"]``.
 
-        ``*`` stands for any characters, ``/`` too, but for none of a registry: ``python:*`` is of Docker Hub,
-        and ``python:5000/evil``, which is a registry with a port, does not match it. Only a pattern that
-        begins with ``*`` and names no registry, as ``*.example.org/*`` does, is for all of them.
+        ``*`` matches any characters, including ``/``, but not the name of a registry: ``python:*`` matches
+        images on Docker Hub, and not ``python:5000/evil``, which names a registry with a port. Only a pattern
+        that begins with ``*`` and names no registry, like ``*/scipy-notebook``, matches any registry;
+        ``*.example.org/*`` names one.
 
-        An image with a digest (``name:tag@sha256:…``), of which the tag means nothing, is not matched by a
-        pattern for tags, like ``name:1.*``.
+        A pattern for tags, like ``name:1.*``, does not match an image with a digest (``name:tag@sha256:…``),
+        because its tag has no meaning.
 
-        The default, ``["*"]``, allows any; ``[]`` allows only ``image`` and the images of profiles, which
-        are always allowed.
+        The default, ``["*"]``, allows any image. ``[]`` allows only ``image`` and the images of profiles,
+        which are always allowed.
         """,
         config=True,
     )
@@ -116,8 +117,8 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=MIN_CPUS,
-        help="""The CPU limit of a job that sets none. None: ``max_cpu_limit``, and
-        no limit where that is None as well.""",
+        help="""The CPU limit of jobs that set none. None: ``max_cpu_limit``, or no limit if that is None too.
+        """,
         config=True,
     )
 
@@ -125,8 +126,9 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=0,
-        help="""The CPUs requested for a job, or its ``cpu_limit`` if that is less. None: as much as
-        Kubernetes derives from the limit.""",
+        help="""The CPUs that each job requests, or its ``cpu_limit`` if that is less. None: Kubernetes
+        derives the request from the limit.
+        """,
         config=True,
     )
 
@@ -134,18 +136,19 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=MIN_CPUS,
-        help="""The largest ``cpu_limit`` that a user may set, and that of a job that sets none where
-        ``cpu_limit`` is not set. None: any, and none.""",
+        help="""The maximum ``cpu_limit`` that users may set. It also applies to jobs that set none if
+        ``cpu_limit`` is None. None: no maximum.
+        """,
         config=True,
     )
 
     mem_limit = ByteSpecification(
         None,
         allow_none=True,
-        help="""The memory limit, in bytes, of a job that sets none.
+        help="""The memory limit, in bytes, of jobs that set none.
 
-        An integer, or a string with a unit of 1024: ``512M``, ``2G``. A job that uses more is killed and
-        fails with the reason OOMKilled. None: ``max_mem_limit``, and no limit where that is None as well.
+        An integer, or a string with a unit of 1024: ``512M``, ``2G``. Kubernetes kills a job that uses more,
+        and the job fails with the reason OOMKilled. None: ``max_mem_limit``, or no limit if that is None too.
         """,
         config=True,
     )
@@ -153,35 +156,63 @@ class JobConfig(PodConfig):
     mem_guarantee = ByteSpecification(
         None,
         allow_none=True,
-        help="""The bytes of memory requested for a job, as ``mem_limit``, or its ``mem_limit`` if that
-        is less. None: as the limit says.""",
+        help="""The bytes of memory (see ``mem_limit``) that each job requests, or its ``mem_limit`` if that
+        is less. None: Kubernetes derives the request from the limit.
+        """,
         config=True,
     )
 
     max_mem_limit = ByteSpecification(
         None,
         allow_none=True,
-        help="""The largest ``mem_limit`` that a user may set, as ``mem_limit``, and that of a job that
-        sets none where ``mem_limit`` is not set. None: any, and none.""",
+        help="""The maximum ``mem_limit`` that users may set; units as for ``mem_limit``. It also applies to
+        jobs that set none if ``mem_limit`` is None. None: no maximum.
+        """,
+        config=True,
+    )
+
+    shm_size = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""Bytes of shared memory (``/dev/shm``) of jobs that set no ``shm_size``; units as for
+        ``mem_limit``.
+
+        The files in it count as memory of the job, and so towards its ``mem_limit``. None: the default of the
+        container runtime, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
+        If ``volume_mounts`` has a volume at ``/dev/shm``, that volume is the jobs' shared memory. Then this
+        setting has no effect, and the service rejects jobs that set ``shm_size``.
+        """,
+        config=True,
+    )
+
+    max_shm_size = ByteSpecification(
+        None,
+        allow_none=True,
+        help="""The maximum ``shm_size`` that users may set; units as for ``mem_limit``. None: the job's
+        ``mem_limit``.
+        """,
         config=True,
     )
 
     extra_resource_limits = Dict(
         Unicode(),
-        help="""Other resources of every job, like ``{"nvidia.com/gpu": "1"}``: usually set by a profile.""",
+        help="""Limits of other resources for every job, like ``{"nvidia.com/gpu": "1"}``. Usually a profile
+        sets them.
+        """,
         config=True,
     )
 
     extra_resource_guarantees = Dict(
         Unicode(),
-        help="""Other resources that are set aside for every job, as ``extra_resource_limits``, and not more
-        than those. Of an extended resource (``nvidia.com/gpu``) Kubernetes sets aside what the limit is.""",
+        help="""Requests of other resources for every job, at most as large as the ``extra_resource_limits``.
+        For an extended resource (``nvidia.com/gpu``), Kubernetes always requests as much as the limit.
+        """,
         config=True,
     )
 
     environment = Dict(
         Unicode(),
-        help="""Environment variables of every job; those that the user sets override them.""",
+        help="""Environment variables of every job. Variables that the user sets override them.""",
         config=True,
     )
 
@@ -189,18 +220,19 @@ class JobConfig(PodConfig):
         10,
         min=0,
         max=100,
-        help="""The largest number of ``retries`` that a user may set.""",
+        help="""The maximum number of ``retries`` that users may set.""",
         config=True,
     )
 
     retry_delay_seconds = Float(
         RETRY_DELAY_SECONDS,
         min=0,
-        help="""Seconds between a failed attempt and the next one of a job that asks for no other number.
+        help="""Seconds between a failed attempt and the next one, for jobs that set no
+        ``retry_delay_seconds``.
 
-        They double after each further attempt, up to ten minutes, unless the job asks for ``fixed`` ones. On
-        Kubernetes an attempt never comes earlier than its Job controller allows: after 10 s, doubled each
-        time, up to ten minutes.
+        They double after each further attempt, up to ten minutes, unless the job sets ``retry_backoff`` to
+        ``fixed``. On Kubernetes, the Job controller has a minimum: 10 s, doubled after each attempt, up to
+        ten minutes.
         """,
         config=True,
     )
@@ -209,7 +241,7 @@ class JobConfig(PodConfig):
         3600,
         min=0,
         max=86400,
-        help="""The largest ``retry_delay_seconds`` that a user may set.""",
+        help="""The maximum ``retry_delay_seconds`` that users may set.""",
         config=True,
     )
 
@@ -217,7 +249,9 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=1,
-        help="""The time limit, in seconds, of a job that sets none. None: no limit.""",
+        help="""The time limit, in seconds, of jobs that set none. None: ``max_active_deadline_seconds``, or
+        no limit if that is None too.
+        """,
         config=True,
     )
 
@@ -225,25 +259,28 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=1,
-        help="""The largest ``active_deadline_seconds`` that a user may set, and that of a job that sets
-        none where ``active_deadline_seconds`` is not set. None: any, and none.""",
+        help="""The maximum ``active_deadline_seconds`` that users may set. It also applies to jobs that set
+        none if ``active_deadline_seconds`` is None. None: no maximum.
+        """,
         config=True,
     )
 
     start_timeout_seconds = Integer(
         600,
         min=1,
-        help="""Seconds that a job may be unable to start before it fails: an image that cannot be pulled, a
-        container that cannot be made, a quota or an admission rule that refuses it.""",
+        help="""Seconds after which a job fails if it cannot start: because its image cannot be pulled, its
+        container cannot be created, or a quota or an admission rule rejects its pod.
+        """,
         config=True,
     )
 
     schedule_timeout_seconds = Integer(
         86400,
         min=0,
-        help="""Seconds that a job may wait for a node with room before it fails. Default: a day.
+        help="""Seconds that a job may wait for a node with enough free resources before it fails. Default: a
+        day. 0: forever.
 
-        Long, as the cluster may be full for hours, or grow; 0 means for ever.
+        Set a long time, because the cluster may be full for hours, or may have to add nodes.
         """,
         config=True,
     )
@@ -251,24 +288,26 @@ class JobConfig(PodConfig):
     termination_grace_period_seconds = Integer(
         30,
         min=0,
-        help="""Seconds between SIGTERM and SIGKILL when a job is cancelled.""",
+        help="""Seconds between SIGTERM and SIGKILL when the service stops a job.""",
         config=True,
     )
 
     keep_outputs = Bool(
         True,
-        help="""Whether the files that a job writes under ``$KBATCH_OUTPUT_DIR`` are saved as its
-        results. On Kubernetes a sidecar sends it, which needs 1.29 or later.""",
+        help="""Whether to save the files that a job writes under ``$KBATCH_OUTPUT_DIR`` as its results. On
+        Kubernetes a sidecar sends them, which needs Kubernetes 1.29 or later.
+        """,
         config=True,
     )
 
     output_timeout_seconds = Integer(
         300,
         min=5,
-        help="""Seconds after the end of a job's command until its results must have been sent.
+        help="""Seconds after the end of a job's command within which the job must send its results. For
+        Kubernetes only.
 
-        On Kubernetes, where they come on top of ``termination_grace_period_seconds``. It must cover an outage
-        of the service, too: what was not sent by then is lost.
+        They come on top of ``termination_grace_period_seconds``. Choose a time longer than an outage of the
+        service: results that the job could not send in this time are lost.
         """,
         config=True,
     )
@@ -276,9 +315,9 @@ class JobConfig(PodConfig):
     ttl_seconds_after_finished = Integer(
         3600,
         min=60,
-        help="""Seconds after its end until Kubernetes removes a job's Job and Pods. Its record stays.
+        help="""Seconds after a job's end until Kubernetes removes its Job and pods. Its record stays.
 
-        The time begins when the service has recorded the end: an outage of its own loses nothing.
+        The time begins when the service has recorded the end, so an outage of the service loses nothing.
         """,
         config=True,
     )
@@ -286,30 +325,33 @@ class JobConfig(PodConfig):
     queue_name = Unicode(
         None,
         allow_none=True,
-        help="""The LocalQueue of Kueue that jobs are submitted to: Kueue decides when they start, and
-        may preempt them. ``{username}`` and ``{profile}`` (the profile's slug, or ``default``) in it are
-        filled in, like ``team-{profile}``. None: Kueue is not used. See
-        ``KubeJobLauncher.kueue_version``.""",
+        help="""The Kueue LocalQueue that the service submits jobs to: Kueue decides when they start, and may
+        preempt them.
+
+        The service replaces ``{username}`` and ``{profile}`` (the profile's slug, or ``default``) in it:
+        ``team-{profile}``. None: do not use Kueue. See ``KubeJobLauncher.kueue_version``.
+        """,
         config=True,
     )
 
     allowed_queue_names = List(
         Unicode(),
-        help="""The queues that a user may choose, as shell patterns; ``{username}`` stands for the user's own
-        name in a safe form. Default: none, which leaves ``queue_name`` alone.""",
+        help="""The queues that users may choose, as shell patterns. ``{username}`` stands for the user's own
+        name in a safe form. Default: none; all jobs use ``queue_name``.
+        """,
         config=True,
     )
 
     kueue_priority_class = Unicode(
         None,
         allow_none=True,
-        help="""The WorkloadPriorityClass of jobs that are submitted to Kueue.""",
+        help="""The WorkloadPriorityClass of jobs that the service submits to Kueue.""",
         config=True,
     )
 
     allow_user_limits = Bool(
         True,
-        help="""Whether users may set ``cpu_limit`` and ``mem_limit`` themselves.""",
+        help="""Whether users may set ``cpu_limit``, ``mem_limit`` and ``shm_size`` themselves.""",
         config=True,
     )
 
@@ -324,7 +366,7 @@ class JobConfig(PodConfig):
         return size
 
     def get_default(self, field: str) -> Any:
-        """Return the ``cpu_limit`` or the ``mem_limit`` of a job that asks for none, or None for no limit."""
+        """Return the ``cpu_limit`` or the ``mem_limit`` of a job that sets none; None means no limit."""
         default = getattr(self, field)
         return getattr(self, f"max_{field}") if default is None else default
 
@@ -336,36 +378,31 @@ class JobConfig(PodConfig):
         profile: str | None = None,
         code_sha256: str | None = None,
     ) -> JobSpec:
-        """Return what the job of a user will be, or raise InvalidRequest that names the field."""
+        """Return the spec of a user's job, or raise InvalidRequest with the field."""
         cpu_limit, mem_limit = (self._checked_limit(request, name) for name in ("cpu_limit", "mem_limit"))
-        return self._common_spec.model_copy(
-            update={
-                "image": check_image(request.image, self.image, self.allowed_images),
-                "command": request.command,
-                "args": request.args,
-                "notebook": request.notebook,
-                "collect": request.get_collect(),
-                "profile": profile,
-                "upload": request.upload,
-                "code_sha256": code_sha256,
-                "working_dir": request.working_dir or None,
-                "cpu_limit": cpu_limit,
-                "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
-                "mem_limit": mem_limit,
-                "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
-                "shm_size": self._checked_shm_size(request, mem_limit),
-                "retries": check_at_most(request.retries, self.max_retries, "retries"),
-                "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
-                "retry_backoff": request.retry_backoff,
-                "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
-                "priority": request.priority,
-                "queue_name": self._checked_queue(request.queue_name, user, profile),
-            }
-        )
+        asked = {name: getattr(request, name) for name in REQUESTED}
+        # those that the admin, or another field, has a say in
+        checked = {
+            "image": check_image(request.image, self.image, self.allowed_images),
+            "collect": request.get_collect(),
+            "profile": profile,
+            "code_sha256": code_sha256,
+            "working_dir": request.working_dir or None,
+            "cpu_limit": cpu_limit,
+            "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
+            "mem_limit": mem_limit,
+            "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
+            "shm_size": self._checked_shm_size(request, mem_limit),
+            "retries": check_at_most(request.retries, self.max_retries, "retries"),
+            "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
+            "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
+            "queue_name": self._checked_queue(request.queue_name, user, profile),
+        }
+        return self._common_spec.model_copy(update=asked | checked)
 
     @cached_property
     def _common_spec(self) -> JobSpec:
-        """What all jobs have in common; a request is checked already, and only its part is put in."""
+        """The part of the spec that all jobs share, validated only once; requests are already checked."""
         values = {name: getattr(self, name) for name in ("image", *_COPIED)}
         guarantees = limit_guarantees(self.extra_resource_guarantees, self.extra_resource_limits)
         return JobSpec.model_validate(values | {"extra_resource_guarantees": guarantees})
@@ -382,8 +419,14 @@ class JobConfig(PodConfig):
         return check_at_most(wanted, maximum, field)
 
     def _checked_shm_size(self, request: JobRequest, mem_limit: int | None) -> Any:
-        """Return the size of /dev/shm, which is a part of the job's memory."""
+        """Return the size of /dev/shm, at most the job's memory."""
         wanted, default = request.shm_size, self.shm_size
+        if self.has_own_shm:
+            if wanted is not None:
+                raise InvalidRequest.of_field(
+                    "shm_size", "cannot be set here: the admin mounts a volume at /dev/shm"
+                )
+            return None
         if wanted is None or wanted == default:
             return limit_guarantee(default, mem_limit)
         if not self.allow_user_limits:
@@ -436,4 +479,4 @@ _COPIED = (
     "labels",
     "annotations",
 )
-"""The traits that go into a job's spec as they are."""
+"""The traits that ``make_spec`` copies into a job's spec unchanged."""

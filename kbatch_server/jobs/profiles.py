@@ -1,4 +1,4 @@
-"""The profiles that an admin offers: which there are for a user, and what a job of one may be."""
+"""The profiles that an admin offers, and the jobs that they allow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import InvalidRequest
 from ..models.job import JobSpec, Profile
+from ..models.request import JobRequest
 from ..models.user import User
 from .config import JobConfig
-from .request import JobRequest
 
 Entry = dict[str, Any]
-"""One profile, as the admin wrote it."""
+"""One profile, in the admin's form."""
 
 
 class Profiles(LoggingConfigurable):
@@ -26,12 +26,13 @@ class Profiles(LoggingConfigurable):
     profile_list = Union(
         [List(Dict()), Callable()],
         default_value=[],
-        help="""The profiles, as KubeSpawner's ``profile_list``: a list, or a callable (also async) that is
-        given the user (with ``name`` and ``groups``) and returns one.
+        help="""The profiles, like KubeSpawner's ``profile_list``: a list, or a function (which may be async)
+        that takes the user (with ``name`` and ``groups``) and returns one.
 
-        Each is a dict with ``display_name`` and, optional, ``slug`` (what users type; derived from the name
-        if absent), ``description``, ``default`` (True for the one that is used when none is named) and
-        ``kbatch_override``: values for the traits of JobConfig, which hold for its jobs::
+        Each profile is a dict with ``display_name`` and, optionally, ``slug`` (the name that users type; by
+        default derived from ``display_name``), ``description``, ``default`` (True for the profile of jobs
+        that name none) and ``kbatch_override``: values for traits of JobConfig, for the jobs with this
+        profile::
 
             c.Profiles.profile_list = [
                 {"display_name": "Small", "slug": "small", "default": True,
@@ -60,12 +61,12 @@ class Profiles(LoggingConfigurable):
         self._configs: dict[str | None, JobConfig] = {}
 
     async def list(self, user: User | None) -> Sequence[Profile]:
-        """Return the profiles that this user may choose; without a user those that are there for all."""
+        """Return the profiles that this user may choose; without a user, those of all users."""
         entries = await self._entries(user)
         return [self._make_profile(entry) for entry in entries]
 
     async def make_spec(self, user: User, request: JobRequest, *, code_sha256: str | None = None) -> JobSpec:
-        """Return what the job that is asked for will be, or raise InvalidRequest that names the field."""
+        """Return the spec of the requested job, or raise InvalidRequest with the field."""
         entry = self._find_entry(await self._entries(user), request.profile)
         slug = None if entry is None else _slug(entry)
         return self._get_config(entry).make_spec(
@@ -73,10 +74,10 @@ class Profiles(LoggingConfigurable):
         )
 
     async def get_environment(self, user: User, slug: str | None) -> dict[str, str]:
-        """Return the environment that the admin gives to the jobs of a profile.
+        """Return the environment variables that the admin sets for the jobs of a profile.
 
-        It is asked for at a job's start and kept nowhere: it may hold secrets. A profile that was removed
-        since the job was accepted adds nothing.
+        They may be secret, so the service reads them when a job starts, and stores them nowhere. If the admin
+        has removed the profile since, it returns none.
         """
         entries = await self._entries(user) if slug is not None else ()
         entry = next((entry for entry in entries if _slug(entry) == slug), None)
@@ -102,7 +103,7 @@ class Profiles(LoggingConfigurable):
         raise InvalidRequest.of_field("profile", f"profile {slug!r} does not exist; available: {names}")
 
     def _get_config(self, entry: Entry | None) -> JobConfig:
-        """Return what the jobs of a profile may be; kept where it cannot change: making it takes time."""
+        """Return the JobConfig of a profile; cached if the profiles are a list, as making it is slow."""
         if callable(self.profile_list) and entry is not None:
             return self._make_config(entry)
         slug = None if entry is None else _slug(entry)
@@ -127,7 +128,7 @@ class Profiles(LoggingConfigurable):
         )
 
     def _check_entry(self, entry: Entry) -> None:
-        """Refuse at the start what would fail at a submit: a word misspelled, a value of the wrong type."""
+        """Reject at the start what would fail at a submit: a misspelled key, a value of the wrong type."""
         unknown = set(entry) - {"display_name", "slug", "description", "default", "kbatch_override"}
         if unknown or not isinstance(entry.get("display_name"), str):
             raise TraitError(

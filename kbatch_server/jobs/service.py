@@ -1,11 +1,10 @@
-"""What a user can do with jobs: submit, list, read, cancel, delete, run again, and read the log."""
+"""The actions of users on jobs: submit, list, read, cancel, delete, run again, and read the log."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
-from typing import Any
 
 import traitlets
 from traitlets import Instance, default
@@ -17,30 +16,29 @@ from ..failpoints import reach
 from ..launchers.base import JobLauncher, LauncherUnavailable
 from ..limits.config import Limits
 from ..logs.follower import LogFollower
-from ..logs.reader import ALL, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
+from ..logs.reader import ALL, FOLLOWED_BYTES, LogPlace, LogReader, LogSelection, ShownPiece, find_attempt
 from ..logs.text import LogText
 from ..metrics import SUBMITTED
 from ..models.job import Job, JobEvent, JobSpec, Status
 from ..models.listing import JobPage, JobQuery
+from ..models.request import JobRequest
 from ..models.summary import JobSummary
 from ..models.times import utcnow
 from ..models.user import ForgottenUser, User
-from ..scheduling.report import UsageReport
+from ..scheduling.report import UsageJson, UsageReport
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import Store
 from ..store.queuelimits import QueueLimits
 from .profiles import Profiles
-from .request import JobRequest
 from .watch import JobWatch, Reset, SeenChange
 
 
 class Jobs(LoggingConfigurable):
-    """The one place that the handlers ask about jobs.
+    """The actions on jobs, for the handlers.
 
-    Every method takes the user who asks and raises NotFound for a job that is not the user's own: an
-    admin (who holds the scope for it) sees everybody's. The scope for the action is checked before, by
-    the handler.
+    Every method takes the user of the request, and raises NotFound for jobs of other users. Admins (with the
+    scope for it) can see all jobs. The handler has already checked the scope for the action.
     """
 
     disk = Instance(DiskSpace, allow_none=True)
@@ -61,10 +59,10 @@ class Jobs(LoggingConfigurable):
         return JobWatch(parent=self.parent, usage_report=self.usage_report, store=self.store)
 
     on_submit: Callable[[Job], None] = traitlets.Callable()  # type: ignore[assignment]
-    """Called with a job that was just accepted."""
+    """Called with each new job."""
 
     on_change: Callable[[str], None] = traitlets.Callable()  # type: ignore[assignment]
-    """Called with a job's id when there is something else to do about it."""
+    """Called with the id of a job that needs another step."""
 
     async def submit(
         self,
@@ -74,15 +72,15 @@ class Jobs(LoggingConfigurable):
         idempotency_key: str | None = None,
         rerun_of: str | None = None,
     ) -> tuple[Job, bool]:
-        """Record a job and return it, and whether it is new: it is durable when this returns.
+        """Record a job and return it, durably stored, and whether it is new.
 
-        A repeat of an earlier request with the same ``idempotency_key`` returns the job of that one.
-        Raises InvalidRequest where the admin does not allow what is asked for, or it is more than the user's
-        limits as a whole, TooManyRequests where the user has as many queued as may be, NotFound where the
-        upload is not the user's, Conflict where the key was used for another request.
+        If an earlier request had the same ``idempotency_key``, it returns that request's job. Raises
+        InvalidRequest if the admin does not allow the request or it exceeds the user's limits as a whole,
+        TooManyRequests if the user has too many queued jobs, NotFound if the upload is not the user's,
+        Conflict if another request had the key.
         """
         if self.disk is not None:
-            await self.disk.check()
+            await self.disk.check(user.name)
         spec = await self.make_spec(user, request, code_sha256=await self._find_code(user, request))
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
@@ -99,7 +97,7 @@ class Jobs(LoggingConfigurable):
         )
         request_hash = None
         if idempotency_key is not None:
-            # of what is asked for, without defaults: those that a later version adds must not change it
+            # without defaults: the defaults that a later version adds must not change the hash
             asked = request.model_dump_json(exclude_defaults=True)
             request_hash = hashlib.sha256(asked.encode()).hexdigest()
         action = Action.SUBMIT if rerun_of is None else Action.RERUN
@@ -124,7 +122,7 @@ class Jobs(LoggingConfigurable):
         return job, is_new
 
     async def _find_code(self, user: User, request: JobRequest) -> str | None:
-        """Return the hash of the code that a job is to run, or None when it has none."""
+        """Return the hash of a job's code, or None if it has none."""
         if request.upload is not None:
             return (await self.store.uploads.get(request.upload, user=user.name)).code_sha256
         if request.working_dir:
@@ -132,17 +130,17 @@ class Jobs(LoggingConfigurable):
         return None
 
     async def make_spec(self, user: User, request: JobRequest, *, code_sha256: str | None = None) -> JobSpec:
-        """Return what the job that is asked for will be.
+        """Return the spec of the requested job.
 
-        Raises InvalidRequest, naming the field, where the admin does not allow what is asked for or the
-        launcher cannot run it.
+        Raises InvalidRequest, with the field, if the admin does not allow the request or the launcher cannot
+        run it.
         """
         spec = await self.profiles.make_spec(user, request, code_sha256=code_sha256)
         self.launcher.check_spec(spec)
         return self.launcher.round_spec(spec)
 
     async def get(self, user: User, job_id: str) -> Job:
-        """Return a job."""
+        """Return a job. Audits the read if an admin reads the job of another user."""
         job = await self.store.jobs.get(job_id, user=_owner(user))
         if job.user != user.name and is_first(Action.READ, job.id):
             await self.store.audit.add(make_entry(Action.READ, job.id, job.user))
@@ -150,26 +148,26 @@ class Jobs(LoggingConfigurable):
         return job
 
     async def list(self, user: User, query: JobQuery) -> JobPage:
-        """Return a page of jobs; only an admin may ask for those of others."""
+        """Return a page of jobs; only admins may list those of others."""
         await self._begin_listing(user, query.user)
         page = await self.store.jobs.list_page(query)
         await self.usage_report.explain(page.jobs)
         return page
 
     async def count(self, user: User, owner: str | None) -> dict[Status, int]:
-        """Return how many jobs of the owner's (None: of everybody's) there are of each status."""
+        """Return the number of jobs by status, of one user or (None) of all."""
         await self._begin_listing(user, owner)
         return await self.store.jobs.count(owner)
 
     async def summarize(
         self, user: User, owner: str | None, *, since: datetime | None, limit: int
     ) -> JobSummary:
-        """Return sums over the owner's jobs (None: everybody's), accepted since a time."""
+        """Return sums over the jobs of one user, or (None) of all, that were accepted since a time."""
         await self._begin_listing(user, owner)
         return await self.store.reports.summarize(owner, since=since, limit=limit)
 
     async def _begin_listing(self, user: User, owner: str | None) -> None:
-        """Raise Forbidden unless a user may list the owner's jobs; an admin's listing is put on record."""
+        """Raise Forbidden unless a user may list the owner's jobs; audits the listing of an admin."""
         _check_owner(user, owner)
         if owner != user.name:
             await self.store.audit.add(make_entry(Action.LIST, "", owner or "*"))
@@ -177,18 +175,18 @@ class Jobs(LoggingConfigurable):
     async def follow_changes(
         self, user: User, owner: str | None, *, after: str | None = None
     ) -> AsyncGenerator[SeenChange | Reset]:
-        """Return the changes of the owner's jobs as they come, without an end; see ``JobWatch.follow``."""
+        """Return an endless iterator over the changes of the owner's jobs: see ``JobWatch.follow``."""
         await self._begin_listing(user, owner)
         return await self.watch.follow(user.name, user=owner, after=after)
 
-    async def describe(self, user: User) -> dict[str, Any]:
-        """Return what limits a user has, what is used of them, and where the queued jobs stand, as JSON."""
+    async def describe(self, user: User) -> UsageJson:
+        """Return a user's limits, usage and queue as JSON."""
         return await self.usage_report.describe(user)
 
     async def cancel(self, user: User, job_id: str, *, note: str | None = None) -> Job:
-        """Ask a job to end and return it as it is now; raises Conflict when it had ended otherwise.
+        """Ask a job to end, and return its current state; raises Conflict if it ended otherwise.
 
-        Who asks is recorded, and why, if they say so.
+        The record keeps who asked, and the ``note`` with their reason.
         """
         reach("cancel.1")
         entry = make_entry(Action.CANCEL, job_id, user.name, detail=note or "")
@@ -201,13 +199,13 @@ class Jobs(LoggingConfigurable):
         return job
 
     async def delete(self, user: User, job_id: str) -> None:
-        """Cancel a job that is not over, and forget it: from now on there is no such job."""
+        """Cancel a job that has not ended, and delete it: from now on it does not exist for users."""
         entry = make_entry(Action.DELETE, job_id, user.name)
         await self.store.jobs.request_delete(job_id, user=_owner(user), audit=entry)
         self.on_change(job_id)
 
     async def rerun(self, user: User, job_id: str) -> Job:
-        """Record a new job that asks for what an earlier one of the user's own was, and return it."""
+        """Record a new job with the request of an earlier one of the same user, and return it."""
         job = await self.store.jobs.get(job_id, user=user.name)
         env = await self.store.jobs.read_env(job_id)
         if env is None:
@@ -218,14 +216,14 @@ class Jobs(LoggingConfigurable):
         return (await self.submit(user, make_request(job, env), rerun_of=job_id))[0]
 
     async def read_env(self, job: Job) -> dict[str, str]:
-        """Return the environment of a job, in the clear; empty where the key to it was removed."""
+        """Return the decrypted environment of a job; empty if the key was removed."""
         return (await self.store.jobs.read_env(job.id) or {}) if job.has_env else {}
 
     async def forget_user(self, name: str, *, before: datetime | None = None) -> ForgottenUser:
-        """Begin to forget a user: all jobs with their logs and results, all uploads, and what was used.
+        """Begin to forget a user: all jobs with their logs and results, all uploads, and the usage.
 
-        From now on nobody sees the jobs; those that run are cancelled. ``before`` leaves out newer things,
-        which belong to a later user of that name. It may be repeated. The audit record stays.
+        From now on nobody can see these jobs, and running ones are cancelled. ``before`` keeps newer things,
+        which belong to a later user of that name. Repeating this is harmless. The audit record stays.
         """
         jobs = 0
         while job_ids := await self.store.retention.forget_jobs(name, before=before):
@@ -238,7 +236,7 @@ class Jobs(LoggingConfigurable):
         return ForgottenUser(name, jobs, uploads)
 
     async def audit(self, query: AuditQuery) -> AuditPage:
-        """Return a page of the audit record, newest first; that it was read goes on record first."""
+        """Return a page of the audit record, newest first, after auditing this read."""
         if is_first(Action.AUDIT, ""):
             await self.store.audit.add(make_entry(Action.AUDIT, "", "*"))
         return await self.store.audit.list_page(query)
@@ -254,25 +252,25 @@ class Jobs(LoggingConfigurable):
     ) -> AsyncGenerator[ShownPiece]:
         """Return an iterator over the log, which the caller closes.
 
-        Raises NotFound before the first piece when there is no log (reason ``LogNotFound``, the message says
-        why). With ``follow`` it waits for the job to start and ends when the job is over; ``after`` is where
-        an earlier following ended.
+        Raises NotFound before the first piece if there is no log (reason ``LogNotFound``, with an
+        explanation). With ``follow`` it waits for the job to start, and ends when the job has ended.
+        ``after`` is the place where an earlier following ended.
         """
         job = await self.get(user, job_id)
         if after is not None or (follow and not job.is_over):
-            find_attempt(job, LogSelection(pod=selection.pod))  # one that there is not is said now
+            find_attempt(job, LogSelection(pod=selection.pod))  # an attempt that does not exist raises now
             return LogFollower(self.reader, self.store.jobs, job).pieces(selection, after=after)
-        return await self.reader.read(job, selection)
+        return await self.reader.read(job, selection, most=FOLLOWED_BYTES if follow else None)
 
     async def open_log(self, user: User, job_id: str, selection: LogSelection = ALL) -> tuple[LogText, int]:
-        """Return the log as it is now, to read a part of it or to search it, and of which attempt it is.
+        """Return the log as it is now, to read a part of it or to search it, and the number of its attempt.
 
         Raises as ``logs``.
         """
         return await self.reader.open(await self.get(user, job_id), selection)
 
     async def events(self, user: User, job_id: str) -> Sequence[JobEvent]:
-        """Return what happened to a job, oldest first."""
+        """Return the events of a job, oldest first; raises Unavailable."""
         job = await self.get(user, job_id)
         try:
             return await self.launcher.events(job)
@@ -290,28 +288,6 @@ def _owner(user: User) -> str | None:
 
 
 def make_request(job: Job, env: dict[str, str]) -> JobRequest:
-    """Return the request that makes a job like this one, with its environment."""
-    spec = job.spec
-    return JobRequest(
-        name=job.name,
-        command=spec.command,
-        args=spec.args,
-        notebook=spec.notebook,
-        collect=spec.collect,
-        image=spec.image or None,
-        profile=spec.profile,
-        env=env,
-        upload=spec.upload,
-        working_dir=spec.working_dir,
-        description=job.description,
-        tags=job.tags,
-        cpu_limit=spec.cpu_limit,
-        mem_limit=spec.mem_limit,
-        shm_size=spec.shm_size,
-        retries=spec.retries,
-        retry_delay_seconds=spec.retry_delay_seconds,
-        retry_backoff=spec.retry_backoff,
-        active_deadline_seconds=spec.active_deadline_seconds,
-        priority=spec.priority,
-        queue_name=spec.queue_name,
-    )
+    """Return a request for a job like this one, with its environment."""
+    requested = job.spec.get_requested() | {"image": job.spec.image or None}
+    return JobRequest(**requested, name=job.name, env=env, description=job.description, tags=job.tags)

@@ -1,4 +1,4 @@
-"""Tells any number of readers which jobs look different now, each those of one user or everybody's."""
+"""Notifies any number of clients of changed jobs, of one user or of all."""
 
 from __future__ import annotations
 
@@ -22,67 +22,70 @@ from ..store import Store
 from ..store.changes import JobChange
 
 LISTEN_SECONDS = 5
-"""How long the store is listened to at a time."""
+"""Seconds of one wait for changes from the store."""
 
 RETRY_SECONDS = 2
-"""How long to wait for a database that does not answer."""
+"""Seconds to wait if the database does not respond."""
 
 GATHER_SECONDS = 0.1
-"""How long changes are gathered: a job changes in bursts, and is read once for all who watch."""
+"""Seconds to gather changes: a job changes in bursts, and the service reads it once for all clients."""
 
 BATCH = 50
-"""Jobs that are read at once."""
+"""The number of jobs to read at once."""
 
 KEPT = 2000
-"""Changes that are kept for readers that are slow, or lost their connection, and no more bytes of them than
-``JobWatch.max_kept_bytes``."""
+"""The number of changes to keep for clients that are slow or lost their connection;
+``JobWatch.max_kept_bytes`` limits their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenChange:
-    """A job as it was after a change."""
+    """A job after a change."""
 
     place: str
-    """What a reader names to go on after it."""
+    """The place of this change, from which a client can continue."""
     user: str
     job_id: str
     data: str | None
-    """What readers are told of it, as JSON; None when it was deleted."""
+    """The job as JSON, for clients; None if it was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Changes were missed, or there is nothing before: read everything anew, and go on from ``place``."""
+    """The client missed changes, or is new: it must read everything again, and continue from ``place``."""
 
     place: str
 
 
 class JobWatch(LoggingConfigurable):
-    """Listens to the store for all readers of this process, and keeps the newest changes for them.
+    """Listens to the store for all clients of this process, and keeps the recent changes for them.
 
-    There is one list for all of them: a reader is a place in it, and one that falls behind its end is told
-    to read everything anew. So a slow reader costs nothing, and none costs the database more than others.
+    All clients share one list of changes, and each has a place in it. A client whose place is no longer in
+    the list must read everything again. So a slow client needs no memory, and more clients mean no more
+    database queries.
     """
 
     max_watchers = Integer(
         2000,
         min=1,
-        help="""The most connections of all users that may watch jobs at the same time.""",
+        help="""The maximum number of connections of all users that watch jobs at the same time.""",
         config=True,
     )
 
     max_watchers_per_user = Integer(
         20,
         min=1,
-        help="""The most connections of one user (such as browser tabs) that may watch jobs at the same
-        time.""",
+        help="""The maximum number of connections of one user (such as browser tabs) that watch jobs at the
+        same time.
+        """,
         config=True,
     )
 
     max_kept_bytes = ByteSpecification(
         16 * 2**20,
-        help="""Bytes of the newest changes that are kept for readers that are slow, or lost their connection.
-        Those who need an older one are told to read everything anew.""",
+        help="""Bytes of recent changes to keep for clients that are slow or lost their connection. A client
+        that needs an older change must read everything again.
+        """,
         config=True,
     )
 
@@ -113,7 +116,7 @@ class JobWatch(LoggingConfigurable):
         ]
 
     async def stop(self) -> None:
-        """End it; readers get nothing any more."""
+        """Stop listening; clients get no more changes."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -121,10 +124,10 @@ class JobWatch(LoggingConfigurable):
     async def follow(
         self, watcher: str, *, user: str | None, after: str | None = None
     ) -> AsyncGenerator[SeenChange | Reset]:
-        """Return the changes of one user's jobs (None: of everybody's), without an end.
+        """Return an endless iterator over the changes of one user's jobs, or (None) of all jobs.
 
-        It begins with a Reset unless ``after`` is the place of a change that is still kept. Raises
-        TooManyRequests when ``watcher`` has too many of them, Unavailable when all have.
+        It begins with a Reset unless ``after`` is the place of a change that is still in the list. Raises
+        TooManyRequests if ``watcher`` has too many such iterators, Unavailable if all watchers together have.
         """
         self._check_room(watcher)
         return self._follow(watcher, user, self._find(after))
@@ -167,14 +170,14 @@ class JobWatch(LoggingConfigurable):
 
     @property
     def _oldest(self) -> int:
-        """The number of the first change that is kept, or that is to come: those kept have no gaps."""
+        """The number of the first change in the list, or of the next change if the list is empty."""
         return self._last + 1 - len(self._kept)
 
     def _make_place(self, number: int) -> str:
         return f"{self._epoch}-{number}"
 
     def _find(self, place: str | None) -> int | None:
-        """Return the number of a place of this process, or None for one of another, or none at all."""
+        """Return the number of a place; None for no place, or one of another process."""
         epoch, _, number = (place or "").partition("-")
         if epoch != self._epoch or not (number.isascii() and number.isdigit() and len(number) < 19):
             return None
@@ -232,7 +235,7 @@ class JobWatch(LoggingConfigurable):
         self._wake()
 
     def _forget(self) -> None:
-        """Let go of the oldest changes that are too many, or too large; the newest stays."""
+        """Drop the oldest changes while they are too many or too large; the newest stays."""
         is_full = self._kept_bytes > self.max_kept_bytes
         while len(self._kept) > 1 and (len(self._kept) > KEPT or self._kept_bytes > self.max_kept_bytes):
             self._kept_bytes -= len(self._kept.popleft().data or "")
@@ -240,7 +243,7 @@ class JobWatch(LoggingConfigurable):
             LIMITS_HELD.labels("max_kept_bytes").inc()
 
     def _skip(self) -> None:
-        """Have all who read on from before read everything anew."""
+        """Make all clients read everything again."""
         self._kept.clear()
         self._kept_bytes = 0
         self._last += 1

@@ -1,1 +1,1 @@
-"""What runs jobs: ``base.JobLauncher`` and its implementations."""
+"""Runs jobs: ``base.JobLauncher`` and its implementations."""

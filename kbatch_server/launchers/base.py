@@ -1,4 +1,4 @@
-"""What a launcher must do: make a job, say what is seen of it, end it, and read its log."""
+"""The interface of a launcher: it launches a job, reports its state, ends it, and reads its log."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..models.results import OutputLimits, OutputTar
 
 
 class LauncherUnavailable(Exception):
-    """What runs the jobs cannot be asked now. It says nothing about the job: ask again later."""
+    """The launcher cannot reach what runs the jobs. This says nothing about the job: try again later."""
 
 
 class LaunchRefused(Exception):
-    """The job was refused for good, with a reason and a sentence that the user reads."""
+    """The launch failed permanently, with a reason and a sentence for the user."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -29,169 +29,168 @@ class LaunchRefused(Exception):
 
 
 class LogNotFound(Exception):
-    """There is no log, or no more of it, and never will be; says why in a sentence."""
+    """The log does not exist, or has no more data, and never will; the text is a sentence with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a job needs at its start and nobody may see: handed over once, kept in no record."""
+    """The secret data for a job's start: passed on once, and never recorded."""
 
     env: dict[str, str] = field(default_factory=dict, repr=False)
-    """The whole environment: the admin's, the user's and the service's own."""
+    """The complete environment: the admin's, the user's and the service's variables."""
     code_url: str | None = field(default=None, repr=False)
-    """Where the ZIP of code is fetched from; it expires, and is good for this one object."""
+    """The URL of the ZIP of code; it expires, and is valid only for this object."""
     outputs_url: str | None = field(default=None, repr=False)
-    """Where a tar of what the job wrote is sent to; good for this job, until it is cleaned up."""
+    """The URL to send a tar of the results to; it is valid only for this job, until the job is cleaned up."""
     code_key: str | None = None
     """The ZIP's key in the storage, for a launcher on the service's own machine."""
     output_limits: OutputLimits = field(default_factory=OutputLimits)
-    """How much of what it wrote is to be sent to ``outputs_url``."""
+    """The limits on the files to send to ``outputs_url``."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogPiece:
-    """Some bytes of a log, of any moderate number, and where to go on after them."""
+    """Some bytes of a log, of moderate size, and the position after them."""
 
     data: bytes
     position: dict[str, Any]
-    """JSON, the launcher's own: to go on from here without a byte lost or doubled."""
+    """JSON in the launcher's own format, to continue from here without losing or repeating a byte."""
     time: datetime | None = None
-    """When the first line of ``data`` was written, aware; None where that is not known."""
+    """When the first line of ``data`` was written, aware; None if unknown."""
 
 
 class JobLauncher(LoggingConfigurable):
     """Runs jobs somewhere.
 
     A subclass defines ``launch``, ``poll``, ``terminate`` and ``read_log``. The reconciler calls the first
-    three, for one job one call at a time, again and again until the job is over; so each must be harmless to
-    repeat, also after the service was killed in the middle of an earlier call and started again. A job
-    whose ``state`` is empty may be there all the same: it is looked for by its id. Each raises
-    LauncherUnavailable when it cannot know or cannot act now.
+    three repeatedly until the job has ended, one call at a time for each job. So repeating a call must be
+    harmless, also after the service was killed during an earlier call and restarted. A job with an empty
+    ``state`` may exist all the same: a subclass finds it by its id. Each raises LauncherUnavailable if it
+    cannot know or act now.
     """
 
     runs_notebooks = False
-    """Whether a job may have a notebook in the place of a command: see ``notebooks.launch``."""
+    """Whether a job may have a notebook in place of a command: see ``notebooks.launch``."""
 
     max_launches_per_second = Float(
         0,
         min=0,
-        help="""The most jobs started per second with this launcher; 0 means no limit.""",
+        help="""The maximum number of jobs that are launched per second; 0 means no limit.""",
         config=True,
     )
 
     poll_seconds = Float(
         30,
         min=1,
-        help="""Seconds between two polls of each job of this launcher, besides the changes that it
-        reports.""",
+        help="""Seconds between two polls of each job, in addition to the changes that this launcher reports.
+        """,
         config=True,
     )
 
     async def open(self) -> None:
-        """Get ready, once, for what any replica of the service may ask: ``logs`` and ``events``."""
+        """Prepare, once, for calls that any replica of the service may make: ``read_log`` and ``events``."""
 
     async def close(self) -> None:
-        """End every connection of the launcher, once. The jobs go on."""
+        """Close every connection of the launcher, once. The jobs continue."""
 
     async def start(self, on_change: Callable[[str], None]) -> None:
-        """Begin to lead: from now on ``launch``, ``poll``, ``terminate`` and ``clean`` may be called.
+        """Begin to lead: from now on the service may call ``launch``, ``poll``, ``terminate`` and ``clean``.
 
-        Of several replicas one leads at a time. Call ``on_change(job_id)`` from now on when a job may look
-        different.
+        Only one replica leads at a time. From now on, call ``on_change(job_id)`` when a job may have changed.
         """
 
     async def stop(self) -> None:
-        """End what ``start`` began: another replica may lead from now on, and this one again later."""
+        """End what ``start`` began: from now on another replica may lead, and later this one again."""
 
     async def check(self) -> None:
-        """Raise LauncherUnavailable unless what runs the jobs can be asked; in any replica, once open."""
+        """Raise LauncherUnavailable unless what runs the jobs responds; in any replica, after ``open``."""
 
     def check_spec(self, spec: JobSpec) -> None:
-        """Raise InvalidRequest, naming the field, for a job that this launcher can never run.
+        """Raise InvalidRequest, with the field, for a job that this launcher can never run.
 
-        It is called before a job is accepted, in any replica. The default refuses only a notebook, unless
-        ``runs_notebooks`` is set.
+        The service calls it before it accepts a job, in any replica. The default rejects only a notebook,
+        unless ``runs_notebooks`` is set.
         """
         if spec.notebook is not None and not self.runs_notebooks:
             raise InvalidRequest.of_field("notebook", "is not supported: this launcher only runs commands")
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
-        """Return what a job will really have: its sizes rounded to those that this launcher can give.
+        """Return the spec that a job will really have, with sizes that this launcher can provide.
 
-        It is called before a job is accepted, so that limits count what the job has, and not what it asked
-        for. The default gives any size.
+        The service calls it before it accepts a job, so that limits count what the job has, and not what it
+        requested. The default supports any size.
         """
         return spec
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
-        """Make the job, unless it is made already, and return the state to be kept with it.
+        """Create the job, unless it exists already, and return the state to store with it.
 
-        The names of all that is made derive from ``job.id``. The state comes back as ``job.state`` and is
-        what later calls find the job by. Raises LaunchRefused when it can never be made.
+        The names of all objects derive from ``job.id``. Later calls get the state as ``job.state`` and find
+        the job by it. Raises LaunchRefused if the job can never be created.
         """
         raise NotImplementedError
 
     async def poll(self, job: Job) -> JobStatus | None:
-        """Return what is seen of the job, or None when nothing of it is there (any more)."""
+        """Return the state of the job, or None if nothing of it exists (any more)."""
         raise NotImplementedError
 
     async def terminate(self, job: Job) -> bool:
-        """Ask the job to end and clean up after it; return whether nothing of it is left.
+        """Ask the job to end, and clean up after it; return whether nothing of it is left.
 
-        False means that it is on its way out: TERM first, KILL after the grace period, by the launcher or
-        by what it drives. A job whose ``delete_requested_at`` is set leaves nothing at all, no log either.
+        False means that it is ending: the launcher, or what it uses, sends TERM first, and KILL after the
+        grace period. A job with ``delete_requested_at`` must leave nothing at all, not even a log.
         """
         raise NotImplementedError
 
     async def release(self, job: Job) -> None:
-        """Let the next attempt of the job go, which ``poll`` said is held until a time that has come.
+        """Start the next attempt of the job, whose ``held_until`` in the result of ``poll`` has passed.
 
-        Nothing, where the launcher holds none.
+        Does nothing if the launcher never holds attempts.
         """
 
     async def finish(self, job: Job) -> None:
-        """End what is left of an attempt whose command has ended; what runs the job sees to the rest of it.
+        """End the rest of an attempt whose command has ended; what runs the job does everything else.
 
-        Called where ``poll`` says so by ``finish_at``; nothing, where that cannot be.
+        The service calls it at the ``finish_at`` of ``poll``. Does nothing if the launcher never sets that.
         """
 
     async def is_ending(self, job: Job) -> bool:
-        """Return whether something of a job that is over still runs, as what sends its results may."""
+        """Return whether a part of an ended job still runs, such as the one that sends its results."""
         return False
 
     async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
-        """Return what a job that is over wrote under ``$KBATCH_OUTPUT_DIR``, and with ``collect`` elsewhere.
+        """Return the files that an ended job wrote to ``$KBATCH_OUTPUT_DIR``, and with ``collect`` elsewhere.
 
-        None, the default, where it is sent by what runs the job, to ``Launch.outputs_url``, or not at all.
-        It is read once and before ``clean``, and again after a failure. Only regular files are kept, and
-        links to such. A tar that is much larger than the limits is refused as a whole.
+        None, the default, means that the job itself sends them to ``Launch.outputs_url``, or that it has
+        none. The service reads them once, before ``clean``, and again after a failure. It keeps only regular
+        files, and links to such. It rejects a tar as a whole if it is much larger than the limits.
         """
         return None
 
     async def find_outputs_problem(self, job: Job) -> str | None:
-        """Return in a sentence why what a job wrote was not sent, or None where nothing was to be sent.
+        """Return, as a sentence, why the job did not send its results; None if it had nothing to send.
 
-        It is asked of a job that is over, whose command ran and of which nothing came.
+        The service calls it for an ended job whose command ran, if no results arrived.
         """
         return None
 
     async def clean(self, job: Job) -> None:
-        """Free what a job that is over needs no more; its log is kept elsewhere by now.
+        """Free what an ended job does not need any more; by now its log is saved elsewhere.
 
-        Nothing, where that goes by itself.
+        Does nothing if that happens by itself.
         """
 
     def read_log(self, job: Job, pod: str, position: dict[str, Any] | None) -> AsyncIterator[LogPiece]:
-        """Yield the log of one pod (attempt) as it grows, until the pod has ended and all was read.
+        """Yield the log of one pod (attempt) while it grows, until the pod has ended and everything was read.
 
-        ``pod`` is the name of one of those that ``poll`` reports, or the job's id where it reports none.
-        It begins after ``position``, which an earlier piece had, perhaps of an earlier process of the
-        service; None is the beginning. Nothing is held while the reader does not ask for the next piece, but
-        what a connection needs. Raises LogNotFound when there is nothing (more) to read and never will be,
-        LauncherUnavailable when that cannot be known now. Closing the iterator frees all that it held.
+        ``pod`` is the name of a pod in the result of ``poll``, or the job's id if that has none. It begins
+        after ``position``, which an earlier piece had, perhaps in an earlier process of the service; None is
+        the beginning. While the caller does not ask for the next piece, it holds no memory except for the
+        connection. Raises LogNotFound if there is nothing (more) to read and never will be,
+        LauncherUnavailable if that is unknown now. Closing the iterator frees everything that it held.
         """
         raise NotImplementedError
 
     async def events(self, job: Job) -> list[JobEvent]:
-        """Return what happened to the job, oldest first; nothing where the launcher has no events."""
+        """Return the events of the job, oldest first; empty if the launcher has no events."""
         return []

@@ -1,4 +1,5 @@
-"""What a user, a group and all together may have queued and running, as the admin says, or a hook."""
+"""The limits on queued and running jobs for users, groups and all together, from the admin's settings or a
+hook."""
 
 from __future__ import annotations
 
@@ -34,22 +35,22 @@ from .rules import (
 )
 
 MAX_KEPT = 10_000
-"""Answers of the hook that are remembered; the oldest are forgotten first."""
+"""Maximum number of cached answers of the hook; a new one replaces the oldest."""
 
 FIELDS = {CPU: "cpu_limit", MEMORY: "mem_limit"}
-"""Which field of a request asks for a resource; others come with the profile."""
+"""The field of a request that sets a resource; the profile sets the others."""
 
 
 class Limits(LoggingConfigurable):
-    """Says what the limits of a user are, and refuses what could never be within them."""
+    """Determines the limits of a user, and rejects jobs that could never start within them."""
 
     user_limits = Dict(
-        help="""The limits of each user whose groups set no others, by resource.
+        help="""The limits of each user, by resource. Groups may set others: see ``group_limits``.
 
-        ``queued`` (jobs that wait; one more is answered with 429), ``running`` (jobs that were started and
-        are not over), ``cpu``, ``memory`` (bytes, or with a unit of 1024 like ``64G``),
-        ``job_hours_per_month`` and names of extended resources. What would go over the others waits.
-        Default: no limits. Example::
+        The resources are ``queued`` (jobs that wait; one more gets 429), ``running`` (jobs that were started
+        and have not ended), ``cpu``, ``memory`` (bytes, or with a unit of 1024 like ``64G``),
+        ``job_hours_per_month`` and names of extended resources. Jobs over the limits other than ``queued``
+        wait. Default: no limits. Example::
 
             c.Limits.user_limits = {"queued": 1000, "running": 4, "cpu": 16, "memory": "64G",
                                     "nvidia.com/gpu": 1, "job_hours_per_month": 500}
@@ -60,42 +61,50 @@ class Limits(LoggingConfigurable):
     max_queued = Integer(
         10_000,
         min=0,
-        help="""How many jobs a user may have queued whose ``queued`` nothing else limits: one more is
-        answered with 429. 0: any number.""",
+        help="""The maximum number of queued jobs of a user without a limit for ``queued``; one more gets 429.
+        0: no limit.
+        """,
         config=True,
     )
 
     max_record_bytes = ByteSpecification(
         2**30,
-        help="""Bytes of the database that the jobs of one user may take, those that are over included: with
-        their environments, commands and descriptions. An integer, or a string like ``1G``; one more job is
-        answered with 403, until some are deleted. 0: any number.
+        help="""The maximum size, in bytes, of all jobs of one user in the database, including jobs that have
+        ended.
 
-        Most jobs take one or two thousand, and one with the largest environment 400,000.
+        It counts their environments, commands and descriptions. An integer, or a string like ``1G``. One more
+        job gets 403 until the user deletes some. 0: no limit. Most jobs take one or two thousand bytes; a job
+        with the largest environment takes 400,000.
         """,
         config=True,
     )
 
     group_limits = Dict(
-        help="""The limits of each member of a group of the hub, by group: as ``user_limits``, and instead of
-        them. None is no limit. Who is in several has of each resource the most generous of their limits, and
-        what none of them sets from ``user_limits``. Example: ``{"staff": {"running": 20, "queued": None}}``.
+        help="""The limits of each member of a hub group, by group, in the form of ``user_limits``. They
+        replace these.
+
+        None means no limit. If a user is in several groups, the most generous limit applies, for each
+        resource separately. Resources that no group sets follow ``user_limits``. Example:
+        ``{"staff": {"running": 20, "queued": None}}``.
         """,
         config=True,
     )
 
     group_totals = Dict(
-        help="""What all members of a group have together, by group: as ``user_limits``.
+        help="""The limits of all members of a group together, by group, in the form of ``user_limits``.
 
-        They hold beside the limits of each member. Example: ``{"course-101": {"cpu": 64, "running": 40}}``.
+        They apply in addition to the limits of each member. Example:
+        ``{"course-101": {"cpu": 64, "running": 40}}``.
         """,
         config=True,
     )
 
     total_limits = Dict(
-        help="""What the jobs of all users have together: as ``user_limits``, without ``queued`` and
-        ``job_hours_per_month``. When it is used up, the turn is of the user who has used the least lately.
-        Example: ``{"running": 100, "cpu": 400, "memory": "2T"}``.
+        help="""The limits of all users together, in the form of ``user_limits``, without ``queued`` and
+        ``job_hours_per_month``.
+
+        When jobs use all of it, the user with the least recent usage is next. Example:
+        ``{"running": 100, "cpu": 400, "memory": "2T"}``.
         """,
         config=True,
     )
@@ -103,8 +112,9 @@ class Limits(LoggingConfigurable):
     limits_hook: Any = traitlets.Callable(
         None,
         allow_none=True,
-        help="""Called with a user's name, the names of his groups (a tuple) and his limits as the traits have
-        them (a dict), to return his limits, as ``user_limits``; None leaves them. It may be async. Example::
+        help="""A function that returns the limits of a user, in the form of ``user_limits``, or None to leave
+        them as they are. It may be async. Its arguments are the user's name, the names of the user's groups
+        (a tuple) and the limits that the traits define (a dict). Example::
 
             def limits_hook(user, groups, limits):
                 return limits | {"running": 50} if user.endswith("@example.org") else limits
@@ -115,22 +125,27 @@ class Limits(LoggingConfigurable):
     )
 
     hook_max_age_seconds = Float(
-        60, min=0, help="""Seconds for which the hook's answer about a user is remembered.""", config=True
+        60,
+        min=0,
+        help="""Seconds for which the service caches the hook's answer about a user.""",
+        config=True,
     )
 
     hook_timeout_seconds = Float(
         10,
         min=0.1,
-        help="""Seconds that an async hook may take: after that a submit is answered with 503, and jobs that
-        are queued go on to wait.""",
+        help="""Seconds that an async hook may take. After that, a submit gets 503, and queued jobs continue
+        to wait.
+        """,
         config=True,
     )
 
     half_life_seconds = Float(
         7 * 86400,
         min=60,
-        help="""Seconds after which what a user has used counts half as much for whose turn it is. Default: a
-        week.""",
+        help="""Seconds after which a user's recent usage counts half as much in the scheduling order.
+        Default: a week.
+        """,
         config=True,
     )
 
@@ -138,9 +153,11 @@ class Limits(LoggingConfigurable):
         value_trait=Float(min=0),
         key_trait=Unicode(),
         default_value={"running": 1.0, "cpu": 1.0},
-        help="""What a job is charged for each second that it runs, for whose turn it is: the sum of what it
-        has of each resource, by these weights. Default: one for the job and one for each CPU. Example, by
-        what a node costs: ``{"cpu": 1, "memory": 1e-10, "nvidia.com/gpu": 20}``.
+        help="""The weights of resources in a user's recent usage, which decides the scheduling order.
+
+        Each second, a running job adds the sum of its resources, multiplied by their weights. Default: one
+        for the job and one for each CPU. Example, by the price of a node:
+        ``{"cpu": 1, "memory": 1e-10, "nvidia.com/gpu": 20}``.
         """,
         config=True,
     )
@@ -164,7 +181,7 @@ class Limits(LoggingConfigurable):
 
     @property
     def is_set(self) -> bool:
-        """Whether there is any limit: without, each job is started as soon as it comes."""
+        """Whether any limit is set: without limits, each job is started as soon as it comes."""
         return bool(
             self.user_limits
             or self.group_limits
@@ -174,9 +191,9 @@ class Limits(LoggingConfigurable):
         )
 
     async def find(self, user: str, groups: Iterable[str]) -> dict[str, float]:
-        """Return the limits of a user, those of resources that are limited; raises Unavailable.
+        """Return the limits of a user, without unlimited resources; raises Unavailable.
 
-        That is when the hook fails, which its log says more of, and no answer of it is remembered.
+        It raises if the hook fails: the log has the error, and the failure is not cached.
         """
         groups = tuple(groups)
         limits = choose_limits(self.user_limits, self.group_limits, groups)
@@ -203,12 +220,15 @@ class Limits(LoggingConfigurable):
         return found
 
     def check(self, spec: JobSpec, limits: Mapping[str, float], groups: Iterable[str]) -> None:
-        """Refuse a job that could never start: it asks for more than there is as a whole, or does not say
-        how much it needs of what is limited. Raises InvalidRequest that names the field, or Forbidden."""
+        """Reject a job that could never start.
+
+        That is a job that requests more than a limit as a whole, or that sets no size for a limited resource.
+        Raises InvalidRequest with the field, or Forbidden.
+        """
         demand = make_demand(spec)
         owners = [("user", limits)]
         owners += [(make_group_owner(group), self.group_totals[group]) for group in self.find_counted(groups)]
-        if spec.queue_name is None:  # of what all share, Kueue gives a job that is handed to it its part
+        if spec.queue_name is None:  # Kueue itself gives its jobs their part of the total
             owners.append((TOTAL, self.total_limits))
         for owner, owned in owners:
             for name, field in FIELDS.items():
@@ -221,18 +241,18 @@ class Limits(LoggingConfigurable):
                 raise _make_refusal(owner, resource, owned[resource], spec)
 
     def find_queue(self, limits: Mapping[str, float]) -> float | None:
-        """Return how many jobs a user with these limits may have queued, or None for any number."""
+        """Return the maximum number of queued jobs of a user with these limits; None: no maximum."""
         return limits.get(QUEUED, self.max_queued or None)
 
     def find_group_queues(self, groups: Iterable[str]) -> dict[str, float]:
-        """Return how many jobs each of the groups may have queued, of those that have a limit for it."""
+        """Return the maximum number of queued jobs of each of these groups that has one."""
         limited = {group: self.group_totals[group].get(QUEUED) for group in self.find_counted(groups)}
         return {
             group: limit for group, limit in limited.items() if limit is not None and limit != float("inf")
         }
 
     def find_counted(self, groups: Iterable[str]) -> list[str]:
-        """Return those of the groups that have limits for all members together."""
+        """Return the groups that have limits for all members together."""
         return [group for group in groups if group in self.group_totals]
 
 
@@ -243,7 +263,7 @@ def _make_refusal(owner: str, resource: str, limit: float, spec: JobSpec) -> Inv
         message = f"The job can never start: {whose} may have no {describe(resource, 0)}."
         return Forbidden(message, reason="QuotaExceeded")
     field = FIELDS.get(resource, "profile")
-    # what else there is comes with the profile, also with that which is used when none is named
+    # other resources come from the profile, or from the default one
     what = "" if field != "profile" else f"{spec.profile!r} " if spec.profile else "the default of every job "
     most = f"more than {whose} may use together: {describe(resource, limit)}"
     return InvalidRequest.of_field(field, f"{what}requests {most if limit else _none_of(whose, resource)}")

@@ -1,9 +1,9 @@
-"""How much somebody has used lately, and in a month: sums over the times that jobs ran. Pure.
+"""Computes recent usage, and usage by month: sums over the running times of jobs. Pure.
 
-A job has a rate, the sum of its amounts by their weights, and is charged its rate for each second. What was
-charged loses half of its weight in each half-life ``H``, as in Slurm's multifactor priority
-(``PriorityDecayHalfLife``, https://slurm.schedmd.com/priority_multifactor.html): of a job that ran from ``a``
-to ``b``, ``rate * H / ln 2 * (2**((b - now) / H) - 2**((a - now) / H))`` counts now.
+A job has a rate, the sum of its resources multiplied by their weights, and each second adds its rate. A
+charge loses half of its weight in each half-life ``H``, as in Slurm's multifactor priority
+(``PriorityDecayHalfLife``, https://slurm.schedmd.com/priority_multifactor.html): a job that ran from ``a`` to
+``b`` now counts ``rate * H / ln 2 * (2**((b - now) / H) - 2**((a - now) / H))``.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from datetime import UTC, datetime
 from .rules import Amounts
 
 LEAST_SECONDS = 60
-"""A job that has just begun counts as one that ran so long: else who is first would get all free places."""
+"""A running job counts for at least this time; otherwise the first user would get all free job slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """How use is counted."""
+    """The rules for counting usage."""
 
     half_life_seconds: float = 7 * 86400.0
     weights: Mapping[str, float] = field(default_factory=lambda: {"running": 1.0})
 
     def get_rate(self, demand: Amounts) -> float:
-        """Return what a job that takes ``demand`` is charged for each second."""
+        """Return the charge per second of a job with these resources."""
         return sum(weight * demand.get(name, 0.0) for name, weight in self.weights.items())
 
     def decay(self, use: float, seconds: float) -> float:
-        """Return what is left of a use after some seconds."""
+        """Return the remaining weight of a charge after some seconds."""
         return use * math.exp2(-max(0.0, seconds) / self.half_life_seconds)
 
     def charge(self, rate: float, *, start: datetime, end: datetime, now: datetime) -> float:
-        """Return what counts now of a job that ran, or has been running, from ``start`` to ``end``."""
+        """Return the current charge of a job that ran, or has been running, from ``start`` to ``end``."""
         began = max(0.0, (now - start).total_seconds())
         ended = min(began, max(0.0, (now - end).total_seconds()))
         half_life = self.half_life_seconds
-        # as a difference of two numbers close to 1 it would lose its digits for a short job
+        # expm1: the difference of two numbers close to 1 would lose precision for a short job
         share = -math.expm1(-(began - ended) / half_life * math.log(2))
         return rate * half_life / math.log(2) * share * math.exp2(-ended / half_life)
 
@@ -50,10 +50,15 @@ def get_month(moment: datetime) -> str:
 
 
 def get_next_month(moment: datetime) -> datetime:
-    """Return when the month after that of a moment begins, in UTC."""
+    """Return the beginning of the month after that of a moment, in UTC."""
     at = moment.astimezone(UTC)
     year, month = (at.year + 1, 1) if at.month == 12 else (at.year, at.month + 1)
     return datetime(year, month, 1, tzinfo=UTC)
+
+
+def get_month_end(month: str) -> datetime:
+    """Return the end of a month like ``2026-11``, in UTC."""
+    return get_next_month(datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC))
 
 
 def split_months(start: datetime, end: datetime) -> dict[str, float]:
@@ -67,5 +72,5 @@ def split_months(start: datetime, end: datetime) -> dict[str, float]:
 
 
 def count_in_month(start: datetime | None, now: datetime) -> float:
-    """Return the seconds of this month for which something ran that began at ``start`` and runs now."""
+    """Return the seconds of this month that a job which began at ``start`` has been running."""
     return 0.0 if start is None else split_months(start, now).get(get_month(now), 0.0)

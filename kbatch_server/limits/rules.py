@@ -1,8 +1,8 @@
-"""May a job start now, and if not, why: limits, what is used of them, and the words for it. Pure.
+"""Decides whether a job may start now, and words the reason if not: limits and their usage. Pure.
 
 Limits and amounts are mappings by resource: ``queued`` and ``running`` (jobs), ``cpu``, ``memory`` (bytes),
-``job_hours_per_month``, or the name of an extended resource, like ``nvidia.com/gpu``. What is not in a
-mapping of limits is not limited.
+``job_hours_per_month``, or the name of an extended resource, like ``nvidia.com/gpu``. A resource that is not
+in a mapping of limits is unlimited.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ HOURS = "job_hours_per_month"
 PLAIN = (QUEUED, RUNNING, CPU, MEMORY, HOURS)
 
 TOTAL = "total"
-"""The owner of what all users share."""
+"""The owner of the limits that all users share."""
 
 _GROUP = "group:"
 
 EPSILON = 1e-9
-"""Sums of CPUs like 0.1 are not exact."""
+"""Tolerance for sums of fractions such as 0.1 CPU, which are not exact."""
 
 Amounts = Mapping[str, float]
 
 
 def read_limits(value: Any, *, without: Iterable[str] = ()) -> dict[str, float]:
-    """Return the limits that an admin wrote, or raise ValueError that says what is wrong with them.
+    """Return the limits in an admin's setting, or raise ValueError with the problem.
 
-    None stands for no limit, as infinity, so that it wins over a number. ``memory`` may have a unit of 1024.
+    None means no limit, and becomes infinity, so that it is greater than any number. ``memory`` may have a
+    unit of 1024.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a dict of limits, not {value!r}")
@@ -57,7 +58,7 @@ def _read_limit(name: Any, amount: Any, without: set[str]) -> float:
 def choose_limits(
     default: Amounts, by_group: Mapping[str, Amounts], groups: Iterable[str]
 ) -> dict[str, float]:
-    """Return the limits of a user: of each resource the most generous of his groups, else the default."""
+    """Return a user's limits: for each resource the most generous of the groups', else the default."""
     chosen: dict[str, float] = {}
     for group in groups:
         for name, amount in by_group.get(group, {}).items():
@@ -66,7 +67,7 @@ def choose_limits(
 
 
 def make_demand(spec: JobSpec) -> dict[str, float]:
-    """Return what a job takes while it runs: its limits, and where it has none its guarantees."""
+    """Return the resources that a job takes while it runs: its limits, or else its guarantees."""
     demand: dict[str, float] = {RUNNING: 1.0}
     for name, limit, guarantee in (
         (CPU, spec.cpu_limit, spec.cpu_guarantee),
@@ -81,26 +82,26 @@ def make_demand(spec: JobSpec) -> dict[str, float]:
 
 
 def make_group_owner(group: str) -> str:
-    """Return a group as an owner of limits, which ``TOTAL`` and each user are, too."""
+    """Return the name of a group as an owner of limits; ``TOTAL`` and users are owners, too."""
     return f"{_GROUP}{group}"
 
 
 def find_group(owner: str) -> str | None:
-    """Return the group that an owner is, or None if it is none."""
+    """Return the group's name if the owner is a group, else None."""
     return owner.removeprefix(_GROUP) if owner.startswith(_GROUP) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The limits of one owner (a user, a group, all together) and what is used of them now."""
+    """The limits of one owner (a user, a group, all together) and their current usage."""
 
     owner: str
-    """``user``, TOTAL, or of a group what ``make_group_owner`` makes."""
+    """``user``, TOTAL, or the result of ``make_group_owner``."""
     limits: Amounts
     used: Amounts = field(default_factory=dict)
 
     def find_short(self, demand: Amounts) -> str | None:
-        """Return the first resource of which there is too little left for ``demand``, or None."""
+        """Return the first resource that has too little left for ``demand``, or None."""
         for name, limit in self.limits.items():
             used = self.used.get(name, 0.0)
             if name == HOURS:
@@ -111,7 +112,7 @@ class Bounds:
         return None
 
     def find_impossible(self, demand: Amounts) -> str | None:
-        """Return the first resource of which ``demand`` alone is more than all, or None."""
+        """Return the first resource whose whole limit is less than ``demand``, or None."""
         for name, limit in self.limits.items():
             amount = EPSILON * 2 if name == HOURS else demand.get(name, 0.0)
             if amount > limit + EPSILON:
@@ -127,12 +128,13 @@ class Wait:
     why: str
     owner: str = ""
     resource: str = ""
-    """Of what there is too little, and whose: where that is shared, who comes later may not take it."""
+    """The resource that is short, and ``owner``, whose limit it is. Later jobs may not use a short shared
+    resource."""
 
     def make_message(self, place: int | None, queued_before: int = 0) -> str:
-        """Return the sentence for a job in its place (1 is the first) of the user's queued ones.
+        """Return the sentence for a job at this place of its user's queue (1 is the first).
 
-        Without a place it says how many are before it at least.
+        Without a place, it gives the minimum number of jobs ahead.
         """
         if place is None:
             return f"{self.why} More than {queued_before} of your queued jobs are ahead of this one."
@@ -144,7 +146,7 @@ LIMITS_UNKNOWN = Wait("LimitsUnknown", "Your limits cannot be read now. The serv
 
 
 def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
-    """Return why a job waits for a resource of which its owner has too little left."""
+    """Return why a job waits for a resource that its owner has too little left of."""
     if bounds.owner == TOTAL:
         limit = bounds.limits[resource]
         what = describe(resource, limit)
@@ -158,18 +160,18 @@ def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
 
 
 def make_too_large_wait(bounds: Bounds, resource: str) -> Wait:
-    """Return why a job waits that needs more than all of what it shares: the limit was lowered since it came.
+    """Return why a job waits that exceeds a shared limit, which was lowered since its submit.
 
-    Nothing is kept free for it: it would be for ever.
+    No resources are reserved for it, because it would block others forever.
     """
     of = "all jobs" if bounds.owner == TOTAL else f"the group {find_group(bounds.owner)!r}"
     what = describe(resource, bounds.limits[resource])
     return Wait("QuotaExceeded", f"The job requests more than {of} may use together: {what}.")
 
 
-@lru_cache(maxsize=256)  # it is asked of each user who waits, and is the same for most
+@lru_cache(maxsize=256)  # called for each waiting user, mostly with the same arguments
 def make_turn_wait(owner: str, resource: str) -> Wait:
-    """Return why a job waits for what somebody who comes first needs."""
+    """Return why a job waits for a resource that another user's job needs first."""
     of = "" if owner == TOTAL else f" of the group {find_group(owner)!r}"
     what = "job slots" if resource == RUNNING else describe(resource, 0)
     return Wait("WaitingForTurn", f"Waiting for {what}: users{of} with less recent usage go first.")
@@ -194,7 +196,7 @@ def _explain(bounds: Bounds, resource: str, demand: Amounts) -> str:
 
 
 def describe(resource: str, amount: float) -> str:
-    """Return a resource in words, with its amount where there is one: ``16 CPUs``, ``64 GiB of memory``."""
+    """Return a resource in words, with its amount if it is not 0: ``16 CPUs``, ``64 GiB of memory``."""
     words = {CPU: "CPUs", MEMORY: "memory", RUNNING: "jobs", HOURS: "job-hours a month"}.get(
         resource, resource
     )
@@ -204,7 +206,7 @@ def describe(resource: str, amount: float) -> str:
 
 
 def format_amount(resource: str, amount: float) -> str:
-    """Return a number as it is read: memory in GiB or MiB, others as they are."""
+    """Return a number in a readable form: memory in GiB or MiB, others as they are."""
     if resource != MEMORY:
         return f"{round(amount, 3):g}"
     return f"{amount / 2**30:.4g} GiB" if amount >= 2**30 else f"{amount / 2**20:.4g} MiB"

@@ -1,1 +1,1 @@
-"""The logs of jobs: recorded while they run, read, followed and searched."""
+"""Records the logs of jobs while they run, and lets users read, follow and search them."""

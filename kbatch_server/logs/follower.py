@@ -1,4 +1,4 @@
-"""Follows a job's log from before its start to its end, over its attempts."""
+"""Follows a job's log from before its start to its end, through all its attempts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..models.job import Job
 from ..store.jobs import JobStore
 from .reader import (
     ALL,
+    FOLLOWED_BYTES,
     NOT_YET,
     POLL_SECONDS,
     Attempt,
@@ -27,19 +28,19 @@ from .recorder import find_attempts
 from .text import LogText
 
 COMPLETE_SECONDS = 30
-"""How long the end of the log of a job that is over is waited for."""
+"""Seconds to wait for the end of the log after the job has ended."""
 
 NEWS_SECONDS = 10
-"""How long news of a log that this process records is waited for before the record is read."""
+"""Seconds to wait for new data from this process's recorder before reading the job's record again."""
 
 PIECE_BYTES = 64 * 1024
 
 
 class LogFollower:
-    """Yields a job's log as it is written, until the job is over and its logs are complete.
+    """Yields a job's log while it is written, until the job has ended and its log is complete.
 
-    What is new comes from the memory of this process's recorder; where another process records, the record is
-    read again and again.
+    New data comes from the memory of this process's recorder. If another process records the log, it comes
+    from the storage, by reading the log's record repeatedly.
     """
 
     def __init__(self, reader: LogReader, jobs: JobStore, job: Job) -> None:
@@ -51,10 +52,10 @@ class LogFollower:
     async def pieces(
         self, selection: LogSelection = ALL, *, after: LogPlace | None = None
     ) -> AsyncGenerator[ShownPiece]:
-        """Yield the log of all attempts, or of the one that is selected.
+        """Yield the log of all attempts, or of the selected one.
 
-        ``tail`` and ``since`` are for what there is at the beginning; ``after`` is where an earlier reading
-        ended, and to go on from. Raises Unavailable when the end of the log does not come.
+        ``tail`` and ``since`` apply to the log that exists at the beginning. ``after`` is the place where an
+        earlier reading ended, to continue from. Raises Unavailable if the end of the log does not arrive.
         """
         at_first = set(find_attempts(self._job))
         done = after.attempt - 1 if after else 0
@@ -70,7 +71,7 @@ class LogFollower:
                 return
 
     async def _wait_for_attempt(self, selection: LogSelection, done: int) -> Attempt | None:
-        """Return the next attempt that is wanted, or None when there will be none."""
+        """Return the next selected attempt, or None when no more will come."""
         delay, limit = POLL_SECONDS
         while True:
             for number, pod in enumerate(find_attempts(self._job), 1):
@@ -85,15 +86,15 @@ class LogFollower:
                 return None
 
     async def _follow(self, attempt: Attempt, begin: LogSelection | int) -> AsyncGenerator[ShownPiece]:
-        """Yield the log of one attempt to its end; ``begin`` says from where on, or from which offset."""
+        """Yield the log of one attempt to its end; ``begin`` is a selection or an offset."""
         at = begin if isinstance(begin, int) else 0
         selection = None if isinstance(begin, int) else begin
         delay, limit = POLL_SECONDS
         while True:
-            text, start = await self._find_text(attempt, at, selection)
+            text, start, at = await self._find_text(attempt, at, selection)
             selection = None
             if text is not None:
-                async with aclosing(show(text, attempt, start)) as pieces:
+                async with aclosing(show(text, attempt, start, FOLLOWED_BYTES)) as pieces:
                     async for piece in pieces:
                         yield piece
                 if text.is_complete:
@@ -112,21 +113,28 @@ class LogFollower:
 
     async def _find_text(
         self, attempt: Attempt, at: int, selection: LogSelection | None
-    ) -> tuple[LogText | None, int]:
-        """Return what is kept beyond an offset, and where to begin in it."""
+    ) -> tuple[LogText | None, int, int]:
+        """Return the stored log after an offset, where to begin in it, and from which offset that is."""
         with reading_errors():
             times = selection is not None and selection.since is not None
-            # what is in memory is followed, a little at a time, but where it must be looked at from its end
+            # the part in memory is followed later, in small pieces, unless the selection needs it here
             with_live = times or (selection is not None and selection.tail is not None)
             text = await self._reader.make_text(
                 self._job, attempt, after=at, times=times, with_live=with_live
             )
             if text is None:
-                return None, 0
-            return text, text.find_offset(at) if selection is None else await find_begin(text, selection)
+                return None, 0, at
+            if selection is None:
+                return text, text.find_offset(at), at
+            begin = await find_begin(text, selection)
+            if with_live:  # the text has a copy of what is in memory: not for as long as its reader takes
+                at = text.find_place(begin)
+                text = await self._reader.make_text(self._job, attempt, after=at, with_live=False)
+                begin = 0 if text is None else text.find_offset(at)
+            return text, begin, at
 
     async def _follow_live(self, attempt: Attempt, at: int) -> AsyncGenerator[ShownPiece]:
-        """Yield what comes after an offset, for as long as the recorder of this process has it in memory."""
+        """Yield new data after an offset while this process's recorder has it in memory."""
         while True:
             writer = self._reader.recorder.find_writer(self._job.id, attempt.pod)
             if writer is None or writer.is_complete or not writer.start <= at <= writer.end:
@@ -145,7 +153,7 @@ class LogFollower:
                     return
 
     async def _goes_on(self) -> bool:
-        """Return whether there may be more; raises Unavailable when that is overdue."""
+        """Return whether more data may come; raises Unavailable if it is overdue."""
         if not await self._reload():
             return False
         if self._job.is_over:
@@ -155,7 +163,7 @@ class LogFollower:
         return True
 
     async def _reload(self) -> bool:
-        """Read the job again; return False when it is (to be) deleted."""
+        """Read the job again; return False if it was deleted."""
         job = await self._jobs.find(self._job.id)
         if job is None or job.delete_requested_at is not None:
             return False

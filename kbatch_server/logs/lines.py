@@ -1,4 +1,4 @@
-"""The lines of a long text: found by words, or cut out by number, a piece of the text at a time; pure."""
+"""Finds the lines of a long text by words or by number, piece by piece; pure."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from dataclasses import dataclass
 from .terminal import fold, has_controls, show_plain, show_styled
 
 MAX_SHOWN_BYTES = 8192
-"""A longer line is shown in part."""
+"""A longer line is shortened."""
 
 MAX_STYLED_BYTES = 4 * MAX_SHOWN_BYTES
-"""A line that is longer with its colours and links is shown without them."""
+"""A line that is longer than this with its colours and links is shown without them."""
 
 MAX_LINE_BYTES = 256 * 1024
-"""A longer line is searched in parts: a log of one endless line must not be kept in memory. Of one that is
-drawn again and again, as a progress bar is, only what is seen counts."""
+"""A longer line is searched in parts, so that a log of one endless line does not fill the memory. For a line
+that is redrawn repeatedly, such as a progress bar, only what a terminal shows counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A line that holds the words."""
+    """A line that contains the words."""
 
     line: int
-    """Its number, from 1."""
+    """The number of the line, from 1."""
     text: str
 
 
 class LineSearch:
-    """Finds words in what a terminal shows of each line: colours and links do not part them.
+    """Finds words in each line as a terminal shows it; colours and links do not separate them.
 
-    It takes the pieces of a text in their order, and blocks for a moment for each megabyte: use a thread.
+    It takes the pieces of a text in order, and blocks for a moment per megabyte: use a thread.
     """
 
     def __init__(self, words: str, most: int | None = None) -> None:
-        """``most`` is the number of hits after which nothing is searched any more."""
+        """``most`` is the maximum number of hits; the search ends there."""
         self._left = most
         self._words = words.lower()
         self._overlap = 4 * len(self._words)
@@ -44,14 +44,14 @@ class LineSearch:
 
     @property
     def is_done(self) -> bool:
-        """Whether there are as many hits as may be."""
+        """Whether the maximum number of hits is reached."""
         return self._left == 0
 
     def add(self, piece: bytes, first_line: int, skip: int = 0) -> list[Hit]:
-        """Return the hits in the lines that are complete with this piece.
+        """Return the hits in the lines that this piece completes.
 
-        ``first_line`` is the number of the line that its first byte belongs to; ``skip`` bytes of it are not
-        searched.
+        ``first_line`` is the number of the line that the piece's first byte belongs to. The search skips the
+        first ``skip`` bytes.
         """
         if skip:
             first_line += piece.count(b"\n", 0, skip)
@@ -73,7 +73,7 @@ class LineSearch:
         return hits
 
     def finish(self) -> list[Hit]:
-        """Return the hit in the last line, which no newline ended."""
+        """Return the hit in the last line, which has no newline."""
         hits = self._search(self._rest)
         self._rest = b""
         return hits
@@ -84,7 +84,7 @@ class LineSearch:
             if self.is_done:
                 break
             number = self._next_line + index
-            if number == self._found:  # a long line may be found in two of its parts
+            if number == self._found:  # two parts of one long line may match
                 continue
             self._found = number
             hits.append(Hit(number, show_text(line)))
@@ -94,7 +94,7 @@ class LineSearch:
 
 
 def _find(text: bytes, words: str) -> Iterator[tuple[int, bytes]]:
-    """Yield index and bytes of each line that holds the words, which are in lower case."""
+    """Yield index and bytes of each line that contains the words, which are in lower case."""
     if words.isascii():
         # without a look at each line: bytes are searched at the speed of memory
         lower, needle = text.lower(), words.encode()
@@ -113,9 +113,9 @@ def _find(text: bytes, words: str) -> Iterator[tuple[int, bytes]]:
 
 
 def show_line(line: bytes, *, is_open: bool = False) -> str:
-    """Return a line as text with its colours and links, without them or in part if it is long.
+    """Return a line as text with its colours and links; a long one without them, or shortened.
 
-    With ``is_open``, for a line that is still being written, the place of the cursor is in it.
+    ``is_open`` is for a line that is still being written: the result includes the position of the cursor.
     """
     if not is_open:
         line = line.removesuffix(b"\r")
@@ -129,29 +129,30 @@ def show_line(line: bytes, *, is_open: bool = False) -> str:
 
 
 def show_text(line: bytes) -> str:
-    """Return a line that has no escape sequences as text, the rest of a long one left out."""
+    """Return a line without escape sequences as text, shortened if it is long."""
     text = line[:MAX_SHOWN_BYTES].decode("utf-8", "replace")
     return text + " …" if len(line) > MAX_SHOWN_BYTES else text
 
 
 MAX_REST_BYTES = 64 * 1024
-"""A longer line that is drawn again and again is made shorter: what was drawn over does not count."""
+"""A longer line that is redrawn repeatedly is folded: overwritten text does not count."""
 
 
 class LineCutter:
-    """Takes the pieces of a text in their order. It blocks for a moment for each megabyte: use a thread."""
+    """Extracts lines by number from the pieces of a text, in order. It blocks for a moment per megabyte: use
+    a thread."""
 
     def __init__(self, first: int, end: int) -> None:
-        """``first`` is the number of the first line that is wanted, ``end`` that after the last."""
+        """``first`` is the number of the first wanted line, ``end`` the number after the last one."""
         self._first = first
         self._end = end
         self._rest = b""
         self._next_line = 0
 
     def add(self, piece: bytes, first_line: int) -> list[Hit]:
-        """Return the wanted lines that are complete with this piece.
+        """Return the wanted lines that this piece completes.
 
-        ``first_line`` is the number of the line that its first byte belongs to.
+        ``first_line`` is the number of the line that the piece's first byte belongs to.
         """
         lines: list[Hit] = []
         if first_line != self._next_line:  # there is a gap before it
@@ -177,7 +178,7 @@ class LineCutter:
         return lines
 
     def finish(self, *, is_open: bool = False) -> list[Hit]:
-        """Return the last line, which no newline ended, if it is wanted; ``is_open`` says that it goes on."""
+        """Return the last line, which has no newline, if it is wanted; ``is_open`` if it may continue."""
         if not self._rest:
             return []
         line, self._rest = Hit(self._next_line, show_line(self._rest, is_open=is_open)), b""
@@ -188,15 +189,15 @@ class LineCutter:
         """Keep the beginning of a line, which may be as long as the log."""
         self._rest += part
         if not has_controls(self._rest):
-            self._rest = self._rest[: MAX_SHOWN_BYTES + 1]  # what is more is not shown
+            self._rest = self._rest[: MAX_SHOWN_BYTES + 1]  # the rest is not shown
         elif len(self._rest) > MAX_REST_BYTES:
             self._rest = fold(self._rest, columns=MAX_SHOWN_BYTES + 1)
 
 
 def find_line(content: bytes, number: int) -> int:
-    """Return the offset after the newline with this number, counted from 1, or -1 where there are fewer.
+    """Return the offset after the newline with this number, counted from 1, or -1 if there are fewer.
 
-    By halves, counting in each: at the speed of memory, however short the lines are.
+    It divides the text in halves and counts in each, at the speed of memory, however short the lines are.
     """
     if content.count(b"\n") < number:
         return -1

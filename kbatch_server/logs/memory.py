@@ -1,4 +1,4 @@
-"""The memory for the ends of all logs that are recorded: shared by need, and evenly when it is used up."""
+"""The memory for the unsaved ends of all logs: shared by need, and evenly when it is used up."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Protocol
 from ..metrics import LIMITS_HELD
 
 LEAST_BYTES = 16 * 1024
-"""What each log may have in memory in any case: shorter segments would be too many objects."""
+"""The minimum memory of each log: shorter segments would be too many objects."""
 
 WRITES = 32
-"""Segments that are written at the same time: each is in memory once more meanwhile."""
+"""The number of segments to write at the same time: each is in memory twice while it is written."""
 
 
 class Holder(Protocol):
-    """What has the end of a log in memory."""
+    """The part that holds the end of a log in memory."""
 
     def release(self) -> None:
-        """Let go of all that it has, which is kept: called between two steps of its own only."""
+        """Release the memory of saved data; called only while the holder does nothing else."""
 
 
 class LogMemory:
-    """Knows how much each log has in memory, and how much it may have.
+    """Tracks how much memory each log has, and how much it may have.
 
-    As long as there is room, each may have a whole segment. When there is none, segments that are kept and
-    idle are closed; and logs that have more than an even share of what is left up to twice ``total`` close
-    theirs, and read on only when those are kept. The others go on.
+    While memory is free, each log may have a whole segment. When it is used up, LogMemory closes segments
+    that are saved and idle. Logs that have more than an even share of the remaining memory (up to twice
+    ``total``) close their segments too, and read on only when these are saved. The others continue.
     """
 
     def __init__(self, total: int) -> None:
@@ -36,21 +36,21 @@ class LogMemory:
         self.used = 0
         """Bytes of all logs together."""
         self.writes = asyncio.Semaphore(WRITES)
-        """Held by what writes a segment, in the order in which they come."""
+        """Whoever writes a segment holds this, first come, first served."""
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room left."""
+        """Whether all memory is used."""
         return self.used > self._total
 
     def get_limit(self, segment_bytes: int) -> int:
-        """Return how many bytes one log may have now."""
+        """Return how many bytes one log may have in memory now."""
         if not self.is_full:
             return segment_bytes
         return min(segment_bytes, max(LEAST_BYTES, (2 * self._total - self.used) // len(self._held)))
 
     def note(self, holder: Holder, size: int, *, is_idle: bool = False) -> None:
-        """Take down how many bytes a log has, and whether all are kept: then it may let go of them."""
+        """Record how many bytes a log has; ``is_idle`` if all are saved, so that it can release them."""
         before = self._held.get(holder, 0)
         had_room = self.used <= self._total
         self.used += size - before
@@ -70,6 +70,6 @@ class LogMemory:
             holder.release()
 
     def forget(self, holder: Holder) -> None:
-        """Take down that a log has nothing in memory any more."""
+        """Record that a log has nothing in memory any more."""
         self.used -= self._held.pop(holder, 0)
         self._idle.pop(holder, None)

@@ -1,4 +1,4 @@
-"""Reads a job's log as it is: what is in the storage, and what the recorder of this process holds."""
+"""Reads a job's log in its current state, from the storage and from the memory of this process's recorder."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ from .recorder import LogRecorder, find_attempts
 from .text import LogText, Part, ends_line, say
 from .writer import LogWriter, make_key
 
+FOLLOWED_BYTES = 128 * 1024
+"""Size of the pieces for a reader who follows a log: many may, each slowly, and holds one in memory."""
+
 POLL_SECONDS = (0.1, 1.0)
-"""How often the record is read while something is waited for: at first, and at last."""
+"""Seconds between two reads of a record while waiting for a change: the first and the last interval."""
 
 NOT_YET = "the rest of the log is not available yet, because the launcher or the storage does not respond"
 
 
 @dataclass(frozen=True, slots=True)
 class LogSelection:
-    """Which log of a job is wanted, and how much of it."""
+    """Selects a log of a job, and a part of it."""
 
     pod: str | None = None
     attempt: int | None = None
-    """Counted from 1. Without either it is the newest."""
+    """Counted from 1. Without ``pod`` and ``attempt``, the newest attempt is selected."""
     tail: int | None = None
-    """Only so many of the last lines."""
+    """The number of last lines to read."""
     since: datetime | None = None
-    """Only what was written from then on."""
+    """Only data that was written at this time or later."""
     patience_seconds: float = 30
-    """How long the log of a job that is over is waited for, until it is complete."""
+    """Seconds to wait for the log of an ended job to be complete."""
 
 
 ALL = LogSelection()
@@ -47,7 +50,7 @@ ALL = LogSelection()
 
 @dataclass(frozen=True, slots=True)
 class LogPlace:
-    """How far somebody has read: an attempt, from 1, and an offset in all that it wrote."""
+    """A position in a job's log: an attempt, from 1, and an offset in the attempt's output."""
 
     attempt: int
     offset: int
@@ -70,25 +73,27 @@ class Attempt:
 
 
 class LogReader(LoggingConfigurable):
-    """Shows logs to any number of readers: none of them makes anybody ask what runs the job."""
+    """Provides logs to any number of clients, without a request to Kubernetes for any of them."""
 
     recorder = Instance(LogRecorder)
     storage = Instance(Storage)
     logs = Instance(LogStore)
 
     async def open(self, job: Job, selection: LogSelection = ALL) -> tuple[LogText, int]:
-        """Return the log as it is now, with ``begin`` where what is asked for begins, and its attempt.
+        """Return the log as it is now, with ``begin`` at the start of the selected part, and its attempt.
 
-        That of a job that is over is waited for, for a while. Raises NotFound (``LogNotFound``) when there is
-        none, Unavailable when storage or database do not answer.
+        It waits a while for the log of an ended job to be complete. Raises NotFound (``LogNotFound``) if
+        there is none, Unavailable if the storage or the database does not respond.
         """
         text, attempt = await self._open(job, selection)
         return text, attempt.number
 
-    async def read(self, job: Job, selection: LogSelection = ALL) -> AsyncGenerator[ShownPiece]:
-        """Return an iterator over the log as it is now, after its first piece was read; raises likewise."""
+    async def read(
+        self, job: Job, selection: LogSelection = ALL, *, most: int | None = None
+    ) -> AsyncGenerator[ShownPiece]:
+        """Return an iterator over the log as it is now, after reading its first piece; raises likewise."""
         text, attempt = await self._open(job, selection)
-        return await _begun(show(text, attempt, text.begin))
+        return await _begun(show(text, attempt, text.begin, most))
 
     async def _open(self, job: Job, selection: LogSelection) -> tuple[LogText, Attempt]:
         attempt = find_attempt(job, selection)
@@ -124,13 +129,13 @@ class LogReader(LoggingConfigurable):
         is_last: bool = False,
         with_live: bool = True,
     ) -> LogText | None:
-        """Return what there is of a log, its pieces before the offset ``after`` left out.
+        """Return the stored and recorded parts of a log, without pieces before the offset ``after``.
 
-        Without ``with_live`` what a recorder of this process has in memory is left out: a copy of that is
-        held for as long as its reader takes. None means that there is nothing, and that it is not to be
-        expected just now. With ``is_last`` it says so where the end is lacking. Raises StorageError.
+        Without ``with_live`` it omits the data in the recorder's memory, of which the client would hold a
+        copy. It returns None if nothing exists, and nothing is expected soon. With ``is_last``, a line at the
+        end says so if the log is incomplete. Raises StorageError.
         """
-        # what is in memory first: what leaves it meanwhile is in the record then
+        # read the memory before the record: data that leaves the memory meanwhile is in the record
         writer = self.recorder.find_writer(job.id, attempt.pod)
         is_live = with_live and writer is not None and not writer.is_complete
         live = _look(writer) if writer is not None and is_live else None
@@ -149,7 +154,7 @@ class LogReader(LoggingConfigurable):
         return await self._join(parts, log, after, is_last=is_last)
 
     async def _join(self, parts: list[Part], log: LogRecord | None, after: int, *, is_last: bool) -> LogText:
-        """Put lines of ours where something is missing."""
+        """Insert a line for each missing part."""
         joined: list[Part] = []
         end = after
         for part in parts:
@@ -175,7 +180,7 @@ class LogReader(LoggingConfigurable):
 
 
 def find_attempt(job: Job, selection: LogSelection) -> Attempt | None:
-    """Return the attempt that is meant, or None when there is none yet.
+    """Return the selected attempt, or None if there is none yet.
 
     Raises NotFound for one that the job does not have.
     """
@@ -190,7 +195,7 @@ def find_attempt(job: Job, selection: LogSelection) -> Attempt | None:
 
 
 async def find_begin(text: LogText, selection: LogSelection) -> int:
-    """Return where in a text begins what is asked for."""
+    """Return the offset of the selected part in a text."""
     begin = 0
     if selection.since is not None:
         begin = text.find_time(selection.since)
@@ -199,17 +204,19 @@ async def find_begin(text: LogText, selection: LogSelection) -> int:
     return begin
 
 
-async def show(text: LogText, attempt: Attempt, begin: int) -> AsyncGenerator[ShownPiece]:
-    """Yield a text from an offset on; raises Unavailable."""
+async def show(
+    text: LogText, attempt: Attempt, begin: int, most: int | None = None
+) -> AsyncGenerator[ShownPiece]:
+    """Yield a text from an offset on, ``most`` bytes at a time; raises Unavailable."""
     with reading_errors():
-        async with aclosing(text.read(begin)) as pieces:
+        async with aclosing(text.read(begin, most=most)) as pieces:
             async for data, end in pieces:
                 yield ShownPiece(data, LogPlace(attempt.number, end))
 
 
 @contextlib.contextmanager
 def reading_errors() -> Iterator[None]:
-    """Say to the user what the storage says."""
+    """Turn a StorageError into an error for the user."""
     try:
         yield
     except StorageError as error:
@@ -217,7 +224,7 @@ def reading_errors() -> Iterator[None]:
 
 
 def _look(writer: LogWriter) -> Part:
-    """Return what a recorder holds in memory."""
+    """Return the data in a recorder's memory."""
     segment = writer.open_segment
     return Part(
         segment.size,
@@ -246,13 +253,15 @@ def _no_log(job: Job) -> NotFound:
 
 
 async def _begun(pieces: AsyncIterator[ShownPiece]) -> AsyncGenerator[ShownPiece]:
-    """Return an iterator over the same pieces, after the first was read: so that an error comes now."""
+    """Return an iterator over the same pieces, after reading the first, so that errors are raised now."""
     first = await anext(pieces, None)
 
     async def all_pieces() -> AsyncGenerator[ShownPiece]:
         async with aclosing(pieces):  # type: ignore[type-var]
+            nonlocal first
             if first is not None:
                 yield first
+                first = None  # it is in memory no longer than the others
             async for piece in pieces:
                 yield piece
 

@@ -1,4 +1,4 @@
-"""Records the logs of jobs while they run: follows each attempt's, and sees that all of it is kept."""
+"""Records the logs of jobs while they run: follows the log of each attempt, and saves all of it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .memory import LogMemory
 from .writer import RETRY_SECONDS, STOP_SECONDS, JobGone, LogLimits, LogWriter, make_key
 
 DELETE_AT_ONCE = 16
-"""Objects of a log that are deleted at the same time."""
+"""The number of objects of a log to delete at the same time."""
 
 
 def find_attempts(job: Job) -> list[str]:
-    """Return the names of a job's pods that have a log, or will; the first is that of attempt 1.
+    """Return the names of a job's pods that have a log, or will have one; the first is attempt 1.
 
-    Where the launcher reports no pods, the job's id stands for the one that there is.
+    If the launcher reports no pods, the job's id stands for its only pod.
     """
     if job.pods:
         return [pod.name for pod in job.pods]
@@ -38,13 +38,13 @@ def find_attempts(job: Job) -> list[str]:
 
 
 def _find_unbegun(job: Job) -> set[str]:
-    """Return the pods that only wait as yet: a thousand jobs without a node must not be a thousand tasks."""
+    """Return the pods that only wait so far: a thousand jobs without a node must not be a thousand tasks."""
     return set() if job.is_over else {pod.name for pod in job.pods if pod.phase == "Pending"}
 
 
 @dataclass(slots=True, eq=False)
 class _Recording:
-    """One attempt that is followed, and the task that does it."""
+    """The recording of one attempt, and its task."""
 
     job: Job
     pod: str
@@ -56,28 +56,31 @@ class _Recording:
 
 
 class LogRecorder(LoggingConfigurable):
-    """Owns a task for each attempt of a job that runs, or whose log is not kept whole yet.
+    """Runs a task for each attempt of a running job, and for each log that is not saved completely.
 
-    A task holds one segment in memory at most, and all together no more than LogMemory lets them. Each reads
-    on only when its own is kept: so neither many logs nor a slow storage fill the memory. What was read is
-    known from the store: after a kill, a task goes on from there.
+    A task has at most one segment in memory, and all together no more than LogMemory allows. Each reads on
+    only when its segment is saved, so that neither many logs nor a slow storage fill the memory. The store
+    knows how far each log was read, so a task continues from there after a kill.
     """
 
     segment_bytes = Integer(
         2**20,
         min=2**12,
-        help="""Bytes of a log that are kept as one object, and in memory until it is full; less where
-        ``max_memory_bytes`` is used up. A log is read and searched by pieces of this size.""",
+        help="""Bytes of a log in one object of the storage. The service holds them in memory until the object
+        is full. Objects are smaller while ``max_memory_bytes`` is used up. The service reads and searches a
+        log in pieces of this size.
+        """,
         config=True,
     )
 
     flush_seconds = Float(
         5,
         min=0.1,
-        help="""Seconds after which what was read is written to the storage, however little it is.
+        help="""Seconds after which the service writes what it has read of a log to the storage, however
+        little it is.
 
-        The user sees it at once in any case. This is how much of a log may be lost if what runs the job is
-        lost together with this service, and how often a storage that counts requests is written to.
+        Users see it immediately in any case. If the job's node fails together with this service, you lose up
+        to this much of a log. A longer time means fewer requests to the storage.
         """,
         config=True,
     )
@@ -85,18 +88,21 @@ class LogRecorder(LoggingConfigurable):
     max_memory_bytes = Integer(
         128 * 2**20,
         min=2**20,
-        help="""Bytes of memory for the ends of all logs that are recorded. When they are used up, logs that
-        have more than an even share of them are kept in smaller objects, and read on when those are kept.
-        Until they are it may be twice as much; what is on its way on each connection comes on top.""",
+        help="""The maximum memory, in bytes, for the unsaved ends of all logs.
+
+        When it is used up, the service writes logs that have more than an even share of it in smaller
+        objects, and reads on when these are saved. Until then it may use twice as much, and also needs memory
+        for the data in transit on each connection.
+        """,
         config=True,
     )
 
     max_log_bytes = Integer(
         2**30,
         min=2**16,
-        help="""Bytes of one attempt's log that are kept. Of a longer one the middle is cut out.
+        help="""Bytes to keep of the log of one attempt. The service cuts out the middle of a longer log.
 
-        The first and the last half of this are kept; a line stands in the gap and says how much is missing.
+        It keeps the first and the last half of this size, and a line between them says how much is missing.
         """,
         config=True,
     )
@@ -115,28 +121,28 @@ class LogRecorder(LoggingConfigurable):
         self._memory = LogMemory(self.max_memory_bytes)
 
     async def start(self) -> None:
-        """Begin: from now on this process, and no other, records."""
+        """Begin: from now on this process, and no other, records logs."""
         self._is_stopping = False
 
     def drop(self) -> None:
-        """Keep nothing more of what is in memory: another process may record now, and reads it again."""
+        """Save nothing more: another process may be recording now, and will read the data again."""
         self._is_stopping = True
         for by_pod in self._recordings.values():
             for each in by_pod.values():
                 each.is_discarded = True
 
     async def stop(self) -> None:
-        """Keep what is in memory, within a limit, and end all tasks. It may be started again."""
+        """Save the data in memory, within a time limit, and end all tasks. It may be started again."""
         self._is_stopping = True
-        # let go of at once: whoever waits for this may give up, and have it started again
+        # forget them at once: the caller may give up waiting, and start the recorder again
         recordings, self._recordings = self._recordings, {}
         everything = [each for by_pod in recordings.values() for each in by_pod.values()]
         await _end([each.task for each in everything if each.task is not None])
 
     def ensure(self, job: Job) -> None:
-        """See that the log of each attempt of a job is followed, once it has begun.
+        """Start a recording for each attempt of a job that has begun.
 
-        Nothing happens where that is so.
+        Attempts that are being recorded already stay as they are.
         """
         if self._is_stopping:
             return
@@ -152,9 +158,9 @@ class LogRecorder(LoggingConfigurable):
             recording.task = asyncio.create_task(self._run(recording), name=f"log-{pod}")
 
     def settle(self, job: Job) -> bool:
-        """Return whether all logs of a job that is over are kept; from then on nothing is held for it.
+        """Return whether all logs of an ended job are saved; then release the memory for it.
 
-        Until then what runs the job must not let go of its logs. ``on_complete`` says when to ask again.
+        Until then the launcher must keep the job's logs. ``on_complete`` tells when to ask again.
         """
         self.ensure(job)
         recordings = self._recordings.get(job.id, {})
@@ -164,14 +170,14 @@ class LogRecorder(LoggingConfigurable):
         return True
 
     def find_writer(self, job_id: str, pod: str) -> LogWriter | None:
-        """Return the end of a log that this process follows, to read what is not in the storage yet."""
+        """Return the writer of a log that this process records, to read data that is not saved yet."""
         recording = self._recordings.get(job_id, {}).get(pod)
         return None if recording is None else recording.writer
 
     async def delete_log(self, job_id: str, *, audit: AuditEntry | None = None) -> None:
-        """Delete all that is kept of a job's logs: the objects first, then the rows.
+        """Delete all of a job's logs: the objects first, then the rows.
 
-        Raises StorageError or Unavailable; then it is to be called again.
+        Raises StorageError or Unavailable; then the caller must call it again.
         """
         recordings = self._recordings.pop(job_id, {})
         for recording in recordings.values():
@@ -181,7 +187,7 @@ class LogRecorder(LoggingConfigurable):
         kept = await self.logs.list_logs(job_id)
         for log in kept:
             segments = await self.logs.list_segments(job_id, log.pod)
-            # and the one that was written when the service was killed, perhaps, before its row was
+            # also the next object, which a killed service may have written without its row
             numbers = [each.number for each in segments] + [segments[-1].number + 1 if segments else 0]
             keys += [make_key(job_id, log.attempt, number) for number in numbers]
         keys.append(make_key(job_id, max((log.attempt for log in kept), default=0) + 1, 0))
@@ -190,7 +196,7 @@ class LogRecorder(LoggingConfigurable):
         await self.logs.remove(job_id, audit=audit)
 
     async def _run(self, recording: _Recording) -> None:
-        """Record one attempt, however often that must be begun anew."""
+        """Record one attempt, and retry as often as necessary."""
         try:
             await self._record_to_end(recording)
         except asyncio.CancelledError:
@@ -203,7 +209,7 @@ class LogRecorder(LoggingConfigurable):
         self.on_complete(recording.job.id)
 
     async def _save(self, recording: _Recording) -> None:
-        """Keep what is in memory, within a limit: what cannot be is read again after the next start."""
+        """Save the data in memory, within a time limit; after the next start the rest is read again."""
         writer = recording.writer
         if writer is None or writer.is_complete or recording.is_discarded:
             return
@@ -229,7 +235,7 @@ class LogRecorder(LoggingConfigurable):
                 )
                 if recording.writer is not None:
                     recording.writer.forget()
-                recording.writer = None  # what is in memory is not what comes next: it is read again
+                recording.writer = None  # the data in memory does not continue the saved log: read it again
             except (LauncherUnavailable, StorageError, Unavailable) as error:
                 if not is_told:
                     self.log.warning(
@@ -244,7 +250,7 @@ class LogRecorder(LoggingConfigurable):
             delay = min(delay * 2, limit)
 
     async def _record(self, recording: _Recording) -> None:
-        """Follow one attempt from where it was left to its end, and keep all of it."""
+        """Follow one attempt from where its recording ended to its end, and save everything."""
         if recording.writer is None:
             recording.writer = await self._open(recording)
         writer = recording.writer
@@ -270,7 +276,7 @@ class LogRecorder(LoggingConfigurable):
         job_id, pod = recording.job.id, recording.pod
         log = await self.logs.find(job_id, pod)
         segments = await self.logs.list_segments(job_id, pod) if log is not None else []
-        # a longer log has eight segments at least, so that about what may be kept is kept
+        # at least eight segments in a log of maximum size, so that cutting out one removes little
         size = min(self.segment_bytes, max(self.max_log_bytes // 8, 1))
         return LogWriter(
             log or LogRecord(job_id, pod, recording.attempt, {}, 0, False, ""),
@@ -284,7 +290,7 @@ class LogRecorder(LoggingConfigurable):
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """End tasks, and wait for them, within a limit."""
+    """Cancel tasks, and wait for them within a time limit."""
     for task in tasks:
         task.cancel()
     if tasks:

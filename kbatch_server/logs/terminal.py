@@ -1,7 +1,7 @@
-"""Show a line of a log as a terminal does: the last state of a progress bar, and no escape sequences. Pure.
+"""Shows a line of a log as a terminal does: the last state of a progress bar, without escape sequences. Pure.
 
-A line is what stands between two newlines, so that its number never changes. A cursor that is moved to
-another line begins the line anew: what is written then is what it shows.
+A line is the text between two newlines, so that its number never changes. Moving the cursor to another line
+restarts the line: it then shows what is written after that.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import re
 from itertools import groupby
 
 MAX_COLUMNS = 256 * 1024
-"""Characters of a line that are kept."""
+"""The maximum number of characters of a line to keep."""
 
 MAX_GAP = 256
-"""Columns after the end of a line that its cursor can be moved to: few terminals are wider."""
+"""The maximum number of columns after the end of a line to which the cursor can move: few terminals are
+wider."""
 
 MAX_LINK_LENGTH = 2083
-"""Characters of a link's target, as VTE has it; a longer one is no link."""
+"""The maximum length of a link's target, as in VTE; a longer one is no link."""
 
 _MAX_PARAMETERS_LENGTH = 128
-"""Characters of the parameters of an escape sequence; a longer one is left out."""
+"""The maximum length of the parameters of an escape sequence; a longer one is ignored."""
 
 _MAX_STYLE_LENGTH = 128
-"""Characters of all parameters of a style together; text with a longer one is shown without."""
+"""The maximum length of all parameters of a style together; text with a longer one is shown without style."""
 
 LOOKS_FACTOR, LOOKS_EXTRA = 4, 256
 """The colours and links of a line take at most this many bytes for each byte that was written, and some more.
@@ -31,10 +32,10 @@ A program can change the colour or the link of every other column with few bytes
 out in full: without a limit, 60 kB become 20 MB."""
 
 _FOLDED_LOOKS = 8
-"""The bytes of colours and links for each column that a folded line keeps."""
+"""The maximum number of bytes of colours and links for each column of a folded line."""
 
 _PRIVATE = re.compile(r"[<=>?]")
-"""A sequence with one of these is private (ECMA-48, 5.4.1): each terminal gives it a meaning of its own."""
+"""A sequence with one of these is private (ECMA-48, 5.4.1): its meaning depends on the terminal."""
 
 _COLOUR = re.compile(rb"\x1b\[[0-9;:]*+m")
 
@@ -46,7 +47,7 @@ _TOKEN = re.compile(
     r"|(?P<rest>\x1b(?:\[[0-?]*+[ -/]*+|\][^\x07\x1b]*+\x1b?|[PX^_][^\x1b]*+\x1b?|[ -/]*+)\Z)"
     r"|\x1b(?:[ -/]*+[0-~])?"
 )
-"""Escape sequences of ECMA-48: each part of it takes time that grows with the length of the text only."""
+"""Escape sequences of ECMA-48. Matching each part takes time linear in the length of the text."""
 
 _Look = tuple[str, str]
 """The parameters of a colour, and the target of a link; both may be empty."""
@@ -55,12 +56,12 @@ _PLAIN: _Look = ("", "")
 
 
 def has_controls(text: bytes) -> bool:
-    """Return whether something in a text is not shown as it stands."""
+    """Return whether a text contains anything that a terminal does not show as it stands."""
     return b"\x1b" in text or b"\r" in text or b"\b" in text
 
 
 def show_plain(lines: bytes) -> bytes:
-    """Return whole lines as they are seen, without colours: as many as there were, or an unfinished one."""
+    """Return whole lines as a terminal shows them, without colours: the same number, or an unfinished one."""
     if not has_controls(lines):
         return lines
     lines = lines.replace(b"\r\n", b"\n")
@@ -70,7 +71,7 @@ def show_plain(lines: bytes) -> bytes:
 
 
 def show_styled(lines: bytes) -> bytes:
-    """Return whole lines as they are seen, with their colours and links, and no other escape sequence."""
+    """Return whole lines as a terminal shows them, with colours and links, but no other escape sequences."""
     if not has_controls(lines):
         return lines
     lines = lines.replace(b"\r\n", b"\n")
@@ -80,18 +81,18 @@ def show_styled(lines: bytes) -> bytes:
 
 
 def fold(line: bytes, *, columns: int = MAX_COLUMNS, with_looks: bool = True) -> bytes:
-    """Return a shorter text that means the same as the beginning of a line, whatever comes after it.
+    """Return a shorter text with the same effect as the beginning of a line, whatever follows it.
 
-    ``columns`` characters are kept of it. What stays are what is seen of it, where the cursor is, and the
-    beginning of a character or an escape sequence of which the rest is still to come; colours and links only
-    if ``with_looks``, and as long as they take hardly more bytes than the line had.
+    It keeps at most ``columns`` characters: the visible text, the position of the cursor, and the beginning
+    of an incomplete character or escape sequence. It keeps colours and links only if ``with_looks``, and if
+    they take hardly more bytes than the line had.
     """
     if not has_controls(line):
         return line
     whole = len(line) - _count_cut_off(line)
     screen = _Line(columns)
     rest = screen.write(line[:whole].decode("utf-8", "replace"))
-    # hardly more than there was: a line is folded again and again
+    # hardly more than in the line itself, which is folded repeatedly
     most = min(len(line) + LOOKS_EXTRA, _FOLDED_LOOKS * columns) if with_looks else 0
     return (screen.render(most, is_open=True) + rest).encode() + line[whole:]
 
@@ -106,7 +107,7 @@ def _show(line: bytes, *, with_looks: bool) -> bytes:
 
 
 def _count_cut_off(line: bytes) -> int:
-    """Return how many bytes at the end are the beginning of a character that is not whole."""
+    """Return the number of bytes at the end that are the beginning of an incomplete character."""
     for count in range(1, min(4, len(line) + 1)):
         byte = line[-count]
         if 0xC2 <= byte <= 0xF4:
@@ -131,13 +132,13 @@ class _Line:
 
     @property
     def text(self) -> str:
-        """What is seen, without colours."""
+        """The visible text, without colours."""
         text = "".join(self._cells)
         # spaces at the end are how a program wipes out what it wrote before
         return text.rstrip(" ") if self._has_moved else text
 
     def write(self, text: str) -> str:
-        """Take the next part of the line; return the beginning of a sequence that it ends within."""
+        """Take the next part of the line; return the beginning of an incomplete sequence at its end."""
         at = 0
         for token in _TOKEN.finditer(text):
             self._put(text[at : token.start()])
@@ -190,7 +191,7 @@ class _Line:
             step = max(number, 1)
             self._move({"C": self._column + step, "D": self._column - step, "G": step - 1}[final])
         elif final in "JK" and number != 1 and not self._is_elsewhere:
-            # 1, which is up to the cursor and not from it on, would take time for each character every time
+            # not 1 (erase up to the cursor), which would take time for each character every time
             self._has_moved = True
             self._erase(self._column if number == 0 else 0)
 
@@ -202,9 +203,9 @@ class _Line:
             self._look = (self._look[0], target if len(target) <= MAX_LINK_LENGTH else "")
 
     def render(self, most: int, *, is_open: bool = False) -> str:
-        """Return the line with its colours and links; with ``is_open`` as it is to be gone on from.
+        """Return the line with its colours and links; with ``is_open``, in a form that can be continued.
 
-        Where links take more than ``most`` characters they are left out, and then colours, too.
+        If links take more than ``most`` characters it omits them, and if necessary colours too.
         """
         size = len(self._cells)
         if not is_open and self._has_moved:
@@ -212,7 +213,7 @@ class _Line:
                 size -= 1
         runs = [(look, sum(1 for _ in group)) for look, group in groupby(self._looks[:size])]
         looks = _choose_looks([look for look, _ in runs] + [self._look if is_open else _PLAIN], most)
-        # a carriage return at its beginning keeps in mind that the cursor was moved
+        # a carriage return at the beginning records that the cursor was moved
         parts = ["\r"] if is_open and self._has_moved else []
         at, before = 0, _PLAIN
         for (_, count), look in zip(runs, looks, strict=False):
@@ -226,7 +227,7 @@ class _Line:
 
 
 def _choose_looks(looks: list[_Look], most: int) -> list[_Look]:
-    """Return the looks of a line's runs: no links, then no colours, where they take more than ``most``."""
+    """Return the looks of a line's runs: without links, or even colours, if they take more than ``most``."""
     for links in (True, False):
         chosen = looks if links else [(style, "") for style, _ in looks]
         if sum(map(_measure_change, [_PLAIN, *chosen], chosen)) <= most:
@@ -235,13 +236,13 @@ def _choose_looks(looks: list[_Look], most: int) -> list[_Look]:
 
 
 def _measure_change(before: _Look, after: _Look) -> int:
-    """Return how many characters ``_change`` has, or a few more."""
+    """Return the length of ``_change``, or a few characters more."""
     link = len(after[1]) + 7 if before[1] != after[1] else 0
     return link if before[0] == after[0] else link + len(after[0]) + 7
 
 
 def _change(before: _Look, after: _Look) -> str:
-    """Return what makes one look of another."""
+    """Return the escape sequences that change one look into another."""
     link = f"\x1b]8;;{after[1]}\x1b\\" if before[1] != after[1] else ""
     if before[0] == after[0]:
         return link
@@ -249,7 +250,7 @@ def _change(before: _Look, after: _Look) -> str:
 
 
 def _restyle(style: dict[str, str], parameters: str) -> None:
-    """Change a style, which is one parameter for each thing that can be chosen, as a sequence says."""
+    """Apply the parameters of a sequence to a style, which has one parameter for each attribute."""
     codes = parameters.split(";")
     while codes:
         code = codes.pop(0)

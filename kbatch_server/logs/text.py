@@ -1,4 +1,4 @@
-"""The log of one attempt as it is shown: its pieces in their order, and a line where something is missing."""
+"""The log of one attempt for display: its pieces in order, and a line for each missing part."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from .lines import Hit, LineCutter, LineSearch
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of the text: an object's bytes, or ``data``, which is in memory."""
+    """A part of the text: an object, or ``data`` in memory."""
 
     size: int
     end: int
-    """The offset after it in all that the attempt wrote."""
+    """The offset after this part in the attempt's output."""
     lines: int
-    """How many lines end in it."""
+    """The number of lines that end in this part."""
     key: str = ""
     data: bytes = b""
     first_line: int = 0
-    """The number, from 1, of the line that its first byte belongs to; 0 in a line of ours."""
+    """The number, from 1, of the line that the first byte belongs to; 0 in a line that the service
+    inserts."""
     times: list[list[int]] = field(default_factory=list)
-    """Offsets in it, each with the second since 1970 from which on it was written."""
+    """Offsets in the part, each with the time (seconds since 1970) from which the data was written."""
 
 
 def say(words: str, *, end: int, on_new_line: bool = True) -> Part:
-    """Return a line of ours, which stands before the offset ``end``."""
+    """Return a line that the service inserts before the offset ``end``."""
     data = f"[... {words} ...]\n".encode()
     data = data if on_new_line else b"\n" + data
     return Part(len(data), end, data.count(b"\n"), data=data)
 
 
 class LogText:
-    """What there is of a log at one moment. Offsets are those of the text, not of what was written."""
+    """A log at one moment. Offsets are those in the text, not those in the attempt's output."""
 
     def __init__(
         self, parts: list[Part], storage: Storage, *, end: int, is_complete: bool, problem: str = ""
@@ -49,23 +50,26 @@ class LogText:
         for part in parts:
             self._starts.append(self._starts[-1] + part.size)
         self.end = end
-        """The offset, in all that the attempt wrote, after this."""
+        """The offset after this text in the attempt's output."""
         self.is_complete = is_complete
-        """Whether nothing will come after it."""
+        """Whether nothing will follow."""
         self.problem = problem
-        """Why it is not all that the attempt wrote; else empty."""
+        """Why this is not the attempt's complete output; otherwise empty."""
         self.begin = 0
-        """Where what was asked for begins."""
+        """The offset of the selected part."""
 
     @property
     def size(self) -> int:
         """Bytes of the text."""
         return self._starts[-1]
 
-    async def read(self, start: int = 0, end: int | None = None) -> AsyncGenerator[tuple[bytes, int]]:
-        """Yield the text between two offsets, in pieces, each with the offset after it in what was written.
+    async def read(
+        self, start: int = 0, end: int | None = None, *, most: int | None = None
+    ) -> AsyncGenerator[tuple[bytes, int]]:
+        """Yield the text between two offsets in pieces, each with the offset after it in the output.
 
-        Raises StorageError. An object that was cut out meanwhile is a line that says so.
+        A piece has ``most`` bytes at most; None leaves that to the storage. Raises StorageError. An object
+        that was removed in the meantime becomes a line that says so.
         """
         end = self.size if end is None else min(end, self.size)
         missing = 0
@@ -75,7 +79,7 @@ class LogText:
             if first >= last:
                 break
             try:
-                async with aclosing(self._read_part(part, first, last)) as pieces:
+                async with aclosing(self._read_part(part, first, last, most)) as pieces:
                     async for piece in pieces:
                         if missing:
                             yield _say_missing(missing), part.end - part.size
@@ -87,20 +91,25 @@ class LogText:
         if missing:
             yield _say_missing(missing), self.end
 
-    async def _read_part(self, part: Part, first: int, last: int) -> AsyncGenerator[bytes]:
-        if not part.key:
-            yield part.data[first:last]
-            return
-        pieces = self._storage.read(part.key, start=first, length=last - first)
-        async with aclosing(pieces):  # type: ignore[type-var]
-            async for piece in pieces:
-                yield piece
+    async def _read_part(
+        self, part: Part, first: int, last: int, most: int | None = None
+    ) -> AsyncGenerator[bytes]:
+        step = last - first if most is None else most
+        for at in range(first, last, step or 1):
+            end = min(at + step, last)
+            if not part.key:
+                yield part.data[at:end]
+                continue
+            pieces = self._storage.read(part.key, start=at, length=end - at)
+            async with aclosing(pieces):  # type: ignore[type-var]
+                async for piece in pieces:
+                    yield piece
 
     async def _load(self, part: Part) -> bytes:
         return b"".join([piece async for piece in self._read_part(part, 0, part.size)])
 
     async def find_tail(self, lines: int) -> int:
-        """Return where the last ``lines`` lines begin, reading no more than is needed."""
+        """Return the offset of the last ``lines`` lines, reading no more than necessary."""
         if lines <= 0 or not self._parts:
             return self.size
         left = lines + await ends_line(self._parts[-1], self._storage)
@@ -113,7 +122,7 @@ class LogText:
         return 0
 
     async def find_last_line(self) -> tuple[int, bool]:
-        """Return the number of the last line, from 1 (0: there is none), and whether a newline ends it."""
+        """Return the number of the last line (from 1; 0: no line), and whether a newline ends it."""
         for part in reversed(self._parts):
             if part.first_line and part.size:
                 is_ended = await ends_line(part, self._storage)
@@ -121,9 +130,9 @@ class LogText:
         return 0, True
 
     async def read_lines(self, first: int, count: int) -> AsyncGenerator[Hit]:
-        """Yield lines by their numbers: those there are from ``first`` on, ``count`` numbers at most.
+        """Yield the lines with up to ``count`` numbers from ``first`` on.
 
-        Lines that were cut out are left out. Reads no more objects than those that the lines are in.
+        It omits lines that were cut out. It reads only the objects that contain the lines.
         """
         cutter = LineCutter(first, first + count)
         for part in self._parts:
@@ -135,13 +144,15 @@ class LogText:
                 content = await self._load(part)
             except ObjectNotFound:
                 continue
-            for line in await asyncio.to_thread(cutter.add, content, part.first_line):
+            lines = await asyncio.to_thread(cutter.add, content, part.first_line)
+            del content  # not in memory for as long as its reader takes the lines
+            for line in lines:
                 yield line
         for line in cutter.finish(is_open=not self.is_complete):
             yield line
 
     def find_time(self, moment: datetime) -> int:
-        """Return where what was written at a moment or later begins."""
+        """Return the offset of the data that was written at a moment or later."""
         second = int(moment.timestamp())
         for part, at in zip(self._parts, self._starts, strict=False):
             if part.times and part.times[-1][1] >= second:
@@ -149,16 +160,25 @@ class LogText:
         return self.size
 
     def find_offset(self, offset: int) -> int:
-        """Return where the byte stands that has this offset in all that the attempt wrote."""
+        """Return the offset in the text of a byte with this offset in the attempt's output."""
         for part, at in zip(self._parts, self._starts, strict=False):
             if part.end > offset:
                 return at + (max(offset - (part.end - part.size), 0) if part.first_line else 0)
         return self.size
 
-    async def search(self, words: str, *, most: int | None = None) -> AsyncGenerator[Hit]:
-        """Yield the lines from ``begin`` on that hold some words, in whatever case; raises StorageError.
+    def find_place(self, at: int) -> int:
+        """Return the offset in the attempt's output from which to read this text from ``at`` on."""
+        before = 0
+        for part, start in zip(self._parts, self._starts, strict=False):
+            if start + part.size > at:
+                return part.end - part.size + at - start if part.first_line else before
+            before = part.end
+        return self.end
 
-        After ``most`` of them nothing more is read.
+    async def search(self, words: str, *, most: int | None = None) -> AsyncGenerator[Hit]:
+        """Yield the lines from ``begin`` on that contain the words, ignoring case; raises StorageError.
+
+        After ``most`` lines it reads nothing more.
         """
         search = LineSearch(words, most)
         for part, at in zip(self._parts, self._starts, strict=False):
@@ -178,7 +198,7 @@ class LogText:
 
 
 async def ends_line(part: Part, storage: Storage) -> bool:
-    """Return whether a part ends with a line; of an object this reads one byte."""
+    """Return whether a part ends with a newline; for an object this reads one byte."""
     if not part.key:
         return part.data.endswith(b"\n")
     pieces = storage.read(part.key, start=part.size - 1, length=1)

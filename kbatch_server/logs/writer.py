@@ -1,4 +1,4 @@
-"""Appends the log of one attempt to the archive: to segments in the storage, and their rows in the store."""
+"""Appends the log of one attempt to segments in the storage, and to their rows in the store."""
 
 from __future__ import annotations
 
@@ -21,37 +21,38 @@ from ..store.logs import LogRecord, LogSegment, LogStore
 from .memory import LogMemory
 
 MAX_TIMES = 2000
-"""Changes of the second in one segment: they are written with its row, each time."""
+"""The maximum number of time stamps in one segment: each write of its row includes them all."""
 
 MARKS = 64
-"""Pieces of which it is remembered how to go on after them: a segment can end in those only."""
+"""The number of recent pieces whose positions are remembered: a segment can end only at or after the first of
+them."""
 
 TIME_BYTES, MARK_BYTES = 160, 600
-"""What one change of the second, and what is remembered of one piece, takes of memory, about."""
+"""The approximate memory of one time stamp, and of the position of one piece."""
 
 RETRY_SECONDS = (0.5, 60.0)
-"""The wait for a storage or a database that is away: at first, and at last."""
+"""Seconds to wait for a storage or a database that does not respond: the first and the last interval."""
 
 STOP_SECONDS = 10
-"""How long what is being written is waited for when the service stops."""
+"""Seconds to wait for a write in progress when the service stops."""
 
 Result = TypeVar("Result")
 
 
 class JobGone(Exception):
-    """The job was deleted: nothing of it is kept any more."""
+    """The job was deleted, so nothing of it is saved any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogLimits:
-    """How a log is cut into segments, and how much of it is kept; bytes."""
+    """The size of a segment and of a log, in bytes."""
 
     segment_bytes: int
     max_log_bytes: int
 
     @property
     def head_bytes(self) -> int:
-        """How much of its beginning is kept, whatever comes."""
+        """How much of the beginning is kept in any case."""
         return self.max_log_bytes // 2
 
 
@@ -61,12 +62,12 @@ def make_key(job_id: str, attempt: int, number: int) -> str:
 
 
 class LogWriter:
-    """The end of one log: an open segment in memory, and what is needed to go on.
+    """The end of one log: an open segment in memory, and the state to continue.
 
-    An object is written before its row, and the row says how much of it counts: so a kill at any line loses
-    nothing that was read, and doubles nothing. The open segment is written again, longer, under the same key.
-    Where storage or database do not answer, this waits for them and reads no more meanwhile. One task at a
-    time may write; any number of readers may look.
+    It writes an object before its row, and the row says how much of the object counts. So a kill at any line
+    neither loses nor duplicates data. It writes the open segment again, longer, under the same key. If the
+    storage or the database does not respond, it waits and reads nothing more. Only one task at a time may
+    write; any number may read.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class LogWriter:
         self._logs = logs
         self._logger = logger
         self._sum = 0  # of all segments
-        # those that may be cut out when the log is too long, by number and size
+        # number and size of the segments that may be cut out if the log is too long
         self._middle: deque[tuple[int, int]] = deque()
         for each in segments:
             self._note_segment(each)
@@ -101,40 +102,40 @@ class LogWriter:
         self._is_head = log.size < limits.head_bytes
         self._skip = int(log.position.get("skip", 0))
         self._position: dict[str, Any] | None = log.position.get("from")
-        # where the last pieces began: the launcher's position, and the offset that this is at
+        # the beginnings of the last pieces: the launcher's position and the offset in the log
         self._marks: deque[tuple[dict[str, Any] | None, int]] = deque(maxlen=MARKS)
         self.start = log.size
-        """The offset in the whole log of what is in memory; what is before it is in the storage."""
+        """The offset in the whole log of the data in memory; the data before it is in the storage."""
         self.news = asyncio.Event()
-        """Set, and replaced by another, when there is something new."""
+        """Set, and replaced by another, when new data arrives."""
 
     @property
     def end(self) -> int:
-        """The offset after all that was read."""
+        """The offset after all data that was read."""
         return self.start + len(self._buffer)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that there was to read is kept."""
+        """Whether all data of the log is saved."""
         return self._log.is_complete
 
     @property
     def position(self) -> dict[str, Any] | None:
-        """Where the launcher is to go on from."""
+        """The position from which the launcher must continue."""
         return self._position
 
     @property
     def open_segment(self) -> LogSegment:
-        """The segment that is in memory."""
+        """The segment in memory."""
         return self._make_segment(len(self._buffer))
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes from an offset on, not before ``start``: what is there of them."""
+        """Return up to ``size`` bytes from an offset on, which is not before ``start``."""
         at = offset - self.start
         return bytes(self._buffer[at : at + size])
 
     async def add(self, piece: LogPiece) -> None:
-        """Take the next piece, and keep what is a full segment."""
+        """Take the next piece, and save each full segment."""
         self._marks.append((self._position, self.end - self._skip))
         data = piece.data[self._skip :]
         self._skip -= len(piece.data) - len(data)
@@ -154,7 +155,7 @@ class LogWriter:
             self._close_segment(cut)
 
     async def flush(self, *, older_than_seconds: float = 0) -> None:
-        """Keep what is in memory, if something of it has not been kept for so long."""
+        """Save the data in memory if some of it has been unsaved for this time."""
         is_new = self._kept < len(self._buffer)
         if is_new and time.monotonic() - self._dirty_since >= older_than_seconds:
             await self._keep(len(self._buffer))
@@ -163,18 +164,18 @@ class LogWriter:
             self._close_segment(cut)
 
     def release(self) -> None:
-        """Let go of what is in memory: all of it is kept, and nothing is being written."""
+        """Release the data in memory: all of it is saved, and no write is in progress."""
         self._close_segment(self._kept)
 
     async def finish(self, problem: str) -> None:
-        """Keep all, and that this is all; ``problem`` says why it is not, or is empty."""
+        """Save everything, and mark the log as complete; ``problem`` says what is missing, or is empty."""
         self._log = replace(self._log, problem=problem)
         await self._keep(len(self._buffer), is_complete=True)
         self._close_segment(len(self._buffer))
         self._memory.forget(self)
 
     def forget(self) -> None:
-        """Say that what is in memory is of no use any more; nothing more is to be added."""
+        """Release the memory without saving; nothing may be added after that."""
         self._memory.forget(self)
 
     def _note_memory(self) -> None:
@@ -192,9 +193,9 @@ class LogWriter:
         news.set()
 
     def _find_cut(self) -> int:
-        """Return how much of the buffer is a full segment, or 0: whole lines of it, where that can be.
+        """Return the size of a full segment in the buffer, or 0; it ends at a newline if possible.
 
-        Never before the last pieces: only where those begin is it known how to go on.
+        It never ends before the remembered pieces: only from these can the launcher continue.
         """
         size, head = len(self._buffer), self._limits.head_bytes - self.start
         is_head = self._is_head and 0 < head <= size
@@ -207,7 +208,7 @@ class LogWriter:
         return self._buffer.rfind(b"\n", first_mark, limit) + 1 or limit
 
     def _close_segment(self, size: int) -> None:
-        """Let go of the first bytes in memory, which are kept."""
+        """Release the first bytes in memory, which are saved."""
         if size:
             segment = self._make_segment(size)
             self._note_segment(segment)
@@ -230,14 +231,14 @@ class LogWriter:
         return LogSegment(self._number, self.start, size, self._line, lines, times)
 
     def _make_position(self, end: int) -> dict[str, Any]:
-        """Return where to go on from when all before an offset is kept."""
+        """Return the position to continue from when all data before an offset is saved."""
         if end == self.end:
             return {"from": self._position, "skip": self._skip}
         before, offset = next(mark for mark in reversed(self._marks) if mark[1] <= end)
         return {"from": before, "skip": end - offset}
 
     def _find_dropped(self, size: int) -> list[int]:
-        """Return the segments of the middle that go, so that no more is kept than may be."""
+        """Return the segments from the middle to delete, so that the log does not exceed its limit."""
         over = self._sum + size - self._limits.max_log_bytes
         dropped = []
         for number, length in self._middle:
@@ -248,7 +249,7 @@ class LogWriter:
         return dropped
 
     async def _keep(self, size: int, *, is_complete: bool = False) -> None:
-        """Keep the first bytes in memory, however long that takes."""
+        """Save the first bytes in memory, however long that takes."""
         self._is_keeping = True
         try:
             await self._keep_long(size, is_complete=is_complete)
@@ -305,9 +306,9 @@ async def _once(content: bytes) -> AsyncIterator[bytes]:
 
 
 async def _finish(work: Coroutine[Any, Any, Result]) -> Result:
-    """Return what the work returns, also when this is cancelled: then after a while at most, and raising so.
+    """Return the result of the work. If cancelled, wait for it within a time limit, then raise.
 
-    Writing an object again must not be cancelled: a storage may then leave neither the new nor the old one.
+    Overwriting an object must not be cancelled: the storage might then have neither the new nor the old one.
     """
     task = asyncio.ensure_future(work)
     try:

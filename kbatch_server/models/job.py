@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, model_validator
 
-from ..notebooks.request import Notebook
+from .request import REQUESTED, RequestedSpec
 from .results import JobOutputs
-from .times import to_iso, utcnow
+from .times import Moment, to_iso, utcnow
 
 
 class Status(StrEnum):
@@ -34,11 +35,18 @@ class Status(StrEnum):
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
 COMPLETE = ("Complete", "Completed successfully.")
-"""The reason and the message of a job on Kubernetes that succeeded, whoever ends its pod."""
+"""The reason and the message of a job that succeeded, whoever ends it."""
 
+_WORDS = {
+    Status.QUEUED: ("Queued", "Waiting to start."),
+    Status.PENDING: ("Pending", "Waiting to run."),
+    Status.RUNNING: ("Running", "Running."),
+    Status.SUCCEEDED: COMPLETE,
+    Status.FAILED: ("Error", "The job failed."),
+    Status.CANCELLED: ("Cancelled", "Cancelled by the user."),
+}
+"""The reason and the message of a status of which a launcher says no more."""
 
-RETRY_DELAY_SECONDS = 10.0
-"""What Kubernetes's own Job controller waits before the second attempt; it doubles that each time."""
 
 MAX_RETRY_DELAY_SECONDS = 600.0
 """Where doubling ends, there and here."""
@@ -57,32 +65,18 @@ class Profile(BaseModel):
     extra_resource_limits: dict[str, str] = Field(default_factory=dict)
 
 
-class JobSpec(BaseModel):
+class JobSpec(RequestedSpec):
     """What one job may be and will be: the request after the admin's defaults, profile and limits.
 
     It is stored with the job, so that a change of configuration does not change a job that was
     accepted. The environment is not in it: that is sealed apart.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    image: str
-    command: list[str] | None = None
-    args: list[str] = Field(default_factory=list)
-    notebook: Notebook | None = None
-    """What is run in the place of a command."""
-    profile: str | None = None
-    upload: str | None = None
     code_sha256: str | None = None
-    working_dir: str | None = None
-    """The folder of the code that the command runs in; None: that which holds all of it."""
-    cpu_limit: float | None = None
     cpu_guarantee: float | None = None
-    mem_limit: int | None = None
     mem_guarantee: int | None = None
     extra_resource_limits: dict[str, str] = Field(default_factory=dict)
     extra_resource_guarantees: dict[str, str] = Field(default_factory=dict)
-    shm_size: int | None = None
     code_volume_size: int | None = None
     home_volume_size: int | None = None
     output_volume_size: int | None = None
@@ -103,19 +97,9 @@ class JobSpec(BaseModel):
     annotations: dict[str, str] = Field(default_factory=dict)
     termination_grace_period_seconds: int = 30
     keep_outputs: bool = False
-    collect: Literal["outputs", "workdir"] = "outputs"
-    """Which files are results: those of ``$KBATCH_OUTPUT_DIR``, or what is new or changed in the working
-    folder, too."""
     output_timeout_seconds: int = 300
     sidecar_timeout_seconds: int = 30
     ttl_seconds_after_finished: int = 3600
-    retries: int = 0
-    retry_delay_seconds: float = RETRY_DELAY_SECONDS
-    retry_backoff: Literal["exponential", "fixed"] = "exponential"
-    active_deadline_seconds: int | None = None
-    priority: int = 0
-    queue_name: str | None = None
-    """Kueue's LocalQueue that it is handed to, with its templates filled in."""
     kueue_priority_class: str | None = None
     start_timeout_seconds: int = 600
     schedule_timeout_seconds: int = 0
@@ -156,7 +140,8 @@ class JobStatus(BaseModel):
 
     ``blocked_since`` is set while the job waits for something that may never come, and says since when;
     ``blocked_on`` says which of the two limits holds: ``"schedule"`` (a node with room) or ``"start"``
-    (an image, a container that can be created, an admission).
+    (an image, a container that can be created, an admission). An empty ``reason`` or ``message`` becomes
+    that of the status.
     """
 
     status: Status
@@ -180,6 +165,12 @@ class JobStatus(BaseModel):
     finish_at: datetime | None = None
     """When the service is to end what is left of it: its command has ended with ``exit_code``, and something
     that was put beside it runs on."""
+
+    @model_validator(mode="after")
+    def _say_something(self) -> Self:
+        reason, message = _WORDS[self.status]
+        self.reason, self.message = self.reason or reason, self.message or message
+        return self
 
     def get_limit_seconds(self, spec: JobSpec) -> int:
         """Return how long a job may be held up by what holds it up now; 0 means for ever."""
@@ -296,41 +287,51 @@ class Job:
         return message
 
     def to_dict(self, *, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-        """Return the JSON form of ``api/v1/jobs``; ``env`` is the environment, where it is to be shown."""
-        spec = self.spec
-        return {
-            "id": self.id,
-            "user": self.user,
-            "name": self.name,
-            "status": self.status.value,
-            "reason": self.reason,
-            "message": self.full_message,
-            "exit_code": self.exit_code,
-            "created_at": to_iso(self.created_at),
-            "started_at": to_iso(self.started_at),
-            "ended_at": to_iso(self.ended_at),
-            "attempts": self.attempts,
-            "cancelled_by": self.cancelled_by,
-            "cancel_note": self.cancel_note,
-            "command": spec.command,
-            "args": spec.args,
-            "notebook": None if spec.notebook is None else spec.notebook.model_dump(),
-            "collect": spec.collect,
-            "image": spec.image,
-            "profile": spec.profile,
-            "env": None if env is None and self.has_env else dict(env or {}),
-            "upload": spec.upload,
-            "working_dir": spec.working_dir,
-            "description": self.description,
-            "tags": self.tags,
-            "cpu_limit": spec.cpu_limit,
-            "mem_limit": spec.mem_limit,
-            "shm_size": spec.shm_size,
-            "retries": spec.retries,
-            "retry_delay_seconds": spec.retry_delay_seconds,
-            "retry_backoff": spec.retry_backoff,
-            "active_deadline_seconds": spec.active_deadline_seconds,
-            "priority": spec.priority,
-            "queue_name": spec.queue_name,
-            "outputs": None if self.outputs is None else self.outputs.model_dump(),
-        }
+        """Return the JSON form of ``api/v1/jobs``, a JobJson, with ``env`` where it is to be shown."""
+        shown = dict(zip(_RECORDED, _get_recorded(self), strict=True)) | self.spec.get_requested()
+        shown["message"] = self.full_message
+        shown["env"] = None if env is None and self.has_env else dict(env or {})
+        return {name: value if type(value) in _PLAIN else _to_json(value) for name, value in shown.items()}
+
+
+class JobBriefJson(BaseModel):
+    """A job in short, for a token that may submit or cancel jobs but not read them."""
+
+    id: str
+    user: str
+    name: str
+    status: Status
+    created_at: Moment
+
+
+class JobJson(RequestedSpec, JobBriefJson):
+    """A job: its request, its status and its results."""
+
+    reason: str
+    message: str
+    exit_code: int | None
+    started_at: Moment | None
+    ended_at: Moment | None
+    attempts: int
+    cancelled_by: str | None
+    cancel_note: str | None
+    env: dict[str, str | None] | None
+    """Null in lists and changes; its values are for the job's own user."""
+    description: str
+    tags: dict[str, str]
+    outputs: JobOutputs | None
+
+
+_RECORDED = [name for name in JobJson.model_fields if name not in {*REQUESTED, "env"}]
+"""What of a job's JSON is in the record itself, under the same name."""
+
+_get_recorded = attrgetter(*_RECORDED)
+
+_PLAIN = frozenset({str, int, float, list, dict, Status, type(None)})
+"""The types of values that are JSON as they are, which most are: fifty jobs have two thousand."""
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return to_iso(value) if isinstance(value, datetime) else value

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import WithJsonSchema
+
+Moment = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A time as JSON has it."""
 
 
 def utcnow() -> datetime:
@@ -10,8 +16,11 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
-def to_iso(moment: datetime | None) -> str | None:
-    """Return an aware datetime as ISO 8601 with a Z, or None."""
-    if moment is None:
-        return None
+def show_time(moment: datetime) -> Moment:
+    """Return an aware datetime as ISO 8601 with a Z."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def to_iso(moment: datetime | None) -> Moment | None:
+    """Return an aware datetime as ISO 8601 with a Z, or None."""
+    return None if moment is None else show_time(moment)

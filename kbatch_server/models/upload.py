@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from .times import to_iso
+from typing_extensions import TypedDict
+
+from .times import Moment, show_time
 
 
 def make_upload_key(upload_id: str) -> str:
     """Return where the storage keeps an upload."""
     return f"uploads/{upload_id}"
+
+
+class UploadJson(TypedDict):
+    """An upload."""
+
+    id: str
+    size: int
+    sha256: str
+    created_at: Moment
+    expires_at: Moment
+    top_folder: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +50,13 @@ class Upload:
         """Where the storage keeps it."""
         return make_upload_key(self.id)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> UploadJson:
         """Return the JSON form of ``api/v1/uploads``."""
         return {
             "id": self.id,
             "size": self.size,
             "sha256": self.sha256,
-            "created_at": to_iso(self.created_at),
-            "expires_at": to_iso(self.expires_at),
+            "created_at": show_time(self.created_at),
+            "expires_at": show_time(self.expires_at),
             "top_folder": self.top_folder,
         }

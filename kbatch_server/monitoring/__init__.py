@@ -1,1 +1,1 @@
-"""How the service itself is: its parts' health, numbers for Prometheus, its event loop."""
+"""The state of the service itself: the health of its parts, Prometheus metrics, the lag of its event loop."""

@@ -1,4 +1,4 @@
-"""Measures how late the event loop is: what blocks it is seen here, whatever it is."""
+"""Measures the lag of the event loop, and so finds code that blocks it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections import deque
 from ..metrics import LOOP_LAG_MAX_SECONDS, LOOP_LAG_SECONDS
 
 EVERY_SECONDS = 0.5
-"""How often: what blocks the loop for less than this may go unseen, but not for long."""
+"""Seconds between two measurements. A block shorter than this may go unnoticed once, but not repeatedly."""
 
 REMEMBERED = 120
 """The number of lags of the last minute."""
 
 
 class LoopLag:
-    """A timer that says by how much it came late, from ``start`` to ``stop``."""
+    """A timer that measures its own delay, from ``start`` to ``stop``."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
@@ -25,7 +25,7 @@ class LoopLag:
         self._task = asyncio.create_task(self._measure(), name="loop-lag")
 
     async def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

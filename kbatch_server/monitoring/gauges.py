@@ -1,4 +1,4 @@
-"""What is read when Prometheus asks: how many jobs wait and run, bytes kept, who leads, how the parts are."""
+"""The metrics that the service computes when Prometheus asks: jobs, bytes, leader, health of the parts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ..web.throttle import Throttle
 from .health import Health
 
 JOBS_SECONDS = 5.0
-"""For how long a count of the jobs that are not over is good."""
+"""Seconds for which to reuse the count of jobs that have not ended."""
 
 BYTES_SECONDS = 300.0
-"""For how long the sum of what is kept is good: it goes through all rows."""
+"""Seconds for which to reuse the sum of stored bytes, which needs all rows."""
 
 
 class Gauges(Collector):
-    """The numbers that are looked up rather than counted as they happen."""
+    """The metrics that the service looks up on request, rather than counting events."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Gauges(Collector):
     async def make_page(self) -> bytes:
         """Return all metrics of this process, in Prometheus's text format.
 
-        What the database does not say now is left out.
+        It omits metrics that the database cannot provide now.
         """
         async with self._lock:
             await self._look_up()
@@ -87,26 +87,26 @@ class Gauges(Collector):
             self.set_counts(jobs, kept)
 
     def set_counts(self, jobs: ActiveJobs | None, kept: KeptBytes | None) -> None:
-        """Take what was looked up."""
+        """Set the numbers from the database."""
         self._jobs, self._bytes = jobs, kept
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield what was looked up last, and what this process knows; called by Prometheus's library."""
-        info = GaugeMetricFamily("kbatch_info", "1; the version is its label.", labels=["version"])
+        """Yield the latest numbers of the database and of this process, for Prometheus's library."""
+        info = GaugeMetricFamily("kbatch_info", "Always 1; the label has the version.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
         yield GaugeMetricFamily(
-            "kbatch_leader", "1 in the process that drives the jobs.", value=int(self._leader.is_leading)
+            "kbatch_leader", "1 in the leader, 0 in other processes.", value=int(self._leader.is_leading)
         )
         up = GaugeMetricFamily(
-            "kbatch_part_up", "Whether a part that the service works with answers.", labels=["part"]
+            "kbatch_part_up", "1 if a part that the service depends on responds, else 0.", labels=["part"]
         )
         for part in self._health.parts:
             up.add_metric([part.name], int(part.state == "ok"))
         yield up
         free = GaugeMetricFamily(
             "kbatch_disk_free_bytes",
-            "Bytes that are free on the disk of the database, and of files, where this machine has it.",
+            "Free bytes on the disks of the database and of files, if they are on this machine.",
             labels=["disk"],
         )
         for disk, size in self._disk.free_bytes.items():
@@ -114,7 +114,7 @@ class Gauges(Collector):
         yield free
         requests = GaugeMetricFamily(
             "kbatch_http_open_requests",
-            "Requests under way: streams (logs and jobs that are followed) and others.",
+            "Requests in progress: stream (followed logs, watched jobs) and other.",
             labels=["kind"],
         )
         for kind, count in self._inflight.count().items():
@@ -122,7 +122,7 @@ class Gauges(Collector):
         yield requests
         connections = GaugeMetricFamily(
             "kbatch_connections",
-            "Open connections: of a stranger, of a user whose request is under way, kept for a user's next.",
+            "Open connections: of a stranger, of a user with a request in progress, kept (idle, of a user).",
             labels=["whose"],
         )
         for whose, count in self._throttle.connections.count().items():
@@ -134,8 +134,8 @@ class Gauges(Collector):
     def _collect_queue(self) -> Iterator[GaugeMetricFamily]:
         depth = GaugeMetricFamily(
             "kbatch_reconcile_queue",
-            "Jobs of which this process, if it leads, has something to do: now, in a worker, later, or to"
-            " launch them one by one.",
+            "Jobs that need a step by this process, if it is the leader: now, in a worker, later, or waiting"
+            " to be launched.",
             labels=["state"],
         )
         for state, count in self._reconciler.count().items():
@@ -143,29 +143,29 @@ class Gauges(Collector):
         yield depth
         yield GaugeMetricFamily(
             "kbatch_reconcile_oldest_seconds",
-            "How long the first of those that wait for a worker has waited.",
+            "Time that the first job in line for a worker has waited.",
             value=self._reconciler.queue.get_lag_seconds(),
         )
 
     def _collect_jobs(self) -> Iterator[GaugeMetricFamily]:
         if self._jobs is not None:
-            jobs = GaugeMetricFamily("kbatch_jobs", "Jobs that are not over.", labels=["status"])
+            jobs = GaugeMetricFamily("kbatch_jobs", "Jobs that have not ended.", labels=["status"])
             for status, count in self._jobs.counts.items():
                 jobs.add_metric([status.value], count)
             yield jobs
             since = self._jobs.oldest_queued_at
             yield GaugeMetricFamily(
                 "kbatch_oldest_queued_seconds",
-                "How long the oldest job that is queued has waited; 0 without one.",
+                "Time that the oldest queued job has waited; 0 if no job is queued.",
                 value=0 if since is None else (utcnow() - since).total_seconds(),
             )
             yield GaugeMetricFamily(
                 "kbatch_jobs_to_clean",
-                "Jobs that are over or deleted, and not cleaned up after.",
+                "Jobs that have ended or were deleted, and are not cleaned up yet.",
                 value=self._jobs.to_clean,
             )
         if self._bytes is not None:
-            kept = GaugeMetricFamily("kbatch_kept_bytes", "Bytes in the storage, by what.", labels=["kind"])
+            kept = GaugeMetricFamily("kbatch_kept_bytes", "Bytes in the storage, by kind.", labels=["kind"])
             for kind, size in self._bytes.items():
                 kept.add_metric([kind], size)
             yield kept

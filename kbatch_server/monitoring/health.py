@@ -1,4 +1,4 @@
-"""How the parts that the service needs are: asked from time to time, remembered with since when and why."""
+"""Checks the parts that the service depends on, and remembers for each its state, since when, and why."""
 
 from __future__ import annotations
 
@@ -7,89 +7,107 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import traitlets
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
+from typing_extensions import TypedDict
 
 from ..errors import KBatchError
 from ..launchers.base import LauncherUnavailable
-from ..models.times import to_iso, utcnow
+from ..models.times import Moment, show_time, utcnow
 from ..scrub import scrub_text
 from ..storage.base import StorageError
 
 FRESH_SECONDS = 1.0
-"""What is known of a part is not asked again so soon: anybody may ask the service how it is."""
+"""Seconds for which to reuse the result of a check, because anybody may ask for the service's health."""
 
 MAX_WORDS = 500
-"""Characters of a reason that are shown."""
+"""The maximum length of a reason, in characters."""
 
 State = Literal["ok", "failed", "unknown"]
 
 
+class PartJson(TypedDict):
+    """The state of a part, since when and why."""
+
+    state: State
+    since: Moment
+    message: str
+    needed: bool
+
+
+class PartsJson(TypedDict):
+    """The state of all parts."""
+
+    status: Literal["ok", "degraded", "unavailable", "stopping"]
+    failed: list[str]
+    parts: dict[str, PartJson]
+
+
 @dataclass(slots=True, eq=False)
 class Part:
-    """One thing that the service works with, and what is known of it."""
+    """A part that the service depends on, and its state."""
 
     name: str
     check: Callable[[], Awaitable[None]]
-    """Raises when the part does not work, or does not answer."""
+    """Raises if the part does not work or does not respond."""
     is_needed: bool = False
-    """Whether nothing at all can be answered without it."""
+    """Whether the service can answer no request at all without this part."""
     state: State = "unknown"
     since: datetime = field(default_factory=utcnow)
-    """Since when it is in this state."""
+    """The time when this state began."""
     message: str = ""
-    """Why, in words; empty when all is well."""
+    """The reason of a failure; otherwise empty."""
     checked_at: float = float("-inf")
-    """When it was last asked, as ``time.monotonic()`` says it."""
+    """The time of the last check, by ``time.monotonic()``."""
     asking: asyncio.Task[None] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PartJson:
         """Return the JSON of the part."""
         return {
             "state": self.state,
-            "since": to_iso(self.since),
+            "since": show_time(self.since),
             "message": self.message,
             "needed": self.is_needed,
         }
 
 
 class Health(LoggingConfigurable):
-    """Knows how each part is, and whether requests should come to this process.
+    """Knows the state of each part, and whether this process should receive requests.
 
-    Only a part without which nothing can be answered makes it not ready. Without any of the others some
-    things still work, and a pod that is out of service would answer none of them.
+    The process is not ready only if a part fails without which it can answer no request. Without any other
+    part, some requests still succeed, and a pod that is not ready would receive none of them.
     """
 
     interval_seconds = Float(
         10,
         min=0.1,
-        help="""Seconds between two health checks of the parts that the service needs.""",
+        help="""Seconds between two health checks of the parts that the service depends on.""",
         config=True,
     )
 
     check_seconds = Float(
         5,
         min=0.1,
-        help="""Seconds that a part may take to respond before it counts as failed.""",
+        help="""Seconds within which a part must respond to a check, before it counts as failed.""",
         config=True,
     )
 
     parts: Sequence[Part] = traitlets.List()  # type: ignore[assignment]
 
     is_stopping = False
-    """Whether the process is about to end: then it is not ready, whatever the parts say."""
+    """Whether the process is about to end: then it is not ready, whatever the state of the parts."""
 
     _task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to look."""
+        """Begin the checks."""
         self._task = asyncio.create_task(self._rounds(), name="health")
 
     async def stop(self) -> None:
-        """Look no more."""
+        """End the checks."""
         tasks = [self._task, *(part.asking for part in self.parts)]
         under_way = [task for task in tasks if task is not None]
         for task in under_way:
@@ -102,11 +120,11 @@ class Health(LoggingConfigurable):
             await asyncio.sleep(self.interval_seconds)
 
     async def look(self) -> None:
-        """Ask the parts that were not asked a moment ago, and wait until each is known."""
+        """Check each part that was not checked a moment ago, and wait for the results."""
         old = time.monotonic() - FRESH_SECONDS
         due = [self._ask(part) for part in self.parts if part.checked_at <= old]
         if due:
-            # several who ask at once share an answer; one that goes away does not take it from the others
+            # simultaneous callers share one check; if one is cancelled, the check continues for the others
             await asyncio.wait(due)
 
     def _ask(self, part: Part) -> asyncio.Task[None]:
@@ -141,11 +159,11 @@ class Health(LoggingConfigurable):
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests should come to this process."""
+        """Whether this process should receive requests."""
         return not self.is_stopping and all(part.state == "ok" for part in self.parts if part.is_needed)
 
     @property
-    def status(self) -> str:
+    def status(self) -> Literal["ok", "degraded", "unavailable", "stopping"]:
         """One word: ``ok``, ``degraded`` (some things work), ``unavailable`` (none) or ``stopping``."""
         if self.is_stopping:
             return "stopping"
@@ -153,7 +171,7 @@ class Health(LoggingConfigurable):
             return "unavailable"
         return "ok" if all(part.state == "ok" for part in self.parts) else "degraded"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PartsJson:
         """Return the JSON of all parts."""
         return {
             "status": self.status,
@@ -163,10 +181,10 @@ class Health(LoggingConfigurable):
 
 
 def describe(error: Exception) -> str:
-    """Return why a check failed, in words that anybody may read.
+    """Return the reason why a check failed, without secrets, because anybody may read it.
 
-    Of our own errors what they say; of others, which may say anything, what kind they are: the log of the
-    part itself says more.
+    For this service's own errors this is the message. For others, whose messages may contain anything, it is
+    only the type: the log has more.
     """
     if isinstance(error, KBatchError):
         return scrub_text(error.message)[:MAX_WORDS]

@@ -1,4 +1,4 @@
-"""What an admin watches the service by, put together: its parts' health, its metrics, its requests."""
+"""Puts together what an admin monitors: the health of the parts, the metrics, the requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .health import Health, Part
 
 
 class Operations(LoggingConfigurable):
-    """Builds health and metrics, and runs what of them runs, from ``start`` to ``stop``."""
+    """Builds health checks and metrics, and runs them from ``start`` to ``stop``."""
 
     auth = Instance(HubAuthenticator)
     disk = Instance(DiskSpace)
@@ -55,16 +55,16 @@ class Operations(LoggingConfigurable):
         self._loop_lag = LoopLag()
 
     async def start(self) -> None:
-        """Begin to look at the parts, and to measure."""
+        """Begin to check the parts and to measure."""
         await self._loop_lag.start()
         await self.health.start()
 
     async def stop(self) -> None:
-        """End it."""
+        """End the checks and measurements."""
         await self.health.stop()
         await self._loop_lag.stop()
 
     async def announce_stop(self) -> None:
-        """Say that this process is not ready any more, and wait until nobody sends requests here."""
+        """Report that this process is not ready, and wait until others no longer send requests to it."""
         self.health.is_stopping = True
         await asyncio.sleep(self.inflight.drain_seconds)

@@ -1,1 +1,1 @@
-"""Notebooks as jobs: what may be asked for, what a launcher starts, and what then runs in the job's image."""
+"""Notebooks as jobs: checks the request, starts the notebook, and runs it in the job's image."""

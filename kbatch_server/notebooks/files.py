@@ -1,4 +1,4 @@
-"""The files that a notebook's job needs beside its code."""
+"""The files that a notebook's job needs in addition to its code."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .request import Notebook
 
 
 def make_files(notebook: Notebook, working_dir: str | None = None) -> dict[str, str]:
-    """Return their content by name: what runs the notebook, and which one how.
+    """Return their content by name: the scripts that run the notebook, and the settings.
 
-    ``working_dir`` is the folder of the code that the job runs in: the notebook comes back below it.
+    ``working_dir`` is the folder in the code where the job runs: results have the notebook below it.
     """
     settings = notebook.model_dump() | {"working_dir": working_dir or ""}
     return {name: _read(name) for name in SOURCE_FILES} | {SETTINGS_FILE: json.dumps(settings)}

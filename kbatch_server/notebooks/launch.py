@@ -1,18 +1,18 @@
-"""What starts a notebook in a job's image, and what its end means. Pure.
+"""The command that starts a notebook in a job's image, and the meaning of its exit codes. Pure.
 
-A launcher puts the files of ``files.make_files`` into a folder that the job may read, and runs
-``make_command`` of it in the place of the job's command.
+A launcher writes ``files.make_files`` to a folder that the job may read, and runs ``make_command`` of it in
+place of the job's command.
 """
 
 from __future__ import annotations
 
 SOURCE_FILES = ("run_notebook.py", "notebook_setup.py")
-"""What runs the notebook, the first of them by way of the other."""
+"""The files that run the notebook; the first one imports the other."""
 
 SETTINGS_FILE = "notebook.json"
 
 NO_TOOLS = 90
-"""As in ``in-job/notebook_setup.py``, which says the same of a Python that has nothing for notebooks."""
+"""As in ``in-job/notebook_setup.py``: the exit code if Python lacks the packages for notebooks."""
 
 EXIT_REASONS = {
     1: (
@@ -37,7 +37,7 @@ EXIT_REASONS = {
     ),
     94: ("NotebookRunnerFailed", "The notebook runner failed. See the end of the log."),
 }
-"""The reason and the sentence of each exit code of ``in-job/run_notebook.py``."""
+"""The reason and the message for each exit code of ``in-job/run_notebook.py``."""
 
 _START = f"""
 for python in python3 python; do
@@ -49,5 +49,5 @@ exit {NO_TOOLS}
 
 
 def make_command(folder: str) -> list[str]:
-    """Return the command that runs a job's notebook, by the files in ``folder``."""
+    """Return the command that runs a job's notebook with the files in ``folder``."""
     return ["sh", "-c", _START, "run-notebook", folder]

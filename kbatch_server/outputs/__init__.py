@@ -1,1 +1,1 @@
-"""The results of jobs: which files they are, kept in the storage and handed out."""
+"""The results of jobs: selects them, keeps them in the storage, and provides them."""

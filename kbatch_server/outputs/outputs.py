@@ -1,4 +1,4 @@
-"""Keeps what jobs write under ``$KBATCH_OUTPUT_DIR``, and hands it out: file by file, or all as a ZIP."""
+"""Saves the results of jobs, and provides them: file by file, or all as a ZIP."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from traitlets.config import LoggingConfigurable
 from ..audit import AuditEntry
 from ..errors import Forbidden, InvalidRequest, KBatchError, NotFound, TooLarge, Unavailable
 from ..failpoints import reach
+from ..metrics import LIMITS_HELD
 from ..models.job import Job
 from ..models.results import JobOutputs, OutputFile, OutputLimits, OutputTar
 from ..storage.base import Storage, StorageError, StorageFull
 from ..store.outputs import KeptOutputs, OutputStore
-from .selection import ENTRIES_FOR_EACH_FILE, MAX_LIST_BYTES, OMITTED_LIST, Selection, read_omitted, select
-from .tarindex import BadTar, TarIndex, TooManyEntries
+from .selection import ENTRIES_FOR_EACH_FILE, Selection, read_omitted, select
+from .tarindex import MAX_LIST_BYTES, OMITTED_LIST, BadTar, TarIndex, TooManyEntries
 from .zipstream import make_zip
 
 HEAD_BYTES = 32 * 1024
-"""So much of a tar is read before the storage is asked to keep it: most jobs write nothing at all."""
+"""Bytes of a tar to read before writing it to the storage: most jobs write nothing at all."""
 
 SLICE_BYTES = 64 * 1024
-"""After so much of a tar others get their turn: it may be all headers, at 50 µs each."""
+"""Bytes of a tar after which other tasks may run: they may be all headers, which take 50 µs each."""
 
 
 class Outputs(LoggingConfigurable):
-    """The results of jobs: of each job one tar in the storage, as it came, and an index of it in the store.
+    """The results of jobs: for each job one tar in the storage, as it was sent, and its index in the store.
 
-    A file is a range of the tar's bytes. The object comes first and then its record, so that what is
-    recorded is there.
+    A file is a range of the tar's bytes. The service writes the object before its record, so that a record's
+    object always exists.
     """
 
     max_output_bytes = ByteSpecification(
         OutputLimits().max_bytes,
-        help="""Bytes of all files that one job may keep; an integer, or a string like ``2G``.
+        help="""The maximum size, in bytes, of a job's results; an integer, or a string like ``2G``.
 
-        Of a job that writes more, the files that fit are kept, in the order of their paths. Its message says
-        so, and the rest is named. They are streamed: the memory that is needed does not depend on it.
+        If a job writes more, the service keeps the files that fit, in the order of their paths. The job's
+        message says so and names the others. The service streams results: larger ones need no more memory.
         """,
         config=True,
     )
@@ -50,9 +51,11 @@ class Outputs(LoggingConfigurable):
     max_output_files = Integer(
         OutputLimits().max_files,
         min=1,
-        help="""How many files one job may keep. Of a job that writes more, the first by path are kept.
+        help="""The maximum number of files in a job's results. If a job writes more, the service keeps the
+        first by path.
 
-        At most ten times as many files, links and folders are looked at.
+        The service looks at no more than ten times as many files, links and folders, and remembers no more
+        of their paths than fit into 800 bytes for each file, and a megabyte.
         """,
         config=True,
     )
@@ -66,28 +69,29 @@ class Outputs(LoggingConfigurable):
 
     @property
     def limits(self) -> OutputLimits:
-        """How much one job may keep."""
+        """The limits on the results of one job."""
         return OutputLimits(int(self.max_output_bytes), self.max_output_files)
 
     @property
     def max_tar_bytes(self) -> int:
-        """How large a tar may be: the files, and what is around each of them."""
+        """The maximum size of a tar: the files, and the overhead of each."""
         return int(self.max_output_bytes) + 4096 * self.max_output_files + 2**20
 
     async def check_size(self, job: Job, size: int) -> None:
-        """Raise TooLarge when a tar of so many bytes cannot be kept, which is then on record."""
+        """Raise TooLarge, and record it, if a tar of this size is too large."""
         if size > self.max_tar_bytes:
             raise await self._refuse(job, self._say_too_large(size))
 
     async def receive(self, job: Job, tar: OutputTar) -> JobOutputs:
-        """Keep the files in a tar that fit, in the place of those that an earlier attempt left.
+        """Save the files in a tar that fit, replacing those of an earlier attempt.
 
-        Raises TooLarge (whoever packed it has not left out what does not fit) and InvalidRequest (it is no
-        tar), which are on the job's record then; Unavailable (storage or database) and whatever reading the
-        tar raises, after which it may come again; Forbidden when the job takes no more results. Nothing is
-        left of a tar that was not kept.
+        Raises TooLarge (the packer did not omit what exceeds the limits) and InvalidRequest (it is not a
+        tar), and records either. Raises Unavailable (of the storage or the database) and any error from
+        reading the tar; then the sender may try again. Raises Forbidden if the job accepts no more results.
+        If it raises, it leaves no object behind.
         """
-        index = TarIndex(max_entries=ENTRIES_FOR_EACH_FILE * self.max_output_files + 100)
+        max_entries = ENTRIES_FOR_EACH_FILE * self.max_output_files + 100
+        index = TarIndex(max_entries, folders=tuple(tar.folders.values()))
         key = f"outputs/{job.id}/{secrets.token_hex(16)}"
         try:
             size = await self._keep(key, tar, index)
@@ -111,18 +115,18 @@ class Outputs(LoggingConfigurable):
         return summary
 
     async def fail(self, job: Job, why: str) -> None:
-        """Record that a job's results could not be kept, and why, as a sentence."""
+        """Record that a job's results could not be saved, with the reason as a sentence."""
         self.log.warning("job %s: its results could not be saved: %s", job.id, why)
         await self._record(job, JobOutputs(state="failed", message=why), None)
 
     async def list(self, job: Job) -> KeptOutputs:
-        """Return a job's files, by path; raises NotFound as long as nothing is known of them."""
+        """Return a job's files, by path; raises NotFound while nothing is known of them."""
         if job.outputs is None:
             raise NotFound(_say_none(job), reason="OutputsNotFound")
         return await self.records.find(job.id) or KeptOutputs("", 0, [])
 
     async def find(self, job: Job, path: str) -> tuple[str, OutputFile]:
-        """Return one file and the key of the object that it is in, or raise NotFound that says why."""
+        """Return one file and the key of its object; raises NotFound with the reason."""
         found = await self.records.find_file(job.id, path)
         if found is None:
             raise NotFound(_say_none(job), reason="OutputsNotFound")
@@ -132,12 +136,12 @@ class Outputs(LoggingConfigurable):
         raise NotFound(f"Job {job.id!r} has no result file {path[:200]!r}.")
 
     async def zip(self, job: Job) -> AsyncGenerator[bytes]:
-        """Return all files as a ZIP that is made as it is read, or raise NotFound that says why."""
+        """Return all files as a ZIP that is created while it is read; raises NotFound with the reason."""
         kept = await self._get_kept(job)
         return make_zip(kept.files, partial(self.read, kept.key))
 
     async def read(self, key: str, start: int, length: int) -> AsyncGenerator[bytes]:
-        """Yield ``length`` bytes of an object from ``start``, no less; raises Unavailable."""
+        """Yield ``length`` bytes of an object from ``start`` on; raises Unavailable if any are missing."""
         if not length:
             return
         try:
@@ -154,9 +158,9 @@ class Outputs(LoggingConfigurable):
     async def delete(
         self, job_id: str, *, why: str = "They were deleted.", audit: AuditEntry | None = None
     ) -> None:
-        """Delete a job's files, if it has any: the object, then its record. Raises StorageError.
+        """Delete a job's files, if any: the object, then its record. Raises StorageError and Unavailable.
 
-        ``why`` is the sentence that stands in the job's record from then on.
+        The job's record then contains the sentence ``why``.
         """
         key = await self.records.find_key(job_id)
         if key is not None:
@@ -170,7 +174,7 @@ class Outputs(LoggingConfigurable):
         return kept
 
     async def _keep(self, key: str, tar: OutputTar, index: TarIndex) -> int | None:
-        """Write the tar to the storage while it is looked at; return its size, None when no file is in it."""
+        """Write the tar to the storage while indexing it; return its size, or None if it has no files."""
         chunks = self._watch(tar.chunks, index)
         async with aclosing(chunks):
             head = bytearray()
@@ -184,7 +188,7 @@ class Outputs(LoggingConfigurable):
             return await self.storage.write(key, _chain(bytes(head), chunks))
 
     async def _select(self, key: str, tar: OutputTar, index: TarIndex) -> Selection:
-        """Return which of the files are results, and which were left out, also by whoever packed them."""
+        """Return the files that are results, and those that this service or the packer omitted."""
         selection = await asyncio.to_thread(select, index, tar.folders, self.limits)
         listed = index.files.get(OMITTED_LIST) if tar.folders else None
         if listed is not None:
@@ -194,7 +198,7 @@ class Outputs(LoggingConfigurable):
         return selection
 
     def _make_summary(self, selection: Selection, tar: OutputTar) -> JobOutputs:
-        """Return in short what was kept of a tar, and what was not."""
+        """Return a summary of the saved and the omitted files of a tar."""
         omitted, left_out = selection.omitted, selection.left_out + tar.left_out
         said = []
         if omitted.files:
@@ -205,7 +209,12 @@ class Outputs(LoggingConfigurable):
             )
         if left_out:
             entries = "1 entry was" if left_out == 1 else f"{left_out} entries were"
-            said.append(f"{entries} skipped: only readable files, and links to them, are saved.")
+            said.append(
+                f"{entries} skipped: only readable files, and links to files that can be results, are saved."
+            )
+        if selection.is_cut:
+            LIMITS_HELD.labels("max_output_files").inc()
+            said.append("The paths and links are too long or too many: use shorter ones, or pack the files.")
         sizes = [file.size for file in selection.files]
         return JobOutputs(
             state="kept",
@@ -218,11 +227,11 @@ class Outputs(LoggingConfigurable):
         )
 
     async def _watch(self, chunks: AsyncIterator[bytes], index: TarIndex) -> AsyncGenerator[bytes]:
-        """Yield the chunks on their way, with the index made of them, until it is over a limit."""
+        """Yield the chunks while indexing them; raises if the tar exceeds a limit."""
         size = 0
         async for chunk in chunks:
             size += len(chunk)
-            if size > self.max_tar_bytes:  # what follows the end of a tar is not looked at
+            if size > self.max_tar_bytes:  # also counts bytes after the end of the tar, which are not read
                 raise self._say_too_large(size)
             for start in range(0, len(chunk), SLICE_BYTES):
                 piece = chunk[start : start + SLICE_BYTES]
@@ -254,7 +263,7 @@ class Outputs(LoggingConfigurable):
         return TooLarge(message, details={"limit": self.max_output_files})
 
     async def _refuse(self, job: Job, error: TooLarge | BadTar) -> KBatchError:
-        """Record that the results are not kept, and return the error that whoever sends them gets."""
+        """Record that the results are not saved, and return the error for the sender."""
         if isinstance(error, TooLarge):
             await self.fail(job, error.message)
             return error
@@ -262,7 +271,7 @@ class Outputs(LoggingConfigurable):
         return InvalidRequest.of_field("body", f"is not a tar: {error}")
 
     async def _record(self, job: Job, summary: JobOutputs, kept: KeptOutputs | None) -> None:
-        """Write down what became of the results; from here on nobody can go away in the middle."""
+        """Record the outcome; the recording continues even if this is cancelled."""
         recording = asyncio.create_task(self._record_or_discard(job, summary, kept), name=f"record-{job.id}")
         self._recordings.add(recording)
         recording.add_done_callback(self._recordings.discard)
@@ -273,7 +282,7 @@ class Outputs(LoggingConfigurable):
             raise
 
     def _log_unheard(self, recording: asyncio.Task[None]) -> None:
-        """Log the error of a recording that nobody waits for any more."""
+        """Log the error of a recording whose caller was cancelled."""
         error = None if recording.cancelled() else recording.exception()
         if error is not None:
             self.log.warning("%s: %s", recording.get_name(), error)
@@ -290,7 +299,7 @@ class Outputs(LoggingConfigurable):
             raise Forbidden("This job accepts no more results.", reason="BadLink")
 
     async def _discard(self, key: str) -> None:
-        """Delete an object that nothing names."""
+        """Delete an object without a record."""
         try:
             await self.storage.delete(key)
         except StorageError:
@@ -298,7 +307,7 @@ class Outputs(LoggingConfigurable):
 
 
 def _say_none(job: Job) -> str:
-    """Say why a job has no results to read."""
+    """Return the reason why a job has no results to read."""
     if job.outputs is not None and job.outputs.state == "failed":
         return f"The results of job {job.id!r} could not be saved: {job.outputs.message}"
     if job.outputs is not None and job.outputs.state == "removed":
@@ -313,7 +322,7 @@ def _say_none(job: Job) -> str:
 
 
 def _unavailable(error: StorageError) -> Unavailable:
-    """Return what to say when the storage does not keep results now."""
+    """Return the error for the sender if the storage fails."""
     if isinstance(error, StorageFull):
         return Unavailable("The storage is full. Tell an admin of the hub.", retry_after_seconds=600)
     return Unavailable(f"The storage does not respond: {error}")

@@ -1,30 +1,31 @@
-"""Finds the files in a tar as it streams by, from its headers alone; the content between them is skipped.
+"""Finds the files in a tar while it streams through, from its headers alone; it skips the contents.
 
-Each header block is decoded by the standard library's ``TarInfo.frombuf``. The rest is ours because
-``TarFile`` reads: over a body that arrives piece by piece it would hold a thread for as long as that takes,
-and it limits neither the size of an extended header, nor the number of members that it remembers, nor
-(CVE-2025-8194, Python before 3.13.6) how often it reads the same block. Here each byte is looked at a bounded
-number of times.
+The standard library's ``TarInfo.frombuf`` decodes each header block. The rest is not ``TarFile``, because
+that reads by itself: for a body that arrives piece by piece, it would occupy a thread all the time. It also
+limits neither the size of an extended header, nor the number of members that it remembers, nor
+(CVE-2025-8194, Python before 3.13.6) how often it reads the same block. This module looks at each byte a
+bounded number of times.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import tarfile
 from dataclasses import dataclass, field
 
-from ..models.results import OutputFile
+from ..models.results import OmittedFile, OutputFile
 
 BLOCK = 512
 
 MAX_HEADER_BYTES = 64 * 1024
-"""What a header may add in a block of its own: a long name, a time. More is no name that a system makes."""
+"""The maximum size of an extended header: a long name, a time. No system creates longer names."""
 
 MAX_PATH_LENGTH = 1000
-"""Characters of a path: the paths of all files are held together when they are listed."""
+"""The maximum length of a path in characters: a list of the files has all paths in memory."""
 
 MAX_TIME = 253402300799
-"""The last second of the year 9999: a file's time is the job's to set, and may be any number."""
+"""The last second of the year 9999: a job can set any number as a file's time."""
 
 # in the header of a sparse file of GNU tar: whether more of its map follows, and in each block of that
 _MAP_BEGINS, _MAP_GOES_ON = 482, 504
@@ -45,7 +46,7 @@ _ZEROS = bytes(BLOCK)
 _PLAIN = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 
 _KEYWORDS = frozenset({"path", "linkpath", "size", "mtime"})
-"""The keywords of an extended header that are of use here; any other may come in any number."""
+"""The keywords of an extended header that matter here; it may have any number of others."""
 _SPARSE = "GNU.sparse"
 
 # the standard's "%d %s=%s\n": https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html
@@ -54,30 +55,63 @@ _NUMBER = re.compile(r"(-?[0-9]{1,18})(?:\.|$)")
 _MIN_RECORD_BYTES = len(b"5 a=\n")
 
 
+OMITTED_LIST = "lists/omitted"
+"""Its first line has ``FILES BYTES`` of all omitted files, the others have ``SIZE PATH`` of the first
+ones."""
+
+MAX_NAMED = 1000
+"""The maximum number of omitted files to name; the others are only counted."""
+
+MAX_LIST_BYTES = 256 * 1024
+
+BYTES_FOR_EACH_ENTRY = 80
+"""The memory for paths and targets, for each entry that is allowed, as far as they are remembered."""
+
+LEAST_BYTES = 2**20
+"""The memory for those however few entries are allowed."""
+
+ENTRY_BYTES = 200
+"""The memory that a remembered entry takes beside its path and target, approximately."""
+
+
 class BadTar(ValueError):
-    """It is no tar, or not the whole of one."""
+    """The data is not a tar, or an incomplete one."""
 
 
 class TooManyEntries(Exception):
-    """There are more entries than files are allowed, many times over."""
+    """The tar has many times more entries than the allowed number of files."""
 
 
 @dataclass(slots=True)
 class TarIndex:
-    """What is in a tar, as far as it was fed.
+    """The contents of a tar, up to where it was fed.
 
-    Only regular files count, and hard links to one that came before; symbolic links are noted. Folders go
-    without saying; anything else (devices, sparse files, paths that lead outside) counts as left out. Several
-    tars may follow each other, as ``tar --ignore-zeros`` reads them.
+    Only regular files count, and hard links to earlier ones; symbolic links are noted. Folders are ignored.
+    Anything else (devices, sparse files, paths that lead outside) counts as left out. Several tars may follow
+    each other, as for ``tar --ignore-zeros``.
+
+    The memory for all paths is limited, and half of it for links: a file that exceeds the limit is counted as
+    omitted, a link as left out. A link is left out at once if it leads out of all of ``folders``.
     """
 
     max_entries: int
+    folders: tuple[str, ...] = ()
+    """The original absolute paths of the tar's folders; empty if they are unknown."""
     files: dict[str, OutputFile] = field(default_factory=dict)
-    """By path: a later one replaces an earlier one, as it would when unpacked."""
+    """By path; a later file replaces an earlier one, as when unpacking."""
     links: dict[str, str] = field(default_factory=dict)
-    """Where symbolic links lead, as it was said, by their paths."""
+    """The targets of symbolic links, unresolved, by the links' paths."""
     left_out: int = 0
+    omitted_files: int = 0
+    omitted_size: int = 0
+    omitted_named: list[OmittedFile] = field(default_factory=list)
+    """Some of the omitted files."""
+    is_cut: bool = False
+    """Whether something was left out or omitted because of the limit on memory."""
     is_complete: bool = False
+    _bytes: int = 0
+    _link_bytes: int = 0
+    _named_bytes: int = 0
     _entries: int = 0
     _offset: int = 0
     _skip: int = 0
@@ -105,11 +139,16 @@ class TarIndex:
 
     @property
     def least_size(self) -> int:
-        """Bytes that the tar has at least, from what its headers have said until now."""
+        """The minimum size of the tar in bytes, from the headers so far."""
         return self._offset + self._skip
 
+    @property
+    def max_bytes(self) -> int:
+        """The maximum of memory for the paths and targets of all entries."""
+        return LEAST_BYTES + BYTES_FOR_EACH_ENTRY * self.max_entries
+
     def finish(self) -> None:
-        """Say that this was all; raises BadTar when it cannot be the whole."""
+        """Note the end of the data; raises BadTar if the tar is incomplete."""
         if not self.is_complete:
             raise BadTar("it ends in the middle")
 
@@ -176,17 +215,61 @@ class TarIndex:
         elif path is not None and info.type in _PLAIN and not is_sparse:
             self._add(OutputFile(path, self._offset, size, moment))
         elif path is not None and info.type == tarfile.SYMTYPE:
-            self.links[path] = said.get("linkpath", info.linkname)[:MAX_PATH_LENGTH]
+            self._add_link(path, said.get("linkpath", info.linkname)[:MAX_PATH_LENGTH])
         else:
             self.left_out += 1
 
     def _add(self, file: OutputFile) -> None:
+        self._drop_link(file.path)
+        is_new = self.files.pop(file.path, None) is None
+        cost = _get_cost(file.path) if is_new else 0
+        if self._bytes + cost > self.max_bytes and file.path != OMITTED_LIST:
+            self._omit(OmittedFile(file.path, file.size))
+            return
+        self._bytes += cost
         self.files[file.path] = file
-        self.links.pop(file.path, None)
+
+    def _omit(self, file: OmittedFile) -> None:
+        self.is_cut = True
+        self.omitted_files += 1
+        self.omitted_size += file.size
+        self._named_bytes += _get_cost(file.path)
+        if len(self.omitted_named) < MAX_NAMED and self._named_bytes <= MAX_LIST_BYTES:
+            self.omitted_named.append(file)
+
+    def _add_link(self, path: str, target: str) -> None:
+        self._drop_link(path)
+        cost = _get_cost(path, target)
+        if self._is_outside(target):
+            self.left_out += 1
+        elif self._bytes + cost > self.max_bytes or self._link_bytes + cost > self.max_bytes // 2:
+            self.is_cut = True
+            self.left_out += 1
+        else:
+            self._bytes += cost
+            self._link_bytes += cost
+            self.links[path] = target
+
+    def _drop_link(self, path: str) -> None:
+        target = self.links.pop(path, None)
+        if target is not None:
+            cost = _get_cost(path, target)
+            self._bytes -= cost
+            self._link_bytes -= cost
+
+    def _is_outside(self, target: str) -> bool:
+        """Whether an absolute target certainly is in none of the folders."""
+        if not self.folders or not target.startswith("/") or ".." in target or "//" in target:
+            return False
+        return not any(f"{target}/".startswith(f"{folder}/") for folder in self.folders)
+
+
+def _get_cost(*texts: str) -> int:
+    return ENTRY_BYTES + sum(map(sys.getsizeof, texts))
 
 
 def clean_path(path: str) -> str | None:
-    """Return a path without ``./`` and the like, or None for one that leads outside or is too long."""
+    """Return a path without ``./`` and the like, or None if it leads outside or is too long."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or "\0" in path or len(path) > MAX_PATH_LENGTH:
         return None
@@ -194,9 +277,9 @@ def clean_path(path: str) -> str | None:
 
 
 def _read_pax(data: bytes) -> dict[str, str]:
-    """Return the records of an extended header that are of use here; raises BadTar.
+    r"""Return the records of an extended header that matter here; raises BadTar.
 
-    Each is ``"%d %s=%s\\n"``, with the length of the whole record first.
+    Each is ``"%d %s=%s\n"``, with the length of the whole record first.
     """
     records: dict[str, str] = {}
     start = 0
@@ -218,7 +301,7 @@ def _read_pax(data: bytes) -> dict[str, str]:
 
 
 def _read_int(text: str) -> int:
-    """Return the whole part of a number, which may have a fraction; raises BadTar."""
+    """Return the whole part of a number that may have a fraction; raises BadTar."""
     match = _NUMBER.match(text)
     if match is None:
         raise BadTar(f"it has a number that cannot be read: {text[:20]!r}")

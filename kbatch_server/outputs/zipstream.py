@@ -1,4 +1,4 @@
-"""Makes a ZIP of files that lie one after the other in an object, while it is read: nothing is held whole."""
+"""Creates a ZIP of files that are consecutive in an object while it is read, without holding it in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import aclosing
 from ..models.results import OutputFile
 
 FIRST_YEAR = 1980
-"""ZIP knows no time before, and none after 2107."""
+"""The first year of times in a ZIP; ``LAST_YEAR`` is the last."""
 LAST_YEAR = 2107
 
 Read = Callable[[int, int], AsyncGenerator[bytes]]
@@ -19,13 +19,13 @@ Read = Callable[[int, int], AsyncGenerator[bytes]]
 
 
 async def make_zip(files: Sequence[OutputFile], read: Read) -> AsyncGenerator[bytes]:
-    """Yield the pieces of a ZIP of the files; what ``read`` raises is passed on.
+    """Yield the pieces of a ZIP of the files; errors of ``read`` are passed on.
 
-    The object is read once, from the first file to the last, as a request for each of ten thousand small
-    files would take minutes; only what is linked twice is read once more.
+    It reads the object once, from the first file to the last: a request for each of ten thousand small files
+    would take minutes. It reads only the content of hard links again.
     """
     sink = _Sink()
-    # Deflated, as a ZIP that is made without going back cannot have plain entries that every tool reads.
+    # Deflated: in a ZIP that is written in one pass, not every tool can read uncompressed entries.
     archive = zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1)  # type: ignore[call-overload]
     try:
         for run in _make_runs(files):
@@ -42,7 +42,7 @@ async def make_zip(files: Sequence[OutputFile], read: Read) -> AsyncGenerator[by
 
 
 def _make_runs(files: Sequence[OutputFile]) -> list[list[OutputFile]]:
-    """Return the files in runs that can each be read from front to back."""
+    """Return the files in runs, each of which can be read from front to back."""
     first: dict[int, OutputFile] = {}
     again = []
     for file in sorted(files, key=lambda file: (file.offset, file.path)):
@@ -73,12 +73,12 @@ def _make_info(file: OutputFile) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(file.path, moment)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o644 << 16
-    info.file_size = file.size  # it decides whether the entry has room for a large size
+    info.file_size = file.size  # decides whether the entry has fields for a large size
     return info
 
 
 class _Sink:
-    """A file that can only be written to; what was written is taken away in between."""
+    """A write-only file, whose content is taken away from time to time."""
 
     def __init__(self) -> None:
         self._held: list[bytes] = []
@@ -95,7 +95,7 @@ class _Sink:
 
 
 class _Source:
-    """A range of an object that is read from front to back, a file at a time."""
+    """Reads a range of an object from front to back, one file at a time."""
 
     def __init__(self, pieces: AsyncIterator[bytes], position: int) -> None:
         self._pieces = pieces
@@ -103,7 +103,7 @@ class _Source:
         self._rest = b""
 
     async def read(self, file: OutputFile) -> AsyncGenerator[bytes]:
-        """Yield the content of a file, which lies behind what was read before."""
+        """Yield the content of a file, which comes after what was read before."""
         position, left = file.offset, file.size
         while left:
             skipped = min(position - self._position, len(self._rest))

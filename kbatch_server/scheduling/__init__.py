@@ -1,1 +1,1 @@
-"""Whose turn it is, and where a user stands."""
+"""Decides which queued job starts next, and reports a user's limits and usage."""

@@ -1,4 +1,4 @@
-"""How fast launches may leave: at the launcher's pace, and slower while users wait for answers."""
+"""Limits the rate of launches: to the launcher's maximum, and further while many requests arrive."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from ..launchers.base import JobLauncher
 from ..web.inflight import InflightRequests
 
 LOOK_SECONDS = 0.1
-"""How soon the end of a rush of requests is noticed."""
+"""Seconds until the pacer notices that many requests are over."""
 
 
 class LaunchPacer(LoggingConfigurable):
     """Spaces launches evenly.
 
-    The launcher says how many may leave in a second. While many requests come in, only a few do: a launch
-    costs about as much as ten requests, and nobody waits for it at a keyboard.
+    The launcher sets the maximum rate. While many requests arrive, the rate is low: a launch costs about as
+    much as ten requests, and nobody waits for it at a keyboard.
     """
 
     busy_requests_per_second = Float(
         100,
         min=0,
-        help="""From how many requests a second on launches give way to them; 0 is never.
+        help="""The rate of requests per second above which launches slow down. 0: never.
 
-        It counts what users were answered by the process that launches: new jobs, and 25 other requests of
-        each user in a second. What was refused, and what strangers ask, holds up no launch.
+        It counts the users' requests that the launching process answered: each new job, and up to 25 other
+        requests per second of each user. Rejected requests, and those without a known user, do not slow down
+        launches.
         """,
         config=True,
     )
@@ -36,7 +37,7 @@ class LaunchPacer(LoggingConfigurable):
     busy_launches_per_second = Float(
         2,
         min=0.01,
-        help="""The most jobs started per second while requests have priority over launches.""",
+        help="""The maximum number of jobs that are launched per second while launches are slowed down.""",
         config=True,
     )
 
@@ -45,13 +46,13 @@ class LaunchPacer(LoggingConfigurable):
     _last = float("-inf")
 
     async def wait(self) -> None:
-        """Return when one more launch may leave; ``count`` says that it does."""
-        # the end of a rush is no event: it is that fewer requests come in
+        """Wait until the rate allows another launch; the caller then calls ``count``."""
+        # polls, because no event tells that fewer requests arrive
         while (wait := self._get_wait_seconds()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(wait, LOOK_SECONDS))
 
     def count(self) -> None:
-        """Note that a launch leaves now."""
+        """Note that a launch begins now."""
         self._last = time.monotonic()
 
     def _get_wait_seconds(self) -> float:
@@ -59,7 +60,7 @@ class LaunchPacer(LoggingConfigurable):
         return 0 if rate == 0 else self._last + 1 / rate - time.monotonic()
 
     def _get_rate(self) -> float:
-        """Return how many may go in a second now; 0 is no limit."""
+        """Return the maximum number of launches per second now; 0 means no limit."""
         rate = self.launcher.max_launches_per_second
         if not 0 < self.busy_requests_per_second <= self.inflight.get_requests_per_second():
             return rate

@@ -1,4 +1,4 @@
-"""Who waits and what runs, as the process that leads has it in memory, and whose turn is next. No I/O."""
+"""The queued and running jobs in the leader's memory, and the choice of the next ones. No I/O."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ from ..store.usage import Use
 HOUR_SECONDS = 3600
 
 MAX_CLAIMS, KEPT_CLAIMS = 200, 50
-"""Jobs of one user that are in memory, and how many stay when there are more: others can be read again."""
+"""The maximum number of one user's jobs in memory, and how many stay when there are more."""
 
 
 @dataclass(slots=True)
 class UserQueue:
-    """The jobs of one user that wait: the first of them, and what decides when their turn is."""
+    """The queued jobs of one user: the first ones, and what determines their turn."""
 
     claims: list[Claim] = field(default_factory=list)
     is_whole: bool = False
-    """Whether no others wait but these."""
+    """Whether these are all queued jobs of the user."""
     is_stale: bool = True
-    """Whether it must be read again before it is decided on."""
+    """Whether the scheduler must read it again before the next decision."""
     use: Use = field(default_factory=Use)
     limits: Mapping[str, float] | None = None
-    """None where they cannot be found out."""
+    """None if the user's limits cannot be read."""
     arrivals: list[Claim] | None = None
-    """While it is read, the jobs that came in meanwhile, which may not be among what is read."""
+    """Jobs that arrive while the queue is being read, and may be missing in the result; None at other
+    times."""
 
     def insert(self, claim: Claim) -> None:
-        """Put a job into its place, unless it comes after those that are known."""
+        """Insert a job in order, unless it comes after all known ones and others are not in memory."""
         if self.arrivals is not None:
             self.arrivals.append(claim)
         if any(claim.id == each.id for each in self.claims):
@@ -63,21 +64,22 @@ class UserQueue:
 
 @dataclass(slots=True)
 class Decision:
-    """What was decided: who starts, why each other user waits, and whose queue must be read first."""
+    """A decision: the jobs to start, why each other user waits, and a user whose queue must be read first."""
 
     started: list[Claim] = field(default_factory=list)
     waits: dict[str, Wait] = field(default_factory=dict)
     unread: str | None = None
     is_full: bool = False
-    """Whether it ended because as many were started as are started at once."""
+    """Whether the decision stopped because the maximum number of jobs was started."""
 
 
 class Queues:
-    """Adds up what runs, by user, by group and in all, and chooses from the queues of those who wait.
+    """Adds up the running jobs by user, by group and in total, and selects the next ones from the queues.
 
-    The order: the user who has used the least lately, and of his jobs that with the highest priority, then
-    the oldest. A job that does not fit holds up those of the same user. One that does not fit into what
-    several share holds up, of the others, those that need the same: else a large job would wait for ever.
+    The order: the user with the least recent usage; of this user's jobs the one with the highest priority,
+    then the oldest. A job that does not fit blocks the jobs behind it of the same user. If it does not fit
+    into a shared limit, it also blocks other users' jobs that need the same resource: otherwise a large job
+    would wait forever.
     """
 
     def __init__(self, accounting: Accounting) -> None:
@@ -85,7 +87,7 @@ class Queues:
         self.group_totals: Mapping[str, Mapping[str, float]] = {}
         self.total_limits: Mapping[str, float] = {}
         self.group_seconds: dict[str, float] = {}
-        """For how long jobs of each group that has a limit ran in this month, as far as they are over."""
+        """Seconds that ended jobs of each group with a limit ran this month."""
         self.by_user: dict[str, UserQueue] = {}
         self._clear()
 
@@ -96,7 +98,7 @@ class Queues:
         self._sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def replace_running(self, claims: Iterable[Claim]) -> None:
-        """Take these for all that runs."""
+        """Replace the set of running jobs."""
         self._clear()
         for claim in claims:
             self.start(claim)
@@ -113,7 +115,7 @@ class Queues:
                 self._of_group[owner][claim.id] = claim
 
     def stop(self, job_id: str) -> Claim | None:
-        """Count it no more, and return it if it was."""
+        """Stop counting a job as running; return it if it was running."""
         claim = self.running.pop(job_id, None)
         if claim is None:
             return None
@@ -122,7 +124,7 @@ class Queues:
             _remove(self._of_group, owner, job_id)
             self._sums[owner].subtract(claim.demand)
             if not self._sums[owner][RUNNING]:
-                del self._sums[owner]  # and with it what is left of sums that are not exact
+                del self._sums[owner]  # also removes the rounding errors of the sums
         return claim
 
     def _owners(self, claim: Claim) -> Iterator[str]:
@@ -134,18 +136,18 @@ class Queues:
             yield TOTAL
 
     def get_queue(self, user: str) -> UserQueue:
-        """Return the queue of a user, a new one where there is none."""
+        """Return the queue of a user, a new one if necessary."""
         return self.by_user.setdefault(user, UserQueue())
 
     def begin_reading(self, user: str) -> None:
-        """Note what comes in from now on, until ``fill``."""
+        """Collect the jobs that arrive from now on, until ``fill``."""
         queue = self.get_queue(user)
         queue.is_stale, queue.arrivals = False, []
 
     def fill(
         self, user: str, head: Head, limits: Mapping[str, float] | None, *, without: Collection[str] = ()
     ) -> None:
-        """Take what was read of a user, without what has been let go, or has left, since."""
+        """Set a user's queue to what was read, without jobs that were started, or left, since."""
         queue = self.get_queue(user)
         arrivals, queue.arrivals = queue.arrivals or [], None
         queue.claims = [claim for claim in head.claims if self._is_waiting(claim, without)]
@@ -160,9 +162,9 @@ class Queues:
         return claim.id not in self.running and claim.id not in left
 
     def drop(self, job_id: str, user: str, *, has_run: bool) -> bool:
-        """Take a job out of its user's queue, and return whether it was there.
+        """Remove a job from its user's queue, and return whether it was in it.
 
-        The line of one that has run is to be read again: what it used is on record now.
+        If the job has run, the queue becomes stale: its usage is in the record now.
         """
         queue = self.by_user.get(user)
         if queue is None:
@@ -174,7 +176,7 @@ class Queues:
         return is_known
 
     def choose(self, now: datetime, *, most: int) -> Decision:
-        """Start those whose turn it is, at most ``most``, and return who they are and why others wait."""
+        """Start at most ``most`` jobs whose turn it is; return them, and why the other users wait."""
         decision = Decision()
         heap = [self._rank(user, queue, now) for user, queue in self.by_user.items() if queue.claims]
         heapq.heapify(heap)
@@ -207,7 +209,7 @@ class Queues:
         return self.get_use(user, queue.use, now), queue.claims[0].seq, user
 
     def get_use(self, user: str, use: Use, now: datetime) -> float:
-        """Return what a user has used lately, with what of it runs now."""
+        """Return a user's recent usage, including running jobs."""
         accounting = self.accounting
         amount = 0.0
         if use.as_of is not None:
@@ -259,7 +261,7 @@ class Queues:
 
 
 def _remove(by_owner: dict[str, dict[str, Claim]], owner: str, job_id: str) -> None:
-    """Take a job out of those of an owner, and the owner out where it was the last."""
+    """Remove a job from its owner's, and the owner when it has no other."""
     claims = by_owner.get(owner)
     if claims is not None:
         claims.pop(job_id, None)

@@ -1,4 +1,4 @@
-"""Where a user stands: the limits, what is used of them, place and reason of each job that waits."""
+"""Reports a user's limits and usage, and for each waiting job its place in the queue and the reason."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
+from typing_extensions import TypedDict
 
 from ..errors import Unavailable
 from ..limits.config import Limits
@@ -22,13 +23,44 @@ from ..store import Store
 from ..store.queues import Claim, Queue
 
 PLACES = 1000
-"""How far a place in a queue is counted: a page of jobs must not read a long one to its end."""
+"""The highest place to count in a queue: a page of jobs must not read a long queue to its end."""
 
 SHOWN = 100
-"""Queued jobs of which the place is shown at once."""
+"""The number of queued jobs whose place a report shows."""
 
 MAX_RUNNING = 10_000
-"""Jobs of one user that run whose sizes are added up."""
+"""The maximum number of one user's running jobs to add up."""
+
+
+Amounts = dict[str, float]
+"""Amounts by resource; memory is in bytes."""
+
+
+class QueuedJson(TypedDict):
+    """A queued job and its place."""
+
+    id: str
+    name: str
+    place: int
+
+
+class QueueJson(TypedDict):
+    """A user's queued jobs, and the reason why the first of them waits."""
+
+    reason: str
+    message: str
+    jobs: list[QueuedJson]
+
+
+class UsageJson(TypedDict):
+    """A user's limits, usage and queue."""
+
+    limits: Amounts | None
+    """None if the limits cannot be read now."""
+    group_totals: dict[str, Amounts]
+    """The limits for all members of a group together, by group."""
+    usage: Amounts
+    queue: QueueJson
 
 
 class UsageReport(LoggingConfigurable):
@@ -42,7 +74,7 @@ class UsageReport(LoggingConfigurable):
         self._reading: dict[str, asyncio.Task[list[Claim]]] = {}
 
     async def explain(self, jobs: Collection[Job]) -> None:
-        """Say in each of the jobs that waits for its turn why, and in which place of its user's it is."""
+        """Set the reason and the message of each waiting job, with its place in the queue."""
         waiting = [job for job in jobs if _is_waiting(job)] if self.limits.is_set else []
         if not waiting:
             return
@@ -52,10 +84,10 @@ class UsageReport(LoggingConfigurable):
             wait = queue.wait or UNDECIDED
             job.reason, job.message = wait.reason, wait.make_message(queue.places.get(job.id), PLACES)
 
-    async def describe(self, user: User) -> dict[str, Any]:
-        """Return the limits, the use and the queue of a user, as JSON.
+    async def describe(self, user: User) -> UsageJson:
+        """Return the limits, the usage and the queue of a user, as JSON.
 
-        Memory is in bytes. ``limits`` is None where they cannot be found out now.
+        Memory is in bytes. ``limits`` is None if the limits cannot be read now.
         """
         now = utcnow()
         queues = await self.store.queues.read_queues([user.name], limit=SHOWN)
@@ -78,9 +110,10 @@ class UsageReport(LoggingConfigurable):
         }
 
     async def _list_begun(self, user: str) -> list[Claim]:
-        """Return what runs of a user: one who asks while it is being read gets the same.
+        """Return a user's running jobs; concurrent calls for the same user share one read.
 
-        Ten thousand jobs take half a second of a thread, so those of a user are never read twice at a time.
+        Ten thousand jobs take half a second of a thread, so the jobs of a user are never read twice at a
+        time.
         """
         reading = self._reading.get(user)
         if reading is None:
@@ -96,7 +129,7 @@ class UsageReport(LoggingConfigurable):
         if not done.cancelled():
             done.exception()  # whoever waited for it may have gone
 
-    async def _find_limits(self, user: User) -> dict[str, float] | None:
+    async def _find_limits(self, user: User) -> Amounts | None:
         try:
             return _as_json(await self.limits.find(user.name, user.groups))
         except Unavailable:
@@ -104,15 +137,15 @@ class UsageReport(LoggingConfigurable):
 
 
 _BASE = {"running": 0.0, "cpu": 0.0, "memory": 0.0}
-"""What is shown also where it is nothing."""
+"""Resources that the report shows even if their usage is 0."""
 
 
 def _is_waiting(job: Job) -> bool:
     return job.status is Status.QUEUED and job.launch_begun_at is None and job.delete_requested_at is None
 
 
-def _as_json(amounts: Mapping[str, float]) -> dict[str, float]:
-    """Return amounts with whole numbers as such; those without an end, which JSON has not, are left out."""
+def _as_json(amounts: Mapping[str, float]) -> Amounts:
+    """Return amounts with whole numbers as integers, and without infinite ones, which JSON lacks."""
     return {
         name: int(amount) if float(amount).is_integer() else round(amount, 6)
         for name, amount in amounts.items()
@@ -120,7 +153,7 @@ def _as_json(amounts: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _show(queue: Queue) -> dict[str, Any]:
+def _show(queue: Queue) -> QueueJson:
     wait: Wait | None = (queue.wait or UNDECIDED) if queue.places else None
     return {
         "reason": wait.reason if wait else "",

@@ -1,4 +1,4 @@
-"""Knows which job is launched next, and when; in the process that leads only."""
+"""Decides which job is launched next, and when; in the leader only."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ from .pacer import LaunchPacer
 from .queues import Queues
 
 HEADS = 16
-"""Jobs of a user that are read at a time."""
+"""The number of jobs to read per user at a time."""
 
 USERS = 100
-"""Users whose queues are read in one go: others may read meanwhile."""
+"""The number of users whose queues to read at once; then others may use the database."""
 
 AHEAD = 64
-"""Jobs whose turn has come and whose launch has not begun: of all others the order can still change."""
+"""The maximum number of jobs whose turn has come and whose launch has not begun. The order of the others can
+still change."""
 
 KNOWN = 1000
-"""Jobs that are in memory until they are launched; what is beyond that is read from the record then."""
+"""The maximum number of jobs in memory until their launch. The launch of another job reads it again."""
 
 REFRESH_SECONDS = 30
-"""How often all is counted again from the record, whatever was noticed meanwhile."""
+"""Seconds between two complete recounts from the record."""
 
 SETTLE_SECONDS = 0.02
-"""How long changes are gathered before the next decision."""
+"""Seconds to gather changes before the next decision."""
 
 SHARE_OF_TIME = 10
-"""A decision is followed by a pause of so many times as long as it took: it shares the event loop."""
+"""After a decision, the scheduler pauses for this many times its duration, to share the event loop."""
 
 
 class Scheduler(LoggingConfigurable):
-    """Decides which of the waiting jobs start, again and again, from what is recorded, and at which pace.
+    """Decides repeatedly which of the waiting jobs start, from the record, and at which rate.
 
-    Jobs are offered to it; those who launch them ask for the ``next`` one. Without limits that is the first
-    that was offered, with limits the first of those whose turn has come. What it has in memory is what the
-    record says, plus what it was told since: a restart, or another leader, decides the same. Whatever happens
-    in between is healed when all is counted anew.
+    The reconciler offers it jobs, and asks for the ``next`` one to launch. Without limits, that is the job
+    that was offered first; with limits, the first job whose turn has come. The scheduler has in memory what
+    the record says, plus later notifications: a restart, or another leader, decides the same. A complete
+    recount corrects whatever happens in between.
     """
 
     limits = Instance(Limits)
@@ -76,31 +77,31 @@ class Scheduler(LoggingConfigurable):
         self._granted: set[str] = set()
         self._left: set[str] = set()
         self._told: dict[str, Wait] = {}
-        self._has_told = False  # what is there yet may be an earlier leader's
+        self._has_told = False  # the stored reasons may be those of an earlier leader
         self._month = ""
         self._counted_at = float("-inf")
         self._changed = asyncio.Event()
 
     def __contains__(self, job_id: str) -> bool:
-        """Whether a job's turn has come, and nobody has it for launching yet."""
+        """Whether a job's turn has come, and ``next`` has not returned it yet."""
         return job_id in self._ready
 
     def __len__(self) -> int:
-        """Return how many jobs are to be launched as fast as they may leave."""
+        """Return the number of jobs whose turn has come, and which only the rate of launches holds back."""
         return len(self._ready)
 
     @property
     def is_needed(self) -> bool:
-        """Whether there are limits: without, each job's turn has come when it is offered."""
+        """Whether limits are set. Without limits, the turn of each job has come when it is offered."""
         return self.limits.is_set
 
     async def start(self) -> None:
-        """Begin to decide, with all that is on record."""
+        """Begin to decide, with everything in the record."""
         if self.is_needed:
             self._task = asyncio.create_task(self._run(), name="scheduler")
 
     async def stop(self) -> None:
-        """Decide no more, and forget all that waits. It may be started again."""
+        """Make no more decisions, and forget all waiting jobs. It may be started again."""
         task, self._task = self._task, None
         try:
             if task is not None:
@@ -110,23 +111,23 @@ class Scheduler(LoggingConfigurable):
             self._reset()
 
     async def next(self) -> tuple[str, Job | None]:
-        """Wait for the turn of a job, and return its id, and the job itself where it is in memory.
+        """Wait for the turn of a job, and return its id, and the job itself if it is in memory.
 
-        It is the caller's now: it comes up again only if it is offered again.
+        The caller must launch it: ``next`` returns it again only after another ``offer``.
         """
         async with self._asking:
             while True:
                 await self._has_ready.wait()
                 await self.pacer.wait()
-                if self._ready:  # it may have been withdrawn meanwhile
+                if self._ready:  # the job may have been withdrawn meanwhile
                     job_id = next(iter(self._ready))
                     self.pacer.count()
                     return job_id, self._withdraw(job_id)
 
     def offer(self, job: Job) -> None:
-        """Have a job that is to be launched come up when its turn has come.
+        """Have ``next`` return a job when its turn comes.
 
-        It has come already for one whose launch has begun, and which must be launched again.
+        A job whose launch has begun, and which must be launched again, has its turn at once.
         """
         if job.id in self._known or len(self._known) < KNOWN:
             self._known[job.id] = job
@@ -138,7 +139,7 @@ class Scheduler(LoggingConfigurable):
             self._changed.set()
 
     def withdraw(self, job_id: str) -> None:
-        """Note that a job is not to be launched, now or any more."""
+        """Note that a job is not to be launched (any more)."""
         self._withdraw(job_id)
 
     def _make_ready(self, job_id: str) -> None:
@@ -152,13 +153,13 @@ class Scheduler(LoggingConfigurable):
         return self._known.pop(job_id, None)
 
     def begin(self, job: Job) -> None:
-        """Note that the launch of a job is on record as begun, so that another's turn can come."""
+        """Note that the record has the launch of a job as begun, so that another can have its turn."""
         if job.id in self._granted:
             self._granted.discard(job.id)
             self._changed.set()
 
     def leave(self, job_id: str, user: str | None = None) -> None:
-        """Note that a job is over, or gone: its place is free. ``user`` is needed for one that waits."""
+        """Note that a job has ended or was deleted. A job that still waits needs ``user``."""
         self.withdraw(job_id)
         if not self.is_needed:
             return
@@ -191,7 +192,7 @@ class Scheduler(LoggingConfigurable):
                 await asyncio.sleep(1)
 
     async def decide(self) -> None:
-        """Decide once whose turn has come, and keep why the others wait."""
+        """Decide once: start the jobs whose turn it is, and store why the other users wait."""
         self._changed.clear()
         await self._refresh()
         waits: dict[str, Wait] = {}
@@ -208,12 +209,12 @@ class Scheduler(LoggingConfigurable):
         await self._tell(waits, is_whole=not decision.is_full)
 
     async def _refresh(self) -> None:
-        """Count all that runs and who waits, when it is time to."""
+        """Recount all running and waiting jobs if it is time to."""
         now = time.monotonic()
         if now - self._counted_at < REFRESH_SECONDS:
             return
         self._left.clear()
-        granted = [self.queues.running[job_id] for job_id in self._granted]  # on record any moment
+        granted = [self.queues.running[job_id] for job_id in self._granted]  # in the record soon
         begun = await self.store.queues.list_begun()
         users = await self.store.queues.list_waiting_users()
         self.queues.replace_running(claim for claim in [*begun, *granted] if claim.id not in self._left)
@@ -225,7 +226,7 @@ class Scheduler(LoggingConfigurable):
         self._counted_at = now
 
     async def _read_stale(self) -> None:
-        """Read the queues that are not what the record says, and what else decides about them."""
+        """Read the stale queues, and the groups' job-hours, from the record."""
         now = utcnow()
         if get_month(now) != self._month:
             self._month = get_month(now)
@@ -262,7 +263,7 @@ class Scheduler(LoggingConfigurable):
             return None
 
     async def _tell(self, waits: Mapping[str, Wait], *, is_whole: bool) -> None:
-        """Keep what has changed of why users wait, where who asks reads it."""
+        """Store the changed reasons why users wait, for the usage report."""
         changes: dict[str, Wait | None] = {
             user: wait for user, wait in waits.items() if self._told.get(user) != wait
         }

@@ -1,1 +1,1 @@
-"""Where settings come from, and that they are right."""
+"""Reads settings and checks them."""

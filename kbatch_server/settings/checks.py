@@ -1,4 +1,4 @@
-"""Finds what a configuration sets that does not exist, so that a misspelled limit is not a missing one."""
+"""Finds settings that do not exist, so that a misspelled limit does not silently have no effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RENAMED = {
     "Launchpad": "SignedLinks",
     "Traffic": "InflightRequests",
 }
-"""What classes with settings were called before, and are called now."""
+"""Old and new names of configurable classes."""
 
 
 class WrongSetting(Exception):
@@ -26,7 +26,7 @@ class WrongSetting(Exception):
 
 
 def check_config(config: Config, classes: Iterable[type[Configurable]]) -> None:
-    """Raise WrongSetting for a class or a trait in ``config`` that none of the classes (or parents) has."""
+    """Raise WrongSetting if ``config`` has a class or trait that none of the classes or parents has."""
     known: dict[str, type[Configurable]] = {}
     for cls in classes:
         for each in cls.mro():
@@ -57,7 +57,7 @@ def _guess(word: str, words: Iterable[str]) -> str:
 
 
 def check_url(url: str, setting: str) -> str:
-    """Return a URL to listen at as it is, or raise TraitError that names the setting."""
+    """Return a URL to listen on unchanged, or raise TraitError that names the setting."""
     parsed = urlparse(url)
     try:
         port = parsed.port
@@ -74,7 +74,7 @@ def check_url(url: str, setting: str) -> str:
 
 
 def describe_error(error: Any, path: Path) -> str:
-    """Return one line that says where and why a configuration file, which is Python, could not be run."""
+    """Return one line with the place and the reason of an error in a configuration file (which is Python)."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
     line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]

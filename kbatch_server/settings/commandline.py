@@ -1,4 +1,4 @@
-"""What the command line knows: the short names of settings, the flags, the subcommands."""
+"""The command line: the short names of settings, the flags, the subcommands."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SUBCOMMANDS: dict[str, Any] = {
 
 
 class StrictLoader(KVArgParseConfigLoader):
-    """Reads the command line and refuses what it does not know, where traitlets warns or prints its usage."""
+    """Reads the command line; raises for unknown options, where traitlets warns or prints its usage."""
 
     def _create_parser(self) -> None:
         super()._create_parser()
@@ -62,7 +62,7 @@ class StrictLoader(KVArgParseConfigLoader):
 
 
 def write_config_file(name: str, content: str) -> None:
-    """Write the configuration file that says each trait and its default, unless there is a file."""
+    """Write a configuration file with each trait and its default; raises WrongSetting if the file exists."""
     path = Path(name)
     try:
         with path.open("x") as file:

@@ -1,4 +1,4 @@
-"""The ``.env`` file that is read before anything else, and what its keys set."""
+"""Reads the ``.env`` file, before everything else."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ KEYS = (
     "AZURE_CONTAINER",
     "AZURE_SAS_TOKEN",
 )
-"""The keys that such a file may have; others are left alone, they may be another program's."""
+"""The keys that the file may set. Others are ignored: they may be another program's."""
 
 OLD_STORAGES = {
     "storage.backends.azure_storage.AzureStorage": "azure",
     "storages.backends.azure_storage.AzureStorage": "azure",
     "django.core.files.storage.FileSystemStorage": "file",
 }
-"""What DEFAULT_FILE_STORAGE said in the first release's settings, and the entry point that it means."""
+"""Values of DEFAULT_FILE_STORAGE in the first release's settings, with the entry points that they mean."""
 
 
 class SettingsNotFound(Exception):
-    """The file that KBATCH_SETTINGS_PATH names is not there."""
+    """The file that KBATCH_SETTINGS_PATH names does not exist."""
 
 
 def load_settings() -> None:
-    """Set the environment variables of the settings file that the environment does not set itself.
+    """Set environment variables from the settings file; variables of the environment take precedence.
 
-    The file is the one that KBATCH_SETTINGS_PATH names, which must be there, or ``.env``, which may be.
+    The file is the one that KBATCH_SETTINGS_PATH names, which must exist, or else ``.env``, which may be
+    missing.
     """
     named = os.environ.get("KBATCH_SETTINGS_PATH")
     path = Path(named or ".env")
@@ -44,6 +45,6 @@ def load_settings() -> None:
 
 
 def get_storage_name() -> str:
-    """Return the storage that the environment chooses: an entry point's name, or a class's path."""
+    """Return the storage that the environment selects: the name of an entry point, or the path of a class."""
     name = os.environ.get("DEFAULT_FILE_STORAGE") or "file"
     return OLD_STORAGES.get(name, name)

@@ -1,4 +1,4 @@
-"""A trait whose value is a class, ours or somebody else's, by itself or by the name of an entry point."""
+"""A trait whose value is a class, given directly or by the name of an entry point."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from traitlets import TraitError
 
 
 class PluginClass(EntryPointType):
-    """JupyterHub's EntryPointType, with an error that says what there is to choose from."""
+    """JupyterHub's EntryPointType, with an error that lists the choices."""
 
     def load_installed(self) -> list[type]:
-        """Return the classes of the entry points, by name, without those whose packages are not there."""
+        """Return the classes of the entry points, sorted by name, except those that cannot be imported."""
         classes = []
         for _, entry in sorted(self.load_entry_points().items()):
             try:
                 classes.append(entry.load())
             except ImportError:
-                continue  # it is said when that one is chosen
+                continue  # choosing this one reports the error
         return classes
 
     def validate(self, obj: Any, value: Any) -> Any:
-        """Return the class that is meant, or raise TraitError."""
+        """Return the class, or raise TraitError."""
         try:
             return super().validate(obj, value)
         except (TraitError, ImportError) as error:

@@ -1,1 +1,1 @@
-"""Where code, logs and results are kept: ``base.Storage`` and its implementations."""
+"""Stores code, logs and results: ``base.Storage`` and its implementations."""

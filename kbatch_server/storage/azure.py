@@ -1,4 +1,4 @@
-"""Keeps objects in a container of Azure Blob Storage."""
+"""Stores objects in a container of Azure Blob Storage."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from .pieces import check_key, check_prefix, is_key, regroup
 from .remote import ServiceRefused, finish, make_error
 
 PIECE_BYTES = 4 * 2**20
-"""One block: a blob has at most 50,000 of them, 195 GiB with this size."""
+"""The size of a block: a blob has at most 50,000 of them, 195 GiB with this size."""
 
 PAGE_OBJECTS = 1000
 
 MISSING_PACKAGES = "AzureBlobStorage needs more packages: pip install kbatch-server[azure]"
 
 MAX_URL_SECONDS = 7 * 86400
-"""A key that an identity gets for signing URLs is good for a week at most, and so are they."""
+"""The maximum validity of a user delegation key, with which an identity signs URLs, and so of these URLs: a
+week."""
 
 CLOCK_SKEW = timedelta(minutes=5)
 
@@ -39,13 +40,14 @@ Result = TypeVar("Result")
 class AzureBlobStorage(Storage):
     """A container of blobs, named by their keys.
 
-    It is used with the account's key, with a SAS token that may read, create, write, delete and list in the
-    container, or with an identity that Azure gave to the service. With the key or the identity it can sign
-    URLs, so that jobs fetch their code from Azure itself: a SAS token is never handed out.
+    It needs the account's key, a SAS token that may read, create, write, delete and list in the container, or
+    an identity that Azure gives to the service. With the key or the identity it can sign URLs, so that jobs
+    fetch their code from Azure directly. It never gives a SAS token to jobs.
     """
 
     account_name = Unicode(
-        help="""The storage account's name. Default: the environment's AZURE_ACCOUNT_NAME.""", config=True
+        help="""The storage account's name. Default: the environment variable AZURE_ACCOUNT_NAME.""",
+        config=True,
     )
 
     @default("account_name")
@@ -53,8 +55,9 @@ class AzureBlobStorage(Storage):
         return os.environ.get("AZURE_ACCOUNT_NAME", "")
 
     container = Unicode(
-        help="""The container's name. The container must exist. Default: the environment's
-        AZURE_CONTAINER.""",
+        help="""The container's name. The container must exist. Default: the environment variable
+        AZURE_CONTAINER.
+        """,
         config=True,
     )
 
@@ -63,10 +66,10 @@ class AzureBlobStorage(Storage):
         return os.environ.get("AZURE_CONTAINER", "")
 
     sas_token = Unicode(
-        help="""A SAS token for the container. Default: the environment's AZURE_SAS_TOKEN.
+        help="""A SAS token for the container. Default: the environment variable AZURE_SAS_TOKEN.
 
-        It needs the permissions read, create, write, delete and list (``rcwdl``). Not used when there is an
-        ``account_key``.
+        It needs the permissions read, create, write, delete and list (``rcwdl``). The service ignores it if
+        ``account_key`` is set.
         """,
         config=True,
     )
@@ -93,12 +96,12 @@ class AzureBlobStorage(Storage):
         return f"https://{self.account_name}.blob.core.windows.net"
 
     use_identity = Bool(
-        help="""Sign in with the identity that Azure gave to the service, without a key or a SAS token.
+        help="""Sign in with the identity that Azure gives to the service, without a key or a SAS token.
 
-        That is what azure-identity finds: a workload identity, a service principal in the environment, or
-        the machine's managed identity. It needs the role Storage Blob Data Contributor, and to sign URLs
-        Storage Blob Delegator. Default: on where the environment has AZURE_CLIENT_ID. Not used when there
-        is an ``account_key`` or a ``sas_token``.
+        The service uses what azure-identity finds: a workload identity, a service principal in the
+        environment, or the machine's managed identity. The identity needs the role Storage Blob Data
+        Contributor, and for signed URLs Storage Blob Delegator. Default: True if the environment variable
+        AZURE_CLIENT_ID exists. The service ignores this if ``account_key`` or ``sas_token`` is set.
         """,
         config=True,
     )
@@ -108,29 +111,29 @@ class AzureBlobStorage(Storage):
         return "AZURE_CLIENT_ID" in os.environ
 
     endpoint_for_jobs = Unicode(
-        help="""The URL of the account's blobs as jobs reach it, for signed URLs. Default: ``endpoint``.""",
+        help="""The URL of the account's blobs from inside a job, for signed URLs. Default: ``endpoint``.""",
         config=True,
     )
 
     sign_urls = Bool(
         True,
-        help="""Let jobs fetch their code from Azure itself, by a URL that reads this one blob.
+        help="""Let jobs fetch their code from Azure directly, with a URL that can only read this one blob.
 
-        Switch it off where jobs cannot reach the account: then the service hands the code out, as it does
-        with a SAS token.
+        If jobs cannot reach the account, set this to False: then jobs fetch their code from the service, as
+        they do with a SAS token.
         """,
         config=True,
     )
 
     ca_file = Unicode(
-        help="""A PEM file with the authorities that signed the endpoint's certificate, not the usual.""",
+        help="""A PEM file with the CA certificates for the endpoint, in place of the system's.""",
         config=True,
     )
 
     timeout_seconds = Integer(
         60,
         min=1,
-        help="""Seconds that Azure may take for a request, retries included.""",
+        help="""Seconds after which a request to Azure fails, including its retries.""",
         config=True,
     )
 
@@ -141,7 +144,7 @@ class AzureBlobStorage(Storage):
     _delegation_ends_at = datetime.min.replace(tzinfo=UTC)
 
     async def open(self) -> None:
-        """Make the client; raises StorageError for a missing setting, or the missing package."""
+        """Create the client; raises StorageError for a missing setting, or the missing package."""
         try:
             from azure.storage.blob.aio import BlobServiceClient
         except ImportError as error:
@@ -176,7 +179,7 @@ class AzureBlobStorage(Storage):
             from azure.identity.aio import DefaultAzureCredential
         except ImportError as error:
             raise StorageError(MISSING_PACKAGES) from error
-        # nobody is signed in on a server with a tool of a developer's
+        # on a server, nobody is signed in with a developer's tool
         return DefaultAzureCredential(
             exclude_cli_credential=True,
             exclude_developer_cli_credential=True,
@@ -210,9 +213,9 @@ class AzureBlobStorage(Storage):
             await self._credential.close()
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Keep what ``chunks`` yields under ``key`` and return its size in bytes.
+        """Store the data of ``chunks`` under ``key`` and return its size in bytes.
 
-        Blocks that are never made into a blob cannot be read, and Azure drops them after a week.
+        Blocks that do not become a blob cannot be read, and Azure deletes them after a week.
         """
         blob = self._blob(key)
         blocks: list[str] = []
@@ -220,7 +223,7 @@ class AzureBlobStorage(Storage):
         draft = secrets.token_hex(8)
         async for piece in regroup(chunks, PIECE_BYTES):
             block = base64.b64encode(f"{draft}{len(blocks):08}".encode()).decode()
-            # a file, which aiohttp sends bit by bit: bytes it would send in one go
+            # as a file, which aiohttp sends in pieces; it would send bytes all at once
             await finish(self._ask(blob.stage_block(block, io.BytesIO(piece), length=len(piece))))
             blocks.append(block)
             size += len(piece)
@@ -245,7 +248,7 @@ class AzureBlobStorage(Storage):
                     return
                 if error.status != 412:
                     raise
-                # it was replaced between two requests: on with the new one
+                # the blob was replaced between two requests: continue with the new one
 
     async def _read_once(self, key: str, start: int, length: int | None) -> AsyncIterator[bytes]:
         stream = await self._ask(self._blob(key).download_blob(offset=start, length=length))
@@ -258,7 +261,7 @@ class AzureBlobStorage(Storage):
         return int((await self._ask(self._blob(key).get_blob_properties())).size)
 
     async def delete(self, key: str) -> None:
-        """See to it that there is no object with that key."""
+        """Delete the object with that key, if it exists."""
         with contextlib.suppress(ObjectNotFound):
             await self._ask(self._blob(key).delete_blob())
 
@@ -279,7 +282,7 @@ class AzureBlobStorage(Storage):
             raise
 
     async def make_url(self, key: str, *, expires_in_seconds: int) -> str | None:
-        """Return a URL that reads this one blob, or None when there is only a SAS token, or not to sign."""
+        """Return a URL that reads this one blob; None with a SAS token, or unless ``sign_urls``."""
         check_key(key)
         if not self.sign_urls or (self.sas_token and not self.account_key):
             return None
@@ -303,7 +306,7 @@ class AzureBlobStorage(Storage):
         return f"{endpoint}/{self.container}/{key}?{signature}"
 
     async def _get_delegation_key(self, until: datetime) -> Any:
-        """Return a key that signs URLs which end then: the last one, or a new one when that ends before."""
+        """Return a key for signing URLs that expire at ``until``: the latest one, if it lasts until then."""
         async with self._delegation_lock:
             if self._delegation_ends_at < until:
                 ends_at = utcnow() + timedelta(seconds=MAX_URL_SECONDS)
@@ -312,7 +315,7 @@ class AzureBlobStorage(Storage):
             return self._delegation_key
 
     async def _ask(self, call: Awaitable[Result]) -> Result:
-        """Return what Azure answers, or raise our error for it, or for none in time."""
+        """Return Azure's answer; raises StorageError for Azure's errors, and for a timeout."""
         try:
             async with asyncio.timeout(self.timeout_seconds):
                 with _mapped_errors(), closing_on_error():
@@ -327,7 +330,7 @@ class AzureBlobStorage(Storage):
 
 
 def _make_transport(options: dict[str, Any]) -> Any:
-    """Return azure-core's transport, with a connector of ours; the rest is as it makes it itself."""
+    """Return azure-core's transport, with our connector; the rest is as azure-core makes it."""
     from aiohttp import ClientSession, DummyCookieJar
     from azure.core.pipeline.transport import AioHttpTransport
 
@@ -339,7 +342,7 @@ def _make_transport(options: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _mapped_errors() -> Iterator[None]:
-    """Turn Azure's errors into ours. Theirs are cut off, as their text may hold a URL with its signature."""
+    """Turn Azure's errors into ours, without their text, which may contain a signed URL."""
     from azure.core.exceptions import AzureError, HttpResponseError
 
     try:

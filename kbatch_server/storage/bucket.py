@@ -1,4 +1,4 @@
-"""Keeps objects in a bucket behind obstore: what S3 and Google Cloud Storage have in common."""
+"""The common base of S3Storage and GCSStorage: stores objects in a bucket with obstore."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .remote import ServiceRefused, finish, make_error
 
 
 class Abandoned(Exception):
-    """The object is not wanted any more: obstore aborts its upload for it."""
+    """Nobody wants the object any more; raised so that obstore aborts its upload."""
 
 
 class PartFeed:
-    """An asynchronous iterator of bytes with a writer at its other end, who is always one step ahead."""
+    """An asynchronous iterator of bytes, whose writer is always one piece ahead."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(1)
@@ -31,7 +31,7 @@ class PartFeed:
         self._is_drained = False
 
     async def send(self, piece: bytes | None, reader: asyncio.Future[Any]) -> None:
-        """Hand over a piece, or the end (None); returns also when the reader has failed and takes no more."""
+        """Pass on a piece, or None for the end; also returns if the reader has failed and takes no more."""
         sending = asyncio.ensure_future(self._queue.put(piece))
         try:
             await asyncio.wait((sending, reader), return_when=asyncio.FIRST_COMPLETED)
@@ -39,7 +39,7 @@ class PartFeed:
             sending.cancel()
 
     def abandon(self) -> None:
-        """Let the reader get Abandoned instead of the rest."""
+        """Raise Abandoned in the reader, in place of the remaining data."""
         self._is_abandoned = True
         while not self._queue.empty():
             self._queue.get_nowait()
@@ -53,8 +53,8 @@ class PartFeed:
             raise Abandoned
         piece = await self._queue.get()
         if self._is_abandoned:
-            # Before it takes a piece, also one of nothing, obstore waits for the part that is on its way. A
-            # part that arrives after the abort would be kept, and paid for, by nobody's wish.
+            # Before obstore takes a piece, even an empty one, it waits for the part that it sends. A part
+            # that arrived after the abort would stay in the bucket and cost money.
             self._is_drained = True
             return b""
         if piece is None:
@@ -63,18 +63,19 @@ class PartFeed:
 
 
 PART_BYTES = 5 * 2**20
-"""One part of an upload: no service takes smaller ones, nor more than 10,000, so 48 GiB is the limit."""
+"""The size of a part of an upload. Services accept no smaller parts, and at most 10,000, so the limit is 48
+GiB."""
 
 FED_BYTES = 256 * 1024
-"""What obstore is handed at a time, to make parts of."""
+"""Bytes to pass to obstore at a time, which makes parts of them."""
 
 READ_BYTES = 4 * 2**20
-"""What one request reads: no connection is held while whoever reads is slow."""
+"""Bytes to read in one request, so that a slow client holds no connection to the storage."""
 
 PAGE_OBJECTS = 1000
 
 MAX_URL_SECONDS = 7 * 86400
-"""A signed URL is good for a week at most, whatever is asked for."""
+"""The maximum validity of a signed URL: a week."""
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -90,37 +91,38 @@ class BucketStorage(Storage):
     bucket = Unicode(help="""The bucket's name. The bucket must exist.""", config=True)
 
     prefix = Unicode(
-        help="""A folder within the bucket for all objects, like ``kbatch/prod``. Default: none.""",
+        help="""A folder in the bucket for all objects, like ``kbatch/prod``. Default: none.""",
         config=True,
     )
 
     endpoint = Unicode(
-        help="""The service's URL, for one that is not the public cloud's: ``https://s3.example.org``.""",
+        help="""The URL of the storage service, if it is not the public cloud: ``https://s3.example.org``.""",
         config=True,
     )
 
     endpoint_for_jobs = Unicode(
-        help="""The service's URL as jobs reach it, for the URLs that are signed. Default: ``endpoint``.""",
+        help="""The URL of the storage service from inside a job, for signed URLs. Default: ``endpoint``.""",
         config=True,
     )
 
     allow_http = Bool(
         False,
-        help="""Let an ``endpoint`` begin with ``http:``, so that code and logs pass unencrypted.""",
+        help="""Allow an ``endpoint`` that begins with ``http:``. Code and logs are then sent unencrypted.""",
         config=True,
     )
 
     ca_file = Unicode(
-        help="""A PEM file with the authorities that signed the endpoint's certificate, besides the usual.""",
+        help="""A PEM file with the CA certificates for the endpoint, in addition to the system's.""",
         config=True,
     )
 
     sign_urls = Bool(
-        help="""Let jobs fetch their code from the bucket itself, by a URL that reads this one object.
+        help="""Let jobs fetch their code from the bucket directly, with a URL that can only read this one
+        object.
 
-        Switch it off where jobs cannot reach the bucket: then the service hands the code out. Default: on
-        where there is a key that lasts. A URL that is signed with credentials for a while, as a workload
-        identity gets, ends with these, which may be before the job starts.
+        If jobs cannot reach the bucket, set this to False: then they fetch their code from the service.
+        Default: True if the service has a permanent key. A URL that is signed with temporary credentials,
+        such as those of a workload identity, expires with them, which may be before the job starts.
         """,
         config=True,
     )
@@ -128,19 +130,19 @@ class BucketStorage(Storage):
     timeout_seconds = Integer(
         60,
         min=1,
-        help="""Seconds that the service may take for a request, retries included.""",
+        help="""Seconds after which a request to the storage service fails, including its retries.""",
         config=True,
     )
 
     service = ""
-    """What the service is called in errors; each subclass has its own."""
+    """The name of the service in errors; each subclass has its own."""
 
     _obstore: Any = None
     _store: Any = None
     _store_for_jobs: Any = None
 
     async def open(self) -> None:
-        """Make the client; raises StorageError for a missing or wrong setting, or the missing package."""
+        """Create the client; raises StorageError for a missing or wrong setting, or the missing package."""
         name = type(self).__name__
         try:
             import obstore
@@ -178,7 +180,7 @@ class BucketStorage(Storage):
         except OSError as error:
             raise StorageError(f"{type(self).__name__}.ca_file: {error.strerror}") from error
         except (self._obstore.exceptions.BaseError, ValueError):
-            # what was wrong may be quoted in its text, and be a key
+            # the error's text may quote the invalid setting, perhaps a key
             raise StorageError(f"{type(self).__name__}: its settings are invalid") from None
 
     def _make_client(self, endpoint: str, **kwargs: Any) -> Any:
@@ -196,7 +198,7 @@ class BucketStorage(Storage):
         return options
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Keep what ``chunks`` yields under ``key`` and return its size in bytes."""
+        """Store the data of ``chunks`` under ``key`` and return its size in bytes."""
         check_key(key)
         pieces = regroup(chunks, FED_BYTES)
         first: deque[bytes] = deque()
@@ -225,7 +227,7 @@ class BucketStorage(Storage):
             await feed.send(None, putting)
         except BaseException:
             feed.abandon()
-            with contextlib.suppress(Exception):  # what began it is raised
+            with contextlib.suppress(Exception):  # the first error is raised
                 await finish(putting)
             raise
         with self._mapped_errors():
@@ -251,7 +253,7 @@ class BucketStorage(Storage):
                 break
 
     async def _get(self, key: str, start: int, end: int) -> tuple[bytes, int]:
-        """Return the bytes from start to end, as many as there are, and the object's size."""
+        """Return the existing bytes from start to end, and the object's size."""
         try:
             with self._mapped_errors():
                 found = await self._obstore.get_async(self._store, key, options={"range": (start, end)})
@@ -268,11 +270,11 @@ class BucketStorage(Storage):
             with self._mapped_errors():
                 return int((await self._obstore.head_async(self._store, key))["size"])
         except ObjectNotFound:
-            # the answer to HEAD has no body that says what is not there: the object, or the bucket
+            # a response to HEAD has no body, which would tell whether the object or the bucket is missing
             return (await self._get(key, 0, 1))[1]
 
     async def delete(self, key: str) -> None:
-        """See to it that there is no object with that key."""
+        """Delete the object with that key, if it exists."""
         with contextlib.suppress(ObjectNotFound), self._mapped_errors():
             await self._obstore.delete_async(self._store, check_key(key))
 
@@ -298,7 +300,7 @@ class BucketStorage(Storage):
 
     @contextlib.contextmanager
     def _mapped_errors(self) -> Iterator[None]:
-        """Turn obstore's errors into ours. Theirs are cut off: their text has what was signed, and more."""
+        """Turn obstore's errors into ours, without their text, which contains signed URLs and more."""
         try:
             yield
         except (self._obstore.exceptions.BaseError, OSError, ValueError) as error:
@@ -318,7 +320,7 @@ class BucketStorage(Storage):
 
 
 async def _chain(first: deque[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the pieces that were held, which are let go of, and then the rest."""
+    """Yield the pieces in ``first``, releasing each, and then the rest."""
     while first:
         yield first.popleft()
     async for piece in rest:

@@ -1,41 +1,62 @@
-"""How much room there is left where the service writes, and who is refused when that is little."""
+"""Measures the free disk space, and rejects requests when it is low."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Instance
+from traitlets import Float, Instance
 from traitlets.config import LoggingConfigurable
 
-from ..errors import InsufficientStorage, Unavailable
+from ..errors import Forbidden, InsufficientStorage, Unavailable
 from ..metrics import LIMITS_HELD
 from ..store import Store
 from .base import Storage, StorageError
 
 FRESH_SECONDS = 1.0
-"""For how long what was found is good: a thousand submits a second ask."""
+"""Seconds for which to reuse a measurement, because a thousand submits per second may ask."""
+
+SUM_SECONDS = 60.0
+"""Seconds for which to reuse the sum of a user's data: computing it reads all jobs of the user."""
+
+MAX_SUMS = 10_000
+"""The number of users whose sums to remember."""
 
 RETRY_SECONDS = 10.0
-"""How often a submit is tried of a database that said that it is full."""
+"""Seconds between two attempts to submit a job to a full PostgreSQL database, and between two sums for a user
+with too much."""
 
 
 class DiskSpace(LoggingConfigurable):
-    """Refuses new jobs and uploads before a disk is full, so that all that is there can go on and be deleted.
+    """Rejects new jobs and uploads before a disk is full, so that existing ones can continue and be deleted.
 
-    It looks at the disk of a SQLite database and at that of files. Of a PostgreSQL it hears that the disk is
-    full when a write has failed; from then on a submit is tried from time to time, and other writes, which
-    may need room as well, are repeated by whoever makes them.
+    It checks the disks of a SQLite database and of files. It learns that PostgreSQL's disk is full when a
+    write fails. From then on it tries a submit from time to time; whoever makes other writes, which may need
+    space as well, repeats them.
     """
 
     min_free_bytes = ByteSpecification(
         256 * 2**20,
-        help="""Bytes that must be free on the disk of the database (SQLite) and of the files (FileStorage)
-        for new jobs and uploads to be taken: else they are answered with 507. An integer, or a string like
-        ``1G``; 0: no limit.
+        help="""Bytes that must be free on the disks of the database (SQLite) and of the files (FileStorage).
+        With less, new jobs and uploads get 507. An integer, or a string like ``1G``; 0: no limit.
 
-        Jobs that are there go on, with their logs and results, and can be cancelled and deleted. See also
-        ``FileStorage.min_free_bytes``, from which on nothing is written to files.
+        Existing jobs continue, with their logs and results, and users can cancel and delete them. Below
+        ``FileStorage.min_free_bytes``, the service writes no files at all.
+        """,
+        config=True,
+    )
+
+    max_user_share = Float(
+        0.5,
+        min=0,
+        max=1,
+        help="""The maximum share of the disk of the files (FileStorage) for one user's uploads, logs and
+        results. A user with more gets 403 for new jobs and uploads, until jobs are deleted or uploads
+        expire. 1: no limit.
+
+        The share is of the whole disk, or of ``FileStorage.max_bytes`` if that is less. It does not apply to
+        other storages, which have no disk.
         """,
         config=True,
     )
@@ -46,26 +67,55 @@ class DiskSpace(LoggingConfigurable):
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.free_bytes: dict[str, int] = {}
-        """By disk (``database``, ``storage``), as it was found last."""
+        """By disk (``database``, ``storage``), from the latest measurement."""
         self._found_at = float("-inf")
         self._tried_at = float("-inf")
         self._is_low = False
+        self._capacity: int | None = None
+        self._sums: dict[str, tuple[int, float]] = {}
+        """By user, the bytes in the storage, and when they were summed up."""
 
-    async def check(self, size: int = 0) -> None:
-        """Raise InsufficientStorage, with a sentence for the user, unless ``size`` bytes have room."""
+    async def check(self, user: str, size: int = 0) -> None:
+        """Raise an error with a message for the user unless ``size`` more bytes fit.
+
+        That is InsufficientStorage if the disk is nearly full, Forbidden if the user stores too much.
+        """
         now = time.monotonic()
         if self.store.is_full and now - self._tried_at < RETRY_SECONDS:
             raise self._refuse("database")
-        self._tried_at = now  # who comes first tries it
+        self._tried_at = now  # the first request tries it
         await self.look()
         if (disk := self._find_low(size)) is not None:
             raise self._refuse(disk)
         if self._is_low:
             self._is_low = False
             self.log.info("enough disk space is free: new jobs and uploads are accepted again")
+        await self._check_share(user, size)
+
+    async def _check_share(self, user: str, size: int) -> None:
+        if self.max_user_share == 1 or self._capacity is None:
+            return
+        limit = int(self.max_user_share * self._capacity)
+        now = time.monotonic()
+        known, at = self._sums.get(user, (0, float("-inf")))
+        if now - at > (SUM_SECONDS if known + size <= limit else RETRY_SECONDS):
+            known, at = await self.store.reports.sum_bytes_of(user), now
+        if len(self._sums) > MAX_SUMS:
+            self._sums.clear()
+        if known + size <= limit:
+            self._sums[user] = known + size, at
+            return
+        self._sums[user] = known, at
+        LIMITS_HELD.labels("max_user_share").inc()
+        raise Forbidden(
+            f"Your uploads, logs and results use {known} bytes of the storage; the limit is {limit}. Delete"
+            " jobs that you no longer need.",
+            reason="QuotaExceeded",
+            details={"limit": limit, "resource": "stored_bytes"},
+        )
 
     async def check_health(self) -> None:
-        """Raise InsufficientStorage as ``check`` does for whoever submits a job now."""
+        """Raise InsufficientStorage if ``check`` would reject a job now."""
         await self.look()
         disk = "database" if self.store.is_full else self._find_low(0)
         if disk is not None:
@@ -80,7 +130,7 @@ class DiskSpace(LoggingConfigurable):
         )
 
     async def look(self) -> None:
-        """Find out how much room there is, unless that is known already."""
+        """Measure the free space, unless that was done a moment ago."""
         now = time.monotonic()
         if now - self._found_at < FRESH_SECONDS:
             return
@@ -89,11 +139,13 @@ class DiskSpace(LoggingConfigurable):
             try:
                 free = await part.get_free_bytes()
             except (OSError, StorageError, Unavailable):
-                free = None  # it is away, which others say
+                free = None  # it does not respond, which other checks report
             if free is None:
                 self.free_bytes.pop(disk, None)
             else:
                 self.free_bytes[disk] = free
+        with suppress(OSError, StorageError):
+            self._capacity = await self.storage.get_capacity_bytes()
 
     def _refuse(self, disk: str) -> InsufficientStorage:
         LIMITS_HELD.labels("min_free_bytes").inc()

@@ -1,4 +1,4 @@
-"""Keeps objects as files in a folder of this machine, or of a volume that is mounted there."""
+"""Stores objects as files in a folder of this machine, or of a mounted volume."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from traitlets import Integer, Unicode
 from ..private import make_private
 from .base import ObjectNotFound, Storage, StorageError, StorageFull, StoredObject
 from .pieces import check_key, check_prefix, is_key, regroup
-from .space import Space, get_free_bytes
+from .space import Space, get_disk_bytes, get_free_bytes
 
 PIECE_BYTES = 2**20
-"""What one trip to a thread reads or writes: the trip costs little beside it, and the memory is nothing."""
+"""Bytes that one call in a thread reads or writes: enough to make its overhead small, and little memory."""
 
 STALE_SECONDS = 24 * 3600
-"""A file that was begun so long ago and not finished is of a process that was killed."""
+"""An unfinished file of this age was left by a killed process."""
 
 PAGE_OBJECTS = 1000
-"""How many objects one trip to a thread lists."""
+"""The number of objects that one call in a thread lists."""
 
 MOVES = 3
-"""How often a finished file is moved to a folder that is removed meanwhile."""
+"""The number of tries to move a finished file into a folder that another replica may remove."""
 
 _INCOMING = ".incoming"
 
 _FOLDERS = (_INCOMING, "uploads", "logs", "outputs")
-"""What there is in the root of ours; the root itself may be a folder of more than this service."""
+"""This service's folders in the root, which may also contain other things."""
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -47,15 +47,16 @@ Result = TypeVar("Result")
 class FileStorage(Storage):
     """A folder of files, named by their keys.
 
-    A file is written beside the others, forced to the disk, and then renamed: it is there whole or not at
-    all, also after a power cut. All work with files is done in threads.
+    It writes a new file under a temporary name, forces it to the disk, and then renames it: so the file is
+    complete or does not exist, even after a power cut. Threads do all work with files.
     """
 
     root = Unicode(
         "./kbatch-storage",
-        help="""The folder for objects: created if missing, readable by the service alone.
+        help="""The folder for objects. The service creates it if it is missing, readable by the service
+        alone.
 
-        Where several replicas of the service run, it must be on a volume that they share.
+        If several replicas of the service run, it must be on a volume that they share.
         """,
         config=True,
     )
@@ -63,10 +64,10 @@ class FileStorage(Storage):
     max_bytes = Integer(
         0,
         min=0,
-        help="""Bytes that all objects together may have. 0, the default, is no limit.
+        help="""The maximum size, in bytes, of all objects together. 0, the default, means no limit.
 
-        They are counted at the start and kept count of. Several replicas each count what they write, so
-        they may go over it a little.
+        The service counts the bytes at its start and keeps the count. Each of several replicas counts only
+        its own later writes, so together they may exceed the limit a little.
         """,
         config=True,
     )
@@ -74,15 +75,16 @@ class FileStorage(Storage):
     min_free_bytes = Integer(
         64 * 2**20,
         min=0,
-        help="""Bytes that stay free on the disk, at least: what would leave less is refused.
+        help="""The minimum free space, in bytes, on the disk. The service rejects a write that would leave
+        less.
 
-        The database is often on the same disk, and has to go on.
+        The database is often on the same disk, and must be able to continue.
         """,
         config=True,
     )
 
     async def open(self) -> None:
-        """Make the folder, clear away what a killed process left unfinished, count what is there."""
+        """Create the folder, remove unfinished files of killed processes, count the existing bytes."""
         await _in_thread(self._prepare)
 
     def _prepare(self) -> None:
@@ -97,7 +99,7 @@ class FileStorage(Storage):
         self._space = Space(Path(self.root), max_bytes=self.max_bytes, min_free_bytes=self.min_free_bytes)
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Keep what ``chunks`` yields under ``key`` and return its size in bytes."""
+        """Store the data of ``chunks`` under ``key`` and return its size in bytes."""
         file = _NewFile(Path(self.root), self._path(key), self._space)
         size = 0
         try:
@@ -107,7 +109,7 @@ class FileStorage(Storage):
                 size += len(piece)
             await _in_thread(file.finish)
         except BaseException:
-            # a thread may be at it still, when this task was cancelled: `abandon` waits for it
+            # if this task was cancelled, a thread may still use the file: `abandon` waits for it
             await asyncio.shield(asyncio.to_thread(file.abandon))
             raise
         return size
@@ -133,11 +135,16 @@ class FileStorage(Storage):
         return (await _in_thread(self._path(key).stat)).st_size
 
     async def get_free_bytes(self) -> int:
-        """Return how much room is left on the disk."""
+        """Return the free space on the disk, in bytes."""
         return await _in_thread(get_free_bytes, self.root)
 
+    async def get_capacity_bytes(self) -> int:
+        """Return the size of the disk in bytes, or ``max_bytes`` if that is less."""
+        size = await _in_thread(get_disk_bytes, self.root)
+        return min(size, self.max_bytes or size)
+
     async def delete(self, key: str) -> None:
-        """See to it that there is no object with that key."""
+        """Delete the object with that key, if it exists."""
         path = self._path(key)
 
         def unlink() -> None:
@@ -206,7 +213,7 @@ class _NewFile:
         with self._lock:
             self._is_abandoned = True
             self._close()
-            if not self._is_finished:  # else it is whole, and may have replaced an older one
+            if not self._is_finished:  # a finished file is complete, and may have replaced an older one
                 self._path.unlink(missing_ok=True)
                 with self._space.lock:
                     self._space.release(self._reserved)
@@ -236,7 +243,8 @@ class _NewFile:
 
 
 def _find_objects(folder: Path, prefix: str) -> Iterator[StoredObject]:
-    """Yield the objects in a folder whose keys begin with ``prefix``, which may come and go meanwhile."""
+    """Yield the objects in a folder whose keys begin with ``prefix``; others may add and delete objects
+    meanwhile."""
     try:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -257,7 +265,7 @@ def _find_objects(folder: Path, prefix: str) -> Iterator[StoredObject]:
 
 
 def _remove_empty_folders(folder: Path, root: Path) -> Path:
-    """Remove the folder if it is empty, then the one above, and return the first that stays."""
+    """Remove the folder and its parents while they are empty, and return the first one that stays."""
     with contextlib.suppress(OSError):  # not empty
         while folder != root:
             folder.rmdir()
@@ -266,7 +274,7 @@ def _remove_empty_folders(folder: Path, root: Path) -> Path:
 
 
 def _sync_folder(path: Path) -> None:
-    """Force to the disk which files a folder has."""
+    """Force the folder's list of files to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -277,7 +285,7 @@ def _sync_folder(path: Path) -> None:
 async def _in_thread(
     function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
 ) -> Result:
-    """Return what ``function`` does in a thread, with the errors of the system as those of a storage."""
+    """Call ``function`` in a thread and return its result; turns system errors into StorageError."""
     try:
         return await asyncio.to_thread(function, *args, **kwargs)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:

@@ -1,4 +1,4 @@
-"""Keeps objects in a bucket: of S3 and what speaks its language, or of Google Cloud Storage."""
+"""Stores objects in a bucket of S3 or a compatible service, or of Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -15,28 +15,35 @@ from .bucket import BucketStorage
 
 
 class S3Storage(BucketStorage):
-    """A bucket of Amazon S3, or of a service that speaks its language (MinIO, Ceph, R2, …).
+    """A bucket of Amazon S3, or of a compatible service (MinIO, Ceph, R2, …).
 
-    Without an access key it uses what the environment gives: a web identity (as for service accounts on
-    EKS), the container's or the instance's role.
+    Without an access key it uses the credentials of the environment: a web identity (as for service accounts
+    on EKS), or the role of the container or instance.
     """
 
     service = "S3"
 
-    region = Unicode(help="""The bucket's region. Default: the environment's AWS_REGION.""", config=True)
+    region = Unicode(
+        help="""The bucket's region. Default: the environment variable AWS_REGION or AWS_DEFAULT_REGION, else
+        ``us-east-1``.
+        """,
+        config=True,
+    )
 
     access_key_id = Unicode(
-        help="""The access key's id. Default: the environment's AWS_ACCESS_KEY_ID.""", config=True
+        help="""The id of the access key. Default: the environment variable AWS_ACCESS_KEY_ID.""", config=True
     )
 
     secret_access_key = Unicode(
-        help="""The access key's secret. Default: the environment's AWS_SECRET_ACCESS_KEY.""", config=True
+        help="""The secret of the access key. Default: the environment variable AWS_SECRET_ACCESS_KEY.""",
+        config=True,
     )
 
     path_style = Bool(
-        help="""Name the bucket in the URL's path, not in the host's name. Default: where ``endpoint`` is set.
+        help="""Put the bucket's name into the URL's path, not into its host name. Default: True if
+        ``endpoint`` is set.
 
-        Few services but Amazon's have a host name for each bucket.
+        Few services except Amazon's have a host name for each bucket.
         """,
         config=True,
     )
@@ -62,7 +69,7 @@ class S3Storage(BucketStorage):
         return bool(self.access_key_id) and not os.environ.get("AWS_SESSION_TOKEN")
 
     async def open(self) -> None:
-        """Make the client; raises StorageError for a missing or wrong setting, or the missing package."""
+        """Create the client; raises StorageError for a missing or wrong setting, or the missing package."""
         for given, missing in (
             ("access_key_id", "secret_access_key"),
             ("secret_access_key", "access_key_id"),
@@ -91,18 +98,18 @@ class S3Storage(BucketStorage):
 class GCSStorage(BucketStorage):
     """A bucket of Google Cloud Storage.
 
-    Without a service account's key it uses what the environment gives: the file that
-    ``GOOGLE_APPLICATION_CREDENTIALS`` names, or the workload's or the instance's identity.
+    Without a service account's key it uses the credentials of the environment: the file that
+    ``GOOGLE_APPLICATION_CREDENTIALS`` names, or the identity of the workload or instance.
     """
 
     service = "Google Cloud Storage"
 
     service_account_key = Unicode(
-        help="""The key of a service account: the JSON itself, not a file's name.""", config=True
+        help="""The key of a service account: the JSON itself, not the name of a file.""", config=True
     )
 
     service_account_file = Unicode(
-        help="""The file with the key of a service account, instead of ``service_account_key``.""",
+        help="""A file with the key of a service account, in place of ``service_account_key``.""",
         config=True,
     )
 
@@ -111,7 +118,7 @@ class GCSStorage(BucketStorage):
         return bool(self.service_account_key or self.service_account_file)
 
     async def open(self) -> None:
-        """Make the client; raises StorageError for a missing or wrong setting, or the missing package."""
+        """Create the client; raises StorageError for a missing or wrong setting, or the missing package."""
         key, name = self.service_account_key, "service_account_key"
         if self.service_account_file:
             name = "service_account_file"

@@ -1,4 +1,4 @@
-"""Bytes that come in any sizes, made into pieces of a good one; and the keys that objects have."""
+"""Regroups bytes into pieces of equal size, and checks the keys of objects."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _KEY = re.compile(r"[a-z0-9-][a-z0-9.-]*(/[a-z0-9-][a-z0-9.-]*)*")
 
 
 def check_key(key: str) -> str:
-    """Return the key, or raise StorageError: one with another character, or a part that begins with a dot."""
+    """Return the key; raises StorageError for other characters, or a part that begins with a dot."""
     if not is_key(key):
         raise StorageError(f"{key[:100]!r} cannot be the key of an object")
     return key
 
 
 def is_key(text: str) -> bool:
-    """Return whether an object of ours may be called so: others may keep theirs in the same place."""
+    """Return whether this could be the key of this service's object: others may use the same storage."""
     return len(text) <= 512 and _KEY.fullmatch(text) is not None
 
 
 def check_prefix(prefix: str) -> str:
-    """Return the prefix, or raise StorageError when it is neither empty nor a folder's name and ``/``."""
+    """Return the prefix; raises StorageError unless it is empty, or a folder's name with ``/``."""
     if prefix and not (prefix.endswith("/") and is_key(prefix[:-1])):
         raise StorageError(f"{prefix[:100]!r} cannot be the prefix of keys, it must be empty or end with '/'")
     return prefix

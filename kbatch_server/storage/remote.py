@@ -1,4 +1,4 @@
-"""What the storages that are services have in common: their errors, and calls that are seen to their end."""
+"""Errors of remote storage services, and calls that are not cancelled halfway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FULL_CODES = {
 
 
 class ServiceRefused(StorageError):
-    """A service did not do what was asked, and said so: with this status, and a code of its own."""
+    """A service rejected a request, with this HTTP status and a code of its own."""
 
     def __init__(self, service: str, status: int, code: str) -> None:
         super().__init__(f"{service} answered {status} {code}".rstrip())
@@ -29,17 +29,17 @@ class ServiceRefused(StorageError):
 
 
 def make_error(service: str, status: int, code: str) -> StorageError:
-    """Return the error for what a service answered: StorageFull where it means that there is no room."""
+    """Return the error for a service's response: StorageFull if it means that no space is free."""
     if status == 507 or code in _FULL_CODES:
         return StorageFull(f"the storage is full: {service} answered {status} {code}".rstrip())
     return ServiceRefused(service, status, code)
 
 
 async def finish(call: Awaitable[Result]) -> Result:
-    """Return what the call returns, and wait for its end also when this task is cancelled.
+    """Return the result of the call, and wait for its end even if this task is cancelled.
 
-    A request that was sent cannot be taken back: who is told that it was given up may delete the object,
-    which must not appear after that. The call must have a time limit of its own.
+    A request that was sent cannot be taken back. The caller may delete the object after the cancellation, and
+    it must not appear after that. The call must have its own timeout.
     """
     running = asyncio.ensure_future(call)
     try:
@@ -49,5 +49,5 @@ async def finish(call: Awaitable[Result]) -> Result:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
         if not running.cancelled():
-            running.exception()  # it is looked at, so that asyncio does not complain
+            running.exception()  # retrieves the error, so that asyncio does not complain
         raise

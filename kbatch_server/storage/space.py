@@ -1,4 +1,4 @@
-"""How much room there is for files: a quota for those of a folder, and what its disk has to keep free."""
+"""The space for files: a quota for a folder, and the minimum free space of its disk."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from .base import StorageFull
 
 RECOUNT_SECONDS = 60
-"""How often a folder that seems to be full is counted again: another replica may have deleted something."""
+"""Seconds between two counts of a folder that seems full: another replica may have deleted something."""
 
 
 class Space:
-    """The bytes in a folder, counted when it is made and kept up by what is told; all of it for threads."""
+    """The bytes in a folder: counted at the beginning, then updated on each call; for use in threads."""
 
     def __init__(self, folder: Path, *, max_bytes: int, min_free_bytes: int) -> None:
         self._folder = folder
@@ -27,7 +27,7 @@ class Space:
         self._count()
 
     def reserve(self, size: int) -> None:
-        """Count bytes that are about to be written, or raise StorageFull, which says limit and use."""
+        """Count bytes that are about to be written; raises StorageFull, with the limit and the usage."""
         self._check_disk(size)
         with self.lock:
             if self._is_over(size) and time.monotonic() > self._counted_at + RECOUNT_SECONDS:
@@ -40,7 +40,7 @@ class Space:
             self._used += size
 
     def release(self, size: int) -> None:
-        """Count bytes that are gone. The lock must be held, from before they went."""
+        """Count bytes that were deleted. The caller must hold the lock since before the deletion."""
         self._used = max(0, self._used - size)
 
     def _is_over(self, size: int) -> bool:
@@ -61,9 +61,15 @@ class Space:
 
 
 def get_free_bytes(folder: str | Path) -> int:
-    """Return how much room is left on the disk of a folder; it blocks for as long as the disk does."""
+    """Return the free space on a folder's disk, in bytes; it blocks while the disk does."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
+
+
+def get_disk_bytes(folder: str | Path) -> int:
+    """Return the size of a folder's disk, in bytes; it blocks while the disk does."""
+    disk = os.statvfs(folder)
+    return disk.f_blocks * disk.f_frsize
 
 
 def _find_sizes(folder: Path) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The records of the service in a database: ``Store`` is the way in, and no SQL is outside of this folder."""
+"""The service's records in a database. ``Store`` is the interface; only this folder contains SQL."""
 
 from .database.errors import StoreError
 from .store import Store

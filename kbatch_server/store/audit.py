@@ -1,4 +1,4 @@
-"""The audit record: who did what, written in the transaction that does it."""
+"""The audit record: who did what, written in the same transaction as the action."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .database.database import Database
 from .tables import audit
 
 DELETE_AT_ONCE = 5000
-"""Entries that one transaction forgets: others wait for it."""
+"""The number of entries to delete in one transaction: other writers wait for it."""
 
 audit_log = logging.getLogger("kbatch_server.audit")
 
@@ -32,12 +32,12 @@ class AuditStore:
         self._database = database
 
     async def add(self, entry: AuditEntry) -> None:
-        """Put an entry on record that belongs to no other change, and in the log."""
+        """Add an entry that belongs to no other change, and log it."""
         await self._database.write(lambda connection: put_entries(connection, [entry]))
         log_entry(entry)
 
     async def list_page(self, query: AuditQuery) -> AuditPage:
-        """Return a page of the record, newest first."""
+        """Return a page of the audit record, newest first."""
         statement = select(*_COLUMNS).order_by(audit.c.seq.desc()).limit(query.limit + 1)
         for name in ("who", "user", "name", "action"):
             value = getattr(query, name)
@@ -56,7 +56,7 @@ class AuditStore:
         return AuditPage(entries, entries[-1].seq if len(rows) > query.limit else None)
 
     async def forget(self, before: datetime) -> int:
-        """Forget what was put on record before a time, and return how many entries went."""
+        """Delete the entries from before a time, and return their number."""
         oldest = select(audit.c.seq).where(audit.c.at < before).order_by(audit.c.at).limit(DELETE_AT_ONCE)
         statement = delete(audit).where(audit.c.seq.in_(oldest))
         total = 0
@@ -66,14 +66,14 @@ class AuditStore:
 
 
 def put_entries(connection: Connection, entries: Sequence[AuditEntry]) -> None:
-    """Put entries on record, in the transaction that does what they say."""
+    """Add entries, in the transaction of their actions."""
     connection.execute(_INSERT, [_make_row(entry) for entry in entries])
 
 
 def put_entry(
     connection: Connection, entry: AuditEntry | None, *, user: str | None = None
 ) -> AuditEntry | None:
-    """Put an entry, if there is one, on record, and return it as it is there: of the user that is found."""
+    """Add an entry, if any, with the user that was found, and return the stored entry."""
     if entry is None:
         return None
     found = entry if user is None else replace(entry, user=user)
@@ -82,7 +82,7 @@ def put_entry(
 
 
 def log_entry(entry: AuditEntry | None) -> None:
-    """Say in the log what is on record now, if anything is."""
+    """Log an entry, if any, that is in the audit record now."""
     if entry is None:
         return
     audit_log.info(

@@ -1,4 +1,4 @@
-"""Which jobs were changed, by this process or by another one that has the same database."""
+"""Notifies of jobs that this process, or another one with the same database, has changed."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 MAX_PENDING = 10_000
-"""Changes that wait for somebody who listens; those who want to know of more read it all again."""
+"""The maximum number of changes that wait for a listener; beyond it, listeners must read everything again."""
 
 Result = TypeVar("Result")
 
 
 class JobChange(NamedTuple):
-    """A job that was added, changed or deleted, and whose it is."""
+    """A job that was added, changed or deleted, and its user."""
 
     user: str
     job_id: str
 
 
 class Changes(Protocol):
-    """What a store tells of what it has written, and hears from others."""
+    """Sends notifications of changes in the store, and receives those of other processes."""
 
     def announce(self, connection: Connection, changes: Sequence[JobChange]) -> None:
-        """Tell other processes, as a part of the transaction that makes the changes."""
+        """Notify other processes, as a part of the transaction that makes the changes."""
 
     def publish(self, changes: Sequence[JobChange]) -> None:
-        """Tell this process, once they are durable."""
+        """Notify this process after the changes are durable."""
 
     async def listen(self, seconds: float) -> Sequence[JobChange] | None:
-        """Return what has changed since the last call as soon as there is something, or nothing in the end.
+        """Return the changes since the last call as soon as there are any; empty after ``seconds``.
 
-        None says that it is not known what has changed meanwhile. Raises Unavailable when that cannot be
-        found out now; then what was missed is said by None later.
+        None means that changes may have been missed. Raises Unavailable if the database does not respond; a
+        later call then returns None for the missed changes.
         """
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
 
 
 class SoleChanges:
-    """Those of a database that is of one process alone."""
+    """The changes of a database that only one process uses."""
 
     def __init__(self) -> None:
         self._pending: dict[JobChange, None] = {}
@@ -58,10 +58,10 @@ class SoleChanges:
         self._has_missed = False
 
     def announce(self, connection: Connection, changes: Sequence[JobChange]) -> None:
-        """Do nothing: there are no others."""
+        """Do nothing: no other processes exist."""
 
     def publish(self, changes: Sequence[JobChange]) -> None:
-        """Keep them for who listens."""
+        """Keep the changes for a listener."""
         self._pending.update(dict.fromkeys(changes))
         if len(self._pending) > MAX_PENDING:
             self._pending.clear()
@@ -69,7 +69,7 @@ class SoleChanges:
         self._has_some.set()
 
     async def listen(self, seconds: float) -> Sequence[JobChange] | None:
-        """Return what was published."""
+        """Return the published changes."""
         try:
             async with asyncio.timeout(seconds):
                 await self._has_some.wait()
@@ -85,22 +85,23 @@ class SoleChanges:
 
 
 class SharedChanges:
-    """Those of a PostgreSQL: called out by NOTIFY with the commit, and heard on a connection of its own."""
+    """The changes of a PostgreSQL database: sent with NOTIFY at commit, and received on a separate
+    connection."""
 
     def __init__(self, url: URL) -> None:
         self._url = url
         self._connection: AsyncConnection | None = None
 
     def announce(self, connection: Connection, changes: Sequence[JobChange]) -> None:
-        """Have them called out once the transaction is committed."""
+        """Send notifications when the transaction is committed."""
         if changes:
             postgresql.announce_changes(connection, [json.dumps(change) for change in changes])
 
     def publish(self, changes: Sequence[JobChange]) -> None:
-        """Do nothing: this process hears what it called out itself."""
+        """Do nothing: this process receives its own notifications."""
 
     async def listen(self, seconds: float) -> Sequence[JobChange] | None:
-        """Return what was called out; None after the connection was made (again)."""
+        """Return the received changes; None after (re)connecting."""
         with unavailable():
             try:
                 async with asyncio.timeout(seconds + ANSWER_SECONDS):
@@ -125,14 +126,14 @@ class SharedChanges:
 
 
 class ChangingStore:
-    """A part of the store that tells which jobs it has changed."""
+    """A part of the store that notifies of the jobs that it changes."""
 
     def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
         self._changes = changes
 
     async def _write(self, operation: Callable[[Connection], tuple[Result, list[JobChange]]]) -> Result:
-        """Return what an operation returns once it is durable, and tell who watches what it has changed."""
+        """Return the result of an operation once it is durable, and notify of the jobs that it changed."""
 
         def write(connection: Connection) -> tuple[Result, list[JobChange]]:
             result, changes = operation(connection)

@@ -1,4 +1,4 @@
-"""The record of every job: what was accepted, what became of it, and what is still asked for."""
+"""The records of jobs: the accepted request, what became of it, and what users asked for since."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ _BEGIN_LAUNCH = (
 class JobStore(ChangingStore):
     """The rows of jobs.
 
-    A job that has ended keeps its status whatever is written later, and one whose deletion was asked for is
-    there for ``find`` only.
+    A job that has ended keeps its status, whatever is written later. After a request for its deletion, only
+    ``find`` still returns a job.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class JobStore(ChangingStore):
         self._writer = JobWriter(database, keyring, changes=changes, log=log)
 
     def start(self) -> None:
-        """Begin to take new jobs."""
+        """Begin to accept new jobs."""
         self._writer.start()
 
     async def stop(self) -> None:
-        """Take no new jobs; those who wait to add one get Unavailable."""
+        """Accept no new jobs; pending calls of ``add`` raise Unavailable."""
         await self._writer.stop()
 
     async def add(
@@ -104,13 +104,11 @@ class JobStore(ChangingStore):
         limits: QueueLimits | None = None,
         audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
-        """Record a new job, durably, with its environment and its entry in the audit record.
+        """Record a new job, durably, with its environment and its audit entry; return it and True.
 
-        Returns it and True.
-
-        Returns the earlier job and False when this user has used the key for the same request, and raises
-        Conflict (``IdempotencyKeyReused``) when it was for another, NotFound when the job's upload is not
-        there (any more), TooManyRequests when as many jobs wait already as ``limits`` say.
+        If this user has used the key for the same request, it returns the earlier job and False. Raises
+        Conflict (``IdempotencyKeyReused``) if the key was used for another request, NotFound if the job's
+        upload does not exist (any more), TooManyRequests or Forbidden at the ``limits``.
         """
         added, is_new = await self._writer.add(
             job,
@@ -124,20 +122,20 @@ class JobStore(ChangingStore):
         return added, is_new
 
     async def get(self, job_id: str, *, user: str | None) -> Job:
-        """Return a job of the user's (None: of anybody's) or raise NotFound."""
+        """Return a job of this user (None: of any user), or raise NotFound."""
         job = await self.find(job_id)
         if job is None or _is_hidden(job, user):
             raise _no_such_job(job_id)
         return job
 
     async def find(self, job_id: str) -> Job | None:
-        """Return a job, also one whose deletion was asked for."""
+        """Return a job, even if its deletion was requested; None if it does not exist."""
         return await self._database.read(lambda connection: self._find(connection, job_id))
 
     async def read_env(self, job_id: str) -> dict[str, str] | None:
-        """Return a job's environment, in the clear; None where it was sealed with a key that was removed.
+        """Return a job's decrypted environment; None if its key was removed.
 
-        Whoever asks for it holds it no longer than a request, or a launch, takes.
+        The caller must not keep it longer than a request, or a launch, takes.
         """
         values = {"job_id": job_id}
         return await self._database.read(
@@ -145,7 +143,7 @@ class JobStore(ChangingStore):
         )
 
     async def find_some(self, job_ids: Collection[str]) -> dict[str, Job]:
-        """Return those of some jobs that are there, by id, also such as are to be deleted."""
+        """Return the existing jobs with these ids, by id, even if their deletion was requested."""
         values = {"job_ids": list(job_ids)}
         found = await self._database.read(
             lambda connection: [make_job(row) for row in connection.execute(_SELECT_JOBS, values)]
@@ -153,17 +151,17 @@ class JobStore(ChangingStore):
         return {job.id: job for job in found}
 
     async def list_page(self, query: JobQuery) -> JobPage:
-        """Return a page of jobs, newest first; raises InvalidRequest for a cursor that is none of ours.
+        """Return a page of jobs, newest first; raises InvalidRequest for an invalid cursor.
 
-        Of two processes one may commit a job later than the other one with a higher number. It is on none of
-        the pages that were read on from before, as no newer job is: it was not accepted yet.
+        Of two processes, one may commit a job later than the other one with a higher number. Pages that
+        continue an earlier one do not contain this job, like any newer job: it was not accepted at that time.
         """
         return await self._database.read(
             lambda connection: read_page(connection, query), is_costly=query.is_costly
         )
 
     async def count(self, user: str | None, *, statuses: Iterable[Status] = Status) -> dict[Status, int]:
-        """Return how many jobs of the user's (None: of everybody's) there are of each of the statuses."""
+        """Return the number of jobs by status, of one user or (None) of all."""
         wanted = list(statuses)
         statement = (
             select(jobs.c.status, func.count())
@@ -175,15 +173,15 @@ class JobStore(ChangingStore):
         return {status: found.get(status, 0) for status in wanted}
 
     async def list_due_ids(self, *, with_waiting: bool = True) -> list[str]:
-        """Return the ids of the jobs that something is to be done for, by the record, oldest first.
+        """Return the ids of the jobs that need a step according to the record, oldest first.
 
-        Those whose launch is not done, those to be cancelled or deleted, and those that are over and not
-        cleaned up after (``cleaned_at``); perhaps without those that wait for their turn.
+        These are jobs whose launch is not complete, jobs to cancel or delete, and jobs that have ended and
+        are not cleaned up (``cleaned_at``); with ``with_waiting`` also queued jobs.
         """
         return await self._list_ids(_SELECT_ASKED_OR_WAITING if with_waiting else _SELECT_ASKED)
 
     async def list_launched_ids(self) -> list[str]:
-        """Return the ids of the jobs that the launcher has and that may go on, oldest first."""
+        """Return the ids of the launched jobs that may continue, oldest first."""
         return await self._list_ids(_SELECT_LAUNCHED)
 
     async def _list_ids(self, statement: Executable) -> list[str]:
@@ -191,10 +189,10 @@ class JobStore(ChangingStore):
         return [job_id for _, job_id in sorted(tuple(row) for row in rows)]
 
     async def begin_launch(self, job_id: str) -> bool:
-        """Return whether the job may be handed to the launcher now; from then on cancelling it takes time.
+        """Return whether the job may be launched now; from then on cancelling it takes time.
 
-        This and ``request_cancel`` are each one statement, so one of them comes first: a job whose cancel
-        was answered with ``cancelled`` is never launched.
+        This and ``request_cancel`` are one statement each, so one of them comes first: a job whose cancel was
+        answered with ``cancelled`` is never launched.
         """
         values = {"job_id": job_id, "now": utcnow()}
         return await self._database.write(
@@ -202,10 +200,11 @@ class JobStore(ChangingStore):
         )
 
     async def update(self, job_id: str, **columns: Any) -> Job | None:
-        """Change what is seen of a job and return it as it is now, or None when nothing was changed.
+        """Change the state of a job and return the job, or None if nothing was changed.
 
-        That is when there is no such job, or when it is over and its ``status`` was to be changed. What the
-        user asks for (cancel, delete) is none of the columns. With an end goes what the job has used.
+        Nothing changes if the job does not exist, or if it has ended and ``status`` was to be changed. The
+        columns do not include what the user asks for (cancel, delete). With an end, it records the job's
+        usage.
         """
         statement = _UPDATE_UNLESS_OVER if "status" in columns else _UPDATE
         values = make_changes(columns) | {"job_id": job_id}
@@ -229,10 +228,10 @@ class JobStore(ChangingStore):
         note: str | None = None,
         audit: AuditEntry | None = None,
     ) -> Job:
-        """Ask for a job's end and return it: it is cancelled at once when its launch has not begun.
+        """Ask a job to end, and return it; it is cancelled at once if its launch has not begun.
 
-        ``by`` and ``note`` say who asks, and why; of several who ask the first is recorded.
-        Raises NotFound, and Conflict (``JobEnded``) when it ended otherwise.
+        ``by`` and ``note`` say who asks, and why; the record keeps those of the first call. Raises NotFound,
+        and Conflict (``JobEnded``) if it ended otherwise.
         """
         now = utcnow()
         asked = {"cancel_requested_at": now, "cancelled_by": by, "cancel_note": note}
@@ -263,9 +262,9 @@ class JobStore(ChangingStore):
         return job
 
     async def request_delete(self, job_id: str, *, user: str | None, audit: AuditEntry | None = None) -> None:
-        """Ask for a job's removal: for its user there is no such job from now on. Raises NotFound.
+        """Ask for a job's removal: from now on it does not exist for its user. Raises NotFound.
 
-        Its idempotency key is free again: a repeat would be answered with a job that is not there.
+        This frees its idempotency key: otherwise a repeat would return a job that does not exist.
         """
         statement = (
             update(jobs)
@@ -286,7 +285,7 @@ class JobStore(ChangingStore):
         log_entry(entry)
 
     async def remove(self, job_id: str) -> None:
-        """Forget a job, but for what it used; nothing happens when there is none."""
+        """Remove a job's rows, except its usage; does nothing if the job does not exist."""
 
         def remove(connection: Connection) -> None:
             row = connection.execute(_DELETE, {"job_id": job_id}).first()

@@ -1,4 +1,4 @@
-"""The records of logs: how far each is kept, and in which pieces."""
+"""The records of logs: how far each is saved, and in which segments."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from .tables import job_logs, jobs, log_segments
 
 
 class LogTaken(Exception):
-    """Somebody else writes this log."""
+    """Another process writes this log."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """The log of one attempt, as far as it is kept."""
+    """The saved part of the log of one attempt."""
 
     job_id: str
     pod: str
     attempt: int
     """Counted from 1."""
     position: dict[str, Any]
-    """Where to go on reading; whoever reads knows what it means."""
+    """The position to continue reading from, in the launcher's own format."""
     size: int
-    """Bytes that the attempt has written, those that were cut out included."""
+    """Bytes that the attempt has written, including those that were cut out."""
     is_complete: bool
     problem: str
-    """Why it is not all that the attempt wrote, as a sentence; empty when it is."""
+    """Why the log is not the attempt's complete output, as a sentence; otherwise empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogSegment:
-    """A piece of a log, an object of the storage, which may be longer than ``size``: only so much counts."""
+    """A segment of a log: the first ``size`` bytes of an object in the storage, which may be longer."""
 
     number: int
     start: int
-    """The offset of its first byte in all that was written."""
+    """The offset of its first byte in the attempt's output."""
     size: int
     first_line: int
-    """The number, from 1, of the line that its first byte belongs to."""
+    """The number, from 1, of the line that the first byte belongs to."""
     lines: int
-    """How many lines end in it."""
+    """The number of lines that end in this segment."""
     times: list[list[int]]
-    """Offsets in it, each with the second since 1970 that what stands there was written in, ascending."""
+    """Offsets in the segment, ascending, each with the time (seconds since 1970) when the data there was
+    written."""
 
     @property
     def end(self) -> int:
@@ -85,13 +86,13 @@ class LogStore:
         self._database = database
 
     async def list_logs(self, job_id: str) -> list[LogRecord]:
-        """Return the logs of a job's attempts that something is kept of, in the order of the attempts."""
+        """Return the saved logs of a job, in the order of its attempts."""
         values = {"of_job": job_id}
         rows = await self._database.read(lambda connection: connection.execute(_SELECT_LOGS, values).all())
         return [_make_record(row) for row in rows]
 
     async def find(self, job_id: str, pod: str) -> LogRecord | None:
-        """Return the log of one attempt, or None when nothing of it is kept."""
+        """Return the log of one attempt, or None if nothing of it is saved."""
         values = {"of_job": job_id, "of_pod": pod}
         row = await self._database.read(lambda connection: connection.execute(_SELECT_LOG, values).first())
         return None if row is None else _make_record(row)
@@ -99,9 +100,9 @@ class LogStore:
     async def list_segments(
         self, job_id: str, pod: str, *, after: int = 0, limit: int = 1_000_000, times: bool = False
     ) -> list[LogSegment]:
-        """Return the pieces of a log that end after an offset, in their order, ``limit`` of them at most.
+        """Return up to ``limit`` segments of a log that end after an offset, in order.
 
-        Their ``times`` are empty unless asked for: they may be more than all the rest.
+        Their ``times`` are empty unless ``times`` is set: they may be larger than all other fields.
         """
         values = {"of_job": job_id, "of_pod": pod, "after": after, "most": limit}
         statement = _SELECT_TIMES if times else _SELECT_SEGMENTS
@@ -117,11 +118,12 @@ class LogStore:
         segments: Iterable[LogSegment] = (),
         dropped: Iterable[int] = (),
     ) -> bool:
-        """Write down, in one transaction, how far a log is kept, with its new or longer pieces and without
-        those that were dropped. Return False, and write nothing, when there is no such job (any more).
+        """Record, in one transaction, how far a log is saved.
 
-        Raises LogTaken, and writes nothing, when it is not kept as far as ``after``, no more and no less:
-        then another writes it, who leads now. To write the same again does no harm.
+        It adds new or longer segments and removes the ``dropped`` ones. Returns False, and writes nothing, if
+        the job does not exist (any more). Raises LogTaken, and writes nothing, unless the log is saved
+        exactly up to ``after``: otherwise another process, the new leader, writes it. Repeating a call is
+        harmless.
         """
         values = {column.name: getattr(log, column.name) for column in _COLUMNS}
         values["position"] = json.dumps(log.position)
@@ -150,7 +152,7 @@ class LogStore:
         return await self._database.write(keep)
 
     async def remove(self, job_id: str, *, audit: AuditEntry | None = None) -> None:
-        """Forget the logs of a job, whose objects are gone."""
+        """Remove the rows of a job's logs, whose objects are deleted."""
 
         def remove(connection: Connection) -> AuditEntry | None:
             is_there = connection.execute(_DELETE_LOGS, {"of_job": job_id}).rowcount > 0

@@ -1,4 +1,4 @@
-"""The records of results: where in the storage a job's files are."""
+"""The records of results: where a job's files are in the storage."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class KeptOutputs:
-    """The object that holds a job's files, and where in it each is."""
+    """The object with a job's files, and their positions in it."""
 
     key: str
     size: int
-    """Bytes of the object."""
+    """The size of the object in bytes."""
     files: Sequence[OutputFile]
-    """By path."""
+    """All files, sorted by path."""
     omitted: Sequence[OmittedFile] = ()
-    """The first, by path, of those that did not fit."""
+    """The first, by path, of the files that exceeded the limits."""
 
 
 class OutputStore(ChangingStore):
@@ -39,10 +39,10 @@ class OutputStore(ChangingStore):
     async def put(
         self, job_id: str, summary: JobOutputs, kept: KeptOutputs | None
     ) -> tuple[bool, str | None]:
-        """Record what became of a job's results in the place of what was recorded before.
+        """Record the outcome of a job's results, replacing an earlier one.
 
-        Returns whether it was recorded, which is not so for a job that is cleaned up or to be deleted, and
-        the key of the object that nothing names any more, if there is one.
+        Returns whether it was recorded (not if the job was cleaned up or is to be deleted), and the key of an
+        object that no record names any more, if any.
         """
         # before the transaction: others wait for it
         index = None if kept is None else await asyncio.to_thread(pack_index, kept.files, kept.omitted)
@@ -65,11 +65,11 @@ class OutputStore(ChangingStore):
         return await self._write(put)
 
     async def find(self, job_id: str) -> KeptOutputs | None:
-        """Return where a job's files are, and what they are; None when it has none."""
+        """Return a job's files and their object; None if it has none."""
         return await self._read(job_id, lambda key, size, index: KeptOutputs(key, size, *unpack_index(index)))
 
     async def find_file(self, job_id: str, path: str) -> tuple[str, OutputFile | None] | None:
-        """Return the key of the object that holds a job's files, and one of them; None when it has none."""
+        """Return the key of the object with a job's files, and one of them; None if the job has none."""
         return await self._read(job_id, lambda key, _, index: (key, find_in_index(index, path)))
 
     async def _read(self, job_id: str, make: Callable[[str, int, bytes], Found]) -> Found | None:
@@ -83,14 +83,14 @@ class OutputStore(ChangingStore):
         return await self._database.read(read, is_costly=True)
 
     async def find_key(self, job_id: str) -> str | None:
-        """Return the key of the object that holds a job's files, or None when it has none."""
+        """Return the key of the object with a job's files, or None if it has none."""
         statement = select(job_outputs.c.key).where(job_outputs.c.job_id == job_id)
         return await self._database.read(lambda connection: connection.scalar(statement))
 
     async def remove(self, job_id: str, key: str, *, why: str, audit: AuditEntry | None = None) -> None:
-        """Forget a job's files, whose object is gone, unless others have come into their place.
+        """Remove the record of a job's files, whose object is deleted, unless others replaced them.
 
-        ``why`` is the sentence that who looks for them reads.
+        ``why`` is the sentence for users who look for them.
         """
         mine = job_outputs.c.job_id == job_id, job_outputs.c.key == key
 
@@ -106,7 +106,7 @@ class OutputStore(ChangingStore):
 
 
 def _take_key(connection: Connection, job_id: str) -> str | None:
-    """Remove a job's row and return the key that stood there."""
+    """Remove a job's row and return its key."""
     statement = delete(job_outputs).where(job_outputs.c.job_id == job_id).returning(job_outputs.c.key)
     key: str | None = connection.execute(statement).scalar()
     return key

@@ -1,4 +1,4 @@
-"""Pages of jobs: a statement for each kind of question, made once, and the cursor."""
+"""Pages of jobs: a cached statement for each kind of query, and the cursor."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LIMIT = bindparam("limit", type_=Integer())
 
 
 STEP = 100
-"""Jobs that are read in one go: PostgreSQL's driver has all rows of an answer in memory at once."""
+"""The number of jobs to read at once: PostgreSQL's driver has all rows of a result in memory."""
 
 
 def read_page(connection: Connection, query: JobQuery) -> JobPage:
-    """Return a page, newest first, of ``query.limit`` jobs and ``query.max_bytes`` at most, and one at least.
+    """Return a page, newest first, of at most ``query.limit`` jobs and ``query.max_bytes``, at least one job.
 
-    Raises InvalidRequest for a cursor that is none of ours.
+    Raises InvalidRequest for an invalid cursor.
     """
     page: list[Job] = []
     left, size = query.limit, 0
@@ -50,7 +50,7 @@ def read_page(connection: Connection, query: JobQuery) -> JobPage:
 
 
 class _Shape(NamedTuple):
-    """What a question asks about, without the answers: questions of one shape share a statement."""
+    """The conditions of a query without their values: queries with the same shape share a statement."""
 
     user: bool
     statuses: int
@@ -60,11 +60,11 @@ class _Shape(NamedTuple):
     lately: bool
     cursor: bool
     tags: tuple[bool, ...]
-    """For each tag, whether its value is asked for too."""
+    """For each tag, whether the query also has its value."""
 
 
 def make_page_statement(query: JobQuery, limit: int) -> tuple[Select[Any], dict[str, Any]]:
-    """Return a statement for so many jobs, and its values."""
+    """Return a statement for up to ``limit`` jobs, and its values."""
     shape = _Shape(
         user=query.user is not None,
         statuses=len(query.statuses),
@@ -101,12 +101,12 @@ def make_page_statement(query: JobQuery, limit: int) -> tuple[Select[Any], dict[
 def _make_statement(shape: _Shape) -> Select[Any]:
     if shape.statuses < 2 and not shape.lately:
         return _make_simple(shape, select(*COLUMNS))
-    # one index walk for each status, and of what they find the newest: asked for all at once, databases
-    # walk through every job of the user's instead
+    # one walk along the index for each status, then the newest of their results; in one query for all
+    # statuses, databases would read every job of the user
     each_status = shape._replace(statuses=len(_ACTIVE), lately=False) if shape.lately else shape
     walks = [_make_simple(each_status, select(jobs.c.seq), status=i) for i in range(each_status.statuses)]
     if shape.lately:
-        # in no order and from no place on: else SQLite walks through every job of the user's for this as well
+        # without order and cursor: otherwise SQLite reads every job of the user for this as well
         ended = _make_simple(shape._replace(cursor=False), select(jobs.c.seq))
         walks.append(ended.order_by(None).limit(None))
     branches = [select(walk.subquery().c.seq) for walk in walks]
@@ -126,7 +126,7 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
     if shape.name:
         statement = statement.where(jobs.c.name == bindparam("name"))
     if shape.search:
-        # found in the index of names alone, which is a small part of all that is kept of the jobs
+        # only reads the index of names, which is much smaller than the table
         named = select(jobs.c.seq).where(jobs.c.name.ilike(bindparam("search"), escape="\\"))
         if shape.user:
             named = named.where(jobs.c.user == bindparam("user"))
@@ -138,7 +138,7 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
     order = jobs.c.seq
     for i, with_value in enumerate(shape.tags):
         if shape.user and with_value and order is jobs.c.seq:
-            # the first tag is walked along by its own index, which has the order of the page
+            # follow the index of the first tag, which has the order of the page
             first = job_tags.alias()
             order = first.c.job_seq
             statement = statement.join(first, first.c.job_seq == jobs.c.seq).where(
@@ -161,7 +161,7 @@ def _escape_like(words: str) -> str:
 
 
 def make_cursor(seq: int) -> str:
-    """Return what a user sends to get the page after the job with this number."""
+    """Return the cursor for the page after the job with this number."""
     return base64.urlsafe_b64encode(b"seq:%d" % seq).decode().rstrip("=")
 
 

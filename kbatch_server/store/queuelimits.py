@@ -1,5 +1,7 @@
-"""How many jobs may be queued, and what they may take of the database: counted in the transaction that adds
-one, so it holds for all who add some."""
+"""The limits on queued jobs and on the bytes of records.
+
+It counts them in the transaction that adds a job, so that the limits hold for all processes.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,13 @@ from .queues import count_queued
 from .tables import SIZED, WAITING, jobs, queued_groups
 
 RETRY_AFTER_SECONDS = 60
-"""When somebody whose queue is full may look again: jobs run for minutes, most of them."""
+"""When a user with a full queue may try again: most jobs run for minutes."""
 
 MAX_BOUNDS = 10_000
-"""Users whose number of queued jobs is remembered."""
+"""The number of users whose counts to remember."""
 
 SUM_SECONDS = 60
-"""For how long the sum of what a user's jobs take is good."""
+"""Seconds for which to reuse the sum of a user's records."""
 
 _SUM = select(func.sum(jobs.c.record_bytes)).where(jobs.c.user == bindparam("of_user"), text(SIZED))
 _OF_GROUPS = queued_groups.c.group.in_(bindparam("groups", expanding=True))
@@ -35,16 +37,16 @@ _COUNT = select(queued_groups.c.group, func.count()).where(_OF_GROUPS).group_by(
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How many jobs may be queued of one user, and of his groups, each for all its members."""
+    """The maximum number of queued jobs of one user, and of each of the user's groups for all its members."""
 
     user: float | None = None
     groups: Mapping[str, float] = field(default_factory=dict)
     record_bytes: int | None = None
-    """How many bytes of the database all jobs of the user may take."""
+    """The maximum size, in bytes, of all jobs of the user in the database."""
 
 
 class Queued:
-    """What is queued of some users and groups, from the moment that it was counted in a transaction."""
+    """The number of queued jobs of some users and groups, as counted in a transaction."""
 
     def __init__(
         self,
@@ -52,11 +54,11 @@ class Queued:
         wanted: Iterable[tuple[str, QueueLimits]],
         bounds: dict[str, int] | None = None,
     ) -> None:
-        """Count for pairs of a user and the limits; who is not limited is not counted.
+        """Count for pairs of a user and the limits; users without a limit are not counted.
 
-        They are locked, where several processes write, so that nobody adds others before this is committed.
-        Where one alone does, ``bounds`` remembers how many there are at most of each user, between two of
-        these: who is far from the limit need not be counted each time.
+        If several processes write, it locks them, so that no other process adds jobs before this is
+        committed. If only one process writes, ``bounds`` remembers the maximum of each user from one call to
+        the next: users far from the limit need not be counted each time.
         """
         self._bounds = bounds
         asked: Counter[str] = Counter()
@@ -77,7 +79,7 @@ class Queued:
         self._of_group = Counter(_count_groups(connection, groups) if groups else {})
 
     def add(self, user: str, limits: QueueLimits) -> TooManyRequests | None:
-        """Count one more, or return why there may not be one."""
+        """Count one more job, or return the error if the limit is reached."""
         if limits.user is not None and self._of_user[user] >= limits.user:
             return _make_refusal(f"{limits.user:g} of your jobs", limits.user)
         for group, limit in limits.groups.items():
@@ -93,17 +95,17 @@ class Queued:
 
 
 class RecordBytes:
-    """How much of the database the jobs of each user take, as far as this process must know.
+    """The bytes of each user's jobs in the database, as far as this process needs them.
 
-    A sum is good for a while: other processes may add jobs meanwhile, and users delete some. So a limit may
-    be passed by what a user submits to several processes in a minute.
+    It reuses a sum for a while: meanwhile other processes may add jobs, and users may delete some. So the
+    jobs that a user submits to several processes within a minute may exceed a limit.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[int, float]] = {}
 
     def add(self, connection: Connection, user: str, size: int, limit: int | None) -> Forbidden | None:
-        """Count a job of this size, or return why there may not be one."""
+        """Count a job of this size, or return the error if the limit is reached."""
         if limit is None:
             return None
         now = time.monotonic()
@@ -125,7 +127,7 @@ class RecordBytes:
 
 
 def add_to_groups(connection: Connection, added: Iterable[tuple[int, Collection[str]]]) -> None:
-    """Note the numbers of jobs that were added as queued by these groups."""
+    """Record the numbers of new jobs as queued for these groups."""
     rows = [{"group": group, "job_seq": seq} for seq, groups in added for group in groups]
     if rows:
         connection.execute(insert(queued_groups), rows)

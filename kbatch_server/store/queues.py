@@ -1,4 +1,4 @@
-"""Who waits and what runs: all that whose turn it is depends on. No whole queue is ever read."""
+"""Reads the waiting and running jobs for the scheduler, and never a whole long queue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .tables import DUE, WAITING, jobs, waits
 from .usage import Use, find_uses
 
 STEP = 100
-"""Jobs that are read in one go."""
+"""The number of jobs to read at once."""
 
 _LIMIT = bindparam("limit", type_=Integer())
 _PART = (
@@ -59,7 +59,7 @@ _COUNT_QUEUED = (
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a job takes while it runs, whose it is, and its place among those that wait."""
+    """The resources that a job takes while it runs, its user, and its place in the queue."""
 
     id: str
     user: str
@@ -68,18 +68,18 @@ class Claim:
     demand: Mapping[str, float]
     groups: tuple[str, ...] = ()
     is_handed_over: bool = False
-    """Whether Kueue gives it its part of what all users share."""
+    """Whether Kueue, not the service, gives the job its part of what all users share."""
     begun_at: datetime | None = None
     started_at: datetime | None = None
 
     @property
     def order(self) -> tuple[int, int]:
-        """The place among the user's own."""
+        """The place among the user's own jobs."""
         return self.rank, self.seq
 
 
 def make_claim(job: Job) -> Claim:
-    """Return what is to be known of a job for whose turn it is."""
+    """Return the facts about a job that the scheduler needs."""
     spec = job.spec
     return Claim(
         job.id,
@@ -96,7 +96,7 @@ def make_claim(job: Job) -> Claim:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first of a user's jobs that wait, whether that is all of them, and what the user has used."""
+    """The first of a user's waiting jobs, whether these are all, and the user's usage."""
 
     claims: list[Claim]
     is_whole: bool
@@ -105,7 +105,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A user's jobs that wait, in order, and why the first of them does (None: not decided yet)."""
+    """A user's waiting jobs, in order, and why the first one waits (None: not decided yet)."""
 
     places: dict[str, int]
     """By id, from 1."""
@@ -114,28 +114,28 @@ class Queue:
 
 
 class QueueStore:
-    """The rows of jobs that wait or run, and why users wait."""
+    """The rows of waiting and running jobs, and the reasons why users wait."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def list_begun(self) -> list[Claim]:
-        """Return the jobs whose launch has begun and that are not over."""
+        """Return the jobs whose launch has begun and that have not ended."""
         return await self._database.read(lambda connection: _read_shares(connection, _SELECT_BEGUN, {}))
 
     async def list_begun_of(self, user: str, *, limit: int) -> list[Claim]:
-        """Return those of one user."""
+        """Return such jobs of one user."""
         values = {"of_user": user, "limit": limit}
         return await self._database.read(
             lambda connection: _read_shares(connection, _SELECT_BEGUN_OF, values), is_costly=True
         )
 
     async def list_waiting_users(self) -> list[str]:
-        """Return who has jobs that wait for their turn."""
+        """Return the users with waiting jobs."""
         return await self._database.read(lambda connection: list(connection.scalars(_SELECT_USERS)))
 
     async def read_heads(self, users: Sequence[str], *, limit: int, now: datetime) -> dict[str, Head]:
-        """Return the first jobs of each of the users, at most ``limit``, and what each has used."""
+        """Return the first jobs of each user, at most ``limit``, and the user's usage."""
 
         def read(connection: Connection) -> dict[str, Head]:
             uses = find_uses(connection, list(users), now)
@@ -148,7 +148,7 @@ class QueueStore:
         return await self._database.read(read)
 
     async def read_queues(self, users: Collection[str], *, limit: int) -> dict[str, Queue]:
-        """Return the queue of each of the users, at most its first ``limit`` jobs."""
+        """Return the queue of each user, at most its first ``limit`` jobs."""
         names = list(users)
 
         def read(connection: Connection) -> dict[str, Queue]:
@@ -164,12 +164,12 @@ class QueueStore:
         return await self._database.read(read)
 
     async def count_queued(self, user: str) -> int:
-        """Return how many jobs of a user wait for their turn."""
+        """Return the number of a user's waiting jobs."""
         counts = await self._database.read(lambda connection: count_queued(connection, [user]))
         return counts.get(user, 0)
 
     async def write_waits(self, changes: Mapping[str, Wait | None], *, only: bool = False) -> None:
-        """Keep why users wait, or (None) that they do not; with ``only`` forget all others."""
+        """Store why users wait, or (None) that they do not; with ``only``, delete those of all others."""
         rows = [
             {"user": user, "reason": wait.reason, "why": wait.why}
             for user, wait in changes.items()
@@ -191,14 +191,14 @@ class QueueStore:
 
 
 def count_queued(connection: Connection, users: Iterable[str]) -> dict[str, int]:
-    """Return how many jobs of each of the users wait for their turn, of those who have any."""
+    """Return the number of waiting jobs of each of these users that has any."""
     return {row[0]: row[1] for row in connection.execute(_COUNT_QUEUED, {"users": list(users)})}
 
 
 def _read_shares(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> list[Claim]:
-    """Return the shares of the jobs whose numbers a statement finds.
+    """Return the claims of the jobs whose numbers a statement selects.
 
-    They are read a few at a time: of each all that it runs is read, which may be 130 kB.
+    It reads a few jobs at a time: each has its whole spec, which may be 130 kB.
     """
     seqs = list(connection.scalars(statement, values))
     claims: list[Claim] = []

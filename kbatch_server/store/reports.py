@@ -1,4 +1,4 @@
-"""Counts and sums over many jobs, made by the database so that nobody reads them all."""
+"""Counts and sums over many jobs, computed in the database."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     bindparam,
@@ -29,7 +30,7 @@ KeptBytes = dict[str, int]
 """Bytes in the storage, by kind: ``uploads``, ``logs``, ``outputs``."""
 
 _DELETED = jobs.c.delete_requested_at.is_not(None).label("is_deleted")
-# by the partial indexes: what is over and done with is not looked at
+# with the partial indexes: it does not read jobs that need no more steps
 _ACTIVE = union_all(
     *(select(jobs.c.status, _DELETED, jobs.c.created_at).where(text(which)) for which in (DUE, WAITING))
 ).subquery()
@@ -40,27 +41,36 @@ _JOBS = func.count().label("count")
 _STILL_ACTIVE = func.sum(case((jobs.c.status.in_(sorted(ENDS)), 0), else_=1))
 _END = func.coalesce(jobs.c.ended_at, bindparam("now", type_=jobs.c.ended_at.type))
 _RUN_SECONDS = func.sum(extract("epoch", _END) - extract("epoch", jobs.c.started_at))
+_OF_USER: BindParameter[str] = bindparam("of_user")
+_SIZES_OF_USER = union_all(
+    select(uploads.c.code_size.label("size")).where(uploads.c.user == _OF_USER),
+    *(
+        select(kept.c.size).join(jobs, jobs.c.id == kept.c.job_id).where(jobs.c.user == _OF_USER)
+        for kept in (log_segments, job_outputs)
+    ),
+).subquery()
+_SUM_OF_USER = select(func.sum(_SIZES_OF_USER.c.size))
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveJobs:
-    """The jobs that something is still to be done for."""
+    """The jobs that still need a step."""
 
     counts: dict[Status, int]
-    """Of those that are not over, by status."""
+    """Jobs that have not ended, by status."""
     oldest_queued_at: datetime | None
     to_clean: int
-    """Those that are over or to be deleted, and not cleaned up after."""
+    """Jobs that have ended or are to be deleted, and are not cleaned up."""
 
 
 class ReportStore:
-    """Counts and sums over the jobs of one user, or of all of them."""
+    """Counts and sums over the jobs of one user, or of all."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def count_active(self) -> ActiveJobs:
-        """Return how many jobs of everybody's are not over, or not cleaned up after."""
+        """Return how many jobs of all users have not ended, or are not cleaned up."""
         rows = await self._database.read(lambda connection: connection.execute(_COUNT).all())
         counts = {status: 0 for status in Status if status not in ENDS}
         oldest: datetime | None = None
@@ -73,8 +83,14 @@ class ReportStore:
                 oldest = first if status == Status.QUEUED else oldest
         return ActiveJobs(counts, oldest, to_clean)
 
+    async def sum_bytes_of(self, user: str) -> int:
+        """Return the bytes of a user's uploads, logs and results in the storage."""
+        return await self._database.read(
+            lambda connection: int(connection.scalar(_SUM_OF_USER, {"of_user": user}) or 0), is_costly=True
+        )
+
     async def sum_bytes(self) -> KeptBytes:
-        """Return how many bytes in the storage the records name; it reads all of them."""
+        """Return the bytes of all recorded objects in the storage; it reads all records."""
         kinds = {"uploads": uploads.c.code_size, "logs": log_segments.c.size, "outputs": job_outputs.c.size}
 
         def add_up(connection: Connection) -> KeptBytes:
@@ -86,9 +102,9 @@ class ReportStore:
         return await self._database.read(add_up)
 
     async def summarize(self, user: str | None, *, since: datetime | None, limit: int) -> JobSummary:
-        """Return the sums over the jobs of the user's (None: of everybody's) that were accepted since a time.
+        """Return sums over the jobs, of one user or (None) of all, that were accepted since a time.
 
-        ``limit`` is how many users, and how many reasons, there are in it at most: those with most jobs.
+        ``limit`` is the maximum number of users, and of reasons: it includes those with the most jobs.
         """
         wanted = _make_conditions(user, since)
         users = (
@@ -125,12 +141,12 @@ def _make_conditions(user: str | None, since: datetime | None) -> list[ColumnEle
 
 
 def _make_user_sum(user: str, count: int, active: int, seconds: float | None) -> UserSum:
-    # clocks may differ, and the end of a short job come before its start
+    # clocks may differ, so the end of a short job may be before its start
     return UserSum(user=user, jobs=count, active=active, run_seconds=max(float(seconds or 0), 0))
 
 
 def _add_newest(connection: Connection, sums: Sequence[Any]) -> list[ReasonSum]:
-    """Return sums by reason with the newest job of each; one that was removed just now is left out."""
+    """Return sums by reason with the newest job of each, without jobs that were just removed."""
     columns = (jobs.c.seq, jobs.c.id, jobs.c.user, jobs.c.name, jobs.c.message)
     statement = select(*columns).where(jobs.c.seq.in_([seq for _, _, seq in sums]))
     newest = {

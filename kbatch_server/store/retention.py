@@ -1,4 +1,4 @@
-"""What was kept for long: jobs by when they ended."""
+"""Finds what has expired: jobs by the time of their end."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Literal
 from sqlalchemy import Connection, delete, exists, func, literal, select, true, union_all, update
 
 from ..audit import AuditEntry
+from ..limits.fairshare import get_month_end
 from ..models.times import utcnow
 from .audit import log_entry, put_entry
 from .changes import ChangingStore, JobChange
 from .tables import job_logs, job_outputs, jobs, log_segments, monthly_use, recent_use, uploads
 
 FORGOTTEN_AT_ONCE = 500
-"""Jobs of a forgotten user in one transaction: others write, too."""
+"""The number of a forgotten user's jobs in one transaction: others write, too."""
 
 Part = Literal["record", "log", "outputs"]
-"""What is kept of a job: all that is known of it, its attempts' logs, or its results."""
+"""A part of a job: its record, its logs, or its results."""
 
 _HAS = {
     "record": true(),
@@ -39,20 +40,20 @@ _SIZE = {
 
 @dataclass(frozen=True, slots=True)
 class EndedJob:
-    """A job that is over, as much of it as it takes to remove what is kept of it."""
+    """The facts about an ended job that are needed to remove a part of it."""
 
     id: str
     user: str
     ended_at: datetime
     size: int
-    """Bytes in the storage that the part takes."""
+    """Bytes of the part in the storage."""
 
 
 class RetentionStore(ChangingStore):
-    """Finds, and begins to remove, what was kept for long enough or is of a user who is to be forgotten."""
+    """Finds, and begins to remove, expired data and the data of users to be forgotten."""
 
     async def list_users(self) -> list[str]:
-        """Return who has jobs on record."""
+        """Return the users with jobs in the database."""
         statement = select(jobs.c.user).distinct().order_by(jobs.c.user)
         return await self._database.read(lambda connection: list(connection.scalars(statement)))
 
@@ -66,10 +67,10 @@ class RetentionStore(ChangingStore):
         after: EndedJob | None = None,
         limit: int = 500,
     ) -> list[EndedJob]:
-        """Return a user's jobs that ended before a time and still have that part, the oldest first.
+        """Return a user's jobs that ended before a time and still have that part, oldest first.
 
-        A job is listed only when it was cleaned up after: until then the launcher may need what is kept.
-        ``since`` leaves out those that ended before; ``after`` is the last job of the page before.
+        It lists a job only after it was cleaned up: until then the launcher may need its data. ``since``
+        omits jobs that ended before that time; ``after`` is the last job of the previous page.
         """
         statement = (
             select(jobs.c.id, jobs.c.user, jobs.c.ended_at, _SIZE[part])
@@ -90,7 +91,7 @@ class RetentionStore(ChangingStore):
         return [EndedJob(*row) for row in rows]
 
     async def find_log_numbers(self, job_ids: Collection[str]) -> set[tuple[str, int, int]]:
-        """Return job's id, attempt and number of every piece of a log that is kept of these jobs."""
+        """Return job id, attempt and number of every saved log segment of these jobs."""
         statement = (
             select(log_segments.c.job_id, job_logs.c.attempt, log_segments.c.number)
             .join(
@@ -103,24 +104,41 @@ class RetentionStore(ChangingStore):
         return {(job_id, attempt, number) for job_id, attempt, number in rows}
 
     async def find_output_keys(self, job_ids: Collection[str]) -> set[str]:
-        """Return the keys of the results that are kept of these jobs."""
+        """Return the keys of the saved results of these jobs."""
         statement = select(job_outputs.c.key).where(job_outputs.c.job_id.in_(job_ids))
         return await self._database.read(lambda connection: set(connection.scalars(statement)))
 
     async def list_owners(self) -> dict[str, datetime]:
-        """Return the users who have jobs or uploads on record, each with the time of the oldest."""
+        """Return the users with jobs, uploads or usage in the database, each with the time of the oldest.
+
+        The time of usage is that of its last change: the record has no times of earlier changes.
+        """
         kept = union_all(
-            select(jobs.c.user, jobs.c.created_at).where(jobs.c.delete_requested_at.is_(None)),
+            select(jobs.c.user, jobs.c.created_at.label("at")).where(jobs.c.delete_requested_at.is_(None)),
             select(uploads.c.user, uploads.c.created_at).where(uploads.c.expires_at > utcnow()),
+            select(recent_use.c.user, recent_use.c.as_of),
         ).subquery()
-        statement = select(kept.c.user, func.min(kept.c.created_at)).group_by(kept.c.user)
-        rows = await self._database.read(lambda connection: connection.execute(statement).all())
-        return dict(sorted(tuple(row) for row in rows))
+        oldest = select(kept.c.user, func.min(kept.c.at).label("at")).group_by(kept.c.user)
+        months = (
+            select(monthly_use.c.name, func.min(monthly_use.c.month))
+            .where(monthly_use.c.kind == "user")
+            .group_by(monthly_use.c.name)
+        )
+
+        def read(connection: Connection) -> dict[str, datetime]:
+            owners = {row.user: row.at for row in connection.execute(oldest)}
+            for user, month in connection.execute(months):
+                at = get_month_end(month)
+                owners[user] = min(owners.get(user, at), at)
+            return dict(sorted(owners.items()))
+
+        return await self._database.read(read)
 
     async def forget_jobs(self, user: str, *, before: datetime | None = None) -> list[str]:
-        """Ask for the removal of some of a user's jobs, and return their ids: empty when none is left.
+        """Request the removal of some of a user's jobs, and return their ids; empty if none is left.
 
-        It is called until it returns none. ``before`` leaves out jobs that were accepted then or later.
+        The caller repeats it until it returns none. ``before`` omits jobs that were accepted at that time or
+        later.
         """
         chosen = select(jobs.c.seq).where(jobs.c.user == user, jobs.c.delete_requested_at.is_(None))
         if before is not None:
@@ -139,7 +157,7 @@ class RetentionStore(ChangingStore):
         return await self._write(ask)
 
     async def forget_uploads(self, user: str, *, before: datetime | None = None) -> int:
-        """Let a user's uploads expire now, and return how many: they go when no job names them any more."""
+        """Let a user's uploads expire now, and return their number; each is removed once no job uses it."""
         now = utcnow()
         statement = update(uploads).where(uploads.c.user == user, uploads.c.expires_at > now)
         if before is not None:
@@ -149,9 +167,9 @@ class RetentionStore(ChangingStore):
         )
 
     async def forget_usage(self, user: str, *, audit: AuditEntry) -> None:
-        """Forget what a user has used, so that a new user of that name is not charged for it.
+        """Forget a user's usage, so that a new user of that name is not charged for it.
 
-        Neither is what the jobs use that are being removed, and may still run for a moment.
+        The same applies to jobs that are being removed, and may still run for a moment.
         """
         removed = update(jobs).where(jobs.c.user == user, jobs.c.delete_requested_at.is_not(None))
 

@@ -1,9 +1,10 @@
-"""A job as a row and back: the only place that knows how a job's parts are written down."""
+"""Converts a job to a row and back; only this module knows the format of the columns."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -17,45 +18,28 @@ from .tables import jobs
 _PODS = TypeAdapter(list[Pod])
 
 ROW_BYTES = 500
-"""What a job has, in its JSON and in the database, beside its texts: names of fields, times, indexes."""
+"""The size of a job, in its JSON and in the database, without its texts: names of fields, times, indexes."""
 
 LARGE = ("env", "spec", "description", "tags")
-"""The columns of what a user sends, which may be large."""
+"""The columns with the user's data, which may be large."""
 
 _ESCAPED_BYTES = 6
-"""What a character takes in JSON that is not ASCII."""
+"""The size of a non-ASCII character in JSON."""
 
-_SAME = (
-    "id",
-    "user",
-    "name",
-    "reason",
-    "message",
-    "exit_code",
-    "description",
-    "attempts",
-    "created_at",
-    "launch_begun_at",
-    "launched_at",
-    "started_at",
-    "ended_at",
-    "cleaned_at",
-    "cancel_requested_at",
-    "cancelled_by",
-    "cancel_note",
-    "delete_requested_at",
-    "is_forgotten",
-)
-"""The columns that hold what the field of a job of the same name holds."""
+_OTHER = ("seq", "status", "spec", "tags", "groups", "pods", "state", "outputs")
+"""The columns whose values differ from the job's field of the same name."""
+
+_SAME = tuple(each.name for each in fields(Job) if each.name in jobs.c and each.name not in _OTHER)
+"""The columns with the same content as the job's field of the same name."""
 
 COLUMNS: tuple[ColumnElement[Any], ...] = (
-    *(jobs.c[name] for name in ("seq", "status", "spec", "tags", "groups", "pods", "state", "outputs")),
-    # its length, as SQLite 3.40 says of every column in RETURNING that it is not null
+    *(jobs.c[name] for name in _OTHER),
+    # its length, because SQLite 3.40 reports every column in RETURNING as not null
     func.coalesce(func.length(jobs.c.env), 0).label("env_bytes"),
     *(jobs.c[name] for name in _SAME),
 )
-"""What is read of a job, in the order that ``make_job`` expects. Its environment, a large
-secret, is read by itself."""
+"""The columns of a job in the order that ``make_job`` expects. The environment, which is large and secret, is
+read separately."""
 
 UPDATABLE = frozenset(
     {
@@ -73,14 +57,14 @@ UPDATABLE = frozenset(
         "outputs",
     }
 )
-"""What the reconciler may change of a job."""
+"""The columns that the reconciler may change."""
 
 SHOWN = UPDATABLE - {"launched_at", "cleaned_at", "state"}
-"""What of it a user sees."""
+"""Those of them that users see."""
 
 
 def make_row(job: Job, env: Mapping[str, str], keyring: Keyring) -> dict[str, Any]:
-    """Return a job and its environment as the values of all columns but ``seq`` and its idempotency's."""
+    """Return a job and its environment as the values of all columns except ``seq`` and idempotency's."""
     row = {name: getattr(job, name) for name in _SAME}
     row["status"] = job.status.value
     row["spec"] = job.spec.model_dump_json(exclude_defaults=True)
@@ -97,7 +81,7 @@ def make_row(job: Job, env: Mapping[str, str], keyring: Keyring) -> dict[str, An
 
 
 def make_job(row: Sequence[Any]) -> Job:
-    """Return the job of a row of ``COLUMNS``."""
+    """Return the job in a row of ``COLUMNS``."""
     seq, status, spec, tags, groups, pods, state, outputs, env_bytes, *same = row
     # an empty one is what most of them are: not parsed, fifty times a page
     return Job(
@@ -115,13 +99,13 @@ def make_job(row: Sequence[Any]) -> Job:
 
 
 def measure(row: Sequence[Any]) -> int:
-    """Return about how many bytes a row of ``COLUMNS`` has as JSON, by what of it may be large."""
+    """Return the approximate size of a row of ``COLUMNS`` as JSON, from the parts that may be large."""
     texts = [each for each in row if isinstance(each, str)]
     return ROW_BYTES + sum(len(each) if each.isascii() else _ESCAPED_BYTES * len(each) for each in texts)
 
 
 def make_changes(columns: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``update_job`` was given as values of columns; TypeError for one that it may not change."""
+    """Return the arguments of ``update`` as values of columns; TypeError for one that must not change."""
     unknown = columns.keys() - UPDATABLE
     if unknown or not columns:
         raise TypeError(f"update_job changes {', '.join(sorted(UPDATABLE))}; not {sorted(unknown)}")
@@ -142,7 +126,7 @@ def _dump_pods(pods: list[Pod]) -> str:
 
 
 def open_env(sealed: bytes | None, keyring: Keyring) -> dict[str, str] | None:
-    """Return an environment, or None where its key was removed."""
+    """Return a decrypted environment, or None if its key was removed."""
     if sealed is None:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""The store: one database, and for each kind of record an object that reads and writes it."""
+"""The store: one database, with an object for each kind of record."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ from .retention import RetentionStore
 from .uploads import UploadStore
 from .usage import UsageStore
 
-# the one row that is always there, written as it is
+# the row that always exists, written without a change
 _TOUCH = text("UPDATE alembic_version SET version_num = version_num")
 
 
 class Store:
-    """All records in one database, for all callers of one event loop.
+    """All records in one database, for all callers on one event loop.
 
-    Other processes may use the same database, where it is one that several can.
-
-    Every method of the store and its parts raises Unavailable while the database does not answer. What a
-    method has returned from is durable.
+    Several processes may share a PostgreSQL database. Every method of the store and its parts raises
+    Unavailable while the database does not respond. When a method returns, its changes are durable.
     """
 
     def __init__(
@@ -59,47 +57,47 @@ class Store:
         self.jobs = JobStore(self._database, self.changes, keyring, self.usage, log=log)
 
     async def open(self) -> None:
-        """Connect; raises StoreError when the database cannot be used, with what to do about it."""
+        """Connect; raises StoreError, with advice, if the database cannot be used."""
         await self._database.open(upgrade=self._auto_upgrade)
         self.jobs.start()
 
     async def close(self) -> None:
-        """Let go of the database; those who wait to add a job get Unavailable."""
+        """Close the database; pending calls that add a job raise Unavailable."""
         await self.jobs.stop()
         await self.changes.close()
         await self._database.close()
 
     async def check(self) -> None:
-        """Raise Unavailable unless the database answers."""
+        """Raise Unavailable unless the database responds."""
         await self.jobs.find("")
 
     async def check_writes(self) -> None:
-        """Raise Unavailable while the database takes no writes: its disk is full, or may only be read.
+        """Raise Unavailable while the database accepts no writes: its disk is full, or it is read-only.
 
-        It is tried only after a write has failed, so that asking costs nothing as long as all is well.
+        It only tries this after a failed write, so it costs nothing as long as writes succeed.
         """
         if self._database.is_failing:
             await self._database.write(lambda connection: connection.execute(_TOUCH))
 
     @property
     def is_full(self) -> bool:
-        """Whether the last write was not done because there was no room for it."""
+        """Whether the last write failed because the disk was full."""
         return self._database.is_full
 
     async def get_free_bytes(self) -> int | None:
-        """Return how much room is left for the database, or None where another machine has it."""
+        """Return the free space for the database in bytes, or None if it is on another machine."""
         return await self._database.get_free_bytes()
 
     async def upgrade(self) -> None:
-        """Bring the tables up to date, without opening the store; raises StoreError."""
+        """Upgrade the tables, without opening the store; raises StoreError."""
         await self._database.open(upgrade=True)
         await self._database.close()
 
     def make_lead_lock(self) -> LeadLock:
-        """Return what this process has to hold to lead those that share the database."""
+        """Return the lock that the leader of the processes that share this database holds."""
         return SharedLock(self._database.url) if self._database.is_shared else SoleLock()
 
     async def announce(self, job_ids: Sequence[str]) -> None:
-        """Tell the process that leads of at most 100 jobs that there is something to do about them."""
+        """Notify the leader of at most 100 jobs that need a step."""
         if self._database.is_shared:
             await self._database.write(lambda connection: postgresql.announce(connection, job_ids))

@@ -1,7 +1,7 @@
-"""The tables, and nothing else: what changes here needs a migration beside it.
+"""The tables, and nothing else. A change here needs a migration.
 
-Columns that hold JSON are plain text, so that every database keeps them the same way and a page of jobs
-costs no more than it must; ``rows`` reads and writes them.
+Columns with JSON are plain text, so that every database stores them in the same way and reading a page of
+jobs is cheap; ``rows`` reads and writes them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ metadata = MetaData(
 
 
 class Moment(TypeDecorator[datetime]):
-    """An aware datetime, kept in UTC: SQLite has no time zones, so they are taken off and put on here."""
+    """An aware datetime, stored in UTC: SQLite has no time zones, so this removes and adds them."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the moment in UTC; a naive one is a defect of ours."""
+        """Return the moment in UTC; a naive one is a bug."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -56,7 +56,7 @@ class Moment(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Return the moment, aware and in UTC: PostgreSQL has it in the time zone of its server."""
+        """Return the moment, aware and in UTC; PostgreSQL returns it in the server's time zone."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)  # type: ignore[no-any-return]
@@ -66,24 +66,25 @@ class Moment(TypeDecorator[datetime]):
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")
 
 WAITING = "status = 'queued' AND launch_begun_at IS NULL AND delete_requested_at IS NULL"
-"""Which jobs wait for their turn. The words of a partial index, as those below: a query must use the same."""
+"""The condition of waiting jobs. It belongs to a partial index, as those below: queries must use the same
+text."""
 
 DUE = "delete_requested_at IS NOT NULL OR (launch_begun_at IS NOT NULL AND cleaned_at IS NULL)"
-"""Which other jobs something is still to be done for."""
+"""The condition of the other jobs that still need a step."""
 
 LAUNCHED = (
     "launched_at IS NOT NULL AND status IN ('pending', 'running')"
     " AND cancel_requested_at IS NULL AND delete_requested_at IS NULL"
 )
-"""Which of those the launcher has, and nobody wants to end."""
+"""The condition of those that are launched and that nobody wants to end."""
 
 SIZED = "record_bytes > 0"
-"""Which jobs have a size on record: all of them."""
+"""The condition of jobs with a recorded size: all of them."""
 
 jobs = Table(
     "jobs",
     metadata,
-    # the order of acceptance; the id is what everybody else calls it by
+    # the order of acceptance; everything else refers to a job by its id
     Column("seq", _Sequence, primary_key=True, autoincrement=True),
     Column("id", String(63), nullable=False, unique=True),
     Column("user", Text, nullable=False),
@@ -113,28 +114,28 @@ jobs = Table(
     Column("state", Text, nullable=False),
     Column("outputs", Text),
     Column("upload", String(64), index=True),
-    # the negative of the priority: what is in its place, and then in that of seq, is the order of turns
+    # the negative priority: rank, and then seq, is the order in which jobs have their turn
     Column("rank", Integer, nullable=False, server_default="0"),
-    # about what it takes of the database: of all of a user's the sum is limited
+    # the approximate size of the job in the database; the sum of a user's jobs is limited
     Column("record_bytes", Integer, nullable=False, server_default="0"),
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
     UniqueConstraint("user", "idempotency_key"),
-    # the last column of each of these two is there to pass over jobs without reading them: those from before
-    # a time, and those to be deleted
+    # the last column of these two serves to skip jobs without reading them: those from before a time, and
+    # those to be deleted
     Index("ix_jobs_page", "user", "seq", "created_at"),
     Index("ix_jobs_status", "user", "status", "seq", "delete_requested_at"),
     Index("ix_jobs_name", "user", "name", "seq"),
     Index("ix_jobs_ended_at", "user", "ended_at"),
-    # partial, though all jobs are in it: else SQLite takes it for other statements of one user as well
+    # partial, although it contains all jobs: otherwise SQLite uses it for other statements of one user, too
     Index(
         "ix_jobs_record_bytes",
         *("user", "record_bytes"),
         sqlite_where=text(SIZED),
         postgresql_where=text(SIZED),
     ),
-    # with the status, which is always the same: else SQLite finds the index above better; and with the last
-    # two, which are always null, so that it counts without reading the jobs
+    # with the status, which is always the same: otherwise SQLite prefers the index above; and with the last
+    # two columns, which are always null, so that it counts without reading the jobs
     Index(
         "ix_jobs_waiting",
         *("user", "status", "rank", "seq", "launch_begun_at", "delete_requested_at"),
@@ -145,7 +146,7 @@ jobs = Table(
     sqlite_autoincrement=True,  # the number of a removed job is not given to another
 )
 
-# the tags once more, to find jobs by; jobs.tags is what is shown
+# the tags again, to search for jobs; users see jobs.tags
 job_tags = Table(
     "job_tags",
     metadata,
@@ -163,16 +164,16 @@ job_logs = Table(
     Column("job_id", String(63), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("pod", String(253), primary_key=True),
     Column("attempt", Integer, nullable=False),
-    # the launcher's own, to go on from; opaque to others
+    # the launcher's position to continue from; opaque to others
     Column("position", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("is_complete", Boolean, nullable=False),
-    # why it is not all that the attempt wrote, as a sentence; empty when it is
+    # why the log is not the attempt's complete output, as a sentence; otherwise empty
     Column("problem", Text, nullable=False),
 )
 
-# the pieces that a log is kept in, each an object of the storage; offsets and lines count what was written,
-# so that a gap between two segments is what was cut out
+# the segments of a log, each an object in the storage; offsets and lines count the attempt's output,
+# so a gap between two segments was cut out
 log_segments = Table(
     "log_segments",
     metadata,
@@ -188,7 +189,7 @@ log_segments = Table(
     ForeignKeyConstraint(["job_id", "pod"], ["job_logs.job_id", "job_logs.pod"], ondelete="CASCADE"),
 )
 
-# what a job wrote under $KBATCH_OUTPUT_DIR: one tar in the storage, and where in it each file is
+# the files that a job wrote under $KBATCH_OUTPUT_DIR: one tar in the storage, and each file's position in it
 job_outputs = Table(
     "job_outputs",
     metadata,
@@ -209,16 +210,16 @@ uploads = Table(
     Column("sha256", String(64), nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=False, index=True),
-    # of what is kept, which may be another ZIP than the one that was sent
+    # of the stored ZIP, which may differ from the one that was sent
     Column("code_size", BigInteger, nullable=False, server_default="0"),
     Column("code_sha256", String(64), nullable=False, server_default=""),
     Column("top_folder", Text),
-    # set before its object is deleted: from then on no job may name it
+    # set before its object is deleted: from then on no new job may use it
     Column("delete_requested_at", Moment),
     Index("ix_uploads_content", "user", "sha256"),
 )
 
-# the queued jobs of groups whose members may have so many together; what has started is removed by who counts
+# the queued jobs of groups with a limit on these; counting removes the jobs that have started
 queued_groups = Table(
     "queued_groups",
     metadata,
@@ -226,7 +227,7 @@ queued_groups = Table(
     Column("job_seq", _Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
 )
 
-# for how long jobs ran in each month; it stays when they are deleted
+# the seconds that jobs ran in each month; it stays when they are deleted
 monthly_use = Table(
     "monthly_use",
     metadata,
@@ -238,7 +239,7 @@ monthly_use = Table(
     Column("seconds", Float, nullable=False),
 )
 
-# what each user has used lately: as of a time, after which it decays
+# each user's recent usage, which decays after a time
 recent_use = Table(
     "recent_use",
     metadata,
@@ -247,7 +248,7 @@ recent_use = Table(
     Column("as_of", Moment, nullable=False),
 )
 
-# why the first of a user's queued jobs does not start, as the leader last found
+# why the first of a user's queued jobs does not start, according to the leader's last decision
 waits = Table(
     "waits",
     metadata,
@@ -256,7 +257,7 @@ waits = Table(
     Column("why", Text, nullable=False),
 )
 
-# who did what, when and from where; kept on when the job it names is gone
+# who did what, when and from where; stays when the job is deleted
 audit = Table(
     "audit",
     metadata,

@@ -1,4 +1,4 @@
-"""The records of uploads: which code is kept, and for how long."""
+"""The records of uploads: the stored code, and when it expires."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class UploadStore:
         self._database = database
 
     async def add(self, upload: Upload) -> Upload:
-        """Record an upload whose object is there, and return it, or the user's earlier one of this content.
+        """Record an upload with its object, and return it, or the user's earlier one with this content.
 
-        Of two that come at the same time one is the earlier. That one is then kept as long as the new one
-        would have been, and longer than it was, so that ``withdraw`` knows that somebody relies on it.
+        Of two simultaneous ones, one is the earlier. It then expires when the new one would have, and later
+        than before, so that ``withdraw`` can tell that somebody else uses it.
         """
 
         def add(connection: Connection) -> Upload:
@@ -57,7 +57,10 @@ class UploadStore:
         return await self._database.write(add)
 
     async def renew(self, upload: Upload) -> Upload | None:
-        """Return the user's earlier upload of this content, kept as long as this one would be, or None."""
+        """Return the user's earlier upload with this content, or None.
+
+        It then expires when this one would.
+        """
         if await self.find_by_sha256(upload.user, upload.sha256) is None:
             return None
         return await self._database.write(lambda connection: self._renew(connection, upload))
@@ -75,9 +78,9 @@ class UploadStore:
         return replace(earlier, expires_at=expires_at)
 
     async def withdraw(self, upload: Upload) -> bool:
-        """Forget an upload that was just added, or was to be, and return whether its object may be deleted.
+        """Remove an upload that was (or was to be) added; return whether its object may be deleted.
 
-        It may not when the same content was sent again meanwhile and that was answered with this upload.
+        It may not if the same content was sent again in the meantime, and this upload was the answer.
         """
         mine = uploads.c.id == upload.id
 
@@ -90,27 +93,27 @@ class UploadStore:
         return await self._database.write(withdraw)
 
     async def get(self, upload_id: str, *, user: str) -> Upload:
-        """Return an upload of the user's, or raise NotFound: also when it is another's or being deleted."""
+        """Return an upload of this user; raises NotFound, also if it is being deleted."""
         upload = await self._find_upload(uploads.c.id == upload_id, uploads.c.user == user)
         if upload is None:
             raise NotFound(f"Upload {upload_id!r} not found.")
         return upload
 
     async def find_by_sha256(self, user: str, sha256: str) -> Upload | None:
-        """Return the user's upload with this content, if there is one."""
+        """Return the user's upload with this content, or None."""
         return await self._find_upload(uploads.c.user == user, uploads.c.sha256 == sha256)
 
     async def find_ids(self, upload_ids: Collection[str]) -> set[str]:
-        """Return those of the ids that there is an upload of, also one that is being deleted."""
+        """Return the ids with an existing upload, including uploads that are being deleted."""
         statement = select(uploads.c.id).where(uploads.c.id.in_(upload_ids))
         return await self._database.read(lambda connection: set(connection.scalars(statement)))
 
     async def list_expired(
         self, now: datetime, *, after: Upload | None = None, limit: int = 100
     ) -> list[Upload]:
-        """Return uploads that have expired and that no job names, and those whose deletion was begun.
+        """Return expired uploads that no job uses, and those whose deletion has begun.
 
-        ``after`` is the last upload of the page before.
+        ``after`` is the last upload of the previous page.
         """
         statement = (
             select(*_COLUMNS)
@@ -126,10 +129,10 @@ class UploadStore:
         return [_make_upload(row) for row in rows]
 
     async def begin_delete(self, upload_id: str, *, now: datetime, audit: AuditEntry | None = None) -> bool:
-        """Return whether the upload's object may be deleted: it has expired and no job names it.
+        """Return whether the upload's object may be deleted: it has expired and no job uses it.
 
-        From then on no job can name it, so that one that is accepted has its code. ``delete``
-        follows when the object is gone. The entry goes on record the first time.
+        From then on no new job can use it, so that every accepted job has its code. The caller calls
+        ``delete`` after deleting the object. The first call adds the audit entry.
         """
         lock = select(uploads.c.delete_requested_at).where(uploads.c.id == upload_id).with_for_update()
         statement = (
@@ -139,7 +142,7 @@ class UploadStore:
         )
 
         def begin(connection: Connection) -> tuple[bool, AuditEntry | None]:
-            # where several processes write: what is begun now sees every job that was accepted before it
+            # if several processes write: the next statement sees every job that was accepted before
             begun_at = connection.execute(lock).scalar()
             may_delete = connection.execute(statement).rowcount > 0
             return may_delete, put_entry(connection, audit) if may_delete and begun_at is None else None
@@ -149,7 +152,7 @@ class UploadStore:
         return may_delete
 
     async def delete(self, upload_id: str) -> None:
-        """Forget an upload whose object is gone."""
+        """Remove the row of an upload whose object is deleted."""
         statement = delete(uploads).where(uploads.c.id == upload_id)
         await self._database.write(lambda connection: connection.execute(statement))
 

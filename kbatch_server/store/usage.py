@@ -1,4 +1,5 @@
-"""What users and groups have used: written in the transaction that ends a job, so once, and kept for good."""
+"""The usage of users and groups: recorded once, in the transaction that ends a job, and never deleted with
+jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from ..models.times import utcnow
 from .database.database import Database
 from .tables import monthly_use, recent_use
 
-# both databases know these words, which SQLAlchemy has for each by itself only
+# as text: both databases accept this, but SQLAlchemy has a separate construct for each
 _ADD_MONTHLY = text(
     "INSERT INTO monthly_use (kind, name, month, seconds) VALUES (:kind, :name, :month, :seconds)"
     " ON CONFLICT (kind, name, month) DO UPDATE SET seconds = monthly_use.seconds + excluded.seconds"
@@ -34,7 +35,7 @@ _SELECT_MONTH = select(monthly_use.c.name, monthly_use.c.seconds).where(
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a user has used of late, which decays after ``as_of``, and for how long jobs ran in a month."""
+    """A user's recent usage, which decays after ``as_of``, and the seconds that jobs ran in a month."""
 
     amount: float = 0.0
     as_of: datetime | None = None
@@ -49,19 +50,19 @@ class UsageStore:
         self.accounting = Accounting()
 
     async def find(self, users: Iterable[str], *, now: datetime) -> dict[str, Use]:
-        """Return what each of the users has used, as far as it is over, with the seconds of this month."""
+        """Return each user's usage by ended jobs, with the seconds of this month."""
         names = list(users)
         return await self._database.read(lambda connection: find_uses(connection, names, now))
 
     async def find_group_seconds(self, groups: Iterable[str], *, now: datetime) -> dict[str, float]:
-        """Return for how many seconds of this month jobs of the groups ran that are over."""
+        """Return the seconds of this month that ended jobs of the groups ran."""
         values = {"kind": "group", "names": list(groups), "month": get_month(now)}
         return await self._database.read(
             lambda connection: {row.name: row.seconds for row in connection.execute(_SELECT_MONTH, values)}
         )
 
     def charge(self, connection: Connection, job: Job, end: datetime) -> None:
-        """Count a job that has just ended, or was removed while it ran, in the transaction that says so."""
+        """Count a job that has ended, or was removed while it ran, in the transaction that records this."""
         if job.is_forgotten or job.started_at is None or end <= job.started_at:
             return
         rate = self.accounting.get_rate(make_demand(job.spec))
@@ -81,7 +82,7 @@ class UsageStore:
         amount = self.accounting.charge(rate, start=start, end=end, now=now)
         found = connection.execute(_SELECT_RECENT.with_for_update(), {"of_user": user}).first()
         if found is None:
-            # when another process has just done the same, this fails, and is done again by who ends the job
+            # if another process has just done the same, this raises, and the caller ends the job again
             connection.execute(insert(recent_use), {"user": user, "amount": amount, "as_of": now})
             return
         amount += self.accounting.decay(found.amount, (now - found.as_of).total_seconds())
@@ -89,7 +90,7 @@ class UsageStore:
 
 
 def find_uses(connection: Connection, users: list[str], now: datetime) -> dict[str, Use]:
-    """Return what each of the users has used."""
+    """Return the usage of each user."""
     recent = {row.user: row for row in connection.execute(_SELECT_USES, {"users": users})}
     values = {"kind": "user", "names": users, "month": get_month(now)}
     months = {row.name: row.seconds for row in connection.execute(_SELECT_MONTH, values)}

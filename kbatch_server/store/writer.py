@@ -1,4 +1,4 @@
-"""Adds jobs many at a time: one transaction, and one wait for the disk, for all that came in meanwhile."""
+"""Adds jobs in batches: one transaction, and one wait for the disk, for all jobs that have arrived."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from .rows import COLUMNS, make_job, make_row
 from .tables import job_tags, jobs, uploads
 
 BATCH = 100
-"""Jobs in one transaction: past this the disk's share of each is small, and others wait for the turn."""
+"""The maximum number of jobs in one transaction: with more, the time per job hardly decreases, and other
+writers wait longer."""
 
 QUEUE = 2000
-"""Jobs that may wait: about a second's work. More would wait longer than a client does."""
+"""The maximum number of waiting jobs: about a second's work. More would wait longer than clients do."""
 
 CLOSE_TIMEOUT_SECONDS = 30
-"""How long to wait for the transaction that is on its way when the store is closed."""
+"""Seconds to wait for the transaction in progress when the store is closed."""
 
 _INSERT = insert(jobs).returning(jobs.c.id, jobs.c.seq)
 _INSERT_TAGS = insert(job_tags)
-# more than what is looked for (each user with each key), but by the index on both
+# selects more than needed (each user with each key), but with the index on both
 _SELECT_KEYS = select(*COLUMNS, jobs.c.idempotency_key, jobs.c.request_hash).where(
     jobs.c.user.in_(bindparam("users", expanding=True)),
     jobs.c.idempotency_key.in_(bindparam("keys", expanding=True)),
 )
-# locked, where several processes write: until the jobs that name them are committed, none is given up
+# locked if several processes write: no upload is deleted before the jobs that use it are committed
 _SELECT_UPLOADS = (
     select(uploads.c.id, uploads.c.user)
     .where(uploads.c.id.in_(bindparam("ids", expanding=True)), uploads.c.delete_requested_at.is_(None))
@@ -51,7 +52,7 @@ _SELECT_UPLOADS = (
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """One job on its way, and where its outcome goes: the job that is recorded, and whether it is new."""
+    """One job to add, and a future for the outcome: the recorded job, and whether it is new."""
 
     job: Job
     row: dict[str, Any]
@@ -60,7 +61,7 @@ class _Request:
     audit: AuditEntry | None = None
     is_second_try: bool = False
     is_written: bool = False
-    """Whether its job is in the transaction that was run last."""
+    """Whether the last transaction contains the job."""
 
     @property
     def key(self) -> tuple[str, str] | None:
@@ -77,7 +78,7 @@ class _Request:
 
 
 class JobWriter:
-    """The one task that adds jobs, from ``start`` to ``stop``."""
+    """The task that adds jobs, from ``start`` to ``stop``."""
 
     def __init__(
         self,
@@ -93,16 +94,16 @@ class JobWriter:
         self._log = log
         self._queue: asyncio.Queue[_Request | None] = asyncio.Queue(QUEUE)
         self._task: asyncio.Task[None] | None = None
-        # of other processes that add jobs, nothing is known here
+        # if other processes add jobs as well, the counts cannot be remembered
         self._record_bytes = RecordBytes()
         self._queued_at_most: dict[str, int] | None = None if database.is_shared else {}
 
     def start(self) -> None:
-        """Begin to take jobs."""
+        """Begin to accept jobs."""
         self._task = asyncio.create_task(self._run(), name="job-writer")
 
     async def stop(self) -> None:
-        """Finish the transaction that is on its way, and fail all that waits for a later one."""
+        """Finish the transaction in progress, and fail all jobs that wait for a later one."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -126,7 +127,7 @@ class JobWriter:
         limits: QueueLimits,
         audit: AuditEntry | None = None,
     ) -> tuple[Job, bool]:
-        """Return the job as recorded and whether it is new, once that is durable."""
+        """Return the recorded job and whether it is new, once it is durable."""
         job.has_env = bool(env)
         row = make_row(job, env, self._keyring)
         row["idempotency_key"] = idempotency_key
@@ -156,20 +157,20 @@ class JobWriter:
                     request.fail(_stopping())
 
     async def _add(self, batch: list[_Request]) -> None:
-        """Add a batch in one transaction; when one of its jobs cannot be written, add each by itself."""
+        """Add a batch in one transaction; if one of its jobs cannot be written, add each separately."""
         batch = [
             request for request in batch if not request.outcome.done()
-        ]  # nobody waits for a cancelled one
+        ]  # nobody waits for a cancelled request
         try:
             outcomes = await self._database.write(lambda connection: self._insert(connection, batch))
-        except KBatchError as error:  # the database does not answer: it would not for each of them either
+        except KBatchError as error:  # the database does not respond: separate writes would fail, too
             for request in batch:
                 request.fail(error)
         except Exception as error:
             if len(batch) > 1:
                 await asyncio.gather(*[self._add([request]) for request in batch])
             elif isinstance(error, IntegrityError) and batch[0].key and not batch[0].is_second_try:
-                # another process has just used the same key: now its job is there to be found
+                # another process has just used the same key: now its job can be found
                 batch[0].is_second_try = True
                 await self._add(batch)
             elif isinstance(error, IntegrityError):
@@ -186,7 +187,7 @@ class JobWriter:
             self._changes.publish(_changes_of(request for request in batch if request.is_written))
 
     def _insert(self, connection: Connection, batch: list[_Request]) -> list[tuple[Job, bool] | KBatchError]:
-        """Return the outcome of each of the batch, which holds once the transaction is committed."""
+        """Return the outcome of each job in the batch, valid once the transaction is committed."""
         known_uploads = _find_uploads(connection, batch)
         by_key = self._find_same_keys(connection, batch)
         queued = Queued(
@@ -224,7 +225,7 @@ class JobWriter:
     def _find_same_keys(
         self, connection: Connection, batch: list[_Request]
     ) -> dict[tuple[str, str], tuple[Job, str | None]]:
-        """Return the jobs that were made with the idempotency keys of the batch, and of which requests."""
+        """Return the existing jobs with the batch's idempotency keys, and their requests' hashes."""
         keys = [request.key for request in batch if request.key is not None]
         if not keys:
             return {}
@@ -238,7 +239,7 @@ class JobWriter:
 
 
 def _find_uploads(connection: Connection, batch: list[_Request]) -> set[tuple[str, str]]:
-    """Return id and user of those uploads that the batch names and that are (still) there."""
+    """Return id and user of the existing uploads that the batch uses."""
     ids = {request.row["upload"] for request in batch} - {None}
     if not ids:
         return set()

@@ -1,1 +1,1 @@
-"""The code that users send, and what a ZIP of it may be."""
+"""Receives the users' code, and checks its ZIPs."""

@@ -1,4 +1,4 @@
-"""Takes the code that users send, checks it, keeps it for as long as it may be needed."""
+"""Receives the users' code, checks it, and keeps it for as long as jobs may need it."""
 
 from __future__ import annotations
 
@@ -29,53 +29,57 @@ from ..store import Store
 from .zipcheck import Archive, Reader, check_archive, rewrite_archive
 
 CHECKS = 2
-"""How many ZIPs are checked at a time: each inflates, which takes a processor."""
+"""The number of ZIPs to check at the same time: each check inflates one, which needs a CPU."""
 
 CHECK_SECONDS = 600
-"""How long it may take to check one: ten times what 10 GiB need."""
+"""Maximum duration of a check: ten times what 10 GiB need."""
 
 CHECK_WAIT_SECONDS = 600
-"""How long one may wait for its turn to be checked."""
+"""Seconds that a ZIP may wait for its turn to be checked."""
 
 HOUR_SECONDS = 3600
 
 DECODINGS = 2
-"""How many large bodies of JSON with code in it are in memory at a time as more than they came."""
+"""The number of large JSON bodies with code that may be in memory in several forms at the same time."""
 
 SETTLE_SECONDS = 10
-"""How long to wait at the end for what was broken off to be cleared away."""
+"""Seconds to wait, when the service stops, for interrupted uploads to be cleaned up."""
 
 
 class Uploads(LoggingConfigurable):
-    """The ZIPs of code: each an object in the storage and a row in the store, and never one alone."""
+    """The ZIPs of code: each has an object in the storage and a row in the store, never only one of them."""
 
     max_upload_bytes = Integer(
         2**30,
         min=1,
-        help="""Bytes of one ZIP at most. It is streamed: the memory that is needed does not depend on it.""",
+        help="""The maximum size, in bytes, of one ZIP. The service streams it: a larger ZIP needs no more
+        memory.
+        """,
         config=True,
     )
 
     upload_ttl_seconds = Integer(
         7 * 24 * 3600,
         min=60,
-        help="""Seconds until an upload is removed after it was last sent, unless a job uses it.""",
+        help="""Seconds until the service removes an upload that no job uses, counted from when a user last
+        sent it.
+        """,
         config=True,
     )
 
     max_upload_seconds = Integer(
         3600,
         min=1,
-        help="""Seconds that one ZIP may take to arrive: slower clients are rejected.""",
+        help="""Seconds within which a client must send a ZIP; the service rejects slower ones.""",
         config=True,
     )
 
     concurrent_uploads_per_user = Integer(
         4,
         min=1,
-        help="""How many ZIPs a user may send at the same time; one more is answered with 429.
+        help="""The maximum number of ZIPs that a user may send at the same time; one more gets 429.
 
-        A job's JSON of more than a megabyte, with code in it, counts as well.
+        The JSON of a job with code in it counts as well if it is larger than a megabyte.
         """,
         config=True,
     )
@@ -83,20 +87,20 @@ class Uploads(LoggingConfigurable):
     concurrent_uploads = Integer(
         32,
         min=1,
-        help="""How many ZIPs all users together may send at the same time; one more is answered with 503.
+        help="""The maximum number of ZIPs that all users may send at the same time; one more gets 503.
 
-        Each needs a few megabytes of memory while it comes, up to 16 with some storages.
+        Each takes a few megabytes of memory, with some storages up to 16.
         """,
         config=True,
     )
 
     inflated_bytes_per_hour = ByteSpecification(
         100 * 2**30,
-        help="""Bytes, unpacked, of the ZIPs of one user that are checked in an hour, on average; an integer,
-        or a string like ``100G``. A ZIP that would go over it is answered with 429.
+        help="""The average size, in bytes, of unpacked ZIPs that the service checks for one user per hour.
 
-        Each replica counts by itself. A check inflates all of a ZIP, which takes about four seconds a GiB:
-        users take turns for it, and each has one at a time.
+        An integer, or a string like ``100G``. A ZIP that would exceed it gets 429. Each replica counts
+        separately. A check inflates the whole ZIP, which takes about four seconds per GiB. Users take turns,
+        and the service checks one ZIP per user at a time.
         """,
         config=True,
     )
@@ -124,28 +128,28 @@ class Uploads(LoggingConfigurable):
         self._inflated = RateLimit(per_second=bytes_per_hour / HOUR_SECONDS, burst=bytes_per_hour)
         self._under_way: set[asyncio.Task[Any]] = set()
         self.decoding = asyncio.Semaphore(DECODINGS)
-        """Held by who has a job's JSON with code in it in memory, in more than one form."""
+        """Held while a job's JSON with code is in memory in more than one form."""
 
     def place(self, user: User) -> AbstractContextManager[None]:
-        """Hold one of the user's places, for an upload that comes from outside.
+        """Count an upload of a user while it arrives.
 
-        Raises TooManyRequests, and Unavailable when all places of everybody are taken.
+        Raises TooManyRequests at the user's limit, and Unavailable at the limit of all users.
         """
         return self._places.take(user.name)
 
     async def receive(
         self, user: User, chunks: AsyncIterable[bytes], *, declared_size: int | None = None
     ) -> Upload:
-        """Keep the ZIP that ``chunks`` yields, and return its upload.
+        """Store the ZIP that ``chunks`` yields, and return its upload.
 
-        The same content sent again by the same user is the earlier upload, kept for the full time again.
-        Raises TooLarge, InvalidRequest (what is wrong with the ZIP), InsufficientStorage, Unavailable (the
-        storage) and TooManyRequests. Whatever
-        is raised, and when this is cancelled, nothing is left of it.
+        If the same user sends the same content again, it returns the earlier upload, whose time to live
+        starts again. Raises TooLarge, InvalidRequest (with the problem of the ZIP), Forbidden (the user
+        stores too much), InsufficientStorage, Unavailable (of the storage) and TooManyRequests. If it raises
+        or is cancelled, it leaves nothing behind.
         """
         if declared_size is not None and declared_size > self.max_upload_bytes:
             raise TooLarge.of_body(self.max_upload_bytes, size=declared_size)
-        await self.disk.check(declared_size or 0)
+        await self.disk.check(user.name, declared_size or 0)
         counted = _Counted(chunks, self.max_upload_bytes)
         upload = self._make_upload(user, counted)
         task = asyncio.current_task()
@@ -168,7 +172,7 @@ class Uploads(LoggingConfigurable):
         return kept
 
     async def _accept(self, upload: Upload) -> Upload:
-        """Return the upload to be used for what was just written: a new one, or the user's earlier one."""
+        """Return the upload for the new object: a new one, or the user's earlier one of this content."""
         earlier = await self.store.uploads.renew(upload)
         if earlier is not None and await self._is_whole(earlier):
             await self._delete(upload)
@@ -185,22 +189,22 @@ class Uploads(LoggingConfigurable):
         return kept
 
     async def settle(self) -> None:
-        """Wait until what was broken off is cleared away: at the end, when nothing more comes in."""
+        """Wait for the cleanup of interrupted uploads; to be called at the end, when no more can arrive."""
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=SETTLE_SECONDS)
 
     async def get(self, user: User, upload_id: str) -> Upload:
-        """Return an upload of the user's, or raise NotFound."""
+        """Return an upload of this user, or raise NotFound."""
         return await self.store.uploads.get(upload_id, user=user.name)
 
     def read(self, upload: Upload, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """Yield the ZIP's bytes from ``start``, ``length`` of them or all; raises StorageError."""
+        """Yield ``length`` bytes of the ZIP (or all) from ``start`` on; raises StorageError."""
         return self.storage.read(upload.key, start=start, length=length)
 
     async def delete_expired(self, upload_id: str, *, audit: AuditEntry | None = None) -> bool:
-        """Delete an upload that has expired and return True; False when a job names it, or it was sent again.
+        """Delete an expired upload and return True; False if a job uses it, or it was sent again.
 
-        Raises StorageError; the upload can be used no more then, and this is to be called again.
+        Raises StorageError; then no job can use the upload any more, and the caller must call this again.
         """
         if not await self.store.uploads.begin_delete(upload_id, now=utcnow(), audit=audit):
             return False
@@ -209,7 +213,7 @@ class Uploads(LoggingConfigurable):
         return True
 
     def _make_upload(self, user: User, counted: _Counted, *, upload_id: str = "") -> Upload:
-        """Return the upload of the bytes that were counted."""
+        """Return the upload of the counted bytes."""
         now = utcnow()
         return Upload(
             upload_id or make_upload_id(),
@@ -223,11 +227,11 @@ class Uploads(LoggingConfigurable):
         )
 
     def _reader(self, upload: Upload) -> Reader:
-        """Return what reads a part of an upload's object."""
+        """Return a function that reads a part of an upload's object."""
         return lambda start, length: self.read(upload, start=start, length=length)
 
     async def _check(self, upload: Upload) -> tuple[Upload, Upload | None]:
-        """Return the upload with what the ZIP told, and another where the ZIP had to be written anew.
+        """Return the upload with facts from its ZIP, and another if the ZIP had to be rewritten.
 
         Raises InvalidRequest, TooManyRequests, Unavailable, StorageError.
         """
@@ -258,7 +262,7 @@ class Uploads(LoggingConfigurable):
                 return upload, await self._write_plain(upload, archive)
 
     async def _write_plain(self, upload: Upload, archive: Archive) -> Upload:
-        """Write a ZIP anew, and return the upload of that."""
+        """Write a ZIP again in a plain form, and return its upload."""
         plain = replace(upload, id=make_upload_id())
         counted = _Counted(rewrite_archive(archive, self._reader(upload)))
         try:
@@ -271,7 +275,7 @@ class Uploads(LoggingConfigurable):
 
     @contextlib.contextmanager
     def _in_time(self, upload: Upload) -> Iterator[None]:
-        """Say to the user that it took too long."""
+        """Turn a timeout into an error for the user."""
         try:
             yield
         except TimeoutError:
@@ -279,7 +283,7 @@ class Uploads(LoggingConfigurable):
             raise Unavailable("The ZIP could not be checked in time. Send it again later.") from None
 
     async def _keep(self, upload: Upload) -> Upload:
-        """Record an upload and return it, or the earlier one of the same content, whose object is there."""
+        """Record an upload and return it, or the earlier one with the same content, with its object."""
         kept = await self.store.uploads.add(upload)
         if kept.id != upload.id:
             if kept.code_sha256 == upload.code_sha256 and not await self._is_whole(kept):
@@ -295,7 +299,7 @@ class Uploads(LoggingConfigurable):
             return False
 
     async def _discard(self, upload: Upload) -> None:
-        """Leave nothing of an upload that was not accepted, also when this is cancelled once more."""
+        """Remove everything of an upload that was not accepted, even if this is cancelled."""
         task = asyncio.create_task(self._withdraw(upload), name=f"discard-{upload.id}")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -305,11 +309,11 @@ class Uploads(LoggingConfigurable):
         try:
             if await self.store.uploads.withdraw(upload):
                 await self._delete(upload)
-        except Unavailable as error:  # its row, if there is one, expires; its object, if not, is an orphan
+        except Unavailable as error:  # a row expires; an object without one is deleted later
             self.log.warning("upload %s: rejected, but its record could not be removed: %s", upload.id, error)
 
     async def _delete(self, upload: Upload) -> None:
-        """Delete an object that has no row; one that cannot be deleted is collected later."""
+        """Delete an object without a row; if that fails, the retention deletes it later."""
         try:
             await self.storage.delete(upload.key)
         except StorageError as error:
@@ -319,7 +323,7 @@ class Uploads(LoggingConfigurable):
 
 
 class _Counted:
-    """The chunks as they pass, their size and their SHA-256."""
+    """Passes on chunks, and counts their size and SHA-256."""
 
     def __init__(self, chunks: AsyncIterable[bytes], limit: int | None = None) -> None:
         self._chunks = chunks
@@ -342,7 +346,7 @@ class _Counted:
 
 @contextlib.contextmanager
 def _unavailable() -> Iterator[None]:
-    """Say to the user what the storage says."""
+    """Turn an error of the storage into one for the user."""
     try:
         yield
     except StorageFull as error:

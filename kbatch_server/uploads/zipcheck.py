@@ -1,4 +1,4 @@
-"""Looks at a ZIP in the storage before any job unpacks it: first at its directory, then at all of it."""
+"""Checks a ZIP in the storage before a job unpacks it: first its directory, then all of it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from .zipdirectory import MAX_DIRECTORY_BYTES, Directory, NeedsMore, read_direct
 from .ziprewrite import rewrite
 
 TAIL_BYTES = 128 * 2**10
-"""What is read at first: enough for the whole directory of a thousand files."""
+"""Bytes to read first: enough for the whole directory of a thousand files."""
 
 Reader = Callable[[int, int], AsyncIterator[bytes]]
-"""Given a start and a length, yields those bytes of the ZIP."""
+"""A function of start and length that yields these bytes of the ZIP."""
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A ZIP that was checked: its entries, and where its links lead, by their names."""
+    """A checked ZIP: its entries, and the targets of its links by name."""
 
     directory: Directory
     targets: Mapping[str, str]
 
 
 Admit = Callable[[int], None]
-"""Called with the bytes that a ZIP unpacks to, before they are: raises what its sender is told instead."""
+"""Called with the unpacked size of a ZIP in bytes, before unpacking it; it may raise an error for the
+sender."""
 
 
 async def check_archive(size: int, read: Reader, *, admit: Admit = lambda size: None) -> Archive:
-    """Return what is in a ZIP, or raise InvalidRequest, naming the entry, unless it may be unpacked.
+    """Return the contents of a ZIP, or raise InvalidRequest with the entry that is not allowed.
 
-    ``size`` is the ZIP's, in bytes, and ``read`` reads it. Its directory is held in memory, up to
-    MAX_DIRECTORY_BYTES, and the rest is read once from its beginning and dropped. Threads do the work.
+    ``size`` is the size of the ZIP in bytes, and ``read`` reads it. The directory is held in memory, up to
+    MAX_DIRECTORY_BYTES; the rest is read once from its beginning and not kept. Threads do the work.
     """
     try:
         directory = await _get_directory(size, read)
@@ -52,7 +53,7 @@ async def check_archive(size: int, read: Reader, *, admit: Admit = lambda size: 
 
 
 async def rewrite_archive(archive: Archive, read: Reader) -> AsyncGenerator[bytes]:
-    """Yield the pieces of a plain ZIP of the same; see ``ziprewrite``."""
+    """Yield the pieces of a plain ZIP with the same contents; see ``ziprewrite``."""
     async with (
         aclosing(read(0, archive.directory.start)) as pieces,  # type: ignore[type-var]
         aclosing(rewrite(archive.directory, archive.targets, pieces)) as made,
@@ -74,7 +75,7 @@ async def _get_directory(size: int, read: Reader) -> Directory:
 
 
 async def _make_refusal(size: int, read: Reader) -> InvalidRequest:
-    """Return what is said of a ZIP that zipfile does not understand: it depends on how it begins."""
+    """Return the error for a ZIP that zipfile cannot read, depending on how it begins."""
     if await _read_all(read, 0, min(4, size)) == b"PK\x03\x04":
         return refused("The ZIP archive is damaged, maybe truncated.")
     return refused("The submitted file must be a ZIP archive.")

@@ -1,7 +1,7 @@
-"""Follows the bytes of a ZIP as they stream by, and sees that each entry is what the directory says of it.
+"""Checks while a ZIP streams through that each entry is what the directory says.
 
-Every entry is inflated, a small piece at a time: one that is damaged, or has more in it than it says, is
-found before a job unpacks it. It costs about a second for 250 MB of text.
+It inflates every entry, in small pieces, and so finds entries that are damaged or larger than they say,
+before a job unpacks them. It takes about a second for 250 MB of text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .zipdirectory import ENCRYPTED, IN_ZIP64, LOCAL_HEADER_BYTES, Directory, En
 from .zipnames import IS_UTF8
 from .ziptree import BadTree
 
-_INPUT_BYTES, _OUTPUT_BYTES = 64 * 2**10, 256 * 2**10  # of one step of inflating
+_INPUT_BYTES, _OUTPUT_BYTES = 64 * 2**10, 256 * 2**10  # for one step of inflating
 
 _LOCAL_HEADER = struct.Struct("<4s2xHH4xLLLHH")
 assert _LOCAL_HEADER.size == LOCAL_HEADER_BYTES  # noqa: S101
@@ -29,20 +29,20 @@ OnData = Callable[[Entry, bytes], None]
 
 
 class ContentCheck:
-    """Feed it the ZIP from its beginning up to its directory; it raises InvalidRequest for a wrong entry.
+    """Checks the bytes of a ZIP from its beginning to its directory; raises InvalidRequest.
 
-    It blocks for as long as inflating takes: use a thread. ``on_data`` is called with each entry and what it
-    unpacks to, a piece at a time, and once at least.
+    It blocks while it inflates: use a thread. It calls ``on_data`` with each entry and its unpacked content,
+    piece by piece, and at least once.
     """
 
     def __init__(self, directory: Directory, on_data: OnData = lambda entry, data: None) -> None:
         self._directory = directory
         self._on_data = on_data
         self._held = memoryview(b"")  # a view, so that a piece with many entries is not copied for each
-        self._position = 0  # of the first byte that is held
+        self._position = 0  # of the first byte in memory
         self._is_done = False
         self.targets: dict[str, str] = {}
-        """Where the links lead, by their names; complete after ``finish``."""
+        """The targets of the links, by name; complete after ``finish``."""
         self._steps = self._follow()
         next(self._steps)
 
@@ -56,7 +56,7 @@ class ContentCheck:
             self._is_done = True
 
     def finish(self) -> None:
-        """Raise BadZipFile when there were not enough bytes, InvalidRequest for a link that leads outside."""
+        """Raise BadZipFile if bytes are missing, InvalidRequest for a link that leads outside."""
         if not self._is_done:
             raise zipfile.BadZipFile
         try:
@@ -77,7 +77,7 @@ class ContentCheck:
             yield from self._check_data(entry)
 
     def _take_some(self, most: int) -> Generator[None, bytes, memoryview]:
-        """Return the next bytes, one at least."""
+        """Return up to ``most`` of the next bytes, at least one."""
         while not self._held:
             self._held = memoryview((yield))
         taken, self._held = self._held[:most], self._held[most:]
@@ -85,14 +85,14 @@ class ContentCheck:
         return taken
 
     def _take(self, count: int) -> Generator[None, bytes, bytes]:
-        """Return the next ``count`` bytes: for what is short."""
+        """Return the next ``count`` bytes, which must be few."""
         taken = bytearray()
         while len(taken) < count:
             taken += yield from self._take_some(count - len(taken))
         return bytes(taken)
 
     def _check_header(self, entry: Entry) -> Generator[None, bytes, None]:
-        """See that an entry says the same of itself as the directory: unpackers differ in whom they ask."""
+        """Check that an entry's own header agrees with the directory: unpackers differ in which they use."""
         header = yield from self._take(_LOCAL_HEADER.size)
         signature, flags, method, crc, compressed, size, name_length, extra_length = _LOCAL_HEADER.unpack(
             header
@@ -145,7 +145,7 @@ class ContentCheck:
 
 
 def _read_target(entry: Entry, content: bytes) -> str:
-    """Return where a link leads; raises InvalidRequest for what is no path."""
+    """Return the target of a link; raises InvalidRequest for an invalid path."""
     try:
         target = content.decode()
     except UnicodeDecodeError:
@@ -156,13 +156,13 @@ def _read_target(entry: Entry, content: bytes) -> str:
 
 
 class _Inflater:
-    """The data of one entry that is compressed."""
+    """Inflates the compressed data of one entry."""
 
     def __init__(self) -> None:
         self._object = zlib.decompressobj(-zlib.MAX_WBITS)
 
     def inflate(self, piece: bytes | memoryview) -> Iterator[bytes]:
-        """Yield all that the next bytes inflate to, a little at a time; raises zlib.error."""
+        """Yield the inflated data of the next bytes, in small pieces; raises zlib.error."""
         while True:
             unpacked = self._object.decompress(piece, _OUTPUT_BYTES)
             yield unpacked
@@ -172,10 +172,10 @@ class _Inflater:
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the end of the data has come."""
+        """Whether the data is complete."""
         return self._object.eof
 
     @property
     def has_more(self) -> bool:
-        """Whether something came after the end."""
+        """Whether bytes followed the end of the data."""
         return bool(self._object.unused_data)

@@ -1,10 +1,10 @@
-"""Reads a ZIP's directory, which stands at its end and says of each entry its name, sizes, kind and place.
+"""Reads the directory at the end of a ZIP, which has the name, sizes, kind and position of each entry.
 
-What it says is judged here, so that a bomb is refused before a byte of it is inflated; whether the
-entries are what the directory says is for ``zipcontent``.
+It checks the directory here, so that it can reject a bomb before inflating any of it; ``zipcontent`` checks
+that the entries are what the directory says.
 
-It is read by hand, not by zipfile: that makes an object of a kilobyte for each entry before anything can be
-judged, passes over what contradicts itself, and names entries differently from one Python to the next.
+It does not use zipfile, which makes an object of a kilobyte for each entry before anything can be checked,
+ignores contradictions, and names entries differently in different Python versions.
 """
 
 from __future__ import annotations
@@ -21,48 +21,49 @@ from .zipnames import IS_UTF8, decode_name, has_unicode_path, is_litter, iterate
 from .ziptree import BadTree, TooManyPlaces, Tree
 
 MAX_ENTRIES = 100_000
-"""Files and folders in one ZIP, those included that only the paths of others name: unpacking more takes a job
-longer than most jobs take."""
+"""The maximum number of files and folders in one ZIP, including folders that only appear in the paths of
+others. Unpacking more takes a job longer than most jobs run."""
 
 MAX_DIRECTORY_BYTES = 16 * 2**20
-"""What is held in memory of a ZIP at most: 100,000 entries with names of 120 characters."""
+"""The maximum size of a directory, which is held in memory: 100,000 entries with names of 120 characters."""
 
 MAX_UNPACKED_BYTES = 10 * 2**30
-"""Bytes that a ZIP may have when unpacked."""
+"""The maximum size of a ZIP's contents in bytes."""
 
 MAX_RATIO = 200
-"""How much smaller a large file may be in the ZIP. Code and data are 3 to 20 times smaller; a bomb, 1000."""
+"""The maximum compression ratio of a large file. Code and data have 3 to 20; a bomb has 1000."""
 
 RATIO_APPLIES_BYTES = 100 * 2**20
-"""The size from which on MAX_RATIO holds: an empty log of a few megabytes harms nobody."""
+"""The size from which MAX_RATIO applies: an empty log of a few megabytes is harmless."""
 
 TOTAL_RATIO_APPLIES_BYTES = 2**30
-"""The size of all that is unpacked from which on MAX_RATIO holds for the whole ZIP."""
+"""The total unpacked size from which MAX_RATIO applies to the whole ZIP."""
 
 MAX_DEPTH = 100
-"""How deep folders may be inside each other."""
+"""The maximum depth of nested folders."""
 
 MAX_NAME_BYTES = 255
-"""The longest name that a file can have on Linux."""
+"""The maximum length of a file's name on Linux."""
 
 MAX_PATH_BYTES = 2000
-"""The longest path: Linux has 4096, and a job's code stands in a folder that has a path too."""
+"""The maximum length of a path. Linux allows 4096, and the folder of a job's code has a path too."""
 
 MAX_LINK_BYTES = 2**20
-"""What all links of a ZIP may say together of where they lead: they are held in memory."""
+"""The maximum size of the targets of all links together, which are held in memory."""
 
 MAX_END_BYTES = 16_000
-"""How far from its end a ZIP may say where its directory is: busybox looks no further."""
+"""The maximum distance of the end record, which locates the directory, from the end of the ZIP: busybox looks
+no further."""
 
 ENCRYPTED = 0x1 | 0x40
-"""In an entry's flags: encrypted, strongly encrypted."""
+"""Flags of an entry: encrypted, strongly encrypted."""
 
 LOCAL_HEADER_BYTES = 30
 IN_ZIP64, IN_ZIP64_16 = 0xFFFFFFFF, 0xFFFF
-"""What stands in the place of a number that is too large for it."""
+"""The placeholder for a number that is too large for its field."""
 
 UNIX = 3
-"""The system that an entry was made on, where it says so: its rights are those of Unix then."""
+"""The system that created an entry, if it is Unix: then the entry has Unix permissions."""
 
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ZIP64_FIELD = 0x0001
@@ -72,17 +73,17 @@ _END = struct.Struct("<4sHHHHLLH")
 _END_SIGNATURE = b"PK\x05\x06"
 _ZIP64_END = struct.Struct("<4sQHHLLQQQQ")
 _ZIP64_END_SIGNATURE = b"PK\x06\x06"
-_ZIP64_END_REST = _ZIP64_END.size - 12  # it says its own size without what stands up to there
+_ZIP64_END_REST = _ZIP64_END.size - 12  # its size field does not count the first 12 bytes
 _LOCATOR = struct.Struct("<4sLQL")
 _LOCATOR_SIGNATURE = b"PK\x06\x07"
 
 
 @dataclass(slots=True)
 class Entry:
-    """One entry, as the directory says it is."""
+    """One entry, according to the directory."""
 
     name: str
-    """With ``/`` between folders, and at the end of a folder's."""
+    """With ``/`` between folders, and at the end of a folder's name."""
     raw_name: bytes
     flags: int
     method: int
@@ -90,35 +91,35 @@ class Entry:
     compress_size: int
     size: int
     offset: int
-    """Where its local header begins."""
+    """The offset of the entry's local header."""
     mode: int
-    """Its kind and rights as Unix has them; 0 where they are not known."""
+    """The kind and the permissions as in Unix; 0 if unknown."""
     modified: int
-    """Its time, as MS-DOS has it: 16 bits of time, and above them 16 of date."""
+    """The time in MS-DOS format: 16 bits of time, and above them 16 of date."""
     is_odd: bool = False
-    """Whether an unpacker that goes by the bytes of its name would call it otherwise."""
+    """Whether an unpacker that uses the bytes of the name would see a different name."""
     data_offset: int = 0
-    """Where its data begins; known when the content has been followed."""
+    """The offset of the entry's data; known after the content check."""
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder."""
+        """Whether the entry is a folder."""
         return self.name.endswith("/")
 
     @property
     def is_link(self) -> bool:
-        """Whether it is a symbolic link, which has its target as content."""
+        """Whether the entry is a symbolic link, whose content is its target."""
         return stat.S_ISLNK(self.mode)
 
     @property
     def is_left_out(self) -> bool:
-        """Whether it is not unpacked."""
+        """Whether the entry is not unpacked."""
         return is_litter(self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The entries of a ZIP, by their place in it, what they unpack to, and where the directory begins."""
+    """The entries of a ZIP in the order of their positions, their tree, and where the directory begins."""
 
     entries: list[Entry]
     tree: Tree
@@ -126,17 +127,17 @@ class Directory:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every unpacker makes the same of it, and that is what it should."""
+        """Whether every unpacker produces the same, correct files from it."""
         return not any(entry.is_odd or entry.is_link or entry.is_left_out for entry in self.entries)
 
     @property
     def size(self) -> int:
-        """Bytes of all entries when unpacked."""
+        """Unpacked bytes of all entries."""
         return sum(entry.size for entry in self.entries)
 
 
 class NeedsMore(Exception):
-    """The directory begins before what was read: read from ``start`` on."""
+    """The directory begins before the bytes that were read: read from ``start`` on."""
 
     def __init__(self, start: int) -> None:
         super().__init__(start)
@@ -144,21 +145,21 @@ class NeedsMore(Exception):
 
 
 def refused(message: str) -> InvalidRequest:
-    """Return the error of a ZIP that is not taken."""
+    """Return the error for a rejected ZIP."""
     return InvalidRequest(message, details=[{"field": "file", "message": message}])
 
 
 def refused_entry(name: str, problem: str) -> InvalidRequest:
-    """Return the error of one entry; ``problem`` is the end of a sentence."""
+    """Return the error for one entry; ``problem`` is the end of a sentence."""
     shown = name if len(name) <= 200 else f"{name[:200]}…"
     return refused(f"The ZIP archive's entry {shown!r} {problem}.")
 
 
 def read_directory(tail: bytes, start: int) -> Directory:
-    """Return the directory of the ZIP that ends in ``tail``, whose first byte is the ZIP's byte ``start``.
+    """Return the directory of a ZIP from its last bytes ``tail``, which begin at the byte ``start``.
 
-    Raises NeedsMore, InvalidRequest that names the entry, and BadZipFile for what is none. It blocks: for
-    100,000 entries it takes a second or two.
+    Raises NeedsMore, InvalidRequest with the entry, and BadZipFile if this is no ZIP. It blocks: for 100,000
+    entries it takes a second or two.
     """
     place = _find_directory(tail, start)
     entries: list[Entry] = []
@@ -184,7 +185,7 @@ def read_directory(tail: bytes, start: int) -> Directory:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the directory is, and how many entries it has."""
+    """The position and size of the directory, and its number of entries."""
 
     start: int
     size: int
@@ -192,9 +193,9 @@ class _Place:
 
 
 def _find_directory(tail: bytes, start: int) -> _Place:
-    """Return where the directory is, by what stands at the end; all that is said of it must agree.
+    """Return the position of the directory from the end record; all its fields must agree.
 
-    Some unpackers find one that was moved, or that a wrong length hides a part of; others do not.
+    Unpackers differ in whether they find a directory that was moved, or that a wrong length hides in part.
     """
     at = tail.rfind(_END_SIGNATURE)
     if at < 0 or at + _END.size > len(tail):
@@ -275,7 +276,7 @@ def _make_entry(fields: tuple[Any, ...], raw: bytes, extra: bytes) -> Entry:
 
 
 def _read_zip64(extra: bytes, *numbers: int) -> list[int]:
-    """Return the numbers of an entry, with those that are too large for their place from its extra field."""
+    """Return the numbers of an entry, with those that are too large for 32 bits from its extra field."""
     long = next((content for kind, content in iterate_extra(extra) if kind == _ZIP64_FIELD), b"")
     wanted = numbers.count(IN_ZIP64)
     if len(long) < 8 * wanted:
@@ -285,9 +286,9 @@ def _read_zip64(extra: bytes, *numbers: int) -> list[int]:
 
 
 def _find_problem_of_name(name: str, slashed: str) -> str | None:
-    """Return what is wrong with an entry's name, as the end of a sentence.
+    """Return the problem with an entry's name, as the end of a sentence, or None.
 
-    ``slashed`` is what it is unpacked as.
+    ``slashed`` is the name for unpacking.
     """
     if not name or "\0" in name:
         return "has no name, or one with a NUL character"
@@ -309,7 +310,7 @@ def _find_problem_of_name(name: str, slashed: str) -> str | None:
 
 
 def _find_problem(entry: Entry) -> str | None:
-    """Return what else is wrong with an entry by itself, as the end of a sentence."""
+    """Return any other problem of a single entry, as the end of a sentence, or None."""
     if entry.flags & ENCRYPTED:
         return "is encrypted"
     if stat.S_IFMT(entry.mode) not in {0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}:
@@ -324,7 +325,7 @@ def _find_problem(entry: Entry) -> str | None:
 
 
 def _add_to_tree(tree: Tree, entry: Entry) -> None:
-    """See that no two entries want the same place: which of them a job finds would be chance."""
+    """Reject two entries with the same path: which of them a job would find is chance."""
     if entry.is_left_out:
         return
     add = tree.add_folder if entry.is_folder else tree.add_link if entry.is_link else tree.add_file
@@ -339,7 +340,7 @@ def _add_to_tree(tree: Tree, entry: Entry) -> None:
 
 
 def _check_places(directory: Directory) -> None:
-    """See that each entry ends where the next begins, or before: else bytes are missing, or used twice."""
+    """Check that entries do not overlap and end before the directory; otherwise the ZIP is damaged."""
     end = 0
     for entry in directory.entries:
         if entry.offset < end:
@@ -350,7 +351,7 @@ def _check_places(directory: Directory) -> None:
 
 
 def _check_total(entries: list[Entry], size: int) -> None:
-    """See that what is unpacked of a ZIP of ``size`` bytes is not too much in all."""
+    """Check that the contents of a ZIP of ``size`` bytes are not too large in total."""
     total = sum(entry.size for entry in entries)
     largest = max(entries, key=lambda entry: entry.size)
     said = f"its largest entry, {largest.name[:200]!r}, has {largest.size}"

@@ -1,8 +1,8 @@
-"""Writes a ZIP anew, so that every unpacker makes the same of it: names in UTF-8, links stored.
+"""Rewrites a ZIP so that every unpacker produces the same files: names in UTF-8, links uncompressed.
 
-busybox, Info-ZIP and Python differ about a name that is not plain UTF-8, a backslash or a compressed link, so
-a ZIP with one is not kept as it came. The data of each entry is copied, neither inflated nor compressed
-again, which zipfile cannot do.
+busybox, Info-ZIP and Python differ about names that are not plain UTF-8, backslashes and compressed links, so
+the service rewrites a ZIP with any of these. It copies the data of each entry without inflating or
+compressing it again, which zipfile cannot do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from .zipnames import IS_UTF8
 PIECE_BYTES = 64 * 2**10
 
 ENTRIES_AT_ONCE = 256
-"""After so many entries all else gets a turn: a ZIP may have some hundred thousand that have no data."""
+"""The number of entries after which other tasks may run: a ZIP may have some hundred thousand without
+data."""
 
 Item = TypeVar("Item")
 
@@ -38,8 +39,8 @@ async def rewrite(
 ) -> AsyncGenerator[bytes]:
     """Yield the pieces of a plain ZIP of the same files, folders and links.
 
-    ``directory`` and ``targets`` are those of a ZIP that was checked, ``pieces`` its bytes up to there.
-    Links come last, so that nothing is ever written through one.
+    ``directory`` and ``targets`` are those of a checked ZIP, ``pieces`` its bytes up to the directory. Links
+    come last, so that unpacking never writes through one.
     """
     writer = _Writer()
     source = _Source(pieces)
@@ -68,7 +69,7 @@ async def rewrite(
 
 
 async def _paced(items: Iterable[Item]) -> AsyncGenerator[Item]:
-    """Yield the items, and let others have the event loop now and then."""
+    """Yield the items, and let other tasks run from time to time."""
     for number, item in enumerate(items, 1):
         yield item
         if number % ENTRIES_AT_ONCE == 0:
@@ -76,7 +77,7 @@ async def _paced(items: Iterable[Item]) -> AsyncGenerator[Item]:
 
 
 class _Writer:
-    """The ZIP as it is made: what waits to be taken, and what its directory will say."""
+    """The new ZIP: the bytes to be taken, and its directory."""
 
     def __init__(self) -> None:
         self._waiting = bytearray()
@@ -86,11 +87,11 @@ class _Writer:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is enough to be taken."""
+        """Whether enough bytes are ready to be taken."""
         return len(self._waiting) >= PIECE_BYTES
 
     def take(self) -> bytes:
-        """Return what waits."""
+        """Return the bytes that are ready."""
         taken = bytes(self._waiting)
         self._waiting.clear()
         self._taken += len(taken)
@@ -101,7 +102,7 @@ class _Writer:
         self._waiting += data
 
     def add(self, entry: Entry) -> None:
-        """Begin an entry; its data is to follow."""
+        """Begin an entry; its data must follow."""
         offset = self._taken + len(self._waiting)
         extra = _make_field(_get_long_sizes(entry))
         self._waiting += b"PK\x03\x04" + _make_common(entry, extra)
@@ -109,7 +110,7 @@ class _Writer:
         self._central.append((entry, offset, _make_mode(entry)))
 
     def add_link(self, entry: Entry, target: bytes) -> None:
-        """Add a link as it is: busybox knows none that is compressed."""
+        """Add an uncompressed link: busybox does not support compressed ones."""
         plain = Entry(
             name=entry.name,
             raw_name=entry.name.encode(),
@@ -127,7 +128,7 @@ class _Writer:
 
     @property
     def count(self) -> int:
-        """How many entries it has."""
+        """The number of entries."""
         return len(self._central)
 
     def begin_directory(self) -> None:
@@ -151,7 +152,7 @@ class _Writer:
 
 
 def _make_common(entry: Entry, extra: bytes) -> bytes:
-    """Return the part of an entry's header that stands before its data, and in the directory again."""
+    """Return the part of an entry's header that is the same before its data and in the directory."""
     name = entry.name.encode()
     sizes = (IN_ZIP64, IN_ZIP64) if _get_long_sizes(entry) else (entry.compress_size, entry.size)
     flags = 0 if name.isascii() else IS_UTF8
@@ -162,7 +163,7 @@ def _make_common(entry: Entry, extra: bytes) -> bytes:
 
 
 def _make_central(entry: Entry, offset: int, mode: int) -> bytes:
-    """Return an entry of the directory."""
+    """Return the header of an entry in the directory."""
     extra = _make_field(_get_long_sizes(entry) + ((offset,) if offset >= IN_ZIP64 else ()))
     head = b"PK\x01\x02" + struct.pack("<BB", _VERSION, UNIX) + _make_common(entry, extra)
     rest = _CENTRAL_REST.pack(0, 0, 0, mode << 16, min(offset, IN_ZIP64))
@@ -170,7 +171,7 @@ def _make_central(entry: Entry, offset: int, mode: int) -> bytes:
 
 
 def _get_long_sizes(entry: Entry) -> tuple[int, ...]:
-    """Return both sizes of an entry, in the extra field's order, when one is too large for its place."""
+    """Return both sizes of an entry, in the order of the extra field, if one is too large for 32 bits."""
     sizes = entry.size, entry.compress_size
     return sizes if max(sizes) >= IN_ZIP64 else ()
 
@@ -180,7 +181,7 @@ def _make_field(numbers: tuple[int, ...]) -> bytes:
 
 
 def _make_mode(entry: Entry) -> int:
-    """Return kind and rights; an entry that says nothing of them gets the usual ones."""
+    """Return the kind and the permissions; the default ones if the entry has none."""
     if entry.is_link:
         return stat.S_IFLNK | 0o777
     kind = stat.S_IFDIR if entry.is_folder else stat.S_IFREG
@@ -189,7 +190,7 @@ def _make_mode(entry: Entry) -> int:
 
 
 class _Source:
-    """The ZIP as it is read, from its beginning on."""
+    """Reads the original ZIP from its beginning on."""
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
@@ -197,7 +198,7 @@ class _Source:
         self._rest = memoryview(b"")
 
     async def read(self, start: int, length: int) -> AsyncGenerator[bytes]:
-        """Yield a range that is behind the last one; raises BadZipFile when there is less."""
+        """Yield a range after the previous one; raises BadZipFile if bytes are missing."""
         while length:
             skipped = min(start - self._position, len(self._rest))
             self._rest, self._position = self._rest[skipped:], self._position + skipped

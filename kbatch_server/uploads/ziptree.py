@@ -1,7 +1,7 @@
-"""The files, folders and links that a ZIP unpacks to, and whether each link stays inside. Pure.
+"""The files, folders and links of an unpacked ZIP, and a check that each link stays inside. Pure.
 
-A folder is a number, and what is in one is found by that number and a name: so deep paths cost no more memory
-than their names, and the folders that are only implied by them count like those that have entries.
+A folder is a number, and its contents are found by this number and a name. So deep paths need no more memory
+than their names, and folders that only appear in paths count like those with entries.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from .zipnames import split_path
 
 MAX_HOPS = 40
-"""Links that lead to links, one after the other: as many as Linux follows."""
+"""The maximum number of links in a chain, as on Linux."""
 
 _ROOT = 0
 _FILE, _LINK = -1, -2
 _WORDS = {_FILE: "file", _LINK: "link"}
 
 Place = tuple[int, int]
-"""A folder, and how many folders below it that are not in the ZIP."""
+"""A folder, and the number of folders below it that are not in the ZIP."""
 
 
 class BadTree(ValueError):
-    """An entry cannot be unpacked beside the others. ``path`` names it; the text is the end of a sentence."""
+    """An entry conflicts with others. ``path`` names it; the text is the end of a sentence."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(problem)
@@ -30,11 +30,11 @@ class BadTree(ValueError):
 
 
 class TooManyPlaces(Exception):
-    """There are more files and folders than may be."""
+    """The tree has more files and folders than allowed."""
 
 
 class Tree:
-    """What a ZIP unpacks to: add its entries, and ask about its links when all are there."""
+    """An unpacked ZIP: add all entries, and then check the links."""
 
     def __init__(self, max_places: int) -> None:
         self._max_places = max_places
@@ -43,11 +43,11 @@ class Tree:
         self._links: dict[tuple[int, str], str] = {}
 
     def add_folder(self, name: str) -> None:
-        """Add a folder and those above it; raises BadTree and TooManyPlaces."""
+        """Add a folder and its parents; raises BadTree and TooManyPlaces."""
         self._add_folders(split_path(name))
 
     def add_file(self, name: str) -> None:
-        """Add a file; raises BadTree (there is something already) and TooManyPlaces."""
+        """Add a file; raises BadTree (the path exists already) and TooManyPlaces."""
         self._add(name, _FILE)
 
     def add_link(self, name: str) -> None:
@@ -55,14 +55,14 @@ class Tree:
         self._links[self._add(name, _LINK)] = name
 
     def find_top_folder(self) -> str | None:
-        """Return the one folder at the top that all else is in, or None."""
+        """Return the only top folder, if it contains everything else, or None."""
         tops = [key[1] for key, place in self._places.items() if key[0] == _ROOT]
         if len(tops) != 1 or self._places[_ROOT, tops[0]] < 0:
             return None
         return tops[0]
 
     def check_links(self, targets: Mapping[str, str]) -> None:
-        """Raise BadTree unless each link, by its name, leads to a place inside, also through other links."""
+        """Raise BadTree unless each link (by name) leads to a path inside, also through other links."""
         found: dict[tuple[int, str], Place] = {}
         by_key = {key: targets[name] for key, name in self._links.items()}
         for key, name in self._links.items():
@@ -106,7 +106,7 @@ class Tree:
         found: dict[tuple[int, str], Place],
         way: list[tuple[int, str]],
     ) -> Place:
-        """Return where a link leads; ``way`` are the links that led to it."""
+        """Return the target of a link; ``way`` contains the links that led to it."""
         if key in found:
             return found[key]
         if key in way or len(way) >= MAX_HOPS:
@@ -132,6 +132,6 @@ class Tree:
             elif there == _LINK:
                 folder, beyond = self._follow((folder, part), name, targets, found, [*way, key])
             else:
-                beyond += 1  # a file, or nothing: no link can be beyond it
+                beyond += 1  # a file, or nothing: no link can be below it
         found[key] = folder, beyond
         return folder, beyond

@@ -1,8 +1,8 @@
-"""Who asks: a hub user by token or cookie, with scopes, found without ever blocking the event loop.
+"""Identifies hub users by token or cookie, with their scopes, without ever blocking the event loop.
 
-``CachingHubOAuth`` is JupyterHub's own HubOAuth (cookies, OAuth, XSRF) with the request to the hub made
-once per token, bounded in time and remembered for a while. ``HubAuthenticator`` turns what it says into
-a ``User`` or into one of three answers: 401, 403 with the scope that is missing, or 503.
+``CachingHubOAuth`` is JupyterHub's own HubOAuth (cookies, OAuth, XSRF). It sends one request per token to the
+hub, with a timeout, and caches the answer for a while. ``HubAuthenticator`` turns the answer into a ``User``,
+or into one of three errors: 401, 403 with the missing scope, or 503.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ from .forwarded import CLIENT
 from .login import Login, LoginCookies
 
 MAX_CACHED_TOKENS = 10_000
-"""The oldest are forgotten first: somebody who sends a million bad tokens fills no memory."""
+"""When the cache is full, it forgets the oldest tokens, so that a million bad tokens do not fill the memory.
+"""
 
 NEGATIVE_AGE_SECONDS = 5.0
-"""A token that the hub did not know may have been made a moment ago, on a hub that just came back."""
+"""Seconds for which to remember that the hub does not know a token: somebody may have just created it, or the
+hub may have just restarted."""
 
 DEFAULT_SCOPES = {
     "submit": "custom:kbatch:jobs:submit",
@@ -47,54 +49,54 @@ DEFAULT_SCOPES = {
 
 
 class Known(dict[str, Any]):
-    """What the hub says about a token (``GET /hub/api/user``), and the user that was made of it."""
+    """The hub's answer about a token (``GET /hub/api/user``), and the user made from it."""
 
     user: User | None = None
 
 
 UserModel = Known | None
-"""None when the hub does not know the token."""
+"""None if the hub does not know the token."""
 
 
 class HubUnavailable(Unavailable):
-    """The hub did not say who asks: it is away, slow, or refuses this service."""
+    """The hub did not identify a token: it is down, slow, or rejects this service."""
 
 
 class HubRefused(Forbidden):
-    """The hub has answered, and refuses what it was asked: an OAuth code that is no good (any more)."""
+    """The hub responded and rejected the request: for example, the OAuth code is invalid or has expired."""
 
 
 NO_ANSWER = "JupyterHub does not respond, so your token cannot be checked. Try again."
 
 REFUSED = "Failed to check authorization: "
-"""How what JupyterHub raises begins where the hub has answered with 4xx."""
+"""The beginning of the message that JupyterHub raises if the hub responds with 4xx."""
 
 
 class CachingHubOAuth(HubOAuth):
-    """HubOAuth that asks the hub once per token at a time, for a limited time, and never in this thread."""
+    """HubOAuth that sends one request per token at a time, with a timeout, and never in this thread."""
 
-    hub_timeout_seconds = Float(10.0, help="Seconds to wait for an answer of the hub.")
+    hub_timeout_seconds = Float(10.0, help="""Seconds to wait for a response of the hub.""")
     concurrent_lookups = Integer(
-        6, help="Tokens not seen before, and logins, of which the hub is asked at once."
+        6, help="""The maximum number of concurrent requests to the hub for logins and new tokens."""
     )
-    waiting_lookups = Integer(1000, help="How many more may wait for that.")
+    waiting_lookups = Integer(1000, help="""The maximum number of requests that wait for one of these.""")
     keyring = Instance(Keyring)
 
     @default("oauth_client_id")
     def _default_oauth_client_id(self) -> str:
-        # as the hub names a service's client, for one that it did not start with this in its environment
+        # the hub's name for a service's client, if the environment does not have it
         return os.environ.get("JUPYTERHUB_CLIENT_ID") or f"service-{get_service_name(self.base_url)}"
 
     @default("access_scopes")
     def _default_access_scopes(self) -> set[str]:
-        # without the environment of a managed service, JupyterHub's own default would let everybody in
+        # without a managed service's environment, JupyterHub's default would admit everybody
         given: set[str] = super()._default_scopes()
         return given or {f"access:services!service={get_service_name(self.base_url)}"}
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._models: OrderedDict[str, tuple[float, UserModel]] = OrderedDict()
-        self._refused: OrderedDict[str, float] = OrderedDict()  # apart: made up ones push out no good one
+        self._refused: OrderedDict[str, float] = OrderedDict()  # apart: made-up ones evict no valid ones
         self._lookups: dict[str, asyncio.Task[UserModel]] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
         self._new_lookups = FairLimit(
@@ -108,13 +110,13 @@ class CachingHubOAuth(HubOAuth):
     def user_for_token(
         self, token: str, use_cache: bool = True, session_id: str = "", *, sync: bool = True
     ) -> Coroutine[Any, Any, UserModel]:
-        """Return an awaitable of what the hub says about a token; only ``sync=False`` is there."""
+        """Return an awaitable of the hub's answer about a token; it supports only ``sync=False``."""
         if sync:
             raise RuntimeError("a synchronous request to the hub would block the event loop")
         return self._find_model(token, session_id)
 
     def token_for_code(self, code: str, *, sync: bool = True, **kwargs: Any) -> Coroutine[Any, Any, str]:
-        """Return an awaitable of the token for an OAuth code; only ``sync=False`` is there."""
+        """Return an awaitable of the token for an OAuth code; it supports only ``sync=False``."""
         if sync:
             raise RuntimeError("a synchronous request to the hub would block the event loop")
         return self._ask_for_code(code, **kwargs)
@@ -124,7 +126,7 @@ class CachingHubOAuth(HubOAuth):
             token: str = await self._ask_hub(super().token_for_code(code, sync=False, **kwargs))
         return token
 
-    # Logins: what JupyterHub's own version keeps in memory is in a cookie
+    # Logins: a cookie has what JupyterHub's own version keeps in memory
 
     @property
     def _logins(self) -> LoginCookies:
@@ -138,14 +140,14 @@ class CachingHubOAuth(HubOAuth):
         return self._logins.begin(handler, next_url or "", code_verifier, options)
 
     def end_login(self, handler: RequestHandler, state: str) -> Login | None:
-        """Return the login that the browser has begun with a state, if any, and take it from the browser."""
+        """Return the login that the browser began with this state, if any, and delete its cookie."""
         login = self._logins.find(handler, state)
         if login is not None:
             self._logins.clear(handler, login, self._make_cookie_options(handler))
         return login
 
     def _make_cookie_options(self, handler: RequestHandler) -> dict[str, Any]:
-        """Return the attributes of a login's cookie; the admin's options come before ours, but for three."""
+        """Return the attributes of a login's cookie; except for three, the admin's options override ours."""
         public_url = os.environ.get("JUPYTERHUB_PUBLIC_URL")
         scheme = urlparse(public_url).scheme if public_url else get_browser_protocol(handler.request)
         given = {
@@ -158,7 +160,7 @@ class CachingHubOAuth(HubOAuth):
         return {**ours, **given, "path": self.cookie_path, "httponly": True}
 
     async def close(self) -> None:
-        """End the requests that are under way and close the connections to the hub."""
+        """Cancel the requests in progress and close the connections to the hub."""
         lookups = list(self._lookups.values())
         for lookup in lookups:
             lookup.cancel()
@@ -170,11 +172,11 @@ class CachingHubOAuth(HubOAuth):
         await JupyterHubHTTPClient.loop_instance().close()
 
     async def check(self) -> None:
-        """Raise HubUnavailable unless the hub answers, and knows this service's own token."""
+        """Raise HubUnavailable unless the hub responds and knows this service's own token."""
         try:
             async with asyncio.timeout(self.hub_timeout_seconds):
                 model = await super().user_for_token(self.api_token, use_cache=False, sync=False)
-        except Exception as error:  # whatever it was, the hub did not answer
+        except Exception as error:  # any error means that the hub did not answer
             raise HubUnavailable(f"JupyterHub does not respond ({type(error).__name__}).") from error
         if not model:
             raise HubUnavailable("JupyterHub does not know this service's token (JUPYTERHUB_API_TOKEN).")
@@ -210,10 +212,10 @@ class CachingHubOAuth(HubOAuth):
         return model
 
     async def _ask_in_turn(self, key: str, token: str) -> Any:
-        """Ask the hub for a token, at once for one that it knew before: made up ones hold up nobody.
+        """Ask the hub about a token. A token that it knew before does not wait behind made-up ones.
 
-        The others wait in line, a line for each address that they come from, so that the many of one stranger
-        hold up the new ones of other addresses by a turn.
+        The others wait in a queue for each address, and addresses take turns. So many requests from one
+        stranger delay new tokens from other addresses by one turn.
         """
         if key in self._known:
             return await self._ask_hub(super().user_for_token(token, use_cache=False, sync=False))
@@ -223,7 +225,7 @@ class CachingHubOAuth(HubOAuth):
     def _forget_lookup(self, key: str, lookup: asyncio.Task[UserModel]) -> None:
         del self._lookups[key]
         if not lookup.cancelled():
-            lookup.exception()  # it is logged, and all who waited may have gone
+            lookup.exception()  # already logged; all callers may have gone
 
     async def _ask_hub(self, request: Coroutine[Any, Any, Any]) -> Any:
         try:
@@ -248,17 +250,17 @@ def _remember(remembered: OrderedDict[str, Any], key: str, value: Any) -> None:
 
 
 class HubAuthenticator(LoggingConfigurable):
-    """Says who asks and whether they may: the one object that handlers ask about identity."""
+    """Identifies the user of a request and checks the scopes."""
 
     scopes = Dict(
         key_trait=Unicode(),
         value_trait=Unicode(),
         default_value=DEFAULT_SCOPES,
-        help="""The hub scope that each action needs, beside access to the service.
+        help="""The hub scope that each action requires, in addition to access to the service.
 
-        The actions are ``submit``, ``read``, ``cancel``, ``admin`` (everybody's jobs) and ``metrics`` (by
-        default JupyterHub's own scope for that). An empty scope means that access to the service is enough;
-        for ``admin`` it means that nobody is one.
+        The actions are ``submit``, ``read``, ``cancel``, ``admin`` (all users' jobs) and ``metrics`` (by
+        default with JupyterHub's own scope for metrics). With an empty scope, access to the service is enough
+        for the action, except for ``admin``: then nobody is an admin.
         """,
         config=True,
     )
@@ -270,13 +272,14 @@ class HubAuthenticator(LoggingConfigurable):
             raise TraitError(
                 f"HubAuthenticator.scopes: {min(unknown)!r} is not one of {', '.join(DEFAULT_SCOPES)}"
             )
-        # an action that is left out keeps its default: silence must not mean that no scope is needed
+        # a missing action keeps its default scope, and does not become allowed for everybody
         return {**DEFAULT_SCOPES, **proposal["value"]}
 
     authenticate_prometheus = Bool(
         True,
-        help="""Whether ``metrics`` needs a token with the scope of that name, as JupyterHub's setting of the
-        same name has it. Otherwise whoever reaches the service may read them, through the hub's proxy too.
+        help="""Whether ``metrics`` requires a token with the scope of that name, like JupyterHub's setting of
+        the same name. If False, anybody who can reach the service can read the metrics, also through the
+        hub's proxy.
         """,
         config=True,
     )
@@ -284,9 +287,9 @@ class HubAuthenticator(LoggingConfigurable):
     cache_max_age_seconds = Integer(
         60,
         min=1,
-        help="""Seconds for which the hub's answer about a token is remembered.
+        help="""Seconds for which the service caches the hub's answer about a token.
 
-        A token that was revoked, or a scope that was taken away, stays valid that long.
+        A revoked token or scope remains valid for up to this time.
         """,
         config=True,
     )
@@ -294,34 +297,39 @@ class HubAuthenticator(LoggingConfigurable):
     hub_timeout_seconds = Float(
         10.0,
         min=0.1,
-        help="""Seconds to wait for the hub to identify a token, before the response is 503.""",
+        help="""Seconds to wait for the hub to identify a token, before the service responds with 503.""",
         config=True,
     )
 
     concurrent_lookups = Integer(
         6,
         min=2,
-        help="""Tokens not seen before, and logins, of which the hub is asked at the same time. Half of them
-        may come from one address (of IPv6: one /64 network); addresses take turns, and others wait up to
-        ``hub_timeout_seconds``, then they are answered with 503. A token that the hub knew before does not
-        wait. With JupyterHub 5, fewer than ten: its client sends ten requests at a time.""",
+        help="""The maximum number of concurrent requests to the hub for logins and for tokens that the
+        service has not seen.
+
+        One client address (for IPv6: one /64 network) may have half of them. Addresses take turns. Other
+        requests wait up to ``hub_timeout_seconds`` and then get 503. Tokens that the hub has identified
+        before do not wait. With JupyterHub 5, set less than ten: its client sends ten requests at a time.
+        """,
         config=True,
     )
 
     waiting_lookups = Integer(
         1000,
         min=10,
-        help="""How many may wait for one of the ``concurrent_lookups``, a tenth of them from one address; one
-        more of an address that has others waiting is answered with 503.""",
+        help="""The maximum number of requests that wait for one of the ``concurrent_lookups``. One address
+        may have a tenth of them; one more, of an address that already has others waiting, gets 503.
+        """,
         config=True,
     )
 
     stream_check_seconds = Float(
         120,
         min=0.1,
-        help="""Seconds after which the hub is asked again, by who follows a log or watches jobs, whether the
-        token is still good for it; then the stream ends if it is not. It is told at most
-        ``cache_max_age_seconds`` later.""",
+        help="""Seconds between two checks of the token of a client that follows a log or watches jobs, or
+        whose download takes that long. If the token is no longer valid, the service ends the response, up to
+        ``cache_max_age_seconds`` later.
+        """,
         config=True,
     )
 
@@ -359,9 +367,9 @@ class HubAuthenticator(LoggingConfigurable):
     )
 
     async def find_user(self, handler: RequestHandler) -> User | None:
-        """Return who sends this request, or None when it has no credentials that the hub knows.
+        """Return the user of this request, or None if it has no credentials that the hub knows.
 
-        Raises Forbidden when they may not use this service, Unavailable when the hub does not answer.
+        Raises Forbidden if the user may not use this service, Unavailable if the hub does not respond.
         """
         try:
             model: UserModel = await self.hub_auth.get_user(handler, sync=False)
@@ -372,21 +380,21 @@ class HubAuthenticator(LoggingConfigurable):
         if model.user is None:
             access = self.hub_auth.access_scopes
             if not check_scopes(access, set(model.get("scopes", ()))):
-                raise _missing(max(access))  # the longest: the one of this service, not of all of them
+                raise _missing(max(access))  # the longest scope: that of this service, not of all services
             model.user = self.make_user(model)
         return model.user
 
     async def find_user_again(self, handler: RequestHandler) -> User | None:
-        """Return who a request is from now, as ``find_user``: the token may have been revoked since."""
+        """Return the user as ``find_user`` does, but ask again: the token may have been revoked since."""
         if hasattr(handler, "_cached_hub_user"):
-            del handler._cached_hub_user  # what JupyterHub's version remembers for one request
+            del handler._cached_hub_user  # JupyterHub's cache for one request
         return await self.find_user(handler)
 
     def make_user(self, model: dict[str, Any]) -> User:
         """Return the user that the hub's answer describes.
 
-        A hub service called ``alice`` is ``service/alice`` here and never meets the user of that name: the
-        hub allows no ``/`` in the name of a user.
+        A hub service called ``alice`` becomes ``service/alice``, which cannot be the name of a user: the hub
+        allows no ``/`` in user names.
         """
         kind = model.get("kind", "user")
         held = set(model.get("scopes", ()))
@@ -405,16 +413,16 @@ class HubAuthenticator(LoggingConfigurable):
         return bool(check_scopes({scope}, held)) if scope else action != "admin"
 
     def check_action(self, user: User, action: str) -> None:
-        """Raise Forbidden, naming the scope, unless the user's token is good for the action."""
+        """Raise Forbidden, with the scope, unless the user's token allows the action."""
         if action not in user.actions:
             raise _missing(self.scopes[action] or "of an admin, which is disabled")
 
     async def check(self) -> None:
-        """Raise HubUnavailable unless the hub can say who asks."""
+        """Raise HubUnavailable unless the hub can identify users."""
         await self.hub_auth.check()
 
     async def close(self) -> None:
-        """End what is under way and close the connections to the hub."""
+        """Cancel the requests in progress and close the connections to the hub."""
         await self.hub_auth.close()
 
 

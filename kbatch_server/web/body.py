@@ -1,4 +1,4 @@
-"""A large body on its way from a client into the storage, a piece at a time and within limits of time."""
+"""Passes a large body from a client to the storage, piece by piece and within time limits."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from typing import Any, Generic, TypeVar
 from ..errors import InvalidRequest
 
 IDLE_SECONDS = 60
-"""How long a client may send nothing in the middle of a body."""
+"""Seconds for which a client may send nothing in the middle of a body."""
 
 QUEUE_PIECES = 4
-"""How much of a body waits for the storage, at Tornado's 64 KiB a piece: then the client has to wait."""
+"""Pieces of a body (Tornado's 64 KiB each) that wait for the storage. When the queue is full, the client
+waits."""
 
 Kept = TypeVar("Kept")
 
 
 class BodyStream(Generic[Kept]):
-    """The body of a request on its way into the storage: a short queue with a task at its other end."""
+    """Passes the body of a request to the storage: a short queue that a task reads."""
 
     def __init__(self, max_seconds: float) -> None:
-        """Take how long the whole body may take to come."""
+        """Take the seconds within which the whole body must arrive."""
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_PIECES)
         self._is_wanted = asyncio.Event()
         self._max_seconds = max_seconds
         self._receiving: asyncio.Task[Kept] | None = None
 
     async def start(self, receiving: asyncio.Task[Kept]) -> None:
-        """Take the task that reads the pieces, and wait until it wants the first; raises what it raised."""
+        """Take the task that reads the pieces, and wait until it wants the first; raises its errors."""
         self._receiving = receiving
-        # its error is read by whoever sends or finishes; nobody does when the client has gone
+        # `send` or `finish` raises its error; nobody calls them after the client has gone
         receiving.add_done_callback(lambda done: done.cancelled() or done.exception())
         await self._unless_ended(self._is_wanted.wait())
 
     async def send(self, piece: bytes | None) -> None:
-        """Pass on a piece, or the end (None); waits while the storage is slower than the client.
+        """Pass on a piece, or None for the end; waits while the storage is slower than the client.
 
-        Raises what the reader raised, when it does not want more.
+        Raises the task's error if the task failed.
         """
         await self._unless_ended(self._queue.put(piece))
 
@@ -47,11 +48,11 @@ class BodyStream(Generic[Kept]):
         await asyncio.wait({doing, self._receiving}, return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
             doing.cancel()
-        if self._receiving.done() and not self._receiving.cancelled():  # that is when the client has gone
+        if self._receiving.done() and not self._receiving.cancelled():  # cancelled: the client has gone
             self._receiving.result()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the pieces until the end; raises InvalidRequest when the client stops, or is too slow."""
+        """Yield the pieces until the end; raises InvalidRequest if the client stops or is too slow."""
         self._is_wanted.set()
         now = asyncio.get_running_loop().time
         end = now() + self._max_seconds
@@ -70,12 +71,12 @@ class BodyStream(Generic[Kept]):
             yield piece
 
     async def finish(self) -> Kept:
-        """Say that the body is complete and return what was made of it."""
+        """Pass on that the body is complete, and return the task's result."""
         await self.send(None)
         assert self._receiving is not None  # noqa: S101
         return await self._receiving
 
     def cancel(self) -> None:
-        """End the task, if it has not ended: nothing is kept of a half of a body."""
+        """End the task if it still runs, so that it keeps nothing of an incomplete body."""
         if self._receiving is not None:
             self._receiving.cancel()

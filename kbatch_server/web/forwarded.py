@@ -1,4 +1,4 @@
-"""Where a request comes from, as the proxies before this service say: those that are trusted, no others."""
+"""Finds the address of a client from the headers that trusted proxies, and no others, add to a request."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from tornado.httputil import (
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 CLIENT: ContextVar[str] = ContextVar("client", default="")
-"""Where the request comes from that is answered now, as ``find_network`` has it."""
+"""The client of the request that is being answered, in the form of ``find_network``."""
 
 IPV6_PREFIX = 64
-"""Of an IPv6 address, one client has all that begin with so many bits (RFC 7421)."""
+"""Bits of an IPv6 network that counts as one client (RFC 7421)."""
 
 MAX_PROXIES = 20
-"""How many of the addresses in a header are looked at: there are never so many proxies."""
+"""The number of addresses in a header to read; no request passes more proxies."""
 
 
 class ProxyAddresses:
-    """The addresses and networks of the proxies that are trusted."""
+    """The addresses and networks of the trusted proxies."""
 
     def __init__(self, addresses: Iterable[str]) -> None:
-        """Take them as text; raises ValueError for one that is none."""
+        """Take the addresses as text; raises ValueError for an invalid one."""
         self._networks = [ipaddress.ip_network(each, strict=False) for each in addresses]
-        self._is_trusted = lru_cache(maxsize=256)(self._look)  # they are few, and each comes again
+        self._is_trusted = lru_cache(maxsize=256)(self._look)  # few addresses, which repeat
 
     def __contains__(self, text: str) -> bool:
         return self._is_trusted(text)
@@ -44,12 +44,12 @@ class ProxyAddresses:
         return address is not None and any(address in network for network in self._networks)
 
     def find_client(self, peer: str, headers: HTTPHeaders) -> str:
-        """Return the address of the client: ``peer``'s own, unless that is a proxy that may say another."""
+        """Return the client's address: ``peer``, unless that is a trusted proxy that names another."""
         if peer not in self:
             return peer
         given = headers.get("X-Forwarded-For") or headers.get("X-Real-IP", "")
         client = peer
-        # each proxy adds the address that asked it; what stands before the last trusted one may be made up
+        # each proxy appends its client's address; addresses before the last trusted one may be made up
         for text in reversed(given.rsplit(",", MAX_PROXIES)[-MAX_PROXIES:]):
             address = _parse(text)
             if address is None:
@@ -60,7 +60,7 @@ class ProxyAddresses:
         return client
 
     def find_scheme(self, peer: str, headers: HTTPHeaders) -> str | None:
-        """Return ``http`` or ``https`` as the browser sees it, where a proxy that is trusted says so."""
+        """Return the scheme that the browser used (``http`` or ``https``), if a trusted proxy names it."""
         if peer not in self:
             return None
         given = headers.get("X-Scheme") or headers.get("X-Forwarded-Proto", "")
@@ -69,7 +69,7 @@ class ProxyAddresses:
 
 
 def _parse(text: str) -> Address | None:
-    """Return the address in a text, which may have a port; None where there is none, or one with a zone."""
+    """Return the address in a text, without its port; None for an invalid one, or one with a zone."""
     plain = text.strip()
     if plain.startswith("["):
         plain = plain[1:].partition("]")[0]
@@ -79,13 +79,13 @@ def _parse(text: str) -> Address | None:
         address = ipaddress.ip_address("" if "%" in plain else plain)
     except ValueError:
         return None
-    # as a socket for both versions shows one of the older
+    # a socket for both IP versions shows an IPv4 address like this
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 
 
 def find_network(address: str) -> str:
-    """Return what one client has: an IPv4 address, or a network of IPv6; a text that is neither as it is."""
+    """Return what counts as one client: an IPv4 address, or an IPv6 network; other text unchanged."""
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))
@@ -93,7 +93,7 @@ def find_network(address: str) -> str:
 
 
 class ForwardedRequest(HTTPMessageDelegate):
-    """Takes a request, with the address and the scheme that the proxies say."""
+    """Receives a request with the address and the scheme that the proxies name."""
 
     def __init__(
         self, delegate: HTTPMessageDelegate, connection: HTTPConnection, proxies: ProxyAddresses
@@ -105,25 +105,25 @@ class ForwardedRequest(HTTPMessageDelegate):
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        """Take the head of the request."""
+        """Receive the header of the request."""
         context = self._context
         own = context.remote_ip, context.protocol
         context.remote_ip = self._proxies.find_client(own[0], headers)
         context.protocol = self._proxies.find_scheme(own[0], headers) or own[1]
         try:
-            # the request is made here, and takes them from there
+            # this creates the request, with address and scheme from the context
             return self._delegate.headers_received(start_line, headers)
         finally:
-            context.remote_ip, context.protocol = own  # the next one on this connection may be of others
+            context.remote_ip, context.protocol = own  # the next request may be another client's
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """Pass a piece of the body on."""
+        """Pass on a piece of the body."""
         return self._delegate.data_received(chunk)
 
     def finish(self) -> None:
-        """Pass on that the body is complete."""
+        """Pass on the end of the body."""
         self._delegate.finish()
 
     def on_connection_close(self) -> None:
-        """Pass on that the client has gone."""
+        """Pass on that the client has closed the connection."""
         self._delegate.on_connection_close()

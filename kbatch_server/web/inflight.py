@@ -1,4 +1,4 @@
-"""The requests that are under way: counted while the service runs, and ended in order when it stops."""
+"""Counts the requests in progress while the service runs, and ends them in order when it stops."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
 LATEST = 16
-"""Requests that the rate is taken from: one person's page alone must not look like a rush."""
+"""The number of requests that determine the rate; more than one person's page sends at once."""
 
 SPACING_SECONDS = 0.04
-"""Of what one user asks, other than new jobs, one request in so long is a part of the rate: no one alone can
-slow down the launches of all (``LaunchPacer.busy_requests_per_second``)."""
+"""Of one user's requests, except new jobs, the rate counts one per this time, so that a single user cannot
+slow down everybody's launches (``LaunchPacer.busy_requests_per_second``)."""
 
 MAX_USERS = 1000
-"""Users that are remembered for that."""
+"""The number of users to remember for that."""
 
 LAST_WORD_SECONDS = 1.0
-"""How long those who were told that their time is up get to read it."""
+"""Seconds for clients to read that the service ends their requests."""
 
 
 class Request(Protocol):
-    """What is under way."""
+    """A request in progress."""
 
     is_stream: bool
 
     async def give_up(self) -> None:
-        """Answer now, that the service stops."""
+        """Answer now that the service stops."""
 
 
 class InflightRequests(LoggingConfigurable):
-    """Knows the requests under way: when the service stops, streams end, and the rest gets its time."""
+    """Tracks the requests in progress. When the service stops, it ends streams and waits for the others."""
 
     drain_seconds = Float(
         0,
         min=0,
-        help="""Seconds that a service which is to stop still takes new requests, while ``api/v1/ready`` says
-        that it is not ready: the time that a load balancer or Kubernetes needs to send them elsewhere.
+        help="""Seconds for which a stopping service still accepts requests, while ``api/v1/ready`` reports
+        that it is not ready. In this time a load balancer or Kubernetes begins to send requests elsewhere.
 
-        It comes before ``KBatchServer.shutdown_seconds``. The chart sets it. Alone on a machine there is
-        nowhere else to go: 0.
+        It comes before ``KBatchServer.shutdown_seconds``. The chart sets it. On a single machine requests
+        cannot go elsewhere: leave it at 0.
         """,
         config=True,
     )
@@ -66,23 +66,23 @@ class InflightRequests(LoggingConfigurable):
         return self.stopping.is_set()
 
     def begin(self, request: Request) -> None:
-        """Take note of a request."""
+        """Add a request."""
         self._open.add(request)
         self._is_idle.clear()
 
     def end(self, request: Request) -> None:
-        """Forget one that is answered, or whose client has gone; again does no harm."""
+        """Forget a request that was answered, or whose client has gone; repeating this is harmless."""
         self._open.discard(request)
         if not self._open:
             self._is_idle.set()
 
     def count(self) -> dict[str, int]:
-        """Return how many are under way: by ``stream`` and ``other``."""
+        """Return the number of requests in progress, by ``stream`` and ``other``."""
         streams = sum(1 for each in self._open if each.is_stream)
         return {"stream": streams, "other": len(self._open) - streams}
 
     def note_answer(self, user: str, *, is_submit: bool) -> None:
-        """Make a request that a user was answered a part of the rate: each new job, and some of the rest."""
+        """Count an answered request of a user for the rate: each new job, and some of the others."""
         now = time.monotonic()
         if not is_submit:
             if now < self._counted_at.get(user, 0) + SPACING_SECONDS:
@@ -94,13 +94,13 @@ class InflightRequests(LoggingConfigurable):
         self._answered.append(now)
 
     def get_requests_per_second(self) -> float:
-        """Return how many of users are answered, by the latest of them; 0 until there have been some."""
+        """Return the rate of the latest requests of users; 0 until there were ``LATEST``."""
         if len(self._answered) < LATEST:
             return 0
         return LATEST / max(time.monotonic() - self._answered[0], 1e-6)
 
     async def finish(self, seconds: float) -> None:
-        """End the streams, wait so long for what else is under way, and tell the rest that it must go."""
+        """End the streams, wait for the other requests, and after ``seconds`` answer those that are left."""
         self.stopping.set()
         if await self._wait_idle(seconds):
             return

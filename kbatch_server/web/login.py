@@ -1,6 +1,6 @@
-"""Logins through the hub that were begun: each is a sealed cookie of its browser, and nothing is kept here.
+"""Logins through the hub: each is an encrypted cookie in the user's browser, and the service stores nothing.
 
-So any number of strangers may begin one, and another replica may end it.
+So any number of strangers can begin one, and another replica can complete it.
 """
 
 from __future__ import annotations
@@ -16,32 +16,34 @@ from tornado.web import RequestHandler
 from ..keyring import BadKey, Keyring
 
 LOGIN_SECONDS = 600
-"""How long a login may take: as JupyterHub's own services have it."""
+"""Seconds within which a user must complete a login; the same as in JupyterHub's own services."""
 
 MAX_NEXT_URL = 1024
-"""Characters of the page that a login comes back to: browsers keep cookies of 4 KiB, sealed and encoded."""
+"""Maximum length of the URL to return to after a login: browsers accept cookies of 4 KiB, encrypted and
+encoded."""
 
 MAX_BEGUN = 8
-"""Logins that one browser may have begun, in tabs of its own: the oldest is forgotten for another."""
+"""The maximum number of logins in progress per browser, in several tabs; a new one replaces the oldest."""
 
 PURPOSE = "login"
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A login that was begun."""
+    """A login in progress."""
 
     cookie: str
-    """The name of its cookie."""
+    """The name of the login's cookie."""
     next_url: str
-    """Where the browser wanted to be."""
+    """The page that the browser asked for."""
     verifier: str | None
-    """What shows the hub that who asks for the token is who began (PKCE, RFC 7636), if it wants that."""
+    """The PKCE verifier (RFC 7636), which proves to the hub that the same client began the login; None
+    without PKCE."""
     expires_at: float
 
 
 class LoginCookies:
-    """The logins that a browser has begun, as cookies whose names begin with ``prefix``."""
+    """The logins in progress of a browser, as cookies whose names begin with ``prefix``."""
 
     def __init__(self, keyring: Keyring, prefix: str) -> None:
         self._keyring = keyring
@@ -50,7 +52,7 @@ class LoginCookies:
     def begin(
         self, handler: RequestHandler, next_url: str, verifier: str | None, options: dict[str, Any]
     ) -> str:
-        """Set the cookie of a new login, and return the state for the hub to give back."""
+        """Set the cookie of a new login, and return the state that the hub sends back."""
         begun = sorted(self._find_all(handler), key=lambda login: login.expires_at)
         for login in begun[: max(len(begun) + 1 - MAX_BEGUN, 0)]:
             self.clear(handler, login, options)
@@ -68,11 +70,11 @@ class LoginCookies:
         return state
 
     def find(self, handler: RequestHandler, state: str) -> Login | None:
-        """Return the login that this browser has begun with a state, unless that was too long ago."""
+        """Return this browser's login with the given state, or None if it does not exist or has expired."""
         return self._open(handler, self._name(state), state)
 
     def clear(self, handler: RequestHandler, login: Login, options: dict[str, Any]) -> None:
-        """Take a login from its browser: it has ended."""
+        """Delete the cookie of a completed login."""
         handler.clear_cookie(login.cookie, **options)
 
     def _find_all(self, handler: RequestHandler) -> list[Login]:
@@ -81,7 +83,7 @@ class LoginCookies:
         return [login for login in found if login is not None]
 
     def _name(self, state: str) -> str:
-        # of the state, so that each has its own, and is found by it
+        # the name depends on the state, so that each login has its own cookie
         return f"{self._prefix}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
 
     def _open(self, handler: RequestHandler, name: str, state: str | None = None) -> Login | None:

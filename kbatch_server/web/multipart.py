@@ -1,4 +1,4 @@
-"""Reads the one file out of a multipart body as it arrives, a piece at a time."""
+"""Extracts one file from a multipart body as it arrives, piece by piece."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from ..errors import InvalidRequest
 
 ROOM_BYTES = 64 * 1024
-"""What a body may have beside the file: boundaries, headers, small other parts."""
+"""Maximum size of the body without the file: boundaries, headers, small other parts."""
 
 MAX_PARTS = 100
-"""A form has a few; each costs as much as some kilobytes of the file, however small it is."""
+"""Maximum number of parts: a form has a few, and parsing each takes as long as some kilobytes of the file."""
 
 
 class FilePart:
     """The content of the part called ``file`` in a ``multipart/form-data`` body.
 
-    Feed it the body; it returns what of each piece belongs to the file. Other parts are passed over, if they
-    are few and small. (Of each part the parser takes eight headers of four kilobytes at most.)
+    Feed it the body: for each piece it returns the bytes that belong to the file. It skips other parts, if
+    they are few and small. (The parser accepts at most eight headers of four kilobytes for each part.)
     """
 
     def __init__(self, content_type: str) -> None:
-        """Take the Content-Type of the request, or raise InvalidRequest when it names no boundary."""
+        """Take the Content-Type of the request; raises InvalidRequest if it names no boundary."""
         _, options = parse_options_header(content_type)
         self.is_found = False
         self._is_ended = False
@@ -49,7 +49,7 @@ class FilePart:
             raise InvalidRequest.of_field("Content-Type", "names no boundary between the parts") from None
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return what of a piece of the body belongs to the file, or raise InvalidRequest."""
+        """Return the bytes of a piece of the body that belong to the file; raises InvalidRequest."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -61,7 +61,7 @@ class FilePart:
         return data
 
     def finish(self) -> None:
-        """Raise InvalidRequest unless a whole file was there: called at the end of the body."""
+        """Raise InvalidRequest unless the body had a whole file; to be called at the end of the body."""
         if not self.is_found:
             why = "No file was submitted."
             raise InvalidRequest(why, reason="NoFile", details=[{"field": "file", "message": why}])

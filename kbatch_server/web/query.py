@@ -1,9 +1,12 @@
-"""Query parameters, and the one range of bytes that may be asked for (RFC 9110, section 14), checked."""
+"""Reads and checks query parameters, and a Range header (RFC 9110, section 14) with a single range."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Literal, TypeVar
 
 from tornado.web import RequestHandler
 
@@ -15,17 +18,17 @@ _ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def read_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return start and end of the range that a Range header names, or None for the whole.
+    """Return start and end of the range in a Range header, or None for the whole content.
 
-    A header that is not understood, or that names several ranges, may be passed over. Raises
-    RangeNotSatisfiable where nothing of what is asked for is there.
+    It ignores an invalid header, and one with several ranges, as RFC 9110 allows. Raises RangeNotSatisfiable
+    if the content has no byte of the range.
     """
     match = _ONE_RANGE.fullmatch(header or "")
     if match is None or match[0] == "bytes=-":
         return None
     first, last = match[1], match[2]
     if first and last and int(last) < int(first):
-        return None  # it is no range at all
+        return None  # not a range
     start = int(first) if first else max(size - int(last), 0)
     end = min(int(last) + 1, size) if first and last else size
     if start >= end:
@@ -34,11 +37,67 @@ def read_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 MAX_TAGS = 10
-"""Tags to look for at once: each is one more condition for the database."""
+"""Maximum number of tags in one search: each adds a condition to the database query."""
+
+Value = TypeVar("Value")
+
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parameter(Generic[Value]):
+    """A parameter of a request, with the function that reads it and the schema that describes it."""
+
+    name: str
+    read: Callable[[RequestHandler], Value]
+    """Returns the value, or the default if the parameter is absent. Raises InvalidRequest."""
+    schema: Schema
+    place: Literal["query", "header"] = "query"
+
+
+def flag(name: str, description: str) -> Parameter[bool]:
+    """Return a parameter that is true or false; the default is false."""
+    schema = {"type": "boolean", "default": False, "description": description}
+    return Parameter(name, lambda handler: read_flag(handler, name), schema)
+
+
+def whole_number(name: str, description: str, *, minimum: int, maximum: int) -> Parameter[int | None]:
+    """Return a parameter that is a whole number between two limits, or absent."""
+    schema = _number_schema(description, minimum, maximum)
+    return Parameter(name, lambda handler: read_int(handler, name, minimum=minimum, maximum=maximum), schema)
+
+
+def limit(description: str = "", *, maximum: int, default: int) -> Parameter[int]:
+    """Return the parameter ``limit``: the maximum number of items in an answer."""
+
+    def read(handler: RequestHandler) -> int:
+        return read_int(handler, "limit", minimum=1, maximum=maximum) or default
+
+    return Parameter("limit", read, _number_schema(description, 1, maximum) | {"default": default})
+
+
+def _number_schema(description: str, minimum: int, maximum: int) -> Schema:
+    schema: Schema = {"type": "integer", "minimum": minimum, "maximum": maximum}
+    return schema | ({"description": description} if description else {})
+
+
+def text(name: str, description: str, *, maximum: int | None = None) -> Parameter[str | None]:
+    """Return a parameter that is a text of one line, or absent; without ``maximum``, any text."""
+    schema: Schema = {"type": "string", "description": description}
+    if maximum is None:
+        return Parameter(name, lambda handler: handler.get_query_argument(name, None), schema)
+    schema |= {"minLength": 1, "maxLength": maximum}
+    return Parameter(name, lambda handler: read_text(handler, name, maximum=maximum), schema)
+
+
+def moment(name: str, description: str) -> Parameter[datetime | None]:
+    """Return a parameter that is a time, or absent."""
+    schema = {"type": "string", "format": "date-time", "description": description}
+    return Parameter(name, lambda handler: read_time(handler, name), schema)
 
 
 def read_flag(handler: RequestHandler, name: str) -> bool:
-    """Return whether a parameter like ``follow=true`` is there and true."""
+    """Return whether a parameter like ``follow=true`` is present and true."""
     text = handler.get_query_argument(name, "false").lower()
     if text in {"true", "1", "yes", ""}:
         return True
@@ -48,7 +107,7 @@ def read_flag(handler: RequestHandler, name: str) -> bool:
 
 
 def read_int(handler: RequestHandler, name: str, *, minimum: int, maximum: int) -> int | None:
-    """Return a whole number between two limits, or None when the parameter is absent."""
+    """Return a whole number between two limits, or None if the parameter is absent."""
     text = handler.get_query_argument(name, None)
     if text is None:
         return None
@@ -58,12 +117,12 @@ def read_int(handler: RequestHandler, name: str, *, minimum: int, maximum: int) 
 
 
 def read_time(handler: RequestHandler, name: str) -> datetime | None:
-    """Return an aware datetime; one without a zone is taken as UTC."""
+    """Return an aware datetime, or None if the parameter is absent; a time without a zone is UTC."""
     text = handler.get_query_argument(name, None)
     if text is None:
         return None
     try:
-        # a "+" in a query is a space, and who writes "+02:00" there seldom knows
+        # a "+" in a query means a space, so "+02:00" arrives as " 02:00"
         moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
@@ -71,7 +130,7 @@ def read_time(handler: RequestHandler, name: str) -> datetime | None:
 
 
 def read_age(handler: RequestHandler, name: str) -> datetime | None:
-    """Return a moment that is given as a time, or as how long ago: ``90``, ``90s``, ``10m``, ``2h``."""
+    """Return a moment from a time, or from an age like ``90``, ``90s``, ``10m`` or ``2h``."""
     text = handler.get_query_argument(name, "")
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", text, re.ASCII)
     if match is None:
@@ -84,7 +143,7 @@ def read_age(handler: RequestHandler, name: str) -> datetime | None:
 
 
 def read_text(handler: RequestHandler, name: str, *, maximum: int) -> str | None:
-    """Return some words of one line, or None when the parameter is absent."""
+    """Return a text on one line, or None if the parameter is absent."""
     text = handler.get_query_argument(name, None, strip=False)
     if text is not None and not (0 < len(text) <= maximum and "\n" not in text):
         raise InvalidRequest.of_field(name, f"must be 1 to {maximum} characters on one line")
@@ -92,7 +151,7 @@ def read_text(handler: RequestHandler, name: str, *, maximum: int) -> str | None
 
 
 def read_statuses(handler: RequestHandler, name: str = "status") -> tuple[Status, ...]:
-    """Return the statuses of a parameter that may repeat and may hold several, separated by commas."""
+    """Return the statuses in a parameter that may repeat and may contain several, separated by commas."""
     words = [word for text in handler.get_query_arguments(name) for word in text.split(",")]
     try:
         return tuple(dict.fromkeys(Status(word) for word in words))
@@ -101,7 +160,7 @@ def read_statuses(handler: RequestHandler, name: str = "status") -> tuple[Status
 
 
 def read_tags(handler: RequestHandler, name: str = "tag") -> tuple[tuple[str, str | None], ...]:
-    """Return the tags of a parameter that may repeat: ``tag=key`` (any value) or ``tag=key:value``."""
+    """Return the tags in a parameter that may repeat: ``tag=key`` (any value) or ``tag=key:value``."""
     tags = []
     texts = handler.get_query_arguments(name)
     if len(texts) > MAX_TAGS:

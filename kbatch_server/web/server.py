@@ -1,4 +1,4 @@
-"""The port that the service listens at: taken first, served when all else is ready, let go of at the end."""
+"""The port of the service: bound first, served when everything else is ready, and closed at the end."""
 
 from __future__ import annotations
 
@@ -23,53 +23,48 @@ from .inflight import InflightRequests
 from .throttle import Throttle
 
 IDLE_SECONDS = 1
-"""How long idle connections are kept open at a stop: a proxy that sends a request on one just then would take
-its end for a failure."""
+"""Seconds for which idle connections stay open at a stop. A proxy that sends a request on one in that moment
+would take its end for a failure."""
 
 CLOSE_SECONDS = 5
-"""How long connections without a request may take to close."""
+"""Seconds that connections without a request may take to close."""
 
 MAX_HEADER_BYTES = 32 * 1024
-"""How large the head of a request may be: cookies and a token take some hundred bytes, and the hub's proxy
-takes 16 KiB at most (Node's ``--max-http-header-size``)."""
+"""Maximum size of the header of a request. Cookies and a token take some hundred bytes, and the hub's proxy
+accepts 16 KiB at most (Node's ``--max-http-header-size``)."""
 
 MAX_BODY_BYTES = 2**62
 
 MANY_FILES = 65536
-"""Open files that are enough: each connection is one."""
-
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-"""What one connection too many is answered with, before anything of it is read."""
+"""The limit of open files to set; each connection needs one."""
 
 
 class BoundedServer(HTTPServer):
-    """Tornado's server with a limit on connections, and headers of proxies that are trusted only."""
+    """Tornado's server with a limit on connections; it accepts headers of trusted proxies only."""
 
     connections: Connections
     proxies: ProxyAddresses
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
-        """Take what Tornado's server takes."""
+        """Take the arguments of Tornado's server."""
         super().initialize(*args, **kwargs)
         self._open = 0
         self._is_unused = asyncio.Event()
         self._is_unused.set()
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
-        """Serve a connection, or turn it away."""
-        if not self.connections.add(stream):
-            stream.write(BUSY).add_done_callback(lambda sent: _close(stream, sent))
-            return
+        """Serve a connection, if necessary in place of another."""
+        self.connections.add(stream)
         self._open += 1
         self._is_unused.clear()
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Return what takes a request, with the client's address and scheme as trusted proxies say them."""
+        """Return what receives the request, with the client's address and scheme from trusted proxies."""
         return ForwardedRequest(super().start_request(server_conn, request_conn), request_conn, self.proxies)
 
     def on_close(self, server_conn: Any) -> None:
-        """Note that a connection has ended."""
+        """Forget a closed connection."""
         self.connections.remove(server_conn.stream)
         self._open -= 1
         if not self._open:
@@ -81,13 +76,8 @@ class BoundedServer(HTTPServer):
         await self._is_unused.wait()
 
 
-def _close(stream: IOStream, sent: asyncio.Future[None]) -> None:
-    sent.exception()  # whoever was turned away may have gone before
-    stream.close()
-
-
 def allow_many_files() -> int:
-    """Raise this process's limit of open files as far as it may be, and needs to be, and return it."""
+    """Raise this process's limit of open files as far as necessary and allowed, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -102,14 +92,14 @@ class WebServer(LoggingConfigurable):
     trusted_downstream_ips = List(
         Unicode(),
         ["127.0.0.0/8", "::1"],
-        help="""The addresses, or networks like ``10.0.0.0/8``, of the proxies before this service.
+        help="""The addresses, or networks like ``10.0.0.0/8``, of the proxies in front of this service.
 
-        A request that comes from one of them is taken to be from the last address in its ``X-Forwarded-For``
-        that is none of them (else ``X-Real-IP`` is believed), and its scheme to be what ``X-Forwarded-Proto``
-        says. From elsewhere these headers mean nothing: anybody can send them. The address is in the log and
-        in the audit record, and decides in whose line a token waits of which the hub has to be asked
-        (``HubAuthenticator.concurrent_lookups``). Default: this machine, where the hub's proxy runs with the
-        service; the chart sets the private networks, where the hub's proxy is a pod.
+        If a request comes from one of them, the service takes the client's address from ``X-Forwarded-For``
+        (the last one that is not itself such a proxy) or else from ``X-Real-IP``, and the scheme from
+        ``X-Scheme`` or else from ``X-Forwarded-Proto``. It ignores these headers in other requests, because
+        anybody can send them. The address appears in the log and in the audit record, and is the one that
+        ``HubAuthenticator.concurrent_lookups`` counts. Default: this machine, because the hub's proxy runs on
+        the machine of the service. The chart sets the private networks, because the hub's proxy is a pod.
         """,
         config=True,
     )
@@ -133,29 +123,29 @@ class WebServer(LoggingConfigurable):
         self._sockets: list[socket.socket] = []
         self._server = BoundedServer(
             self.application,
-            # every handler looks at the length of its body itself, and says what is too long in JSON
+            # each handler checks the length of its body itself, and rejects longer ones in JSON
             max_body_size=MAX_BODY_BYTES,
             max_header_size=MAX_HEADER_BYTES,
-            # for all of a head: it ends a client that sends one slowly, too
+            # applies to a complete header: it also disconnects clients that send one slowly
             idle_connection_timeout=self.throttle.idle_seconds,
         )
         self._server.connections = self.throttle.connections
         self._server.proxies = ProxyAddresses(self.trusted_downstream_ips)
 
     def bind(self, url: str) -> str:
-        """Take the port of a URL, or a free one for port 0, and return the URL with it; raises OSError."""
+        """Bind the port of a URL (0: any free port) and return the URL with that port; raises OSError."""
         parsed = urlparse(url)
         self._sockets = bind_sockets(parsed.port or 0, parsed.hostname)
         return f"http://{parsed.hostname}:{self._sockets[0].getsockname()[1]}"
 
     def start(self) -> None:
-        """Take requests, those first that came since ``bind``."""
+        """Serve requests, beginning with those that arrived since ``bind``."""
         connections = self.throttle.connections
         connections.most = limit_connections(connections.most, allow_many_files(), self.log.warning)
         self._server.add_sockets(self._sockets)
 
     async def stop(self) -> None:
-        """Take no more connections, let what is under way end, and close what is open then."""
+        """Accept no more connections, wait for the requests in progress, and close all connections."""
         self.log.info("stopping")
         self._server.stop()
         self._server.conn_params.no_keep_alive = True  # each answer from now on is its connection's last
@@ -163,11 +153,11 @@ class WebServer(LoggingConfigurable):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_SECONDS):
                 await self._server.wait_until_unused()
-        await self.inflight.finish(IDLE_SECONDS)  # what came on a kept connection meanwhile
+        await self.inflight.finish(IDLE_SECONDS)  # requests that arrived on kept connections meanwhile
         await self.close_connections()
 
     async def close_connections(self) -> None:
-        """Close what is open, whatever is under way."""
+        """Close all connections, even those with a request in progress."""
         self._server.stop()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -176,6 +166,6 @@ class WebServer(LoggingConfigurable):
             self.log.warning("some connections did not close within %d s", CLOSE_SECONDS)
 
     def close(self) -> None:
-        """Let go of the port, also when nothing was ever served."""
+        """Release the port, even if it never served anything."""
         for each in self._sockets:
             each.close()

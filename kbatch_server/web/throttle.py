@@ -1,4 +1,4 @@
-"""How many requests, streams and connections there may be at a time, and how often a user may submit."""
+"""Limits on concurrent requests, streams and connections, and on how often a user may submit."""
 
 from __future__ import annotations
 
@@ -16,48 +16,53 @@ from ..ratelimit import BytesBudget, ConcurrencyLimit, FairLimit, RateLimit
 from .connections import Connections
 
 FETCH_WAIT_SECONDS = 600
-"""How long a job waits for its turn to fetch its code: its init container takes some minutes longer."""
+"""Seconds that a job waits for its turn to fetch its code; its init container waits some minutes longer."""
 
 SEND_WAIT_SECONDS = 5
-"""How long one waits that sends results: after ten seconds its sidecar sends them unasked, and a refused one
-comes again."""
+"""Seconds that a job's request waits for its turn to send results. Its sidecar waits ten seconds for an
+answer before it sends them anyway; it tries again after a rejection."""
 
 
 class Throttle(LoggingConfigurable):
-    """Keeps one client from taking what all need. Each replica counts by itself."""
+    """Keeps one client from using up what all need. Each replica counts separately."""
 
     submits_per_minute = Float(
         1200,
         min=0,
-        help="""Jobs that a user may submit in a minute, on average; one more is answered with 429. 0: any
-        number.""",
+        help="""The average number of jobs that a user may submit per minute; one more gets 429. 0 means no
+        limit.
+        """,
         config=True,
     )
 
     submit_burst = Integer(
         5000,
         min=1,
-        help="""Jobs that a user may submit at once who has not for a while, with ``submits_per_minute``.""",
+        help="""The number of jobs that a user may submit at once after a pause: see ``submits_per_minute``.
+        """,
         config=True,
     )
 
     uploads_per_minute = Float(
         0,
         min=0,
-        help="""ZIPs that a user may send in a minute, on average, as ``submits_per_minute``. Default: any
-        number.""",
+        help="""The average number of ZIPs that a user may send per minute; one more gets 429. 0, the default,
+        means no limit.
+        """,
         config=True,
     )
 
     upload_burst = Integer(
-        50, min=1, help="""ZIPs that a user may send at once, as ``submit_burst``.""", config=True
+        50,
+        min=1,
+        help="""The number of ZIPs that a user may send at once after a pause: see ``uploads_per_minute``.""",
+        config=True,
     )
 
     concurrent_requests_per_user = Integer(
         300,
         min=1,
-        help="""The most requests of one user in progress at the same time, streams included; one more is
-        answered with 429.
+        help="""The maximum number of concurrent requests of one user, including streams; one more gets 429.
         """,
         config=True,
     )
@@ -65,139 +70,186 @@ class Throttle(LoggingConfigurable):
     concurrent_requests = Integer(
         3000,
         min=1,
-        help="""The most requests of all users in progress at the same time; one more is answered with
-        503.""",
+        help="""The maximum number of concurrent requests of all users; one more gets 503.""",
         config=True,
     )
 
     concurrent_streams_per_user = Integer(
         200,
         min=1,
-        help="""The most logs that one user may follow at the same time; one more is answered with 429.""",
+        help="""The maximum number of logs that one user may follow at the same time; one more gets 429.""",
         config=True,
     )
 
     concurrent_streams = Integer(
         2000,
         min=1,
-        help="""The most logs that all users may follow at the same time; one more is answered with 503.""",
+        help="""The maximum number of logs that all users may follow at the same time; one more gets 503.""",
         config=True,
     )
 
     concurrent_costly_reads_per_user = Integer(
         4,
         min=1,
-        help="""Reads of one user that cost much more than others, at the same time: lists and ZIPs of
-        results, searches of a log, searches of jobs by a part of the name or a tag, pages of more than a
-        hundred jobs, sums over jobs, a job's events, the lists of the kbatch command, the audit record as a
-        stream; one more is answered with 429. Each is a request, too.""",
+        help="""The maximum number of concurrent expensive reads of one user; one more gets 429. They count as
+        requests, too.
+
+        Expensive reads are lists and ZIPs of results, searches of a log, searches of jobs by a part of the
+        name or by a tag, pages of more than a hundred jobs, sums over jobs, the events of a job, the lists of
+        the kbatch command, and the audit record as a stream.
+        """,
         config=True,
     )
 
     concurrent_costly_reads = Integer(
         100,
         min=1,
-        help="""The most such reads of all users at the same time; one more is answered with 503.""",
+        help="""The maximum number of concurrent expensive reads of all users; one more gets 503.""",
         config=True,
     )
 
     concurrent_downloads_per_user = Integer(
         16,
         min=1,
-        help="""Results and logs that one user may read at the same time, whole; one more is answered with
-        429. A request for the headers of a result (HEAD) counts, too.""",
+        help="""The maximum number of concurrent downloads (results, whole logs, and lines of a log by their
+        numbers) of one user; one more gets 429. A HEAD request for a result counts, too.
+        """,
         config=True,
     )
 
     concurrent_downloads = Integer(
         64,
         min=1,
-        help="""Results and logs that all users may read at the same time; one more is answered with 503. Of
-        each, up to four megabytes are in memory while its reader takes them.""",
+        help="""The maximum number of concurrent downloads of all users; one more gets 503. Each takes up to
+        four megabytes of memory.
+        """,
         config=True,
     )
 
     concurrent_fetches = Integer(
         32,
         min=1,
-        help="""Jobs that may fetch their code at the same time, a quarter of them those of one user; the
-        others wait. Of each, up to four megabytes are in memory.""",
+        help="""The maximum number of jobs that fetch their code at the same time; a quarter of them may be
+        one user's. The others wait (see ``waiting_jobs``). Each takes up to four megabytes of memory.
+        """,
         config=True,
     )
 
     concurrent_sends = Integer(
         16,
         min=1,
-        help="""Jobs that may send their results at the same time, a quarter of them those of one user; the
-        others are told to come again. Each needs a few megabytes of memory, up to 16 with some storages.""",
+        help="""The maximum number of jobs that send their results at the same time; a quarter of them may be
+        one user's. The service tells the others to try again. Each takes a few megabytes of memory, with some
+        storages up to 16.
+        """,
+        config=True,
+    )
+
+    waiting_jobs = Integer(
+        80,
+        min=10,
+        help="""The maximum number of jobs that wait because of ``concurrent_fetches``, and as many because
+        of ``concurrent_sends``; a tenth of them may be one user's. One more job of a user who has others
+        waiting gets 503, and tries again.
+        """,
         config=True,
     )
 
     max_body_bytes_in_memory = Integer(
         128 * 1024**2,
         min=2**20,
-        help="""Bytes of all bodies of requests (JSON) that are in memory at the same time; more is answered
-        with 503. Uploads and results are not in memory: those are passed on as they come.""",
+        help="""The maximum memory, in bytes, for the bodies (JSON) of all concurrent requests; more gets 503.
+        Uploads and results do not count: the service streams them.
+        """,
         config=True,
     )
 
     max_body_bytes_in_memory_per_user = Integer(
         64 * 1024**2,
         min=2**20,
-        help="""The same of one user's; more is answered with 429. A request of the kbatch command with code
-        in it may have three times ``KBatchServer.max_body_bytes``, and must fit.""",
+        help="""The maximum memory, in bytes, for the bodies (JSON) of one user's concurrent requests; more
+        gets 429.
+
+        A request of the kbatch command, with code in it, may have three times
+        ``KBatchServer.max_body_bytes``. It must fit.
+        """,
         config=True,
     )
 
     max_unread_bytes = Integer(
         256 * 1024**2,
         min=2**20,
-        help="""Bytes of whole answers (lists) that are in memory at the same time because their clients have
-        not read them yet; one more is answered with 503. A client that takes more than five minutes for one
-        is cut off. Results and logs are not in memory: they are read as their clients take them.""",
+        help="""The maximum memory, in bytes, for responses (such as lists) that clients have not read yet;
+        one more gets 503.
+
+        If a client takes more than five minutes to read a response, the service closes the connection.
+        Results and logs do not count: the service reads them only as fast as their clients do. A log that is
+        followed, and changes that are watched, count with what the service holds of them while their clients
+        do not read, at most a few hundred kilobytes each. If there is no room for it, the service closes the
+        connection after five seconds.
+        """,
         config=True,
     )
 
     max_unread_bytes_per_user = Integer(
         64 * 1024**2,
         min=2**20,
-        help="""The same of one user's; one more is answered with 429. All clients that nobody is known of
-        count as one user.""",
+        help="""The maximum memory, in bytes, for responses that the clients of one user have not read yet;
+        one more gets 429. All clients without a known user count as one user.
+        """,
         config=True,
     )
 
     body_seconds = Float(
         20,
         min=0.1,
-        help="""Seconds in which the body of a request (JSON) must have come, with a second more for each 8
-        KiB of it; a client that is slower is answered with 408.""",
+        help="""Seconds within which a client must send the body of a request (JSON), plus one second per 8
+        KiB of it; a slower client gets 408.
+        """,
         config=True,
     )
 
     max_connections = Integer(
         5000,
         min=1,
-        help="""Connections that may be open at the same time, of whomever. Each is a file: the service raises
-        its own limit of open files as far as it may. Where there is no place for another, the one on which no
-        request of a known user came for longest is closed; where users have requests under way on all of
-        them, the new one is answered with 503.""",
+        help="""The maximum number of open connections, including those of unknown clients.
+
+        Each needs a file descriptor: the service raises its own limit of open files as far as the system
+        allows. When all are in use, the service closes the connection that has been without a request of a
+        known user for longest. If all of them serve users' requests, one more request of a user gets 503; a
+        few more connections stay available for probes.
+        """,
+        config=True,
+    )
+
+    max_connections_per_user = Integer(
+        500,
+        min=1,
+        help="""The maximum number of connections with requests of one user and of that user's jobs, never
+        more than a quarter of ``max_connections``; one more request gets 429.
+        """,
         config=True,
     )
 
     reserved_connections = Integer(
         1000,
         min=0,
-        help="""How many of ``max_connections``, half of them at most, are for users who are known.
-        Connections on which nobody has said yet who they are, or was refused, are held to the rest.""",
+        help="""The number of connections, of ``max_connections``, that are reserved for known users; at most
+        half of them. Connections that have not identified a user yet, or whose request was rejected, share
+        the rest.
+        """,
         config=True,
     )
 
     idle_seconds = Float(
         75,
         min=0.1,
-        help="""Seconds within which the head of a request must have come, from the moment that the connection
-        waits for it. After that it is closed: one that is kept open for a next request, and one of a client
-        that sends slowly. Bodies have limits of their own.""",
+        help="""Seconds that an open connection may wait for the header of a request before the service closes
+        it.
+
+        This applies to connections that a client keeps open for its next request, and to clients that send
+        slowly. Bodies have their own limits.
+        """,
         config=True,
     )
 
@@ -221,7 +273,11 @@ class Throttle(LoggingConfigurable):
         self._answers = BytesBudget(
             per_user=self.max_unread_bytes_per_user, total=self.max_unread_bytes, limit="max_unread_bytes"
         )
-        self.connections = Connections(most=self.max_connections, reserved=self.reserved_connections)
+        self.connections = Connections(
+            most=self.max_connections,
+            reserved=self.reserved_connections,
+            per_user=self.max_connections_per_user,
+        )
 
     def _make_places(self, limit: str, what: str) -> ConcurrencyLimit:
         per_user, total = getattr(self, f"{limit}_per_user"), getattr(self, limit)
@@ -229,10 +285,16 @@ class Throttle(LoggingConfigurable):
 
     def _make_fair_places(self, limit: str, what: str) -> FairLimit:
         total = getattr(self, limit)
-        return FairLimit(per_user=max(total // 4, 1), total=total, limit=limit, what=what)
+        return FairLimit(
+            per_user=max(total // 4, 1),
+            total=total,
+            limit=limit,
+            what=what,
+            most_waiting=self.waiting_jobs,
+        )
 
     def spend(self, user: User, action: str) -> None:
-        """Count a ``submit`` or an ``upload`` of the user's; raises TooManyRequests."""
+        """Count a ``submit`` or an ``upload`` of a user; raises TooManyRequests."""
         wait_seconds = self._rates[action].take(user.name)
         if wait_seconds:
             LIMITS_HELD.labels(f"{action}s_per_minute").inc()
@@ -243,37 +305,40 @@ class Throttle(LoggingConfigurable):
             )
 
     def request(self, user: User) -> AbstractContextManager[None]:
-        """Hold a place of the user's for a request; raises TooManyRequests or Unavailable."""
+        """Count a request of a user while it is in progress; raises TooManyRequests or Unavailable."""
         return self._requests.take(user.name)
 
     def stream(self, user: User) -> AbstractContextManager[None]:
-        """Hold a place of the user's for an answer that has no end of its own; raises as ``request``."""
+        """Count a stream without an end of its own, such as a followed log; raises as ``request``."""
         return self._streams.take(user.name)
 
     def costly_read(self, user: User) -> AbstractContextManager[None]:
-        """Hold a place of the user's for a read that costs much more than others; raises as ``request``."""
+        """Count a read that costs much more than others; raises as ``request``."""
         return self._costly_reads.take(user.name)
 
     def download(self, user: User) -> AbstractContextManager[None]:
-        """Hold a place of the user's for an answer that is read from the storage; raises as ``request``."""
+        """Count a response that the service reads from the storage; raises as ``request``."""
         return self._downloads.take(user.name)
 
     def fetch(self, user: str) -> AbstractAsyncContextManager[None]:
-        """Hold a place for a job of a user's that fetches its code, once there is one; raises Unavailable."""
+        """Wait for the turn of a user's job to fetch its code, and count it.
+
+        Raises Unavailable, at once if too many jobs of the user wait already: then the job tries again.
+        """
         return self._fetches.take(user, wait_seconds=FETCH_WAIT_SECONDS)
 
     def send(self, user: str) -> AbstractAsyncContextManager[None]:
-        """Hold a place for a job of a user's that sends its results, as ``fetch``, but soon or never."""
+        """Wait shortly for the turn of a user's job to send results, and count it; raises Unavailable."""
         return self._sends.take(user, wait_seconds=SEND_WAIT_SECONDS)
 
     def body(self, user: User) -> AbstractContextManager[Callable[[int], None]]:
-        """Give what takes memory for a body of the user's, a piece at a time; that raises as ``request``."""
+        """Return a function that reserves memory for a piece of a user's body; it raises as ``request``."""
         return self._bodies.hold(user.name)
 
     def answer(self, user: User | None, size: int) -> AbstractContextManager[None]:
-        """Hold the memory of an answer until it is read; raises as ``request``.
+        """Reserve the memory of a response until the client has read it; raises as ``request``.
 
-        One that is larger than what a user may have is let through when it is the only one.
+        A response larger than the user's limit is allowed if it is the user's only one.
         """
         return self._hold_answer("" if user is None else user.name, size)
 

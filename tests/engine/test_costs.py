@@ -15,9 +15,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, event
 
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.models.job import JobStatus, Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.uploads.uploads import Uploads
@@ -122,6 +122,7 @@ async def test_a_list_is_one_statement_however_long_and_a_restart_reads_each_job
         return await poll_of(job)
 
     world.launcher.poll = poll
+    world.reconciler.queue.clear()  # as of a process that was just started
     with counted() as restart:
         await world.reconciler.start()
         await until(lambda: len(polled) == 20)

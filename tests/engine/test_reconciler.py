@@ -11,12 +11,12 @@ import pytest
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.engine.relaunch import RELAUNCH
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable, LaunchRefused
 from kbatch_server.launchers.local.launcher import LocalProcessJobLauncher
 from kbatch_server.models.job import JobStatus, Pod, Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.notebooks.launch import EXIT_REASONS
@@ -647,6 +647,18 @@ async def test_a_job_whose_key_was_removed_fails_with_the_reason_and_hides_no_ot
     lost = await step(world, lost)
     assert (lost.status, lost.reason) == ("failed", "EnvironmentLost")
     assert world.launcher.launched == []
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - {Status.QUEUED}))
+async def test_a_user_reads_a_sentence_also_where_the_launcher_says_nothing(world, status):
+    job = await submit(world)
+    assert job.message.endswith(".")
+    await step(world, job)
+    see(world, job, status)
+    job = await step(world, job)
+    assert job.status == status
+    assert job.reason.isalnum()
+    assert job.message.endswith(".")
 
 
 async def test_the_workers_bring_a_job_to_its_end_by_themselves_and_stop(world):

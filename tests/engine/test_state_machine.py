@@ -30,13 +30,13 @@ from kbatch_server.engine.links import SignedLinks
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Conflict, NotFound
 from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused
 from kbatch_server.logs.reader import LogReader
 from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.models.job import Job, JobStatus, Status
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.user import User
 from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.store import Store

@@ -1,5 +1,7 @@
 """What a job may be: the admin's defaults, limits and profiles."""
 
+from datetime import UTC, datetime
+
 import pytest
 from traitlets import TraitError
 from traitlets.config import Config
@@ -7,8 +9,12 @@ from traitlets.config import Config
 from kbatch_server.errors import InvalidRequest
 from kbatch_server.jobs.config import JobConfig
 from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
+from kbatch_server.launchers.kube.manifests.job import make_pod_spec
 from kbatch_server.launchers.kube.manifests.resources import make_resources
+from kbatch_server.launchers.kube.manifests.volumes import OWN_DIRS, OWN_VOLUMES, SHM_DIR
+from kbatch_server.models.job import Job, JobSpec
+from kbatch_server.models.request import JobRequest
+from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.user import User
 
 ALICE = User(name="alice", groups=("gpu-users",))
@@ -57,6 +63,11 @@ def test_what_the_user_leaves_out_comes_from_the_admin():
         ({"image": "x", "mem_limit": "1G"}, {"shm_size": 2**31}, "shm_size"),
         ({"image": "x"}, {"mem_limit": 2**30, "shm_size": 2**31}, "shm_size"),
         ({"image": "x", "allow_user_limits": False}, {"shm_size": 2**20}, "shm_size"),
+        (
+            {"image": "x", "volume_mounts": [{"name": "ram", "mountPath": "/dev/shm/"}]},
+            {"shm_size": 2**20},
+            "shm_size",
+        ),
         ({"image": "x", "max_retries": 1}, {"retries": 2}, "retries"),
         ({"image": "x", "max_retry_delay_seconds": 60}, {"retry_delay_seconds": 61}, "retry_delay_seconds"),
         (
@@ -118,6 +129,54 @@ def test_shared_memory_is_a_part_of_the_memory():
     assert config.make_spec(request(shm_size=2**32)).shm_size == 2**32
     assert config.make_spec(request(mem_limit=2**29)).shm_size == 2**29
     assert JobConfig(image="x").make_spec(request()).shm_size is None
+
+
+def test_shared_memory_that_the_admin_mounts_is_mounted_once():
+    ram = {"name": "ram", "emptyDir": {"medium": "Memory"}}
+    mount = {"name": "ram", "mountPath": "/dev/shm"}
+    config = JobConfig(image="x", shm_size="1G", volumes=[ram], volume_mounts=[mount])
+    job = Job(
+        id="j", user="alice", name="job", spec=config.make_spec(request()), created_at=datetime.now(UTC)
+    )
+    pod = make_pod_spec(job, OutputLimits(), env_names=[], init_image="busybox")
+    [container] = pod["containers"]
+    assert [each for each in container["volumeMounts"] if each["mountPath"] == "/dev/shm"] == [mount]
+    assert "kbatch-shm" not in [volume["name"] for volume in pod["volumes"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        *(
+            ({"volume_mounts": [{"name": "data", "mountPath": path}]}, path.rstrip("/"))
+            for path in ("/code", "/code/", "/kbatch-outputs", "/kbatch-home", "/kbatch-notebook")
+        ),
+        ({"volume_mounts": [{"name": "a", "mountPath": "/a"}, {"name": "b", "mountPath": "/a/"}]}, "/a"),
+        ({"volumes": [{"name": "kbatch-code", "emptyDir": {}}]}, "kbatch-code"),
+        ({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]}, "a"),
+    ],
+)
+def test_a_volume_in_the_place_of_another_is_refused_at_the_start(options, word):
+    with pytest.raises(TraitError, match=f"^JobConfig.{next(iter(options))}: {word} is"):
+        JobConfig(image="x", **options)
+    with pytest.raises(TraitError, match=f": {word} is"):
+        Profiles(profile_list=[SMALL | {"kbatch_override": options}])
+
+
+def test_the_pods_own_volumes_and_folders_are_those_that_no_admin_may_name():
+    spec = JobSpec(
+        image="x",
+        notebook={"path": "x.ipynb"},
+        upload="u1",
+        keep_outputs=True,
+        collect="workdir",
+        shm_size=2**20,
+    )
+    job = Job(id="j", user="alice", name="job", spec=spec, created_at=datetime.now(UTC))
+    pod = make_pod_spec(job, OutputLimits(), env_names=[], init_image="busybox")
+    assert {each["name"] for each in pod["volumes"]} == set(OWN_VOLUMES)
+    [container] = pod["containers"]
+    assert {each["mountPath"] for each in container["volumeMounts"]} == {*OWN_DIRS, SHM_DIR}
 
 
 def test_the_default_image_is_allowed_whatever_the_patterns_say():

@@ -7,6 +7,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import kubernetes
 import pytest
@@ -132,6 +133,12 @@ def test_the_home_and_the_folder_of_the_image_stay(alice: API) -> None:
     job = alice.submit("touch ~/x && echo $HOME $(pwd) $USER", profile="ada")
     assert alice.wait(job["id"])["status"] == "succeeded"
     assert alice.logs(job["id"]) == "/srv/ada /srv/work alice\n"
+    other = alice.submit(
+        'mkdir -p "${XDG_CACHE_HOME:-$HOME/.cache}/fontconfig"; echo $HOME',
+        env={"XDG_CACHE_HOME": "/srv/ada/.cache"},
+    )
+    assert alice.wait(other["id"])["status"] == "succeeded"
+    assert alice.logs(other["id"]) == "/kbatch-home\n"
     own = alice.submit("echo $HOME", env={"HOME": "/tmp", "USER": "me"})
     assert alice.wait(own["id"])["status"] == "succeeded"
     assert alice.logs(own["id"]) == "/tmp\n"
@@ -187,11 +194,26 @@ def test_a_container_that_never_ends_does_not_keep_a_job(alice: API) -> None:
     job = alice.submit('echo result > "$KBATCH_OUTPUT_DIR/file"', name="meshed")
     done = alice.wait(job["id"])
     assert (done["status"], done["exit_code"], done["message"]) == ("succeeded", 0, "Completed successfully.")
+    outputs = wait_for_outputs(alice, job["id"])
+    assert (outputs["state"], outputs["files"]) == ("kept", 1), outputs
+
+
+def wait_for_outputs(alice: API, job_id: str) -> dict[str, Any]:
     deadline = time.monotonic() + 60
-    while (found := alice.get(job["id"]))["outputs"] is None:
+    while (found := alice.get(job_id))["outputs"] is None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert (found["outputs"]["state"], found["outputs"]["files"]) == ("kept", 1), found
+    outputs: dict[str, Any] = found["outputs"]
+    return outputs
+
+
+def test_a_new_link_to_code_that_is_unchanged_comes_as_its_file(alice: API) -> None:
+    code = alice.upload({"data.csv": "a,b\n"})
+    script = 'ln -s data.csv best.csv; ln -s /code/data.csv "$KBATCH_OUTPUT_DIR/also.csv"'
+    job = alice.submit(script, upload=code, collect="workdir")
+    assert alice.wait(job["id"])["status"] == "succeeded"
+    outputs = wait_for_outputs(alice, job["id"])
+    assert (outputs["state"], outputs["files"], outputs["message"]) == ("kept", 2, ""), outputs
 
 
 def test_a_command_that_fails_beside_one_is_tried_again(alice: API) -> None:

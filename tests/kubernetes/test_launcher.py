@@ -18,6 +18,7 @@ import pytest
 from kubernetes.aio import client
 
 from kbatch_server.launchers.base import Launch, LauncherUnavailable, LaunchRefused, LogNotFound
+from kbatch_server.launchers.kube.client import KubeClient
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
 from kbatch_server.launchers.kube.manifests import job as objects
 from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
@@ -142,6 +143,26 @@ async def read(
     pod = pod or await find_pod(launcher, job)
     async with asyncio.timeout(SECONDS):
         return b"".join([piece.data async for piece in launcher.read_log(job, pod, position)]).decode()
+
+
+async def test_a_launch_is_three_requests_and_a_look_at_a_job_is_none(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server's time is what a launch costs; what becomes of jobs is told by its watches."""
+    calls: list[tuple[str, str]] = []
+    request = KubeClient._request
+
+    async def count(self: KubeClient, method: str, path: str, **kwargs: Any) -> Any:
+        calls.append((method, path.split("/")[-1] if method == "POST" else path.split("/")[-2]))
+        return await request(self, method, path, **kwargs)
+
+    monkeypatch.setattr(KubeClient, "_request", count)
+    job = make_job("true")
+    await launch(launcher, job, env={"A": "1"})
+    assert calls == [("POST", "jobs"), ("POST", "secrets"), ("PATCH", "jobs")]
+    calls.clear()
+    assert (await wait_until(launcher, job, lambda seen: seen.status.is_end)).exit_code == 0
+    assert calls == []
 
 
 async def test_job_succeeds_with_env_and_no_secret_of_ours(

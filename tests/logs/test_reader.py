@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -259,6 +260,52 @@ async def test_the_last_lines_are_followed_by_what_comes(world):
     await world.settle()
     await world.update(status=Status.SUCCEEDED)
     assert await collect(following) == b""
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_who_follows_a_log_holds_little_of_it_in_memory(world, monkeypatch, is_running):
+    monkeypatch.setattr(logfollower, "FOLLOWED_BYTES", 1000)
+    await (begin(world, LINES) if is_running else world.record(data=LINES))
+    texts, make_text = [], world.reader.make_text
+
+    async def kept(*args, **options):
+        text = await make_text(*args, **options)
+        texts[:] = [text]
+        return text
+
+    monkeypatch.setattr(world.reader, "make_text", kept)
+    for begins in (LogSelection(), LogSelection(tail=800)):
+        async with asyncio.timeout(10), aclosing(world.follow(begins)) as pieces:
+            got = [await anext(pieces) for _ in range(10)]
+        assert max(len(piece.data) for piece in got) <= 1000
+        assert not sum(len(part.data) for part in texts[0]._parts)
+        whole = LINES[-40 * (begins.tail or 1000) :]
+        data = b"".join(piece.data for piece in got)
+        assert whole.startswith(data)
+        assert got[-1].place.offset == len(LINES) - len(whole) + len(data)
+    pieces = [piece async for piece in await world.reader.read(world.job, most=1000)]
+    assert max(len(piece.data) for piece in pieces) <= 1000
+    assert b"".join(piece.data for piece in pieces) == LINES
+
+
+async def test_the_last_lines_of_a_log_with_a_gap_are_followed(db_url):
+    async with running_logs(db_url, max_log_bytes=2**16, segment_bytes=4096) as world:
+        log = await begin(world, numbered(10_000) + b"half a line")
+        whole = await world.read()
+        lines = whole.splitlines(keepends=True)
+        gap = next(number for number, line in enumerate(reversed(lines), 1) if line.startswith(b"[..."))
+        following = {}
+        for tail in (0, 1, 2, 50, gap - 1, gap, gap + 1, len(lines), 20_000):
+            following[tail] = asyncio.create_task(collect(world.follow(LogSelection(tail=tail))))
+        await asyncio.sleep(0.1)
+        log.write(b"; more\n")
+        log.end()
+        await world.settle()
+        await world.update(status=Status.SUCCEEDED)
+        async with asyncio.timeout(10):
+            for tail, task in following.items():
+                last = b"".join(lines[-tail:]) if tail else b""
+                assert (await task) == last + b"; more\n", tail
 
 
 async def test_following_goes_on_after_a_place_over_attempts(world):

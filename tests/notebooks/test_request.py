@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from kbatch_server.engine.reconciler import explain_end
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.jobs.service import make_request
 from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.notebooks import request as notebook_request
 from kbatch_server.notebooks.files import make_files

@@ -239,29 +239,45 @@ def test_a_kernel_that_the_image_lacks_is_its_own_python_with_a_line_in_the_log(
     assert kernel is None or repr(kernel) in line
 
 
-def test_the_images_own_python_comes_before_other_kernels_of_python(nbclient):
-    folder = nbclient.files / "kernels/another"
+def add_kernel(image: Image, name: str, program: str, language: str) -> None:
+    """Add a kernel to an image. What is started does not matter here: it is Python that answers."""
+    folder = image.files / "kernels" / name
     folder.mkdir(parents=True)
-    spec = {"argv": ["/nothing"], "display_name": "Another", "language": "python"}
+    argv = [program, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": name, "language": language}
     (folder / "kernel.json").write_text(json.dumps(spec))
-    nbclient.env["JUPYTER_PATH"] = str(nbclient.files)
+    image.env["JUPYTER_PATH"] = str(image.files)
+
+
+def test_the_images_own_python_comes_before_other_kernels_of_python(nbclient):
+    add_kernel(nbclient, "another", "false", "python")
     code, log = nbclient.run(make_notebook("print('hello')", kernel=".venv"))
     assert (code, log.splitlines()[-1]) == (0, "hello")
 
 
 def test_another_kernel_of_the_same_language_runs_a_notebook_whose_own_is_not_there(nbclient):
-    folder = nbclient.files / "kernels/julia-1.11"
-    folder.mkdir(parents=True)
-    # what is started does not matter here: it is Python that answers
-    python = NOTEBOOKS.find() / "bin/python"
-    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": argv, "display_name": "Julia 1.11", "language": "julia"}
-    (folder / "kernel.json").write_text(json.dumps(spec))
-    nbclient.env["JUPYTER_PATH"] = str(nbclient.files)
+    add_kernel(nbclient, "julia-1.9", "/nothing/julia", "julia")
+    add_kernel(nbclient, "julia-1.11", str(NOTEBOOKS.find() / "bin/python"), "julia")
     code, log = nbclient.run(make_notebook("print('hello')", kernel="julia-1.10", language="julia"))
     line, said = log.splitlines()
     assert (code, said) == (0, "hello")
     assert line.endswith("it runs with the kernel 'julia-1.11'.")
+
+
+def test_a_kernel_whose_program_is_missing_is_no_kernel(nbclient):
+    add_kernel(nbclient, "venv-3", "/nothing/python", "python")
+    code, log = nbclient.run(make_notebook("print('hello')", kernel="venv-3"))
+    assert (code, log) == (
+        0,
+        "[kbatch] This image does not have the notebook's kernel 'venv-3' (its program '/nothing/python' is "
+        "missing): it runs with the image's own Python.\nhello\n",
+    )
+    code, log = nbclient.run(make_notebook("print('hello')"), kernel="venv-3")
+    assert (code, log) == (
+        92,
+        "[kbatch] The image has no kernel 'venv-3' (its program '/nothing/python' is missing), which the job "
+        "asks for. It has: python3.\n",
+    )
 
 
 def test_a_kernel_that_was_asked_for_is_not_replaced(nbclient):
@@ -275,6 +291,65 @@ def test_a_language_without_a_kernel_is_named(nbclient):
     assert code == 92
     assert "no kernel for R" in log
     assert "It has: python3." in log
+
+
+def set_metadata(notebook: str, metadata: object) -> str:
+    return json.dumps({**json.loads(notebook), "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("kernel", "language"),
+    [("ir", "R"), ("julia-1.10", "julia"), ("conda-env-stats-r", "R"), ("xcpp17", "C++"), ("ir43", "R")],
+)
+def test_a_kernel_is_of_the_language_that_its_name_tells_where_nothing_else_does(nbclient, kernel, language):
+    code, log = nbclient.run(set_metadata(make_notebook("x <- 1"), {"kernelspec": {"name": kernel}}))
+    assert (code, f"no kernel for {language}, which" in log) == (92, True)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"kernelspec": {"name": ".venv"}},
+        {"kernelspec": {"name": "conda-env-r-py"}},
+        {"kernelspec": {"name": ".venv", "language": "python3"}, "language_info": {"name": "python"}},
+        {"kernelspec": {"name": ".venv", "language": "python3"}},
+        {"kernelspec": {"name": ".venv", "language": "R"}, "language_info": {"name": "ipython"}},
+    ],
+)
+def test_python_goes_by_several_names(nbclient, metadata):
+    code, log = nbclient.run(set_metadata(make_notebook("print('hello')"), metadata))
+    assert (code, log.splitlines()[-1]) == (0, "hello")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"kernelspec": None, "language_info": None, "papermill": None, "widgets": None},
+        {"kernelspec": {"name": None, "language": None}, "language_info": {"name": None}},
+        {"kernelspec": "python3", "language_info": ["python"]},
+    ],
+)
+def test_a_notebook_may_have_null_where_it_has_nothing(image, metadata):
+    notebook = json.loads(set_metadata(make_notebook(PARAMETERS, SHOW, "print('on')"), metadata))
+    first, second, third = notebook["cells"]
+    first["metadata"]["tags"] = "parameters"
+    second["metadata"] = {"tags": None, "papermill": None, "execution": None, "jupyter": None}
+    second["outputs"] = None
+    third["metadata"] = None
+    notebook["cells"].append({**third, "id": "c9", "source": None})
+    code, log = image.run(json.dumps(notebook), parameters={"lr": 3})
+    assert (code, log.splitlines()[-2:]) == (
+        0,
+        ["[[64, 32], '00501', '#ff0000', 3, {'a': 1, 'b': 2}]", "on"],
+    )
+    assert image.read()[-2:] == ["on\n", ""]
+
+
+@pytest.mark.parametrize("cells", [None, {}, [None]])
+def test_a_notebook_without_cells_is_said_to_be_none(nbclient, cells):
+    code, log = nbclient.run(json.dumps({**json.loads(make_notebook()), "cells": cells}))
+    assert (code, "is not a notebook" in log, log.count("\n")) == (91, True, 1)
 
 
 @pytest.mark.parametrize(

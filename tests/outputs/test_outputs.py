@@ -17,10 +17,12 @@ from kbatch_server.errors import Forbidden, InvalidRequest, NotFound, TooLarge, 
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable
 from kbatch_server.logs.recorder import LogRecorder
+from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Job, JobSpec, Pod, Status
 from kbatch_server.models.results import JobOutputs, OmittedFile, OutputFile, OutputLimits, OutputTar
 from kbatch_server.models.times import utcnow
 from kbatch_server.outputs import selection as outputfiles
+from kbatch_server.outputs import tarindex
 from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.outputs.selection import select
 from kbatch_server.outputs.tarindex import TarIndex
@@ -28,6 +30,7 @@ from kbatch_server.outputs.zipstream import make_zip
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.store import Store
 from tests.support.doubles import MemoryStorage
+from tests.support.fuzzing import peak_below
 from tests.support.launcher_doubles import ScriptedLauncher
 from tests.support.tars import as_sent, make_tar
 
@@ -162,7 +165,9 @@ async def test_what_a_later_attempt_wrote_replaces_what_an_earlier_one_did(world
 async def test_entries_that_were_left_out_are_counted_where_a_user_reads_it(world):
     tar = make_tar({"a": b"1"}, others={"link": (b"2", "/etc/passwd"), "fifo": (b"6", "")})
     summary = await receive(world, tar, left_out=3)
-    assert summary.message == "5 entries were skipped: only readable files, and links to them, are saved."
+    assert summary.message == (
+        "5 entries were skipped: only readable files, and links to files that can be results, are saved."
+    )
     assert "not saved" not in (await find_job(world)).full_message
 
 
@@ -209,6 +214,19 @@ async def test_files_of_the_working_folder_are_beside_those_of_the_outputs_folde
     assert summary.message.startswith("3 entries were skipped")
 
 
+async def test_a_link_in_whose_place_its_target_was_sent_is_not_said_to_be_skipped(world):
+    files = {"workdir/best": b"1", "workdir/folder/old": b"2", "workdir/data/new": b"3"}
+    links = {"workdir/best": "data/old", "workdir/folder": "data", "workdir/other": "unchanged"}
+    sent = make_tar({}, others={path: (b"2", target) for path, target in links.items()})
+    sent += make_tar(files | {"workdir/other/x": b"4"})
+    summary = await receive(world, sent, folders=SENT)
+    assert await list_all(world) == (
+        {"best": b"1", "folder/old": b"2", "folder/new": b"3", "data/new": b"3", "other/x": b"4"},
+        [],
+    )
+    assert summary.message == ""
+
+
 async def test_what_whoever_packed_it_has_left_out_is_named_too(world):
     listed = "3 600\n100 b\n200 d d\nnonsense\n"
     summary = await receive(
@@ -233,6 +251,44 @@ def test_links_that_multiply_what_is_there_end_at_a_limit():
     assert len(found.files) == 200
     assert found.omitted.files <= 2000
     assert found.files[0].path == "d/0"
+
+
+def test_long_links_that_multiply_long_paths_end_at_a_limit_of_memory():
+    index = TarIndex(max_entries=10_100)
+    index.feed(make_tar({"d/" + "x" * 400 + f"{number:03}": b"x" for number in range(300)}))
+    index.links = {"l" * 500 + f"{number:03}": "d" for number in range(100)}
+    with peak_below(6 * 2**20):
+        found = select(index, {}, OutputLimits(10**6, 1000))
+    assert found.is_cut
+    assert len(found.files) == 1000
+    index.links = {"l" * 800: "d", "m": "d"}  # through the first the paths are too long
+    found = select(index, {}, OutputLimits(10**6, 1000))
+    assert {file.path[0] for file in found.files} == {"d", "m"}
+    assert (found.left_out, found.is_cut) == (1, False)
+
+
+def test_files_are_selected_without_a_copy_of_all_paths():
+    index = TarIndex(max_entries=100_000)
+    index.feed(make_tar({"outputs/" + "x" * 400 + f"{number:04}": b"x" for number in range(8000)}))
+    with peak_below(2**20):  # all paths have three times as many
+        found = select(index, SENT, OutputLimits(10**6, 100))
+    assert (len(found.files), found.omitted.files) == (100, 7900)
+    assert found.files[-1].path == "x" * 400 + "0099"
+
+
+async def test_whose_paths_are_too_long_together_is_told_so_and_what_is_not_kept_is_named(world, monkeypatch):
+    monkeypatch.setattr(tarindex, "LEAST_BYTES", 3000)
+    monkeypatch.setattr(tarindex, "BYTES_FOR_EACH_ENTRY", 0)
+    before = LIMITS_HELD.labels("max_output_files")._value.get()
+    summary = await receive(
+        world, make_tar({f"outputs/{number:02}" + "x" * 500: b"12" for number in range(6)}), folders=SENT
+    )
+    files, omitted = await list_all(world)
+    assert sorted(path[:2] for path in files) == ["00", "01", "02"]
+    assert [(file.path[:2], file.size) for file in omitted] == [("03", 2), ("04", 2), ("05", 2)]
+    assert (summary.omitted_files, summary.omitted_size) == (3, 6)
+    assert "The paths and links are too long or too many" in summary.message
+    assert LIMITS_HELD.labels("max_output_files")._value.get() == before + 1
 
 
 def test_links_that_lead_a_long_way_round_cost_a_bounded_number_of_steps(monkeypatch):

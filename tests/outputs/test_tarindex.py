@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbatch_server.models.results import OutputFile
-from kbatch_server.outputs.tarindex import BLOCK, BadTar, TarIndex, TooManyEntries, clean_path
-from tests.support.fuzzing import at_most_steps, changes, damage, fuzzed
+from kbatch_server.outputs.tarindex import BLOCK, OMITTED_LIST, BadTar, TarIndex, TooManyEntries, clean_path
+from tests.support.fuzzing import at_most_steps, changes, damage, fuzzed, peak_below
 from tests.support.tars import MODIFIED_AT, make_tar
 
 FILES = {
@@ -162,6 +162,78 @@ def test_what_is_no_tar_is_refused_and_nothing_is_held(data):
 def test_endless_entries_are_refused():
     with pytest.raises(TooManyEntries):
         index(make_tar({str(number): b"" for number in range(11)}), max_entries=10)
+
+
+def feed_long(found, count, *, link=False):
+    """Feed entries whose paths take 2 KB each in memory, one by one."""
+    for number in range(count):
+        info = tarfile.TarInfo("é/" + "日" * 980 + f"{number:06}")
+        if link:
+            info.type, info.linkname = tarfile.SYMTYPE, "日" * 990
+        else:
+            info.size = 0 if number % 2 else BLOCK
+        found.feed(info.tobuf(tarfile.PAX_FORMAT, "utf-8") + bytes(info.size))
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["files", "links"])
+def test_paths_take_a_bounded_memory_and_what_exceeds_it_is_counted_and_named(link):
+    found = TarIndex(max_entries=10_100)
+    with peak_below(found.max_bytes + 2**20):
+        feed_long(found, 4000, link=link)
+    assert found.is_cut
+    if link:
+        assert 0 < len(found.links) < 4000
+        assert found.left_out == 4000 - len(found.links)
+        return
+    assert found.omitted_files == 4000 - len(found.files)
+    assert found.omitted_size == 2000 * BLOCK - sum(file.size for file in found.files.values())
+    assert 10 < len(found.omitted_named) < 1000
+    assert not {file.path for file in found.omitted_named} & found.files.keys()
+
+
+def test_links_leave_memory_for_files_and_the_list_of_omitted_files_always_has_some():
+    found = TarIndex(max_entries=10_100)
+    feed_long(found, 1000, link=True)
+    found.feed(make_tar({f"file-{number}": b"" for number in range(1000)})[:-1024])
+    assert len(found.files) == 1000
+    feed_long(found, 1000)
+    assert found.omitted_files > 0
+    found.feed(make_tar({OMITTED_LIST: b"1 2\n", "file-1": b"again", "no room": b"x" * 600}))
+    assert found.files["file-1"].size == 5
+    assert OMITTED_LIST in found.files
+
+
+def test_what_a_later_entry_replaces_takes_no_memory():
+    found = TarIndex(max_entries=10_100)
+    for _ in range(20):
+        found.feed(
+            make_tar(
+                {f"{number}" + "x" * 900: b"" for number in range(10)},
+                others={f"{number}" + "y" * 900: (tarfile.SYMTYPE, "z") for number in range(10)},
+            )[: -tarfile.RECORDSIZE]
+            or b""
+        )
+    assert (len(found.files), len(found.links), found.is_cut) == (10, 10, False)
+    assert found._bytes < 20 * 1300
+
+
+@pytest.mark.parametrize(
+    ("target", "is_kept"),
+    [
+        ("/usr/bin/python3", False),
+        ("/out-of-it/x", False),
+        ("/out", True),
+        ("/out/x", True),
+        ("/code/x/y", True),
+        ("../x", True),
+        ("/usr/../out/x", True),
+        ("//out/x", True),
+    ],
+)
+def test_a_link_that_leads_out_of_the_folders_is_left_out_at_once(target, is_kept):
+    found = TarIndex(100, folders=("/out", "/code"))
+    found.feed(make_tar({}, others={"outputs/link": (tarfile.SYMTYPE, target)}))
+    assert (list(found.links.values()), found.left_out) == (([target], 0) if is_kept else ([], 1))
 
 
 def test_what_follows_the_end_is_padding():

@@ -16,10 +16,11 @@ import yaml
 from traitlets.config import Config
 
 from kbatch_server import handlers
-from kbatch_server.handlers.openapi import OPERATIONS, QUERY
+from kbatch_server.handlers.openapi import find_operations
 from kbatch_server.launchers.base import JobLauncher
 from kbatch_server.launchers.kube.status.pods import START_PROBLEMS
 from kbatch_server.launchers.kube.status.status import IMAGE_PROBLEMS, SETUP_EVENTS
+from kbatch_server.models.request import JobRequest
 from kbatch_server.notebooks.launch import EXIT_REASONS
 from kbatch_server.settings.dotenv import KEYS
 from kbatch_server.storage.base import Storage
@@ -149,13 +150,20 @@ def test_openapi_describes_each_route_of_api_v1():
     routes = {
         path.removeprefix("api/v1/"): rows for path, rows in read_table().items() if path.startswith("api/v1")
     }
-    assert set(routes) == set(OPERATIONS)
+    described: dict[str, set[str]] = {}
+    for operation in find_operations(find_routes()):
+        described.setdefault(operation.path.removeprefix("/"), set()).add(operation.method)
+    assert set(routes) == set(described)
     for path, rows in routes.items():
         methods = {method.lower() for names, _ in rows for method in names}
-        assert methods == set(OPERATIONS[path]), path
+        assert methods == described[path], path
 
 
-@pytest.mark.parametrize("name", QUERY)
+def find_query() -> set[str]:
+    return {name for each in find_operations(find_routes()) for name in each.function.needs.query}
+
+
+@pytest.mark.parametrize("name", sorted(find_query()))
 def test_each_query_parameter_is_explained(name):
     assert f"`{name}`" in (DOCS / "rest-api.md").read_text()
 
@@ -199,6 +207,45 @@ def find_variables() -> set[str]:
 @pytest.mark.parametrize("name", sorted(find_variables()))
 def test_each_variable_of_the_environment_is_explained(name):
     assert f"`{name}`" in (DOCS / "install.md").read_text()
+
+
+IN_POD = {
+    "name": "name",
+    "command": "command",
+    "args": "arguments",
+    "notebook": "notebook",
+    "collect": "which files are results",
+    "image": "image",
+    "profile": "the admin's profiles",
+    "env": "environment",
+    "upload": "code",
+    "working_dir": "working folder",
+    "cpu_limit": "CPU",
+    "mem_limit": "memory",
+    "shm_size": "shared memory",
+    "retries": "retries",
+    "retry_delay_seconds": "the waits between them",
+    "retry_backoff": "the waits between them",
+    "active_deadline_seconds": "deadline",
+    "queue_name": "Kueue's queue",
+}
+"""What a page calls the fields of a request that reach the pod."""
+
+
+def test_what_a_user_chooses_of_the_pod_is_listed():
+    assert JobRequest.model_fields.keys() - IN_POD.keys() == {"description", "tags", "priority"}
+    text = (DOCS / "security.md").read_text()
+    [listed] = re.findall(r"^\| choose anything of the pod except (.*?) \|", text, re.MULTILINE)
+    assert set(re.split(r", | and (?=the admin)", listed)) == set(IN_POD.values())
+
+
+def test_the_times_of_the_tests_are_the_same_in_both_pages():
+    readme, contributing = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
+    whole = re.search(r"^\| `make test` \|.*\| (\d+ minutes; the first time \d+) \|$", readme, re.MULTILINE)
+    quick = re.search(r"`make test-unit` runs the quick half of the tests, in (about \d+ seconds)\.", readme)
+    takes = dict(re.findall(r"^\| `(make test.*?)` \|.*\| (.*?) \|$", contributing, re.MULTILINE))
+    assert takes["make test"].startswith(whole[1])
+    assert takes["make test-unit"] == takes["make test-unit HUB=5"] == quick[1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

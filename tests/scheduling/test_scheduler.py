@@ -17,7 +17,6 @@ from kbatch_server.engine.links import SignedLinks
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Forbidden, InvalidRequest, TooManyRequests, Unavailable
 from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.limits.config import Limits
@@ -26,6 +25,7 @@ from kbatch_server.logs.reader import LogReader
 from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.models.job import JobStatus, Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.outputs.outputs import Outputs

@@ -25,7 +25,7 @@ from tests.support.cluster.images import find_busybox
 
 APPLETS = (
     *("sh", "nc", "tar", "timeout", "sed", "wc", "sleep", "ssl_client"),
-    *("find", "stat", "awk", "sort", "xargs", "tr", "head", "cat"),
+    *("find", "stat", "awk", "sort", "xargs", "tr", "head", "cat", "ln", "mkdir", "readlink"),
 )
 SECONDS = 30
 
@@ -326,6 +326,71 @@ async def test_what_is_new_or_changed_in_the_working_folder_is_sent_too_and_noth
         "workdir/trial.csv": b"5",
     }
     assert sink.requests[0].request.headers["X-Kbatch-Unreadable"] == "0"
+
+
+async def test_a_new_link_comes_with_what_it_leads_to_though_that_is_unchanged(
+    job: Sidecar, make_sink
+) -> None:
+    write_all(
+        job.workdir,
+        {"data/x 1.csv": "1", "data/deep/y.csv": "2", "data/.hidden": "3", ".env": "4", "old.csv": "5"},
+    )
+    (job.workdir / "old").symlink_to("data")
+    (job.workdir / "data/out").symlink_to("/etc/passwd")
+    job.unpack({})
+    write_all(job.workdir, {"data/new.csv": "6", "a\\tb/ü.csv": "7"})
+    links = {
+        "best  a\\tb.csv": "data/x 1.csv",
+        "chain.csv": "/code/best  a\\tb.csv",
+        "sub/up.csv": "../old/../../workdir/old/deep/y.csv",
+        "folder": "/code/data",
+        "fresh.csv": "data/new.csv",
+        "hidden": ".env",
+        "outside": "/etc/passwd",
+        "above": "../log",
+        "injected": "data/x 1.csv\nworkdir/above",
+        "round": "round",
+    }
+    for name, target in links.items():
+        (job.workdir / name).parent.mkdir(exist_ok=True)
+        (job.workdir / name).symlink_to(target)
+    (job.outputs / "in outputs.csv").symlink_to("/code/data/x 1.csv")
+    (job.outputs / "in-outputs").symlink_to("/code/data")
+    (job.workdir / "data/x 1.csv\nworkdir").mkdir()
+    (job.workdir / "data/x 1.csv\nworkdir/above").write_text("8")
+    sink = make_sink()
+    sink.start()
+    url = f"http://127.0.0.1:{sink.port}/up/signed.x"
+    assert await job.run(url) == 0
+    unchanged: dict[str, bytes | str] = {
+        "outputs/in outputs.csv": b"1",
+        "outputs/in-outputs": "/code/data",
+        "outputs/in-outputs/deep/y.csv": b"2",
+        "outputs/in-outputs/x 1.csv": b"1",
+        "workdir/best  a\\tb.csv": b"1",
+        "workdir/chain.csv": b"1",
+        "workdir/folder/deep/y.csv": b"2",
+        "workdir/folder/x 1.csv": b"1",
+        "workdir/sub/up.csv": b"2",
+    }
+    is_link = {f"workdir/{name}": target for name, target in links.items()}
+    new = {"workdir/data/new.csv": b"6", "workdir/a\\tb/ü.csv": b"7"}
+    assert sink.files() == is_link | new | unchanged
+    assert sink.requests[0].request.headers["X-Kbatch-Unreadable"] == "0"
+    job.max_files = 3
+    assert await job.run(url) == 0
+    files = sink.files()
+    named = ("data/new.csv", "folder/deep/y.csv", "folder/x 1.csv")
+    named += ("in outputs.csv", "in-outputs/deep/y.csv", "in-outputs/x 1.csv", "sub/up.csv")
+    assert files.pop("lists/omitted") == ("7 7\n" + "".join(f"1 {path}\n" for path in named)).encode()
+    assert {name for name, content in files.items() if isinstance(content, bytes)} == {
+        "workdir/a\\tb/ü.csv",
+        "workdir/best  a\\tb.csv",
+        "workdir/chain.csv",
+    }
+    assert not {"workdir/best  a\\tb.csv", "workdir/chain.csv"} & {
+        name for name, content in files.items() if isinstance(content, str)
+    }
 
 
 async def test_all_of_a_working_folder_without_code_is_sent(job: Sidecar, make_sink) -> None:

@@ -127,8 +127,7 @@ async def test_who_loses_its_session_stops_at_once_and_may_lead_again(postgresql
     async with running(postgresql_url, 1) as [only]:
         for _ in range(3):
             end_session(postgresql, postgresql_url)
-            await until(lambda: not only.leader.is_leading)
-            assert not only.part.is_running
+            await until(lambda: not only.leader.is_leading and not only.part.is_running)
             assert only.recorder.is_dropped  # another may record by now
             await until(lambda: only.leader.is_leading)
             assert only.part.is_running

@@ -184,7 +184,8 @@ def is_alive(pid):
 async def test_a_job_that_succeeds(launcher, changes):
     job = make_script("echo out; echo err >&2; echo again >/dev/stderr")
     status = await run(launcher, changes, job)
-    assert (status.status, status.reason, status.exit_code) == (Status.SUCCEEDED, "Completed", 0)
+    assert (status.status, status.reason, status.exit_code) == (Status.SUCCEEDED, "Complete", 0)
+    assert status.message == "Completed successfully."
     assert status.started_at <= status.ended_at
     assert [(pod.name, pod.phase, pod.exit_code) for pod in status.pods] == [("job-1-1", "Succeeded", 0)]
     assert await read(launcher, job) == "out\nerr\nagain\n"
@@ -377,6 +378,7 @@ async def test_the_environment_is_the_jobs_and_nothing_of_the_services(launcher,
     names = {line.partition("=")[0] for line in log.splitlines() if "=" in line}
     assert names == {"GREETING", "PATH", "LANG", "HOME", "USER", "LOGNAME", "SHELL", "KBATCH_OUTPUT_DIR"}
     assert "GREETING=grüß\ngott" in log
+    assert {"USER=ada", "LOGNAME=ada"} <= set(log.splitlines())  # whichever account it is
     assert "the-services-own" not in log
 
 
@@ -542,7 +544,8 @@ async def test_a_service_that_is_killed_finds_its_jobs_again(jobs_root, changes)
     await launcher.open()
     await launcher.start(changes)
     job = make_job("never again")
-    assert (await launcher.poll(job)).status == Status.RUNNING
+    seen = await launcher.poll(job)
+    assert (seen.status, seen.reason, seen.message) == (Status.RUNNING, "Running", "Running.")
     await launcher.launch(job, Launch())
     assert await changes.next() == job.id
     assert (await launcher.poll(job)).exit_code == 7

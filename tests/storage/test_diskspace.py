@@ -13,7 +13,6 @@ import pytest
 
 from kbatch_server.errors import Forbidden, InsufficientStorage, KBatchError, TooManyRequests, Unavailable
 from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.limits.config import Limits
@@ -22,6 +21,8 @@ from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Status
 from kbatch_server.models.listing import JobQuery
+from kbatch_server.models.request import JobRequest
+from kbatch_server.models.results import JobOutputs
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.storage import diskspace
@@ -29,6 +30,8 @@ from kbatch_server.storage.base import Storage
 from kbatch_server.storage.diskspace import DiskSpace
 from kbatch_server.storage.file import FileStorage
 from kbatch_server.store import Store
+from kbatch_server.store.logs import LogRecord, LogSegment
+from kbatch_server.store.outputs import KeptOutputs
 from kbatch_server.uploads.uploads import Uploads
 from tests.support.doubles import MemoryStorage
 from tests.support.launcher_doubles import ScriptedLauncher
@@ -146,62 +149,92 @@ async def test_what_is_new_is_refused_below_the_margin_and_taken_again_above(clo
     disk = make_disk(database=database, storage=storage)
     before = LIMITS_HELD.labels("min_free_bytes")._value.get()
     with pytest.raises(InsufficientStorage, match=f"The disk of the {low} is nearly full") as refused:
-        await disk.check()
+        await disk.check("alice")
     assert (refused.value.status, refused.value.retry_after_seconds) == (507, 60)
     assert LIMITS_HELD.labels("min_free_bytes")._value.get() == before + 1
     with pytest.raises(InsufficientStorage, match=f"disk of the {low} is nearly full: 99 bytes are free"):
         await disk.check_health()
     disk.store.free = disk.storage.free = 100
     clock.now += 2
-    await disk.check()
+    await disk.check("alice")
     await disk.check_health()
+
+
+async def test_a_user_who_stores_half_of_the_disk_stores_no_more_and_others_do(db_url, tmp_path):
+    storage = FileStorage(root=str(tmp_path / "files"), max_bytes=4 * MIB)
+    store = Store(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"), auto_upgrade=True)
+    await store.open()
+    await storage.open()
+    disk = DiskSpace(min_free_bytes=0, store=store, storage=storage)
+    uploads, jobs = Uploads(disk=disk, storage=storage, store=store), make_jobs(store, storage, disk=disk)
+    try:
+        job = await submit(jobs)
+        segment = LogSegment(number=0, start=0, size=3 * MIB // 2, first_line=1, lines=1, times=[])
+        log = LogRecord(job.id, "pod", 1, {}, segment.size, True, "")
+        assert await store.logs.keep(log, segments=[segment])
+        await store.outputs.put(job.id, JobOutputs(state="kept"), KeptOutputs("outputs/1", MIB, []))
+        before = LIMITS_HELD.labels("max_user_share")._value.get()
+        disk._sums.clear()
+        for attempt in (submit(jobs), uploads.receive(ALICE, pieces_of(make_mixed_zip()))):
+            with pytest.raises(
+                Forbidden, match=f"results use {5 * MIB // 2} bytes .*limit is {2 * MIB}"
+            ) as no:
+                await attempt
+            assert (no.value.reason, no.value.details["resource"]) == ("QuotaExceeded", "stored_bytes")
+        assert LIMITS_HELD.labels("max_user_share")._value.get() == before + 2
+        await uploads.receive(BOB, pieces_of(make_mixed_zip()))
+        await submit(jobs, BOB)
+        disk.max_user_share = 1
+        await submit(jobs)
+    finally:
+        await store.close()
 
 
 async def test_what_is_to_come_counts_as_if_it_were_there(clock):
     disk = make_disk(database=None, storage=150)
-    await disk.check(50)
+    await disk.check("alice", 50)
     with pytest.raises(InsufficientStorage):
-        await disk.check(51)
+        await disk.check("alice", 51)
 
 
 async def test_the_disks_are_looked_at_once_a_second(clock):
     disk = make_disk(database=500, storage=500)
     for _ in range(1000):
-        await disk.check()
+        await disk.check("alice")
     assert disk.store.looks == disk.storage.looks == 1
     clock.now += 1.5
-    await disk.check()
+    await disk.check("alice")
     assert disk.store.looks == 2
 
 
 @pytest.mark.parametrize("free", [None, OSError("away"), Unavailable("away")])
 async def test_a_disk_of_which_nothing_is_known_refuses_nothing(clock, free):
     disk = make_disk(database=free, storage=None)
-    await disk.check(10**9)
+    await disk.check("alice", 10**9)
     assert disk.free_bytes == {}
 
 
 async def test_without_a_margin_nothing_is_refused(clock):
     disk = make_disk(database=0, storage=0)
     disk.min_free_bytes = 0
-    await disk.check(10**9)
+    await disk.check("alice", 10**9)
 
 
 async def test_of_a_database_that_says_it_is_full_one_submit_is_tried_now_and_then(clock):
     disk = make_disk()
-    await disk.check()
+    await disk.check("alice")
     disk.store.is_full = True
     for _ in range(3):
         with pytest.raises(InsufficientStorage, match="The disk of the database is nearly full"):
-            await disk.check()
+            await disk.check("alice")
     with pytest.raises(InsufficientStorage):
         await disk.check_health()
     clock.now += 11
-    await disk.check()  # this one tries
+    await disk.check("alice")  # this one tries
     with pytest.raises(InsufficientStorage):
-        await disk.check()
+        await disk.check("alice")
     disk.store.is_full = False
-    await disk.check()
+    await disk.check("alice")
     await disk.check_health()
 
 

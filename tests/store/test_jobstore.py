@@ -26,6 +26,7 @@ from kbatch_server.models.upload import Upload
 from kbatch_server.slugs import make_job_id
 from kbatch_server.store import Store, paging
 from kbatch_server.store.database import postgresql
+from kbatch_server.store.tables import metadata
 from tests.support.fuzzing import peak_below
 
 LOG = logging.getLogger("test")
@@ -648,6 +649,45 @@ async def test_what_a_job_uses_whose_user_was_forgotten_is_charged_to_nobody(sto
         await store.jobs.remove(job.id)
     used = (await store.usage.find(["alice"], now=utcnow()))["alice"]
     assert (used.amount == 0, used.month_seconds == 0) == (is_forgotten, is_forgotten)
+
+
+async def end_after(store: Store, job: Job, **took) -> None:
+    """Let a job have run for some time until now, and be charged for."""
+    await store.jobs.begin_launch(job.id)
+    await store.jobs.update(job.id, status=Status.RUNNING, started_at=utcnow() - timedelta(**took))
+    await store.jobs.update(job.id, status=Status.SUCCEEDED, ended_at=utcnow())
+
+
+async def test_a_user_of_whom_only_usage_is_left_is_found_to_be_forgotten(store):
+    job = await add(store)
+    await end_after(store, job, hours=1)
+    await store.jobs.request_delete(job.id, user="alice")
+    await store.jobs.remove(job.id)
+    owners = await store.retention.list_owners()
+    assert list(owners) == ["alice"]
+    # a user who was made again and has used something since is not charged less each time this is asked
+    assert utcnow() - owners["alice"] < timedelta(minutes=1)
+    await store.retention.forget_usage("alice", audit=make_entry(Action.FORGET_USER, "alice", "alice"))
+    assert await store.retention.list_owners() == {}
+
+
+def test_each_table_that_names_users_is_looked_at_for_those_to_be_forgotten():
+    others = {
+        "job_tags",  # goes with its job
+        "waits",  # of queued jobs only, written anew by who leads
+        "audit",  # stays
+    }
+    named = {name for name, table in metadata.tables.items() if {"user", "name"} & set(table.columns.keys())}
+    assert named - others == {"jobs", "uploads", "recent_use", "monthly_use"}
+
+
+async def test_usage_of_a_month_that_is_over_is_older_than_the_next(store):
+    await end_after(store, await add(store, user="bob", groups=["physics"]), hours=1)
+    for statement in ("DELETE FROM recent_use", "UPDATE monthly_use SET month = '2000-01'"):
+        await store._database.write(
+            lambda connection, statement=statement: connection.exec_driver_sql(statement)
+        )
+    assert await store.retention.list_owners() == {"bob": datetime(2000, 2, 1, tzinfo=UTC)}
 
 
 async def test_jobs_are_summed_up_by_user_and_by_why_they_failed(store):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 import zipfile
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -464,6 +465,17 @@ async def running_web(**settings):
     finally:
         await web.stop()
         await hub.stop()
+
+
+def ask_and_read_nothing(web, path, *, token="alice-token", **headers):
+    """Return a connection on which an answer waits, little of it in the kernel."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", web.port))
+    lines = [f"GET {PREFIX}{path} HTTP/1.1", "Host: x", f"Authorization: token {token}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    sock.sendall("\r\n".join([*lines, "", ""]).encode())
+    return sock
 
 
 def make_zip(files=None):

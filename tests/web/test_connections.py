@@ -10,14 +10,16 @@ import socket
 import pytest
 
 from kbatch_server import handlers
+from kbatch_server.errors import TooManyRequests, Unavailable
 from kbatch_server.handlers import exchange
-from kbatch_server.metrics import CONNECTIONS_CLOSED
-from kbatch_server.web.connections import FILES_FOR_OTHERS, Connections, limit_connections
+from kbatch_server.metrics import LIMITS_HELD
+from kbatch_server.web.connections import FILES_FOR_OTHERS, SPARE, Connections, limit_connections
 from kbatch_server.web.throttle import Throttle
 from tests.service.test_authorization import METHODS
 from tests.support.web_doubles import PREFIX, make_job, make_zip, running_web
 
 ALICE = "Authorization: token alice-token"
+BOB = "Authorization: token bob-token"
 
 
 def make_head(method, path, *headers):
@@ -107,24 +109,78 @@ async def test_a_connection_that_a_user_keeps_is_not_closed_for_those_of_strange
 
 async def test_where_users_have_all_places_the_next_is_told_to_come_again_and_they_go_on():
     async with running_web(throttle=Throttle(max_connections=2)) as web:
-        web.jobs.add(make_job())
-        web.jobs.pieces["train-1"] = [b"first\n"]
-        before = CONNECTIONS_CLOSED.labels("new")._value.get()
-        head = make_head("GET", "api/v1/jobs/train-1/logs?follow=true", ALICE)
+        for number, user in enumerate(("alice", "root"), 1):
+            web.jobs.add(make_job(f"train-{number}", user=user))
+            web.jobs.pieces[f"train-{number}"] = [b"first\n"]
+        before = LIMITS_HELD.labels("max_connections")._value.get()
         following = []
-        for _ in range(2):
+        for number, token in enumerate(("alice-token", "admin-token"), 1):
             reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
             following.append((reader, writer))
-            writer.write(head)
+            path = f"api/v1/jobs/train-{number}/logs?follow=true"
+            writer.write(make_head("GET", path, f"Authorization: token {token}"))
             assert b"200" in await asyncio.wait_for(reader.readuntil(b"first\n"), 5)
-        answer = await ask(web, b"")
+        answer = await ask(web, make_head("GET", "api/v1/jobs", BOB, "Connection: close"))
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"Retry-After: 5" in answer
-        assert CONNECTIONS_CLOSED.labels("new")._value.get() == before + 1
+        assert LIMITS_HELD.labels("max_connections")._value.get() == before + 1
+        for headers in ([], [BOB]):
+            answer = await ask(web, make_head("GET", "api/v1/health", "Connection: close", *headers))
+            assert answer.startswith(b"HTTP/1.1 200")
         web.jobs.hold.set()
         for reader, writer in following:
             assert (await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5)).endswith(b"0\r\n\r\n")
             writer.close()
+
+
+async def test_the_links_of_one_users_jobs_leave_places_for_others_however_many_read_nothing():
+    throttle = Throttle(max_connections=200, reserved_connections=40)
+    code, is_read = make_zip(), asyncio.Event()
+
+    async def read(upload, **_):
+        await is_read.wait()
+        yield code
+
+    async with running_web(throttle=throttle) as web:
+        async with web.client() as alice:
+            await alice.post("api/v1/uploads", content=code, headers={"Content-Type": "application/zip"})
+        web.uploads.read = read
+        half = make_head("POST", "outputs/good", "Content-Length: 4") + b"ta"
+        async with strangers(web, 150, make_head("GET", "code/good")), strangers(web, 150, half):
+            while not (throttle._fetches._taken and throttle._sends._taken):  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            # 8 fetch, 8 wait; 4 send, 8 wait
+            assert throttle.connections.count()["user"] == 28
+            for head in (
+                make_head("GET", "api/v1/health", "Connection: close"),
+                make_head("GET", "api/v1/jobs", ALICE, "Connection: close"),
+                make_head("GET", "api/v1/jobs", BOB, "Connection: close"),
+            ):
+                assert (await ask(web, head)).startswith(b"HTTP/1.1 200")
+            answer = await ask(web, make_head("GET", "code/good", "Connection: close"))
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"Retry-After: 10" in answer
+
+
+async def test_a_user_has_a_part_of_the_connections_and_the_next_request_is_told_so():
+    throttle = Throttle(max_connections=8)
+    async with running_web(throttle=throttle) as web:
+        web.jobs.add(make_job())
+        web.jobs.pieces["train-1"] = [b"first\n"]
+        follow = make_head("GET", "api/v1/jobs/train-1/logs?follow=true", ALICE)
+        async with strangers(web, 2, follow):
+            assert throttle.connections.count()["user"] == 2
+            before = LIMITS_HELD.labels("max_connections_per_user")._value.get()
+            answer = await ask(web, make_head("GET", "api/v1/jobs", ALICE, "Connection: close"))
+            assert answer.startswith(b"HTTP/1.1 429")
+            assert LIMITS_HELD.labels("max_connections_per_user")._value.get() == before + 1
+            for path, header in [("jobs", BOB), ("health", "X: y"), ("health", ALICE)]:
+                answer = await ask(web, make_head("GET", f"api/v1/{path}", header, "Connection: close"))
+                assert answer.startswith(b"HTTP/1.1 200")
+        web.jobs.hold.set()
+        async with web.client() as alice:
+            assert (await alice.get("api/v1/jobs")).status_code == 200
 
 
 async def test_strangers_end_no_jobs_request_once_its_link_was_found_good():
@@ -175,17 +231,47 @@ def test_the_one_that_was_a_strangers_for_longest_has_to_go():
 
     connections = Connections(most=4, reserved=2)
     first, second, third, user = (Stream() for _ in range(4))
-    assert all(connections.add(each) for each in (user, first))
-    connections.know(user)
+    for each in (user, first):
+        connections.add(each)
+    connections.know(user, "alice")
     connections.end(user)
-    assert connections.add(second)
+    connections.add(second)
     connections.begin(first)  # it asks for something: now the second has been silent for longer
-    assert connections.add(third)
+    connections.add(third)
     assert closed == [second]
     assert connections.count() == {"stranger": 2, "user": 0, "kept": 1}
     connections.remove(user)
     connections.remove(second)
     assert len(connections) == 2
+
+
+def test_where_users_have_all_places_some_more_are_for_strangers_who_have_to_go_in_turn():
+    closed, streams = [], []
+
+    class Stream:
+        def close(self):
+            closed.append(self)
+
+    connections = Connections(most=8, reserved=4, per_user=5)
+    for number in range(8 + 2 * SPARE):
+        streams.append(Stream())
+        connections.add(streams[-1])
+        if number < 8:
+            connections.know(streams[-1], f"user-{number // 2}")
+    assert connections.count()["user"] == 8
+    assert len(connections) <= 8 + SPARE
+    assert not set(streams[:8]) & set(closed)
+    with pytest.raises(Unavailable):
+        connections.know(streams[-1], "somebody else")
+    with pytest.raises(TooManyRequests):
+        connections.know(streams[-1], "user-0")
+    connections.know(streams[0], "user-0")  # again: it has its place
+    connections.end(streams[0])
+    connections.know(streams[-1], "user-0")
+    for each in streams:
+        connections.remove(each)
+    assert not len(connections)
+    assert not connections._count_by_user
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 
 import httpx
 import pytest
@@ -20,7 +19,7 @@ from kbatch_server.web.inflight import InflightRequests
 from kbatch_server.web.server import WebServer
 from kbatch_server.web.throttle import Throttle
 from tests.support.waiting import until
-from tests.support.web_doubles import PREFIX, make_job, make_zip, running_web
+from tests.support.web_doubles import PREFIX, ask_and_read_nothing, make_job, make_zip, running_web
 
 WORK = {"name": "train", "command": ["python", "main.py"]}
 KBATCH_WORK = {
@@ -158,16 +157,6 @@ async def test_a_client_that_reads_nothing_is_let_go_of(monkeypatch):
                 received += len(piece)
         assert received < 64 * 2**20
         writer.close()
-
-
-def ask_and_read_nothing(web, path):
-    """Return a connection on which an answer waits, little of it in the kernel."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect(("127.0.0.1", web.port))
-    head = f"GET {PREFIX}{path} HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n\r\n"
-    sock.sendall(head.encode())
-    return sock
 
 
 LONG_LIST = "api/v1/jobs?limit=500"
@@ -326,6 +315,7 @@ async def test_jobs_wait_for_their_turn_to_fetch_code_and_are_told_to_come_again
     [
         ("api/v1/jobs/train-1/logs", {}),
         ("api/v1/jobs/train-1/logs", {"Range": "bytes=0-1"}),
+        ("api/v1/jobs/train-1/logs?line=1", {}),
         ("jobs/logs/train-1", {}),
         ("api/v1/jobs/train-1/outputs/a.txt", {}),
         ("api/v1/jobs/train-1/outputs.zip", {}),
@@ -339,7 +329,7 @@ async def test_a_user_reads_some_results_and_logs_at_a_time(path, headers):
         web.outputs.files["train-1"] = {"a.txt": b"x"}
         with limits.download(web.auth.make_user({"name": "alice", "scopes": []})):
             assert (await alice.get(path, headers=headers)).status_code == 429
-            assert (await alice.get("api/v1/jobs/train-1/logs?line=1")).status_code == 200
+            assert (await alice.get("api/v1/jobs/train-1")).status_code == 200
         assert (await alice.get(path, headers=headers)).is_success
         assert not limits._downloads._taken
 

@@ -2,7 +2,8 @@
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import "./views/admin-view";
-import { Api, ApiError, type User } from "./net/api";
+import { Api, ApiError } from "./net/api";
+import type { User } from "./net/schema";
 import "./views/job-view";
 import "./views/jobs-view";
 import { makeLinkHandler, type Route, readRoute } from "./router";

@@ -1,1 +1,1 @@
-"""The wires of other clients, translated to ours and back: pure, no I/O."""
+"""Translates the requests and answers of other clients to ours and back."""

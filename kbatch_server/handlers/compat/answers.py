@@ -1,4 +1,4 @@
-"""Jobs and pods in the form that the published kbatch client reads: that of Kubernetes's Python package."""
+"""Jobs and pods for the published kbatch client, in the form of Kubernetes's Python package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .requests import make_limits
 
 
 def make_job(job: Job, *, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-    """Return a job as a V1Job, with its environment where that is to be shown; its name is our id."""
+    """Return a job as a V1Job, with its environment if given; its name is our id."""
     spec = job.spec
     return {
         "api_version": "batch/v1",
@@ -42,10 +42,10 @@ def make_job(job: Job, *, env: Mapping[str, str | None] | None = None) -> dict[s
 
 
 def make_status(job: Job) -> dict[str, Any]:
-    """Return a V1JobStatus, such that both versions of the client can tell what it is.
+    """Return a V1JobStatus from which both versions of the client can tell the status.
 
-    0.4.2 fails on a job that is neither active nor ended, so one that waits is active too, and both count its
-    duration from ``start_time``, so there is always one.
+    0.4.2 fails for a job that is neither active nor ended, so a waiting one is active too. Both count the
+    duration from ``start_time``, so it is always set.
     """
     ended_at = to_timestamp(job.ended_at or job.created_at)
     status: dict[str, Any] = {
@@ -82,7 +82,7 @@ def make_pod(job: Job, pod: Pod) -> dict[str, Any]:
 
 
 def make_deleted(name: str) -> dict[str, Any]:
-    """Return the V1Status that says that a job was deleted."""
+    """Return the V1Status for a deleted job."""
     return {
         "api_version": "v1",
         "kind": "Status",
@@ -96,7 +96,7 @@ def make_deleted(name: str) -> dict[str, Any]:
 
 
 def to_timestamp(moment: datetime) -> str:
-    """Return a time as the client parses it: ``fromisoformat`` before Python 3.11 knows no Z."""
+    """Return a time that the client can parse: ``fromisoformat`` before Python 3.11 does not know Z."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 

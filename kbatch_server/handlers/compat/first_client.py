@@ -1,4 +1,4 @@
-"""The wire of the first client: a ZIP is uploaded as a form, then a flat job names it by its URL."""
+"""The API of the first client: it uploads a ZIP as a form, and submits a flat job with the upload's URL."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InvalidRequest, KBatchError
-from ...jobs.request import JobRequest
 from ...models.job import Job
+from ...models.request import JobRequest
 
 NOT_A_ZIP = "The submitted file must be a ZIP archive."
 WRONG_UPLOAD_DATA = "Incorrect structure for upload data field. Must have a 'name' and 'content' field."
@@ -21,13 +21,13 @@ _UPLOAD_URL = re.compile(r"(?:.*/)?uploads/([^/]+)/?|([^/]+)")
 
 @dataclass(frozen=True, slots=True)
 class InlineFile:
-    """One file of text that stands in the job's own JSON."""
+    """A text file inside the JSON of a job."""
 
     name: str
     content: str
 
     def to_zip(self) -> bytes:
-        """Return a ZIP of the file."""
+        """Return a ZIP with the file."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(self.name, self.content.encode())
@@ -35,9 +35,9 @@ class InlineFile:
 
 
 def read_body(data: Any) -> tuple[JobRequest, InlineFile | None]:
-    """Return what a flat body asks for, and the file in it if there is one; raises InvalidRequest.
+    """Return the request in a flat body, and the file in it, if any; raises InvalidRequest.
 
-    ``upload`` may be the URL that an upload was answered with, or an upload's id.
+    ``upload`` may be the URL in the answer to an upload, or an upload's id.
     """
     if not isinstance(data, dict):
         raise InvalidRequest.of_field("body", "must be a JSON object")
@@ -68,7 +68,7 @@ def make_job(job: Job, root: str, *, env: Mapping[str, str] | None = None) -> di
 
 
 def make_error_fields(error: KBatchError) -> dict[str, list[str]]:
-    """Return the wrong fields with their messages, as that client reads them."""
+    """Return the wrong fields with their messages, in the form for that client."""
     fields: dict[str, list[str]] = {}
     if isinstance(error, InvalidRequest):
         for each in error.details or ():

@@ -1,8 +1,8 @@
-"""The wire of the published kbatch client: what it posts (a Job's manifest) is read into a JobRequest.
+"""Reads the requests of the published kbatch client (a Job's manifest) into a JobRequest.
 
 The client makes its bodies with the ``kubernetes`` package, so a body is a Job's manifest (snake_case, full
-of nulls) with perhaps a ConfigMap of code. What is in the models below is understood; any other field
-is refused with its path, so that nothing a user writes ever reaches a pod unless it is meant to.
+of nulls), and optionally a ConfigMap with code. The models below define the supported fields; any other field
+is rejected with its path, so that nothing in a request reaches a pod by accident.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from ...errors import InvalidRequest
-from ...jobs.request import MAX_ENV_NAMES, MAX_WORDS, JobRequest
 from ...models.job import Profile
+from ...models.request import MAX_ENV_NAMES, MAX_WORDS, JobRequest
 from ...quantities import parse_quantity
 from ...validation import at_most, checked
 
 PROFILE_KEY = "kbatch.jupyter.org/profile"
-"""The key of the toleration that says which profile a body was made from: the client copies a profile's
-image, resources and tolerations, but not its name."""
+"""The key of the toleration with the profile's name: the client copies a profile's image, resources and
+tolerations, but not its name."""
 
 CONTAINER = "job.spec.template.spec.containers[0]"
 
 _DECODE_CHARACTERS = 4 * 65536
-"""How much base64 is decoded at a time: a multiple of 4."""
+"""The amount of base64 to decode at a time: a multiple of 4."""
 
 _UNKNOWN = "is not a known field"
 
 MAX_DEPTH = 32
-"""How deep a body may be nested: a Job's manifest needs ten."""
+"""The maximum depth of a body: a Job's manifest needs ten."""
 
 
 class Manifest(BaseModel):
-    """A part of a Kubernetes manifest, with keys as Python or as JSON writes them."""
+    """A part of a Kubernetes manifest, with keys in Python's or in JSON's style."""
 
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, validate_by_name=True)
 
@@ -46,14 +46,14 @@ Quantity = Annotated[str | int | float, AfterValidator(parse_quantity)]
 
 
 class Limits(Manifest):
-    """How much a container may use."""
+    """The limits of a container."""
 
     cpu: Quantity | None = None
     memory: Quantity | None = None
 
 
 class Resources(Manifest):
-    """A container's limits; requests are the admin's business."""
+    """A container's limits; only the admin sets requests."""
 
     limits: Limits = Limits()
 
@@ -66,7 +66,7 @@ class EnvVar(Manifest):
 
 
 class Container(Manifest):
-    """The one container."""
+    """The only container."""
 
     name: str = "job"
     image: str | None = None
@@ -78,7 +78,7 @@ class Container(Manifest):
 
 
 class Toleration(Manifest):
-    """The name of a profile; a real toleration is the admin's business."""
+    """The name of a profile; only the admin sets real tolerations."""
 
     key: Literal["kbatch.jupyter.org/profile"]
     operator: Literal["Equal"] = "Equal"
@@ -86,7 +86,7 @@ class Toleration(Manifest):
 
 
 class PodSpec(Manifest):
-    """What is run. ``priority`` is among the user's own jobs: the cluster's priorities are the admin's."""
+    """The pod. ``priority`` is among the user's own jobs; only the admin sets the cluster's priorities."""
 
     containers: Annotated[list[Container], Field(min_length=1), at_most(1, "containers")]
     restart_policy: Literal["Never"] = "Never"
@@ -95,7 +95,7 @@ class PodSpec(Manifest):
 
 
 class PodMetadata(Manifest):
-    """The pod's name is made by Kubernetes; the client sends one all the same."""
+    """The pod's name: Kubernetes makes it, but the client sends one."""
 
     name: str | None = None
 
@@ -108,8 +108,11 @@ class PodTemplate(Manifest):
 
 
 class V1JobSpec(Manifest):
-    """The job. ``ttl_seconds_after_finished`` is read and passed over: the client always sends 300, which was
-    for the old server's Kubernetes objects; jobs are kept here as long as the admin says."""
+    """The job.
+
+    ``ttl_seconds_after_finished`` is ignored: the client always sends 300, which was for the old server's
+    Kubernetes objects; this service keeps jobs as long as the admin sets.
+    """
 
     backoff_limit: int = 0
     ttl_seconds_after_finished: int | None = None
@@ -149,17 +152,17 @@ class V1ConfigMap(Manifest):
 
 
 class Body(Manifest):
-    """What the client posts to ``jobs/``."""
+    """The body of a POST to ``jobs/``."""
 
     job: V1Job
     code: V1ConfigMap | None = None
 
 
 def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, str | None]:
-    """Return what a body asks for and its code in base64, or raise InvalidRequest with the wrong paths.
+    """Return the request in a body and its code in base64; raises InvalidRequest with the wrong paths.
 
-    ``profiles`` are those that the user may choose, by slug: what the body has of the chosen one is left
-    to it, so that it is the server that says what a profile is.
+    ``profiles`` are those that the user may choose, by slug. It ignores values in the body that equal those
+    of the chosen profile, so that the server defines the profile.
     """
     data = drop_absent(data)
     try:
@@ -195,7 +198,7 @@ def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, s
 
 
 def rename_fields(error: InvalidRequest) -> InvalidRequest:
-    """Return the error with the paths that its fields have in the client's body."""
+    """Return the error with the paths of its fields in the client's body."""
     paths = {
         "name": "job.metadata.name",
         "profile": "job.spec.template.spec.tolerations[0].value",
@@ -219,8 +222,8 @@ def rename_fields(error: InvalidRequest) -> InvalidRequest:
 def drop_absent(value: Any, *, depth: int = MAX_DEPTH) -> Any:
     """Return parsed JSON without the keys whose value is null or an empty object or list.
 
-    The client sends all the fields that Kubernetes knows: one that is null was not said. An empty command
-    was: the client leaves it null where its user gives none.
+    The client sends all the fields that Kubernetes knows: a null means that the user did not set it. An empty
+    command counts as set: the client sends null if its user sets none.
     """
     if depth == 0:
         raise InvalidRequest.of_field("job", "is nested too deeply")
@@ -247,7 +250,7 @@ def decode_code(text: str) -> Iterator[bytes]:
 
 
 def make_profiles(profiles: Iterable[Profile]) -> dict[str, dict[str, Any]]:
-    """Return the profiles in the form that the client reads: it copies image, resources and tolerations."""
+    """Return the profiles in the client's form: it copies image, resources and tolerations."""
     return {
         profile.slug: {
             "display_name": profile.display_name,
@@ -261,7 +264,7 @@ def make_profiles(profiles: Iterable[Profile]) -> dict[str, dict[str, Any]]:
 
 
 def make_limits(cpu: float | None, memory: int | None) -> dict[str, str]:
-    """Return limits as Kubernetes writes them; what is not limited is left out."""
+    """Return limits in Kubernetes's form, without resources that have none."""
     limits = {}
     if cpu is not None:
         limits["cpu"] = f"{cpu:g}"
@@ -271,14 +274,14 @@ def make_limits(cpu: float | None, memory: int | None) -> dict[str, str]:
 
 
 def _own_limit(asked: Any, given: float | None) -> float | None:
-    """Return a limit that the body asks for, unless it is what the profile gives anyway."""
+    """Return a limit in the body, unless it equals that of the profile."""
     if asked is None or (given is not None and float(asked) == given):
         return None
     return float(asked)
 
 
 def _with_leaves(error: InvalidRequest, data: Any) -> InvalidRequest:
-    """Return the error with the paths of what stands in unknown fields: ``…securityContext.privileged``."""
+    """Return the error with the paths inside unknown fields: ``…securityContext.privileged``."""
     details = []
     for each in error.details:
         field = each["field"]
@@ -296,7 +299,7 @@ def _with_leaves(error: InvalidRequest, data: Any) -> InvalidRequest:
 
 def _leaves(path: str, value: Any) -> list[str]:
     if isinstance(value, dict) and value:
-        # the name of a thing is the least of what is wrong with it
+        # report other fields first: the name is the least important of them
         keys = sorted(value, key=lambda key: key == "name")
         return [f"{path}.{key[:100]}" for key in keys[:20]]
     if isinstance(value, list) and value:
@@ -305,7 +308,7 @@ def _leaves(path: str, value: Any) -> list[str]:
 
 
 def _find(data: Any, path: str) -> Any:
-    """Return what stands at a path like ``job.spec.volumes[0]``, or None where that cannot be told."""
+    """Return the value at a path like ``job.spec.volumes[0]``, or None if it is unknown."""
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
         if index and isinstance(data, list) and int(index) < len(data):
             data = data[int(index)]

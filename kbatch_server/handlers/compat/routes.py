@@ -1,4 +1,5 @@
-"""The routes of the published kbatch client, and of the first one: bodies are translated, then it is ours."""
+"""The routes of the published kbatch client, and of the first one: they translate bodies and use the same
+services."""
 
 from __future__ import annotations
 
@@ -19,53 +20,51 @@ from ...ticks import with_ticks
 from ...web.access import needs_nothing, needs_scope, needs_user
 from ...web.query import read_flag
 from ..base import BaseHandler
-from ..streams import LineChunker, StreamHandler, make_last_line
+from ..exchange import FLUSH_BYTES
+from ..streams import LineChunker, StreamHandler, make_last_line, part_lines
 from ..uploads import ReceivingHandler
 from . import answers as manifests
 from . import first_client as flat
 from . import requests as kbatch
 
 MAX_LISTED = 10_000
-"""The most jobs in a list, the newest: this client knows no pages."""
+"""The maximum number of jobs in a list, the newest ones: this client cannot read pages."""
 
 PAGE = 500
 
 LARGE_BODY_BYTES = 2**20
-"""The size from which on a job's JSON is one of few that are read at a time, and read in a thread."""
-
-FLUSH_BYTES = 64 * 1024
-"""How much of a list waits to be sent."""
+"""JSON larger than this counts as an upload; few such bodies are decoded at a time, in a thread."""
 
 GATHER_SECONDS = 0.2
-"""For how long lines are gathered into one chunk for the client that prints chunk by chunk."""
+"""Seconds to gather lines into one chunk for the client that prints each chunk."""
 
 BAR_SECONDS = 60.0
-"""How long nothing is printed before a progress bar is, as far as it got: a line each time."""
+"""Seconds without output after which a progress bar is printed in its current state, a line each time."""
 
 KEEP_ALIVE_SECONDS = 20.0
-"""The client gives up when it reads nothing for 60 s, though the job it follows may well be silent."""
+"""The client gives up when it reads nothing for 60 s, although the followed job may well be silent."""
 
 
 class KBatchHandler(BaseHandler):
-    """A handler whose errors say ``detail``, which the client prints."""
+    """A handler whose errors contain ``detail``, which the client prints."""
 
     strict_query = False
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:
-        """Return the one form of an error, and its message as ``detail``."""
+        """Return the usual form of an error, with its message as ``detail``."""
         return {**error.to_dict(), "detail": error.message}
 
     @property
     def root(self) -> str:
-        """The URL of this service as the client reached it, with a slash at the end."""
+        """The URL of this service as the client used it, with a slash at the end."""
         return f"{self.request.protocol}://{self.request.host}{self.services.auth.base_url}"
 
     async def send_list(
         self, kind: str, pages: AsyncIterator[list[Job]], make: Callable[[Job], list[dict[str, Any]]]
     ) -> None:
-        """Answer with a list that is sent a page at a time, so that a long one is never held whole.
+        """Answer with a list that is sent page by page, so that a long one is never in memory as a whole.
 
-        ``make`` returns what is listed of a job.
+        ``make`` returns the items of a job.
         """
 
         def dump(jobs: list[Job]) -> list[str]:
@@ -87,7 +86,7 @@ class KBatchHandler(BaseHandler):
         self.write("]}\n")
 
     async def pages(self) -> AsyncIterator[list[Job]]:
-        """Yield the user's jobs that are active or ended lately, newest first, a page at a time."""
+        """Yield the user's active and recently ended jobs, newest first, page by page."""
         ended_since = utcnow() - timedelta(days=self.services.kbatch_list_days)
         cursor: str | None = None
         left = MAX_LISTED
@@ -102,7 +101,7 @@ class KBatchHandler(BaseHandler):
                 return
 
     async def find_job_of(self, name: str) -> tuple[Job, str | None]:
-        """Return the job that a name means, and its pod's name when the name is a pod's; raises NotFound."""
+        """Return the job for a name, and the pod's name if it is that of a pod; raises NotFound."""
         try:
             return await self.services.jobs.get(self.user, name), None
         except NotFound:
@@ -117,22 +116,22 @@ class KBatchHandler(BaseHandler):
 
 
 class JobsHandler(KBatchHandler):
-    """All jobs: V1Job-shaped, or flat where the body has no ``job``."""
+    """All jobs: in the form of a V1Job, or flat if the body has no ``job``."""
 
     _is_flat = False
 
     @property
     def body_limit(self) -> int:
-        """How many bytes the body may have: there may be code in it."""
+        """The maximum size of the body in bytes; it may contain code."""
         return 3 * self.services.max_body_bytes
 
     @needs_scope("read", whose="self", is_costly=True)
     async def get(self) -> None:
-        """List the jobs that are active or ended lately."""
+        """List the active and recently ended jobs."""
         await self.send_list("Job", self.pages(), lambda job: [manifests.make_job(job)])
 
     async def begin(self) -> None:
-        """Get ready for the body; one that is large, because of the code in it, is an upload as well."""
+        """Prepare for the body; a large one, with code in it, counts as an upload as well."""
         await super().begin()
         if self._read_length() > LARGE_BODY_BYTES or "Transfer-Encoding" in self.request.headers:
             self._held.enter_context(self.services.uploads.place(self.user))
@@ -180,7 +179,7 @@ class JobsHandler(KBatchHandler):
         return (await self.services.uploads.receive(self.user, chunks(), declared_size=None)).id
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:
-        """Return the error; in the flat form each wrong field is a key as well."""
+        """Return the error; in the flat form, each wrong field is a key as well."""
         fields = flat.make_error_fields(error) if self._is_flat else {}
         return {**fields, **super().make_error_body(error)}
 
@@ -199,17 +198,17 @@ class JobHandler(KBatchHandler):
 
     @needs_scope("cancel", whose="job")
     async def delete(self, name: str) -> None:
-        """Cancel the job if it is not over, and forget it."""
+        """Cancel the job if it has not ended, and delete it."""
         await self.services.jobs.delete(self.user, name)
         self.send_json(manifests.make_deleted(name))
 
 
 class PodsHandler(KBatchHandler):
-    """The runs of all jobs, or of one."""
+    """The attempts of all jobs, or of one, as pods."""
 
     @needs_scope("read", whose="self", is_costly=True)
     async def get(self) -> None:
-        """List pods; ``job_name`` is the id of the job whose pods are wanted."""
+        """List pods; ``job_name`` is the id of a job whose pods to list."""
         job_name = self.get_query_argument("job_name", "")
         await self.send_list("Pod", self._job(job_name) if job_name else self.pages(), _make_pods)
 
@@ -219,7 +218,7 @@ class PodsHandler(KBatchHandler):
 
 
 class PodHandler(KBatchHandler):
-    """One run of a job."""
+    """One attempt of a job, as a pod."""
 
     @needs_scope("read", whose="job")
     async def get(self, name: str) -> None:
@@ -233,16 +232,17 @@ class PodHandler(KBatchHandler):
 
 
 class LogHandler(StreamHandler, KBatchHandler):
-    """The log of a job or of a pod, by the name of either: 0.4.2 asks for both in one place."""
+    """The log of a job or of a pod, by the name of either: 0.4.2 requests both at the same URL."""
 
     @needs_scope("read", whose="job")
     async def get(self, name: str) -> None:
-        """Send the log: the whole, or with ``stream`` as it grows."""
+        """Send the log: all of it, or with ``stream`` as it grows."""
         await self.run_while_connected(self._send(name, follow=read_flag(self, "stream")))
 
     async def _send(self, name: str, *, follow: bool) -> None:
         place = self.services.throttle.stream if follow else self.services.throttle.download
         self._held.enter_context(place(self.user))
+        self.counts_unread = follow
         job, pod = await self.find_job_of(name)
         try:
             selection = LogSelection(pod=pod)
@@ -250,7 +250,7 @@ class LogHandler(StreamHandler, KBatchHandler):
         except NotFound as error:
             if job.is_over:
                 raise
-            raise Conflict(error.message, reason=error.reason) from None  # there will be one: it is no 404
+            raise Conflict(error.message, reason=error.reason) from None  # not 404: the log will exist later
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")
         if follow:
@@ -260,15 +260,14 @@ class LogHandler(StreamHandler, KBatchHandler):
             if not is_kbatch:
                 await self._send_bytes(pieces)
             elif follow:
-                await self._send_chunks(pieces)
+                await self._send_chunks(self.in_parts(pieces))
             else:
-                await self._send_lines(pieces)
+                await self._send_lines(self.in_parts(pieces))
 
     async def _send_bytes(self, pieces: AsyncGenerator[ShownPiece]) -> None:
         await self.flush()
         async for piece in pieces:
-            self.write(piece.data)
-            await self.flush()
+            await self.send_piece(piece.data)
         if self.cut_off:
             self.write(make_last_line(self.cut_off))
 
@@ -278,15 +277,14 @@ class LogHandler(StreamHandler, KBatchHandler):
         async for piece in pieces:
             chunker.add(piece.data)
             if lines := chunker.take():
-                self.write(lines + b"\n")
-            await self.flush()
+                await self.send_piece(lines + b"\n")
         self.write(chunker.take(final=True))
 
     async def _send_chunks(self, pieces: AsyncGenerator[ShownPiece]) -> None:
-        """Send chunks of whole lines without their last newline: see LineChunker.
+        """Send chunks of complete lines without their last newline: see LineChunker.
 
-        Compressed, because an empty block of deflate is no text but is traffic: it keeps the client from
-        giving up on a job that is silent for a minute.
+        They are compressed, because an empty block of deflate is no text but is traffic: it keeps the client
+        from giving up on a job that is silent for a minute.
         """
         encoder: Compressor | None = None
         if "gzip" in self.request.headers.get("Accept-Encoding", ""):
@@ -296,23 +294,22 @@ class LogHandler(StreamHandler, KBatchHandler):
         await self.flush()
         now = asyncio.get_running_loop().time
         chunker, sent_at = LineChunker(), now()
-        looked_at = sent_at  # at what there is to print
+        looked_at = sent_at  # when a progress bar was last looked for
         async with aclosing(with_ticks(pieces, GATHER_SECONDS)) as ticking:
             async for piece in ticking:
                 chunker.add(b"" if piece is None else piece.data)
-                # since we wrote, not since the job did: one that writes all the time must be seen to
+                # since this handler wrote, not the job: a job that always writes must be shown, too
                 silent_seconds = now() - sent_at
                 lines = chunker.take() if chunker.is_full or silent_seconds >= GATHER_SECONDS else b""
                 if lines or now() - looked_at >= BAR_SECONDS:
                     lines = lines or chunker.show_bar()
                     looked_at = now()
-                if lines:
-                    self.write(encoder.compress(lines) if encoder else lines)
-                elif encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
-                    self.write(encoder.EMPTY_BLOCK)
-                else:
+                if not lines and encoder and silent_seconds >= KEEP_ALIVE_SECONDS:
+                    await self.send_piece(encoder.EMPTY_BLOCK)
+                elif not lines:
                     continue
-                await self.flush()
+                for chunk in part_lines(lines, FLUSH_BYTES):
+                    await self.send_piece(encoder.compress(chunk) if encoder else chunk, is_whole=True)
                 sent_at = now()
         rest = chunker.take(final=True)
         if self.cut_off:
@@ -321,17 +318,17 @@ class LogHandler(StreamHandler, KBatchHandler):
 
 
 class Compressor:
-    """gzip, piece by piece: what is compressed can be read at once."""
+    """gzip, piece by piece: the client can read each piece immediately."""
 
     EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
-    """A stored block of no bytes (RFC 1951, 3.2.4), good at a byte's boundary, where each piece ends."""
+    """A stored block of no bytes (RFC 1951, 3.2.4); valid at a byte boundary, where each piece ends."""
 
     def __init__(self) -> None:
         self._deflate = zlib.compressobj(wbits=31)
         self.head = self._deflate.compress(b"") + self._deflate.flush(zlib.Z_SYNC_FLUSH)
 
     def compress(self, data: bytes, *, final: bool = False) -> bytes:
-        """Return the bytes to send for these, which decode to them alone."""
+        """Return the compressed form of these bytes, which decodes to exactly these."""
         return self._deflate.compress(data) + self._deflate.flush(
             zlib.Z_FINISH if final else zlib.Z_SYNC_FLUSH
         )
@@ -342,14 +339,14 @@ class UploadsHandler(ReceivingHandler, KBatchHandler):
 
     @needs_scope("submit", whose="self", body=True, spends="upload")
     async def post(self) -> None:
-        """Keep a ZIP of code."""
+        """Store a ZIP of code."""
         upload = await self.finish_upload()
         if upload is None:
             return
         self.send_json({**upload.to_dict(), "url": f"{self.root}uploads/{upload.id}/"}, status=201)
 
     def make_error_body(self, error: KBatchError) -> dict[str, Any]:
-        """Return the error; of a wrong file the message alone, as this client knows it."""
+        """Return the error; for a wrong file only the message, which this client expects."""
         if isinstance(error, InvalidRequest) and error.details and error.details[0]["field"] == "file":
             return {"file": [error.details[0]["message"]]}
         return {**flat.make_error_fields(error), **super().make_error_body(error)}
@@ -366,29 +363,29 @@ class UploadHandler(KBatchHandler):
 
 
 class ProfilesHandler(KBatchHandler):
-    """The profiles, which the client asks for without a token."""
+    """The profiles, which the client requests without a token."""
 
     @needs_nothing(whose="anybody")
     async def get(self) -> None:
-        """Show the profiles, by slug: for nobody in particular those that are there for all."""
+        """Show the profiles, by slug; without a user, those of all users."""
         self.send_json(kbatch.make_profiles(await self.services.profiles.list(self.current_user)))
 
 
 class AuthorizedHandler(KBatchHandler):
-    """Whether a token is good; ``kbatch configure`` asks."""
+    """Whether a token is valid; ``kbatch configure`` asks this."""
 
     @needs_user(whose="self")
     async def get(self) -> None:
-        """Show whose it is."""
+        """Show the token's user."""
         self.send_json({"name": self.user.name, "groups": list(self.user.groups)})
 
 
 class CronJobsHandler(KBatchHandler):
-    """Schedules, which there are not yet."""
+    """Schedules, which are not supported yet."""
 
     @needs_user(whose="anybody", body=True)
     async def get(self, *_: str) -> None:
-        """Say so."""
+        """Answer that schedules are not supported."""
         raise NotSupported("Cronjobs are not supported yet: submit jobs instead.")
 
     post = get

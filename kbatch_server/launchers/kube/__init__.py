@@ -1,1 +1,1 @@
-"""Kubernetes for the launcher: its API, manifests, a cache of what is there, and what that means."""
+"""Kubernetes for the launcher: its API, manifests, a cache of objects, and their meaning for a job."""

@@ -1,4 +1,4 @@
-"""See to what a job's Job needs beside it: its Secret, its namespace, and what its pods are told."""
+"""Applies what a Job needs in addition: its Secret, its namespace, and changes to its pods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from .manifests.gates import is_gated, make_open_patch
 from .status.pods import get_wanted_limit, is_ending
 
 MIN_GRACE_SECONDS = 5
-"""What a pod gets at least, of which its sidecar has what the command leaves: to send what was written."""
+"""The minimum grace period of a pod. Its sidecar has the part that the command leaves, to send the
+results."""
 
 
 async def end_pods(
@@ -29,11 +30,11 @@ async def end_pods(
     *,
     log: logging.Logger | logging.LoggerAdapter[Any],
 ) -> None:
-    """Tell each pod to end that was not told yet; raises KubeUnavailable.
+    """Delete each pod that is not being deleted yet; raises KubeUnavailable.
 
-    A command that ignores TERM, as most do that are a container's first process, is killed when its own
-    grace period is over. It has to be said at once: with a sidecar in the pod, kubelet (1.35) does not take
-    notice of a grace period that is shortened later.
+    A command that ignores TERM, as most do as the first process of a container, is killed after its own grace
+    period. This period must be in the first request: with a sidecar in the pod, the kubelet (1.35) ignores a
+    grace period that is shortened later.
     """
     grace_seconds = max(spec.termination_grace_period_seconds, MIN_GRACE_SECONDS)
     for pod in pods:
@@ -49,7 +50,7 @@ async def end_pods(
 
 
 async def open_gates(client: KubeClient, pods: Sequence[dict[str, Any]]) -> None:
-    """Open our gate of each pod that has it; raises KubeError."""
+    """Remove the service's scheduling gate from the pods that have it; raises KubeError."""
     for pod in filter(is_gated, pods):
         await client.patch(_make_pod_path(pod), make_open_patch(pod))
 
@@ -57,7 +58,7 @@ async def open_gates(client: KubeClient, pods: Sequence[dict[str, Any]]) -> None
 async def raise_limit(
     client: KubeClient, job: dict[str, Any] | None, pods: Sequence[dict[str, Any]], spec: JobSpec
 ) -> None:
-    """Let a Job have an attempt more for each pod that a node did not take; raises KubeError."""
+    """Allow a Job one more attempt for each pod that a node rejected; raises KubeError."""
     limit = get_wanted_limit(pods, spec)
     if job is not None and spec.retries and job["spec"].get("backoffLimit", 0) < limit:
         metadata = job["metadata"]
@@ -73,21 +74,21 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def find_own_namespace() -> str:
-    """Return the namespace that the environment names, or that of the pod that we run in, or ``default``."""
+    """Return the namespace in POD_NAMESPACE, or that of the pod of the service, or ``default``."""
     if os.environ.get("POD_NAMESPACE"):
         return os.environ["POD_NAMESPACE"]
     return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else "default"
 
 
 def is_namespace_template(value: str) -> bool:
-    """Whether it is a namespace's name, or one for each user that no user can make that of another's."""
+    """Whether this is a namespace's name, or a template that gives no user a namespace of others."""
     plain = value.replace("{username}", "u", 1)
     is_name = re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", plain)
     return is_name is not None and len(plain) <= 43 and value != "{username}"
 
 
 async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Place, *, instance: str) -> None:
-    """Make the Secret, owned by the Job at ``place``, or put it in the place of one that is left of it."""
+    """Create the Secret, owned by the Job at ``place``, or replace one that an earlier launch left."""
     assert place.uid is not None  # noqa: S101 - for the type checker
     secret = manifests.make_secret(
         job,
@@ -116,7 +117,7 @@ async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Pla
 async def check_is_same(
     client: KubeClient, made: dict[str, Any], manifest: dict[str, Any], place: Place
 ) -> None:
-    """See that a Job left by a launch that was cut short asks for what its Secret will have."""
+    """Check that a Job left by an interrupted launch needs what its Secret will contain."""
     if made["metadata"].get("deletionTimestamp"):
         raise KubeUnavailable(f"an older {place.path} is still being deleted")
     if manifests.secret_keys(made) != manifests.secret_keys(manifest):

@@ -1,8 +1,8 @@
-"""Talk to the Kubernetes API: manifests in and out as plain dicts, every request with a time limit.
+"""A client of the Kubernetes API: manifests as plain dicts, and a timeout for every request.
 
-The configuration, TLS and authentication are those of the official client (``kubernetes.aio``). Its typed
-methods are not used: they parse each object into pydantic models and drop the fields that they do not
-know, which an administrator's hook may well have set.
+Configuration, TLS and authentication come from the official client (``kubernetes.aio``). Its typed methods
+are not used: they parse each object into pydantic models and drop the fields that they do not know, which an
+admin's hook may have set.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ _PATHS = {
 _CONNECT_SECONDS = 10
 
 SAME_CLOCK = timedelta(seconds=30)
-"""Clocks that are no further apart are the same: HTTP's date has whole seconds, and takes its time."""
+"""Clocks that differ by no more than this count as the same: HTTP's date has whole seconds, and takes its
+time."""
 
 _BUSY = frozenset({401, 408, 429})
-"""Statuses beside 5xx that say nothing about the request itself; 401 is our own token, read again soon."""
+"""Statuses in addition to 5xx that say nothing about the request itself; 401 is our own token, which is read
+again soon."""
 
 
 class KubeError(Exception):
-    """The API did not do as asked; the message can be shown to an administrator."""
+    """The API did not do what was requested; the message can be shown to an admin."""
 
 
 class KubeUnavailable(KubeError):
-    """The API cannot be reached, or is too busy: ask again later."""
+    """The API is unreachable or too busy: try again later."""
 
 
 READ_BYTES = 2**16
-"""Of an answer that nobody reads just now, as a log while the storage is away, twice this is held at most.
-
-The library's own 2 MiB would be four for each job that prints a lot.
-"""
+"""The buffer for an answer that nobody reads just now, such as a log while the storage is down, holds up to
+twice this. The library's own 2 MiB would be four for each job that prints a lot."""
 
 
 class KubeRefused(KubeError):
-    """The API refused, with its HTTP ``status``, Kubernetes's ``reason`` and its message."""
+    """The API rejected the request, with its HTTP ``status``, Kubernetes's ``reason`` and its message."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -77,11 +77,11 @@ def make_path(kind: str, namespace: str = "", name: str = "") -> str:
 
 
 async def load_configuration(kubeconfig: str = "", context: str = "") -> Configuration:
-    """Return the configuration of a kubeconfig file, of the pod that we run in, or of the default file.
+    """Return the configuration of a kubeconfig file, of the service's own pod, or of the default file.
 
-    ``kubeconfig`` wins when it is set; ``context`` chooses within a file. Raises ``config.ConfigException``.
+    ``kubeconfig`` has precedence; ``context`` selects one in the file. Raises ``config.ConfigException``.
     """
-    # type.__call__: the class answers a plain call with a copy of the process-wide default
+    # type.__call__: a plain call of the class returns a copy of the process-wide default
     found: Configuration = type.__call__(Configuration)
     found.connection_pool_maxsize = 0  # no limit: a hundred followed logs must not hold up a poll
     if kubeconfig or context or not _load_incluster(found):
@@ -91,14 +91,14 @@ async def load_configuration(kubeconfig: str = "", context: str = "") -> Configu
             client_configuration=found,
             persist_config=False,
         )
-    # aiohttp would look for a proxy, and into ~/.netrc in a thread, for each request: half of its time
+    # for each request, aiohttp would look for a proxy, and read ~/.netrc in a thread: half of its time
     found.client_session_kwargs = {"trust_env": False, "read_bufsize": READ_BYTES}
     found.proxy = found.proxy or find_proxy(found.host)
     return found
 
 
 def _load_incluster(found: Configuration) -> bool:
-    """Load the configuration of the pod that we run in; return whether we are in one."""
+    """Load the configuration of the service's own pod; return False outside of a pod."""
     try:
         config.load_incluster_config(client_configuration=found)
     except config.ConfigException:
@@ -107,13 +107,13 @@ def _load_incluster(found: Configuration) -> bool:
 
 
 def find_proxy(url: str) -> str | None:
-    """Return the proxy that the environment (``HTTPS_PROXY``, ``NO_PROXY``) names for a URL, or None."""
+    """Return the proxy for a URL from the environment (``HTTPS_PROXY``, ``NO_PROXY``), or None."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 class RESTClient(RESTClientObject):
-    """The library's pool of connections, with a connector of ours."""
+    """The library's connection pool, with our connector."""
 
     def _create_connector(self) -> Connector:
         return Connector(limit=self.maxsize, ssl=self.ssl_context)
@@ -126,7 +126,8 @@ class KubeClient:
         self._api = ApiClient(configuration)
         self._api.rest_client = RESTClient(configuration)
         self.ahead = timedelta()
-        """How far our clock was ahead of the API server's, whose times objects have, at its last answer."""
+        """How far this machine's clock was ahead of the API server's, which sets the times of objects, at its
+        last answer."""
         self._timeout = aiohttp.ClientTimeout(
             total=request_timeout_seconds, sock_connect=min(_CONNECT_SECONDS, request_timeout_seconds)
         )
@@ -136,11 +137,11 @@ class KubeClient:
         await self._api.close()
 
     async def get(self, path: str, query: Mapping[str, Any] | None = None) -> Manifest:
-        """Return an object or a list; raises KubeRefused (404) when there is none."""
+        """Return an object or a list; raises KubeRefused (404) if it does not exist."""
         return await self._request("GET", path, query=query)
 
     async def find(self, path: str) -> Manifest | None:
-        """Return an object, or None when the API says that there is none."""
+        """Return an object, or None if the API reports that it does not exist."""
         try:
             return await self.get(path)
         except KubeRefused as error:
@@ -151,10 +152,10 @@ class KubeClient:
     async def ensure_created(
         self, path: str, manifest: Manifest, *, is_ours: Callable[[Manifest], bool]
     ) -> tuple[Manifest, bool]:
-        """Create an object unless it is there; return what is there and whether it was made just now.
+        """Create an object unless it exists; return the object, and whether it is new.
 
-        The one place that says when "it exists already" (409) is well: when ``is_ours`` says so of
-        the object that exists. Else KubeRefused.
+        Only here may "already exists" (409) be a success: if ``is_ours`` accepts the existing object.
+        Otherwise this raises KubeRefused.
         """
         try:
             return await self._request("POST", path, body=manifest), True
@@ -174,10 +175,10 @@ class KubeClient:
     async def ensure_deleted(
         self, path: str, *, uid: str | None = None, grace_seconds: int | None = None
     ) -> None:
-        """Ask for an object's deletion, and its dependents'. That it is gone already (404) is well.
+        """Delete an object and its dependents; no error if it does not exist (404).
 
-        With ``uid`` only that very object is deleted: another of the same name is left alone. With
-        ``grace_seconds`` a pod gets so long to end.
+        With ``uid`` it deletes only this very object, and no other with the same name. ``grace_seconds`` is
+        the grace period of a pod.
         """
         options: Manifest = {"propagationPolicy": "Background"}
         if uid:
@@ -191,7 +192,7 @@ class KubeClient:
                 raise
 
     async def replace(self, path: str, manifest: Manifest) -> Manifest:
-        """Put a whole object in the place of the one that is there."""
+        """Replace an existing object by a whole one."""
         return await self._request("PUT", path, body=manifest)
 
     async def patch(self, path: str, patch: Manifest) -> Manifest:
@@ -202,10 +203,10 @@ class KubeClient:
     async def stream(
         self, path: str, query: Mapping[str, Any], *, silence_seconds: float
     ) -> AsyncIterator[aiohttp.StreamReader]:
-        """Open a body that is read as it comes; leaving the block closes its connection.
+        """Open a response whose body is read as it arrives; leaving the block closes its connection.
 
-        After ``silence_seconds`` without a byte, the headers included, the connection counts as dead.
-        Inside the block, too, what goes wrong with the connection is raised as KubeUnavailable.
+        After ``silence_seconds`` without a byte, headers included, the connection counts as dead. Errors of
+        the connection inside the block, too, are raised as KubeUnavailable.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
         with _connection_errors(path):
@@ -256,9 +257,9 @@ class KubeClient:
 
 
 def measure_ahead(date: str | None, now: datetime) -> timedelta:
-    """Return how far our clock, which says ``now``, is ahead of one that says ``date`` (as HTTP has it).
+    """Return how far this clock (``now``) is ahead of the one that wrote ``date`` (in HTTP's format).
 
-    Nothing, where that is not known, or is no more than an answer may take: the clocks are the same then.
+    Returns zero if that is unknown, or no more than an answer may take: then the clocks count as the same.
     """
     try:
         ahead = now - parsedate_to_datetime(date or "")
@@ -269,7 +270,7 @@ def measure_ahead(date: str | None, now: datetime) -> timedelta:
 
 @contextmanager
 def _connection_errors(path: str) -> Iterator[None]:
-    """Turn what a connection may raise into KubeUnavailable."""
+    """Turn errors of a connection into KubeUnavailable."""
     try:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
@@ -277,14 +278,14 @@ def _connection_errors(path: str) -> Iterator[None]:
 
 
 def _make_error(path: str, status: int, body: bytes) -> KubeError:
-    """Return the error that an answer means: a Kubernetes Status, or whatever a proxy on the way says."""
+    """Return the error in an answer: a Kubernetes Status, or the response of a proxy in between."""
     try:
         said = json.loads(body)
         is_status = said.get("kind") == "Status"
         reason, message = str(said.get("reason") or ""), str(said.get("message") or "")
     except (ValueError, AttributeError):
         is_status, reason, message = False, "", ""
-    # what does not come from Kubernetes says nothing of what is there: a proxy's 404 ends no job
+    # only Kubernetes's own answer says that an object does not exist: a proxy's 404 must not end a job
     if status >= 500 or status in _BUSY or not is_status:
         return KubeUnavailable(f"{path}: {status} {message or reason}".rstrip())
     return KubeRefused(status, reason or f"HTTP{status}", message or f"{path}: {status}")

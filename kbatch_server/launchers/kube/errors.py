@@ -1,4 +1,4 @@
-"""Tell apart what Kubernetes says no to: for now, or for good."""
+"""Sorts Kubernetes's errors into temporary and permanent ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .status import sentences
 
 @contextmanager
 def read_errors() -> Iterator[None]:
-    """Nothing that the API says instead of an answer tells anything about the job."""
+    """Raise LauncherUnavailable for errors of the API: they say nothing about the job."""
     try:
         yield
     except KubeError as error:
@@ -22,7 +22,7 @@ def read_errors() -> Iterator[None]:
 
 @contextmanager
 def launch_errors() -> Iterator[None]:
-    """Tell what may be well in a while from what never will."""
+    """Raise LauncherUnavailable for temporary errors of a launch, LaunchRefused for permanent ones."""
     try:
         yield
     except KubeUnavailable as error:

@@ -1,4 +1,4 @@
-"""Looks at one job's objects: in the cache of the watches while it can be trusted, else in the API."""
+"""Reads one job's objects: from the cache of the watches while it is reliable, otherwise from the API."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from .status.status import make_status
 Manifest = dict[str, Any]
 
 MAX_PODS = 5
-"""The newest pods of a job whose events are asked for: each takes a request."""
+"""The number of a job's newest pods whose events to read: each needs a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a job's Job is, and which: as remembered in its state, or as launch() would name it."""
+    """The identity of a job's Job: from its state, or as launch() would name it."""
 
     namespace: str
     name: str
@@ -53,12 +53,12 @@ class Place:
 
     @property
     def state(self) -> dict[str, object]:
-        """What is kept with a job to find its place again."""
+        """The state to store with a job, to find its Job again."""
         return {"namespace": self.namespace, "name": self.name, "uid": self.uid}
 
 
 class JobObjects:
-    """What there is of a job. Each method may raise KubeError: then nothing is known."""
+    """The objects of jobs. Each method may raise KubeError: then nothing is known."""
 
     def __init__(
         self,
@@ -76,24 +76,24 @@ class JobObjects:
         self._load_seconds = load_seconds
 
     def is_ours(self, manifest: Manifest, place: Place) -> bool:
-        """Whether it is the very object of this job: another of the same name is none of our business."""
+        """Whether this is the very object of this job, and not another with the same name."""
         same = place.uid in (None, manifest["metadata"]["uid"])
         return same and manifests.is_of(manifest, instance=self._instance, value=place.name)
 
     async def find_job(self, place: Place) -> Manifest | None:
-        """Return the Job as the API has it now, or None when it has none of ours."""
+        """Return the Job from the API, or None if this job has none."""
         found = await self._client.find(place.path)
         return found if found is not None and self.is_ours(found, place) else None
 
     async def list_pods(self, place: Place) -> list[Manifest]:
-        """Return the Pods of the job that the API has."""
+        """Return the job's pods from the API."""
         pods = await self._client.get(make_path("pods", place.namespace), self._selector(place))
         return [trim_pod(pod) for pod in pods.get("items") or []]
 
     async def look(self, place: Place, *, pods: Iterable[str] = ()) -> Seen | None:
-        """Return what the watches have seen of the job, or what the API says where they cannot be trusted.
+        """Return the job's objects from the watches, or from the API if the watches are unreliable.
 
-        That is so, too, where they lack one of these pods: each watch comes back in its own time.
+        They also are if they lack one of these pods: each watch recovers at a different time.
         """
         await self._reflector.wait_loaded(self._load_seconds)
         seen = self._find_seen(place) if self._reflector.is_healthy else None
@@ -102,7 +102,7 @@ class JobObjects:
         return seen
 
     async def find_pod(self, place: Place, name: str) -> Manifest | None:
-        """Return a Pod of the job, also one that still ends while its Job is gone already."""
+        """Return a pod of the job, even one that is still ending after its Job was deleted."""
         seen = await self.look(place, pods=[name])
         if seen is not None:
             return seen.pods.get(name)
@@ -110,7 +110,7 @@ class JobObjects:
         return next((pod for pod in pods if pod["metadata"]["name"] == name), None)
 
     async def ask(self, place: Place) -> Seen | None:
-        """Return what the API says of the job now, with those Pods that are gone and were seen before."""
+        """Return the job's objects from the API, and known pods that no longer exist."""
         found = await self.find_job(place)
         if found is None:
             return None
@@ -134,7 +134,7 @@ class JobObjects:
         return found
 
     async def _find_workload(self, job: Manifest) -> Manifest | None:
-        """Return Kueue's Workload of a Job, or None: also where we may not read it, or there is no Kueue."""
+        """Return Kueue's Workload of a Job; None without Kueue, or without the right to read it."""
         if not self._kueue_version or not is_handed_over(job):
             return None
         path = make_workloads_path(self._kueue_version, job["metadata"]["namespace"])
@@ -154,17 +154,18 @@ class JobObjects:
         return {"labelSelector": labels}
 
 
-def make_seen_status(seen: Seen) -> JobStatus:
-    """Return what is to be said of a job of which this was seen."""
-    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload)
+def make_seen_status(seen: Seen, spec: JobSpec | None = None) -> JobStatus:
+    """Return the status of a job with these objects."""
+    return make_status(seen.job, list(seen.pods.values()), list(seen.events.values()), seen.workload, spec)
 
 
 def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
-    """Return the same, with what the service is to do about the job, and when.
+    """Return the same, with the times at which the service must act on the job.
 
-    Times that are compared with our clock are moved by how far it is ``ahead`` of the cluster's.
+    It adds to them how far this machine's clock is ``ahead`` of the cluster's, so that they compare with this
+    clock.
     """
-    status = make_seen_status(seen)
+    status = make_seen_status(seen, spec)
     if spec.active_deadline_seconds is not None:
         set_deadline(status, seen, spec)
     if has_own_delay(spec):
@@ -179,9 +180,10 @@ def make_timed_status(seen: Seen, spec: JobSpec, ahead: timedelta) -> JobStatus:
 
 
 def set_deadline(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
-    """Say in a status when the job is to be ended, and with the job's own number why it was.
+    """Set when the job must end, and name the job's own time limit if it has exceeded it.
 
-    Kubernetes counts from the same time. A command that has ended was in time: only its results are sent.
+    Kubernetes counts from the same time. A command that has ended was in time: only its results are being
+    sent.
     """
     message = sentences.deadline(spec.active_deadline_seconds)
     if status.reason == "DeadlineExceeded":
@@ -194,9 +196,9 @@ def set_deadline(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
 
 
 def set_hold(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
-    """Say in a status when the next attempt is to be let go, where it waits for that: the first one at once.
+    """Set when to start the next attempt, if it waits for that; the first starts at once.
 
-    One that follows a pod which had to give way waits no longer, as that counts as no attempt.
+    An attempt after a pod that had to give way does not wait longer, because that pod counts as no attempt.
     """
     pods = sort_pods(list(seen.pods.values()))
     if not pods or not is_gated(pods[-1]) or has_failed(pods[-1]):
@@ -214,7 +216,7 @@ def set_hold(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
 
 
 def set_free_attempts(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
-    """Say in a status that the Job is to be let have an attempt more, where a node did not take one."""
+    """Set the time to allow the Job one more attempt, if a node rejected a pod."""
     pods = list(seen.pods.values())
     limit = get_wanted_limit(pods, spec)
     if spec.retries and not status.status.is_end and seen.job["spec"].get("backoffLimit", 0) < limit:
@@ -222,13 +224,13 @@ def set_free_attempts(status: JobStatus, seen: Seen, spec: JobSpec) -> None:
 
 
 def set_finish(status: JobStatus, spec: JobSpec) -> None:
-    """Say in a status when what runs on beside a command that has ended is to be ended."""
+    """Set when to end containers that still run after the command has ended."""
     if status.finish_at is not None:
         seconds = spec.sidecar_timeout_seconds
         status.finish_at = status.finish_at + timedelta(seconds=seconds) if seconds else None
 
 
 def is_behind(seen: Seen) -> bool:
-    """Whether a Job has ended and none of its Pods: the watches of the two are apart."""
+    """Whether a Job has ended, but none of its pods: one watch is behind the other."""
     ended = find_condition(seen.job, "SuccessCriteriaMet", "Complete", "FailureTarget", "Failed")
     return ended is not None and not any(is_over(pod) for pod in seen.pods.values())

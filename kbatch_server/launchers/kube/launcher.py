@@ -1,4 +1,4 @@
-"""Run jobs on Kubernetes: the order of calls, and what their answers mean for a job."""
+"""Runs jobs on Kubernetes: the order of the calls, and what their answers mean for a job."""
 
 from __future__ import annotations
 
@@ -38,66 +38,64 @@ from .status.pods import START_PROBLEMS, find_state, find_strangers, is_ending, 
 Manifest = dict[str, Any]
 
 _LOOK_AGAIN_SECONDS = 5
-"""How long a reader of a log that has not begun waits for news before it looks by itself."""
+"""Seconds that a reader waits for news of a log that has not begun, before it checks by itself."""
 
 _GONE = "The pod was deleted before all of its log was read."
 
 
 class KubeJobLauncher(JobLauncher):
-    """Makes a Kubernetes Job for each job, with a Secret that it owns.
+    """Creates a Kubernetes Job for each job, with a Secret that it owns.
 
-    The Job is made suspended and let go when its Secret is there: so each step can be repeated, nothing
-    is ever without an owner, and a crash between two steps is repaired by the next launch().
+    It creates the Job suspended, then its Secret, and then resumes the Job. So each step can be repeated, no
+    object is ever without an owner, and the next launch repairs what a crash between two steps left.
     """
 
     runs_notebooks = True
 
     namespace = Unicode(
-        help="""
-        The namespace where jobs run. Default: the environment variable POD_NAMESPACE, else the namespace
-        of the pod that the service runs in, else ``default``.
+        help="""The namespace for jobs. Default: the environment variable POD_NAMESPACE, else the namespace of
+        the pod that the service runs in, else ``default``.
 
-        ``{username}`` in it gives each user a namespace, like ``kbatch-{username}``; it stands for the
-        user's slug, and may not stand alone (a user may be called ``kube-system``). The service then
-        watches all namespaces, for which it needs a ClusterRole.
+        With ``{username}`` in it, like ``kbatch-{username}``, each user has a namespace. It stands for the
+        user's slug, and needs other text beside it (there may be a user called ``kube-system``). The service
+        then watches all namespaces, which needs a ClusterRole.
         """,
         config=True,
     )
 
     create_namespace = Bool(
         False,
-        help="""
-        Make a user's namespace when it is not there yet; for a ``namespace`` with ``{username}``.
+        help="""Create missing namespaces of users, if ``namespace`` contains ``{username}``.
 
-        One that exists and was not created by this service (for this user) is never used. Default: False.
+        The service never uses an existing namespace that it did not create for this user. Default: False.
         """,
         config=True,
     )
 
     instance = Unicode(
         "kbatch",
-        help="""
-        The value of the label ``kbatch.jupyter.org/instance`` on all that is made: what tells the jobs of
-        two services on one cluster apart. Default: ``kbatch``. Changing it hides the jobs that there are.
+        help="""The value of the label ``kbatch.jupyter.org/instance`` on all objects that the service
+        creates. It separates the jobs of two services on one cluster. Default: ``kbatch``. If you change it,
+        the service no longer finds the existing jobs.
         """,
         config=True,
     )
 
     init_image = Unicode(
         "busybox:1.36",
-        help="""
-        The image of the containers that fetch a job's code and send its results. It needs ``sh``, ``wget``,
-        ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``, ``find``,
-        ``head``, ``sort``, ``stat``, ``tr``, ``xargs`` and, where ``SignedLinks.url_for_jobs`` is ``https``,
-        ``ssl_client``, as busybox has. Default: ``busybox:1.36``; like ``registry.example.org/busybox:1.36``.
+        help="""The image of the containers that fetch a job's code and send its results. It needs ``sh``,
+        ``wget``, ``timeout``, ``sha256sum``, ``sed``, ``tee``, ``unzip``, ``nc``, ``tar``, ``wc``, ``awk``,
+        ``cat``, ``find``, ``head``, ``ln``, ``mkdir``, ``readlink``, ``sort``, ``stat``, ``tr``, ``xargs``
+        and, if ``SignedLinks.url_for_jobs`` is ``https``, ``ssl_client``. Busybox has all of them. Default:
+        ``busybox:1.36``. Example: ``registry.example.org/busybox:1.36``.
         """,
         config=True,
     )
 
     kueue_version = Unicode(
-        help="""
-        The version of Kueue's API, like ``v1beta1``, where jobs are handed to it (``JobConfig.queue_name``).
-        Its Workloads are then watched, to say what such a job waits for. Default: none are watched.
+        help="""The version of Kueue's API, like ``v1beta1``, if the service submits jobs to Kueue
+        (``JobConfig.queue_name``). The service then watches Kueue's Workloads, to tell users why their jobs
+        wait. Default: it watches none.
         """,
         config=True,
     )
@@ -105,10 +103,10 @@ class KubeJobLauncher(JobLauncher):
     modify_pod_hook: Any = traitlets.Callable(
         None,
         allow_none=True,
-        help="""
-        Called with (launcher, pod_template, job) before a Job is made; ``pod_template`` is a dict with
-        ``metadata`` and ``spec`` as Kubernetes has them. It may change the dict, or return another, and may
-        be async. What it leaves is sent as it is. Default: none. Example::
+        help="""A function that changes the pods of a job before the service creates its Job. It takes
+        (launcher, pod_template, job) and may be async. ``pod_template`` is a dict with ``metadata`` and
+        ``spec`` as in Kubernetes. The function may change this dict, or return another. The service sends the
+        result without further checks. Default: none. Example::
 
             def modify_pod_hook(launcher, pod_template, job):
                 pod_template["spec"]["runtimeClassName"] = "gvisor"
@@ -119,16 +117,15 @@ class KubeJobLauncher(JobLauncher):
     )
 
     kubeconfig = Unicode(
-        help="""
-        Path of a kubeconfig file. Default: none, which means the service account of the pod that the service
-        runs in, and outside of a cluster the file that KUBECONFIG names, or ``~/.kube/config``.
+        help="""The path of a kubeconfig file. Default: the service account of the pod that the service runs
+        in, or, outside of a cluster, the file that KUBECONFIG names, else ``~/.kube/config``.
         """,
         config=True,
     )
 
     context = Unicode(
-        help="""
-        The context in the kubeconfig file. Default: the file's current one. Example: ``minikube``.
+        help="""The context in the kubeconfig file. Default: the current context of the file. Example:
+        ``minikube``.
         """,
         config=True,
     )
@@ -136,8 +133,7 @@ class KubeJobLauncher(JobLauncher):
     request_timeout_seconds = Float(
         30,
         min=1,
-        help="""
-        Seconds until a request to Kubernetes times out, to be retried later. Default: 30.
+        help="""Seconds until a request to Kubernetes times out. The service tries again later. Default: 30.
         """,
         config=True,
     )
@@ -145,9 +141,8 @@ class KubeJobLauncher(JobLauncher):
     max_launches_per_second = Float(
         20,
         min=0,
-        help="""
-        Jobs started in a second at most, so that a thousand submitted at once do not flood the API server
-        (each takes three requests). Default: 20; 0 means no limit.
+        help="""The maximum number of jobs that are launched per second, so that a thousand submits at once do
+        not overload the API server. (A launch takes three requests.) Default: 20; 0 means no limit.
         """,
         config=True,
     )
@@ -155,8 +150,8 @@ class KubeJobLauncher(JobLauncher):
     poll_seconds = Float(
         300,
         min=1,
-        help="""
-        Seconds between two polls of each job, besides the changes that a watch reports. Default: 300.
+        help="""Seconds between two polls of each job, in addition to the changes that a watch reports.
+        Default: 300.
         """,
         config=True,
     )
@@ -187,7 +182,7 @@ class KubeJobLauncher(JobLauncher):
     job_objects: JobObjects
 
     async def open(self) -> None:
-        """Connect. An API server that is away is waited for; a wrong setting is raised."""
+        """Connect; raises TraitError for a wrong setting, but not if the API server is down."""
         try:
             configuration = await load_configuration(self.kubeconfig, self.context)
         except (ConfigException, OSError) as error:
@@ -232,12 +227,12 @@ class KubeJobLauncher(JobLauncher):
         )
 
     async def check(self) -> None:
-        """Ask for one Job: that takes the network, the credentials and the rights."""
+        """Request one Job, which tests the network, the credentials and the permissions."""
         with read_errors():
             await self.client.get(make_path("jobs", self.reflector.namespace), {"limit": 1})
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
-        """Make the Job suspended, then its Secret, then let it go; do what is missing of it."""
+        """Create the Job suspended, then its Secret, then resume it; skip steps that are done."""
         place = self._find_place(job)
         if job.launch_begun_at is not None and (made := await self._find_launched(place)):
             return Place(place.namespace, place.name, made["metadata"]["uid"]).state
@@ -269,22 +264,22 @@ class KubeJobLauncher(JobLauncher):
         return place.state
 
     async def poll(self, job: Job) -> JobStatus | None:
-        """Return what the watches have seen of the job; that it is gone only when the API says so too."""
+        """Return the job's state from the watches; None only if the API also reports that it is gone."""
         place = self._find_place(job)
         seen = await self._look(place)
         if seen is None:
             return None
         status = make_timed_status(seen, job.spec, self.client.ahead)
         if status.is_overdue(job.spec) or status.is_past_deadline() or is_behind(seen):
-            # before a verdict, which a clock that was moved may have brought about, and where a Job's end was
-            # seen before that of its Pod
+            # ask again before the job ends: the clock may have changed, or the watch reported the Job's end
+            # before that of its pod
             with read_errors():
                 seen = await self.job_objects.ask(place)
             status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status
         return status
 
     async def release(self, job: Job) -> None:
-        """Open the gate of the job's pod, and let no attempt count that a node did not take."""
+        """Open the gate of the job's pod, and do not count attempts that a node rejected."""
         place = self._find_place(job)
         with read_errors():
             pods = await self.job_objects.list_pods(place)
@@ -292,15 +287,15 @@ class KubeJobLauncher(JobLauncher):
             await raise_limit(self.client, await self.job_objects.find_job(place), pods, job.spec)
 
     async def finish(self, job: Job) -> None:
-        """Delete the pod whose command has ended; the Job makes another where that is to be tried again."""
+        """Delete the pod whose command has ended; the Job creates another if there is a retry."""
         with read_errors():
             pods = await self.job_objects.list_pods(self._find_place(job))
             await end_pods(self.client, filter(find_strangers, pods), job.spec, log=self.log)
 
     async def terminate(self, job: Job) -> bool:
-        """Delete the Pods and the Job, and with it its Secret; return whether the API has none of them left.
+        """Delete the pods and the Job with its Secret; return whether the API has none of them left.
 
-        What the command wrote is still sent, once it has ended.
+        The sidecar still sends the results once the command has ended.
         """
         place = self._find_place(job)
         with read_errors():
@@ -312,7 +307,7 @@ class KubeJobLauncher(JobLauncher):
             return found is None and not pods
 
     async def is_ending(self, job: Job) -> bool:
-        """Return whether a pod still runs, as one that sends results does; one without a Job is ended."""
+        """Return whether a pod still runs, such as one that sends results; end pods without a Job."""
         place = self._find_place(job)
         seen = await self._look(place, *(pod.name for pod in job.pods))
         with read_errors():
@@ -322,14 +317,14 @@ class KubeJobLauncher(JobLauncher):
         return any(is_ending(pod) for pod in pods)
 
     async def find_outputs_problem(self, job: Job) -> str | None:
-        """Return why the sidecar did not send what the job wrote."""
+        """Return why the sidecar did not send the results."""
         seen = await self._look(self._find_place(job), *(pod.name for pod in job.pods))
         return explain_unsent(sort_pods(list(seen.pods.values())) if seen is not None else [])
 
     async def clean(self, job: Job) -> None:
-        """Let Kubernetes remove the Job some time after its end, or at once one that was never let go.
+        """Let Kubernetes remove the Job some time after its end; delete one that never started.
 
-        Not earlier than now: that a Job is gone must mean that its end is on record.
+        Not earlier: if a Job is gone, its end must be in the record.
         """
         place = self._find_place(job)
         with read_errors():
@@ -343,7 +338,7 @@ class KubeJobLauncher(JobLauncher):
                 await self.client.ensure_deleted(place.path, uid=uid)
 
     async def read_log(self, job: Job, pod: str, position: dict[str, Any] | None) -> AsyncIterator[LogPiece]:
-        """Yield the log of the user's container in a pod, from its start, which it waits for, to its end."""
+        """Yield the log of the user's container in a pod, from its start (it waits for that) to its end."""
         place = self._find_place(job)
         await self._wait_for_log(place, pod)
         try:
@@ -359,7 +354,7 @@ class KubeJobLauncher(JobLauncher):
             raise LauncherUnavailable(str(error)) from error
 
     async def events(self, job: Job) -> list[JobEvent]:
-        """Return the newest Events of the Job and its Pods; nothing when they are gone."""
+        """Return the newest events of the Job and its pods; empty if they are gone."""
         seen = await self._look(self._find_place(job))
         events = sorted(seen.events.values(), key=lambda event: event.last) if seen else []
         return [event.to_job_event() for event in events]
@@ -370,7 +365,7 @@ class KubeJobLauncher(JobLauncher):
         return Place(manifests.make_namespace_name(self.namespace, job.user), job.id, None)
 
     async def _find_launched(self, place: Place) -> Manifest | None:
-        """Return the Job that an earlier launch, which was cut short, had let go already."""
+        """Return the Job that an earlier, interrupted launch has already launched, or None."""
         with read_errors():
             found = await self.job_objects.find_job(place)
         return found if found is not None and manifests.is_launched(found) else None
@@ -400,7 +395,7 @@ class KubeJobLauncher(JobLauncher):
             return await self.job_objects.look(place, pods=pods)
 
     async def _wait_for_log(self, place: Place, name: str) -> None:
-        """Wait until a pod's container has a log, or raise LogNotFound when it never will."""
+        """Wait until a pod's container has a log; raises LogNotFound if it never will."""
         while True:
             with read_errors():
                 pod = await self.job_objects.find_pod(place, name)

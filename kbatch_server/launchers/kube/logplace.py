@@ -1,4 +1,4 @@
-"""Where in a container's log a reader is: takes lines with timestamps, gives what is new without; pure."""
+"""A reader's place in a container's log: takes lines with timestamps, returns the new ones without; pure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 OVERLAP_SECONDS = 1
-"""How much older than the newest line one that comes after it may be: stdout and stderr are stamped apart."""
+"""How much older than the newest line a later one may be: stdout and stderr get their timestamps
+separately."""
 
 NEAR_SECONDS = 1
-"""Lines whose seconds are no further apart have no whole file of the log between them: a kubelet rotates each
-3 seconds at most (``containerLogMonitorInterval``, its validation)."""
+"""Between lines whose seconds differ by no more than this, no complete file of the log can be missing: a
+kubelet rotates each 3 seconds at most (``containerLogMonitorInterval``, its validation)."""
 
 GAP = b"[... lines may be missing here: the node had put them away before they were read ...]\n"
-"""Stands where the kubelet has rotated a log and has no more of what was not read."""
+"""Inserted where the kubelet has rotated a log and no longer has the lines that were not read."""
 
 _RUN = re.compile(rb"([^ \n]{19})[^ \n]* [^\n]*\n(?:\1[^ \n]* [^\n]*\n)*+")
-"""Whole lines of one second."""
+"""Complete lines with the same second."""
 _STAMP = re.compile(rb"\n[^ \n]+ ")
 _ANY_FRACTION = "~"
-"""Later than any: of a second of which it is not on record how far into it the newest line was."""
+"""Later than any fraction: for a record that does not contain the fraction of the newest line."""
 _IS_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _MAX_STAMP = 40
 
@@ -33,7 +34,7 @@ Moment = tuple[int, str]
 
 
 def find_moment(log: bytes) -> Moment | None:
-    """Return when the first line of a log was written, or None if there is none that begins there."""
+    """Return when the first line of a log was written, or None if no line begins there."""
     return _parse(log[: _MAX_STAMP + 1].partition(b" ")[0].decode("ascii", "replace"))
 
 
@@ -50,7 +51,7 @@ def _find_second(stamp: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Stamped:
-    """Some bytes of a log, the second since 1970 that their first line is of, and the place after them."""
+    """Some bytes of a log, the time of their first line (seconds since 1970), and the place after them."""
 
     data: bytes
     second: int
@@ -58,13 +59,13 @@ class Stamped:
 
 
 class LogPlace:
-    """Takes what connections yield, one after the other, and gives each byte of the log once.
+    """Takes the data of connections, one after the other, and returns each byte of the log once.
 
-    A new connection is asked for the log since a whole second and so repeats some of it. How many lines of
-    that second and later were begun is counted, and how many bytes of the last one were given: a connection
-    may break in its middle. (Not by the timestamps alone: stdout and stderr are stamped apart, not always in
-    order.) A line later than all that are known, before those were passed over, is of another file: the
-    kubelet has rotated the log.
+    A new connection requests the log since a whole second, and so repeats some lines. LogPlace counts the
+    lines of this second and later ones, and the bytes of the last line that it has returned: a connection may
+    break in the middle of it. (Timestamps alone are not enough: stdout and stderr get theirs separately, not
+    always in order.) If a line is later than all known ones, before these were skipped, it is from another
+    file: the kubelet has rotated the log.
     """
 
     def __init__(self, position: dict[str, Any] | None = None) -> None:
@@ -75,35 +76,36 @@ class LogPlace:
             self._given = position["given"]
         self._newest = (max(self._counts, default=0), (position or {}).get("fraction", _ANY_FRACTION))
         self.is_read_up = False
-        """Whether the last connection gave all of its file of the log; it counts for the next one."""
+        """Whether the last connection returned its whole file of the log; this counts for the next one."""
         self.rewind()
 
     @property
     def is_at_start(self) -> bool:
-        """Whether no line was begun yet."""
+        """Whether no line has begun yet."""
         return not self._counts
 
     @property
     def since(self) -> str:
-        """The second to ask for the log from."""
+        """The second to request the log from."""
         return datetime.fromtimestamp(self._newest[0] - OVERLAP_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @property
     def newest(self) -> Moment:
-        """When the latest line that is known was written."""
+        """When the latest known line was written."""
         return self._newest
 
     def rewind(self) -> None:
-        """Get ready for another connection."""
+        """Prepare for another connection."""
         self._was_read_up, self.is_read_up = self.is_read_up, False
         self.stop: Moment | None = None
-        """When the first line was written that is not to be taken of this connection, nor what follows it."""
+        """When the first line was written that must not be taken from this connection, nor anything after
+        it."""
         self.is_stopped = False
         self._head: bytearray | None = bytearray()
         self.is_refused = False
-        """Whether there are only the kubelet's words so far that it has no log, which come in place of one.
+        """Whether the answer so far is only the kubelet's message that it has no log.
 
-        An answer without any line that is known is none such: a log may have been rotated at its end.
+        An answer without a known line is not such a message: the log may have been rotated at its end.
         """
         self._skip = 0
         self._second = 0
@@ -111,10 +113,10 @@ class LogPlace:
         self._lines_to_skip = sum(self._counts.values())
 
     def take(self, chunk: bytes) -> Iterator[Stamped]:
-        """Yield what is new in the next bytes of the connection."""
+        """Yield the new parts of the next bytes of the connection."""
         at = 0
         if not self._is_at_line or self._lines_to_skip or self._is_first:
-            # line by line, until all that is known was passed over
+            # line by line, until all known lines are skipped
             while at < len(chunk):
                 fresh, at = self._take_one(chunk, at)
                 if fresh:
@@ -143,8 +145,8 @@ class LogPlace:
         return Stamped(data, self._second, position)
 
     def _take_run(self, run: bytes) -> Stamped:
-        """Return whole lines of one second without their timestamps, all at once: line by line is slow."""
-        # they begin with the same second: the greatest has the latest timestamp
+        """Return complete lines of one second without their timestamps, all at once: one by one is slow."""
+        # all lines begin with the same second, so the greatest line has the latest timestamp
         latest = find_moment(max(run.split(b"\n")))
         self._count((self._second, latest[1] if latest else _ANY_FRACTION), run.count(b"\n"))
         data = _STAMP.sub(b"\n", b"\n" + run)[1:]
@@ -153,7 +155,7 @@ class LogPlace:
         return self._make(data)
 
     def _take_one(self, chunk: bytes, at: int) -> tuple[bytes, int]:
-        """Take the rest of a line, or what is there of it; return what is new of it, and where it ends."""
+        """Take the rest of a line, or a part of it; return its new bytes, and the offset after it."""
         lead = b""
         if self._head is not None:
             stamp, space, _ = chunk[at : at + _MAX_STAMP + 1].partition(b" ")
@@ -177,10 +179,10 @@ class LogPlace:
         return lead + fresh, at + len(line)
 
     def _begin_line(self, stamp: str) -> bytes:
-        """Decide what is new of a line; return what is to be said before it."""
+        """Decide which part of a line is new; return what to insert before it."""
         is_first, self._is_first = self._is_first, False
         if (moment := _parse(stamp)) is None:
-            # the end of a long line from before ``since``, or the kubelet's own words: neither is counted
+            # the end of a long line from before ``since``, or a message of the kubelet: neither counts
             self._skip = sys.maxsize
             self.is_refused |= is_first
             return b""
@@ -212,7 +214,7 @@ class LogPlace:
             self._counts = {each: n for each, n in self._counts.items() if each >= oldest}
 
     def _note_age(self) -> None:
-        """Forget a line that is too old to be repeated; of the last one that is repeated nothing is new."""
+        """Forget a line that is too old to be repeated; nothing of the last repeated line is new."""
         if self._second < self._newest[0] - OVERLAP_SECONDS:
             self._counts.pop(self._second, None)
             self._given = sys.maxsize

@@ -1,4 +1,5 @@
-"""Follow a container's log to its end, through broken connections and restarts, no line lost or doubled."""
+"""Follows a container's log to its end, despite broken connections and restarts, without losing or repeating
+a line."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from .manifests.job import MAIN_CONTAINER
 from .status.pods import find_state, is_over
 
 SILENCE_SECONDS = 300
-"""A followed log without a byte for so long is asked for anew: its connection may be dead."""
+"""Seconds without a byte after which the log is requested again: the connection may be dead."""
 
 MAX_FAILURES = 8
-"""Tries in a row, in about two minutes, after which a follower is told that the API is away, or that the node
-has no log: one that was just started says so of each pod, until it knows them again."""
+"""Failed tries in a row, in about two minutes, before reporting that the API is down, or that the node has no
+log. A node that was just restarted reports this for each pod until it knows them again."""
 
 NO_LOG = "The node no longer has the log."
 
@@ -28,12 +29,12 @@ NO_LOG = "The node no longer has the log."
 async def follow_log(
     client: KubeClient, namespace: str, pod: str, *, position: dict[str, Any] | None = None
 ) -> AsyncGenerator[Stamped, None]:
-    """Yield the log after ``position``, and what is added to it, until the container has ended.
+    """Yield the log after ``position``, and later additions, until the container has ended.
 
-    A connection that ends or breaks before that is made anew, from the last lines on. The API server ends an
-    answer in order also where its connection to the node broke: so only one with nothing new in it, of a
-    container that was over, is the end. Raises KubeUnavailable, and KubeRefused: 404 when the pod is gone
-    before its log was read to the end, with the reason NO_LOG when its node has no more of the log.
+    If a connection ends or breaks before that, it makes a new one, from the last lines on. The API server
+    also ends an answer normally if its own connection to the node broke: so the end is only an answer with
+    nothing new, for a container that had ended. Raises KubeUnavailable, and KubeRefused: 404 if the pod is
+    gone before its log was read to the end, with the reason NO_LOG if its node has no more of the log.
     """
     path = make_path("pods", namespace, pod)
     place, failures, has_ended, empty = LogPlace(position), 0, False, 0
@@ -42,7 +43,7 @@ async def follow_log(
         failures += 1
         is_there = was_over = False
         try:
-            # asked before we read: if it was over then, what we read may be all of it
+            # ask before reading: only if the container had ended then, the log may be complete
             was_over = await _is_over(client, path)
             is_there, empty = True, empty + 1
             async with client.stream(
@@ -54,11 +55,11 @@ async def follow_log(
                         for piece in place.take(chunk):
                             failures = empty = 0
                             yield piece
-            # a node that no longer has the container says nothing about what came before
+            # an answer of a node without the container does not mean that the log has ended
             has_ended = has_ended or not place.is_refused
             if was_over and place.is_refused:
                 raise KubeRefused(404, NO_LOG, NO_LOG)
-            # twice where nothing was written: there is no line that shows that the log was reached
+            # empty twice if no line was ever read, because no line proves that this was the log
             if was_over and empty >= (2 if place.is_at_start else 1):
                 return
         except BehindError:
@@ -74,7 +75,7 @@ async def follow_log(
             is_gone = error.status == 404 and (not is_there or error.message == f'pods "{pod}" not found')
             if is_gone and has_ended and not place.is_at_start:
                 return  # the kubelet ends a stream where the container does; then the pod was removed
-            # 400 is of a container whose end the kubelet did not see
+            # 400: the kubelet did not see the end of the container
             has_none = is_there and (error.status == 404 or (error.status == 400 and was_over))
             if is_gone or not has_none:
                 raise

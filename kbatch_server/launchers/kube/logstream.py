@@ -1,11 +1,10 @@
-"""One connection to a container's log, which is left when the kubelet follows the wrong file of it.
+"""One connection to a container's log, which ends when the kubelet follows the wrong file of it.
 
 A kubelet rotates a log that has grown, and answers from the newest file alone. Its follower (ReadLogs of
-cri-client) reads a file to its end, and then, for each rotation that it has noticed, the file that is there
-by now. That goes wrong in two ways. It begins to notice when it has read a file to its end for the first
-time: a rotation before that is passed over, and the log stands still until the next. And if what it reads is
-taken so slowly, by us or the network, that there are several rotations meanwhile, it leaves out what lies
-between, and repeats the newest file.
+cri-client) reads a file to its end, and then, for each rotation that it has noticed, the file that exists at
+that time. This fails in two ways. It begins to notice rotations when it has read a file to its end for the
+first time: it misses an earlier rotation, and the log stands still until the next. And if we or the network
+read so slowly that several rotations happen meanwhile, it omits the files in between, and repeats the newest.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from .logplace import LogPlace, Moment, find_moment
 from .manifests.job import MAIN_CONTAINER
 
 DOUBT_SECONDS = 1
-"""A connection that is silent for so long may follow a file that nobody writes to any more, which must be
-found before the next rotation."""
+"""After this silence a connection may be following a file that nobody writes to any more, which must be found
+before the next rotation."""
 
 LAG_SECONDS = 3
-"""Lines that come so long after they were written may be of a file that was rotated since: a kubelet rotates
-each 3 seconds at most (``containerLogMonitorInterval``, its validation)."""
+"""Lines that arrive this late may be from a file that was rotated since: a kubelet rotates each 3 seconds at
+most (``containerLogMonitorInterval``, its validation)."""
 
 LOOK_SECONDS = 10
-"""The limit of a look at what a node has of a log."""
+"""The timeout for checking which part of a log a node has."""
 
 _STAMP_BYTES = 64
 
 
 class BehindError(Exception):
-    """A connection has given its file of the log to the end, and the log goes on in a later one."""
+    """A connection has returned its file of the log to the end, and the log continues in a later one."""
 
 
 async def read_stream(
     client: KubeClient, path: str, place: LogPlace, body: aiohttp.StreamReader
 ) -> AsyncGenerator[bytes]:
-    """Yield what comes over a connection to the log of the pod at ``path``, for ``place`` to take.
+    """Yield the data of a connection to the log of the pod at ``path``, to be taken by ``place``.
 
-    Raises BehindError when no more of it is to be taken, and the log to be asked for anew.
+    Raises BehindError if no more of it may be taken, and the log must be requested again.
     """
     patience, is_trusted, looked = DOUBT_SECONDS, False, 0.0
     while True:
-        is_certain = is_trusted or place.is_at_start  # a log that is empty is not rotated
+        is_certain = is_trusted or place.is_at_start  # an empty log is not rotated
         try:
             async with asyncio.timeout(None if is_certain else patience) as limit:
                 chunk = await body.readany()
@@ -69,14 +68,14 @@ async def read_stream(
         now = time.time() - client.ahead.total_seconds()
         if place.stop is None and min(now - place.newest[0], now - looked) >= LAG_SECONDS:
             start = await _find_start(client, path)
-            looked = now if start is not None else looked  # one that is still empty is soon looked at again
+            looked = now if start is not None else looked  # an empty log is looked at again soon
             if start is not None and start > place.newest:
-                # what is still to come of the files before is taken, and then no more
+                # the log was rotated: take only the rest of the earlier files
                 place.stop, is_trusted, patience = start, False, DOUBT_SECONDS
 
 
 async def _find_start(client: KubeClient, path: str) -> Moment | None:
-    """Return when the first line of the newest file of a log was written; None if that cannot be told."""
+    """Return when the first line of the newest file of a log was written; None if that is unknown."""
     query = {"container": MAIN_CONTAINER, "timestamps": "true", "limitBytes": _STAMP_BYTES}
     try:
         async with (

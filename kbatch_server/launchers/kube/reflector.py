@@ -1,4 +1,4 @@
-"""Keep a copy of our Jobs and Pods and of what happened to them, so that nobody need ask the API."""
+"""Keeps a copy of this service's Jobs and pods and their events, so that nobody needs to ask the API."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from .watch import Watch
 
 Manifest = dict[str, Any]
 Key = tuple[str, str]
-"""Namespace and job id: a Job is called like its job."""
+"""Namespace and job id: a Job has the id of its job as its name."""
 
 MAX_EVENTS = 20
-"""Events kept of one job: the newest."""
+"""The number of newest events to keep for one job."""
 
 MAX_UNCLAIMED = 256
-"""Names of which events came while no Job of that name is known (its own news may be on the way)."""
+"""The number of names whose events to keep without a known Job of that name (which may be about to be
+reported)."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """All that is known of one job: its Job, its Pods by name (also those removed since), its Events."""
+    """All known objects of one job: its Job, its pods by name (also those removed since), its events."""
 
     job: Manifest
     pods: dict[str, Manifest] = field(default_factory=dict)
     events: OrderedDict[str, Event] = field(default_factory=OrderedDict)
     workload: Manifest | None = None
-    """Kueue's, of a Job that was handed to it."""
+    """Kueue's Workload, if the Job was submitted to Kueue."""
 
 
 class Reflector:
-    """Lists and watches Jobs, Pods and Events of one namespace, or of all (``namespace=""``).
+    """Lists and watches Jobs, pods and events of one namespace, or of all (``namespace=""``).
 
-    ``on_change(job_id)`` is called when a job may look different. Only what ``status`` and ``logs`` read
-    is kept of an object. Read with ``find()`` after ``wait_loaded()``, and trust it while ``is_healthy``.
+    It calls ``on_change(job_id)`` when a job may have changed. It keeps only the parts of an object that
+    ``status`` and ``logs`` read. Use ``find()`` after ``wait_loaded()``, and trust it while ``is_healthy``.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Reflector:
         ]
 
     async def stop(self) -> None:
-        """End it, and every wait."""
+        """End the watches, and every wait."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -104,12 +105,12 @@ class Reflector:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started, and not stopped since."""
+        """Whether the reflector was started, and not stopped since."""
         return bool(self._tasks)
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the copy of Jobs and Pods is whole and of a moment ago."""
+        """Whether the copy of Jobs and pods is complete and current."""
         return (
             self.is_running
             and all(self._loaded[kind].is_set() and self.watches[kind].is_fresh for kind in ("jobs", "pods"))
@@ -118,12 +119,12 @@ class Reflector:
 
     @property
     def last_contact(self) -> float | None:
-        """When the API last answered the most silent of the watches (``time.monotonic()``), or None."""
+        """When the API last answered the watch with the oldest answer (``time.monotonic()``), or None."""
         times = [watch.last_contact for watch in self.watches.values()]
         return None if None in times else min(moment for moment in times if moment is not None)
 
     async def wait_loaded(self, timeout_seconds: float) -> bool:
-        """Wait until all Jobs and Pods were listed once; return whether they were, and still change."""
+        """Wait until all Jobs and pods were listed once; return False after the timeout, or if stopped."""
         if not self.is_running:
             return False
         try:
@@ -135,14 +136,14 @@ class Reflector:
         return True
 
     def find(self, namespace: str, job_id: str) -> Seen | None:
-        """Return what is known of a job, or None."""
+        """Return the known objects of a job, or None."""
         seen = self._seen.get((namespace, job_id))
         if seen is not None:
             seen.workload = self._workloads.get(seen.job["metadata"]["uid"])
         return seen
 
     async def wait_change(self, namespace: str, job_id: str, timeout_seconds: float) -> None:
-        """Return when something of the job has changed, or the time is up."""
+        """Return when an object of the job has changed, or after the timeout."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault((namespace, job_id), set())
         waiters.add(waiter)
@@ -202,7 +203,7 @@ class Reflector:
         if seen:
             alive = {name: pod for name, pod in seen.pods.items() if not pod.get("isGone")}
             if alive:
-                self._orphans[key] = alive  # until each is gone, too
+                self._orphans[key] = alive  # until these pods are gone, too
             self._notify(key)
 
     # Pods
@@ -233,7 +234,7 @@ class Reflector:
             self._notify(key)
 
     def _remove_pod(self, key: Key, name: str) -> None:
-        """Mark a pod as gone while its Job is there: it may be all that says how an attempt ended."""
+        """Mark a pod as gone while its Job exists: only the pod may show how an attempt ended."""
         if key in self._seen:
             self._seen[key].pods[name] = {**self._seen[key].pods[name], "isGone": True}
         else:
@@ -293,7 +294,7 @@ class Reflector:
 
 
 def find_event_key(manifest: Manifest) -> Key | None:
-    """Return whose event it may be: of the Job of that name, or of a Pod ``<job id>-<5 characters>``."""
+    """Return the Job that an event may belong to: of that name, or of a pod ``<job id>-<5 characters>``."""
     about = manifest.get("involvedObject") or {}
     namespace, name = about.get("namespace") or "", about.get("name") or ""
     if about.get("kind") == "Pod":
@@ -304,7 +305,7 @@ def find_event_key(manifest: Manifest) -> Key | None:
 
 
 def trim_job(manifest: Manifest) -> Manifest:
-    """Return the part of a Job that is kept."""
+    """Return the part of a Job to keep."""
     metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     kept = _pick(metadata, "name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp")
     if metadata.get("deletionTimestamp"):
@@ -319,7 +320,7 @@ def trim_job(manifest: Manifest) -> Manifest:
 
 
 def trim_pod(manifest: Manifest) -> Manifest:
-    """Return the part of a Pod that is kept."""
+    """Return the part of a pod to keep."""
     metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     kept = _pick(
         metadata,
@@ -364,7 +365,7 @@ def _find_status_time(metadata: Manifest) -> str | None:
 
 
 def trim_event(manifest: Manifest) -> Manifest:
-    """Return the part of an Event that is read."""
+    """Return the part of an event to keep."""
     return {
         **_pick(manifest, "involvedObject", "eventTime", "firstTimestamp", "lastTimestamp", "series"),
         **_pick(manifest, "type", "reason", "message", "count"),
@@ -373,7 +374,7 @@ def trim_event(manifest: Manifest) -> Manifest:
 
 
 def _trim_container(container: Manifest) -> Manifest:
-    """Keep the user's program of a command, not its arguments: they may be long."""
+    """Keep the program of the user's command, but not its arguments, which may be long."""
     kept = _pick(container, "name", "image", "resources", "restartPolicy")
     for name in ("command", "args"):
         if words := unwrap_command(container.get(name) or []):

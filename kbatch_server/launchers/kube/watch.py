@@ -1,6 +1,7 @@
-"""Follow one kind of object: list all, then watch for changes, for ever, through every fault of the way.
+"""Follows one kind of object: lists all, then watches for changes, forever, despite all errors.
 
-How Kubernetes means it: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+As Kubernetes recommends:
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
 from __future__ import annotations
@@ -21,24 +22,25 @@ from .client import KubeClient, KubeError, KubeRefused, KubeUnavailable
 Manifest = dict[str, Any]
 
 PAGE = 250
-"""Objects in one answer of a list: parsing it holds the event loop for some milliseconds only."""
+"""The number of objects in one answer of a list: parsing it blocks the event loop for a few milliseconds
+only."""
 
 MAX_LINE_BYTES = 16 * 2**20
-"""etcd ends at 1.5 MiB an object; more than this is not a watch."""
+"""The maximum length of a line: etcd allows 1.5 MiB per object, so a longer line is not from a watch."""
 
 
 class Stale(Exception):
-    """What is known can no longer be brought up to date by changes alone: list again."""
+    """Changes alone can no longer update the known objects: list again."""
 
 
 class Watch:
-    """Keeps somebody informed of all objects of one kind.
+    """Reports all objects of one kind, and their changes.
 
-    ``on_list(objects)`` is told of everything there is, ``on_event(type, object)`` of each change after
-    it (``ADDED``, ``MODIFIED``, ``DELETED``), both only of what ``trim`` leaves of an object. The server
-    ends each watch after ``watch_seconds``, and a connection that is silent for ``grace_seconds`` longer
-    is given up: so a dead one, which TCP may keep for hours, is noticed. Between two tries there is always
-    a pause, up to ``max_pause_seconds``.
+    It calls ``on_list(objects)`` with all objects, and ``on_event(type, object)`` with each later change
+    (``ADDED``, ``MODIFIED``, ``DELETED``), both with only the parts that ``trim`` keeps. The server ends each
+    watch after ``watch_seconds``. The watch gives up a connection that is silent for ``grace_seconds``
+    longer, and so notices a dead one, which TCP may keep for hours. It always pauses between two tries, up to
+    ``max_pause_seconds``.
     """
 
     def __init__(
@@ -66,13 +68,13 @@ class Watch:
         self.max_pause_seconds = max_pause_seconds
         self.log = log or logging.getLogger(__name__)
         self.last_contact: float | None = None
-        """When the API last answered, as ``time.monotonic()`` says it."""
+        """When the API last answered, by ``time.monotonic()``."""
         self._version = ""
         self._failures = 0
 
     @property
     def is_fresh(self) -> bool:
-        """Whether what was told is the state of a moment ago, and not of before the connection was lost."""
+        """Whether the reported state is current, and not from before a lost connection."""
         if self.last_contact is None:
             return False
         return time.monotonic() - self.last_contact < self.watch_seconds + 2 * self.grace_seconds
@@ -90,7 +92,7 @@ class Watch:
                 self._version = ""
                 self._failures += 1
             except KubeUnavailable as error:
-                # what is known stays good: the watch goes on where it was
+                # the known objects stay valid: the watch continues at the same version
                 self._count("unavailable")
                 self.log.warning("Watch of %s failed: %s", self.path, error)
                 self._failures += 1
@@ -99,7 +101,7 @@ class Watch:
                 self.log.error("Cannot watch %s: %s", self.path, error)
                 self._version = ""
                 self._failures += 1
-            except Exception:  # a defect of ours must not freeze what is known for good
+            except Exception:  # a bug here must not freeze the known objects for ever
                 self._count("failed")
                 self.log.exception("Watching %s failed", self.path)
                 self._version = ""
@@ -110,7 +112,7 @@ class Watch:
         WATCH_RESTARTS.labels(self.path.rpartition("/")[2], why).inc()
 
     def _pause(self) -> float:
-        """Return the seconds until the next try: few after a watch that ended well, more after each fault."""
+        """Return the seconds until the next try: few after a normal end of a watch, more after errors."""
         longest: float = min(self.max_pause_seconds, 0.2 * 2 ** min(self._failures, 16))
         return longest * random.uniform(0.5, 1)  # noqa: S311 - spreads the clients of one server
 
@@ -152,7 +154,7 @@ class Watch:
                 raise Stale(error.message) from None
             raise
         if time.monotonic() - began < min(1, self.watch_seconds / 2):
-            self._failures += 1  # a server that ends each watch at once must not be asked in a circle
+            self._failures += 1  # no tight loop of requests if the server ends each watch at once
         else:
             self._touch()
             self._failures = 0
@@ -177,7 +179,7 @@ class Watch:
 
 
 async def _lines(body: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Yield whole lines. aiohttp's own refuses lines of the size that a Pod may have."""
+    """Yield complete lines. aiohttp's own method rejects lines of the size that a pod may have."""
     rest = b""
     async for chunk in body.iter_any():
         *lines, last = chunk.split(b"\n")

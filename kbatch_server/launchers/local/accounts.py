@@ -1,4 +1,4 @@
-"""Which system account a job runs as. Looking accounts up may ask a directory server: use a thread."""
+"""Selects the system account that runs a job. A lookup may ask a directory server: use a thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..base import LaunchRefused
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A system account; ``is_users_own`` says that it is the hub user's, not one that all share."""
+    """A system account; ``is_users_own`` says that it belongs to the hub user, and others do not share it."""
 
     name: str
     uid: int
@@ -37,11 +37,11 @@ class Account:
 
 
 def get_account(user: str, *, fallback: str, min_uid: int) -> Account:
-    """Return the account that a hub user's jobs run as.
+    """Return the account that runs a hub user's jobs.
 
-    A service that is not root has no choice: its own account. Root takes the account named like the hub
-    user if its id is ``min_uid`` or more (so a hub user "postgres" does not get the database's), else
-    ``fallback``; never root. Raises LaunchRefused where that leaves none.
+    If the service is not root, it is the service's own account. Root uses the account with the hub user's
+    name if its id is ``min_uid`` or more (so that a hub user "postgres" does not get the database's), else
+    ``fallback``; never root. Raises LaunchRefused if that leaves no account.
     """
     if os.geteuid() != 0:
         own = pwd.getpwuid(os.geteuid())
@@ -61,7 +61,7 @@ def get_account(user: str, *, fallback: str, min_uid: int) -> Account:
 
 
 def find_entry(name: str) -> pwd.struct_passwd | None:
-    """Return the entry of the account of exactly that name, or None."""
+    """Return the entry of the account with exactly that name, or None."""
     try:
         entry = pwd.getpwnam(name)
     except (KeyError, ValueError):  # ValueError: a NUL in it
@@ -70,7 +70,7 @@ def find_entry(name: str) -> pwd.struct_passwd | None:
 
 
 def has_home(account: Account) -> bool:
-    """Return whether the account's home folder is its own user's, who can write to it."""
+    """Return whether the account's home folder belongs to the account, and is writable for it."""
     try:
         info = os.stat(account.home)
     except OSError:
@@ -80,7 +80,7 @@ def has_home(account: Account) -> bool:
 
 
 def find_barrier(path: Path, account: Account) -> Path | None:
-    """Return the first folder on the way down to ``path`` that the account may not enter, or None."""
+    """Return the first folder on the way down to ``path`` that the account cannot enter, or None."""
     for folder in (*reversed(path.parents), path):
         info = folder.stat()
         if info.st_uid == account.uid:

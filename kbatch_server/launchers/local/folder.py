@@ -1,24 +1,24 @@
-"""A job's folder on this machine: its names, its marks, its record and its lock; the standard library only.
+"""A job's folder on this machine: its files, its record and its lock; the standard library only.
 
 ::
 
-    <root>/<job.id>/       the service's; the job's account may pass through it and no more
-        code/              the job's own: the ZIP unpacked, the working directory
+    <root>/<job.id>/       the service's; the job's account may only pass through it
+        code/              the job's own: the unpacked ZIP, the working directory
         output/            the job's own: $KBATCH_OUTPUT_DIR
-        home/              the job's own: $HOME, where its account has none
-        notebook/          what runs the job's notebook, for the job to read
-        manifest           what was unpacked to code/: JSON (see ``pack``)
+        home/              the job's own: $HOME, if its account has none
+        notebook/          the files that run the job's notebook, readable for the job
+        manifest           the files that were unpacked to code/: JSON (see ``pack``)
         lock               locked by the supervisor for as long as it lives
-        started            made once, by whoever decides about the job's only start
-        launch             locked by the process of the service that is just launching the job
-        cancel             made when the job was asked to end
-        status             JSON: the attempts so far and, in the end, how it ended
-        log.1, log.2, …    what each attempt wrote; times.1, …: when (see ``logfile``)
-        supervisor.log     what went wrong in the supervisor itself; empty
+        started            created once, by the process that decides about the job's only start
+        launch             locked by the process of the service that is launching the job
+        cancel             created when the job was asked to end
+        status             JSON: the attempts so far and, in the end, the result
+        log.1, log.2, …    the output of each attempt; times.1, …: its times (see ``logfile``)
+        supervisor.log     errors of the supervisor itself; empty
 
-The lock says whether a supervisor lives and what its process id is. It is the kernel that knows both, so
-neither a stale file nor an id that was given to another process can mislead. It is a record lock, not
-flock: that can be asked about without being taken, and no child inherits it.
+The lock shows whether a supervisor lives, and its process id. The kernel knows both, so neither a stale file
+nor an id that another process has got can mislead. It is a record lock, not flock: a process can query it
+without taking it, and children do not inherit it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from typing import Any, BinaryIO
 
 _FLOCK = "hhqqi"  # struct flock of fcntl(2): type, whence, start, length, pid
 POLL_SECONDS = 0.05
-"""How often it is looked whether another process has finished launching a job."""
+"""Seconds between two checks whether another process has finished launching a job."""
 
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class JobFolder:
-    """The folder of one job, by its absolute path. Making this object touches nothing."""
+    """The folder of one job, by its absolute path. Creating this object does not touch the folder."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -56,11 +56,11 @@ class JobFolder:
         return os.path.join(self.path, name)
 
     def has(self, name: str) -> bool:
-        """Return whether that file or folder is there."""
+        """Return whether that file or folder exists."""
         return os.path.lexists(self.get_path(name))
 
     def mark(self, name: str) -> bool:
-        """Make an empty file, durably; return False when it was there already."""
+        """Create an empty file, durably; return False if it exists already."""
         try:
             fd = os.open(self.get_path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600)
         except FileExistsError:
@@ -70,7 +70,7 @@ class JobFolder:
         return True
 
     def write_files(self, name: str, files: Mapping[str, str]) -> None:
-        """Make a folder with files that the job may read; harmless to repeat."""
+        """Create a folder with files that the job may read; repeating this is harmless."""
         os.makedirs(self.get_path(name), 0o755, exist_ok=True)
         os.chmod(self.get_path(name), 0o755)  # noqa: S103  # whatever the umask is
         for each, text in files.items():
@@ -80,7 +80,7 @@ class JobFolder:
                 file.write(text)
 
     def open_lock(self) -> int:
-        """Return a descriptor of the lock file. Closing *any* descriptor of it drops a lock that is held."""
+        """Return a descriptor of the lock file. Closing *any* descriptor of it releases a held lock."""
         return os.open(self.get_path("lock"), os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
 
     def take_lock(self) -> bool:
@@ -92,9 +92,9 @@ class JobFolder:
         return True
 
     def begin_launch(self, timeout_seconds: float) -> BinaryIO | None:
-        """Return a file that keeps others from launching the job until it is closed; wait for one that does.
+        """Return a file that prevents others from launching the job until it is closed; waits for them.
 
-        None when that one has not come to an end in time.
+        None if another process has not finished in time.
         """
         file = open(os.open(self.get_path("launch"), os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600), "r+b")  # noqa: SIM115
         give_up_at = time.monotonic() + timeout_seconds
@@ -123,7 +123,7 @@ class JobFolder:
         return None if kind == fcntl.F_UNLCK else pid
 
     def read_status(self) -> dict[str, Any]:
-        """Return what the supervisor wrote last; empty when there is nothing that can be read."""
+        """Return the supervisor's latest status; empty if there is none, or an unreadable one."""
         try:
             with open(os.open(self.get_path("status"), os.O_RDONLY | _NO_FOLLOW), "rb") as file:
                 status = json.loads(file.read())
@@ -132,7 +132,7 @@ class JobFolder:
         return status if isinstance(status, dict) else {}
 
     def write_status(self, status: dict[str, Any]) -> None:
-        """Replace the status as a whole; it is on the disk when this returns."""
+        """Replace the whole status; it is on the disk when this returns."""
         new = self.get_path("status.new")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
@@ -152,5 +152,5 @@ class JobFolder:
 
 
 def make_end(status: str, reason: str, message: str, exit_code: int | None, at: str) -> dict[str, Any]:
-    """Return how a job ended, as it stands under ``end`` in the status."""
+    """Return the end of a job, in the form of ``end`` in the status."""
     return {"status": status, "reason": reason, "message": message, "exit_code": exit_code, "ended_at": at}

@@ -1,4 +1,4 @@
-"""Run jobs as processes on the service's own machine: no cluster and no container, each with limits."""
+"""Runs jobs as processes on the service's own machine: no cluster and no containers, each job with limits."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from ...models.times import to_iso, utcnow
 from ...notebooks.files import make_files
 from ...notebooks.launch import make_command
 from ...outputs.selection import OUTPUTS, WORKDIR
+from ...slugs import make_account_name
 from ...storage.base import ObjectNotFound, Storage, StorageError
 from ..base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece
 from . import logreader
@@ -51,23 +52,21 @@ _START = (
 
 
 class LocalProcessJobLauncher(JobLauncher):
-    """Runs each job as a process of this machine, seen to by a small supervisor of its own.
+    """Runs each job as a process of this machine, with its own small supervisor.
 
-    Jobs survive a restart of the service: what it knows of them is read from their folders
-    (``folder``) and their supervisors' locks. ``spec.image`` means nothing here: the command finds the
-    programs of this machine. Started by root, it runs jobs as the hub user's system account or as
-    ``user``, never as root. Otherwise they run as the service's own account, and then nothing keeps a
-    job from the files of the service: that is for trying things out, not for people who do not trust
-    each other.
+    Jobs survive a restart of the service, which reads their state from their folders (``folder``) and from
+    their supervisors' locks. ``spec.image`` has no effect: the command uses the programs of this machine. A
+    service that runs as root runs jobs as the hub user's system account or as ``user``, never as root.
+    Otherwise jobs run as the service's own account, and can read all of its files: use this only to try
+    things out, not for people who do not trust each other.
     """
 
     runs_notebooks = True
 
     root = Unicode(
-        help="""
-        The folder that the jobs' own folders are made in. Defaults to ``kbatch-jobs`` where the service was
-        started, which a relative one is taken from as well. The accounts that jobs run as must be able to
-        enter it, and only the service may write to it.
+        help="""The folder that contains the folders of the jobs. Default: ``kbatch-jobs`` in the working
+        folder of the service; a relative path starts there, too. The accounts that run jobs must be able to
+        enter the folder, and only the service may be able to write to it.
         """,
     ).tag(config=True)
 
@@ -83,69 +82,74 @@ class LocalProcessJobLauncher(JobLauncher):
 
     user = Unicode(
         "nobody",
-        help="""
-        The system account that runs the jobs of hub users who have none, when the service runs as root.
-        Such jobs can read and stop each other: give the hub users accounts where that matters.
+        help="""The system account that runs the jobs of hub users without an account of their own, if the
+        service runs as root. These jobs can read and stop each other. If that matters, give each hub user an
+        account.
         """,
     ).tag(config=True)
 
     min_uid = Integer(
         1000,
         min=1,
-        help="""
-        The lowest user id of an account that may be a hub user's own, so that a hub user who is named like
-        a system's account (postgres, daemon) does not get that one.
+        help="""The lowest user id that a hub user's own account may have. It keeps a hub user with the name
+        of a system account (postgres, daemon) from getting that account.
         """,
     ).tag(config=True)
 
     max_code_bytes = Integer(
         2 * 1024**3,
         min=1,
-        help="The size in bytes, unpacked, that a job's ZIP of code may have.",
+        help="""The maximum size, in bytes, of a job's code after unpacking its ZIP.""",
     ).tag(config=True)
 
     max_log_bytes = Integer(
         8 * 1024**3,
         min=0,
-        help="""
-        The size in bytes at which the file of one attempt's log ends, with a line that says so; 0: never. It
-        keeps the disk from filling up; how much of a log is kept is ``LogRecorder.max_log_bytes``.
+        help="""The maximum size, in bytes, of the log file of one attempt. It ends with a line that says so;
+        0: no limit. This keeps the disk from filling up; ``LogRecorder.max_log_bytes`` sets how much of a log
+        to keep.
         """,
     ).tag(config=True)
 
     max_file_bytes = Integer(
         0,
         min=0,
-        help="The size in bytes that one file of a job may have (RLIMIT_FSIZE); 0: no limit.",
+        help="""The maximum size, in bytes, of each file that a job writes (RLIMIT_FSIZE); 0: no limit.""",
     ).tag(config=True)
 
     max_processes = Integer(
         4096,
         min=0,
-        help="""
-        How many processes, threads among them, the account of a job may have at a time (RLIMIT_NPROC); 0: no
-        limit. All jobs of the account count together, and whatever else it runs: the limit keeps one that
-        starts processes without end from taking the machine. A job that reaches it is told by the system
-        ("Resource temporarily unavailable"), which its log shows. It does not hold for root.
+        help="""The maximum number of processes, including threads, of the account of a job (RLIMIT_NPROC); 0:
+        no limit.
+
+        It counts all jobs of the account, and everything else that the account runs. It keeps a job that
+        starts processes without end from blocking the machine: the job gets the error "Resource temporarily
+        unavailable", which appears in its log. The limit does not apply to root.
         """,
     ).tag(config=True)
 
     start_timeout_seconds = Float(
         30.0,
         min=1.0,
-        help="How long in seconds a supervisor may take to start, and who follows a log waits for it.",
+        help="""Seconds that a supervisor may take to start, and that a client that follows a log waits for
+        it.
+        """,
     ).tag(config=True)
 
     kill_delay_seconds = Float(
         10.0,
         min=0.0,
-        help="""
-        How long in seconds after a job's grace period a supervisor that has not ended the job is believed to
-        hang, and is killed with all that the job started.
+        help="""Seconds after a job's grace period until the service kills a supervisor that has not ended the
+        job, with all that the job started. It assumes that the supervisor hangs.
         """,
     ).tag(config=True)
 
-    storage = Instance(Storage, allow_none=True, help="Where the ZIPs of code are; the service sets it.")
+    storage = Instance(
+        Storage,
+        allow_none=True,
+        help="""The storage with the ZIPs of code; the service sets it.""",
+    )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -154,11 +158,11 @@ class LocalProcessJobLauncher(JobLauncher):
         self._watcher: Watcher | None = None
 
     async def open(self) -> None:
-        """Make the folder of jobs. Raises TraitError when it is no safe place for them."""
+        """Create the folder of the jobs. Raises TraitError if it is not safe for them."""
         await self._do(self._ensure_root)
 
     async def close(self) -> None:
-        """Let go of the threads. The jobs go on."""
+        """End the threads. The jobs continue."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def start(self, on_change: Callable[[str], None]) -> None:
@@ -166,30 +170,30 @@ class LocalProcessJobLauncher(JobLauncher):
         self._watcher = Watcher(on_change, self.log)
 
     async def stop(self) -> None:
-        """Watch them no more."""
+        """Stop watching them."""
         if self._watcher:
             watcher, self._watcher = self._watcher, None
             await watcher.stop()
 
     def check_spec(self, spec: JobSpec) -> None:
-        """Raise InvalidRequest for a job without a command: no image brings one on this machine."""
+        """Raise InvalidRequest for a job without a command: no image has one on this machine."""
         if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
                 "command", "is required: jobs run on this machine, without an image that has a command"
             )
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
-        """Return the spec with whole CPUs: a process is kept to some of them."""
+        """Return the spec with whole CPUs: a process is restricted to some of them."""
         if spec.cpu_limit is None:
             return spec
         return spec.model_copy(update={"cpu_limit": float(math.ceil(spec.cpu_limit))})
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
-        """Put the code in place and start the job's supervisor, unless the job was started before."""
+        """Unpack the code and start the job's supervisor, unless the job was started before."""
         folder = self._get_folder(job)
         if not await self._do(folder.has, "started"):
             try:
-                self.check_spec(job.spec)  # one that another launcher's service has accepted
+                self.check_spec(job.spec)  # a service with another launcher may have accepted it
             except InvalidRequest as error:
                 raise LaunchRefused("StartError", error.message) from error
             with _disk_errors():
@@ -208,7 +212,7 @@ class LocalProcessJobLauncher(JobLauncher):
         return {"folder": folder.path}
 
     async def poll(self, job: Job) -> JobStatus | None:
-        """Return what the job's folder and its supervisor's lock say."""
+        """Return the job's state from its folder and its supervisor's lock."""
         folder = self._get_folder(job)
         with _disk_errors():
             status = await asyncio.to_thread(find_status, job.id, folder)
@@ -222,13 +226,13 @@ class LocalProcessJobLauncher(JobLauncher):
             return await self._do(self._terminate, job, self._get_folder(job))
 
     async def clean(self, job: Job) -> None:
-        """Remove the code and the log of a job that is over, and what it wrote where that is kept."""
+        """Remove the code and the log of an ended job, and its results if they are saved elsewhere."""
         with _disk_errors():
             names = {"code", "home", "notebook", *(["output"] if job.spec.keep_outputs else [])}
             await self._do(clean_folder, self._get_folder(job), names)
 
     async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
-        """Return what the job left in its output folder and in that of its code, packed while it is read."""
+        """Return the files in the job's output folder and code folder, packed while they are read."""
         folder = self._get_folder(job)
         if not await self._do(folder.has, "output"):
             return None
@@ -248,7 +252,7 @@ class LocalProcessJobLauncher(JobLauncher):
                     yield piece
 
     def _get_folder(self, job: Job) -> JobFolder:
-        """Return where the job is: where it was made, also when the configuration has changed since."""
+        """Return the job's folder: the one where it was created, even if the configuration has changed."""
         if not job.id or "/" in job.id or job.id.startswith("."):
             raise ValueError(f"{job.id!r} cannot be the id of a job")
         return JobFolder(str(job.state.get("folder") or os.path.join(self.root, job.id)))
@@ -256,7 +260,7 @@ class LocalProcessJobLauncher(JobLauncher):
     async def _do(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """Call what blocks in one of our threads."""
+        """Call a blocking function in one of this launcher's threads."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
 
@@ -284,7 +288,7 @@ class LocalProcessJobLauncher(JobLauncher):
                 )
 
     def _prepare(self, job: Job, folder: JobFolder) -> Account:
-        """Make the job's folder, as it must be for its account, and return that."""
+        """Create the job's folder with the right owner and permissions, and return the job's account."""
         account = get_account(job.user, fallback=self.user, min_uid=self.min_uid)
         if barrier := find_barrier(Path(self.root), account):
             raise LaunchRefused(
@@ -306,7 +310,7 @@ class LocalProcessJobLauncher(JobLauncher):
         return account
 
     async def _ensure_code(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> None:
-        """Put the unpacked code in place as a whole: it is made in a folder aside, which is then renamed."""
+        """Unpack the code in a temporary folder, which is then renamed: so it is complete or missing."""
         if await self._do(folder.has, "code"):
             return
         work = Path(await self._do(tempfile.mkdtemp, prefix="unpack-", dir=folder.path))
@@ -363,19 +367,20 @@ class LocalProcessJobLauncher(JobLauncher):
 
     def _make_spec(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> Spec:
         spec = job.spec
+        name = make_account_name(job.user)  # as on Kubernetes; the account itself may be a shared one
         defaults = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": os.environ.get("LANG", "C.UTF-8"),
             "HOME": account.home if has_home(account) else folder.home,
-            "USER": account.name,
-            "LOGNAME": account.name,
+            "USER": name,
+            "LOGNAME": name,
             "SHELL": "/bin/sh",
         }
         return Spec(
             command=make_command(folder.get_path("notebook"))
             if spec.notebook
             else [*(spec.command or []), *spec.args],
-            # the last is ours to say: anywhere else, nothing would be found
+            # the last one wins over the user's: the service looks for results only there
             env=defaults | launch.env | {"KBATCH_OUTPUT_DIR": folder.output},
             account=account.name,
             uid=account.uid if os.geteuid() == 0 else None,
@@ -398,7 +403,7 @@ class LocalProcessJobLauncher(JobLauncher):
             return True
         asked_before = not folder.mark("cancel")
         if folder.mark("started"):
-            # It never began, and after this mark it never will, even if a supervisor is on its way.
+            # It never began; after this mark it never will, even if a supervisor is just starting.
             end = make_end("cancelled", "Cancelled", "Cancelled by the user.", None, to_iso(utcnow()) or "")
             folder.write_status({"attempts": [], "end": end})
         elif (pid := folder.find_supervisor()) is not None:
@@ -409,9 +414,9 @@ class LocalProcessJobLauncher(JobLauncher):
         return True
 
     def _signal(self, job: Job, folder: JobFolder, pid: int, *, asked_before: bool) -> None:
-        """Ask a living supervisor to end the job; one that does not do it in time is killed with the job."""
+        """Ask a living supervisor to end the job; if it does not in time, kill it and the job."""
         process = find_process(pid)
-        if process is None or folder.find_supervisor() != pid:  # so this is it, and no later one of that id
+        if process is None or folder.find_supervisor() != pid:  # else the id may be another process's
             return
         asked_at = os.stat(folder.get_path("cancel")).st_mtime
         patience_seconds = job.spec.termination_grace_period_seconds + self.kill_delay_seconds
@@ -425,7 +430,7 @@ class LocalProcessJobLauncher(JobLauncher):
 
 @contextlib.contextmanager
 def _disk_errors() -> Iterator[None]:
-    """A disk that is full or fails says nothing about the job."""
+    """Raise LauncherUnavailable for errors of the disk, which say nothing about the job."""
     try:
         yield
     except OSError as error:

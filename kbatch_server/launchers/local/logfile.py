@@ -1,4 +1,4 @@
-"""The file that a local job's output is copied to, and when what was written; the standard library only."""
+"""The log file of a local job, and the times of its parts; the standard library only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import time
 PIECE_BYTES = 65536
 
 NOTE = struct.Struct("<QQ")
-"""An offset in the log, and the second since 1970 from which on it was written."""
+"""An offset in the log, and the time (seconds since 1970) from which the data was written."""
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LogFile:
-    """A new file that output is copied to, up to a limit, and one beside it that notes each second of it."""
+    """A new file to copy output to, up to a limit, and a second file with the time of each part."""
 
     def __init__(self, path: str, times_path: str, max_bytes: int) -> None:
         self._fd = os.open(path, _FLAGS, 0o600)
@@ -28,7 +28,7 @@ class LogFile:
         self._second = 0
 
     def copy_from(self, output: int, *, only_if_ready: bool = False) -> bool:
-        """Copy one piece; return whether there may be more: False at the end of the output."""
+        """Copy one piece; return False at the end of the output."""
         try:
             piece = os.read(output, PIECE_BYTES)
         except BlockingIOError:
@@ -55,10 +55,10 @@ class LogFile:
                 written = os.write(self._fd, piece)
                 self._size += written
                 piece = piece[written:]
-        except OSError as error:  # no space: the job may still make it, and goes on without this piece
+        except OSError as error:  # no space: the job continues without this piece of its log
             print(f"{int(time.time())} the log cannot be written: {error}", file=sys.stderr)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         os.close(self._fd)
         os.close(self._times_fd)

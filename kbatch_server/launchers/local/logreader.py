@@ -1,4 +1,4 @@
-"""Follow the log of one attempt of a local job, with the times that the supervisor noted beside it."""
+"""Follows the log of one attempt of a local job, with the times that the supervisor recorded."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .logfile import NOTE
 
 PIECE_BYTES = 256 * 1024
 POLL_SECONDS = 0.2
-"""How often a log that is followed is looked at."""
+"""Seconds between two reads of a log that is being followed."""
 
 _LOG = re.compile(r"log\.([1-9][0-9]*)")
 _NOTES_AT_ONCE = 4096
 
 
 def make_pod_name(job_id: str, number: int) -> str:
-    """Return the name of an attempt, which takes the place of a pod's."""
+    """Return the name of an attempt, in place of the name of a pod."""
     return f"{job_id}-{number}"
 
 
@@ -39,7 +39,7 @@ def find_attempt(folder: JobFolder, job_id: str, pod: str) -> int | None:
 
 
 async def wait_for_attempt(folder: JobFolder, job: Job, pod: str, *, seconds: float) -> int:
-    """Return the number of the attempt whose log is wanted, waiting for its log if it is to come."""
+    """Return the number of the attempt that ``pod`` names, after waiting for its log."""
     give_up_at = time.monotonic() + seconds
     while True:
         number = await asyncio.to_thread(find_attempt, folder, job.id, pod)
@@ -51,10 +51,10 @@ async def wait_for_attempt(folder: JobFolder, job: Job, pod: str, *, seconds: fl
 
 
 async def read_log(folder: JobFolder, number: int, *, start: int) -> AsyncGenerator[LogPiece]:
-    """Yield the log from an offset on, until that attempt is over and all was read.
+    """Yield the log from an offset on, until that attempt has ended and everything was read.
 
-    Nothing is kept open in between, so a reader who goes away leaves nothing behind. Raises LogNotFound when
-    the file is removed meanwhile.
+    Nothing stays open in between, so a reader that goes away leaves nothing behind. Raises LogNotFound if the
+    file is removed in the meantime.
     """
     path, times = folder.get_path(f"log.{number}"), _Times(folder.get_path(f"times.{number}"))
     while True:
@@ -85,7 +85,7 @@ def _read(path: str, size: int, start: int) -> bytes:
 
 
 def _read_pieces(path: str, start: int, times: _Times) -> list[LogPiece]:
-    """Return the next bytes of the log, cut where the second changes."""
+    """Return the next bytes of the log, divided where the time changes."""
     try:
         data = _read(path, PIECE_BYTES, start)
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def _read_pieces(path: str, start: int, times: _Times) -> list[LogPiece]:
 
 
 class _Times:
-    """The notes on when what was written; a few of them in memory. They may lack, or lag behind."""
+    """The recorded times of a log, a few of them in memory. They may be missing, or late."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -108,7 +108,7 @@ class _Times:
         self._notes: list[tuple[int, int]] = []
 
     def cut(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
-        """Yield the parts of a range of the log, each with its second, or None."""
+        """Yield the parts of a range of the log, each with its time (seconds since 1970), or None."""
         while start < end:
             self._load(start)
             index = bisect.bisect(self._notes, start, key=lambda note: note[0]) - 1
@@ -118,7 +118,7 @@ class _Times:
             start = until
 
     def _load(self, offset: int) -> None:
-        """Hold the notes around an offset; they are asked for in ascending order."""
+        """Load the times around an offset; offsets must be ascending."""
         while not self._notes or self._notes[-1][0] <= offset:
             first = self._first + max(len(self._notes) - 1, 0)
             try:

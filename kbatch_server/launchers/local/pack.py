@@ -1,8 +1,9 @@
-"""Pack what a job left in its folders as a tar, trusting none of it. All of it blocks: use a thread.
+"""Packs the files that a job left in its folders as a tar, trusting none of it. It blocks: use a thread.
 
-The folders were the job's own: they may hold links to the service's files, FIFOs that nobody writes to, a
-million empty folders inside each other. So everything is opened by descriptors from the top down, without
-following. The tar has the files by path, as far as they fit, and links as such: ``selection`` follows them.
+The job owned these folders: they may have links to the service's files, FIFOs without a writer, or a million
+empty folders inside each other. So this module opens everything by descriptors from the top down, without
+following links. The tar contains the files by path, as far as they fit, and links as such: ``selection``
+follows them.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from ...models.results import OmittedFile, OutputLimits, OutputTar
-from ...outputs.selection import ENTRIES_FOR_EACH_FILE, OMITTED_LIST, Omitted, format_omitted
+from ...outputs.selection import (
+    ENTRIES_FOR_EACH_FILE,
+    LinkResolver,
+    Omitted,
+    format_omitted,
+)
+from ...outputs.tarindex import OMITTED_LIST
 from ..base import LauncherUnavailable
 
 PIECE_BYTES = 256 * 1024
-"""What one trip to a thread packs."""
+"""Bytes that one call in a thread packs."""
 
 MAX_DEPTH = 100
-"""How deep folders may be inside each other: each takes a descriptor while it is read."""
+"""The maximum depth of nested folders: each takes a descriptor while it is read."""
+
+MAX_LINKED_FOLDERS = 100
+"""The maximum number of folders that are read again because a link leads to them."""
 
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
@@ -36,9 +46,10 @@ Manifest = dict[str, tuple[int, int]]
 
 
 class PackedFolder(NamedTuple):
-    """A folder to be packed, under a name; with a manifest only what is not in there as it was then.
+    """A folder to pack, under a name; with a manifest, only what has changed since the manifest.
 
-    Of that, hidden files and what Python and npm keep are left out: nobody means them.
+    In that case it omits hidden files and the caches of Python and npm, which nobody wants as results. A link
+    that is not in the manifest comes with its target, even if the target is in the manifest.
     """
 
     name: str
@@ -49,9 +60,9 @@ class PackedFolder(NamedTuple):
 def read_folders(
     folders: Sequence[PackedFolder], limits: OutputLimits, in_thread: Callable[..., Awaitable[Any]]
 ) -> OutputTar:
-    """Return the tar of folders, which is packed while it is read: a piece at a time, by ``in_thread``.
+    """Return a tar of folders, which is packed while it is read: piece by piece, by ``in_thread``.
 
-    Of two files of the same path that of the first folder counts. Reading it raises LauncherUnavailable when
+    If two files have the same path, the first folder's counts. Reading the tar raises LauncherUnavailable if
     a folder itself, or the disk, cannot be read.
     """
     packer = Packer(folders, limits)
@@ -71,7 +82,7 @@ def read_folders(
 
 
 def write_manifest(path: str, manifest_path: str) -> None:
-    """Note what is in a folder, which nobody else writes to now."""
+    """Record the contents of a folder, which nobody else writes to now."""
     manifest: Manifest = {}
     for folder, folders, files in os.walk(path):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
@@ -90,12 +101,12 @@ def _read_manifest(path: str) -> Manifest:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder of the working folder is none that anybody would miss."""
+    """Whether nobody would miss this file or folder of the working folder in the results."""
     return name.startswith(".") or name in ("__pycache__", "node_modules")
 
 
 class _Entry(NamedTuple):
-    """A file or a link that was found; the first two are its place in the order."""
+    """A file or a link; the first two fields define its place in the order."""
 
     path: str
     rank: int
@@ -104,33 +115,36 @@ class _Entry(NamedTuple):
 
 
 class Packer:
-    """Packs folders, once, for one thread at a time."""
+    """Packs folders, once, in one thread at a time."""
 
     def __init__(self, folders: Sequence[PackedFolder], limits: OutputLimits) -> None:
         self._folders = folders
         self._limits = limits
+        self._tops: list[int] = []
         self._uids: list[int] = []
         self._manifests: list[Manifest | None] = []
         self._room = ENTRIES_FOR_EACH_FILE * limits.max_files + 100
         self._files = self._size = 0
+        self._linked_folders = MAX_LINKED_FOLDERS
+        self._resolver = LinkResolver(self._read_link)
         self._omitted = Omitted()
-        self._lock = threading.Lock()  # who gives up may close it while another thread still reads
+        self._lock = threading.Lock()  # `close` may run while another thread reads
         self._pieces = self._group()
         self.left_out = 0
-        """Entries that are no plain files of the job's own, nor links, or that cannot be read."""
+        """Entries that are neither links nor regular files of the job's own, or that cannot be read."""
 
     def read(self) -> bytes:
-        """Return the next piece, which is empty after the last; raises OSError."""
+        """Return the next piece, empty at the end; raises OSError."""
         with self._lock:
             return next(self._pieces, b"")
 
     def close(self) -> None:
-        """Let go of every descriptor."""
+        """Close every descriptor."""
         with self._lock:
             self._pieces.close()
 
     def _group(self) -> Generator[bytes]:
-        """Yield the whole tar in pieces of a moderate size."""
+        """Yield the whole tar in pieces of moderate size."""
         held = bytearray()
         for piece in self._pack():
             held += piece
@@ -141,16 +155,15 @@ class Packer:
 
     def _pack(self) -> Iterator[bytes]:
         with ExitStack() as stack:
-            tops = []
             for folder in self._folders:
                 top = os.open(folder.path, _FOLDER)
                 stack.callback(os.close, top)
-                tops.append(top)
+                self._tops.append(top)
                 # a hard link to the file of another account must not be a way to read it
                 self._uids.append(os.fstat(top).st_uid)
                 manifest = folder.manifest_path
                 self._manifests.append(None if manifest is None else _read_manifest(manifest))
-            walks = [self._walk(top, rank, "", 0) for rank, top in enumerate(tops)]
+            walks = [self._walk(top, rank, "", 0) for rank, top in enumerate(self._tops)]
             for walk in walks:
                 stack.callback(walk.close)
             last = ""
@@ -163,22 +176,80 @@ class Packer:
             yield _make_header(OMITTED_LIST, size=len(text)) + _padded(text)
 
     def _pack_entry(self, entry: _Entry) -> Iterator[bytes]:
-        path = f"{self._folders[entry.rank].name}/{entry.path}"
         try:
             target = os.readlink(entry.name, dir_fd=entry.folder)
-        except OSError:  # EINVAL: it is none
-            file = self._open(entry)
+        except OSError:  # EINVAL: not a link
+            yield from self._pack_file(entry)
         else:
-            # it takes no place of a file's: where it leads decides whether it is a result
-            yield _make_header(path, target=target)
+            # a link does not count as a file: its target decides whether it is a result
+            yield _make_header(self._get_name(entry), target=target)
+            if any(manifest is not None for manifest in self._manifests):
+                yield from self._pack_linked(entry)
+
+    def _get_name(self, entry: _Entry) -> str:
+        return f"{self._folders[entry.rank].name}/{entry.path}"
+
+    def _pack_linked(self, link: _Entry) -> Iterator[bytes]:
+        """Yield the unchanged files that a link leads to, under the path of the link."""
+        found = self._locate(self._resolver.resolve(f"{self._folders[link.rank].path}/{link.path}"))
+        if found is None or self._manifests[found[0]] is None:
             return
+        rank, path = found
+        *above, name = path.split("/")
+        if any(map(is_ignored, (*above, name))):
+            return
+        with ExitStack() as stack:
+            folder = self._tops[rank]
+            for part in above:
+                below = self._open_folder(folder, part, 1)
+                if below is None:
+                    return
+                stack.callback(os.close, below)
+                folder = below
+            if self._is_unchanged(rank, folder, name, path):
+                yield from self._pack_file(link._replace(folder=folder, name=name))
+            elif self._linked_folders and (below := self._open_folder(folder, name, 1)) is not None:
+                stack.callback(os.close, below)
+                self._linked_folders -= 1
+                for each in self._walk(below, rank, f"{path}/", 1, unchanged=True):
+                    shown = link.path + each.path[len(path) :]
+                    yield from self._pack_file(each._replace(path=shown, rank=link.rank))
+
+    def _is_unchanged(self, rank: int, folder: int, name: str, path: str) -> bool:
+        """Whether a plain file has the size and time of the folder's manifest."""
+        try:
+            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return False
+        manifest = self._manifests[rank] or {}
+        return stat.S_ISREG(info.st_mode) and manifest.get(path) == (info.st_size, info.st_mtime_ns)
+
+    def _locate(self, path: str | None) -> tuple[int, str] | None:
+        """Return the number of the folder that an absolute path is in, and the path in it."""
+        for rank, folder in enumerate(self._folders):
+            if path is not None and path.startswith(f"{folder.path}/"):
+                return rank, path[len(folder.path) + 1 :]
+        return None
+
+    def _read_link(self, path: str) -> str | None:
+        found = self._locate(path)
+        if found is None:
+            return None
+        try:
+            return os.readlink(found[1], dir_fd=self._tops[found[0]])
+        except OSError:
+            return None
+
+    def _pack_file(self, entry: _Entry) -> Iterator[bytes]:
+        file = self._open(entry)
         if file is None:
             self.left_out += 1
             return
         try:
             status = os.fstat(file)
             if self._has_room(entry.path, status.st_size):
-                yield _make_header(path, size=status.st_size, moment=int(status.st_mtime))
+                name = self._get_name(entry)
+                yield _make_header(name, size=status.st_size, moment=int(status.st_mtime))
                 yield from _read_file(file, status.st_size)
         finally:
             os.close(file)
@@ -192,40 +263,51 @@ class Packer:
         self._size += size
         return True
 
-    def _walk(self, folder: int, rank: int, prefix: str, depth: int) -> Generator[_Entry]:
-        """Yield what is in a folder, by path; the descriptor that each names is open until the next."""
-        for name in self._scan(folder, rank, prefix):
+    def _walk(
+        self, folder: int, rank: int, prefix: str, depth: int, *, unchanged: bool = False
+    ) -> Generator[_Entry]:
+        """Yield the entries of a folder, by path; each entry's descriptor stays open until the next.
+
+        It omits what has not changed since the manifest; with ``unchanged``, it yields only files that have
+        not.
+        """
+        for name in self._scan(folder, rank, prefix, unchanged):
             if not name.endswith("/"):
                 yield _Entry(prefix + name, rank, folder, name)
             elif (below := self._open_folder(folder, name[:-1], depth + 1)) is None:
                 self.left_out += 1
             else:
                 try:
-                    yield from self._walk(below, rank, prefix + name, depth + 1)
+                    yield from self._walk(below, rank, prefix + name, depth + 1, unchanged=unchanged)
                 finally:
                     os.close(below)
 
-    def _scan(self, folder: int, rank: int, prefix: str) -> list[str]:
-        """Return the names in a folder, each folder's with a slash: that is the order of whole paths, too."""
+    def _scan(self, folder: int, rank: int, prefix: str, unchanged: bool) -> list[str]:
+        """Return the names in a folder, those of folders with a slash, so that they sort like whole paths."""
         names: list[str] = []
         manifest = self._manifests[rank]
         with os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = entry.is_dir(follow_symlinks=False)
-                if manifest is not None and self._is_known(entry, prefix, is_folder, manifest):
+                if unchanged:
+                    if is_ignored(entry.name) or not (
+                        is_folder or self._is_unchanged(rank, folder, entry.name, prefix + entry.name)
+                    ):
+                        continue
+                elif manifest is not None and self._is_known(entry, prefix, is_folder, manifest):
                     continue
                 if not (is_folder or entry.is_symlink() or entry.is_file(follow_symlinks=False)):
                     self.left_out += 1
                     continue
                 names.append(f"{entry.name}/" if is_folder else entry.name)
-                if len(names) > 2 * self._room:  # what is found is held until it is sorted
+                if len(names) > 2 * self._room:  # the names are in memory until they are sorted
                     names = self._keep_first(names)
         names = self._keep_first(names)
         self._room -= len(names)
         return sorted(names)
 
     def _keep_first(self, names: list[str]) -> list[str]:
-        """Return the first of the names, as many as may be held; the others are counted as left out."""
+        """Return the first names, as many as allowed in memory, and count the others as omitted."""
         kept = heapq.nsmallest(self._room, names)
         self._omitted.files += len(names) - len(kept)
         return kept
@@ -243,7 +325,7 @@ class Packer:
             return None
 
     def _open(self, entry: _Entry) -> int | None:
-        """Open a plain file of the job's own, or return None."""
+        """Open a regular file of the job's own, or return None."""
         try:
             file = os.open(entry.name, _FILE, dir_fd=entry.folder)
         except OSError:
@@ -267,7 +349,7 @@ def _read_file(file: int, size: int) -> Iterator[bytes]:
     """Yield exactly as much of a file's content as its header says, padded."""
     left = size
     while left:
-        # zeros for what was cut off meanwhile: a tar has no way to take a size back
+        # zeros if the file was truncated meanwhile: its size is in the tar already
         piece = os.read(file, min(PIECE_BYTES, left)) or bytes(min(PIECE_BYTES, left))
         left -= len(piece)
         yield piece

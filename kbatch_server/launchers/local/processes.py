@@ -1,4 +1,4 @@
-"""Find and signal processes without ever hitting the wrong one; the standard library only, Linux only."""
+"""Finds and signals processes without ever hitting the wrong one; the standard library only, Linux only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Process(NamedTuple):
-    """A process as /proc/<pid>/stat shows it: the time of its start tells it from a later one of that id."""
+    """A process from /proc/<pid>/stat: its start time tells it from a later process with the same id."""
 
     pid: int
     parent: int
@@ -30,7 +30,7 @@ def find_process(pid: int) -> Process | None:
 
 
 def send_signal(process: Process, signal_number: int) -> None:
-    """Send a signal to that very process; nothing happens when it is gone or not ours to signal."""
+    """Send a signal to this very process; does nothing if it is gone, or may not be signalled."""
     try:
         pidfd = os.pidfd_open(process.pid)
     except OSError as error:
@@ -47,11 +47,11 @@ def send_signal(process: Process, signal_number: int) -> None:
 
 
 def kill_below(root: int) -> int:
-    """KILL what is found below ``root`` in one walk down, and return how many processes that were.
+    """KILL the processes below ``root`` found in one walk down, and return their number.
 
-    Each is stopped before its children are looked up. So it starts no more of them, and does not reap
-    one, whose id could then be another's. The walk is quicker than a fork, and gets ahead of a job that
-    flees by forking again and again; a list of all processes, made first, would miss its newest.
+    It stops each process before looking up its children. So the process starts no more of them, and does not
+    reap one, whose id another process could get then. The walk is faster than a fork, and so overtakes a job
+    that escapes by forking repeatedly; a complete list of processes, made first, would miss the newest.
     """
     found: list[int] = []
     todo = _find_children(root)

@@ -1,6 +1,6 @@
-"""Why a program that the job's account was denied (EACCES) could not be started, in words for the user.
+"""Explains to the user why a program could not be started with EACCES (permission denied).
 
-Part of the supervisor, which uses the standard library only.
+It is a part of the supervisor, which uses the standard library only.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import os
 from collections.abc import Callable
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
-"""The exit codes of a shell that may not run a program, and of one that does not find it."""
+"""A shell's exit codes for a program that it may not run, and for one that it does not find."""
 
 
 def explain_denial(program: str, code: str, path: str, account: str) -> tuple[int, str]:
-    """Return the exit code and the message for a program that the system refused with EACCES.
+    """Return the exit code and the message for a program that failed with EACCES.
 
     ``code`` is the working folder, ``path`` the job's PATH. It looks with the rights of the calling process,
-    which must be those of the job's account (see ``run_as``): whether there is a file where the account may
-    not look is none of the user's business.
+    which must be those of the job's account (see ``run_as``): users must not learn which files exist where
+    the account cannot look.
     """
     folders = [""] if "/" in program else path.split(":")
     closed = []
@@ -50,7 +50,7 @@ def _explain_found(program: str, name: str, place: str, account: str) -> str:
 
 
 def run_as(uid: int, gid: int, groups: list[int], function: Callable[[], tuple[int, str]]) -> tuple[int, str]:
-    """Return what a function returns in a process of another account; the caller must be root."""
+    """Return the result of a function in a process of another account; the caller must be root."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Say where a local job is, from what its folder and its supervisor's lock show. It blocks: use a thread."""
+"""Determines the status of a local job from its folder and its supervisor's lock. It blocks: use a thread."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LOST = "The machine or the job's supervisor stopped while the job ran."
 
 
 def find_status(job_id: str, folder: JobFolder) -> JobStatus | None:
-    """Return the job's status; None when it was never started, or is removed.
+    """Return the job's status; None if it was never started, or was removed.
 
-    The order matters: the lock is taken before ``started`` is made, and let go of after the end is
-    written; so whatever happens in between, a job that runs is never taken for a lost one.
+    The order matters: the supervisor takes the lock before it creates ``started``, and releases it after it
+    has written the end. So whatever happens in between, a running job never seems to be lost.
     """
     if not folder.has("started"):
         return None

@@ -1,13 +1,13 @@
-"""Run one job's command, see it to its end, and write down how it ended: one such process for each job.
+"""Runs the command of one job, waits for its end, and records the result: one such process for each job.
 
-The service starts it and hands it a Spec as JSON on standard input. It goes into the background, so it is
-nobody's child and lives on when the service is restarted, killed or upgraded. It uses the standard library
-only and holds no secret but the job's environment. What it promises:
+The service starts it and passes a Spec as JSON on standard input. It becomes a background process without a
+parent, so it continues when the service is restarted, killed or upgraded. It uses the standard library only
+and holds no secrets except the job's environment. It guarantees:
 
-- A job is started once. It takes the folder's lock and makes the mark ``started`` before it does anything
-  else, and gives up when that is there.
-- Nothing that the job started outlives it: also what daemonised stays below a subreaper, and is killed.
-- How it ended is on the disk before it exits.
+- It starts a job once. Before anything else it takes the folder's lock and creates the file ``started``, and
+  it gives up if that exists.
+- It leaves no process of the job behind: daemonised ones stay below a subreaper, which kills them.
+- It records the result on the disk before it exits.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
 class Spec(NamedTuple):
-    """What the service tells about a job; sizes in bytes, 0 or None is no limit."""
+    """A job, for the supervisor; sizes are in bytes, and 0 or None means no limit."""
 
     command: list[str]
     env: dict[str, str]
     account: str
-    """The name of the account that runs the command."""
+    """The account that runs the command."""
     uid: int | None
-    """None: stay who we are."""
+    """None: do not change the account."""
     gid: int
     groups: list[int]
     cpu_limit: float | None
@@ -57,15 +57,15 @@ class Spec(NamedTuple):
     max_processes: int
     retries: int
     retry_delays_seconds: list[float]
-    """The wait before each further attempt, as many as there may be."""
+    """The delay before each further attempt; their number is the maximum number of retries."""
     active_deadline_seconds: float | None
     grace_seconds: float
     working_dir: str = ""
-    """The folder of the code that the command runs in."""
+    """The folder in the code in which the command runs."""
 
 
 class Supervisor:
-    """Sees one job from its start to its end."""
+    """Runs one job from its start to its end."""
 
     def __init__(self, folder: JobFolder, spec: Spec) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ class Supervisor:
         self.told_to_stop = True
 
     def run(self) -> None:
-        """Run the job, again after a failure as often as it may, and write its end."""
+        """Run the job, with its retries after a failure, and record its end."""
         while not (end := self._find_reason_to_stop()):
             try:
                 exit_code = self._run_attempt()
@@ -109,7 +109,7 @@ class Supervisor:
         self._write_status("", "", end)
 
     def _find_reason_to_stop(self) -> dict[str, Any] | None:
-        """Return the end of a job that was told to end or ran too long, or None."""
+        """Return the end of a job that was asked to end or exceeded its time limit, or None."""
         exit_code = self.attempts[-1]["exit_code"] if self.attempts else None
         if self.folder.has("cancel"):
             return make_end("cancelled", "Cancelled", "Cancelled by the user.", exit_code, _now())
@@ -123,9 +123,9 @@ class Supervisor:
         return None
 
     def _find_end(self, exit_code: int) -> dict[str, Any] | None:
-        """Return the end of the job after an attempt, or None if it is to be tried again."""
+        """Return the end of the job after an attempt, or None if there is a retry."""
         if exit_code == 0 and not self.asked_to_end:
-            return make_end("succeeded", "Completed", "", 0, _now())
+            return make_end("succeeded", "", "", 0, _now())
         if end := self._find_reason_to_stop():
             return end
         if len(self.attempts) > self.spec.retries:
@@ -145,7 +145,7 @@ class Supervisor:
         return f"The command was terminated by signal {number} ({name}){which}."
 
     def _make_start_error(self, error: Exception) -> dict[str, Any]:
-        """Return the end of a job whose command could not be started, in words that help."""
+        """Return the end of a job whose command could not be started, with a helpful message."""
         program = self.spec.command[0]
         exit_code = NOT_EXECUTABLE
         if isinstance(error, FileNotFoundError) and error.filename == self.working_dir:
@@ -168,7 +168,7 @@ class Supervisor:
         return make_end("failed", "StartError", message, exit_code, _now())
 
     def _explain_denial(self, program: str) -> tuple[int, str]:
-        """Return the exit code and the message for a program that the job's account may not run."""
+        """Return the exit code and the message for a program that the job's account cannot run."""
         spec = self.spec
         account = f"the job's account ({spec.account})"
         path = spec.env.get("PATH", os.defpath)
@@ -179,12 +179,12 @@ class Supervisor:
         return explain() if spec.uid is None else run_as(spec.uid, spec.gid, spec.groups, explain)
 
     def _is_script(self, program: str) -> bool:
-        """Return whether the program is a file of the job's own code: elsewhere we, as root, see too much."""
+        """Return whether the program is a file in the job's code; as root we can see too much elsewhere."""
         path = os.path.realpath(os.path.join(self.working_dir, program))
         return path.startswith(os.path.join(self.folder.code, "")) and os.path.isfile(path)
 
     def _run_attempt(self) -> int:
-        """Run the command once and return its exit code: 128 and the signal's number if a signal ended it."""
+        """Run the command once and return its exit code: 128 plus the number of a signal that ended it."""
         number = len(self.attempts) + 1
         self.attempts.append({"number": number, "started_at": _now(), "ended_at": None, "exit_code": None})
         log = LogFile(
@@ -230,7 +230,7 @@ class Supervisor:
         )
 
     def _limit_child(self) -> None:
-        """In the child, as the job's account already: set what it may use. Memory comes last."""
+        """Set the limits in the child, which has the job's account already. Memory comes last."""
         spec = self.spec
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # no way up by a set-uid program, and so none out of our reach
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -247,7 +247,7 @@ class Supervisor:
             _set_limit(resource.RLIMIT_AS, spec.mem_limit)
 
     def _see_to_end(self, process: subprocess.Popen[bytes], output: int, log: LogFile) -> int:
-        """Copy the output until the command ends, end it if that is due, and leave nothing alive."""
+        """Copy the output until the command ends, end it if that is due, and kill all its processes."""
         kill_at = math.inf
         is_open = True
         while (status := _reap(process.pid)) is None:
@@ -262,9 +262,9 @@ class Supervisor:
             self._wait_until(kill_at if self.asked_to_end else self.deadline, output if is_open else None)
             if is_open:
                 is_open = log.copy_from(output)
-        process.returncode = status  # it is reaped: Popen is not to wait for that process id again
+        process.returncode = status  # already reaped: Popen must not wait for this process id again
         _kill_all_children()
-        for _ in range(256):  # what is left in the pipe, unless something that cannot be killed writes on
+        for _ in range(256):  # the rest in the pipe; a process that cannot be killed may still write
             if not (is_open and log.copy_from(output, only_if_ready=True)):
                 break
         return status if status >= 0 else 128 - status
@@ -286,7 +286,7 @@ class Supervisor:
             self._wait_until(min(moment, self.deadline))
 
     def _write_status(self, reason: str, message: str, end: dict[str, Any] | None = None) -> None:
-        """Write what is known now. A full disk delays the end of a job, it does not lose it."""
+        """Record the current state. A full disk delays the end of a job, but does not lose it."""
         status = {"attempts": self.attempts, "reason": reason, "message": message, "end": end}
         delay_seconds = 0.5
         while True:
@@ -301,7 +301,7 @@ class Supervisor:
 
 
 def main(path: str) -> int:
-    """Start the job of that folder in the background and return when that is decided: an exit code."""
+    """Start the job of a folder in the background, and return an exit code when that is decided."""
     try:
         spec = Spec(**json.load(sys.stdin.buffer))
     except ValueError:  # the service was killed while it wrote; it will start us again
@@ -330,7 +330,7 @@ def _supervise(folder: JobFolder, spec: Spec, decide: int) -> None:
 
 
 def _reap(pid: int) -> int | None:
-    """Reap every child that has ended; return the exit status of ``pid`` (-n for signal n) if it was one."""
+    """Reap every ended child; return the exit status of ``pid`` (-n for signal n) if it is one of them."""
     status = None
     with contextlib.suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
@@ -340,10 +340,11 @@ def _reap(pid: int) -> int | None:
 
 
 def _kill_all_children() -> None:
-    """KILL and reap what is left of the job, until the kernel says that we have no child.
+    """KILL and reap all processes of the job, until the kernel reports that no child is left.
 
-    We are a subreaper, so all that the job started is below us, and without a child there is nothing.
-    What cannot be killed (it waits for a dead file server) is left alone after a while.
+    The supervisor is a subreaper, so everything that the job started is below it, and without a child nothing
+    is left. After a while it gives up on processes that cannot be killed (they wait for a dead file server,
+    for example).
     """
     give_up_at = time.monotonic() + KILL_TIMEOUT_SECONDS
     pause_seconds = 0.001
@@ -358,7 +359,7 @@ def _kill_all_children() -> None:
 
 
 def _set_limit(kind: int, value: int) -> None:
-    """Set a limit for good, or leave it where a stricter one holds already."""
+    """Set a limit permanently, unless a stricter one applies already."""
     _, hard = resource.getrlimit(kind)
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)

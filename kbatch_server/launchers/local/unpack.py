@@ -1,4 +1,4 @@
-"""Fetch and unpack a user's ZIP, remove a job's files, trusting neither. All of it blocks: use a thread."""
+"""Fetches and unpacks a user's ZIP, and removes a job's files, trusting neither. It blocks: use a thread."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _WRONG_NAMES = {
 
 
 class BadCode(Exception):
-    """The ZIP cannot or may not be unpacked; its text is a sentence for the user."""
+    """The ZIP cannot or must not be unpacked; the text is a sentence for the user."""
 
 
 def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
     """Unpack ``archive`` into the new folder ``target``, which nobody else can write to.
 
-    The same code reads it that checked it when it was uploaded, so both make the same of it; it is checked
-    again. Files keep whether they are executable; all are for their owner only. Raises BadCode for what leads
-    outside, and for more than ``max_bytes``.
+    It uses the code that checked the ZIP at the upload, so that both interpret it in the same way, and checks
+    it again. Executable files stay executable; only the owner has access to any file. Raises BadCode for
+    paths that lead outside, and for more than ``max_bytes``.
     """
     target.mkdir(mode=0o700)
     try:
@@ -61,7 +61,7 @@ def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
 
 
 def check_folder(code: Path, name: str | None) -> None:
-    """Raise BadCode unless the code that was unpacked has a folder of this name; None stands for itself."""
+    """Raise BadCode unless the unpacked code has a folder with this name; None is the code itself."""
     if name is not None and not (code / name).is_dir():
         raise BadCode(f"The ZIP of code has no folder {name[:100]!r}, which working_dir names.")
 
@@ -78,7 +78,7 @@ def _read_directory(file: BinaryIO) -> Directory:
 
 
 def _follow(file: BinaryIO, directory: Directory, on_data: OnData) -> Mapping[str, str]:
-    """Have ``on_data`` called with all that the entries unpack to; return where the links lead."""
+    """Call ``on_data`` with the unpacked content of all entries; return the targets of the links."""
     content = ContentCheck(directory, on_data)
     file.seek(0)
     left = directory.start
@@ -98,7 +98,7 @@ class _Unpacker:
         self._file: BinaryIO | None = None
 
     def write(self, entry: Entry, data: bytes) -> None:
-        """Take the next bytes of an entry; none of them make an empty file, or a folder."""
+        """Take the next bytes of an entry; an entry without any becomes an empty file, or a folder."""
         if entry.is_left_out or entry.is_link:
             return
         if entry is not self._entry:
@@ -119,20 +119,20 @@ class _Unpacker:
         self._file = open(os.open(path, flags, rights), "wb")  # noqa: SIM115  # closed by ``close``
 
     def make_link(self, name: str, path: str) -> None:
-        """Make a link, when all files are there."""
+        """Create a link, after all files."""
         link = self._target.joinpath(*split_path(name))
         link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.symlink_to(path)
 
     def close(self) -> None:
-        """Close the file that was written last."""
+        """Close the current file."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
 
 
 def give_tree(path: Path, uid: int, gid: int) -> None:
-    """Give a tree that only the service could write to so far to an account; the top folder comes last."""
+    """Give a tree that only the service could write to so far to an account; the top folder last."""
     for folder, folders, files in os.walk(path, topdown=False):
         for name in (*folders, *files):
             os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)
@@ -140,10 +140,10 @@ def give_tree(path: Path, uid: int, gid: int) -> None:
 
 
 def clean_folder(folder: JobFolder, names: Collection[str]) -> None:
-    """Remove what a job that is over needs no more: these of its folders, and what is left of unpacking."""
+    """Remove what an ended job does not need any more: these folders, and the rest of unpacking."""
     if not folder.has(""):
         return
-    folder.mark("started")  # for a job that was refused: no supervisor is to begin with it any more
+    folder.mark("started")  # for a rejected job: no supervisor may start it any more
     if folder.find_supervisor() is not None and not folder.read_status().get("end"):
         return
     for name in os.listdir(folder.path):
@@ -154,10 +154,10 @@ def clean_folder(folder: JobFolder, names: Collection[str]) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, if it is there; follows no link and takes any depth.
+    """Remove a folder with its contents, if it exists; follows no links and supports any depth.
 
-    A job may have left a million folders inside each other, which breaks what is recursive. So each
-    folder's folders are moved up to the top before it is removed, and two descriptors do.
+    A job may leave a million folders inside each other, which is too deep for recursion. So this moves each
+    folder's folders up to the top before it removes the folder, and needs only two descriptors.
     """
     try:
         top = os.open(path, _DIRECTORY)
@@ -177,7 +177,7 @@ def remove_tree(path: Path) -> None:
 
 
 def _is_unlinked(folder: int, name: str) -> bool:
-    """Remove what is not a folder; return False for a folder."""
+    """Remove an entry that is not a folder; return False for a folder."""
     try:
         os.unlink(name, dir_fd=folder)
     except IsADirectoryError:
@@ -186,7 +186,7 @@ def _is_unlinked(folder: int, name: str) -> bool:
 
 
 def _move_folders(top: int, name: str, new_names: Iterator[str]) -> None:
-    """Empty a folder of ``top``: its files are removed and its folders moved to ``top``."""
+    """Empty a folder of ``top``: remove its files and move its folders to ``top``."""
     folder = _open_folder(top, name)
     try:
         for each in os.listdir(folder):
@@ -198,10 +198,10 @@ def _move_folders(top: int, name: str, new_names: Iterator[str]) -> None:
 
 
 def _open_folder(parent: int, name: str) -> int:
-    """Open a folder, and see to it that its owner may change it, which the job may have taken away."""
+    """Open a folder, and make it writable for its owner, which the job may have changed."""
     try:
         folder = os.open(name, _DIRECTORY, dir_fd=parent)
-    except PermissionError:  # then we are not root, and the job was no other account than we are
+    except PermissionError:  # then this process is not root, and the job ran under its account
         os.chmod(name, 0o700, dir_fd=parent)
         folder = os.open(name, _DIRECTORY, dir_fd=parent)
     with contextlib.suppress(PermissionError):
@@ -212,7 +212,7 @@ def _open_folder(parent: int, name: str) -> int:
 async def fetch_code(
     pieces: AsyncIterator[bytes], sha256: str | None, path: Path, *, in_thread: Callable[..., Awaitable[Any]]
 ) -> None:
-    """Write pieces to a file; raises BadCode when their SHA-256 is another, and what reading them raises."""
+    """Write pieces to a file; raises BadCode for a wrong SHA-256, and errors of reading the pieces."""
     digest = hashlib.sha256()
     with await in_thread(open, path, "wb") as file:
         async with contextlib.aclosing(pieces):  # type: ignore[type-var]

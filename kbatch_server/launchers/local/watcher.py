@@ -1,4 +1,4 @@
-"""Notice at once when a local job's supervisor ends, also one that an earlier run of the service started."""
+"""Notices immediately when a local job's supervisor ends, even one from an earlier run of the service."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from .folder import JobFolder
 
 POLL_SECONDS = 0.5
-"""How often a supervisor is looked at where the kernel has no pidfds (before 5.3)."""
+"""Seconds between two checks of a supervisor if the kernel has no pidfds (before 5.3)."""
 
 
 class Watcher:
-    """Calls ``on_change(job_id)`` when the supervisor of a job that is watched has ended, once for each."""
+    """Calls ``on_change(job_id)`` once for each watched job whose supervisor has ended."""
 
     def __init__(self, on_change: Callable[[str], None], log: logging.Logger) -> None:
         self._on_change = on_change
@@ -22,13 +22,13 @@ class Watcher:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def watch(self, job_id: str, folder: JobFolder) -> None:
-        """Watch that job too; a job that is watched already is left alone."""
+        """Watch a job, unless it is watched already."""
         if job_id not in self._tasks:
             task = asyncio.create_task(self._wait_for_end(job_id, folder), name=f"watch {job_id}")
             self._tasks[job_id] = task
 
     async def stop(self) -> None:
-        """End every task."""
+        """Cancel every task."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -1,12 +1,14 @@
-"""What a notebook's job has before its first cell: tools, the notebook itself, its kernel, its parameters.
+"""Prepares a notebook before its first cell: tools, the notebook itself, its kernel, its parameters.
 
-A part of ``run_notebook``, in a file of its own beside it.
+It is a part of ``run_notebook``, in a separate file beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -17,19 +19,56 @@ CELL_FAILED, NO_TOOLS, BAD_NOTEBOOK, NO_KERNEL, KERNEL_DIED, RUNNER_FAILED = 1, 
 """Exit codes; ``launch.EXIT_REASONS`` says in words what they mean."""
 
 SAVE_SECONDS = 30
-"""A cell that runs for longer than this is saved with what it has put out so far, again and again."""
+"""A cell that runs for longer than this is saved with its output so far, repeatedly."""
 
 PROGRAMS = ("papermill", "jupyter-nbconvert", "jupyter-execute", "jupyter")
-"""Their first line names the Python that has papermill or nbclient, where that is not the one on PATH."""
+"""The first line of these names the Python that has papermill or nbclient, if it is not the one on PATH."""
 
 PYTHON = "python"
+
+KERNEL_LANGUAGES = {
+    "bash": "bash",
+    "deno": "typescript",
+    "evcxr": "rust",
+    "gophernotes": "go",
+    "ihaskell": "haskell",
+    "ijava": "java",
+    "ijavascript": "javascript",
+    "iperl": "perl",
+    "ir": "R",
+    "iruby": "ruby",
+    "javascript": "javascript",
+    "julia": "julia",
+    "kotlin": "kotlin",
+    "matlab": "matlab",
+    "octave": "octave",
+    "ruby": "ruby",
+    "rust": "rust",
+    "scala": "scala",
+    "stata": "stata",
+    "tslab": "typescript",
+    "xcpp": "C++",
+    "xr": "R",
+}
+"""The language of a kernel, by the letters at the beginning of its name. Other kernels count as Python's."""
+
+METADATA_TYPES = {
+    "execution": dict,
+    "jupyter": dict,
+    "kernelspec": dict,
+    "language_info": dict,
+    "papermill": dict,
+    "tags": list,
+    "widgets": dict,
+}
+"""The types of those metadata of a notebook or cell that nbclient, papermill and this program use."""
 
 TRIED = "KBATCH_NOTEBOOK_PYTHON"
 """Set for a second Python, so that it does not look for a third."""
 
 
 class Refused(Exception):
-    """The notebook cannot be run; carries the exit code and a sentence."""
+    """The notebook cannot run; carries the exit code and a sentence."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -37,7 +76,7 @@ class Refused(Exception):
 
 
 class Notebook:
-    """The notebook that is run, and where it is kept."""
+    """The notebook, and the file to save it to."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         import nbformat
@@ -46,7 +85,9 @@ class Notebook:
         self.folder = os.path.dirname(self.path)
         try:
             with open(self.path, encoding="utf-8") as file:
-                self.nb: Any = nbformat.reads(file.read(), as_version=4)
+                content = json.load(file)
+            clean(content)
+            self.nb: Any = nbformat.reads(json.dumps(content), as_version=4)
         except OSError as error:
             raise Refused(
                 BAD_NOTEBOOK, f"The notebook {settings['path']} cannot be read: {error.strerror}."
@@ -58,20 +99,53 @@ class Notebook:
         self._next_save = 0.0
 
     def save(self) -> None:
-        """Write the notebook as it is now."""
+        """Save the notebook as it is now."""
         begun = time.monotonic()
         write(self._write(self.nb), self.target)
         now = time.monotonic()
         self._next_save = now + max(SAVE_SECONDS, 20 * (now - begun))
 
     def save_if_due(self) -> None:
-        """Write the notebook, unless that was done lately."""
+        """Save the notebook, unless it was saved recently."""
         if time.monotonic() >= self._next_save:
             self.save()
 
 
+def clean(content: Any) -> None:
+    """Correct a notebook's JSON as the tools expect it: some programs write null in place of empty values.
+
+    Raises ValueError for JSON that is not a notebook. In notebooks before version 4, whose cells are
+    elsewhere, it only corrects the notebook's own metadata.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    cells = content.get("cells", [])
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise ValueError("it has no list of cells")
+    for owner in (content, *cells):
+        owner["metadata"] = clean_metadata(owner.get("metadata"))
+    for cell in cells:
+        if cell.get("source") is None:
+            cell["source"] = ""
+        if cell.get("cell_type") == "code" and not isinstance(cell.get("outputs"), list):
+            cell["outputs"] = []
+
+
+def clean_metadata(metadata: Any) -> dict[str, Any]:
+    """Return the metadata of a notebook or cell without values that are null or have a wrong type."""
+    if not isinstance(metadata, dict):
+        return {}
+    if isinstance(metadata.get("tags"), str):
+        metadata["tags"] = [metadata["tags"]]
+    return {
+        name: value
+        for name, value in metadata.items()
+        if value is not None and isinstance(value, METADATA_TYPES.get(name, object))
+    }
+
+
 def find_target(path: str, working_dir: str) -> str | None:
-    """Return where the executed notebook is kept: where it is in the code, below the folder of results."""
+    """Return the file for the executed notebook: its path in the code, below the results folder."""
     folder = os.environ.get("KBATCH_OUTPUT_DIR")
     if not folder:
         return None
@@ -82,7 +156,7 @@ def find_target(path: str, working_dir: str) -> str | None:
 
 
 def write(text: str, target: str | None) -> None:
-    """Write a file as a whole: whoever ends this meanwhile leaves the one that was there before."""
+    """Write a whole file: if this is interrupted, the previous file stays."""
     if target is None:
         return
     os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -96,7 +170,7 @@ def write(text: str, target: str | None) -> None:
 
 
 def find_tool() -> str:
-    """Return ``papermill`` or ``nbclient``; goes on in another Python where only that has one of them."""
+    """Return ``papermill`` or ``nbclient``; continue in another Python if only that has one of them."""
     with contextlib.suppress(Exception):  # an import may fail in any way
         import papermill
         import papermill.execute
@@ -135,9 +209,24 @@ def find_other_python() -> str | None:
 
 
 def find_language(nb: Any) -> str:
-    """Return the language that a notebook says it is in; python where it says nothing."""
+    """Return the language in a notebook's metadata, or that of its kernel's name; else python."""
     spec, info = nb.metadata.get("kernelspec", {}), nb.metadata.get("language_info", {})
-    return str(spec.get("language") or info.get("name") or PYTHON)
+    return simplify(str(info.get("name") or spec.get("language") or guess_language(str(spec.get("name")))))
+
+
+def guess_language(kernel: str) -> str:
+    """Return the language of a kernel by its name; python if the name does not tell."""
+    name = kernel.lower()
+    if re.match("conda-(env|root)-", name):  # nb_conda_kernels: conda-env-NAME-py, conda-env-NAME-r
+        last = name.rpartition("-")[2]
+        name = "ir" if last == "r" else last
+    letters = re.match("[a-z]*", name)
+    return KERNEL_LANGUAGES.get(letters.group() if letters else "", PYTHON)
+
+
+def simplify(language: str) -> str:
+    """Return ``python`` for its other names (python3, ipython); other languages unchanged."""
+    return PYTHON if re.match(r"i?python[\d.]*$", language.lower()) else language
 
 
 def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], None]) -> tuple[str, str]:
@@ -145,55 +234,94 @@ def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], 
 
     Where the image lacks the notebook's own, another one of its language; for Python the image's own first.
     """
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    nb, specs = notebook.nb, KernelSpecManager()
-
-    def find(name: str | None) -> Any:
-        with contextlib.suppress(Exception):
-            return specs.get_kernel_spec(name)
-        return None
-
-    said, language = nb.metadata.get("kernelspec", {}).get("name"), find_language(nb)
-    name = wanted or said
-    spec = find(name) if name else None
+    nb, kernels = notebook.nb, Kernels(notebook.folder)
+    own, language = nb.metadata.get("kernelspec", {}), find_language(nb)
+    name = wanted or own.get("name")
+    spec = kernels.find(name)
     if spec is None:
-        known = {each: find(each) for each in sorted(specs.find_kernel_specs())}
-        have = ", ".join(each for each, found in known.items() if found) or "none"
+        known = kernels.find_all()
+        have = ", ".join(known) or "none"
         if wanted:
             raise Refused(
-                NO_KERNEL, f"The image has no kernel {wanted!r}, which the job asks for. It has: {have}."
+                NO_KERNEL,
+                f"The image has no kernel {wanted!r}{kernels.explain(wanted)}, which the job asks for. "
+                f"It has: {have}.",
             )
-        same = [each for each, found in known.items() if found and found.language.lower() == language.lower()]
-        if language.lower() == PYTHON and find("python3"):
+        same = [each for each, one in known.items() if simplify(one.language).lower() == language.lower()]
+        if language == PYTHON and "python3" in known:
             same = ["python3"]
         if not same:
-            package = "ipykernel" if language.lower() == PYTHON else "its kernel"
+            package = "ipykernel" if language == PYTHON else "its kernel"
             raise Refused(
                 NO_KERNEL,
                 f"The image has no kernel for {language}, which the notebook is in. It has: {have}. "
                 f"Choose an image that has one, or install {package}.",
             )
-        name, spec = same[0], find(same[0])
         why = (
-            f"This image does not have the notebook's kernel {said!r}"
-            if said
+            f"This image does not have the notebook's kernel {name!r}{kernels.explain(name)}"
+            if name
             else "The notebook names no kernel"
         )
+        name = same[0]
+        spec = known[name]
         instead = "the image's own Python" if name == "python3" else f"the kernel {name!r}"
         tell(f"{why}: it runs with {instead}.")
-    if spec.language.lower() != language.lower() or name != said:
+    if own.get("name") != name or str(own.get("language")).lower() != spec.language.lower():
         nb.metadata["kernelspec"] = {
             "name": name,
             "display_name": spec.display_name,
             "language": spec.language,
         }
+    if simplify(spec.language).lower() != language.lower():
         nb.metadata.pop("language_info", None)
-    return name, PYTHON if spec.language.lower() == PYTHON else spec.language
+    return name, simplify(spec.language)
+
+
+class Kernels:
+    """The image's kernels whose programs exist: some images have kernels of a removed environment."""
+
+    def __init__(self, folder: str) -> None:
+        from jupyter_client.kernelspec import KernelSpecManager
+
+        self._specs = KernelSpecManager()
+        self._folder = folder
+
+    def find(self, name: Any) -> Any:
+        """Return the kernel with this name, or None."""
+        spec = self._read(name)
+        return spec if spec is not None and self._has_program(spec) else None
+
+    def find_all(self) -> dict[str, Any]:
+        """Return all kernels by name, sorted."""
+        known = {name: self.find(name) for name in sorted(self._specs.find_kernel_specs())}
+        return {name: spec for name, spec in known.items() if spec is not None}
+
+    def explain(self, name: Any) -> str:
+        """Return a part of a sentence if a kernel was not found because its program is missing; else ""."""
+        spec = self._read(name)
+        return f" (its program {spec.argv[0]!r} is missing)" if spec is not None and spec.argv else ""
+
+    def _read(self, name: Any) -> Any:
+        with contextlib.suppress(Exception):
+            return self._specs.get_kernel_spec(name)
+        return None
+
+    def _has_program(self, spec: Any) -> bool:
+        """Whether a kernel's program can be started, as jupyter_client finds it."""
+        if not spec.argv:
+            return False
+        program = spec.argv[0].replace("{resource_dir}", spec.resource_dir).replace("{prefix}", sys.prefix)
+        major, minor = sys.version_info[:2]
+        if program in ("python", f"python{major}", f"python{major}.{minor}"):  # means this very Python
+            return True
+        if os.path.dirname(program):
+            program = os.path.join(self._folder, program)
+        path = (spec.env or {}).get("PATH")
+        return shutil.which(program, path=os.path.expandvars(path) if path else None) is not None
 
 
 def is_captured(language: str) -> bool:
-    """Whether the kernel sends what is written to its descriptors as a cell's output: ipykernel from 6 on."""
+    """Whether the kernel sends writes to its descriptors as a cell's output: ipykernel from version 6 on."""
     try:
         from ipykernel import version_info
     except Exception:
@@ -205,10 +333,10 @@ def is_captured(language: str) -> bool:
 
 
 def inject(nb: Any, settings: dict[str, Any], kernel: str, language: str) -> None:
-    """Add a cell that sets what the user changed, after the cell tagged "parameters", else as the first one.
+    """Add a cell that sets the user's parameters, after the cell tagged "parameters", or as the first.
 
-    Tagged "injected-parameters", as papermill's own, it takes the place of one that an earlier run has left.
-    Nothing, where nothing is changed.
+    It has the tag "injected-parameters", like papermill's, and replaces such a cell from an earlier run.
+    Without parameters, it adds nothing.
     """
     import nbformat
 
@@ -229,7 +357,7 @@ def inject(nb: Any, settings: dict[str, Any], kernel: str, language: str) -> Non
 
 
 def make_assignments(values: dict[str, Any], expressions: dict[str, str], kernel: str, language: str) -> str:
-    """Return the code that gives names their values, of the values' own types. Raises Refused."""
+    """Return code that assigns the values, which keep their types, to the names. Raises Refused."""
     if language == PYTHON:
         lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in values.items())]
     else:
@@ -249,7 +377,7 @@ def make_assignments(values: dict[str, Any], expressions: dict[str, str], kernel
 
 
 def translate(values: dict[str, Any], kernel: str, language: str) -> str:
-    """Return the same in a language that papermill knows."""
+    """Return the same code in a language that papermill knows."""
     try:
         from papermill.translators import translate_parameters
     except Exception:
@@ -263,7 +391,7 @@ def translate(values: dict[str, Any], kernel: str, language: str) -> str:
 
 
 def check_expression(name: str, expression: str, language: str) -> None:
-    """Raise Refused unless an expression can be put behind ``name =``: in Python when it is a single one."""
+    """Raise Refused unless an expression can follow ``name =``; in Python it must be a single one."""
     if language == PYTHON:
         try:
             compile(expression.strip(), "expression", "eval")

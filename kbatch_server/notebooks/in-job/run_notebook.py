@@ -1,13 +1,13 @@
-"""Run one notebook with what the job's image has: papermill, else nbclient, which nbconvert brings along.
+"""Runs one notebook with the tools in the job's image: papermill, or nbclient, a part of nbconvert.
 
-The launchers put this folder's files and the settings beside a job, and start it with the image's own Python,
-of 3.8 or later. It imports nothing of the service. The settings are a JSON object: ``path`` of the notebook,
-``parameters`` (a value for each name), ``expressions`` (code for each name), the ``kernel`` to use or null,
-and the ``working_dir``, the folder of the code that this is started in.
+The launchers put the files of this folder and the settings beside a job, and start it with the image's own
+Python, of version 3.8 or later. It imports nothing of the service. The settings are a JSON object: ``path``
+of the notebook, ``parameters`` (a value for each name), ``expressions`` (code for each name), the ``kernel``
+to use or null, and ``working_dir``, the folder in the code where this starts.
 
-The executed notebook is written to ``$KBATCH_OUTPUT_DIR`` after each cell, and every half a minute within a
-long one. What the cells print goes to standard output and standard error as it comes. Beside that the log has
-only what the notebook's user must know.
+It saves the executed notebook to ``$KBATCH_OUTPUT_DIR`` after each cell, and every half minute during a long
+one. The output of the cells appears on standard output and standard error as it is written. In addition, the
+log has only what the notebook's user must know.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ import notebook_setup as setup
 from notebook_setup import Notebook, Refused
 
 START_SECONDS = 300
-"""How long a kernel may take to start: the image's disk may be cold."""
+"""Maximum time for a kernel to start: the image may not be in the disk's cache."""
 
 OUTPUT_SECONDS = 60
-"""How long to wait for the rest of a cell's output when the kernel has said that the cell is done."""
+"""Seconds to wait for the rest of a cell's output after the kernel has reported its end."""
 
 KERNEL_ERRORS = ("DeadKernelError", "RuntimeError", "TimeoutError", "CellTimeoutError")
-"""By name: what tells that a kernel does not start, or does not answer any more."""
+"""The names of errors that mean that a kernel does not start, or does not respond any more."""
 
 PREFIX = "[kbatch]"
-"""Begins each line of a log that is ours."""
+"""The beginning of each line in the log that this script writes."""
 
 PIECE_BYTES, MAX_HELD_BYTES = 64 * 1024, 64 * 1024
 
 
 class Stopped(SystemExit):
-    """TERM came. A SystemExit, as that is what an event loop lets pass at once."""
+    """TERM arrived. A SystemExit, because an event loop passes that on immediately."""
 
 
 class CellFailed(Exception):
-    """A cell raised an error; carries the cell's number and the lines that say so."""
+    """A cell raised an error; carries the cell's number and the lines of the error."""
 
 
 class Relay:
-    """Takes what programs write to the descriptors 1 and 2: a kernel's own log, what its libraries print.
+    """Receives what programs write to the descriptors 1 and 2: a kernel's own log, output of libraries.
 
-    What comes before the first cell is dropped, unless the kernel does not start: kernels warn there of their
-    transport and of their debugger. Then it is passed on, where the kernel does not send it as a cell's
-    output as well. ``out`` and ``err`` are where the cells' output goes.
+    It drops output from before the first cell, unless the kernel does not start: kernels print warnings there
+    about their transport and their debugger. Later it passes the output on, unless the kernel also sends it
+    as a cell's output. The cells' output goes to ``out`` and ``err``.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Relay:
         self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
         self.is_open = False
         self.passes_on = True
-        """Whether what comes while it is open is shown."""
+        """Whether to show output while the relay is open."""
         self._pipe, end = os.pipe()
         for number in (1, 2):
             os.dup2(end, number)
@@ -77,7 +77,7 @@ class Relay:
         threading.Thread(target=self._copy, daemon=True).start()
 
     def open(self, **_: Any) -> None:
-        """Forget what came until now; a hook that is called before each cell."""
+        """Forget the output so far; a hook that is called before each cell."""
         with self._lock:
             while not self.is_open and self._has_more():
                 os.read(self._pipe, PIECE_BYTES)
@@ -85,7 +85,7 @@ class Relay:
             self.is_open = self.passes_on
 
     def take_held(self) -> str:
-        """Return the last of what was not passed on."""
+        """Return the end of the output that was not passed on."""
         with self._lock:
             return self._held.decode("utf-8", "replace")
 
@@ -147,7 +147,7 @@ def run(settings: dict[str, Any], tool: str, relay: Relay) -> int:
 def run_papermill(
     notebook: Notebook, settings: dict[str, Any], relay: Relay, options: dict[str, Any]
 ) -> None:
-    """Run it by papermill. It reads and writes by way of us: killed, it would leave half a file."""
+    """Run it with papermill, which reads and writes through us: if killed, it would leave half a file."""
     import nbformat
     import papermill
     import papermill.execute
@@ -200,7 +200,7 @@ def run_papermill(
 
 
 def run_nbclient(notebook: Notebook, settings: dict[str, Any], relay: Relay, options: dict[str, Any]) -> None:
-    """Run it by nbclient, a cell at a time, as papermill does."""
+    """Run it with nbclient, one cell at a time, as papermill does."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
@@ -236,17 +236,17 @@ def run_nbclient(notebook: Notebook, settings: dict[str, Any], relay: Relay, opt
 
 
 def may_fail(cell: Any) -> bool:
-    """Whether a notebook's author expects an error of a cell, and means the notebook to go on."""
+    """Whether the notebook's author expects an error in this cell, and wants the notebook to continue."""
     return "raises-exception" in cell.metadata.get("tags", [])
 
 
 def is_marked_failed(cell: Any) -> bool:
-    """Whether papermill says of a cell that it failed, though it has put out no error."""
+    """Whether papermill marks a cell as failed that has no error in its output."""
     return cell.metadata.get("papermill", {}).get("exception") is True
 
 
 def find_error(cell: Any) -> list[str]:
-    """Return the lines that say what went wrong in a cell."""
+    """Return the lines of a cell's error."""
     for output in cell.get("outputs", []):
         if output.output_type == "error":
             return list(output.traceback) or [f"{output.ename}: {output.evalue}"]
@@ -254,13 +254,13 @@ def find_error(cell: Any) -> list[str]:
 
 
 def is_clean_exit(cell: Any) -> bool:
-    """Whether a cell ended the notebook by ``sys.exit()``, which is no failure, as papermill has it."""
+    """Whether a cell ended the notebook with ``sys.exit()``, which is no failure, as in papermill."""
     errors = [output for output in cell.outputs if output.output_type == "error"]
     return bool(errors) and all(each.ename == "SystemExit" and each.evalue in ("", "0") for each in errors)
 
 
 def stop(relay: Relay, *_: Any) -> NoReturn:
-    """Give up at once: what was put out until now is saved on the way."""
+    """Stop immediately; the output so far is saved on the way."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     relay.is_open = False  # the kernel may complain
     raise Stopped(128 + signal.SIGTERM)
@@ -268,7 +268,7 @@ def stop(relay: Relay, *_: Any) -> NoReturn:
 
 @contextlib.contextmanager
 def make_runtime() -> Iterator[None]:
-    """Prepare what kernels expect to find: a folder to write to, whoever they run as and wherever HOME is."""
+    """Provide a writable folder for kernels, whatever their user is and wherever HOME is."""
     os.environ.setdefault(
         "PYDEVD_DISABLE_FILE_VALIDATION", "1"
     )  # else the debugger warns of Python's own modules
@@ -284,7 +284,7 @@ def make_runtime() -> Iterator[None]:
 
 
 def main(path: str) -> int:
-    """Run the notebook that the settings in a file name, and return the exit code."""
+    """Run the notebook that a settings file names, and return the exit code."""
     sys.path.pop(0)  # our own folder
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)

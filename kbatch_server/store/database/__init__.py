@@ -1,1 +1,1 @@
-"""The database: its connections, transactions and locks, and how each kind of it is spoken to."""
+"""The database: its connections, transactions and locks, for SQLite and PostgreSQL."""

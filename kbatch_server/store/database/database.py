@@ -1,12 +1,12 @@
-"""The database: its address, its connections, from ``open`` to ``close``.
+"""The connections to the database, from ``open`` to ``close``.
 
-Reading and writing go apart. Readers each have a connection without a transaction, which never waits for a
-writer. Writers share one connection and its commits (``GroupCommit``): SQLite has one writer at a time in
-any case, and PostgreSQL then has one for each replica.
+Reads and writes are separate. Each reader has a connection without a transaction, which never waits for a
+writer. Writers share one connection and its commits (``GroupCommit``): SQLite allows one writer at a time in
+any case, and PostgreSQL then has one per replica.
 
-What is asked of the database is a function of a connection, run in a thread of ours: one change of threads
-for all its statements. SQLAlchemy's asyncio driver for SQLite takes four for each statement, which is most of
-the time that one takes.
+An operation is a function of a connection, and runs in one of this module's threads: all its statements need
+only one change of threads. SQLAlchemy's asyncio driver for SQLite needs four for each statement, which take
+most of the statement's time.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .readers import Readers
 from .schema import ensure_schema
 
 READERS = 4
-"""Connections for reading: a database answers in a millisecond, and each is a thread."""
+"""Connections for reading: a database responds within a millisecond, and each connection needs a thread."""
 
 COSTLY_READERS = 2
-"""The same, for reads that go through many rows: however many are asked for, the other readers go on."""
+"""Connections for reads of many rows: however many there are, the other readers continue."""
 
 ANSWER_SECONDS = 30
-"""How long anything that is asked of the database may take, the wait for a connection included."""
+"""Maximum duration of any operation, including the wait for a connection."""
 
 _DRIVERS = {
     "sqlite": sqlite,
@@ -45,7 +45,7 @@ _DRIVERS = {
     "postgresql": postgresql,
     "postgresql+psycopg": postgresql,
 }
-"""What an address may begin with, and who knows that database."""
+"""The allowed schemes of a URL, with the module for that database."""
 
 DISK_FULL = "The database's disk is full. Tell an admin of the hub."
 
@@ -64,19 +64,19 @@ class Database:
         self._costly_readers: Readers
         self._commits: GroupCommit
         self.is_failing = False
-        """Whether the last write was not done, as when the disk is full."""
+        """Whether the last write failed, as when the disk is full."""
         self.is_full = False
-        """Whether it was not done because there was no room for it."""
+        """Whether it failed because the disk was full."""
 
     @property
     def is_shared(self) -> bool:
-        """Whether several processes may work on it at once."""
+        """Whether several processes may use the database at the same time."""
         return self.url.drivername != "sqlite"
 
     async def open(self, *, upgrade: bool) -> None:
-        """Connect, and see to it that the tables are those of this version, or raise StoreError.
+        """Connect, and make sure that the tables have this version's schema; raises StoreError.
 
-        An empty database gets its tables. An older one is brought up to date only with ``upgrade``.
+        It creates the tables in an empty database, and upgrades older ones only with ``upgrade``.
         """
         driver = _DRIVERS[self.url.drivername]
         self._reader, self._writer = driver.make_engines(self.url, readers=READERS + COSTLY_READERS)
@@ -91,7 +91,7 @@ class Database:
                 sqlite.make_files_private(self.url)
         except (OSError, DBAPIError) as error:
             await self.close()
-            # what the query of an address has may be secret too
+            # the URL's query may contain secrets, too
             where = repr(self.url.set(query={}))
             raise StoreError(f"the database {where} cannot be opened: {first_line(error)}") from error
         except StoreError:
@@ -99,7 +99,7 @@ class Database:
             raise
 
     async def close(self) -> None:
-        """Finish what was asked for, and let go of every connection and thread."""
+        """Finish the operations in progress, and close all connections and threads."""
         await self._commits.close()
         await self._readers.close()
         await self._costly_readers.close()
@@ -110,10 +110,10 @@ class Database:
         self._writer.dispose()
 
     async def read(self, operation: Callable[[Connection], Result], *, is_costly: bool = False) -> Result:
-        """Return what an operation finds: each statement of it sees what is committed; raises Unavailable.
+        """Return the result of an operation; each of its statements sees committed data. Raises Unavailable.
 
-        One that goes through many rows is to say so: it waits for its turn among such. Users take turns
-        (``Readers``): one who asks for much waits for themself.
+        Operations that read many rows must set ``is_costly``: they wait for each other. Users take turns
+        (``Readers``).
         """
         readers = self._costly_readers if is_costly else self._readers
         with self._unavailable():
@@ -126,7 +126,7 @@ class Database:
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            # it was made before the database was restarted; now the pool has dropped all such
+            # the connection was older than a restart of the database; now the pool has closed all of these
             return self._read_once(operation)
 
     def _read_once(self, operation: Callable[[Connection], Result]) -> Result:
@@ -134,11 +134,10 @@ class Database:
             return operation(connection)
 
     async def write(self, operation: Callable[[Connection], Result]) -> Result:
-        """Return what an operation returns once all that it wrote is durable; raises Unavailable.
+        """Return the result of an operation once its writes are durable; raises Unavailable.
 
-        When it raises, it has written nothing; but when Unavailable comes of a connection that broke while
-        it was committed, or of a time that was up, that cannot be known. An operation may be run more than
-        once, for one result.
+        If it raises, it has written nothing. Only if Unavailable results from a connection that broke during
+        the commit, or from a timeout, this is uncertain. An operation may run more than once for one result.
         """
         try:
             with self._unavailable():
@@ -152,7 +151,7 @@ class Database:
         return result
 
     async def get_free_bytes(self) -> int | None:
-        """Return how much room is left for the database, or None where another machine has it."""
+        """Return the free space for the database in bytes, or None if it is on another machine."""
         if self.is_shared:
             return None
         return await self.read(lambda connection: sqlite.get_free_bytes(connection, self.url))
@@ -175,7 +174,7 @@ class Database:
 
 
 def parse_url(url: str) -> URL:
-    """Return the database's address, or raise StoreError, which does not show it: it may have a password."""
+    """Return the database's URL; raises StoreError, without the URL, which may contain a password."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):

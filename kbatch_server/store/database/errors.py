@@ -1,4 +1,4 @@
-"""What goes wrong with the database, and which of it may be tried again."""
+"""Errors of the database, and which operations may be tried again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from sqlalchemy.exc import DBAPIError
 
 _DEFEATED = {"40001", "40P01"}
-"""What PostgreSQL says (as SQLSTATE) to the one of two writers that it chose to stop: a deadlock, mostly."""
+"""The SQLSTATEs with which PostgreSQL stops one of two conflicting writers, mostly in a deadlock."""
 
 
 _DISK_FULL = "53100"
@@ -15,7 +15,7 @@ _DISK_FULL = "53100"
 
 
 class StoreError(Exception):
-    """The database cannot be used as it is: one line for the admin who starts the service."""
+    """The database cannot be used: one line for the admin who starts the service."""
 
 
 def is_defeated(error: BaseException | None) -> bool:

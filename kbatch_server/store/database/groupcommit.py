@@ -1,4 +1,4 @@
-"""Writes many things at a time: one transaction, one wait for the disk, for all that came in meanwhile."""
+"""Groups writes: one transaction, and one wait for the disk, for all operations that have arrived."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from sqlalchemy import Connection, Engine
 from .errors import is_defeated
 
 GROUP = 100
-"""Operations in one transaction: past this the disk's share of each is small, and the first waits long."""
+"""The maximum number of operations in one transaction: with more, the time per operation hardly decreases,
+and the first one waits longer."""
 
 CLOSE_TIMEOUT_SECONDS = 30
-"""How long to wait for what is being written when the database is closed."""
+"""Seconds to wait for the writes in progress when the database is closed."""
 
 TRIES = 5
-"""How often an operation is done that other processes' writes get into the way of."""
+"""The maximum number of tries of an operation that conflicts with other processes' writes."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """One operation, and where goes what it returned or raised."""
+    """One operation, and a future for its result or error."""
 
     operation: Callable[[Connection], Any]
     outcome: asyncio.Future[Any]
@@ -43,12 +44,11 @@ class _Request:
 
 
 class GroupCommit:
-    """Does operations one after the other, as they come, on one connection of an engine, in its own thread.
+    """Runs operations in order on one connection of an engine, in its own thread.
 
-    Those that come while others are written wait together and then share a transaction. Each is in a
-    savepoint of its own, so that one that raises leaves nothing behind and the others alone; one that the
-    database stopped for another process's sake is done again. None of them returns before the COMMIT has;
-    when that fails, all of them do.
+    Operations that arrive during a transaction wait and then share the next one. Each has its own savepoint:
+    if one raises, it leaves nothing behind and does not affect the others. An operation that the database
+    stopped in favour of another process is repeated. None returns before the COMMIT; if that fails, all fail.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -58,9 +58,10 @@ class GroupCommit:
         self._task: asyncio.Task[None] | None = None
 
     async def run(self, operation: Callable[[Connection], Result]) -> Result:
-        """Return what the operation returns, once it is committed, or raise what it or the COMMIT raises.
+        """Return the result of the operation once it is committed; raises its error, or that of the COMMIT.
 
-        A caller that is cancelled while its operation waits has it left out; later, it is done all the same.
+        If the caller is cancelled while its operation waits, the operation does not run; later, it runs all
+        the same.
         """
         request = _Request(operation, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
@@ -70,7 +71,7 @@ class GroupCommit:
         return result
 
     async def close(self) -> None:
-        """Finish what was asked for, within a limit; what is asked for later fails."""
+        """Finish the waiting operations, within a time limit; later ones fail."""
         if self._task is not None:
             await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_SECONDS)
         self._thread.shutdown(wait=False)
@@ -83,7 +84,7 @@ class GroupCommit:
             self._task = None
 
     def _take(self) -> list[_Request]:
-        """Return the next of those that wait, and for whom somebody still waits."""
+        """Return the next waiting operations whose callers still wait."""
         group: list[_Request] = []
         while self._waiting and len(group) < GROUP:
             request = self._waiting.popleft()
@@ -97,7 +98,7 @@ class GroupCommit:
             outcomes = await asyncio.get_running_loop().run_in_executor(
                 self._thread, _write, self._engine, operations
             )
-        except Exception as error:  # whatever it is belongs to those who wait: this task has nobody to tell
+        except Exception as error:  # any error is for the waiting callers
             outcomes = [(None, error)] * len(group)
         for request, outcome in zip(group, outcomes, strict=True):
             request.tries += 1
@@ -110,7 +111,7 @@ class GroupCommit:
 def _write(
     engine: Engine, operations: Sequence[Callable[[Connection], Any]]
 ) -> list[tuple[Any, Exception | None]]:
-    """Do operations in one transaction; return what each returned or raised, once it is committed."""
+    """Run operations in one transaction; return the result or error of each, once it is committed."""
     outcomes: list[tuple[Any, Exception | None]] = []
     with engine.begin() as connection:
         for operation in operations:
@@ -118,9 +119,9 @@ def _write(
             try:
                 outcomes.append((operation(connection), None))
             except Exception as error:
-                if connection.invalidated:  # it broke, and with it all that was done on it
+                if connection.invalidated:  # the connection broke, and the transaction with it
                     raise
-                # when the database has ended the whole transaction, this fails, and so do all operations
+                # if the database has ended the whole transaction, this raises, and all operations fail
                 savepoint.rollback()
                 outcomes.append((None, error))
             else:

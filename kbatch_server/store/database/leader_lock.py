@@ -1,4 +1,4 @@
-"""The lock that one process holds, of all that share a database; and what it hears from the others."""
+"""The lock that one of the processes that share a database holds, and notifications from the others."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 ANSWER_SECONDS = 10
-"""How long the database may take to answer before the lock counts as lost."""
+"""Seconds within which the database must respond, before the lock counts as lost."""
 
 
 class LeadLock(Protocol):
-    """What ``Leader`` needs of a lock."""
+    """The lock that ``Leader`` needs."""
 
     async def take(self) -> bool:
-        """Return whether we hold it now; raises Unavailable when the database does not answer."""
+        """Return whether this process holds the lock; raises Unavailable if the database is down."""
 
     async def listen(self, seconds: float) -> list[str]:
-        """Return the ids of jobs that others have announced, or none after some seconds.
+        """Return the ids of jobs that other processes announced; empty after some seconds.
 
-        Raises Unavailable as soon as it is known that the lock, which we held, is lost.
+        Raises Unavailable as soon as this process knows that it has lost the lock.
         """
 
     async def release(self) -> None:
-        """Let go of it and of its connection, so that another may take it; it may be taken again."""
+        """Release the lock and its connection, so that another process may take it; it may be taken again."""
 
 
 class SoleLock:
-    """Of a database that is of one process alone: held from when it is wanted."""
+    """The lock of a database that only one process uses: always available."""
 
     async def take(self) -> bool:
         """Return True."""
@@ -53,10 +53,11 @@ class SoleLock:
 
 
 class SharedLock:
-    """An advisory lock of PostgreSQL, held for as long as a connection of its own lives.
+    """An advisory lock of PostgreSQL, held for as long as a separate connection lives.
 
-    The server gives it up when the process is killed or its machine no longer answers, and we know that it is
-    lost when that connection breaks: there is no clock that has to be right, and nothing to renew in time.
+    The server releases it if the process is killed or its machine no longer responds. This process knows that
+    it has lost the lock when the connection breaks. So no clock has to be right, and nothing must be renewed
+    in time.
     """
 
     def __init__(self, url: URL) -> None:
@@ -64,7 +65,7 @@ class SharedLock:
         self._connection: AsyncConnection | None = None
 
     async def take(self) -> bool:
-        """Return whether we hold it now; raises Unavailable when the database does not answer."""
+        """Return whether this process holds the lock; raises Unavailable if the database does not respond."""
         with unavailable():
             async with asyncio.timeout(ANSWER_SECONDS):
                 if self._connection is None:
@@ -74,12 +75,12 @@ class SharedLock:
                 )
                 row = await cursor.fetchone()
                 is_ours = row is not None and bool(row[0])
-                if is_ours:  # not before: nobody would read what is heard meanwhile
+                if is_ours:  # not earlier: nobody would read the notifications
                     await self._connection.execute(f"LISTEN {postgresql.CHANNEL}")
                 return is_ours
 
     async def listen(self, seconds: float) -> list[str]:
-        """Return the ids of jobs that others have announced; raises Unavailable when the lock is lost."""
+        """Return the ids of jobs that others announced; raises Unavailable if the lock is lost."""
         connection = self._connection
         if connection is None:
             raise Unavailable("The leader lock is not held.")
@@ -99,7 +100,7 @@ class SharedLock:
 
 
 async def connect(url: URL) -> AsyncConnection:
-    """Return a connection of its own, outside of every pool, with our limits."""
+    """Return a separate connection, outside of every pool, with this module's limits."""
     from psycopg import AsyncConnection
 
     arguments = postgresql.make_connect_args(url) | {"autocommit": True}
@@ -110,7 +111,7 @@ async def connect(url: URL) -> AsyncConnection:
 
 @contextlib.contextmanager
 def unavailable() -> Iterator[None]:
-    """Raise what psycopg or the network raises as Unavailable."""
+    """Raise errors of psycopg and of the network as Unavailable."""
     from psycopg import Error
 
     try:

@@ -1,4 +1,4 @@
-"""How PostgreSQL is spoken to: limits on every wait, and what of Python's text it does not know."""
+"""PostgreSQL: connections with limits on every wait, locks, notifications, and text without NUL."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
 CONNECT_SECONDS = 5
-"""How long a connection may take to be made, to each of the addresses that the host's name has."""
+"""Maximum time for connecting to each of the host's addresses."""
 
 DEAD_SECONDS = 10
-"""How long a connection may be without a sign of life of the other end's machine."""
+"""Maximum time without a sign of life from the other machine."""
 
 STATEMENT_SECONDS = 10
-"""How long one statement may take."""
+"""Maximum duration of a statement."""
 
 LOCK_SECONDS = 5
-"""How long one statement may wait for another process that writes to the same rows."""
+"""Maximum time that a statement waits for another process that writes to the same rows."""
 
 IDLE_SECONDS = 30
-"""How long a transaction may stand still before the server ends it: that of a process that was suspended."""
+"""Maximum time that a transaction may be idle before the server ends it, for example in a suspended
+process."""
 
 UPGRADE_SECONDS = 600
-"""How long the tables may take to be brought up to date, and another process waits for that at its start."""
+"""Maximum duration of an upgrade of the tables, for which other processes wait at their start."""
 
 MIGRATION_LOCK = 0x6B62617463680001
-"""Who has this advisory lock changes the tables."""
+"""The advisory lock of the process that changes the tables."""
 
 LEAD_LOCK = 0x6B62617463680002
-"""Who has this advisory lock leads."""
+"""The advisory lock of the leader."""
 
 CHANNEL = "kbatch_jobs"
-"""Where the ids of jobs are called out that there is something to do about."""
+"""The channel for the ids of jobs that need a step."""
 
 CHANGES_CHANNEL = "kbatch_changes"
-"""Where jobs are called out that look different now."""
+"""The channel for changed jobs."""
 
 READ_ONLY = "25006"
-"""The SQLSTATE of a write to a server that takes none
+"""The SQLSTATE of a write to a read-only server
 (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
 _ANNOUNCE_CHANGES = text(
@@ -55,7 +56,7 @@ _LIMITS = {
     "statement_timeout": f"{STATEMENT_SECONDS}s",
     "lock_timeout": f"{LOCK_SECONDS}s",
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
-    # of the server's end: a replica whose machine is gone must not keep its locks
+    # keepalives of the server: a replica whose machine has failed must not keep its locks
     "tcp_keepalives_idle": f"{DEAD_SECONDS // 2}s",
     "tcp_keepalives_interval": "2s",
     "tcp_keepalives_count": "2",
@@ -64,13 +65,13 @@ _LIMITS = {
 SET_LIMITS = "SELECT " + ", ".join(
     f"set_config('{name}', '{value}', false)" for name, value in _LIMITS.items()
 )
-"""What each session begins with."""
+"""The first statement of each session."""
 
 _ADDRESS = "postgresql://USER@HOST/DATABASE"
 
 
 def check_url(url: URL) -> URL:
-    """Return the address with the driver that we use, or raise StoreError."""
+    """Return the URL with our driver, or raise StoreError."""
     if not url.database:
         raise StoreError(f"the database's URL must name a database, like {_ADDRESS}")
     try:
@@ -81,7 +82,7 @@ def check_url(url: URL) -> URL:
 
 
 def make_connect_args(url: URL) -> dict[str, Any]:
-    """Return what psycopg connects with: the address, and our limits where its query sets none."""
+    """Return psycopg's arguments: the address, and our limits unless the URL's query sets them."""
     limits: dict[str, Any] = {
         "application_name": "kbatch-server",
         "connect_timeout": CONNECT_SECONDS,
@@ -89,7 +90,7 @@ def make_connect_args(url: URL) -> dict[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 2,
         "tcp_user_timeout": DEAD_SECONDS * 1000,
-        # after a failover the address may lead to the old server for a while, which takes no writes any more
+        # after a failover, the address may lead to the old server for a while, which accepts no writes
         "target_session_attrs": "read-write",
     }
     address: dict[str, Any] = url.translate_connect_args(database="dbname", username="user")
@@ -97,7 +98,7 @@ def make_connect_args(url: URL) -> dict[str, Any]:
 
 
 def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
-    """Return the engine for reading, of so many connections, and the one for writing, of one."""
+    """Return an engine for reading with ``readers`` connections, and one for writing with one."""
     options: dict[str, Any] = {
         "connect_args": make_connect_args(url),
         "max_overflow": 0,
@@ -123,41 +124,41 @@ def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
 
 
 def _leave_read_only(context: ExceptionContext) -> None:
-    """Have a connection made anew whose server takes no writes any more, as one that is a standby now."""
+    """Reconnect if the server accepts no writes any more, for example because it is a standby now."""
     if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
         context.is_disconnect = True
 
 
 def lock_migrations(connection: Connection) -> None:
-    """Wait until no other process changes the tables; none does until the end of this transaction."""
+    """Wait until no other process changes the tables, and prevent it until the end of this transaction."""
     for name in ("statement_timeout", "lock_timeout"):
         connection.execute(select(func.set_config(name, f"{UPGRADE_SECONDS}s", True)))
     connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
 
 
 def lock_word(connection: Connection, word: str) -> None:
-    """Wait until no other process has locked the same word, and lock it until the end of the transaction."""
+    """Lock a word until the end of the transaction; waits for other processes with the same word."""
     connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(word, 0))))
 
 
 def lock_words(connection: Connection, words: Sequence[str]) -> None:
-    """Lock several words as ``lock_word`` does, in one order for all who lock some of them."""
+    """Lock several words as ``lock_word`` does, always in the same order, to avoid deadlocks."""
     numbers = select(func.hashtextextended(func.unnest(list(words)), 0).label("number")).order_by("number")
     connection.execute(select(func.count(func.pg_advisory_xact_lock(numbers.subquery().c.number))))
 
 
 def announce(connection: Connection, words: Sequence[str]) -> None:
-    """Call words without spaces out to who listens, once the transaction is committed; 8000 bytes at most."""
+    """Send words without spaces to listeners when the transaction is committed; 8000 bytes at most."""
     connection.execute(select(func.pg_notify(CHANNEL, " ".join(words))))
 
 
 def announce_changes(connection: Connection, words: Sequence[str]) -> None:
-    """Call out jobs that look different, once the transaction is committed; each 8000 bytes at most."""
+    """Send changed jobs to listeners when the transaction is committed; each 8000 bytes at most."""
     connection.execute(_ANNOUNCE_CHANGES, {"words": list(words)})
 
 
 def _prepare(connection: Any, record: Any) -> None:
-    """Set what holds for all of a session, before its first transaction."""
+    """Set the limits and the conversions of a session, before its first transaction."""
     was = connection.autocommit
     connection.autocommit = True
     connection.execute(SET_LIMITS)

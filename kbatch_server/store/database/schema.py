@@ -1,4 +1,4 @@
-"""The version of the tables: found out at the start, brought up to date, or refused."""
+"""Checks the version of the tables at the start, and upgrades or rejects them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 
 def ensure_schema(connection: Connection, upgrade: bool) -> None:
-    """See to it that the tables are those of this version, or raise StoreError.
+    """Make sure that the tables have this version's schema, or raise StoreError.
 
-    An empty database gets its tables. An older one is brought up to date only with ``upgrade``. Of several
-    processes that start at once, one does it and the others find it done.
+    It creates the tables in an empty database, and upgrades older ones only with ``upgrade``. If several
+    processes start at the same time, one does this, and the others find it done.
     """
     if connection.dialect.name == "postgresql":
-        postgresql.lock_migrations(connection)  # of SQLite, who writes is alone in any case
+        postgresql.lock_migrations(connection)  # SQLite has only one writer in any case
     config = make_alembic_config(connection)
     scripts = ScriptDirectory.from_config(config)
     found = MigrationContext.configure(connection).get_current_revision()
@@ -44,7 +44,7 @@ def ensure_schema(connection: Connection, upgrade: bool) -> None:
 
 
 def make_alembic_config(connection: Connection) -> Config:
-    """Return what alembic needs to work on a connection, in its transaction; there is no alembic.ini."""
+    """Return alembic's configuration for a connection and its transaction, without an alembic.ini."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

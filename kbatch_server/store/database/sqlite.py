@@ -1,4 +1,4 @@
-"""How SQLite is spoken to: one file, any number of readers, one writer at a time."""
+"""SQLite: one file, any number of readers, one writer at a time."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ...private import make_private
 from .errors import StoreError
 
 BUSY_TIMEOUT_SECONDS = 10
-"""How long to wait for another process that writes to the same SQLite file."""
+"""Seconds to wait for another process that writes to the same SQLite file."""
 
 MIN_SQLITE = (3, 35)
-"""The first with RETURNING."""
+"""The first version with RETURNING."""
 
 
 def check_url(url: URL) -> URL:
-    """Return the address with the driver that we use, or raise StoreError."""
+    """Return the URL with our driver, or raise StoreError."""
     if url.database in {None, "", ":memory:"}:
         raise StoreError("the database's URL must name a file, like sqlite:///kbatch-server.sqlite")
     return url.set(drivername="sqlite")
 
 
 def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
-    """Return the engine for reading, of so many connections, and the one for writing, of one."""
+    """Return an engine for reading with ``readers`` connections, and one for writing with one."""
     if sqlite3.sqlite_version_info < MIN_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is required")
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}, "max_overflow": 0}
-    # without a transaction there is nothing to roll back when a connection is given back
+    # autocommit: without a transaction, returning a connection to the pool needs no rollback
     reader = create_engine(
         url,
         pool_size=readers,
@@ -49,9 +49,9 @@ def make_engines(url: URL, *, readers: int) -> tuple[Engine, Engine]:
 
 
 def get_free_bytes(connection: Connection, url: URL) -> int:
-    """Return how much room is left on the disk of the database's file, and in that.
+    """Return the free bytes on the disk of the database's file, and inside the file.
 
-    What is deleted leaves room in the file, which does not become smaller.
+    Deleting data frees space in the file, which does not become smaller.
     """
     assert url.database is not None  # noqa: S101  # check_url saw to it
     pages, page_bytes = (
@@ -63,13 +63,13 @@ def get_free_bytes(connection: Connection, url: URL) -> int:
 
 
 def ensure_private_file(url: URL) -> None:
-    """Make the file readable by the service alone, before SQLite makes it readable by all."""
+    """Create the file readable by the service alone, before SQLite creates it readable by all."""
     assert url.database is not None  # noqa: S101  # check_url saw to it
     os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def make_files_private(url: URL) -> None:
-    """Have the files that were there before readable by the service alone: they are known to be its own."""
+    """Make existing files readable by the service alone; they are known to be its own."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         make_private(Path(f"{url.database}{suffix}"))
 

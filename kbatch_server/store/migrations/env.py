@@ -1,4 +1,4 @@
-"""What alembic runs to migrate: on the connection and in the transaction of the caller (``database``)."""
+"""Alembic runs this to migrate, on the connection and in the transaction of the caller (``database``)."""
 
 from alembic import context
 

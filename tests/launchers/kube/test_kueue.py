@@ -7,11 +7,11 @@ import pytest
 from kbatch_server.errors import InvalidRequest
 from kbatch_server.jobs.config import JobConfig
 from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.request import JobRequest
 from kbatch_server.launchers.kube.manifests import job as objects
 from kbatch_server.launchers.kube.status.kueue import trim_workload
 from kbatch_server.launchers.kube.status.status import make_status
 from kbatch_server.models.job import Job, JobSpec
+from kbatch_server.models.request import JobRequest
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User

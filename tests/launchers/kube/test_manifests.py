@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from kbatch_server.launchers.kube.manifests.sidecar import (
     CODE_DIR,
     LISTS_MOUNT,
     NOTE_SCRIPT,
+    OUTPUT_DIR,
     ROOT,
     SEND_SCRIPT,
 )
@@ -79,6 +83,8 @@ def test_what_the_scripts_of_a_pod_name_is_where_its_manifest_has_it():
     assert f"HOME={HOME_DIR}\n" in HOME_SCRIPT
     assert f'echo "{NOT_FOUND_MESSAGE}" >/dev/termination-log\n  exit {NOT_FOUND_CODE}\n' in HOME_SCRIPT
     assert f"root={ROOT} " in SEND_SCRIPT
+    for folder, name in ((CODE_DIR, "workdir"), (OUTPUT_DIR, "outputs")):
+        assert f"{folder}/*) at={name}/${{to#{folder}/}} ;;" in SEND_SCRIPT
     assert f">{LISTS_MOUNT['mountPath']}/before " in NOTE_SCRIPT
     for script in (FETCH_SCRIPT, HOME_SCRIPT, SEND_SCRIPT, NOTE_SCRIPT):
         assert "shellcheck" not in script
@@ -257,6 +263,69 @@ def test_a_home_is_seen_to_whoever_the_user_of_the_image_is(
     assert ("kbatch-home" in volumes) == is_wrapped
 
 
+SHELLS = [("dash",), (str(find_busybox()), "sh")]
+XDG_NAMES = ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"]
+
+
+@pytest.fixture
+def image() -> Iterator[Path]:
+    """A folder that is there for any account, as an image's: tmp_path is for ours alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def run_in_home(image: Path, shell: tuple[str, ...], env: dict[str, str], command: str) -> str:
+    """Run a command by the script, with a home at ``image/own``, as an account that is not root."""
+    own = image / "own"
+    own.mkdir(exist_ok=True)
+    own.chmod(0o777)
+    script = HOME_SCRIPT.replace(HOME_DIR, str(own))
+    done = subprocess.run(
+        [*shell, "-c", script, "sh", "sh", "-euc", command],
+        env={"PATH": "/usr/bin:/bin", **env},
+        capture_output=True,
+        text=True,
+        user=65534 if os.geteuid() == 0 else None,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", XDG_NAMES)
+def test_a_folder_of_the_image_that_is_not_writable_is_not_used_in_the_place_of_the_home(
+    image: Path, shell: tuple[str, ...], name: str
+) -> None:
+    (image / "there").mkdir(mode=0o555)
+    for place in (image / "there", image / "there/deeper"):
+        env = {"HOME": "/nonexistent", name: str(place)}
+        command = f'mkdir -p "${{{name}:-$HOME/x}}/fontconfig"; echo $HOME'
+        assert run_in_home(image, shell, env, command) == f"{image}/own\n"
+    assert (image / "own/x/fontconfig").is_dir()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_folder_of_the_image_that_is_writable_or_can_be_made_stays(
+    image: Path, shell: tuple[str, ...]
+) -> None:
+    (image / "there").mkdir()
+    (image / "there").chmod(0o777)
+    places = [str(image / "there"), *(str(image / "there" / str(number)) for number in range(3))]
+    env = {"HOME": "/nonexistent", **dict(zip(XDG_NAMES, places, strict=True))}
+    command = "echo " + " ".join(f"${name}" for name in XDG_NAMES)
+    assert run_in_home(image, shell, env, command) == " ".join(places) + "\n"
+
+
+def test_a_writable_home_stays_as_the_image_has_it(image: Path) -> None:
+    (image / "home").mkdir()
+    (image / "home").chmod(0o777)
+    env = {"HOME": str(image / "home"), "XDG_CONFIG_HOME": "/etc/of-the-image"}
+    assert run_in_home(image, SHELLS[0], env, "echo $HOME $XDG_CONFIG_HOME") == (
+        f"{image}/home /etc/of-the-image\n"
+    )
+
+
 @pytest.mark.parametrize(("user", "name"), [("ada", "ada"), ("a.b@c.org", "a.b@c.org"), ("A b", None)])
 def test_a_program_that_asks_for_its_account_finds_a_name(user: str, name: str | None) -> None:
     [container] = pod_of(make(user, env_names=["LOGNAME"]))["containers"]
@@ -426,14 +495,24 @@ def run_fetch_script(
     bin_dir.mkdir(exist_ok=True)
     code.mkdir(exist_ok=True)
     wget = bin_dir / "wget"
-    wget.write_text('#!/bin/sh\ncase "$4" in *.zip) cp "$4" "$3";; *) echo "wget: $4" >&2; exit 1;; esac\n')
+    wget.write_text(
+        "#!/bin/sh\n"
+        f'echo >>{tmp_path}/tries; tries=$(wc -l <{tmp_path}/tries); busy="${{BUSY_TRIES:-0}}"\n'
+        '[ $tries -gt "$busy" ] || { echo "wget: server returned error: HTTP/1.1 $BUSY" >&2; exit 1; }\n'
+        'case "$4" in *.zip) cp "$4" "$3";; *) echo "wget: $4" >&2; exit 1;; esac\n'
+    )
     wget.chmod(0o755)
     unzip = bin_dir / "unzip"
     unzip.write_text(f'#!/bin/sh\nexec {find_busybox()} unzip "$@"\n')
     unzip.chmod(0o755)
     sleep = bin_dir / "sleep"
-    sleep.write_text("#!/bin/sh\n")
+    sleep.write_text(f'#!/bin/sh\necho "$1" >>{tmp_path}/pauses\n')
     sleep.chmod(0o755)
+    date = bin_dir / "date"  # which goes on as the pauses do
+    date.write_text(
+        f"#!/bin/sh\ncd {tmp_path} && touch pauses && awk '{{ s += $1 }} END {{ print 1000 + s }}' pauses\n"
+    )
+    date.chmod(0o755)
     script = FETCH_SCRIPT.replace("/code", str(code)).replace("/dev/termination-log", str(tmp_path / "log"))
     env = {
         "PATH": f"{bin_dir}:/usr/local/bin:/usr/bin:/bin",
@@ -470,6 +549,25 @@ def test_fetch_script_begins_anew_what_was_broken_off_and_unpacks_links(tmp_path
         (tmp_path / "code/.left").write_text("half of a file")
     assert (tmp_path / "code/link").readlink() == Path("main.py")
     assert sorted(path.name for path in (tmp_path / "code").iterdir()) == [".left", "link", "main.py"]
+
+
+@pytest.mark.parametrize("answer", ["429 Too Many Requests", "503 Service Unavailable"])
+def test_fetch_script_comes_again_for_long_while_there_is_no_place_for_it(
+    tmp_path: Path, answer: str
+) -> None:
+    source = tmp_path / "source.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("main.py", "print()")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    done = run_fetch_script(tmp_path, str(source), digest, BUSY=answer, BUSY_TRIES="40")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    pauses = [int(line) for line in (tmp_path / "pauses").read_text().split()]
+    assert pauses == [1, 2, 4, 8, *36 * [16]]
+    (tmp_path / "pauses").unlink()
+    (tmp_path / "tries").unlink()
+    done = run_fetch_script(tmp_path, str(source), digest, BUSY=answer, BUSY_TRIES="1000")
+    assert (done.returncode, (tmp_path / "log").read_text()) == (81, f"the service answered {answer}\n")
+    assert sum(int(line) for line in (tmp_path / "pauses").read_text().split()) < 1000
 
 
 @pytest.mark.parametrize(("folder", "code"), [("repo-main", 0), ("repo-main/src", 0), ("repo-mian", 84)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kbatch_server.jobs.config import JobConfig
 from kbatch_server.launchers.kube.job_objects import make_seen_status, make_timed_status, set_deadline
 from kbatch_server.launchers.kube.manifests.home import HOME_SCRIPT, NOT_FOUND_MESSAGE, wrap_command
 from kbatch_server.launchers.kube.manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
@@ -686,27 +688,72 @@ def test_refused(message: str, on: str, words: str) -> None:
     assert seen.message == words
 
 
+SIZED = JobSpec(
+    image=IMAGE,
+    upload="u1",
+    keep_outputs=True,
+    cpu_guarantee=0.5,
+    cpu_limit=1,
+    mem_limit=2**27,
+    init_resources={"requests": {"cpu": "2m"}, "limits": {"memory": "32Mi"}},
+    sidecar_resources=JobConfig().sidecar_resources,
+)
+
+
+def see_refusal(said: str) -> Seen:
+    return Seen(job(), events=OrderedDict(e=refusal(f'pods "train-1-aaaaa" is forbidden: {said}')))
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [
         (
-            "minimum memory usage per Container is 128Mi, but request is 64Mi",
-            "at least 128 MiB of memory in each container, and one has 64 MiB of memory",
+            "minimum memory usage per Container is 100Mi, but request is 64Mi",
+            "at least 100 MiB of memory in each container, and the container that sends the results has 64 "
+            "MiB of memory. Ask an admin to set JobConfig.sidecar_resources.",
         ),
         (
-            "[maximum cpu usage per Pod is 2, but limit is 2200m, minimum memory usage per Container is 1Gi, "
+            "[minimum memory usage per Container is 50Mi, but request is 32Mi, minimum cpu usage per "
+            "Container is 50m, but request is 2m]",
+            "at least 50 MiB of memory in each container, and the container that fetches the code has 32 "
+            "MiB of memory. Ask an admin to set JobConfig.init_resources.",
+        ),
+        (
+            "maximum cpu usage per Container is 2.  No limit is specified",
+            "at most 2 CPUs in each container, and the container that fetches the code has none. "
+            "Ask an admin to set JobConfig.init_resources.",
+        ),
+        (
+            "cpu max limit to request ratio per Container is 10, but provided ratio is 20.000000",
+            "a CPU limit of at most 10 times the request in each container, and the container that sends the "
+            "results has 20 times. Ask an admin to set JobConfig.sidecar_resources.",
+        ),
+        (
+            "minimum memory usage per Container is 1Gi, but request is 128Mi",
+            "at least 1 GiB of memory in each container, and the job has 128 MiB of memory. "
+            "Request another size.",
+        ),
+        (
+            "minimum ephemeral-storage usage per Container is 1Gi.  No request is specified",
+            "at least 1 GiB of disk space in each container, and the job has none. Request a size.",
+        ),
+        (
+            "[maximum cpu usage per Pod is 1, but limit is 1200m, minimum memory usage per Container is 1Gi, "
             "but request is 64Mi]",
-            "at most 2 CPUs in each pod, and one has 2.2 CPUs",
+            "at most 1 CPU in each pod, and one has 1.2 CPUs. Request another size. If yours is in range, "
+            "ask an admin to set JobConfig.init_resources and JobConfig.sidecar_resources.",
         ),
     ],
 )
-def test_a_size_that_the_cluster_does_not_allow_is_said(message: str, words: str) -> None:
-    seen = make_status(job(), [], [refusal(f'pods "train-1-aaaaa" is forbidden: {message}')])
-    assert seen.message == (
-        f"The cluster's LimitRange allows {words}. Request another size; if yours is in range, ask an "
-        "admin to "
-        "set the size of the sidecar."
-    )
+def test_whose_size_the_cluster_does_not_allow_is_said(message: str, words: str) -> None:
+    seen = make_timed_status(see_refusal(message), SIZED, timedelta())
+    assert seen.message == f"The cluster's LimitRange allows {words}"
+
+
+def test_a_quota_that_only_our_container_does_not_satisfy_is_the_admins_to_mend() -> None:
+    said = "failed quota: q: must specify limits.cpu for: keep-outputs"
+    seen = make_timed_status(see_refusal(said), SIZED, timedelta())
+    assert seen.message.endswith("for: keep-outputs. Ask an admin to set JobConfig.sidecar_resources.")
 
 
 def test_a_refusal_that_is_over_is_forgotten() -> None:

@@ -9,8 +9,8 @@ import pytest
 from kbatch_server.launchers.base import LauncherUnavailable
 from kbatch_server.launchers.local.pack import MAX_DEPTH, PackedFolder, Packer, write_manifest
 from kbatch_server.models.results import OmittedFile, OutputLimits
-from kbatch_server.outputs.selection import OMITTED_LIST, read_omitted
-from kbatch_server.outputs.tarindex import TarIndex
+from kbatch_server.outputs.selection import read_omitted
+from kbatch_server.outputs.tarindex import OMITTED_LIST, TarIndex
 from tests.service.test_local_launcher import (  # noqa: F401
     Changes,
     as_root,
@@ -125,6 +125,51 @@ def test_what_is_new_or_changed_in_the_working_folder_is_packed_and_nothing_else
     }
     assert left_out == 0
     assert list_open_below(tmp_path) == []
+
+
+def test_a_new_link_comes_with_what_it_leads_to_though_that_is_unchanged(tmp_path):
+    output, code, manifest = tmp_path / "output", tmp_path / "code", str(tmp_path / "manifest")
+    output.mkdir()
+    write_all(
+        code, {"data/x.csv": "1", "data/deep/y.csv": "2", "data/.hidden": "3", ".env": "4", "old.csv": "5"}
+    )
+    (code / "old").symlink_to(code / "data")
+    (code / "data/out").symlink_to("/etc/passwd")
+    write_manifest(str(code), manifest)
+    write_all(code, {"data/new.csv": "6"})
+    for name, target in {
+        "best.csv": "data/x.csv",
+        "chain.csv": "best.csv",
+        "sub/up.csv": f"../old/../../{code.name}/old/deep/y.csv",
+        "folder": code / "data",
+        "fresh.csv": "data/new.csv",
+        "hidden": ".env",
+        "outside": "/etc/passwd",
+        "round": "round",
+    }.items():
+        (code / name).parent.mkdir(exist_ok=True)
+        (code / name).symlink_to(target)
+    (output / "in-outputs.csv").symlink_to(code / "data/x.csv")
+    folders = [PackedFolder("outputs", str(output)), PackedFolder("workdir", str(code), manifest)]
+    found, left_out = read(Packer(folders, LIMITS))
+    assert found == {
+        "in-outputs.csv": b"1",
+        "best.csv": b"1",
+        "chain.csv": b"1",
+        "data/new.csv": b"6",
+        "folder": str(code / "data"),
+        "folder/deep/y.csv": b"2",
+        "folder/x.csv": b"1",
+        "fresh.csv": "data/new.csv",
+        "hidden": ".env",
+        "outside": "/etc/passwd",
+        "round": "round",
+        "sub/up.csv": b"2",
+    }
+    assert left_out == 0
+    assert list_open_below(tmp_path) == []
+    found, _ = read(Packer(folders, OutputLimits(1000, 3)))
+    assert (found.pop(None).files, sum(isinstance(each, bytes) for each in found.values())) == (4, 3)
 
 
 def test_all_of_a_working_folder_without_code_is_new(tmp_path):

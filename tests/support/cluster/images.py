@@ -18,7 +18,7 @@ PAUSE = "localhost/pause:1"
 
 APPLETS = """
     [ ash awk basename cat chmod chown cp cut date dd dirname du echo env expr false find grep gzip head
-    hostname id kill ln ls md5sum mkdir mkfifo mktemp mv nc printf ps pwd rm rmdir sed seq sh
+    hostname id kill ln ls md5sum mkdir mkfifo mktemp mv nc printf ps pwd readlink rm rmdir sed seq sh
     sha256sum sleep sort ssl_client stat tail tar tee test timeout touch tr true uname uniq unzip wc wget
     whoami xargs yes
 """

@@ -1,25 +1,25 @@
 // What the form of a new job holds, and how that becomes the request of the API.
-import type { FieldError, Job } from "../net/api";
+import type { FieldError } from "../net/api";
+import type { Job, JobRequest } from "../net/schema";
 import { joinWords, splitWords } from "../words";
+import { INPUTS, listRequested } from "./job-fields";
 import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } from "./notebook";
 import type { Pair } from "./pairs-field";
 import { findTopFolder } from "./top-folder";
 import type { CodeFile } from "./zip";
+
+/** The request that is made: the API checks the values. */
+export type Request = Partial<Record<keyof JobRequest, unknown>>;
 
 export interface JobForm {
   name: string;
   command: string;
   inShell: boolean;
   profile: string;
-  image: string;
+  /** What was typed into the fields of `INPUTS`. */
+  texts: Partial<Record<keyof JobRequest, string>>;
   env: Pair[];
   tags: Pair[];
-  description: string;
-  cpu: string;
-  memory: string;
-  retries: string;
-  priority: string;
-  minutes: string;
   upload: string;
   /** The id of the job that the upload is of, or nothing. */
   uploadFrom: string;
@@ -35,7 +35,7 @@ export interface JobForm {
   /** Whether the words are arguments of the image's own command. */
   isArgs: boolean;
   /** What an earlier job asked for that this form does not show: it is asked for again. */
-  kept: Record<string, unknown>;
+  kept: Request;
 }
 
 export const emptyForm = (): JobForm => ({
@@ -43,15 +43,9 @@ export const emptyForm = (): JobForm => ({
   command: "",
   inShell: false,
   profile: "",
-  image: "",
+  texts: {},
   env: [],
   tags: [],
-  description: "",
-  cpu: "",
-  memory: "",
-  retries: "",
-  priority: "",
-  minutes: "",
   upload: "",
   uploadFrom: "",
   files: [],
@@ -62,6 +56,12 @@ export const emptyForm = (): JobForm => ({
   isArgs: false,
   kept: {},
 });
+
+/** The fields that have a part of the form of their own. */
+const PARTS = ["name", "command", "args", "notebook", "collect", "profile", "env", "upload", "working_dir", "tags"];
+
+/** What the form shows. */
+const SHOWN: string[] = [...PARTS, ...INPUTS.map(({ name }) => name)];
 
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
 
@@ -88,25 +88,21 @@ export function makeForm(job: Job): JobForm {
     collects: job.collect === "workdir",
     inShell,
     profile: job.profile ?? "",
-    image: job.image,
+    texts: Object.fromEntries(
+      INPUTS.map(({ name, input }) => [name, job[name] ? (input.write ?? String)(job[name] as number) : ""]),
+    ),
     env: toPairs(job.env ?? {}),
     tags: toPairs(job.tags),
-    description: job.description,
-    cpu: job.cpu_limit === null ? "" : String(job.cpu_limit),
-    memory: job.mem_limit === null ? "" : String(job.mem_limit),
-    retries: job.retries ? String(job.retries) : "",
-    priority: job.priority ? String(job.priority) : "",
-    minutes: job.active_deadline_seconds === null ? "" : String(job.active_deadline_seconds / 60),
     upload: job.upload ?? "",
     uploadFrom: job.id,
     topFolder: job.working_dir ?? "",
     workingDir: job.working_dir ?? "",
     isArgs: job.command === null && job.args.length > 0,
-    kept: {
-      queue_name: job.queue_name ?? undefined,
-      shm_size: job.shm_size ?? undefined,
-      ...(job.retries ? { retry_delay_seconds: job.retry_delay_seconds, retry_backoff: job.retry_backoff } : {}),
-    },
+    kept: Object.fromEntries(
+      listRequested(job)
+        .filter((name) => !SHOWN.includes(name) && job[name] !== null)
+        .map((name) => [name, job[name]]),
+    ),
   };
 }
 
@@ -143,17 +139,14 @@ export async function takeFiles(form: JobForm, files: CodeFile[]): Promise<Parti
 }
 
 /** Return the request, without the upload, and what is wrong with it as far as that is known here. */
-export function makeRequest(form: JobForm): { request: Record<string, unknown>; problems: FieldError[] } {
+export function makeRequest(form: JobForm): { request: Request; problems: FieldError[] } {
   const problems: FieldError[] = [];
-  const request: Record<string, unknown> = {
+  const request: Request = {
     ...form.kept,
     name: form.name.trim(),
     profile: form.profile || undefined,
-    image: form.image.trim() || undefined,
     env: toMap(form.env),
     tags: toMap(form.tags),
-    description: form.description,
-    mem_limit: form.memory.trim() || undefined,
     collect: form.collects === Boolean(form.notebook) ? undefined : form.collects ? "workdir" : "outputs",
     working_dir: form.workingDir || undefined,
   };
@@ -170,17 +163,13 @@ export function makeRequest(form: JobForm): { request: Record<string, unknown>; 
       problems.push({ field: "command", message: (error as Error).message });
     }
   }
-  const number = (field: string, text: string, factor = 1) => {
-    if (!text.trim()) return;
-    const value = factor === 1 ? Number(text) : Math.round(Number(text) * factor);
-    if (Number.isNaN(value)) problems.push({ field, message: "Enter a number." });
-    else request[field] = value;
-  };
-  number("cpu_limit", form.cpu);
-  number("retries", form.retries);
-  number("priority", form.priority);
-  number("active_deadline_seconds", form.minutes, 60);
-  if (/^\d+$/.test(form.memory.trim())) request.mem_limit = Number(form.memory);
+  for (const { name, input } of INPUTS) {
+    const text = (form.texts[name] ?? "").trim();
+    if (!text) continue;
+    const value = input.read ? input.read(text) : text;
+    if (Number.isNaN(value)) problems.push({ field: name, message: "Enter a number." });
+    else request[name] = value;
+  }
   return { request, problems };
 }
 

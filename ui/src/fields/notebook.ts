@@ -1,14 +1,7 @@
 // What the form knows of a notebook that is to be run, and how that becomes the request of the API.
 import type { FieldError } from "../net/api";
+import type { NotebookOutput } from "../net/schema";
 import type { Json, Read } from "./python";
-
-/** What the API takes and shows. */
-export interface NotebookRequest {
-  path: string;
-  parameters: Record<string, unknown>;
-  expressions: Record<string, string>;
-  kernel: string | null;
-}
 
 /** A text is passed on as it is typed; code is a value, or an expression, of the notebook's language. */
 export type Kind = "text" | "code";
@@ -55,7 +48,7 @@ export async function openNotebook(path: string, text: string | null): Promise<N
     // no notebook, which the job will say
   }
   const { kernelspec, language_info } = content.metadata ?? {};
-  const language = (kernelspec?.language ?? language_info?.name ?? "python").toLowerCase();
+  const language = (language_info?.name ?? kernelspec?.language ?? "python").toLowerCase();
   const cells = Array.isArray(content.cells) ? content.cells : [];
   const cell = cells.find((each) => each.cell_type === "code" && each.metadata?.tags?.includes("parameters"));
   const source = Array.isArray(cell?.source) ? cell.source.join("") : (cell?.source ?? "");
@@ -70,7 +63,7 @@ export async function openNotebook(path: string, text: string | null): Promise<N
 }
 
 /** Return the form with what an earlier job had set; `exact` is that job's notebook as ``parseExact`` reads it. */
-export async function takeRequest(form: NotebookForm, exact: NotebookRequest): Promise<NotebookForm> {
+export async function takeRequest(form: NotebookForm, exact: NotebookOutput): Promise<NotebookForm> {
   const { writeLiteral } = await import("./python");
   const write = form.language === "python" ? writeLiteral : JSON.stringify;
   const set = new Map<string, { kind: Kind; value: string }>();
@@ -104,9 +97,9 @@ export const isChanged = ({ given, kind, value }: Parameter): boolean =>
   given === null || given.kind !== kind || given.value !== value;
 
 /** Return what the API is asked for, and what is wrong with it: only what was changed is in it. */
-export function makeNotebookRequest(form: NotebookForm): { request: NotebookRequest; problems: FieldError[] } {
+export function makeNotebookRequest(form: NotebookForm): { request: NotebookOutput; problems: FieldError[] } {
   const { path, kernel } = form;
-  const request: NotebookRequest = { path, parameters: {}, expressions: {}, kernel };
+  const request: NotebookOutput = { path, parameters: {}, expressions: {}, kernel };
   const problems: FieldError[] = [];
   for (const each of form.parameters.filter((one) => one.name && isChanged(one))) {
     const { name, kind, value } = each;
@@ -127,7 +120,7 @@ export function makeNotebookRequest(form: NotebookForm): { request: NotebookRequ
 export const nameLanguage = (language: string): string => language[0].toUpperCase() + language.slice(1);
 
 /** Return in words what a job's notebook is run with. */
-export function describeNotebook({ path, parameters, expressions }: NotebookRequest): string {
+export function describeNotebook({ path, parameters, expressions }: NotebookOutput): string {
   const values = Object.entries(parameters).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
   const code = Object.entries(expressions).map(([name, value]) => `${name} = ${value}`);
   const all = [...values, ...code].join(", ");

@@ -1,6 +1,7 @@
 // The lines of one attempt's log: those that are looked at are read, a few are kept, new ones come as they are written.
 import { type Api, ApiError } from "../net/api";
 import { abortTogether, readPieces, sleep, untilVisible } from "../net/events";
+import type { LogLines as Answer } from "../net/schema";
 import { foldLine, hasControls } from "./terminal";
 
 /** Lines that are read at once. */
@@ -13,20 +14,6 @@ const KEPT_CHUNKS = 60;
 const MAX_LINE = 8192;
 
 const RETRY_MS = [1000, 2000, 5000, 10_000];
-
-export interface LogLine {
-  line: number;
-  text: string;
-}
-
-interface Answer {
-  items: LogLine[];
-  last_line: number;
-  last_line_is_open: boolean;
-  is_complete: boolean;
-  attempt: number;
-  place: string;
-}
 
 export class LogLines extends EventTarget {
   /** How many lines there are. */

@@ -2,11 +2,12 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
 import { count } from "../format";
-import { type Api, isOver, type Job } from "../net/api";
+import { type Api, isOver } from "../net/api";
+import type { FoundLines, Job, LogLine } from "../net/schema";
 import { tellProblem } from "../problem";
 import { base } from "../styles";
 import { ansiStyles, renderLine } from "./ansi";
-import { type LogLine, LogLines } from "./log-lines";
+import { LogLines } from "./log-lines";
 
 /** Height of a line in pixels, as in the style below. */
 const ROW = 20;
@@ -224,7 +225,7 @@ export class LogView extends LitElement {
     }
     try {
       const query = { search: this.words, limit: MAX_HITS, attempt: this.lines.attempt || null };
-      const found = await this.api.get<{ items: LogLine[]; truncated: boolean }>(`jobs/${this.job.id}/logs`, query);
+      const found = await this.api.get<FoundLines>(`jobs/${this.job.id}/logs`, query);
       this.hits = found.items;
       this.hitsAreCut = found.truncated;
       this.hit = 0;

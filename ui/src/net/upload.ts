@@ -1,11 +1,6 @@
 // Sends a ZIP, and says how far it is: fetch cannot, so the older way of browsers is used.
 import { type Api, ApiError, makeError } from "./api";
-
-export interface Upload {
-  id: string;
-  size: number;
-  top_folder: string | null;
-}
+import type { Upload } from "./schema";
 
 /** Return the upload once it is kept; `onProgress` is told the part that is sent, from 0 to 1. */
 export function sendUpload(

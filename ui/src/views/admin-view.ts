@@ -2,7 +2,8 @@
 import { css, html, LitElement, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import { count, countJobs, duration } from "../format";
-import type { Api, ReasonSum, Summary, User, UserSum } from "../net/api";
+import type { Api } from "../net/api";
+import type { JobSummary, ReasonSum, User, UserSum } from "../net/schema";
 import "./jobs-view";
 import { tellProblem } from "../problem";
 import { base } from "../styles";
@@ -17,7 +18,7 @@ export class AdminView extends LitElement {
   @property({ attribute: false }) user!: User;
   @property({ attribute: false }) query = new URLSearchParams();
   @state() private days = DAYS[0];
-  @state() private summary: Summary | null = null;
+  @state() private summary: JobSummary | null = null;
   private stop = new AbortController();
 
   static override styles = [
@@ -50,7 +51,7 @@ export class AdminView extends LitElement {
     const { signal } = this.stop;
     try {
       const since = new Date(Date.now() - this.days * 86_400_000).toISOString();
-      this.summary = await this.api.get<Summary>("jobs/summary", { user: "*", since, limit: SHOWN }, signal);
+      this.summary = await this.api.get<JobSummary>("jobs/summary", { user: "*", since, limit: SHOWN }, signal);
     } catch (error) {
       if (!signal.aborted) tellProblem(this, error);
     }
@@ -75,7 +76,7 @@ export class AdminView extends LitElement {
     `;
   }
 
-  private renderSums({ jobs, users, reasons }: Summary): TemplateResult {
+  private renderSums({ jobs, users, reasons }: JobSummary): TemplateResult {
     return html`
       <p class="quiet">${countJobs(jobs)} in this period.</p>
       <div class="sums">${this.renderUsers(users)}${this.renderReasons(reasons)}</div>

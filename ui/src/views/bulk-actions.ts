@@ -2,7 +2,8 @@
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
 import { countJobs } from "../format";
-import { type Api, ApiError, isOver, type Job } from "../net/api";
+import { type Api, ApiError, isOver } from "../net/api";
+import type { Job } from "../net/schema";
 import { base } from "../styles";
 
 const AT_ONCE = 4;

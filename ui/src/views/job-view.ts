@@ -2,8 +2,9 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
 import { clockTime, duration, exactTime, runSeconds } from "../format";
-import { type Api, ApiError, isOver, type Job, type User } from "../net/api";
+import { type Api, ApiError, isOver } from "../net/api";
 import { QUEUED_MS, repeatWhileVisible, watch } from "../net/events";
+import type { Attempt, Job, Step, Timeline, User } from "../net/schema";
 import "../log/log-view";
 import { describeNotebook } from "../fields/notebook";
 import "./outputs-view";
@@ -11,21 +12,6 @@ import "./request-view";
 import { tellProblem } from "../problem";
 import { navigate } from "../router";
 import { base } from "../styles";
-
-interface Step {
-  step: string;
-  time: string;
-  attempt: number | null;
-}
-
-interface Attempt {
-  number: number;
-  pod: string;
-  phase: string;
-  exit_code: number | null;
-  started_at: string | null;
-  ended_at: string | null;
-}
 
 const STEPS: Record<string, string> = {
   accepted: "Accepted",
@@ -191,7 +177,7 @@ export class JobView extends LitElement {
   private async loadTimeline(signal: AbortSignal): Promise<void> {
     try {
       const path = `jobs/${encodeURIComponent(this.jobId)}/timeline`;
-      const told = await this.api.get<{ items: Step[]; attempts: Attempt[] }>(path, {}, signal);
+      const told = await this.api.get<Timeline>(path, {}, signal);
       this.steps = told.items;
       this.attempts = told.attempts;
     } catch {

@@ -2,7 +2,8 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import { repeat } from "lit/directives/repeat.js";
-import { type Api, ApiError, type Job, type JobPage, STATUSES, type Status, type User } from "../net/api";
+import { type Api, ApiError } from "../net/api";
+import { type Job, type JobCounts, type JobPage, STATUSES, type Status, type User } from "../net/schema";
 import "./bulk-actions";
 import { age, count, duration, exactTime, runSeconds } from "../format";
 import { QUEUED_MS, repeatWhileVisible, watch } from "../net/events";
@@ -148,7 +149,7 @@ export class JobsView extends LitElement {
 
   private async loadCounts(): Promise<void> {
     try {
-      const answer = await this.api.get<{ counts: Record<Status, number> }>("jobs/counts", { user: this.owner });
+      const answer = await this.api.get<JobCounts>("jobs/counts", { user: this.owner });
       this.counts = answer.counts;
     } catch {
       this.later("counts", 5000); // the list says what is wrong

@@ -2,20 +2,10 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
 import { bytes, count, exactTime } from "../format";
-import { type Api, ApiError, isOver, type Job } from "../net/api";
+import { type Api, ApiError, isOver } from "../net/api";
+import type { Job, OmittedFile, OutputFile, OutputList } from "../net/schema";
 import { tellProblem } from "../problem";
 import { base } from "../styles";
-
-interface Listing {
-  items: File[];
-  omitted: { path: string; size: number }[];
-}
-
-interface File {
-  path: string;
-  size: number;
-  modified_at: string;
-}
 
 const IMAGES = /\.(png|jpe?g|gif|webp)$/i;
 
@@ -30,12 +20,12 @@ const SHOWN = 200;
 export class OutputsView extends LitElement {
   @property({ attribute: false }) api!: Api;
   @property({ attribute: false }) job!: Job;
-  @state() private files: File[] | null = null;
-  @state() private omitted: Listing["omitted"] = [];
+  @state() private files: OutputFile[] | null = null;
+  @state() private omitted: OmittedFile[] = [];
   @state() private problem = "";
   @state() private most = SHOWN;
   @state() private filter = "";
-  @state() private open: File | null = null;
+  @state() private open: OutputFile | null = null;
   @state() private text: string | null = null;
   @find("dialog") private dialog!: HTMLDialogElement;
 
@@ -103,7 +93,7 @@ export class OutputsView extends LitElement {
     this.omitted = [];
     if (this.job.outputs?.state !== "kept") return;
     try {
-      const listing = await this.api.get<Listing>(`jobs/${this.job.id}/outputs`);
+      const listing = await this.api.get<OutputList>(`jobs/${this.job.id}/outputs`);
       this.files = listing.items;
       this.omitted = listing.omitted;
       this.problem = "";
@@ -114,11 +104,11 @@ export class OutputsView extends LitElement {
     }
   }
 
-  private url(file: File): string {
+  private url(file: OutputFile): string {
     return this.api.url(`jobs/${this.job.id}/outputs/${file.path.split("/").map(encodeURIComponent).join("/")}`);
   }
 
-  private async show(file: File): Promise<void> {
+  private async show(file: OutputFile): Promise<void> {
     this.open = file;
     this.text = null;
     this.dialog.showModal();
@@ -172,7 +162,7 @@ export class OutputsView extends LitElement {
     </details>`;
   }
 
-  private renderFiles(files: File[]): TemplateResult {
+  private renderFiles(files: OutputFile[]): TemplateResult {
     const found = files.filter((file) => file.path.toLowerCase().includes(this.filter.toLowerCase()));
     const filter = (event: Event) => {
       this.filter = (event.target as HTMLInputElement).value;
@@ -202,7 +192,7 @@ export class OutputsView extends LitElement {
     `;
   }
 
-  private renderFile(file: File): TemplateResult {
+  private renderFile(file: OutputFile): TemplateResult {
     const canShow = IMAGES.test(file.path) || TEXTS.test(file.path);
     return html`<tr>
       <td class="path"><a download href=${this.url(file)}>${file.path}</a></td>

@@ -1,9 +1,9 @@
 // What a job was asked to be: in words, and as the exact request.
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import type { NotebookRequest } from "../fields/notebook";
-import { bytes, duration, exactTime } from "../format";
-import type { Job } from "../net/api";
+import { listFacts, listRequested } from "../fields/job-fields";
+import { exactTime } from "../format";
+import type { Job, NotebookOutput } from "../net/schema";
 import { base } from "../styles";
 import { joinWords } from "../words";
 
@@ -53,15 +53,7 @@ export class RequestView extends LitElement {
         ? this.describeNotebook(job.notebook)
         : [["Command", html`<code>${command}</code>`] as [string, unknown]]),
       ["Results", job.collect === "workdir" ? "include new and changed files in the working directory" : null],
-      ["Image", job.image],
-      ["Profile", job.profile],
-      ["CPU limit", job.cpu_limit],
-      ["Memory limit", job.mem_limit === null ? null : bytes(job.mem_limit)],
-      ["Shared memory", job.shm_size === null ? null : bytes(job.shm_size)],
-      ["Time limit", job.active_deadline_seconds === null ? null : duration(job.active_deadline_seconds)],
-      ["Retries", job.retries || null],
-      ["Priority", job.priority || null],
-      ["Queue", job.queue_name],
+      ...listFacts(job),
       ["Exit code", job.exit_code],
       ["Reason", job.reason || null],
       ["Submitted", exactTime(job.created_at)],
@@ -90,7 +82,7 @@ export class RequestView extends LitElement {
     </section>`;
   }
 
-  private describeNotebook({ path, kernel, ...set }: NotebookRequest): [string, unknown][] {
+  private describeNotebook({ path, kernel, ...set }: NotebookOutput): [string, unknown][] {
     const values = Object.entries(set.parameters).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
     const code = Object.entries(set.expressions).map(([name, value]) => `${name} = ${value}`);
     const lines = [...values, ...code].join("\n");
@@ -102,40 +94,16 @@ export class RequestView extends LitElement {
   }
 
   private makeRequest(job: Job, withValues: boolean): string {
-    const { name, command, args, image, profile, upload, description, tags } = job;
-    const { cpu_limit, mem_limit, shm_size, retries, active_deadline_seconds, priority, queue_name } = job;
-    const { retry_delay_seconds, retry_backoff, notebook } = job;
-    const usual = notebook && upload ? "workdir" : "outputs";
-    const collect = job.collect === usual ? null : job.collect;
+    const usual = job.notebook && job.upload ? "workdir" : "outputs";
     const known = job.env ?? {};
     const env = withValues ? known : Object.fromEntries(Object.keys(known).map((each) => [each, "…"]));
-    const all = {
-      name,
-      command,
-      args,
-      notebook,
-      collect,
-      image,
-      profile,
-      env,
-      upload,
-      ...(job.working_dir ? { working_dir: job.working_dir } : {}),
-      description,
-      tags,
-      cpu_limit,
-      mem_limit,
-      shm_size,
-      retries,
-      ...(retries ? { retry_delay_seconds, retry_backoff } : {}),
-      active_deadline_seconds,
-      priority,
-      queue_name,
-    };
+    const shown = { ...job, env, collect: job.collect === usual ? null : job.collect };
+    const all = listRequested(job).map((name): [string, unknown] => [name, shown[name]]);
     const isSaid = (value: unknown) =>
       value !== null &&
       value !== "" &&
       value !== 0 &&
       !(typeof value === "object" && !Object.keys(value as object).length);
-    return JSON.stringify(Object.fromEntries(Object.entries(all).filter(([, value]) => isSaid(value))), null, 2);
+    return JSON.stringify(Object.fromEntries(all.filter(([, value]) => isSaid(value))), null, 2);
   }
 }

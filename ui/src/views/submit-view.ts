@@ -1,16 +1,27 @@
 // The form of a new job: code, profile, command; the server's errors stand beside what they are about.
 import { html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
-import { type Api, ApiError, type FieldError, type Job, type Profile, type User } from "../net/api";
+import { type Api, ApiError, type FieldError } from "../net/api";
 import "../fields/code-field";
-import { emptyForm, isZip, type JobForm, MISSING, makeForm, makeRequest, takeFiles } from "../fields/job-form";
-import { type NotebookForm, type NotebookRequest, openNotebook, type Parameter, takeRequest } from "../fields/notebook";
+import { FIELDS, INPUTS } from "../fields/job-fields";
+import {
+  emptyForm,
+  isZip,
+  type JobForm,
+  MISSING,
+  makeForm,
+  makeRequest,
+  type Request,
+  takeFiles,
+} from "../fields/job-form";
+import { type NotebookForm, openNotebook, type Parameter, takeRequest } from "../fields/notebook";
 import { bytes } from "../format";
 import "../fields/pairs-field";
 import "../fields/parameters-field";
 import { formStyles } from "../fields/form-styles";
 import type { Pair } from "../fields/pairs-field";
 import { type CodeFile, makeZip, TooLarge } from "../fields/zip";
+import type { Job, NotebookOutput, OutputList, Profile, ProfileList, User } from "../net/schema";
 import { sendUpload } from "../net/upload";
 import { tellProblem } from "../problem";
 import { navigate } from "../router";
@@ -22,10 +33,7 @@ interface Work {
 }
 
 /** The fields of a request that stand in the part of the form that can be folded. */
-const FOLDED = ["image", "cpu_limit", "mem_limit", "active_deadline_seconds", "retries", "priority"].concat([
-  "description",
-  "tags",
-]);
+const FOLDED: string[] = [...INPUTS.map(({ name }) => name), "tags"];
 
 /** The fields of a request that have a place in the form. */
 const PLACES = ["name", "upload", "working_dir", "profile", "command", "notebook", "collect", "env", ...FOLDED];
@@ -34,18 +42,11 @@ const LABELS: Record<string, string> = {
   name: "Name",
   upload: "Code",
   working_dir: "Working directory",
-  profile: "Profile",
   command: "Command",
   notebook: "Parameters",
   env: "Environment variables",
-  image: "Image",
-  cpu_limit: "CPU limit",
-  mem_limit: "Memory limit",
-  active_deadline_seconds: "Time limit",
-  retries: "Retries",
-  priority: "Priority",
-  description: "Description",
   tags: "Tags",
+  ...Object.fromEntries(FIELDS.map(({ name, label }) => [name, label])),
 };
 
 /** How long after a field is left its problem may come: one that moves a button under the pointer loses the click. */
@@ -91,7 +92,7 @@ export class SubmitView extends LitElement {
 
   private async loadProfiles(): Promise<void> {
     try {
-      this.profiles = (await this.api.get<{ items: Profile[] }>("profiles")).items;
+      this.profiles = (await this.api.get<ProfileList>("profiles")).items;
       if (!this.form.profile && !this.from)
         this.set({ profile: this.profiles.find((each) => each.default)?.slug ?? "" });
     } catch (error) {
@@ -118,7 +119,7 @@ export class SubmitView extends LitElement {
   /** Return the form of an earlier job's notebook; what it could set is read from the one that came back. */
   private async reopen(job: Job, text: string): Promise<NotebookForm> {
     const { parseExact } = await import("../fields/python");
-    const exact = (parseExact(text) as { notebook: NotebookRequest }).notebook;
+    const exact = (parseExact(text) as { notebook: NotebookOutput }).notebook;
     return takeRequest(await openNotebook(exact.path, await this.readExecuted(job, exact.path)), exact);
   }
 
@@ -127,7 +128,7 @@ export class SubmitView extends LitElement {
     const below = [job.working_dir, path.replace(/^(\.?\/+)+/, "")].filter(Boolean).join("/");
     const name = path.startsWith("/") ? path.replace(/.*\//, "") : below;
     try {
-      const { items } = await this.api.get<{ items: { path: string; size: number }[] }>(`jobs/${job.id}/outputs`);
+      const { items } = await this.api.get<OutputList>(`jobs/${job.id}/outputs`);
       if (!items.some((each) => each.path === name && each.size < MAX_NOTEBOOK_BYTES)) return null;
       const file = `jobs/${job.id}/outputs/${name.split("/").map(encodeURIComponent).join("/")}`;
       return await (await this.api.request("GET", file, { headers: { Accept: "*/*" } })).text();
@@ -185,7 +186,7 @@ export class SubmitView extends LitElement {
     }
   }
 
-  private send(request: Record<string, unknown>): Promise<Job> {
+  private send(request: Request): Promise<Job> {
     const text = JSON.stringify(request);
     if (text !== this.sentRequest) this.key = makeKey();
     this.sentRequest = text;
@@ -377,7 +378,8 @@ export class SubmitView extends LitElement {
 
   /** Choose a profile: it has an image and sizes of its own, so those of another, or of the job before, go. */
   private chooseProfile(profile: Profile): void {
-    this.take("profile", { profile: profile.slug, image: "", cpu: "", memory: "" });
+    const own = INPUTS.filter(({ input }) => input.isOfProfile).map(({ name }) => [name, ""]);
+    this.take("profile", { profile: profile.slug, texts: { ...this.form.texts, ...Object.fromEntries(own) } });
   }
 
   private renderProfiles(): TemplateResult | typeof nothing {
@@ -409,13 +411,10 @@ export class SubmitView extends LitElement {
     return html`<details class="field">
       <summary>More options</summary>
       <div class="columns">
-        ${this.renderText("image", "Image", form.image, (image) => ({ image }), { hint: "Leave empty for the default." })}
-        ${this.renderText("cpu_limit", "CPU limit", form.cpu, (cpu) => ({ cpu }), { placeholder: "2" })}
-        ${this.renderText("mem_limit", "Memory limit", form.memory, (memory) => ({ memory }), { placeholder: "4G" })}
-        ${this.renderText("active_deadline_seconds", "Time limit (minutes)", form.minutes, (minutes) => ({ minutes }), { placeholder: "60" })}
-        ${this.renderText("retries", "Retries", form.retries, (retries) => ({ retries }), { placeholder: "0" })}
-        ${this.renderText("priority", "Priority among your jobs", form.priority, (priority) => ({ priority }), { placeholder: "0" })}
-        ${this.renderText("description", "Description", form.description, (description) => ({ description }), { maxlength: 4096 })}
+        ${INPUTS.map(({ name, label, input }) => {
+          const make = (text: string) => ({ texts: { ...this.form.texts, [name]: text } });
+          return this.renderText(name, input.label ?? label, form.texts[name] ?? "", make, input);
+        })}
       </div>
       <kbatch-pairs class="field" label="Tags" noun="tag" .pairs=${form.tags} .problem=${this.problemOf("tags")} @change=${(event: CustomEvent<Pair[]>) => this.take("tags", { tags: event.detail })}></kbatch-pairs>
     </details>`;

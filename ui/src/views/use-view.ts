@@ -2,8 +2,9 @@
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import { bytes, count, duration } from "../format";
-import type { Amounts, Api, Job, JobPage, User } from "../net/api";
+import type { Api } from "../net/api";
 import { repeatWhileVisible } from "../net/events";
+import type { Job, JobPage, User } from "../net/schema";
 import { tellProblem } from "../problem";
 import { base } from "../styles";
 
@@ -96,7 +97,7 @@ export class UseView extends LitElement {
           ${bytes(this.user.limits.max_job_bytes)}.
         </p>
       </section>
-      ${Object.entries(this.user.group_totals).map(
+      ${Object.entries(this.user.group_totals ?? {}).map(
         ([group, limits]) => html`<section>
           <h2>Group ${group} (all members)</h2>
           <dl>
@@ -115,6 +116,11 @@ export class UseView extends LitElement {
     `;
   }
 
+  /** Amounts by resource; nothing for a token that may not read. */
+  private get usage(): Record<string, number> {
+    return this.user.usage ?? {};
+  }
+
   private renderTiles(): TemplateResult {
     const running = this.active?.filter((job) => job.status === "running") ?? [];
     const waiting = this.active?.filter((job) => job.status !== "running") ?? [];
@@ -124,14 +130,14 @@ export class UseView extends LitElement {
     return html`
       ${tile(this.active ? `${count(running.length)}${more}` : "…", "running")}
       ${tile(this.active ? `${count(waiting.length)}${more}` : "…", "waiting")}
-      ${tile(duration((this.user.usage[HOURS] ?? 0) * 3600), "total run time this month")}
+      ${tile(duration((this.usage[HOURS] ?? 0) * 3600), "total run time this month")}
     `;
   }
 
   private renderWaiting(): TemplateResult | typeof nothing {
     const waiting = (this.active ?? []).filter((job) => job.status !== "running").reverse();
     if (!waiting.length) return nothing;
-    const places = new Map(this.user.queue.jobs.map((job) => [job.id, job.place]));
+    const places = new Map(this.user.queue?.jobs.map((job) => [job.id, job.place]));
     // in the order in which they start: those that are handed over, then by place
     waiting.sort((one, other) => (places.get(one.id) ?? 0) - (places.get(other.id) ?? 0));
     return html`<section aria-labelledby="waiting">
@@ -147,7 +153,7 @@ export class UseView extends LitElement {
     const { jobs } = this.user.limits;
     if (jobs === null)
       return html`<p>Your limits can't be loaded right now. Your jobs wait until they are available.</p>`;
-    const names = [...new Set([...Object.keys(this.user.usage), ...Object.keys(jobs)])];
+    const names = [...new Set([...Object.keys(this.usage), ...Object.keys(jobs)])];
     return html`<table>
       <thead>
         <tr><th scope="col">Resource</th><th scope="col" class="number">In use</th><th scope="col" class="number">Limit</th></tr>
@@ -158,11 +164,11 @@ export class UseView extends LitElement {
     </table>`;
   }
 
-  private renderLimit(name: string, limits: Amounts): TemplateResult {
+  private renderLimit(name: string, limits: Record<string, number>): TemplateResult {
     const limit = limits[name];
     return html`<tr>
       <th scope="row">${words(name)}</th>
-      <td class="number">${show(name, this.user.usage[name] ?? 0)}</td>
+      <td class="number">${show(name, this.usage[name] ?? 0)}</td>
       <td class="number">${limit === undefined ? html`<span class="quiet">no limit</span>` : show(name, limit)}</td>
     </tr>`;
   }

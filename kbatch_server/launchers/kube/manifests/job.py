@@ -1,6 +1,6 @@
-"""Make the manifests of what a job needs: a Job, its Secret, perhaps a Namespace. Pure: values in, dicts out.
+"""Makes the manifests for a job: a Job, its Secret, perhaps a Namespace. Pure: values in, dicts out.
 
-The shapes: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
+Their fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
 """
 
 from __future__ import annotations
@@ -45,18 +45,19 @@ CODE_URL_KEY = "code-url"
 ENV_KEY_PREFIX = "env."
 
 FETCH_SCRIPT = read_script("fetch")
-"""For busybox; any image with sh, wget, timeout, sha256sum, unzip, sed and tee will do."""
+"""For busybox; any image with sh, wget, timeout, sha256sum, unzip, sed and tee works."""
 
 LEFTOVER_TTL_SECONDS = 30 * 86400
-"""How long a Job stays after its end when no service comes to see it. One that does sets the admin's time:
-a Job that is gone before its end is on record would count as lost, or be made again."""
+"""How long a Job stays after its end if no service notices it. A service that does sets the admin's time. A
+Job that is gone before its end is in the record would count as lost, or be created again."""
 
 STAYS_ANNOTATIONS = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
 }
-"""What keeps autoscalers from emptying the node of a pod that could not be run again.
-https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md, https://karpenter.sh/docs/concepts/disruption/"""
+"""Annotations that keep autoscalers from removing the node of a pod that must not run again.
+https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md,
+https://karpenter.sh/docs/concepts/disruption/"""
 
 
 def make_job(
@@ -68,9 +69,9 @@ def make_job(
     init_image: str,
     output_limits: OutputLimits,
 ) -> Manifest:
-    """Return the Job of a job, suspended: it is let go when its Secret is there.
+    """Return the Job of a job, suspended: the launcher resumes it when its Secret exists.
 
-    ``env_names`` are the variables whose values the Secret of the same name holds.
+    ``env_names`` are the variables whose values are in the Secret with the same name.
     """
     spec = job.spec
     labels, annotations = make_labels(job, instance), make_annotations(job)
@@ -88,16 +89,16 @@ def make_job(
         },
     }
     if spec.retries:
-        # A pod that had to give way (eviction, preemption, a lost node) is replaced and counts as no attempt;
-        # but a job that is not to be tried again may have done half of its work, and is not run twice.
+        # Kubernetes replaces a disrupted pod (eviction, preemption, a lost node), which does not count as an
+        # attempt. Not without retries: the pod may have done half of its work, which must not run twice.
         job_spec["podFailurePolicy"] = {
             "rules": [
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
             ]
         }
     if spec.active_deadline_seconds is not None:
-        # The service ends it in time. Kubernetes, which would give a command that ignores TERM all the time
-        # that is meant for its results, comes later, in case that the service is away.
+        # The service ends the job at its deadline. Kubernetes does so later, if the service is down: it would
+        # give a command that ignores TERM all of the time for the results.
         slack_seconds = spec.output_timeout_seconds if spec.keep_outputs else 0
         job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds + slack_seconds
     return {
@@ -114,12 +115,12 @@ def make_job(
 
 
 def _make_pod_annotations(spec: JobSpec) -> dict[str, str]:
-    """Return the annotations of a pod which the administrator's win over."""
+    """Return the annotations of a pod that the admin's annotations override."""
     return {} if spec.retries else STAYS_ANNOTATIONS
 
 
 def _make_kueue_labels(spec: JobSpec) -> dict[str, str]:
-    """Return the label of a Job's class; that of its queue comes when it is let go: then it is Kueue's."""
+    """Return the label of a Job's priority class; that of its queue follows when Kueue gets the Job."""
     if spec.queue_name is None or spec.kueue_priority_class is None:
         return {}
     return {PRIORITY_LABEL: spec.kueue_priority_class}
@@ -138,7 +139,7 @@ def make_secret(
 ) -> Manifest:
     """Return the Secret with a job's environment, files, and the URLs for its code and its results.
 
-    It goes when its Job goes.
+    Kubernetes deletes it with its Job.
     """
     data = {ENV_KEY_PREFIX + name: value for name, value in env.items()} | dict(files)
     if code_url is not None:
@@ -162,9 +163,9 @@ def make_secret(
 
 
 def make_launch_patch(uid: str, *, queue_name: str | None = None) -> Manifest:
-    """Return the patch that lets a Job go; it holds only for the Job with this uid (else 409).
+    """Return the patch that resumes a Job; it applies only to the Job with this uid (else 409).
 
-    One with a queue stays suspended: from now on it is Kueue that lets it go.
+    With a queue, the Job stays suspended: from now on Kueue resumes it.
     """
     metadata: Manifest = {"uid": uid, "annotations": {LAUNCHED_ANNOTATION: "true"}}
     if queue_name is not None:
@@ -173,18 +174,18 @@ def make_launch_patch(uid: str, *, queue_name: str | None = None) -> Manifest:
 
 
 def get_retries(job: Manifest) -> int:
-    """Return how often a Job is to be tried again."""
+    """Return the number of a Job's retries."""
     said = (job["metadata"].get("annotations") or {}).get(RETRIES_ANNOTATION)
     return int(job["spec"].get("backoffLimit", 0) if said is None else said)
 
 
 def is_launched(job: Manifest) -> bool:
-    """Whether a Job was let go by us."""
+    """Whether this service has launched the Job: see ``make_launch_patch``."""
     return LAUNCHED_ANNOTATION in (job["metadata"].get("annotations") or {})
 
 
 def make_ttl_patch(job: Job, uid: str) -> Manifest:
-    """Return the patch that lets the Job with this uid be removed when its time is up."""
+    """Return the patch that lets Kubernetes remove the Job with this uid after its time to live."""
     return {
         "metadata": {"uid": uid},
         "spec": {"ttlSecondsAfterFinished": job.spec.ttl_seconds_after_finished},
@@ -222,7 +223,7 @@ def make_namespace(name: str, *, user: str, instance: str) -> Manifest:
 
 
 def make_labels(job: Job, instance: str) -> dict[str, str]:
-    """Return the labels of all that is made for a job: the administrator's, and ours, which win."""
+    """Return the labels of all objects of a job: the admin's and ours, which take precedence."""
     return {
         **expand(job.spec.labels, job.user),
         "app.kubernetes.io/name": "kbatch-job",
@@ -235,7 +236,7 @@ def make_labels(job: Job, instance: str) -> dict[str, str]:
 
 
 def make_annotations(job: Job) -> dict[str, str]:
-    """Return the annotations of all that is made for a job; only here the user's name stands as it is."""
+    """Return the annotations of all objects of a job; only they contain the user's name unchanged."""
     return {
         **expand(job.spec.annotations, job.user),
         USERNAME: job.user,
@@ -244,7 +245,7 @@ def make_annotations(job: Job) -> dict[str, str]:
 
 
 def is_of(manifest: Manifest, *, instance: str, label: str = JOB_ID_LABEL, value: str) -> bool:
-    """Whether this service (``instance``) made the object, for the job (or other ``label``) ``value``."""
+    """Whether this service (``instance``) created the object, for the job (or other ``label``) ``value``."""
     labels = manifest["metadata"].get("labels") or {}
     return labels.get(INSTANCE_LABEL) == instance and labels.get(label) == value
 
@@ -252,7 +253,7 @@ def is_of(manifest: Manifest, *, instance: str, label: str = JOB_ID_LABEL, value
 def make_pod_spec(
     job: Job, output_limits: OutputLimits, *, env_names: Collection[str], init_image: str
 ) -> Manifest:
-    """Return the spec of a job's pod: the user's container, and those that serve it."""
+    """Return the spec of a job's pod: the user's container and its helpers."""
     spec = job.spec
     pod: Manifest = {
         "restartPolicy": "Never",
@@ -284,13 +285,23 @@ def make_pod_spec(
 
 
 def _get_grace_seconds(spec: JobSpec) -> int:
-    """Return the pod's grace period: the command's own, and then the time for its results to be sent."""
+    """Return the pod's grace period: the command's own, plus the time for sending the results."""
     extra = spec.output_timeout_seconds if spec.keep_outputs else 0
     return spec.termination_grace_period_seconds + extra
 
 
+def make_sizes(spec: JobSpec) -> dict[str, Manifest]:
+    """Return the requests and limits of each container in a job's pod, by the container's name."""
+    sizes = {MAIN_CONTAINER: make_resources(spec)}
+    if spec.upload is not None:
+        sizes[FETCH_CONTAINER] = make_init_resources(spec)
+    if spec.keep_outputs:
+        sizes[sidecar.KEEP_CONTAINER] = make_sidecar_resources(spec)
+    return sizes
+
+
 def _make_init_containers(job: Job, image: str, output_limits: OutputLimits) -> list[Manifest]:
-    """Return what starts before the user's container: a job whose code cannot be fetched has no results."""
+    """Return the containers that start before the user's, first the one that fetches the code."""
     containers = [_make_fetch_container(job, image)] if job.spec.upload is not None else []
     if job.spec.keep_outputs:
         keeper = sidecar.make_sidecar(
@@ -311,7 +322,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     env = [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)]
     env += make_account_env(job.user, env_names)
     if spec.keep_outputs:
-        # ours wins: anywhere else, nothing would be found
+        # the service's value wins: it looks for results only there
         env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
         env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
     mounts = make_mounts(spec, has_home=has_home)
@@ -326,7 +337,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     command = [_escape(word) for word in _get_command(spec)]
     optional = {
         "workingDir": find_working_dir(spec),
-        # `$(NAME)` in a command is Kubernetes's own syntax; users mean what they write
+        # escaped: Kubernetes would expand `$(NAME)`, which users mean literally
         "command": wrap_command(command) if has_home else command,
         "args": [_escape(word) for word in spec.args],
         "imagePullPolicy": spec.image_pull_policy,
@@ -368,12 +379,12 @@ def _make_security_context(spec: JobSpec) -> Manifest:
 
 
 def _escape(word: str) -> str:
-    """``$(X)`` would be replaced and ``$$`` shortened; ``$$(X)`` and ``$$$$`` are what give them back."""
+    """Escape a word against Kubernetes, which replaces ``$(X)`` and shortens ``$$``."""
     return word.replace("$", "$$") if "$$" in word or "$(" in word else word
 
 
 def expand(template: Any, user: str) -> Any:
-    """Return the template with ``{username}`` and ``{unescaped_username}`` filled in, in every string in it.
+    """Return the template with ``{username}`` and ``{unescaped_username}`` replaced in all its strings.
 
     ================================ =====================================================
     ``{username}``                   the user's slug: a valid, unique label (``kbatch_server.slugs``)
@@ -382,7 +393,7 @@ def expand(template: Any, user: str) -> Any:
     """
     if isinstance(template, str):
         filled = template.replace("{username}", make_slug(user))
-        # last, so that a user who is called "{username}" stays who he is
+        # last, so that a user with the name "{username}" is not expanded again
         return filled.replace("{unescaped_username}", user)
     if isinstance(template, Mapping):
         return {key: expand(value, user) for key, value in template.items()}
@@ -392,6 +403,6 @@ def expand(template: Any, user: str) -> Any:
 
 
 def make_namespace_name(template: str, user: str) -> str:
-    """Return the name of the namespace where a user's jobs run; long names are cut, and stay unique."""
+    """Return the namespace for a user's jobs; long names are shortened, and stay unique."""
     room = MAX_LABEL - len(template.replace("{username}", ""))
     return template.replace("{username}", make_slug(user, max_length=room))

@@ -1,4 +1,4 @@
-"""The labels and annotations by which what is made for a job is found again. Pure."""
+"""The labels and annotations that identify the objects of a job. Pure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ JOB_ID_LABEL = f"{PREFIX}job-id"
 
 
 USERNAME = f"{PREFIX}username"
-"""As a label the user's slug, as an annotation the name itself."""
+"""As a label the user's slug, as an annotation the user's name."""
 
 
 JOB_NAME_ANNOTATION = f"{PREFIX}job-name"
 
 
 LAUNCHED_ANNOTATION = f"{PREFIX}launched"
-"""Set together with ``suspend: false``: from then on launch() leaves the Job alone."""
+"""Set when the Job is resumed, or given to Kueue: from then on launch() does not change the Job."""
 
 
 RETRIES_ANNOTATION = f"{PREFIX}retries"
-"""How often the job is to be tried again: ``backoffLimit`` is raised for what counts as no attempt."""
+"""The number of retries: ``backoffLimit`` is larger if pods do not count as attempts."""
 
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

@@ -1,4 +1,4 @@
-"""What the containers of a job's pod ask for and may use. Pure."""
+"""The requests and limits of the containers of a job's pod. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ....quantities import is_exclusive
 Manifest = dict[str, Any]
 
 SIDECAR_DISK = "16Mi"
-"""What the sidecar gets of the node's disk where the job's own container has a limit: a quota wants it to."""
+"""The sidecar's ephemeral storage, if the job's own container has a limit: a quota then requires one for
+each."""
 
 
 def make_resources(spec: JobSpec) -> Manifest:
-    """Return those of the job's own container."""
+    """Return the resources of the job's own container."""
     limits = dict(spec.extra_resource_limits)
     requests = dict(spec.extra_resource_guarantees)
     for name, amount in requests.items():
@@ -33,11 +34,11 @@ def make_resources(spec: JobSpec) -> Manifest:
 
 
 def make_init_resources(spec: JobSpec) -> Manifest:
-    """Return those of the container that fetches the code.
+    """Return the resources of the container that fetches the code.
 
-    What the job itself has, unless the administrator says otherwise: a quota wants some in each container,
-    and Kubernetes reserves the larger of init and main, so that the same adds nothing. A GPU is of no use
-    there.
+    They are those of the job itself, unless the admin sets others: a quota may require resources for each
+    container, and Kubernetes reserves the larger of init and main containers, so that the same resources add
+    nothing. It needs no GPU.
     """
     return spec.init_resources or {
         kind: {name: value for name, value in amounts.items() if name in ("cpu", "memory")}
@@ -46,9 +47,9 @@ def make_init_resources(spec: JobSpec) -> Manifest:
 
 
 def make_sidecar_resources(spec: JobSpec) -> Manifest:
-    """Return those of the container that sends the results.
+    """Return the resources of the container that sends the results.
 
-    They are always said, so that a LimitRange adds no default, which may be as much as the job has.
+    They are always explicit, so that a LimitRange sets no default, which may be as much as the job has.
     """
     main = make_resources(spec)
     own = {kind: dict(amounts) for kind, amounts in spec.sidecar_resources.items()}
@@ -61,7 +62,7 @@ def make_sidecar_resources(spec: JobSpec) -> Manifest:
 
 
 def _is_guaranteed(resources: Manifest) -> bool:
-    """Whether a pod with this container alone is of the class Guaranteed: it asks for just its limits."""
+    """Whether a pod with only this container has the QoS class Guaranteed: its requests equal its limits."""
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     return all(
         name in limits and requests.get(name, limits[name]) == limits[name] for name in ("cpu", "memory")
@@ -69,5 +70,5 @@ def _is_guaranteed(resources: Manifest) -> bool:
 
 
 def _format_cpu(cpu: float) -> str:
-    """Return ``2`` or ``1500m``: Kubernetes counts in thousandths, and takes 0 for no limit."""
+    """Return ``2`` or ``1500m``: Kubernetes counts in thousandths, and 0 means no limit."""
     return str(int(cpu)) if cpu == int(cpu) else f"{max(1, math.ceil(round(cpu * 1000, 6)))}m"

@@ -1,6 +1,6 @@
-"""Make the container beside a job's own that sends what the job wrote, once its command has ended. Pure.
+"""Makes the container that sends the results once the job's command has ended. Pure.
 
-A native sidecar: https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
+It is a native sidecar: https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ OUTPUT_VARIABLE = "KBATCH_OUTPUT_DIR"
 OUTPUTS_URL_KEY = "outputs-url"
 
 ROOT = "/kbatch"
-"""Where the sidecar has the folders that it packs, which are the names in the tar: see ``selection``."""
+"""The path in the sidecar of the folders to pack, whose names are also those in the tar: see
+``selection``."""
 
 LISTS_VOLUME = "kbatch-lists"
-"""Lists of files, which the job does not see: of those that were unpacked, of those that are sent."""
+"""Lists of files, which the job cannot see: the unpacked files, and the files to send."""
 
 LISTS_MOUNT = {"name": LISTS_VOLUME, "mountPath": f"{ROOT}/lists"}
 
 MAX_SAID_LENGTH = 200
-"""Characters of the sidecar's last word that are passed on."""
+"""The maximum length of the sidecar's message."""
 
 NOTE_SCRIPT = read_script("lists", "note")
-"""Is added to the script of the container that unpacks the code, in that folder."""
+"""Added to the script of the container that unpacks the code; it runs in that folder."""
 
 SEND_SCRIPT = read_script("lists", "send")
-"""For busybox; any image with sh, nc (with -e), tar, timeout, find, stat, awk, sort, xargs, tr, sed, head, wc
-and, for https, ssl_client will do."""
+"""For busybox; any image with sh, nc (with -e), tar, timeout, find, stat, awk, sort, xargs, tr, sed, head,
+wc, cat, ln, mkdir, readlink and, for https, ssl_client works."""
 
 
 def make_sidecar(
@@ -50,7 +51,7 @@ def make_sidecar(
     resources: Manifest,
     security_context: Manifest,
 ) -> Manifest:
-    """Return the container; ``url`` is the variable ``KBATCH_OUTPUTS_URL``, which comes from the Secret."""
+    """Return the container; ``url`` is the variable ``KBATCH_OUTPUTS_URL`` from the Secret."""
     folders = {"outputs": OUTPUT_DIR} | ({"workdir": CODE_DIR} if spec.collect == "workdir" else {})
     env = {
         "KBATCH_FOLDERS": " ".join(f"{name}={path}" for name, path in folders.items()),
@@ -75,7 +76,7 @@ def make_sidecar(
 
 
 def explain_unsent(pods: Sequence[Manifest]) -> str:
-    """Return why nothing was sent, from what the newest pod's sidecar said last; ``pods`` oldest first."""
+    """Return why no results arrived, from the message of the newest pod's sidecar; ``pods`` oldest first."""
     said = ""
     for pod in pods:
         for each in pod["status"].get("initContainerStatuses") or []:

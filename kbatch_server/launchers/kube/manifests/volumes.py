@@ -1,4 +1,4 @@
-"""The volumes of a job's pod that are its own, and go with it: each with a size. Pure."""
+"""The ephemeral volumes of a job's pod, each with a size. Pure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ Manifest = dict[str, Any]
 
 SHM_DIR = "/dev/shm"  # noqa: S108 - where POSIX's shared memory is
 LISTS_SIZE = "512Mi"
-"""Room for three lists of as many files as a ZIP may have, with the longest names."""
+"""Enough for three lists of the maximum number of files in a ZIP, with the longest names."""
 
 SHM_VOLUME = "kbatch-shm"
 
 NOTEBOOK_DIR = "/kbatch-notebook"
 NOTEBOOK_VOLUME = "kbatch-notebook"
+OWN_DIRS = (CODE_DIR, OUTPUT_DIR, HOME_DIR, NOTEBOOK_DIR)
+OWN_VOLUMES = (CODE_VOLUME, OUTPUT_VOLUME, LISTS_VOLUME, HOME_VOLUME, SHM_VOLUME, NOTEBOOK_VOLUME)
+"""Names and paths that an admin's own volumes and mounts must not have: Kubernetes rejects duplicates."""
+
 NOTEBOOK_MOUNT: Manifest = {"name": NOTEBOOK_VOLUME, "mountPath": NOTEBOOK_DIR, "readOnly": True}
-"""What runs a job's notebook: files of its Secret."""
+"""The files that run a job's notebook, from its Secret."""
 
 
 def make_volumes(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
-    """Return the volumes. A pod that writes more than its size is evicted; shared memory is full then."""
+    """Return the volumes. A pod that exceeds a size is evicted; shared memory is full instead."""
     volumes = [_make_volume(CODE_VOLUME, spec.code_volume_size)]
     if spec.keep_outputs:
         volumes.append(_make_volume(OUTPUT_VOLUME, spec.output_volume_size))
@@ -37,13 +41,13 @@ def make_volumes(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
 
 
 def make_notebook_volume(secret: str) -> Manifest:
-    """Return the volume with the files that run a notebook, and nothing else, of the Secret of that name."""
+    """Return the volume with the files that run a notebook (and no others) from a Secret."""
     items = [{"key": name, "path": name} for name in (*SOURCE_FILES, SETTINGS_FILE)]
     return {"name": NOTEBOOK_VOLUME, "secret": {"secretName": secret, "items": items}}
 
 
 def make_mounts(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
-    """Return where the job's own container has them."""
+    """Return the mounts of these volumes in the job's own container."""
     mounts: list[Manifest] = [{"name": CODE_VOLUME, "mountPath": CODE_DIR}] if runs_in_code_dir(spec) else []
     if spec.keep_outputs:
         mounts.append({"name": OUTPUT_VOLUME, "mountPath": OUTPUT_DIR})
@@ -57,12 +61,12 @@ def make_mounts(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
 
 
 def runs_in_code_dir(spec: JobSpec) -> bool:
-    """Whether the command begins in the folder of its code, or of its results; else where the image says."""
+    """Whether the command starts in /code: with an upload, or if results are collected from there."""
     return spec.upload is not None or spec.collect == "workdir"
 
 
 def find_working_dir(spec: JobSpec) -> str | None:
-    """Return the folder that the command begins in; None: that of the image."""
+    """Return the folder that the command starts in; None: that of the image."""
     if not runs_in_code_dir(spec):
         return None
     return f"{CODE_DIR}/{spec.working_dir}" if spec.working_dir else CODE_DIR

@@ -1,1 +1,1 @@
-"""What Kubernetes's objects say about a job. Pure: dicts in, values out."""
+"""Determines a job's status from Kubernetes's objects. Pure: dicts in, values out."""

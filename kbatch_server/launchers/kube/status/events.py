@@ -1,4 +1,4 @@
-"""A Kubernetes Event, as far as it says something about a job. Pure."""
+"""A Kubernetes event about a job. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A Kubernetes Event, and what it is about: the part that is kept."""
+    """A Kubernetes event and its object: the part that is kept."""
 
     kind: str
     name: str
@@ -27,7 +27,7 @@ class Event:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> Event:
-        """Return what is kept of an Event, of the old form (first, last, count) or the new (a series)."""
+        """Return an event, from the old form (first, last, count) or the new one (a series)."""
         about, series = manifest.get("involvedObject") or {}, manifest.get("series") or {}
         created = manifest["metadata"]["creationTimestamp"]
         first = manifest.get("eventTime") or manifest.get("firstTimestamp") or created
@@ -45,7 +45,7 @@ class Event:
         )
 
     def to_job_event(self) -> JobEvent:
-        """Return it as a user sees it."""
+        """Return the event for users."""
         return JobEvent(
             time=self.last, type=self.type, reason=self.reason, message=self.message, count=self.count
         )

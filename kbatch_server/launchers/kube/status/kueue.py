@@ -1,7 +1,7 @@
-"""What Kueue is told of a Job and says of it: labels, and the conditions of its Workload in words. Pure.
+"""Kueue's labels for a Job, and the conditions of its Workload in words. Pure.
 
-Kueue: https://kueue.sigs.k8s.io/docs/concepts/workload/. A suspended Job with the label of a queue is its own
-to let go, and to suspend again when others come first.
+Kueue: https://kueue.sigs.k8s.io/docs/concepts/workload/. Kueue resumes a suspended Job with the label of a
+queue, and suspends it again if others take precedence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from . import sentences
 Manifest = dict[str, Any]
 
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
-"""On a Workload, the uid of its Job."""
+"""The label on a Workload with the uid of its Job."""
 
 
 def make_workloads_path(version: str, namespace: str) -> str:
@@ -24,7 +24,7 @@ def make_workloads_path(version: str, namespace: str) -> str:
 
 
 def find_owner(workload: Manifest) -> tuple[str, str] | None:
-    """Return name and uid of the Job that a Workload is of, or None where it is of something else."""
+    """Return name and uid of the Job that owns a Workload, or None if something else owns it."""
     for owner in workload["metadata"].get("ownerReferences") or []:
         if owner.get("kind") == "Job" and str(owner.get("apiVersion", "")).startswith("batch/"):
             return owner["name"], owner["uid"]
@@ -32,7 +32,7 @@ def find_owner(workload: Manifest) -> tuple[str, str] | None:
 
 
 def trim_workload(manifest: Manifest) -> Manifest:
-    """Return the part of a Workload that is kept."""
+    """Return the part of a Workload to keep."""
     metadata, status = manifest["metadata"], manifest.get("status") or {}
     checks = [
         {"name": each.get("name", ""), "state": each.get("state", "")}
@@ -49,12 +49,12 @@ def trim_workload(manifest: Manifest) -> Manifest:
 
 
 def is_handed_over(job: Manifest) -> bool:
-    """Whether a Job is Kueue's to let go."""
+    """Whether Kueue decides when a Job starts."""
     return QUEUE_LABEL in (job["metadata"].get("labels") or {})
 
 
 def explain_hold(job: Manifest, workload: Manifest | None) -> tuple[str, str]:
-    """Return reason and message for a Job that Kueue has not let go, or has suspended again."""
+    """Return reason and message for a Job that Kueue has not resumed, or has suspended again."""
     queue = job["metadata"]["labels"][QUEUE_LABEL]
     if workload is None:
         return "Suspended", f"Waiting for Kueue's queue {queue!r} to accept the job."

@@ -1,4 +1,4 @@
-"""Read a Pod (or the conditions of any object): what it is doing, and in words why it failed. Pure."""
+"""Reads a pod (or the conditions of any object): its state, and in words why it failed. Pure."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ START_PROBLEMS = frozenset({"StartError", "RunContainerError", "CreateContainerE
 """The reasons of a container whose command could not be started at all."""
 
 UNKNOWN_END = "ContainerStatusUnknown"
-"""The reason of a container whose end its node did not see; its exit code, 137, is made up by the kubelet."""
+"""The reason of a container whose end its node did not see; the kubelet makes up its exit code, 137."""
 
 DELETED = "Deleted"
 """The reason of a pod that was deleted before its command ended."""
 
 REJECTION_SECONDS = 2
-"""How long a kubelet may take to write that it does not take a pod, from when it first saw it."""
+"""Maximum number of seconds from when a kubelet first sees a pod to its report that it rejects it."""
 
 MAX_FREE_ATTEMPTS = 6
-"""How many pods that a node did not take count as no attempt of a job."""
+"""The maximum number of pods that a node rejected and that count as no attempt of a job."""
 
 _STOPPED = (137, 143)
-"""The exit codes of what was stopped by KILL or TERM."""
+"""The exit codes of commands that KILL or TERM stopped."""
 
 
 def sort_pods(pods: Sequence[Manifest]) -> list[Manifest]:
-    """Return pods oldest first."""
+    """Return the pods, oldest first."""
     return sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
 
 
@@ -49,7 +49,7 @@ def find_condition(manifest: Manifest, *types: str) -> Manifest | None:
 
 
 def find_container(pod: Manifest, name: str = MAIN_CONTAINER) -> Manifest:
-    """Return what the pod's spec says of a container; empty if it has none such."""
+    """Return a container in the pod's spec; empty if it has none of that name."""
     spec = pod.get("spec", {})
     for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
         if container["name"] == name:
@@ -68,15 +68,16 @@ def find_state(pod: Manifest, name: str = MAIN_CONTAINER) -> Manifest:
 
 
 def is_over(pod: Manifest) -> bool:
-    """Whether nothing of the pod's main container will run any more."""
+    """Whether the pod's main container will not run any more."""
     return pod["status"].get("phase") in ("Succeeded", "Failed") or "terminated" in find_state(pod)
 
 
 def never_began(pod: Manifest) -> bool:
-    """Whether a node's kubelet refused a pod as it came: nothing of it ran.
+    """Whether a node's kubelet rejected a new pod, so that nothing of it ran.
 
-    Such a pod has no statuses of containers. But so has one that ran, when its kubelet is started again and
-    takes it no more (1.35): that had been seen for longer when this was written.
+    Such a pod has no statuses of containers. A pod that ran may have none either, if its kubelet was
+    restarted and no longer accepts it (1.35); but then the kubelet had seen the pod for longer before it
+    wrote this.
     """
     status = pod["status"]
     if status.get("phase") != "Failed" or container_statuses(pod) or find_condition(pod, "DisruptionTarget"):
@@ -88,16 +89,16 @@ def never_began(pod: Manifest) -> bool:
 
 
 def get_wanted_limit(pods: Iterable[Manifest], spec: JobSpec) -> int:
-    """Return the ``backoffLimit`` of a Job with these pods: its retries, one for each not begun."""
+    """Return the ``backoffLimit`` for a Job with these pods: its retries, plus one per rejected pod."""
     count = sum(1 for pod in pods if never_began(pod))
     return spec.retries + min(count, MAX_FREE_ATTEMPTS)
 
 
 def find_strangers(pod: Manifest) -> list[str]:
-    """Return the containers that have not ended when the command has: something else put them into the pod.
+    """Return the containers that something else added and that have not ended when the command has.
 
-    They may run, or wait for an image that cannot be had. A native sidecar is none of them: that is ended by
-    Kubernetes.
+    They may run, or wait for an image that cannot be pulled. This excludes native sidecars, which Kubernetes
+    ends.
     """
     if pod.get("isGone") or "terminated" not in find_state(pod):
         return []
@@ -110,17 +111,17 @@ def find_strangers(pod: Manifest) -> list[str]:
 
 
 def is_ending(pod: Manifest) -> bool:
-    """Whether a pod, of a job that is over, still has a container that runs."""
+    """Whether a container of a pod still runs after the job has ended."""
     return not pod.get("isGone") and pod["status"].get("phase") not in ("Succeeded", "Failed")
 
 
 def is_keeping(pod: Manifest) -> bool:
-    """Whether the user's command has ended and its results are being sent."""
+    """Whether the user's command has ended and the sidecar is sending its results."""
     return "terminated" in find_state(pod) and "running" in find_state(pod, KEEP_CONTAINER)
 
 
 def parse_time(text: str) -> datetime:
-    """Return an aware datetime of RFC 3339, which may have nanoseconds (and then loses them)."""
+    """Return an aware datetime from RFC 3339, which may have nanoseconds (these are dropped)."""
     if "." in text:
         whole, _, fraction = text.rstrip("Z").partition(".")
         text = f"{whole}.{fraction[:6]}Z"
@@ -130,7 +131,7 @@ def parse_time(text: str) -> datetime:
 def has_failed(pod: Manifest) -> bool:
     """Whether this pod has not succeeded and will not.
 
-    ``isGone`` is the reflector's mark on a pod that was removed while its Job is still there.
+    ``isGone`` is the reflector's mark on a pod that was removed while its Job still exists.
     """
     if pod["status"].get("phase") == "Failed":
         return True
@@ -156,7 +157,7 @@ def container_statuses(pod: Manifest) -> list[Manifest]:
 
 
 def exit_code_of(pod: Manifest) -> int | None:
-    """Return the exit code of the user's command; one that never started, or ended unseen, has none."""
+    """Return the exit code of the user's command; None if it never started, or its end is unknown."""
     ended = find_state(pod).get("terminated")
     if not ended or ended.get("reason") in START_PROBLEMS or ended.get("reason") == UNKNOWN_END:
         return None
@@ -165,20 +166,20 @@ def exit_code_of(pod: Manifest) -> int | None:
 
 
 def program_of(container: Manifest) -> str:
-    """Return the program that a container's spec names; empty if that is the image's own."""
+    """Return the program in a container's spec; empty if it is the image's own."""
     words = [*(container.get("command") or []), *(container.get("args") or [])]
     return words[0] if words else ""
 
 
 def ended_at(pod: Manifest) -> datetime:
-    """Return when the pod's main container ended, or else when the pod was made."""
+    """Return when the pod's main container ended, or else when the pod was created."""
     finished = (find_state(pod).get("terminated") or {}).get("finishedAt")
     created = parse_time(pod["metadata"]["creationTimestamp"])
     return max(parse_time(finished), created) if finished else created
 
 
 def explain_failure(pod: Manifest) -> tuple[str, str]:
-    """Return Kubernetes's word and a sentence for a pod that has failed, or gone."""
+    """Return Kubernetes's reason and a sentence for a pod that has failed, or is gone."""
     status = pod["status"]
     target = find_condition(pod, "DisruptionTarget")
     if status.get("reason") == "Evicted":
@@ -234,7 +235,7 @@ def _explain_exit(container: Manifest, ended: Manifest) -> tuple[str, str]:
 
 
 def _was_deleted(pod: Manifest, ended: Manifest | None) -> bool:
-    """Whether the pod was deleted, and its container not ended by itself before that."""
+    """Whether the pod was deleted before its container ended by itself."""
     moment = pod["metadata"].get("deletionTimestamp")
     if not moment:
         return bool(pod.get("isGone")) and not ended

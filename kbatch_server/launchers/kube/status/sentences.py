@@ -1,6 +1,6 @@
-"""Say in plain words why a job waits or why it failed, from Kubernetes's own messages. Pure.
+"""Explains in plain words why a job waits or why it failed, from Kubernetes's messages. Pure.
 
-Each sentence is for someone who knows the job and not the cluster: what happened, then what to do about it.
+Each sentence is for readers who know the job but not the cluster: what happened, then what to do about it.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from ..manifests.home import SHELL
+from ..manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
+from ..manifests.sidecar import KEEP_CONTAINER
 
 Manifest = dict[str, Any]
 
 MAX_LENGTH = 500
-"""A quoted message of Kubernetes longer than this is cut."""
+"""The maximum length of a quoted message of Kubernetes."""
 
 _SUFFIXES = {
     "n": Decimal("1e-9"),
@@ -58,7 +61,7 @@ _EXIT_CODES = {
     153: "SIGXFSZ: file size limit exceeded",
     159: "SIGSYS: system call not allowed",
 }
-"""What ended a command, by exit code: from 129 on it is 128 and the number of a signal (Linux)."""
+"""The cause of a command's end by exit code: from 129 on it is 128 plus the number of a signal (Linux)."""
 
 _VOLUMES = {
     "kbatch-code": "the working folder /code",
@@ -66,7 +69,7 @@ _VOLUMES = {
     "kbatch-home": "the home folder",
     "kbatch-shm": "shared memory (/dev/shm)",
 }
-"""What users call the volumes that a pod has of its own."""
+"""The users' words for the volumes that the service adds to a pod."""
 
 _RESOURCES = {"cpu": "CPU", "memory": "memory", "ephemeral-storage": "disk space", "pods": "pods"}
 
@@ -80,7 +83,7 @@ _SCHEDULER = (
     (re.compile(r"were unschedulable|was unschedulable"), lambda m: "closed to new pods (cordoned)"),
     (re.compile(r"volume node affinity conflict"), lambda m: "out of reach of the volume"),
 )
-"""What the scheduler says of nodes, and what a user is told of them."""
+"""The scheduler's messages about nodes, and the words for users."""
 
 _PULL_CAUSES = (
     (re.compile(r"toomanyrequests|rate limit", re.I), "the registry's download limit is reached"),
@@ -97,6 +100,22 @@ _PULL_CAUSES = (
     (re.compile(r"no match for platform", re.I), "it is not built for the node's CPU architecture"),
     (re.compile(r"no space left", re.I), "the disk of the node is full"),
 )
+
+_OWN = {
+    FETCH_CONTAINER: ("that fetches the code", "JobConfig.init_resources"),
+    KEEP_CONTAINER: ("that sends the results", "JobConfig.sidecar_resources"),
+}
+"""The service's own containers: a description for users, and the trait that sets the size."""
+
+_BOUND = re.compile(
+    r"(minimum|maximum) (\S+) usage per (Container|Pod) is (\S+?)"
+    r"(?:, but (request|limit) is (\S+?)[.,\]]?(?: |$)|\.\s+No (request|limit) is specified)"
+)
+_RATIO = re.compile(
+    r"(?<![\w./-])([\w./-]+) max limit to request ratio per (Container|Pod) is (\w+), "
+    r"but provided ratio is ([0-9.]+)"
+)
+"""Messages with which a LimitRange rejects a container or a pod."""
 
 _REJECTED = "Pod was rejected: "
 
@@ -117,7 +136,7 @@ _DISRUPTIONS = {
 
 
 def parse_quantity(text: str) -> Decimal:
-    """Return the number that a Kubernetes quantity like ``500m`` or ``2Gi`` is; raises ValueError."""
+    """Return the number in a Kubernetes quantity like ``500m`` or ``2Gi``; raises ValueError."""
     match = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)", text)
     if not match or match[2] not in _SUFFIXES:
         raise ValueError(f"{text!r} is not a quantity")
@@ -154,14 +173,14 @@ def _format_size(quantity: str) -> str:
 
 
 def format_requests(container: Manifest) -> str:
-    """Return what a container asks a node for: ``8 CPUs and 1 GiB of memory``; empty if nothing."""
+    """Return a container's requests: ``8 CPUs and 1 GiB of memory``; empty if it has none."""
     resources = container.get("resources") or {}
     asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     return _join([format_amount(name, str(asked[name])) for name in sorted(asked)])
 
 
 def unschedulable(message: str, container: Manifest, node_selector: Mapping[str, str]) -> str:
-    """Say what is short, from the scheduler's "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) …"."""
+    """Explain what is short, from the scheduler's "0/3 nodes are available: 1 Insufficient cpu, 2 …"."""
     if "persistentvolumeclaim" in message.lower():
         return f"Waiting for a volume: {cut(message)}"
     total, _, said = message.partition(" nodes are available: ")
@@ -187,7 +206,7 @@ def unschedulable(message: str, container: Manifest, node_selector: Mapping[str,
 
 
 def _scheduler_parts(said: str) -> list[tuple[str, str]]:
-    """``1 Insufficient cpu, 2 node(s) had untolerated taint(s)`` as ``[("1", "not enough CPU free"), …]``."""
+    """Return ``[("1", "not enough CPU free"), …]`` from ``1 Insufficient cpu, 2 node(s) had …``."""
     parts = []
     for part in re.split(r", (?=[0-9])", said.removesuffix(".")):
         count, _, words = part.partition(" ")
@@ -205,7 +224,7 @@ def _scheduler_parts(said: str) -> list[tuple[str, str]]:
 
 
 def image_problem(reason: str, image: str, message: str) -> str:
-    """Say why an image cannot be had."""
+    """Explain why an image cannot be pulled."""
     if reason == "InvalidImageName" or "invalid reference format" in message:
         return f'"{image}" is not a valid image name.'
     if reason == "ErrImageNeverPull":
@@ -217,7 +236,7 @@ def image_problem(reason: str, image: str, message: str) -> str:
 
 
 def start_problem(command: str, image: str, message: str) -> str:
-    """Say why a container's command did not start, from runc's words."""
+    """Explain why a container's command did not start, from runc's message."""
     named = re.search(r'exec: "((?:[^"\\]|\\.)*)"', message)
     program = named[1] if named else command
     what = f'The command "{program}" cannot be started' if program else "The container cannot be started"
@@ -238,7 +257,7 @@ def start_problem(command: str, image: str, message: str) -> str:
 
 
 def exit_code(code: int) -> str:
-    """Say how a command ended."""
+    """Explain a command's exit code."""
     hint = _EXIT_CODES.get(code)
     return (
         f"The command ended with exit code {code} ({hint})."
@@ -248,7 +267,7 @@ def exit_code(code: int) -> str:
 
 
 def out_of_memory(container: Manifest) -> str:
-    """Say that a container was killed for its memory, and what the limit was."""
+    """Explain that a container was killed for its memory, with the limit."""
     limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
     if limit is None:
         return "Out of memory: the node had none left. Set mem_limit to what the job needs."
@@ -259,13 +278,13 @@ def out_of_memory(container: Manifest) -> str:
 
 
 def deadline(seconds: int | None) -> str:
-    """Say that a job ran out of its time."""
+    """Explain that a job exceeded its time limit."""
     limit = f" of {seconds} seconds" if seconds is not None else ""
     return f"The job exceeded its time limit{limit} (active_deadline_seconds) and was stopped."
 
 
 def evicted(message: str) -> str:
-    """Say why a node threw a pod out, from kubelet's words."""
+    """Explain why a node evicted a pod, from the kubelet's message."""
     low = re.search(r"low on resource: ([\w-]+)", message)
     if low:
         return f"The node ran out of {_RESOURCES.get(low[1], low[1])} and evicted the pod."
@@ -282,7 +301,7 @@ def evicted(message: str) -> str:
 
 
 def failed_on_node(message: str) -> str:
-    """Say why a node failed a pod that it had taken, from kubelet's words."""
+    """Explain why a node failed a pod that it had accepted, from the kubelet's message."""
     if message.startswith(_REJECTED):
         said = cut(message.removeprefix(_REJECTED))
         return f"The node no longer accepts the pod, for example after a restart of its kubelet: {said}"
@@ -290,7 +309,7 @@ def failed_on_node(message: str) -> str:
 
 
 def rejected(reason: str, message: str) -> str:
-    """Say why a node did not take a pod that was sent to it, from kubelet's words."""
+    """Explain why a node rejected a pod, from the kubelet's message."""
     said = message.removeprefix(_REJECTED)
     if reason.startswith("OutOf"):
         what = reason.removeprefix("OutOf")
@@ -301,7 +320,7 @@ def rejected(reason: str, message: str) -> str:
 
 
 def strangers(names: Sequence[str]) -> str:
-    """Say what keeps a pod alive whose command has ended."""
+    """Explain what keeps a pod alive after its command has ended."""
     has = "the container" if len(names) == 1 else "the containers"
     return (
         f"The command has ended. Still running: {has} {_join(list(names))}, added to the pod by the "
@@ -310,29 +329,32 @@ def strangers(names: Sequence[str]) -> str:
 
 
 def disruption(reason: str, message: str) -> str:
-    """Say why a pod had to give way."""
+    """Explain why a pod had to give way."""
     if reason == "TerminationByKubelet" and message:
         return evicted(message)
     return f"The job was stopped: {_DISRUPTIONS.get(reason, reason)}."
 
 
-def refused(message: str) -> str:
-    """Say why no pod can be made, from a FailedCreate event (``Error creating: pods "x" …``)."""
+def refused(message: str, sizes: Mapping[str, Manifest] = MappingProxyType({})) -> str:
+    """Explain why no pod can be created, from a FailedCreate event (``Error creating: pods "x" …``).
+
+    ``sizes`` are the ``resources`` of the pod's containers, by name: Kubernetes may have rejected one of the
+    service's own.
+    """
     said = re.sub(r'^Error creating: (?:pods "[^"]*" is forbidden: |Pod "[^"]*" is invalid: )?', "", message)
     quota = re.match(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)", said)
     if quota:
         return _quota(*quota.groups())
-    bound = re.search(
-        r"(minimum|maximum) (\S+) usage per (Container|Pod) is (\S+?), "
-        r"but (?:request|limit) is (\S+?)[.,\]]?(?: |$)",
-        said,
-    )
-    if bound:
-        return _out_of_range(*bound.groups())
+    if bound := _BOUND.search(said):
+        return _out_of_range(bound, sizes)
+    if ratio := _RATIO.search(said):
+        return _out_of_ratio(ratio, sizes)
     if said.startswith("failed quota: "):
+        names = sorted(set(",".join(re.findall(r" for: ([^; ]+)", said)).split(",")))
+        advice = f" Ask {_name_traits(names)}." if _OWN.keys() >= set(names) else ""
         return (
             "The ResourceQuota of the namespace requires a size for each job: "
-            f"{cut(said.removeprefix('failed quota: '))}."
+            f"{cut(said.removeprefix('failed quota: '))}.{advice}"
         )
     security = re.match(r'violates PodSecurity "([^"]*)": (.*)', said, re.DOTALL)
     if security:
@@ -344,7 +366,7 @@ def refused(message: str) -> str:
 
 
 def is_quota_used_up(message: str) -> bool:
-    """Whether a refusal is of a quota that would allow the job if others were not using it."""
+    """Whether a quota rejected the job only because others are using it."""
     quota = re.search(r"exceeded quota: \S+, requested: (\S+), used: \S+, limited: (\S+)", message)
     if not quota:
         return False
@@ -371,25 +393,81 @@ def _quota(name: str, requested: str, used: str, limited: str) -> str:
     return f'The ResourceQuota "{name}" leaves no room: {_join(parts)}.'
 
 
-def _out_of_range(kind: str, resource: str, what: str, bound: str, amount: str) -> str:
-    """Say that a LimitRange refuses a size, which may be that of one of our containers."""
-    most = f"at {'least' if kind == 'minimum' else 'most'} {format_amount(resource, bound)}"
+def _out_of_range(bound: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
+    """Explain that a LimitRange rejects a size, and of which container."""
+    kind, resource, what, most = bound[1], bound[2], bound[3], bound[4]
+    asked, amount = bound[5] or bound[7], bound[6]
+    whose = [
+        name
+        for name, resources in sizes.items()
+        if what == "Container" and _is_same(_get_amount(resources, asked, resource), amount)
+    ]
+    has = "none" if amount is None else format_amount(resource, amount)
     sentence = (
-        f"The cluster's LimitRange allows {most} in each {what.lower()}, and one has "
-        f"{format_amount(resource, amount)}."
+        f"The cluster's LimitRange allows at {'least' if kind == 'minimum' else 'most'} "
+        f"{format_amount(resource, most)} in each {what.lower()}"
     )
+    return f"{sentence}, and {_say_whose(whose, has)}"
+
+
+def _out_of_ratio(ratio: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
+    """Explain that a LimitRange rejects the ratio of limit to request, and of which container."""
+    resource, what, most = ratio[1], ratio[2], ratio[3]
+    has = Decimal(ratio[4])
+    whose = []
+    for name, resources in sizes.items():
+        limit, request = (_get_amount(resources, each, resource) for each in ("limit", "request"))
+        if what == "Container" and limit and request:
+            its = parse_quantity(limit) / parse_quantity(request)
+            if abs(its - has) < Decimal("0.01"):
+                whose.append(name)
     return (
-        f"{sentence} Request another size; if yours is in range, ask an admin to set the size of the sidecar."
+        f"The cluster's LimitRange allows a {_RESOURCES.get(resource, resource)} limit of at most {most} "
+        f"times the request in each {what.lower()}, and {_say_whose(whose, f'{_plain(has)} times')}"
     )
+
+
+def _say_whose(names: Sequence[str], has: str) -> str:
+    """Return the end of a sentence: the size that some containers have, and what to do about it."""
+    if names and MAIN_CONTAINER not in names:
+        own = _join([f"the container {_OWN[name][0]}" for name in names if name in _OWN])
+        if own:
+            return f"{own} {'have' if len(names) > 1 else 'has'} {has}. Ask {_name_traits(names)}."
+    size = "a size" if has == "none" else "another size"
+    if names:
+        return f"the job has {has}. Request {size}."
+    return f"one has {has}. Request {size}. If yours is in range, ask {_name_traits(list(_OWN))}."
+
+
+def _name_traits(names: Sequence[str]) -> str:
+    """Return ``an admin to set`` with the traits for the sizes of these containers of the service."""
+    return f"an admin to set {_join([_OWN[name][1] for name in names if name in _OWN])}"
+
+
+def _get_amount(resources: Manifest, asked: str, resource: str) -> str | None:
+    """Return the ``request`` or ``limit`` of a container; without a request, Kubernetes uses the limit."""
+    limit = resources.get("limits", {}).get(resource)
+    amount = limit if asked == "limit" else resources.get("requests", {}).get(resource, limit)
+    return None if amount is None else str(amount)
+
+
+def _is_same(one: str | None, other: str | None) -> bool:
+    """Return whether two quantities are the same, or both are missing."""
+    if one is None or other is None:
+        return one is other
+    try:
+        return parse_quantity(one) == parse_quantity(other)
+    except ValueError:
+        return one == other
 
 
 def _parse_amounts(text: str) -> dict[str, str]:
-    """``cpu=1,limits.memory=1Gi`` as a dict."""
+    """Return ``cpu=1,limits.memory=1Gi`` as a dict."""
     return dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
 
 
 def cut(text: str) -> str:
-    """Return a message of Kubernetes without line breaks, and not endlessly long."""
+    """Return a message of Kubernetes on one line, shortened if it is long."""
     text = " ".join(text.split())
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
 

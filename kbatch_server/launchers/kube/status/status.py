@@ -1,18 +1,18 @@
-"""Turn what Kubernetes has of a job (its Job, Pods and Events) into one JobStatus. Pure.
+"""Turns Kubernetes's objects for a job (its Job, pods and events) into one JobStatus. Pure.
 
-It reads states, never history: each call starts from what there is, so nothing is lost by a restart.
-The end is the Job's alone to say (its conditions); a pod that has ended may be followed by another.
+It uses states, never history: each call starts from the existing objects, so a restart loses nothing. Only
+the Job's conditions determine the end; another pod may follow one that has ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ....models.job import COMPLETE, JobStatus, Pod, Status
-from ..manifests.job import FETCH_CONTAINER, get_retries
+from ....models.job import COMPLETE, JobSpec, JobStatus, Pod, Status
+from ..manifests.job import FETCH_CONTAINER, get_retries, make_sizes
 from ..manifests.labels import LAUNCHED_ANNOTATION
 from ..manifests.sidecar import KEEP_CONTAINER
 from . import sentences
@@ -41,7 +41,7 @@ from .pods import (
 
 
 def make_pod(pod: Manifest, events: Sequence[Event]) -> Pod:
-    """Return what is recorded of a pod; ``events`` are those of its job, and may be gone by now."""
+    """Return the record of a pod; ``events`` are those of its job, and may be missing."""
     scheduled = find_condition(pod, "PodScheduled")
     own = [event for event in events if event.kind == "Pod" and event.name == pod["metadata"]["name"]]
     return Pod(
@@ -64,7 +64,7 @@ def _find_time(state: Manifest, which: str) -> datetime | None:
 
 
 def _find_pull(pod: Manifest, events: Sequence[Event]) -> datetime | None:
-    """Return when the command's image was there, which only an event says."""
+    """Return when the command's image was pulled, which only an event tells."""
     image = f'"{find_container(pod).get("image", "")}"'
     return max(
         (event.first for event in events if event.reason == "Pulled" and image in event.message), default=None
@@ -92,7 +92,7 @@ SETUP_EVENTS = {
 
 @dataclass(slots=True)
 class _Blocked:
-    """Something that may never come: what a user is told of it, since when and which limit holds."""
+    """A state that may last forever: what to tell the user, since when it lasts, and which limit applies."""
 
     reason: str
     message: str
@@ -101,26 +101,32 @@ class _Blocked:
 
 
 def make_status(
-    job: Manifest, pods: Sequence[Manifest], events: Sequence[Event], workload: Manifest | None = None
+    job: Manifest,
+    pods: Sequence[Manifest],
+    events: Sequence[Event],
+    workload: Manifest | None = None,
+    spec: JobSpec | None = None,
 ) -> JobStatus:
-    """Return what is to be said of a job now.
+    """Return the current status of a job.
 
-    ``pods`` are all that are known of it, also those gone since; ``events`` those of the Job and its pods;
-    ``workload`` is Kueue's, of a Job that was handed to it.
+    ``pods`` are all known pods of the job, including deleted ones; ``events`` those of the Job and its pods;
+    ``workload`` is Kueue's, if the Job was submitted to Kueue. With ``spec``, the message names the container
+    whose size is rejected.
     """
     pods = sort_pods(pods)
-    status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events)
-    # a pod that a node did not take is no attempt: there is nothing to be seen of it
+    sizes = make_sizes(spec) if spec else {}
+    status = _make_end(job, pods) or _make_held(job, pods, workload) or _make_active(job, pods, events, sizes)
+    # a pod that a node rejected is not an attempt, and has nothing to show
     status.pods = [make_pod(pod, events) for pod in pods if not never_began(pod)]
     status.started_at = min(_starts(pods), default=None)
     return status
 
 
 def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
-    """Return the status of a Job that has its end, else None.
+    """Return the status of an ended Job, else None.
 
-    ``SuccessCriteriaMet`` and ``FailureTarget`` come first, as soon as the end is decided; ``Complete``
-    and ``Failed`` when every pod is gone. The time is that of the first, so that it does not move.
+    ``SuccessCriteriaMet`` and ``FailureTarget`` come first, as soon as the end is decided; ``Complete`` and
+    ``Failed`` follow when every pod is gone. The time is that of the first, so that it does not change.
     """
     success = find_condition(job, "SuccessCriteriaMet", "Complete")
     if success:
@@ -161,7 +167,7 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
 
 
 def _make_held(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None) -> JobStatus | None:
-    """Return the status of a Job that Kueue holds, at first or again, and of which no pod is alive."""
+    """Return the status of a Job that Kueue has (again) suspended, and that has no living pod, else None."""
     is_held = job["spec"].get("suspend") and is_handed_over(job)
     if not is_held or any(not (pod.get("isGone") or is_over(pod)) for pod in pods):
         return None
@@ -169,11 +175,13 @@ def _make_held(job: Manifest, pods: Sequence[Manifest], workload: Manifest | Non
     return JobStatus(status=Status.PENDING, reason=reason, message=message)
 
 
-def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event]) -> JobStatus:
-    """Return the status of a Job without an end: the newest pod counts, or why there is none."""
+def _make_active(
+    job: Manifest, pods: Sequence[Manifest], events: Sequence[Event], sizes: Mapping[str, Manifest]
+) -> JobStatus:
+    """Return the status of a Job that has not ended: that of the newest pod, or why it has none."""
     newest = pods[-1] if pods else None
     if newest is None or (has_failed(newest) and not find_strangers(newest)):
-        return _make_between(job, newest, _count_attempts(pods), events)
+        return _make_between(job, newest, _count_attempts(pods), events, sizes)
     name = newest["metadata"]["name"]
     if "running" in find_state(newest) or is_over(newest):
         if newest["metadata"].get("deletionTimestamp"):
@@ -200,8 +208,14 @@ def _make_active(job: Manifest, pods: Sequence[Manifest], events: Sequence[Event
     return JobStatus(status=Status.PENDING, reason=reason, message=message)
 
 
-def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: Sequence[Event]) -> JobStatus:
-    """Return the status of a Job without a living pod: not let go yet, refused, or between two attempts."""
+def _make_between(
+    job: Manifest,
+    last: Manifest | None,
+    attempts: int,
+    events: Sequence[Event],
+    sizes: Mapping[str, Manifest],
+) -> JobStatus:
+    """Return the status of a Job without a living pod: not resumed yet, rejected, or between two attempts."""
     since = _started(job)
     if last is not None:
         since = max(ended_at(last), since)
@@ -218,9 +232,10 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
     if refusals:
         refusal = max(refusals, key=lambda event: event.last)
         on = "schedule" if sentences.is_quota_used_up(refusal.message) else "start"
-        return _make_blocked(_Blocked("FailedCreate", sentences.refused(refusal.message), since, on))
+        message = sentences.refused(refusal.message, sizes)
+        return _make_blocked(_Blocked("FailedCreate", message, since, on))
     if last is None and not job["status"].get("startTime"):
-        # let go just now, maybe long after it was made: no time to count from
+        # just unsuspended, perhaps long after its creation, so no time to count from is known
         return JobStatus(
             status=Status.PENDING, reason="NoPod", message="Waiting for Kubernetes to start the job."
         )
@@ -233,14 +248,13 @@ def _make_between(job: Manifest, last: Manifest | None, attempts: int, events: S
     elif retries and attempts <= retries:
         again = f"Attempt {attempts + 1} of {retries + 1} starts soon."
     else:
-        # the Job's own word is about to come: that it has failed
+        # the Job's status will soon say that it has failed
         return JobStatus(status=Status.RUNNING, reason=reason, message=message, exit_code=exit_code_of(last))
     return JobStatus(status=Status.PENDING, reason=reason, message=f"{message} {again}")
 
 
 def _count_attempts(pods: Sequence[Manifest]) -> int:
-    """Return how many attempts of those that a user asked for were made: a pod that had to give way is none,
-    nor is one that a node did not take."""
+    """Return the number of attempts; pods that had to give way, or that a node rejected, do not count."""
     return sum(1 for pod in pods if not (find_condition(pod, "DisruptionTarget") or never_began(pod)))
 
 
@@ -255,7 +269,7 @@ def _make_blocked(blocked: _Blocked) -> JobStatus:
 
 
 def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
-    """Return what holds up a pod that has not started, or None while it makes progress."""
+    """Return what blocks a pod that has not started, or None while it makes progress."""
     created = parse_time(pod["metadata"]["creationTimestamp"])
     scheduled = find_any_condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
@@ -284,7 +298,7 @@ def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
 
 
 def _find_trouble(pod: Manifest, events: Sequence[Event]) -> Event | None:
-    """Return the newest warning about a pod's volumes or network, unless it went on after that."""
+    """Return the newest warning about a pod's volumes or network, unless the pod has progressed since."""
     if any("running" in (each.get("state") or {}) for each in container_statuses(pod)):
         return None
     warnings = [event for event in events if event.type == "Warning" and event.reason in SETUP_EVENTS]
@@ -295,7 +309,7 @@ def _find_trouble(pod: Manifest, events: Sequence[Event]) -> Event | None:
 
 
 def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str:
-    """Return a sentence for a container that cannot start as things are; empty if it is on its way."""
+    """Return a sentence for a container that cannot start; empty if it is starting."""
     if name == KEEP_CONTAINER:
         return _explain_sidecar(find_container(pod, name), reason, message)
     container = find_container(pod, name)
@@ -312,7 +326,7 @@ def _explain_waiting(pod: Manifest, name: str, reason: str, message: str) -> str
 
 
 def _explain_sidecar(container: Manifest, reason: str, message: str) -> str:
-    """Return a sentence for a sidecar that cannot start; that is not for the user to mend."""
+    """Return a sentence for a sidecar that cannot start, which the user cannot fix."""
     if reason in ("", "ContainerCreating", "PodInitializing"):
         return ""
     why = sentences.cut(message) or reason
@@ -322,7 +336,7 @@ def _explain_sidecar(container: Manifest, reason: str, message: str) -> str:
 
 
 def _first_warning(pod: Manifest, events: Sequence[Event], since: datetime) -> datetime:
-    """Return since when it goes wrong: an image may have been pulled for long before that."""
+    """Return when the problem began: the pod may have pulled an image for long before that."""
     initialized = find_condition(pod, "Initialized")
     if initialized:
         since = max(since, parse_time(initialized["lastTransitionTime"]))
@@ -330,7 +344,7 @@ def _first_warning(pod: Manifest, events: Sequence[Event], since: datetime) -> d
 
 
 def _describe_progress(pod: Manifest, events: Sequence[Event]) -> tuple[str, str]:
-    """Return what a pod that is on its way to its start is doing."""
+    """Return what a starting pod is doing."""
     if "running" in find_state(pod, FETCH_CONTAINER):
         return "PodInitializing", "Fetching the code."
     pulls = [event for event in events if event.reason in ("Pulling", "Pulled")]
@@ -349,6 +363,6 @@ def _starts(pods: Sequence[Manifest]) -> Iterator[datetime]:
 
 
 def _started(job: Manifest) -> datetime:
-    """When the Job was let go."""
+    """Return when the Job was resumed, or else created."""
     started = job.get("status", {}).get("startTime") or job["metadata"]["creationTimestamp"]
     return parse_time(started)

@@ -5,22 +5,29 @@ fail() { printf '%s\n' "$2" | tee /dev/termination-log; exit "$1"; }
 cd /code || fail 81 'there is no folder /code'
 # what an earlier try left, which was broken off: unzip writes over no link
 rm -rf ./* ./.[!.]* ./..?*
-for pause in 1 2 4 8 0; do
+left=5 pause=1 last=$(($(date +%s) + 900))
+while :; do
   error=$(timeout 900 wget -q -O .kbatch-code.zip "$KBATCH_CODE_URL" 2>&1) && break
   ended=$?
   answer=$(printf %s "$error" | sed -n 's/.*HTTP\/[0-9.]* //p')
   case $ended:$error in
-    124:*|143:*) why='it took longer than 900 seconds'; pause=0;;
+    124:*|143:*) why='it took longer than 900 seconds'; left=1;;
     *HTTP/*) why="the service answered $answer";;
-    *'No space'*) why='the disk of the node is full'; pause=0;;
+    *'No space'*) why='the disk of the node is full'; left=1;;
     *efused*) why='the service refused the connection';;
     *'bad address'*) why='the host name of the service cannot be resolved';;
     *'timed out'*) why='the service did not respond in time';;
     *) why='the service could not be reached';;
   esac
-  case $answer in 4??*) pause=0;; esac
-  [ $pause = 0 ] && fail 81 "$why"
+  case $answer in
+    # it has to wait, for example while many other jobs of its user fetch their code
+    408*|429*|503*) [ "$(date +%s)" -lt $last ] || left=0;;
+    4??*) left=0;;
+    *) left=$((left - 1));;
+  esac
+  [ $left = 0 ] && fail 81 "$why"
   sleep $pause
+  [ $pause -lt 16 ] && pause=$((pause * 2))
 done
 printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 2>&1 ||
   fail 82 'the SHA-256 of the ZIP differs from that of the upload'

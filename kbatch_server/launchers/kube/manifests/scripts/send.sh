@@ -3,10 +3,55 @@
 # prints it. Not `wget --post-file`, which sends up to the first NUL. Our half of the connection stays open
 # until the answer came: closed, it looks like a client that has gone.
 export root=/kbatch log=/dev/termination-log
+newline='
+'
 
 list_outputs() {
   find outputs \( -type f -o -type l \) ! -path '*
 *' -exec stat -c '%f %s %n' {} + | mark_links
+}
+# Print the path below workdir that a link leads to, if there is one. In the job, the folders have other names.
+find_target() {
+  at=$1 hops=0
+  while [ -L "$at" ]; do
+    hops=$((hops + 1))
+    [ $hops -le 40 ] || return
+    to=$(readlink "$at")
+    case $to in
+      /code/*) at=workdir/${to#/code/} ;;
+      /kbatch-outputs/*) at=outputs/${to#/kbatch-outputs/} ;;
+      /*) return ;;
+      *) at=${at%/*}/$to ;;
+    esac
+  done
+  at=$(readlink -f "$at")
+  at=${at#"$root"/}
+  case $at/ in
+    *"$newline"* | */.?*/* | */__pycache__/* | */node_modules/*) ;;
+    workdir/?*) printf '%s\n' "$at" ;;
+  esac
+}
+# Results include the files that new links lead to. The unchanged ones are not in lists/changed: make a link to each
+# below lists/linked, which the job cannot write to, and print "SIZE FOLDER/PATH". Of entries with the same path, the
+# first by FOLDER counts: linked (a link in outputs), outputs, target (a link in workdir), workdir.
+list_linked() {
+  { cat lists/changed; list_outputs; } | sed -n 's/^l //p' | head -n 1000 | while IFS= read -r link; do
+    target=$(find_target "$link")
+    [ -z "$target" ] || find "$target" -name '.?*' -prune -o -name __pycache__ -prune -o \
+      -name node_modules -prune -o -type f ! -path '*
+*' -exec stat -c '%s %n' {} + | link=$link target=$target awk '{
+      path = substr($0, length($1) + 2)
+      print $1 " " ENVIRON["link"] substr(path, length(ENVIRON["target"]) + 1)
+      print path
+    }'
+  done | awk '
+    FILENAME == ARGV[1] { sub(/^[^ ]* /, ""); changed[$0]; next }
+    FNR % 2 { shown = $0; next }
+    !($0 in changed) && files++ < 1000 { print shown; print }
+  ' lists/changed - | while IFS= read -r shown && IFS= read -r target; do
+    at=${shown#* }
+    mkdir -p "lists/linked/${at%/*}" && ln -sf "$root/$target" "lists/linked/$at" && printf '%s\n' "$shown"
+  done | sed 's,^\([0-9]* \)outputs/,\1linked/,; s,^\([0-9]* \)workdir/,\1target/,'
 }
 # Say in lists/chosen what is sent beside all of outputs ($whole), or in its place where that is too much:
 # then the first that fit, by path. Of two files of one path that of outputs counts.
@@ -19,6 +64,8 @@ choose() {
       FILENAME == ARGV[1] { before[$0]; next }
       !($0 in before) { size = $1; sub(/^[^ ]+ [^ ]+ [^ ]+ [^ ]+ \.\//, ""); print size " workdir/" $0 }
     ' lists/before - >lists/changed
+    list_linked >lists/targets
+    cat lists/targets >>lists/changed
   fi
   sum='{ files += $1 != "l"; bytes += $1 } END { printf "%.0f %.0f\n", files, bytes }'
   all=$({ list_outputs; cat lists/changed; } | awk "$sum")
@@ -55,7 +102,11 @@ choose() {
 export pack='
 cd "$root"
 [ -z "$whole" ] || tar c outputs
-[ ! -s lists/chosen ] || tr "\n" "\0" <lists/chosen | xargs -0 tar c --
+sed "/^linked\//d; /^target\//d" lists/chosen | tr "\n" "\0" | xargs -0 -r tar c --
+[ ! -d lists/linked ] || (
+  cd lists/linked
+  sed -n "s/^linked/outputs/p; s/^target/workdir/p" ../chosen | tr "\n" "\0" | xargs -0 -r tar c -h --
+)
 [ ! -s lists/omitted ] || tar c lists/omitted
 '
 export exchange='

@@ -1,8 +1,9 @@
-"""What a user may ask for: the fields of a job request, each checked."""
+"""The request of a job, with checks for each field, and the part of it that a job keeps."""
 
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -33,6 +34,9 @@ MAX_WORDS = 5000
 """The words of a job's command, and of its arguments."""
 
 MAX_TAGS = 32
+
+RETRY_DELAY_SECONDS = 10.0
+"""What Kubernetes's own Job controller waits before the second attempt; it doubles that each time."""
 
 MAX_ENV_NAME_LENGTH = 200
 """Characters of a variable's name, which is a part of a key in the Secret: Kubernetes allows 253."""
@@ -134,7 +138,7 @@ Variables = Annotated[
 
 
 class CancelRequest(BaseModel):
-    """What may be said when a job is cancelled."""
+    """The reason for a cancel."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -206,3 +210,46 @@ class JobRequest(BaseModel):
     def from_json(cls, data: Any) -> JobRequest:
         """Return the request that parsed JSON says, or raise InvalidRequest naming each wrong field."""
         return checked(cls, data)
+
+
+class RequestedSpec(BaseModel):
+    """The request of a job after the admin's defaults, profile and limits, without the environment, a secret.
+
+    A field has the same name here and in JobRequest. The database, the JSON of a job, OpenAPI and reruns
+    follow from these fields: see "Adding a field of a job" in CONTRIBUTING.md.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    command: list[str] | None = None
+    args: list[str] = Field(default_factory=list)
+    notebook: Notebook | None = None
+    """What is run in the place of a command."""
+    collect: Literal["outputs", "workdir"] = "outputs"
+    """Which files are results: those of ``$KBATCH_OUTPUT_DIR``, or what is new or changed in the working
+    folder, too."""
+    image: str
+    profile: str | None = None
+    upload: str | None = None
+    working_dir: str | None = None
+    """The folder of the code that the command runs in; None: that which holds all of it."""
+    cpu_limit: float | None = None
+    mem_limit: int | None = None
+    shm_size: int | None = None
+    retries: int = 0
+    retry_delay_seconds: float = RETRY_DELAY_SECONDS
+    retry_backoff: Literal["exponential", "fixed"] = "exponential"
+    active_deadline_seconds: int | None = None
+    priority: int = 0
+    queue_name: str | None = None
+    """Kueue's LocalQueue that it is handed to, with its templates filled in."""
+
+    def get_requested(self) -> dict[str, Any]:
+        """Return these fields, by name."""
+        return dict(zip(REQUESTED, _get_requested(self), strict=True))
+
+
+REQUESTED = tuple(RequestedSpec.model_fields)
+"""The names of those fields."""
+
+_get_requested = attrgetter(*REQUESTED)

@@ -3,8 +3,8 @@
 import pytest
 
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobs.request import MAX_ENV_BYTES, JobRequest, parse_memory
 from kbatch_server.models.job import JobSpec
+from kbatch_server.models.request import MAX_ENV_BYTES, JobRequest, parse_memory
 
 GOOD = {"name": "train", "command": ["python", "main.py"]}
 
