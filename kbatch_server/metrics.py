@@ -121,7 +121,8 @@ UPLOADED_BYTES = Counter(
 )
 LIMITS_HELD = Counter(
     "kbatch_limits_held",
-    "Times that a limit rejected or delayed something, by the name of its trait.",
+    "Times that a limit rejected or delayed something, by the name of its trait; `database_reader` and "
+    "`database_costly_reader` are reads that waited for their user's turn.",
     ("limit",),
     registry=REGISTRY,
 )
