@@ -6,9 +6,9 @@ import asyncio
 from contextlib import aclosing
 from typing import Any
 
-from ..errors import InvalidRequest, TooLarge, Unavailable
+from ..errors import InvalidRequest, NotFound, TooLarge, Unavailable
 from ..models.upload import Upload, UploadJson
-from ..storage.base import StorageError
+from ..storage.base import ObjectNotFound, StorageError
 from ..web.access import needs_nothing, needs_scope
 from ..web.answers import answers
 from ..web.body import IDLE_SECONDS, BodyStream
@@ -164,6 +164,9 @@ class CodeHandler(BaseHandler):
                 async for piece in pieces:
                     self.write(piece)
                     await self.flush()
+        except ObjectNotFound as error:
+            self.log.error("the code of upload %s is not in the storage", upload.id)
+            raise NotFound("The uploaded code no longer exists.") from error
         except StorageError as error:
             raise Unavailable(f"The code cannot be read now: {error}") from error
 
