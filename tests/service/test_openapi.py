@@ -93,6 +93,8 @@ schema = schemathesis.openapi.from_dict(make_openapi("1.2.3", PREFIX, list_route
 def test_every_answer_is_as_described(case, there, service, ids, admin):
     if there and "id" in case.path_parameters:
         case.path_parameters["id"] = ids[case.path.split("/")[1]]
+    if case.path.endswith("/logs") and case.query:
+        case.query.pop("follow", None)  # this job runs for ever: tests/handlers/test_streams.py follows logs
     case.call_and_validate(
         base_url=f"http://127.0.0.1:{service.port}{PREFIX}api/v1",
         headers={"Authorization": f"token {admin}"},
