@@ -129,7 +129,7 @@ class Exchange(RequestHandler):
 
     def know_sender(self) -> None:
         """Mark the sender as known: a user, or a job with a valid link."""
-        self.services.throttle.connections.know(self._stream)
+        raise NotImplementedError
 
     def _needs(self) -> Needs:
         """Return the method's requirements; raises HTTPError for a method that the URL lacks."""

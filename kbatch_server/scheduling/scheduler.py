@@ -122,7 +122,7 @@ class Scheduler(LoggingConfigurable):
                 if self._ready:  # the job may have been withdrawn meanwhile
                     job_id = next(iter(self._ready))
                     self.pacer.count()
-                    return job_id, self._withdraw(job_id)
+                    return job_id, self.withdraw(job_id)
 
     def offer(self, job: Job) -> None:
         """Have ``next`` return a job when its turn comes.
@@ -138,19 +138,16 @@ class Scheduler(LoggingConfigurable):
             self.queues.get_queue(job.user).insert(make_claim(job))
             self._changed.set()
 
-    def withdraw(self, job_id: str) -> None:
-        """Note that a job is not to be launched (any more)."""
-        self._withdraw(job_id)
-
-    def _make_ready(self, job_id: str) -> None:
-        self._ready.setdefault(job_id)
-        self._has_ready.set()
-
-    def _withdraw(self, job_id: str) -> Job | None:
+    def withdraw(self, job_id: str) -> Job | None:
+        """Note that a job is not to be launched (any more); return it if it was in memory."""
         self._ready.pop(job_id, None)
         if not self._ready:
             self._has_ready.clear()
         return self._known.pop(job_id, None)
+
+    def _make_ready(self, job_id: str) -> None:
+        self._ready.setdefault(job_id)
+        self._has_ready.set()
 
     def begin(self, job: Job) -> None:
         """Note that the record has the launch of a job as begun, so that another can have its turn."""

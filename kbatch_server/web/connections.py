@@ -88,7 +88,7 @@ class Connections:
             self.remove(stream)
             self._strangers[stream] = ""
 
-    def know(self, stream: IOStream, user: str = "") -> None:
+    def know(self, stream: IOStream, user: str) -> None:
         """Mark a connection as a user's: its request is of a known user, or of a user's job.
 
         Raises TooManyRequests (at the user's limit) or Unavailable (at that of all): then the connection

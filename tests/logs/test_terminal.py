@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 
 from kbatch_server.logs import terminal
 from kbatch_server.logs.terminal import fold, show_plain, show_styled
+from tests.support.page_scripts import bundle
 
 UI = Path(__file__).parents[2] / "ui"
 
@@ -29,6 +28,12 @@ PARTS = [
     b"\x1b", b"[", b"]8;;", b"\x1b[", b"\x1b]8;", b"1m",
 ]  # fmt: skip
 """What lines are made of: text, sequences, and what is left of sequences that were cut."""
+
+PAGE_FUNCTIONS = """
+import { drawLine, foldLine } from "./src/log/terminal.ts";
+const draw = (text) => drawLine(text).map(({ text }) => text).join("");
+const functions = { show: (text) => [draw(text), foldLine(text, 1e9)] };
+"""
 
 lines = st.lists(st.sampled_from(PARTS), max_size=14).map(b"".join)
 
@@ -240,25 +245,9 @@ def test_the_page_shows_the_same(tmp_path: Path) -> None:
         decode(b"".join(random.choice(PARTS) for _ in range(random.randint(1, 14)))) for _ in range(3000)
     ]
     samples += [decode(make_worst(name, 10_000)) for name in WORST]
-    bundle = tmp_path / "terminal.mjs"
-    subprocess.run(
-        [UI / "node_modules/.bin/esbuild", UI / "src/log/terminal.ts", "--format=esm", f"--outfile={bundle}"],
-        check=True,
-        capture_output=True,
-    )
-    script = (
-        f"import {{ drawLine, foldLine }} from {json.dumps(str(bundle))};"
-        "let input = ''; for await (const piece of process.stdin) input += piece;"
-        "const draw = (text) => drawLine(text).map(({ text }) => text).join('');"
-        "console.log(JSON.stringify(JSON.parse(input).map((text) => [draw(text), foldLine(text, 1e9)])));"
-    )
-    done = subprocess.run(
-        ["node", "--input-type=module", "-e", script],
-        input=json.dumps(samples).encode(),
-        check=True,
-        capture_output=True,
-    )
-    for sample, (shown, folded) in zip(samples, json.loads(done.stdout), strict=True):
+    ask = bundle(PAGE_FUNCTIONS, tmp_path)
+    answers = ask(*(("show", sample) for sample in samples))
+    for sample, (shown, folded) in zip(samples, answers, strict=True):
         assert shown.rstrip() == decode(show_plain(sample.encode())).rstrip(), sample[:200]
         assert draw(folded.encode()) == draw(sample.encode()), sample[:200]
         assert len(folded) <= len(shown) + len(sample) + 2 * terminal.LOOKS_EXTRA, sample[:200]

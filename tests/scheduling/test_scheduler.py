@@ -35,6 +35,7 @@ from kbatch_server.store import Store
 from kbatch_server.store.tables import jobs as job_table
 from tests.support.doubles import MemoryStorage
 from tests.support.launcher_doubles import ScriptedLauncher
+from tests.support.stepping import launch_ready
 from tests.support.waiting import until
 
 ALICE, BOB = User(name="alice"), User(name="bob")
@@ -97,8 +98,7 @@ class World:
             await self.scheduler.decide()
             if not self.scheduler and not self.reconciler.queue.count()["waiting"]:
                 return
-            while self.scheduler:
-                await self.reconciler.launch(*await self.scheduler.next())
+            await launch_ready(self.reconciler)
             while self.reconciler.queue.count()["waiting"]:
                 job_id = await self.reconciler.queue.get()
                 await self.reconciler.reconcile(job_id)
