@@ -220,6 +220,40 @@ class BytesBudget:
                 del self._held[user]
 
 
+MAX_SUMS = 10_000
+"""The number of users whose sums to remember."""
+
+SUM_SECONDS = 60
+"""Seconds for which to reuse a sum."""
+
+
+class RecentSums:
+    """The bytes of each user, as last summed up, plus those added since.
+
+    A sum is a walk over all that a user has, so it is reused for a while. Meanwhile other processes may add
+    to it, and users may delete some: so users of several processes may exceed a limit.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[int, float]] = {}
+
+    def get(self, user: str) -> tuple[int, float]:
+        """Return a user's bytes and how many seconds ago they were summed up: 0 and infinity if never."""
+        size, at = self._sums.get(user, (0, float("-inf")))
+        return size, time.monotonic() - at
+
+    def put(self, user: str, size: int) -> None:
+        """Take a new sum."""
+        if len(self._sums) > MAX_SUMS:
+            self._sums.clear()
+        self._sums[user] = size, time.monotonic()
+
+    def add(self, user: str, size: int) -> None:
+        """Add bytes to a sum, which is as old as before."""
+        known, at = self._sums[user]
+        self._sums[user] = known + size, at
+
+
 MAX_KEPT = 10_000
 """The number of buckets to remember; a new one replaces the oldest, which is full or nearly full."""
 

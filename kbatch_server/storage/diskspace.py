@@ -11,17 +11,12 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import Forbidden, InsufficientStorage, Unavailable
 from ..metrics import LIMITS_HELD
+from ..ratelimit import SUM_SECONDS, RecentSums
 from ..store import Store
 from .base import Storage, StorageError
 
 FRESH_SECONDS = 1.0
 """Seconds for which to reuse a measurement, because a thousand submits per second may ask."""
-
-SUM_SECONDS = 60.0
-"""Seconds for which to reuse the sum of a user's data: computing it reads all jobs of the user."""
-
-MAX_SUMS = 10_000
-"""The number of users whose sums to remember."""
 
 RETRY_SECONDS = 10.0
 """Seconds between two attempts to submit a job to a full PostgreSQL database, and between two sums for a user
@@ -72,8 +67,7 @@ class DiskSpace(LoggingConfigurable):
         self._tried_at = float("-inf")
         self._is_low = False
         self._capacity: int | None = None
-        self._sums: dict[str, tuple[int, float]] = {}
-        """By user, the bytes in the storage, and when they were summed up."""
+        self._sums = RecentSums()
 
     async def check(self, user: str, size: int = 0) -> None:
         """Raise an error with a message for the user unless ``size`` more bytes fit.
@@ -96,16 +90,13 @@ class DiskSpace(LoggingConfigurable):
         if self.max_user_share == 1 or self._capacity is None:
             return
         limit = int(self.max_user_share * self._capacity)
-        now = time.monotonic()
-        known, at = self._sums.get(user, (0, float("-inf")))
-        if now - at > (SUM_SECONDS if known + size <= limit else RETRY_SECONDS):
-            known, at = await self.store.reports.sum_bytes_of(user), now
-        if len(self._sums) > MAX_SUMS:
-            self._sums.clear()
+        known, age = self._sums.get(user)
+        if age > (SUM_SECONDS if known + size <= limit else RETRY_SECONDS):
+            known = await self.store.reports.sum_bytes_of(user)
+            self._sums.put(user, known)
         if known + size <= limit:
-            self._sums[user] = known + size, at
+            self._sums.add(user, size)
             return
-        self._sums[user] = known, at
         LIMITS_HELD.labels("max_user_share").inc()
         raise Forbidden(
             f"Your uploads, logs and results use {known} bytes of the storage; the limit is {limit}. Delete"

@@ -5,7 +5,6 @@ It counts them in the transaction that adds a job, so that the limits hold for a
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from sqlalchemy import Connection, bindparam, delete, exists, func, insert, sele
 
 from ..errors import Forbidden, TooManyRequests
 from ..metrics import LIMITS_HELD
+from ..ratelimit import SUM_SECONDS, RecentSums
 from .database import postgresql
 from .queues import count_queued
 from .tables import SIZED, WAITING, jobs, queued_groups
@@ -23,9 +23,6 @@ RETRY_AFTER_SECONDS = 60
 
 MAX_BOUNDS = 10_000
 """The number of users whose counts to remember."""
-
-SUM_SECONDS = 60
-"""Seconds for which to reuse the sum of a user's records."""
 
 _SUM = select(func.sum(jobs.c.record_bytes)).where(jobs.c.user == bindparam("of_user"), text(SIZED))
 _OF_GROUPS = queued_groups.c.group.in_(bindparam("groups", expanding=True))
@@ -95,23 +92,19 @@ class Queued:
 
 
 class RecordBytes:
-    """The bytes of each user's jobs in the database, as far as this process needs them.
-
-    It reuses a sum for a while: meanwhile other processes may add jobs, and users may delete some. So the
-    jobs that a user submits to several processes within a minute may exceed a limit.
-    """
+    """The bytes of each user's jobs in the database, as far as this process needs them."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[int, float]] = {}
+        self._sums = RecentSums()
 
     def add(self, connection: Connection, user: str, size: int, limit: int | None) -> Forbidden | None:
         """Count a job of this size, or return the error if the limit is reached."""
         if limit is None:
             return None
-        now = time.monotonic()
-        known, at = self._sums.get(user, (0, float("-inf")))
-        if now - at > SUM_SECONDS or known + size > limit:
-            known, at = int(connection.scalar(_SUM, {"of_user": user}) or 0), now
+        known, age = self._sums.get(user)
+        if age > SUM_SECONDS or known + size > limit:
+            known = int(connection.scalar(_SUM, {"of_user": user}) or 0)
+            self._sums.put(user, known)
         if known + size > limit:
             LIMITS_HELD.labels("max_record_bytes").inc()
             return Forbidden(
@@ -120,9 +113,7 @@ class RecordBytes:
                 reason="QuotaExceeded",
                 details={"limit": limit, "resource": "record_bytes"},
             )
-        if len(self._sums) > MAX_BOUNDS:
-            self._sums.clear()
-        self._sums[user] = known + size, at
+        self._sums.add(user, size)
         return None
 
 

@@ -25,6 +25,7 @@ from kbatch_server.models.request import JobRequest
 from kbatch_server.models.results import JobOutputs
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
+from kbatch_server.ratelimit import RecentSums
 from kbatch_server.storage import diskspace
 from kbatch_server.storage.base import Storage
 from kbatch_server.storage.diskspace import DiskSpace
@@ -174,7 +175,7 @@ async def test_a_user_who_stores_half_of_the_disk_stores_no_more_and_others_do(d
         assert await store.logs.keep(log, segments=[segment])
         await store.outputs.put(job.id, JobOutputs(state="kept"), KeptOutputs("outputs/1", MIB, []))
         before = LIMITS_HELD.labels("max_user_share")._value.get()
-        disk._sums.clear()
+        disk._sums = RecentSums()
         for attempt in (submit(jobs), uploads.receive(ALICE, pieces_of(make_mixed_zip()))):
             with pytest.raises(
                 Forbidden, match=f"results use {5 * MIB // 2} bytes .*limit is {2 * MIB}"
