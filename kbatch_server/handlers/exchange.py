@@ -407,12 +407,12 @@ def _call_when_sent(stream: IOStream, action: Callable[[], object]) -> None:
     The future that Tornado's ``finish`` returns is not suitable: it never completes if the server closes the
     connection.
     """
+    if not stream.writing():
+        action()
+        return
     try:
         sent = stream.write(b"")
     except StreamClosedError:
         action()
         return
-    if sent.done():
-        action()
-    else:
-        sent.add_done_callback(lambda _: action())
+    sent.add_done_callback(lambda _: action())

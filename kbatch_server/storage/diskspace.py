@@ -114,11 +114,10 @@ class DiskSpace(LoggingConfigurable):
             raise InsufficientStorage(f"The disk of the {disk} is nearly full{free}.")
 
     def _find_low(self, size: int) -> str | None:
-        if not self.min_free_bytes:
+        least = self.min_free_bytes
+        if not least:
             return None
-        return next(
-            (disk for disk, free in self.free_bytes.items() if free - size < self.min_free_bytes), None
-        )
+        return next((disk for disk, free in self.free_bytes.items() if free - size < least), None)
 
     async def look(self) -> None:
         """Measure the free space, unless that was done a moment ago."""

@@ -27,6 +27,12 @@ IPV6_PREFIX = 64
 MAX_PROXIES = 20
 """The number of addresses in a header to read; no request passes more proxies."""
 
+MAX_ADDRESS_LENGTH = 64
+"""The maximum length of an address: a full IPv6 one with brackets and a port has 47 characters."""
+
+REMEMBERED = 1024
+"""Addresses to remember in each form, because the same clients send many requests."""
+
 
 class ProxyAddresses:
     """The addresses and networks of the trusted proxies."""
@@ -34,10 +40,10 @@ class ProxyAddresses:
     def __init__(self, addresses: Iterable[str]) -> None:
         """Take the addresses as text; raises ValueError for an invalid one."""
         self._networks = [ipaddress.ip_network(each, strict=False) for each in addresses]
-        self._is_trusted = lru_cache(maxsize=256)(self._look)  # few addresses, which repeat
+        self._is_trusted = lru_cache(REMEMBERED)(self._look)
 
     def __contains__(self, text: str) -> bool:
-        return self._is_trusted(text)
+        return len(text) <= MAX_ADDRESS_LENGTH and self._is_trusted(text)
 
     def _look(self, text: str) -> bool:
         address = _parse(text)
@@ -71,6 +77,11 @@ class ProxyAddresses:
 def _parse(text: str) -> Address | None:
     """Return the address in a text, without its port; None for an invalid one, or one with a zone."""
     plain = text.strip()
+    return _parse_short(plain) if len(plain) <= MAX_ADDRESS_LENGTH else None
+
+
+@lru_cache(REMEMBERED)
+def _parse_short(plain: str) -> Address | None:
     if plain.startswith("["):
         plain = plain[1:].partition("]")[0]
     elif plain.count(":") == 1:
@@ -86,6 +97,11 @@ def _parse(text: str) -> Address | None:
 
 def find_network(address: str) -> str:
     """Return what counts as one client: an IPv4 address, or an IPv6 network; other text unchanged."""
+    return _find_network(address) if len(address) <= MAX_ADDRESS_LENGTH else address
+
+
+@lru_cache(REMEMBERED)
+def _find_network(address: str) -> str:
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from tornado.httputil import HTTPHeaders
 from traitlets import TraitError
 
-from kbatch_server.web.forwarded import ProxyAddresses
+from kbatch_server.web.forwarded import ProxyAddresses, find_network
 from kbatch_server.web.server import WebServer
 from tests.support.web_doubles import running_web
 
@@ -43,6 +45,21 @@ CLUSTER = [*LOOPBACK, "10.0.0.0/8"]
 )
 def test_the_client_is_the_last_address_that_no_trusted_proxy_has(trusted, peer, headers, client):
     assert ProxyAddresses(trusted).find_client(peer, HTTPHeaders(headers)) == client
+
+
+def test_what_is_too_long_for_an_address_is_not_remembered():
+    proxies = ProxyAddresses(LOOPBACK)
+    tracemalloc.start()
+    try:
+        for number in range(500):
+            made_up = f"[{number}" + "1" * 30_000
+            headers = HTTPHeaders({"X-Forwarded-For": made_up})
+            assert proxies.find_client("127.0.0.1", headers) == "127.0.0.1"
+            assert find_network(made_up) == made_up
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 @pytest.mark.parametrize(
