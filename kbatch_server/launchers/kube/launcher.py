@@ -28,7 +28,7 @@ from .apply import (
 from .client import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from .errors import launch_errors, read_errors
 from .job_objects import JobObjects, Place, is_behind, make_timed_status
-from .logs import NO_LOG, follow_log
+from .logs import NO_LOG, FollowedLog
 from .manifests import job as manifests
 from .manifests.labels import USERNAME
 from .manifests.sidecar import explain_unsent
@@ -342,7 +342,7 @@ class KubeJobLauncher(JobLauncher):
         place = self._find_place(job)
         await self._wait_for_log(place, pod)
         try:
-            log = follow_log(self.client, place.namespace, pod, position=position)
+            log = FollowedLog(self.client, place.namespace, pod, position=position).follow()
             async with aclosing(log) as pieces:
                 async for each in pieces:
                     yield LogPiece(each.data, each.position, datetime.fromtimestamp(each.second, UTC))

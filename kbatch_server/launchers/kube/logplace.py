@@ -75,8 +75,6 @@ class LogPlace:
             self._counts = {int(second): count for second, count in position["counts"]}
             self._given = position["given"]
         self._newest = (max(self._counts, default=0), (position or {}).get("fraction", _ANY_FRACTION))
-        self.is_read_up = False
-        """Whether the last connection returned its whole file of the log; this counts for the next one."""
         self.rewind()
 
     @property
@@ -94,13 +92,12 @@ class LogPlace:
         """When the latest known line was written."""
         return self._newest
 
-    def rewind(self) -> None:
-        """Prepare for another connection."""
-        self._was_read_up, self.is_read_up = self.is_read_up, False
-        self.stop: Moment | None = None
-        """When the first line was written that must not be taken from this connection, nor anything after
-        it."""
+    def rewind(self, *, was_read_up: bool = False) -> None:
+        """Prepare for another connection; say whether the last one returned its whole file of the log."""
+        self._was_read_up = was_read_up
+        self._stop: Moment | None = None
         self.is_stopped = False
+        """Whether the first line has come that ``stop_at`` excludes."""
         self._head: bytearray | None = bytearray()
         self.is_refused = False
         """Whether the answer so far is only the kubelet's message that it has no log.
@@ -111,6 +108,15 @@ class LogPlace:
         self._second = 0
         self._is_first = True
         self._lines_to_skip = sum(self._counts.values())
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a part of what this connection returns must not be taken."""
+        return self._stop is not None
+
+    def stop_at(self, moment: Moment) -> None:
+        """Take no line of this connection that was written at this time or later, nor anything after it."""
+        self._stop = moment
 
     def take(self, chunk: bytes) -> Iterator[Stamped]:
         """Yield the new parts of the next bytes of the connection."""
@@ -126,7 +132,7 @@ class LogPlace:
         end = chunk.rfind(b"\n") + 1
         while at < end and (run := _RUN.match(chunk, at, end)):
             moment = find_moment(run[0])
-            if moment is None or (self.stop is not None and moment[0] >= self.stop[0]):
+            if moment is None or (self._stop is not None and moment[0] >= self._stop[0]):
                 break
             at, self._second = run.end(), moment[0]
             yield self._take_run(run[0])
@@ -187,7 +193,7 @@ class LogPlace:
             self.is_refused |= is_first
             return b""
         self.is_refused = False
-        if self.stop is not None and moment >= self.stop:
+        if self._stop is not None and moment >= self._stop:
             self.is_stopped = True
             return b""
         if self._lines_to_skip and moment <= self._newest:

@@ -112,8 +112,8 @@ def test_no_line_of_a_later_file_is_taken_for_one_that_is_known(seed: int) -> No
     *_, last = place.take(Kubelet(lines[:first]).answer(place))
     if rnd.random() < 0.5:
         place = LogPlace(json.loads(json.dumps(last.position)))
-    is_read_up = place.is_read_up = rnd.random() < 0.5
-    place.rewind()
+    is_read_up = rnd.random() < 0.5
+    place.rewind(was_read_up=is_read_up)
     got = take_all(place, [Kubelet(lines[first:]).answer(place)])
     assert got == (b"" if is_read_up else GAP) + b"".join(line for _, line in lines[first:])
 
@@ -121,13 +121,11 @@ def test_no_line_of_a_later_file_is_taken_for_one_that_is_known(seed: int) -> No
 def test_a_file_that_was_read_up_is_followed_by_the_next_if_that_began_soon() -> None:
     place = LogPlace()
     take_all(place, [stamp(START) + b"one\n"])
-    place.is_read_up = True
-    place.rewind()
+    place.rewind(was_read_up=True)
     place.rewind()  # of that connection nobody knows how far it came
     assert take_all(place, [stamp(START + 1) + b"two\n"]) == GAP + b"two\n"
     for later, lead in ((2.9, b""), (5, GAP)):
-        place.is_read_up = True
-        place.rewind()
+        place.rewind(was_read_up=True)
         assert take_all(place, [stamp(START + later) + b"three\n"]) == lead + b"three\n"
 
 
@@ -135,7 +133,9 @@ def test_a_file_that_was_read_up_is_followed_by_the_next_if_that_began_soon() ->
 def test_nothing_is_taken_from_the_moment_on_at_which_it_is_told_to_stop(size: int) -> None:
     place = LogPlace()
     answer = b"".join(stamp(START + part / 10) + b"%d\n" % part for part in (1, 2, 4, 1, 2, 5))
-    place.stop = find_moment(stamp(START + 0.3) + b"of another file")
+    later = find_moment(stamp(START + 0.3) + b"of another file")
+    assert later is not None
+    place.stop_at(later)
     assert take_all(place, [answer[at : at + size] for at in range(0, len(answer), size)]) == b"1\n2\n"
     assert place.is_stopped
     place.rewind()

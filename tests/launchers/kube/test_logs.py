@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from kbatch_server.launchers.kube import logs, logstream
+from kbatch_server.launchers.kube import logs
 from kbatch_server.launchers.kube.client import KubeClient, KubeRefused
 from kbatch_server.launchers.kube.logplace import GAP
-from kbatch_server.launchers.kube.logs import follow_log
+from kbatch_server.launchers.kube.logs import FollowedLog
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -88,7 +88,7 @@ async def follow(answer: Answer) -> bytes:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     client = KubeClient(Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
     try:
-        async with asyncio.timeout(SECONDS), aclosing(follow_log(client, "jobs", "p")) as pieces:
+        async with asyncio.timeout(SECONDS), aclosing(FollowedLog(client, "jobs", "p").follow()) as pieces:
             return b"".join([piece.data async for piece in pieces])
     finally:
         await client.close()
@@ -258,8 +258,8 @@ class FakeRotation:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Silence is soon doubted, and lines are never late."""
-    monkeypatch.setattr(logstream, "DOUBT_SECONDS", 0.05)
-    monkeypatch.setattr(logstream, "LAG_SECONDS", float("inf"))
+    monkeypatch.setattr(logs, "DOUBT_SECONDS", 0.05)
+    monkeypatch.setattr(logs, "LAG_SECONDS", float("inf"))
     monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
     return monkeypatch
 
@@ -291,8 +291,8 @@ async def test_of_lines_that_come_late_none_is_doubled_or_left_out_without_a_wor
     patience: pytest.MonkeyPatch, looks: list[bytes | int], is_near: bool
 ) -> None:
     """The kubelet goes on with the newest file, from its start for each rotation that it comes upon."""
-    patience.setattr(logstream, "LAG_SECONDS", 3)
-    patience.setattr(logstream, "DOUBT_SECONDS", 2 * SECONDS)
+    patience.setattr(logs, "LAG_SECONDS", 3)
+    patience.setattr(logs, "DOUBT_SECONDS", 2 * SECONDS)
     lines = make_lines()
     if not is_near:
         lines[3:] = [line.replace(b"10:00", b"10:01") for line in lines[3:]]
@@ -306,7 +306,7 @@ async def test_of_lines_that_come_late_none_is_doubled_or_left_out_without_a_wor
 
 
 async def test_late_lines_of_the_newest_file_are_taken(patience: pytest.MonkeyPatch) -> None:
-    patience.setattr(logstream, "LAG_SECONDS", 3)
+    patience.setattr(logs, "LAG_SECONDS", 3)
     lines = make_lines()
     node = FakeRotation([lines[0], b"".join(lines[1:])], looks=[lines[0]], hold_seconds=0.5)
     assert (await follow(node.answer)).decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
