@@ -140,6 +140,5 @@ class ChangingStore:
             self._changes.announce(connection, changes)
             return result, changes
 
-        result, changes = await self._database.write(write)
-        self._changes.publish(changes)
+        result, _ = await self._database.write(write, on_commit=lambda done: self._changes.publish(done[1]))
         return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -78,21 +77,11 @@ class JobStore(ChangingStore):
         changes: Changes,
         keyring: Keyring,
         usage: UsageStore,
-        *,
-        log: logging.Logger | logging.LoggerAdapter[Any],
     ) -> None:
         super().__init__(database, changes)
         self._keyring = keyring
         self._usage = usage
-        self._writer = JobWriter(database, keyring, changes=changes, log=log)
-
-    def start(self) -> None:
-        """Begin to accept new jobs."""
-        self._writer.start()
-
-    async def stop(self) -> None:
-        """Accept no new jobs; pending calls of ``add`` raise Unavailable."""
-        await self._writer.stop()
+        self._writer = JobWriter(database, keyring, changes=changes)
 
     async def add(
         self,

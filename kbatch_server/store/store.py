@@ -54,16 +54,14 @@ class Store:
         self.retention = RetentionStore(self._database, self.changes)
         self.uploads = UploadStore(self._database)
         self.usage = UsageStore(self._database)
-        self.jobs = JobStore(self._database, self.changes, keyring, self.usage, log=log)
+        self.jobs = JobStore(self._database, self.changes, keyring, self.usage)
 
     async def open(self) -> None:
         """Connect; raises StoreError, with advice, if the database cannot be used."""
         await self._database.open(upgrade=self._auto_upgrade)
-        self.jobs.start()
 
     async def close(self) -> None:
-        """Close the database; pending calls that add a job raise Unavailable."""
-        await self.jobs.stop()
+        """Finish the writes in progress, and close the database; later ones raise Unavailable."""
         await self.changes.close()
         await self._database.close()
 

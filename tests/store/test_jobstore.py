@@ -296,7 +296,7 @@ async def test_a_caller_that_gave_up_leaves_the_others_alone(store):
     assert (await asyncio.wait_for(other, 5))[1]
 
 
-async def test_closing_fails_what_waits_and_what_comes_later(store):
+async def test_closing_writes_what_waits_and_refuses_what_comes_later(store):
     async with writing(store):
         waiting = [asyncio.create_task(store.jobs.add(make_job())) for _ in range(150)]
         await asyncio.sleep(0)
@@ -304,11 +304,43 @@ async def test_closing_fails_what_waits_and_what_comes_later(store):
         closing = asyncio.create_task(store.close())
         await asyncio.sleep(0)
     await asyncio.wait_for(closing, 5)
-    results = await asyncio.gather(*waiting, return_exceptions=True)
-    assert sum(isinstance(result, tuple) for result in results) == 100  # the batch that was on its way
-    assert sum(isinstance(result, Unavailable) for result in results) == 50
-    with pytest.raises(Unavailable):
+    assert all(is_new for _, is_new in await asyncio.gather(*waiting))
+    with pytest.raises(Unavailable, match="is stopping"):
         await store.jobs.add(make_job())
+
+
+async def test_more_jobs_than_are_written_in_a_second_or_two_are_refused(store, monkeypatch):
+    monkeypatch.setattr("kbatch_server.store.database.groupcommit.MAX_WAITING", 3)
+    async with writing(store):
+        waiting = await begin(*[store.jobs.add(make_job()) for _ in range(3)])
+        with pytest.raises(Unavailable, match="too much to write"):
+            await store.jobs.add(make_job())
+    assert all(is_new for _, is_new in await asyncio.gather(*waiting))
+
+
+async def test_a_change_is_told_even_if_who_asked_for_it_has_gone(store):
+    job = await add(store)
+    while await store.changes.listen(0.2) != []:
+        pass
+    committing, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @event.listens_for(store._database._writer, "commit")
+    def hold(connection):
+        loop.call_soon_threadsafe(committing.set)
+        go_on.wait(10)
+
+    other = make_job("other")
+    tasks = await begin(store.jobs.request_cancel(job.id, user="alice"), store.jobs.add(other))
+    await committing.wait()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    go_on.set()
+    told: set[str] = set()
+    async with asyncio.timeout(10):
+        while told < {job.id, other.id}:
+            told |= {change.job_id for change in await store.changes.listen(1) or ()}
 
 
 async def test_a_database_that_another_process_holds_is_an_answer_in_a_limited_time(

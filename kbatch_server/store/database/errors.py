@@ -18,8 +18,14 @@ class StoreError(Exception):
     """The database cannot be used: one line for the admin who starts the service."""
 
 
-def is_defeated(error: BaseException | None) -> bool:
-    """Return whether a statement was stopped for another writer's sake: the same again may well work."""
+class DefeatedError(Exception):
+    """Another process has just written what this operation was to write: to be tried again."""
+
+
+def is_defeated(error: object) -> bool:
+    """Return whether an operation was stopped for another writer's sake: the same again may well work."""
+    if isinstance(error, DefeatedError):
+        return True
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _DEFEATED
 
 

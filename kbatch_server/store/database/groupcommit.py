@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from ...errors import Unavailable
 from .errors import is_defeated
 
 GROUP = 100
@@ -23,24 +24,37 @@ CLOSE_TIMEOUT_SECONDS = 30
 TRIES = 5
 """The maximum number of tries of an operation that conflicts with other processes' writes."""
 
+MAX_WAITING = 2000
+"""The maximum number of waiting operations that may be refused: about a second's work. More would wait longer
+than clients do."""
+
 Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+Work = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
+"""What is done with the items that arrived together; it returns a result or an error for each."""
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """One operation, and a future for its result or error."""
+    """One item of some work, and a future for its result or error."""
 
-    operation: Callable[[Connection], Any]
+    work: Work[Any, Any]
+    item: Any
+    on_commit: Callable[[Any], None] | None
     outcome: asyncio.Future[Any]
     tries: int = 0
 
-    def settle(self, result: Any, error: Exception | None) -> None:
+    def settle(self, outcome: Any) -> None:
+        is_error = isinstance(outcome, Exception)
+        if not is_error and self.on_commit is not None:
+            self.on_commit(outcome)
         if self.outcome.done():  # the caller gave up meanwhile
             return
-        if error is None:
-            self.outcome.set_result(result)
+        if is_error:
+            self.outcome.set_exception(outcome)
         else:
-            self.outcome.set_exception(error)
+            self.outcome.set_result(outcome)
 
 
 class GroupCommit:
@@ -49,6 +63,9 @@ class GroupCommit:
     Operations that arrive during a transaction wait and then share the next one. Each has its own savepoint:
     if one raises, it leaves nothing behind and does not affect the others. An operation that the database
     stopped in favour of another process is repeated. None returns before the COMMIT; if that fails, all fail.
+
+    Items of the same work (``run_together``) share its statements, too, and a savepoint. If the work raises,
+    it is repeated with each item alone.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -56,14 +73,38 @@ class GroupCommit:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
         self._waiting: deque[_Request] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
 
-    async def run(self, operation: Callable[[Connection], Result]) -> Result:
+    async def run(
+        self,
+        operation: Callable[[Connection], Result],
+        *,
+        on_commit: Callable[[Result], None] | None = None,
+    ) -> Result:
         """Return the result of the operation once it is committed; raises its error, or that of the COMMIT.
 
         If the caller is cancelled while its operation waits, the operation does not run; later, it runs all
-        the same.
+        the same. ``on_commit`` is called with the result in either case, and must not raise.
         """
-        request = _Request(operation, asyncio.get_running_loop().create_future())
+        return await self._run(lambda connection, _: [operation(connection)], None, on_commit)
+
+    async def run_together(
+        self, work: Work[Item, Result], item: Item, *, on_commit: Callable[[Result], None] | None = None
+    ) -> Result:
+        """Return the work's result for one item, like ``run``; raises Unavailable if too many wait.
+
+        The work gets all items that arrived with the same function.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable("The database has too much to write. Try again in a moment.")
+        return await self._run(work, item, on_commit)
+
+    async def _run(
+        self, work: Work[Item, Result], item: Item, on_commit: Callable[[Result], None] | None
+    ) -> Result:
+        if self._is_closed:
+            raise Unavailable("The service is stopping. Try again in a moment.")
+        request = _Request(work, item, on_commit, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         if self._task is None:
             self._task = asyncio.create_task(self._work(), name="group-commit")
@@ -71,9 +112,10 @@ class GroupCommit:
         return result
 
     async def close(self) -> None:
-        """Finish the waiting operations, within a time limit; later ones fail."""
+        """Finish the waiting operations, within a time limit; later ones raise Unavailable."""
         if self._task is not None:
             await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_SECONDS)
+        self._is_closed = True
         self._thread.shutdown(wait=False)
 
     async def _work(self) -> None:
@@ -83,47 +125,54 @@ class GroupCommit:
         finally:
             self._task = None
 
-    def _take(self) -> list[_Request]:
-        """Return the next waiting operations whose callers still wait."""
-        group: list[_Request] = []
-        while self._waiting and len(group) < GROUP:
+    def _take(self) -> dict[Work[Any, Any], list[_Request]]:
+        """Return the next waiting operations whose callers still wait, by their work."""
+        group: dict[Work[Any, Any], list[_Request]] = {}
+        taken = 0
+        while self._waiting and taken < GROUP:
             request = self._waiting.popleft()
             if not request.outcome.done():
-                group.append(request)
+                group.setdefault(request.work, []).append(request)
+                taken += 1
         return group
 
-    async def _commit(self, group: list[_Request]) -> None:
-        operations = [request.operation for request in group]
+    async def _commit(self, group: dict[Work[Any, Any], list[_Request]]) -> None:
+        requests = [request for some in group.values() for request in some]
+        items = [(work, [request.item for request in some]) for work, some in group.items()]
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _write, self._engine, operations
+                self._thread, _write, self._engine, items
             )
         except Exception as error:  # any error is for the waiting callers
-            outcomes = [(None, error)] * len(group)
-        for request, outcome in zip(group, outcomes, strict=True):
+            outcomes = [error] * len(requests)
+        for request, outcome in zip(requests, outcomes, strict=True):
             request.tries += 1
-            if is_defeated(outcome[1]) and request.tries < TRIES:
+            if is_defeated(outcome) and request.tries < TRIES:
                 self._waiting.append(request)
             else:
-                request.settle(*outcome)
+                request.settle(outcome)
 
 
-def _write(
-    engine: Engine, operations: Sequence[Callable[[Connection], Any]]
-) -> list[tuple[Any, Exception | None]]:
-    """Run operations in one transaction; return the result or error of each, once it is committed."""
-    outcomes: list[tuple[Any, Exception | None]] = []
+def _write(engine: Engine, group: Sequence[tuple[Work[Any, Any], Sequence[Any]]]) -> list[Any]:
+    """Do all the work in one transaction; return the result or error of each item, once it is committed."""
+    outcomes: list[Any] = []
     with engine.begin() as connection:
-        for operation in operations:
-            savepoint = connection.begin_nested()
-            try:
-                outcomes.append((operation(connection), None))
-            except Exception as error:
-                if connection.invalidated:  # the connection broke, and the transaction with it
-                    raise
-                # if the database has ended the whole transaction, this raises, and all operations fail
-                savepoint.rollback()
-                outcomes.append((None, error))
-            else:
-                savepoint.commit()
+        for work, items in group:
+            outcomes += _write_items(connection, work, items)
+    return outcomes
+
+
+def _write_items(connection: Connection, work: Work[Any, Any], items: Sequence[Any]) -> Sequence[Any]:
+    savepoint = connection.begin_nested()
+    try:
+        outcomes = work(connection, items)
+    except Exception as error:
+        if connection.invalidated:  # the connection broke, and the transaction with it
+            raise
+        # if the database has ended the whole transaction, this raises, and all operations fail
+        savepoint.rollback()
+        if len(items) == 1:
+            return [error]
+        return [outcome for item in items for outcome in _write_items(connection, work, [item])]
+    savepoint.commit()
     return outcomes
