@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -13,6 +12,7 @@ from traitlets import Float, Instance
 from traitlets import List as ListTrait
 from traitlets.config import LoggingConfigurable
 
+from ..aio import spread
 from ..errors import Unavailable
 from ..launchers.base import JobLauncher
 from ..logs.recorder import LogRecorder
@@ -152,7 +152,7 @@ class Leader(LoggingConfigurable):
                 self.recorder.drop()
                 await self._end()
             # random, so that the replicas do not try at the same time
-            await asyncio.sleep(self.retry_seconds * random.uniform(0.5, 1))  # noqa: S311
+            await asyncio.sleep(spread(self.retry_seconds))
 
     async def _try(self) -> bool:
         """Try to become the leader; return whether this process leads, with its parts started."""

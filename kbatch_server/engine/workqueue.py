@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import random
 import time
 from collections.abc import Callable
+
+from ..aio import back_off
 
 
 class WorkQueue:
@@ -79,10 +80,8 @@ class WorkQueue:
 
     def put_backoff(self, key: str) -> float:
         """Work on ``key``, which failed, after a delay that doubles with each failure; return the delay."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        ceiling: float = min(self._max, self._base * 2 ** min(failures, 30))
-        delay: float = ceiling * random.uniform(0.5, 1)  # noqa: S311  (spreads retries, guards nothing)
+        self._failures[key] = self._failures.get(key, 0) + 1
+        delay = back_off(self._failures[key], self._base, self._max)
         self.put_after(key, delay)
         return delay
 

@@ -10,11 +10,11 @@ from contextlib import AbstractAsyncContextManager, aclosing
 
 from typing_extensions import TypedDict
 
+from ..aio import with_ticks
 from ..errors import InvalidRequest
 from ..logs.lines import Hit
 from ..logs.reader import LogPlace, LogSelection, ShownPiece, reading_errors
 from ..logs.text import LogText
-from ..ticks import with_ticks
 from ..web.access import needs_scope
 from ..web.answers import answers
 from ..web.query import Parameter, flag, limit, read_age, read_range, text, whole_number

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Concatenate, ParamSpec, TypeVar
 
+from ..aio import until
 from ..logs.reader import LogPlace, ShownPiece
 from ..logs.terminal import fold, has_controls, show_styled
-from ..ticks import until
 from .base import BaseHandler
 from .exchange import FLUSH_BYTES
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from ..aio import with_ticks
 from ..jobs.watch import Reset, SeenChange
-from ..ticks import with_ticks
 from ..web.access import needs_scope
 from ..web.answers import answers
 from .jobs import OWNER, JobModelHandler

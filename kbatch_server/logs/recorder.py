@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ import traitlets
 from traitlets import Float, Instance, Integer
 from traitlets.config import LoggingConfigurable
 
+from ..aio import back_off, with_ticks
 from ..audit import AuditEntry
 from ..errors import Unavailable
 from ..launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
 from ..models.job import Job, Status
 from ..storage.base import Storage, StorageError
 from ..store.logs import LogRecord, LogStore, LogTaken
-from ..ticks import with_ticks
 from .memory import LogMemory
 from .writer import RETRY_SECONDS, STOP_SECONDS, JobGone, LogLimits, LogWriter, make_key
 
@@ -220,8 +219,7 @@ class LogRecorder(LoggingConfigurable):
             self.log.warning("job %s: the end of its log is not saved yet", recording.job.id)
 
     async def _record_to_end(self, recording: _Recording) -> None:
-        delay, limit = RETRY_SECONDS
-        is_told = False
+        failures, is_told = 0, False
         while True:
             before = recording.writer.end if recording.writer else 0
             try:
@@ -245,9 +243,9 @@ class LogRecorder(LoggingConfigurable):
             except Exception:
                 self.log.exception("job %s: recording the log of %s failed", recording.job.id, recording.pod)
             if recording.writer and recording.writer.end > before:
-                delay, is_told = RETRY_SECONDS[0], False
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads retries
-            delay = min(delay * 2, limit)
+                failures, is_told = 0, False
+            failures += 1
+            await asyncio.sleep(back_off(failures, *RETRY_SECONDS))
 
     async def _record(self, recording: _Recording) -> None:
         """Follow one attempt from where its recording ended to its end, and save everything."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ..aio import back_off
 from ..errors import Unavailable
 from ..failpoints import reach
 from ..launchers.base import LogPiece
@@ -266,19 +266,17 @@ class LogWriter:
         )
         segment = self._make_segment(size) if size > self._kept else None
         dropped = self._find_dropped(size)
-        delay, limit = RETRY_SECONDS
-        is_told = False
+        failures = 0
         while True:
             try:
                 await _finish(self._keep_once(log, segment, dropped))
                 break
             except (StorageError, Unavailable) as error:
-                if not is_told:
+                if not failures:
                     self._logger.warning("job %s: its log cannot be saved now: %s", log.job_id, error)
-                is_told = True
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads retries
-            delay = min(delay * 2, limit)
-        if is_told:
+                failures += 1
+            await asyncio.sleep(back_off(failures, *RETRY_SECONDS))
+        if failures:
             self._logger.info("job %s: its log is being saved again", log.job_id)
         self._log = log
         for _ in dropped:

@@ -13,6 +13,7 @@ from typing import Any
 
 from traitlets import Bool, Integer, Unicode
 
+from ..aio import wait_unless_ended
 from .base import ObjectNotFound, Storage, StorageError, StoredObject
 from .pieces import check_key, check_prefix, is_key, regroup
 from .remote import ServiceRefused, finish, make_error
@@ -32,11 +33,7 @@ class PartFeed:
 
     async def send(self, piece: bytes | None, reader: asyncio.Future[Any]) -> None:
         """Pass on a piece, or None for the end; also returns if the reader has failed and takes no more."""
-        sending = asyncio.ensure_future(self._queue.put(piece))
-        try:
-            await asyncio.wait((sending, reader), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sending.cancel()
+        await wait_unless_ended(self._queue.put(piece), reader)
 
     def abandon(self) -> None:
         """Raise Abandoned in the reader, in place of the remaining data."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Generic, TypeVar
 
+from ..aio import wait_unless_ended
 from ..errors import InvalidRequest
 
 IDLE_SECONDS = 60
@@ -44,10 +45,7 @@ class BodyStream(Generic[Kept]):
 
     async def _unless_ended(self, step: Coroutine[Any, Any, object]) -> None:
         assert self._receiving is not None  # noqa: S101 - started before the body comes
-        doing = asyncio.ensure_future(step)
-        await asyncio.wait({doing, self._receiving}, return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
-            doing.cancel()
+        await wait_unless_ended(step, self._receiving)
         if self._receiving.done() and not self._receiving.cancelled():  # cancelled: the client has gone
             self._receiving.result()
 

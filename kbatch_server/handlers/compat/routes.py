@@ -11,12 +11,12 @@ from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Any
 
+from ...aio import with_ticks
 from ...errors import Conflict, InvalidRequest, KBatchError, NotFound, NotSupported
 from ...logs.reader import LogSelection, ShownPiece
 from ...models.job import Job
 from ...models.listing import JobPage, JobQuery
 from ...models.times import utcnow
-from ...ticks import with_ticks
 from ...web.access import needs_nothing, needs_scope, needs_user
 from ...web.query import read_flag
 from ..base import BaseHandler

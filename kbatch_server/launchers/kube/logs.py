@@ -11,7 +11,6 @@ read so slowly that several rotations happen meanwhile, it omits the files in be
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -19,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from ...aio import back_off
 from .client import KubeClient, KubeRefused, KubeUnavailable, make_path
 from .logplace import LogPlace, Moment, Stamped, find_moment
 from .manifests.job import MAIN_CONTAINER
@@ -31,8 +31,8 @@ MAX_FAILURES = 8
 """Failed tries in a row, in about two minutes, before reporting that the API is down, or that the node has no
 log. A node that was just restarted reports this for each pod until it knows them again."""
 
-MAX_DELAY_SECONDS = 30
-"""The longest pause between two tries."""
+RETRY_SECONDS = (0.5, 30)
+"""The first and the longest delay between two tries."""
 
 NO_LOG = "The node no longer has the log."
 
@@ -104,8 +104,7 @@ class FollowedLog:
             except KubeRefused as error:
                 if self._is_end(error):
                     return
-            delay = min(MAX_DELAY_SECONDS, 0.25 * 2 ** min(self._failures, 8))
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311
+            await asyncio.sleep(back_off(self._failures, *RETRY_SECONDS))
 
     async def _read(self) -> AsyncGenerator[Stamped]:
         """Yield what is new over one connection, until that ends normally."""

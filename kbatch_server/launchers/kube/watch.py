@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
 
+from ...aio import back_off
 from ...metrics import WATCH_RESTARTS
 from .client import KubeClient, KubeError, KubeRefused, KubeUnavailable
 
 Manifest = dict[str, Any]
+
+FIRST_PAUSE_SECONDS = 0.2
+"""The longest pause between two watches that end normally; it doubles with each error in a row."""
 
 PAGE = 250
 """The number of objects in one answer of a list: parsing it blocks the event loop for a few milliseconds
@@ -113,8 +116,7 @@ class Watch:
 
     def _pause(self) -> float:
         """Return the seconds until the next try: few after a normal end of a watch, more after errors."""
-        longest: float = min(self.max_pause_seconds, 0.2 * 2 ** min(self._failures, 16))
-        return longest * random.uniform(0.5, 1)  # noqa: S311 - spreads the clients of one server
+        return back_off(self._failures + 1, FIRST_PAUSE_SECONDS, self.max_pause_seconds)
 
     async def _list(self) -> None:
         found: list[Manifest] = []

@@ -65,7 +65,7 @@ STAMPS = ["05.100000000", "05.100000000", "05.200000000", "06.000000001", "06.00
 async def test_followed_log_is_whole_however_it_breaks(
     breaks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
     lines = make_lines()
     lines[-1] = lines[-1].rstrip(b"\n")
     log = FakeLog(lines, breaks)
@@ -130,7 +130,7 @@ async def test_a_node_that_was_just_started_does_not_know_its_pods_yet(
     before: list[bytes | int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kubelet that is killed ends a stream in order; while it is away there is a 502, then, soon, a 404."""
-    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
     got = await follow(FakeNode([*before, 502, 502, 404, 404]).answer)
     assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
 
@@ -152,7 +152,7 @@ async def test_what_a_node_says_when_it_is_asked_may_be_passing(
     before: list[bytes | int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a container that is over, too: what breaks behind the API server looks like an end."""
-    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
     got = await follow(FakeNode(before, is_over=True).answer)
     assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
 
@@ -162,7 +162,7 @@ async def test_what_a_node_says_when_it_is_asked_may_be_passing(
 async def test_a_log_that_the_node_never_has_is_given_up(
     given: bytes | int, before: list[bytes | int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.001)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.001)
     node = FakeNode([*before, *[given] * 100], is_over=True)
     with pytest.raises(KubeRefused) as error:
         await follow(node.answer)
@@ -189,7 +189,7 @@ GONE = -404
 async def test_a_pod_that_is_removed_when_its_stream_has_ended_was_read_to_its_end(
     then: list[bytes | int], is_over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
     got = await follow(FakeNode([b"".join(make_lines()), *then], is_removed=True, is_over=is_over).answer)
     assert got.decode().splitlines() == [f"line {n}" for n in range(len(STAMPS))]
 
@@ -208,7 +208,7 @@ async def test_a_pod_that_is_removed_when_its_stream_has_ended_was_read_to_its_e
 async def test_a_pod_that_is_removed_before_its_log_was_read_is_no_end(
     answers: list[bytes | int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
     with pytest.raises(KubeRefused, match=r"does not exist|not found"):
         await follow(FakeNode(answers, is_removed=True).answer)
 
@@ -260,7 +260,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Silence is soon doubted, and lines are never late."""
     monkeypatch.setattr(logs, "DOUBT_SECONDS", 0.05)
     monkeypatch.setattr(logs, "LAG_SECONDS", float("inf"))
-    monkeypatch.setattr(logs.random, "uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
     return monkeypatch
 
 

@@ -1,10 +1,11 @@
-"""Waits for the next item of a stream, and returns at intervals, or for good, without one."""
+"""Waits that end: for the next item of a stream, for a step that may become useless, between tries."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import TypeVar, cast
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar, cast
 
 Item = TypeVar("Item")
 
@@ -58,3 +59,29 @@ async def until(items: AsyncIterator[Item], ended: asyncio.Event) -> AsyncGenera
             upcoming.cancel()
         await asyncio.gather(ending, *([] if upcoming is None else [upcoming]), return_exceptions=True)
         await items.aclose()  # type: ignore[attr-defined]
+
+
+async def wait_unless_ended(step: Coroutine[Any, Any, object], other: asyncio.Future[Any]) -> None:
+    """Wait for a step, such as room in a queue, unless ``other`` ends first, which was to make it possible.
+
+    Then, and if the caller is cancelled, the step is cancelled.
+    """
+    doing = asyncio.ensure_future(step)
+    try:
+        await asyncio.wait({doing, other}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        doing.cancel()
+
+
+def spread(seconds: float) -> float:
+    """Return half of a delay or more, at random, so that not everybody tries again at the same time."""
+    return seconds * random.uniform(0.5, 1)  # noqa: S311 - guards nothing
+
+
+def back_off(failures: int, first: float, longest: float) -> float:
+    """Return the delay in seconds after so many failures in a row, at random.
+
+    The longest possible one is ``first`` seconds after the first failure, and doubles with each, up to
+    ``longest``.
+    """
+    return spread(min(longest, first * 2 ** min(failures - 1, 30)))
