@@ -1,4 +1,8 @@
-"""Reads Kubernetes's quantities (``500m``, ``1.5Gi``), and limits guarantees. Pure."""
+"""Reads Kubernetes's quantities (``500m``, ``1.5Gi``), and limits guarantees. Pure.
+
+The official client's ``parse_quantity`` is for trusted values: it accepts ``1e999999999``, which takes all
+memory as an integer, and ``NaN``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Limits for users: on concurrent actions, on rates, and on memory."""
+"""Limits for users: on concurrent actions, on rates, and on memory.
+
+Libraries such as aiolimiter or limits have rates only, and let callers wait. A request is rejected at once
+instead, with the seconds after which to try again, and where callers do wait, users take turns.
+"""
 
 from __future__ import annotations
 

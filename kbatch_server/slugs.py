@@ -2,7 +2,8 @@
 
 A text that is a valid label stays as it is; any other is reduced to its safe characters and gets ``---`` and
 16 digits of its SHA-256 at the end. A plain name may not contain ``--``, so the two kinds never collide (like
-KubeSpawner's safe slugs: https://jupyterhub-kubespawner.readthedocs.io/en/latest/templates.html).
+KubeSpawner's safe slugs: https://jupyterhub-kubespawner.readthedocs.io/en/latest/templates.html, which has a
+shorter hash, of 32 bits).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""A queue of unique keys: each is in it once, and only one worker at a time works on it."""
+"""A queue of unique keys: each is in it once, and only one worker at a time works on it.
+
+It is the queue of Kubernetes's own controllers (https://pkg.go.dev/k8s.io/client-go/util/workqueue), for
+asyncio. In an ``asyncio.Queue``, a key could be twice, and two workers could have it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The description of ``api/v1`` in OpenAPI 3.1, from the declarations of handlers and models. Pure."""
+"""The description of ``api/v1`` in OpenAPI 3.1, from the declarations of handlers and models. Pure.
+
+pydantic makes the schemas. A library for the rest, such as apispec, would read it from YAML in docstrings, in
+addition to the declarations that the handlers use themselves.
+"""
 
 from __future__ import annotations
 

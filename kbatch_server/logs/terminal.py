@@ -2,6 +2,9 @@
 
 A line is the text between two newlines, so that its number never changes. Moving the cursor to another line
 restarts the line: it then shows what is written after that.
+
+It uses no terminal emulator, such as pyte: their screens wrap long lines and scroll old ones away, and they
+draw one character after the other.
 """
 
 from __future__ import annotations

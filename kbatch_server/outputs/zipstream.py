@@ -1,4 +1,8 @@
-"""Creates a ZIP of files that are consecutive in an object while it is read, without holding it in memory."""
+"""Creates a ZIP of files that are consecutive in an object while it is read, without holding it in memory.
+
+The standard library's ``zipfile`` makes it. zipstream-ng, which streams ZIPs as well, is not used: it pulls a
+file's content from an iterator, so that each download would occupy a thread that waits for the storage.
+"""
 
 from __future__ import annotations
 

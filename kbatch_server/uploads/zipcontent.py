@@ -1,7 +1,8 @@
 """Checks while a ZIP streams through that each entry is what the directory says.
 
 It inflates every entry, in small pieces, and so finds entries that are damaged or larger than they say,
-before a job unpacks them. It takes about a second for 250 MB of text.
+before a job unpacks them. It takes about a second for 250 MB of text. (``zipfile`` would need the whole ZIP
+as a file, and does not compare an entry's own header with the directory.)
 """
 
 from __future__ import annotations

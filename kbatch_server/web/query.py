@@ -1,4 +1,7 @@
-"""Reads and checks query parameters, and a Range header (RFC 9110, section 14) with a single range."""
+"""Reads and checks query parameters, and a Range header (RFC 9110, section 14) with a single range.
+
+Tornado has a parser of ranges for its own files only, and does not offer it to others.
+"""
 
 from __future__ import annotations
 

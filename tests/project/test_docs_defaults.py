@@ -153,7 +153,7 @@ NO_DEFAULTS = {
         "as orphans a day later",
     ],
     "page.md": [
-        "one script of about 140 kB",
+        "one script of about 145 kB",
         "a second script of 95 kB",
         "even of one of a gigabyte",
         "after half a minute",

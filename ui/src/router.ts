@@ -1,4 +1,5 @@
 // Where in the pages we are: the path below the service's prefix, and changes of it without a reload.
+// The browser's own history does it; the pages have few kinds of URLs, so a router would only wrap it.
 
 /** Go to a URL of these pages. */
 export function navigate(url: string, { replace = false, state = null as unknown } = {}): void {

@@ -2,6 +2,9 @@
 
 As Kubernetes recommends:
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+
+The official client's ``Watch`` is not used: it neither lists nor pauses between two connections, ends when a
+version has expired twice in a row, and fails at a line longer than its buffer.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The job owned these folders: they may have links to the service's files, FIFOs without a writer, or a million
 empty folders inside each other. So this module opens everything by descriptors from the top down, without
 following links. The tar contains the files by path, as far as they fit, and links as such: ``selection``
-follows them.
+follows them. ``tarfile`` makes the headers; its ``add`` opens files by their paths.
 """
 
 from __future__ import annotations

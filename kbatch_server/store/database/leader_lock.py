@@ -1,4 +1,8 @@
-"""The lock that one of the processes that share a database holds, and notifications from the others."""
+"""The lock that one of the processes that share a database holds, and notifications from the others.
+
+It is a lock of the database and not a Lease of Kubernetes, for which the official client has a class: who
+cannot write must not lead, and a hub without Kubernetes can have replicas, too.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 // A line of a log as a terminal shows it: the last state of a progress bar, colours and links, and nothing else.
-// The same rules as in kbatch_server/logs/terminal.py, for lines that are still being written.
+// The same rules as in kbatch_server/logs/terminal.py, for lines that are still being written. A terminal emulator
+// (xterm.js) would wrap and scroll, and draws into a screen of its own, which the search of a browser does not find.
 
 /** Columns after the end of a line that its cursor can be moved to. */
 const MAX_GAP = 256;

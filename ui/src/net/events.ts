@@ -1,4 +1,5 @@
 // Server-sent events by fetch: with headers (no token in a URL), and reconnecting from the last id.
+import { createParser } from "eventsource-parser";
 import { type Api, ApiError, type Query } from "./api";
 
 export interface ServerEvent {
@@ -37,24 +38,13 @@ export async function* readPieces(answer: Response, signal: AbortController): As
 }
 
 export async function* parseEvents(pieces: AsyncIterable<string>): AsyncGenerator<ServerEvent> {
-  let rest = "";
+  const found: ServerEvent[] = [];
+  const parser = createParser({
+    onEvent: ({ event = "message", data, id = "" }) => found.push({ event, data, id }),
+  });
   for await (const piece of pieces) {
-    rest += piece;
-    const blocks = rest.split("\n\n");
-    rest = blocks.pop() ?? "";
-    for (const block of blocks) {
-      const found: ServerEvent = { event: "message", data: "", id: "" };
-      const data: string[] = [];
-      for (const line of block.split("\n")) {
-        const colon = line.indexOf(":");
-        if (colon < 1) continue;
-        const value = line.slice(colon + 1).replace(/^ /, "");
-        const name = line.slice(0, colon);
-        if (name === "data") data.push(value);
-        else if (name === "event" || name === "id") found[name] = value;
-      }
-      if (data.length) yield { ...found, data: data.join("\n") };
-    }
+    parser.feed(piece);
+    yield* found.splice(0);
   }
 }
 
