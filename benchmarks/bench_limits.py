@@ -85,7 +85,7 @@ async def measure_decisions(folder: Path, *, users: int, per_user: int) -> list[
     await fill(store, users=users, per_user=per_user)
     limits = Limits(user_limits={"running": 4, "cpu": 16}, total_limits={"running": RUNNING})
     pacer = LaunchPacer(launcher=JobLauncher())
-    scheduler = Scheduler(limits=limits, pacer=pacer, store=store)
+    scheduler = Scheduler(limits=limits, pacer=pacer, records=store.queues, usage=store.usage)
     started: list[str] = []
 
     async def decide() -> None:

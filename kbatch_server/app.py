@@ -326,7 +326,7 @@ class KBatchServer(Application):
         self.storage = self.storage_class(parent=self)
         self.store = Store(self.db_url, self.keyring, log=self.log, auto_upgrade=self.upgrade_db_on_start)
         self.disk = DiskSpace(parent=self, storage=self.storage, store=self.store)
-        self.uploads = Uploads(parent=self, disk=self.disk, storage=self.storage, store=self.store)
+        self.uploads = Uploads(parent=self, disk=self.disk, storage=self.storage, records=self.store.uploads)
         self.outputs = Outputs(parent=self, storage=self.storage, records=self.store.outputs)
 
     def init_jobs(self) -> None:

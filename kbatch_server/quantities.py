@@ -19,19 +19,29 @@ MIN_MEMORY_BYTES = 6 * 2**20
 
 _QUANTITY = re.compile(r"(\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _UNITS = {
-    "m": Decimal("0.001"),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
     "": Decimal(1),
-    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGT", 1)},
-    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGT", 1)},
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
 }
 
 
 def parse_quantity(value: str | float) -> Decimal:
-    """Return the number in a Kubernetes quantity, or raise ValueError."""
+    """Return the number in a quantity that a user or an admin may write, or raise ValueError."""
     match = _QUANTITY.fullmatch(str(value))
     if not match:
         raise ValueError("must be a quantity, like 500m, 2 or 4Gi")
     return Decimal(match[1]) * _UNITS[match[2] or ""]
+
+
+def parse_any_quantity(text: str) -> Decimal:
+    """Return the number in a quantity that Kubernetes reports, in any of its forms, or raise ValueError."""
+    match = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)", text)
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is not a quantity")
+    return Decimal(match[1]) * _UNITS[match[2]]
 
 
 Amount = TypeVar("Amount", int, float)

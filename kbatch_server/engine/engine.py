@@ -42,7 +42,9 @@ class Engine(LoggingConfigurable):
         super().__init__(**kwargs)
         self.limits = Limits(parent=self.parent)
         self.store.usage.accounting = self.limits.accounting
-        self.links = SignedLinks(parent=self.parent, keyring=self.keyring, store=self.store)
+        self.links = SignedLinks(
+            parent=self.parent, keyring=self.keyring, jobs=self.store.jobs, uploads=self.store.uploads
+        )
         queue = WorkQueue()
         self.recorder = LogRecorder(
             parent=self.parent,
@@ -51,7 +53,7 @@ class Engine(LoggingConfigurable):
             logs=self.store.logs,
             on_complete=queue.put,
         )
-        self.reconciler = self._make_reconciler(queue)
+        self.reconciler = self.make_reconciler(queue)
         self.retention = self._make_retention()
         self.leader = Leader(
             parent=self.parent,
@@ -69,14 +71,22 @@ class Engine(LoggingConfigurable):
             output_limits=self.outputs.limits,
             profiles=self.profiles,
             storage=self.storage,
-            store=self.store,
+            jobs=self.store.jobs,
+            uploads=self.store.uploads,
         )
 
     def _make_scheduler(self) -> Scheduler:
         pacer = LaunchPacer(parent=self.parent, launcher=self.launcher, inflight=self.inflight)
-        return Scheduler(parent=self.parent, limits=self.limits, pacer=pacer, store=self.store)
+        return Scheduler(
+            parent=self.parent,
+            limits=self.limits,
+            pacer=pacer,
+            records=self.store.queues,
+            usage=self.store.usage,
+        )
 
-    def _make_reconciler(self, queue: WorkQueue) -> Reconciler:
+    def make_reconciler(self, queue: WorkQueue) -> Reconciler:
+        """Return a reconciler that remembers nothing, with its scheduler."""
         collector = Collector(
             launcher=self.launcher, outputs=self.outputs, recorder=self.recorder, jobs=self.store.jobs
         )
@@ -87,7 +97,7 @@ class Engine(LoggingConfigurable):
             collector=collector,
             queue=queue,
             scheduler=self._make_scheduler(),
-            store=self.store,
+            jobs=self.store.jobs,
         )
 
     def _make_retention(self) -> Retention:

@@ -13,7 +13,8 @@ from ..models.job import Job
 from ..models.results import OutputLimits
 from ..models.user import User
 from ..storage.base import Storage
-from ..store import Store
+from ..store.jobs import JobStore
+from ..store.uploads import UploadStore
 from .links import SignedLinks
 
 DEFAULT_ENVIRONMENT = {
@@ -34,14 +35,15 @@ class LaunchBuilder(LoggingConfigurable):
     output_limits = Instance(OutputLimits, (), help="""How much of a job's files the job sends as results.""")
     profiles = Instance(Profiles)
     storage = Instance(Storage)
-    store = Instance(Store)
+    jobs = Instance(JobStore)
+    uploads = Instance(UploadStore)
 
     async def make_launch(self, job: Job) -> Launch:
         """Return the Launch of a job, for the launcher.
 
         Raises StorageError if the storage does not respond, LaunchRefused if the environment is lost.
         """
-        own = await self.store.jobs.read_env(job.id) if job.has_env else {}
+        own = await self.jobs.read_env(job.id) if job.has_env else {}
         if own is None:
             message = "The job's environment was encrypted with a key that the service no longer has."
             raise LaunchRefused("EnvironmentLost", message)
@@ -55,9 +57,9 @@ class LaunchBuilder(LoggingConfigurable):
         )
         if job.spec.upload is None:
             return launch
-        upload = await self.store.uploads.get(job.spec.upload, user=job.user)
+        upload = await self.uploads.get(job.spec.upload, user=job.user)
         seconds = self.links.code_url_expires_in_seconds
         url = await self.storage.make_url(upload.key, expires_in_seconds=seconds)
         if url is None:
             url = self.links.make_code_url(job, upload)
-        return replace(launch, code_url=url, code_key=upload.key)
+        return replace(launch, code_url=url, code_key=upload.key, code_sha256=upload.code_sha256)

@@ -35,7 +35,7 @@ TOLD = 100
 """The number of ids in one notification."""
 
 
-class Part(Protocol):
+class LeaderPart(Protocol):
     """A part that runs only in the leader, and can be restarted after a stop."""
 
     async def start(self) -> None:
@@ -65,7 +65,7 @@ class Leader(LoggingConfigurable):
     )
 
     launcher = Instance(JobLauncher)
-    parts: Sequence[Part] = ListTrait()  # type: ignore[assignment]
+    parts: Sequence[LeaderPart] = ListTrait()  # type: ignore[assignment]
     """The parts to run in addition to launcher, recorder and reconciler; they start before the reconciler."""
     reconciler = Instance(Reconciler)
     recorder = Instance(LogRecorder)
@@ -169,7 +169,7 @@ class Leader(LoggingConfigurable):
         self.log.info("this process is the leader")
         await self.launcher.start(self.reconciler.notice)
         self._running.push_async_callback(self._stop, self.launcher)
-        parts: list[Part] = [self.recorder, *self.parts, self.reconciler]
+        parts: list[LeaderPart] = [self.recorder, *self.parts, self.reconciler]
         for part in parts:
             await part.start()
             self._running.push_async_callback(self._stop, part)
@@ -188,7 +188,7 @@ class Leader(LoggingConfigurable):
         await running.aclose()
         await self._lock.release()
 
-    async def _stop(self, part: Part | JobLauncher) -> None:
+    async def _stop(self, part: LeaderPart | JobLauncher) -> None:
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await part.stop()

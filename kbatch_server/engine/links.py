@@ -11,7 +11,8 @@ from ..errors import Forbidden, NotFound
 from ..keyring import Keyring
 from ..models.job import Job
 from ..models.upload import Upload
-from ..store import Store
+from ..store.jobs import JobStore
+from ..store.uploads import UploadStore
 
 
 class SignedLinks(LoggingConfigurable):
@@ -56,7 +57,8 @@ class SignedLinks(LoggingConfigurable):
     )
 
     keyring = Instance(Keyring)
-    store = Instance(Store)
+    jobs = Instance(JobStore)
+    uploads = Instance(UploadStore)
 
     def make_code_url(self, job: Job, upload: Upload) -> str:
         """Return the URL from which a job fetches its code from this service."""
@@ -75,7 +77,7 @@ class SignedLinks(LoggingConfigurable):
         max_age_seconds = self.outputs_url_expires_in_seconds
         said = self.keyring.verify(signed, purpose="outputs", max_age_seconds=max_age_seconds)
         if said is not None:
-            job = await self.store.jobs.find(said["job"])
+            job = await self.jobs.find(said["job"])
             if job is not None and job.cleaned_at is None and job.delete_requested_at is None:
                 return job
         raise Forbidden("This link is invalid or has expired.", reason="BadLink")
@@ -87,10 +89,10 @@ class SignedLinks(LoggingConfigurable):
         """
         said = self.keyring.verify(signed, purpose="code", max_age_seconds=self.code_url_expires_in_seconds)
         if said is not None:
-            job = await self.store.jobs.find(said["job"])
+            job = await self.jobs.find(said["job"])
             if job is not None and not job.is_over:
                 try:
-                    return await self.store.uploads.get(said["upload"], user=job.user)
+                    return await self.uploads.get(said["upload"], user=job.user)
                 except NotFound:
                     self.log.warning("job %s: its code no longer exists", job.id)
         raise Forbidden("This link is invalid or has expired.", reason="BadLink")

@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from traitlets import Float, Instance, Integer, default
+from traitlets import Float, Instance, Integer
 from traitlets.config import LoggingConfigurable
 
 from ..errors import NotFound, Unavailable
 from ..failpoints import reach
 from ..launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
-from ..limits.config import Limits
 from ..log import JOB_ID
 from ..metrics import (
     ENDED,
@@ -27,10 +26,9 @@ from ..metrics import (
 from ..models.job import COMPLETE, Job, JobStatus, Pod, Status
 from ..models.times import utcnow
 from ..notebooks.launch import EXIT_REASONS
-from ..scheduling.pacer import LaunchPacer
 from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
-from ..store import Store
+from ..store.jobs import JobStore
 from .collector import Collector
 from .launch import LaunchBuilder
 from .relaunch import Relaunch, keep_count
@@ -103,19 +101,15 @@ class Reconciler(LoggingConfigurable):
     collector = Instance(Collector)
     launcher = Instance(JobLauncher)
     builder = Instance(LaunchBuilder)
-    store = Instance(Store)
+    jobs = Instance(JobStore)
     scheduler = Instance(Scheduler)
     queue = Instance(WorkQueue, ())
 
     _tasks: list[asyncio.Task[None]]
 
-    @default("scheduler")
-    def _default_scheduler(self) -> Scheduler:
-        return Scheduler(limits=Limits(), pacer=LaunchPacer(launcher=self.launcher), store=self.store)
-
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        self._relaunch = Relaunch(self.launcher, self.store.jobs, self.queue, self.log)
+        self._relaunch = Relaunch(self.launcher, self.jobs, self.queue, self.log)
 
     async def start(self) -> None:
         """Start the workers, and look at every job that has not ended."""
@@ -145,13 +139,11 @@ class Reconciler(LoggingConfigurable):
     async def _resync(self) -> None:
         """Look at all jobs that need a step, even without a notification."""
         with_waiting = not self.scheduler.is_needed
-        await self._look_again(
-            lambda: self.store.jobs.list_due_ids(with_waiting=with_waiting), self.resync_seconds
-        )
+        await self._look_again(lambda: self.jobs.list_due_ids(with_waiting=with_waiting), self.resync_seconds)
 
     async def _poll(self) -> None:
         """Look at all launched jobs, even if the launcher reports no changes."""
-        await self._look_again(self.store.jobs.list_launched_ids, self.launcher.poll_seconds)
+        await self._look_again(self.jobs.list_launched_ids, self.launcher.poll_seconds)
 
     async def _look_again(self, list_ids: Callable[[], Awaitable[list[str]]], period: float) -> None:
         """Look at jobs in each period: the first time at once, later spread over half of the period.
@@ -223,7 +215,7 @@ class Reconciler(LoggingConfigurable):
 
     async def reconcile(self, job_id: str) -> None:
         """Do the next step for one job; raises LauncherUnavailable if that must wait."""
-        job = await self.store.jobs.find(job_id)
+        job = await self.jobs.find(job_id)
         if job is not None and job.is_to_be_launched:
             self.scheduler.offer(job)
             return
@@ -240,7 +232,7 @@ class Reconciler(LoggingConfigurable):
     async def _delete(self, job: Job) -> None:
         if await self.launcher.terminate(job):
             await self.collector.delete(job)
-            await self.store.jobs.remove(job.id)
+            await self.jobs.remove(job.id)
             self.scheduler.leave(job.id, job.user)
             self.log.info("job %s: removed", job.id)
         else:
@@ -255,7 +247,7 @@ class Reconciler(LoggingConfigurable):
             reach("archive.5")
             await self.launcher.clean(job)
             reach("archive.6")
-            await self.store.jobs.update(job.id, cleaned_at=utcnow())
+            await self.jobs.update(job.id, cleaned_at=utcnow())
 
     async def launch(self, job_id: str, known: Job | None) -> None:
         """Launch a job whose turn has come; ``known`` is the job if it is in memory.
@@ -263,12 +255,12 @@ class Reconciler(LoggingConfigurable):
         If the job was cancelled or deleted in the meantime, it only has the job looked at. Raises
         LauncherUnavailable if the launch must wait.
         """
-        job = known or await self.store.jobs.find(job_id)
+        job = known or await self.jobs.find(job_id)
         if job is None or not job.is_to_be_launched:
             self.queue.put(job_id)
             return
         reach("launch.1")
-        if not await self.store.jobs.begin_launch(job.id):
+        if not await self.jobs.begin_launch(job.id):
             self.queue.put_after(job.id, 0.1)  # cancelled or deleted since it was read: read it again
             return
         self.scheduler.begin(job)
@@ -285,12 +277,12 @@ class Reconciler(LoggingConfigurable):
             await self._end(job, JobStatus(status=Status.FAILED, reason="CodeNotFound", message=message))
         except (LauncherUnavailable, StorageError) as error:
             LAUNCHES.labels("unavailable").inc()
-            await self.store.jobs.update(job.id, reason="LauncherUnavailable", message=_waiting(error))
+            await self.jobs.update(job.id, reason="LauncherUnavailable", message=_waiting(error))
             raise LauncherUnavailable(str(error)) from error
         except Exception:
             LAUNCHES.labels("failed").inc()
             message = "The service failed to start the job and tries again. The cause is in its log."
-            await self.store.jobs.update(job.id, reason="LaunchFailed", message=message)
+            await self.jobs.update(job.id, reason="LaunchFailed", message=message)
             raise
         else:
             reach("launch.5")
@@ -299,7 +291,7 @@ class Reconciler(LoggingConfigurable):
             await self._record_launch(job, state)
 
     async def _record_launch(self, job: Job, state: dict[str, Any]) -> None:
-        launched = await self.store.jobs.update(
+        launched = await self.jobs.update(
             job.id,
             status=Status.PENDING,
             reason="Launched",
@@ -310,7 +302,7 @@ class Reconciler(LoggingConfigurable):
         reach("launch.6")
         if launched is None:
             # another process is the leader now, found no launched job, and has ended it: it must not run
-            found = await self.store.jobs.find(job.id)
+            found = await self.jobs.find(job.id)
             deleted_at = found.delete_requested_at if found is not None else utcnow()
             await self.launcher.terminate(replace(job, state=state, delete_requested_at=deleted_at))
             self.log.warning("job %s: launched after its end, and stopped again", job.id)
@@ -358,13 +350,13 @@ class Reconciler(LoggingConfigurable):
         if seen.exit_code == 0:
             # do not wait for the pod: the Job fails if another container, beside the command, fails
             verdict = [*COMPLETE, Status.SUCCEEDED.value]
-            await self.store.jobs.update(job.id, state=job.state | {VERDICT: verdict})
+            await self.jobs.update(job.id, state=job.state | {VERDICT: verdict})
             self.queue.put(job.id)
         else:
             await self.launcher.finish(job)
 
     async def _give_up(self, job: Job, reason: str, message: str) -> None:
-        await self.store.jobs.update(job.id, state=job.state | {VERDICT: [reason, message]})
+        await self.jobs.update(job.id, state=job.state | {VERDICT: [reason, message]})
         self.queue.put(job.id)
 
     async def _terminate(
@@ -382,14 +374,14 @@ class Reconciler(LoggingConfigurable):
             return
         reach("cancel.5")
         if job.reason != "Terminating":
-            await self.store.jobs.update(job.id, reason="Terminating", message="Stopping.")
+            await self.jobs.update(job.id, reason="Terminating", message="Stopping.")
         self.queue.put_after(job.id, TERMINATING_SECONDS)
 
     async def _record(self, job: Job, seen: JobStatus) -> None:
         """Store the changes, and schedule the next look for when a time limit is reached."""
         changes = _changes(job, seen)
         if changes:
-            await self.store.jobs.update(job.id, **changes)
+            await self.jobs.update(job.id, **changes)
         _observe_start(job, changes)
         limits = seen.get_left_seconds(job.spec), seen.get_seconds_to_deadline(), seen.get_held_seconds()
         for left in (*limits, seen.get_seconds_to_finish()):
@@ -399,7 +391,7 @@ class Reconciler(LoggingConfigurable):
     async def _end(self, job: Job, seen: JobStatus) -> None:
         changes = _changes(job, seen) | {"ended_at": seen.ended_at or utcnow()}
         reach("finish.1")
-        if await self.store.jobs.update(job.id, **changes) is not None:
+        if await self.jobs.update(job.id, **changes) is not None:
             ENDED.labels(seen.status.value).inc()
             _observe_start(job, changes)
         reach("finish.2")

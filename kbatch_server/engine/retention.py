@@ -25,7 +25,7 @@ from ..models.upload import make_upload_key
 from ..outputs.outputs import Outputs
 from ..storage.base import Storage, StorageError, StoredObject
 from ..store import Store
-from ..store.retention import EndedJob, Part
+from ..store.retention import EndedJob, JobPart
 from ..uploads.uploads import Uploads
 
 DAY_SECONDS = 86400
@@ -55,7 +55,7 @@ _ACTIONS: dict[Kind, Action] = {
     "object": Action.REMOVE_OBJECT,
 }
 
-_KINDS: dict[Part, Kind] = {"record": "job", "outputs": "results", "log": "log"}
+_KINDS: dict[JobPart, Kind] = {"record": "job", "outputs": "results", "log": "log"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Ttls:
     log_ttl_seconds: int
     output_ttl_seconds: int
 
-    def get_seconds(self, part: Part) -> int:
+    def get_seconds(self, part: JobPart) -> int:
         """Return how long to keep a part of a job, in seconds."""
         return {
             "record": self.job_ttl_seconds,
@@ -89,7 +89,7 @@ class Ttls:
             "outputs": self.output_ttl_seconds,
         }[part]
 
-    def get_cutoff(self, part: Part, now: datetime) -> datetime | None:
+    def get_cutoff(self, part: JobPart, now: datetime) -> datetime | None:
         """Return the time before which a job must have ended to lose a part; None: it never does."""
         seconds = self.get_seconds(part)
         return now - timedelta(seconds=seconds) if seconds else None
@@ -260,7 +260,7 @@ class Retention(LoggingConfigurable):
                 yield Removal(kind, job.id, user, job.size, why)
 
     async def _list_ended(
-        self, user: str, part: Part, before: datetime, since: datetime | None
+        self, user: str, part: JobPart, before: datetime, since: datetime | None
     ) -> AsyncIterator[EndedJob]:
         after: EndedJob | None = None
         while page := await self.store.retention.list_ended(

@@ -376,7 +376,6 @@ class JobConfig(PodConfig):
         *,
         user: str = "",
         profile: str | None = None,
-        code_sha256: str | None = None,
     ) -> JobSpec:
         """Return the spec of a user's job, or raise InvalidRequest with the field."""
         cpu_limit, mem_limit = (self._checked_limit(request, name) for name in ("cpu_limit", "mem_limit"))
@@ -386,7 +385,6 @@ class JobConfig(PodConfig):
             "image": check_image(request.image, self.image, self.allowed_images),
             "collect": request.get_collect(),
             "profile": profile,
-            "code_sha256": code_sha256,
             "working_dir": request.working_dir or None,
             "cpu_limit": cpu_limit,
             "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),

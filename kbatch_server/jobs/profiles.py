@@ -16,7 +16,7 @@ from ..models.request import JobRequest
 from ..models.user import User
 from .config import JobConfig
 
-Entry = dict[str, Any]
+ProfileEntry = dict[str, Any]
 """One profile, in the admin's form."""
 
 
@@ -65,13 +65,11 @@ class Profiles(LoggingConfigurable):
         entries = await self._entries(user)
         return [self._make_profile(entry) for entry in entries]
 
-    async def make_spec(self, user: User, request: JobRequest, *, code_sha256: str | None = None) -> JobSpec:
+    async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job, or raise InvalidRequest with the field."""
         entry = self._find_entry(await self._entries(user), request.profile)
         slug = None if entry is None else _slug(entry)
-        return self._get_config(entry).make_spec(
-            request, user=user.name, profile=slug, code_sha256=code_sha256
-        )
+        return self._get_config(entry).make_spec(request, user=user.name, profile=slug)
 
     async def get_environment(self, user: User, slug: str | None) -> dict[str, str]:
         """Return the environment variables that the admin sets for the jobs of a profile.
@@ -83,7 +81,7 @@ class Profiles(LoggingConfigurable):
         entry = next((entry for entry in entries if _slug(entry) == slug), None)
         return dict(self._get_config(entry).environment)
 
-    async def _entries(self, user: User | None) -> Sequence[Entry]:
+    async def _entries(self, user: User | None) -> Sequence[ProfileEntry]:
         if not callable(self.profile_list):
             return tuple(self.profile_list)
         if user is None:
@@ -93,7 +91,7 @@ class Profiles(LoggingConfigurable):
             entries = await entries
         return tuple(entries)
 
-    def _find_entry(self, entries: Sequence[Entry], slug: str | None) -> Entry | None:
+    def _find_entry(self, entries: Sequence[ProfileEntry], slug: str | None) -> ProfileEntry | None:
         if slug is None:
             return next((entry for entry in entries if entry.get("default")), None)
         for entry in entries:
@@ -102,7 +100,7 @@ class Profiles(LoggingConfigurable):
         names = ", ".join(_slug(entry) for entry in entries) or "there are none"
         raise InvalidRequest.of_field("profile", f"profile {slug!r} does not exist; available: {names}")
 
-    def _get_config(self, entry: Entry | None) -> JobConfig:
+    def _get_config(self, entry: ProfileEntry | None) -> JobConfig:
         """Return the JobConfig of a profile; cached if the profiles are a list, as making it is slow."""
         if callable(self.profile_list) and entry is not None:
             return self._make_config(entry)
@@ -111,10 +109,10 @@ class Profiles(LoggingConfigurable):
             self._configs[slug] = self._make_config(entry)
         return self._configs[slug]
 
-    def _make_config(self, entry: Entry | None) -> JobConfig:
+    def _make_config(self, entry: ProfileEntry | None) -> JobConfig:
         return JobConfig(parent=self, **({} if entry is None else entry.get("kbatch_override", {})))
 
-    def _make_profile(self, entry: Entry) -> Profile:
+    def _make_profile(self, entry: ProfileEntry) -> Profile:
         config = self._get_config(entry)
         return Profile(
             slug=_slug(entry),
@@ -127,7 +125,7 @@ class Profiles(LoggingConfigurable):
             extra_resource_limits=config.extra_resource_limits,
         )
 
-    def _check_entry(self, entry: Entry) -> None:
+    def _check_entry(self, entry: ProfileEntry) -> None:
         """Reject at the start what would fail at a submit: a misspelled key, a value of the wrong type."""
         unknown = set(entry) - {"display_name", "slug", "description", "default", "kbatch_override"}
         if unknown or not isinstance(entry.get("display_name"), str):
@@ -144,6 +142,6 @@ class Profiles(LoggingConfigurable):
         self._make_config(entry)
 
 
-def _slug(entry: Entry) -> str:
+def _slug(entry: ProfileEntry) -> str:
     derived = re.sub(r"[^a-z0-9]+", "-", entry["display_name"].lower()).strip("-")
     return str(entry.get("slug") or derived)

@@ -52,11 +52,16 @@ class Jobs(LoggingConfigurable):
 
     @default("usage_report")
     def _default_standing(self) -> UsageReport:
-        return UsageReport(limits=self.limits, store=self.store)
+        return UsageReport(limits=self.limits, records=self.store.queues, usage=self.store.usage)
 
     @default("watch")
     def _default_watch(self) -> JobWatch:
-        return JobWatch(parent=self.parent, usage_report=self.usage_report, store=self.store)
+        return JobWatch(
+            parent=self.parent,
+            usage_report=self.usage_report,
+            changes=self.store.changes,
+            jobs=self.store.jobs,
+        )
 
     on_submit: Callable[[Job], None] = traitlets.Callable()  # type: ignore[assignment]
     """Called with each new job."""
@@ -81,7 +86,9 @@ class Jobs(LoggingConfigurable):
         """
         if self.disk is not None:
             await self.disk.check(user.name)
-        spec = await self.make_spec(user, request, code_sha256=await self._find_code(user, request))
+        if request.working_dir and request.upload is None:
+            raise InvalidRequest.of_field("working_dir", "is a folder in the code: set upload, too")
+        spec = await self.make_spec(user, request)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
         job = Job(
@@ -121,21 +128,13 @@ class Jobs(LoggingConfigurable):
             reach("submit.4")
         return job, is_new
 
-    async def _find_code(self, user: User, request: JobRequest) -> str | None:
-        """Return the hash of a job's code, or None if it has none."""
-        if request.upload is not None:
-            return (await self.store.uploads.get(request.upload, user=user.name)).code_sha256
-        if request.working_dir:
-            raise InvalidRequest.of_field("working_dir", "is a folder in the code: set upload, too")
-        return None
-
-    async def make_spec(self, user: User, request: JobRequest, *, code_sha256: str | None = None) -> JobSpec:
+    async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job.
 
         Raises InvalidRequest, with the field, if the admin does not allow the request or the launcher cannot
         run it.
         """
-        spec = await self.profiles.make_spec(user, request, code_sha256=code_sha256)
+        spec = await self.profiles.make_spec(user, request)
         self.launcher.check_spec(spec)
         return self.launcher.round_spec(spec)
 

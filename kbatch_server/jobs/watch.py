@@ -10,16 +10,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Instance, Integer, default
+from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
 
 from ..errors import TooManyRequests, Unavailable
-from ..limits.config import Limits
 from ..metrics import LIMITS_HELD
 from ..models.job import Job
 from ..scheduling.report import UsageReport
-from ..store import Store
-from ..store.changes import JobChange
+from ..store.changes import Changes, JobChange
+from ..store.jobs import JobStore
 
 LISTEN_SECONDS = 5
 """Seconds of one wait for changes from the store."""
@@ -90,11 +89,8 @@ class JobWatch(LoggingConfigurable):
     )
 
     usage_report = Instance(UsageReport)
-    store = Instance(Store)
-
-    @default("usage_report")
-    def _default_standing(self) -> UsageReport:
-        return UsageReport(limits=Limits(), store=self.store)
+    changes = Instance(Changes)  # type: ignore[type-abstract]
+    jobs = Instance(JobStore)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -186,7 +182,7 @@ class JobWatch(LoggingConfigurable):
     async def _listen(self) -> None:
         while True:
             try:
-                changes = await self.store.changes.listen(LISTEN_SECONDS)
+                changes = await self.changes.listen(LISTEN_SECONDS)
             except Unavailable as error:
                 self.log.warning("cannot receive changes of jobs: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -222,7 +218,7 @@ class JobWatch(LoggingConfigurable):
                 self._skip()
 
     async def _keep(self, changes: list[JobChange]) -> None:
-        found = await self.store.jobs.find_some([change.job_id for change in changes])
+        found = await self.jobs.find_some([change.job_id for change in changes])
         await self.usage_report.explain(list(found.values()))
         # in a thread: all of them may have megabytes
         shown = await asyncio.to_thread(_dump, found)

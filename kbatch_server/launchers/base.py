@@ -34,7 +34,7 @@ class LogNotFound(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The secret data for a job's start: passed on once, and never recorded."""
+    """The data for a job's start that is not in its record: most of it is secret, and passed on once."""
 
     env: dict[str, str] = field(default_factory=dict, repr=False)
     """The complete environment: the admin's, the user's and the service's variables."""
@@ -44,6 +44,8 @@ class Launch:
     """The URL to send a tar of the results to; it is valid only for this job, until the job is cleaned up."""
     code_key: str | None = None
     """The ZIP's key in the storage, for a launcher on the service's own machine."""
+    code_sha256: str | None = None
+    """The SHA-256 of the ZIP, as hexadecimal digits."""
     output_limits: OutputLimits = field(default_factory=OutputLimits)
     """The limits on the files to send to ``outputs_url``."""
 

@@ -151,7 +151,7 @@ def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
         limit = bounds.limits[resource]
         what = describe(resource, limit)
         why = (
-            f"All {format_amount(resource, limit)} job slots are in use."
+            f"All {format_usage(resource, limit)} job slots are in use."
             if resource == RUNNING
             else (f"All jobs share {what}, and too little is free.")
         )
@@ -191,7 +191,7 @@ def _explain(bounds: Bounds, resource: str, demand: Amounts) -> str:
     jobs = "Your jobs" if group is None else f"The jobs of the group {group!r}"
     if resource == HOURS:
         return f"{jobs} have used {used:.1f} of {limit:g} job-hours this month."
-    has, needs = (format_amount(resource, amount) for amount in (used, demand[resource]))
+    has, needs = (format_usage(resource, amount) for amount in (used, demand[resource]))
     return f"{jobs} use {has} of {describe(resource, limit)}, and the next one requests {needs}."
 
 
@@ -202,10 +202,10 @@ def describe(resource: str, amount: float) -> str:
     )
     if not amount:
         return words
-    return f"{format_amount(resource, amount)}{' of' if resource == MEMORY else ''} {words}"
+    return f"{format_usage(resource, amount)}{' of' if resource == MEMORY else ''} {words}"
 
 
-def format_amount(resource: str, amount: float) -> str:
+def format_usage(resource: str, amount: float) -> str:
     """Return a number in a readable form: memory in GiB or MiB, others as they are."""
     if resource != MEMORY:
         return f"{round(amount, 3):g}"

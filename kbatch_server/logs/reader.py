@@ -18,7 +18,7 @@ from ..models.job import Job, Status
 from ..storage.base import ObjectNotFound, Storage, StorageError
 from ..store.logs import LogRecord, LogSegment, LogStore
 from .recorder import LogRecorder, find_attempts
-from .text import LogText, Part, ends_line, say
+from .text import LogText, TextPart, ends_line, say
 from .writer import LogWriter, make_key
 
 FOLLOWED_BYTES = 128 * 1024
@@ -164,9 +164,11 @@ class LogReader(LoggingConfigurable):
             parts.append(live)
         return await self._join(parts, log, after, is_last=is_last)
 
-    async def _join(self, parts: list[Part], log: LogRecord | None, after: int, *, is_last: bool) -> LogText:
+    async def _join(
+        self, parts: list[TextPart], log: LogRecord | None, after: int, *, is_last: bool
+    ) -> LogText:
         """Insert a line for each missing part."""
-        joined: list[Part] = []
+        joined: list[TextPart] = []
         end = after
         for part in parts:
             start = part.end - part.size
@@ -185,7 +187,7 @@ class LogReader(LoggingConfigurable):
         text.search_seconds = self.max_search_seconds
         return text
 
-    async def _ends_line(self, parts: list[Part]) -> bool:
+    async def _ends_line(self, parts: list[TextPart]) -> bool:
         try:
             return not parts or await ends_line(parts[-1], self.storage)
         except ObjectNotFound:  # cut out just now
@@ -236,10 +238,10 @@ def reading_errors() -> Iterator[None]:
         raise Unavailable(f"The log cannot be read now: {error}") from error
 
 
-def _look(writer: LogWriter) -> Part:
+def _look(writer: LogWriter) -> TextPart:
     """Return the data in a recorder's memory."""
     segment = writer.open_segment
-    return Part(
+    return TextPart(
         segment.size,
         segment.end,
         segment.lines,
@@ -249,8 +251,8 @@ def _look(writer: LogWriter) -> Part:
     )
 
 
-def _make_part(job_id: str, attempt: int, segment: LogSegment) -> Part:
-    return Part(
+def _make_part(job_id: str, attempt: int, segment: LogSegment) -> TextPart:
+    return TextPart(
         segment.size,
         segment.end,
         segment.lines,

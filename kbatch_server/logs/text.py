@@ -27,7 +27,7 @@ TakeTurn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TextPart:
     """A part of the text: an object, or ``data`` in memory."""
 
     size: int
@@ -44,18 +44,18 @@ class Part:
     """Offsets in the part, each with the time (seconds since 1970) from which the data was written."""
 
 
-def say(words: str, *, end: int, on_new_line: bool = True) -> Part:
+def say(words: str, *, end: int, on_new_line: bool = True) -> TextPart:
     """Return a line that the service inserts before the offset ``end``."""
     data = f"[... {words} ...]\n".encode()
     data = data if on_new_line else b"\n" + data
-    return Part(len(data), end, data.count(b"\n"), data=data)
+    return TextPart(len(data), end, data.count(b"\n"), data=data)
 
 
 class LogText:
     """A log at one moment. Offsets are those in the text, not those in the attempt's output."""
 
     def __init__(
-        self, parts: list[Part], storage: Storage, *, end: int, is_complete: bool, problem: str = ""
+        self, parts: list[TextPart], storage: Storage, *, end: int, is_complete: bool, problem: str = ""
     ) -> None:
         self._parts = parts
         self._storage = storage
@@ -109,7 +109,7 @@ class LogText:
             yield _say_missing(missing), self.end
 
     async def _read_part(
-        self, part: Part, first: int, last: int, most: int | None = None
+        self, part: TextPart, first: int, last: int, most: int | None = None
     ) -> AsyncGenerator[bytes]:
         step = last - first if most is None else most
         for at in range(first, last, step or 1):
@@ -122,7 +122,7 @@ class LogText:
                 async for piece in pieces:
                     yield piece
 
-    async def _load(self, part: Part) -> bytes:
+    async def _load(self, part: TextPart) -> bytes:
         return b"".join([piece async for piece in self._read_part(part, 0, part.size)])
 
     async def find_tail(self, lines: int) -> int:
@@ -222,7 +222,7 @@ class LogText:
             yield hit
 
     async def _search_part(
-        self, search: LineSearch, part: Part, start: int, seconds: float, take_turn: TakeTurn
+        self, search: LineSearch, part: TextPart, start: int, seconds: float, take_turn: TakeTurn
     ) -> tuple[list[Hit], bool]:
         """Return the lines found in a part, and whether the time was over before its end.
 
@@ -254,7 +254,7 @@ def _slice(content: bytes, first_line: int, start: int) -> Iterator[tuple[bytes,
         first_line += data.count(b"\n")
 
 
-async def ends_line(part: Part, storage: Storage) -> bool:
+async def ends_line(part: TextPart, storage: Storage) -> bool:
     """Return whether a part ends with a newline; for an object this reads one byte."""
     if not part.key:
         return part.data.endswith(b"\n")

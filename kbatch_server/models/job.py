@@ -72,7 +72,6 @@ class JobSpec(RequestedSpec):
     accepted. The environment is not in it: that is sealed apart.
     """
 
-    code_sha256: str | None = None
     cpu_guarantee: float | None = None
     mem_guarantee: int | None = None
     extra_resource_limits: dict[str, str] = Field(default_factory=dict)

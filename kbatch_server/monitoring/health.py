@@ -47,7 +47,7 @@ class PartsJson(TypedDict):
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class CheckedPart:
     """A part that the service depends on, and its state."""
 
     name: str
@@ -95,7 +95,7 @@ class Health(LoggingConfigurable):
         config=True,
     )
 
-    parts: Sequence[Part] = traitlets.List()  # type: ignore[assignment]
+    parts: Sequence[CheckedPart] = traitlets.List()  # type: ignore[assignment]
 
     is_stopping = False
     """Whether the process is about to end: then it is not ready, whatever the state of the parts."""
@@ -127,12 +127,12 @@ class Health(LoggingConfigurable):
             # simultaneous callers share one check; if one is cancelled, the check continues for the others
             await asyncio.wait(due)
 
-    def _ask(self, part: Part) -> asyncio.Task[None]:
+    def _ask(self, part: CheckedPart) -> asyncio.Task[None]:
         if part.asking is None or part.asking.done():
             part.asking = asyncio.create_task(self._check(part), name=f"health {part.name}")
         return part.asking
 
-    async def _check(self, part: Part) -> None:
+    async def _check(self, part: CheckedPart) -> None:
         state: State = "ok"
         message = ""
         try:
@@ -146,7 +146,7 @@ class Health(LoggingConfigurable):
         part.checked_at = time.monotonic()
         self._note(part, state, message)
 
-    def _note(self, part: Part, state: State, message: str) -> None:
+    def _note(self, part: CheckedPart, state: State, message: str) -> None:
         part.message = message
         if state == part.state:
             return

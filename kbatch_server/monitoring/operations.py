@@ -16,7 +16,7 @@ from ..web.inflight import InflightRequests
 from ..web.throttle import Throttle
 from .eventloop import LoopLag
 from .gauges import Gauges
-from .health import Health, Part
+from .health import CheckedPart, Health
 
 
 class Operations(LoggingConfigurable):
@@ -35,12 +35,12 @@ class Operations(LoggingConfigurable):
         self.health = Health(
             parent=self.parent,
             parts=[
-                Part("database", self.store.check, is_needed=True),
-                Part("database_writes", self.store.check_writes),
-                Part("storage", self.storage.check),
-                Part("disk", self.disk.check_health),
-                Part("launcher", self.engine.launcher.check),
-                Part("hub", self.auth.check),
+                CheckedPart("database", self.store.check, is_needed=True),
+                CheckedPart("database_writes", self.store.check_writes),
+                CheckedPart("storage", self.storage.check),
+                CheckedPart("disk", self.disk.check_health),
+                CheckedPart("launcher", self.engine.launcher.check),
+                CheckedPart("hub", self.auth.check),
             ],
         )
         self.gauges = Gauges(

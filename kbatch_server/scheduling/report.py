@@ -19,8 +19,8 @@ from ..limits.rules import HOURS, QUEUED, UNDECIDED, Wait
 from ..models.job import Job, Status
 from ..models.times import utcnow
 from ..models.user import User
-from ..store import Store
-from ..store.queues import Claim, Queue
+from ..store.queues import Claim, Queue, QueueStore
+from ..store.usage import UsageStore
 
 PLACES = 1000
 """The highest place to count in a queue: a page of jobs must not read a long queue to its end."""
@@ -67,7 +67,8 @@ class UsageReport(LoggingConfigurable):
     """Answers from the record, in any of the replicas."""
 
     limits = Instance(Limits)
-    store = Instance(Store)
+    records = Instance(QueueStore)
+    usage = Instance(UsageStore)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -78,7 +79,7 @@ class UsageReport(LoggingConfigurable):
         waiting = [job for job in jobs if _is_waiting(job)] if self.limits.is_set else []
         if not waiting:
             return
-        queues = await self.store.queues.read_queues({job.user for job in waiting}, limit=PLACES)
+        queues = await self.records.read_queues({job.user for job in waiting}, limit=PLACES)
         for job in waiting:
             queue = queues[job.user]
             wait = queue.wait or UNDECIDED
@@ -90,15 +91,15 @@ class UsageReport(LoggingConfigurable):
         Memory is in bytes. ``limits`` is None if the limits cannot be read now.
         """
         now = utcnow()
-        queues = await self.store.queues.read_queues([user.name], limit=SHOWN)
-        uses = await self.store.usage.find([user.name], now=now)
+        queues = await self.records.read_queues([user.name], limit=SHOWN)
+        uses = await self.usage.find([user.name], now=now)
         claims = await self._list_begun(user.name)
         amounts: Counter[str] = Counter()
         for claim in claims:
             amounts.update(claim.demand)
         seconds = uses[user.name].month_seconds
         seconds += sum(count_in_month(claim.started_at, now) for claim in claims)
-        own = {QUEUED: await self.store.queues.count_queued(user.name), **_BASE, **amounts}
+        own = {QUEUED: await self.records.count_queued(user.name), **_BASE, **amounts}
         return {
             "limits": await self._find_limits(user),
             "group_totals": {
@@ -118,7 +119,7 @@ class UsageReport(LoggingConfigurable):
         reading = self._reading.get(user)
         if reading is None:
             reading = asyncio.create_task(
-                self.store.queues.list_begun_of(user, limit=MAX_RUNNING), name=f"standing-{user}"
+                self.records.list_begun_of(user, limit=MAX_RUNNING), name=f"standing-{user}"
             )
             self._reading[user] = reading
             reading.add_done_callback(partial(self._forget, user))

@@ -16,8 +16,8 @@ from ..limits.fairshare import get_month
 from ..limits.rules import Wait
 from ..models.job import Job
 from ..models.times import utcnow
-from ..store import Store
-from ..store.queues import Head, make_claim
+from ..store.queues import Head, QueueStore, make_claim
+from ..store.usage import UsageStore
 from .pacer import LaunchPacer
 from .queues import Queues
 
@@ -55,7 +55,8 @@ class Scheduler(LoggingConfigurable):
 
     limits = Instance(Limits)
     pacer = Instance(LaunchPacer)
-    store = Instance(Store)
+    records = Instance(QueueStore)
+    usage = Instance(UsageStore)
 
     _task: asyncio.Task[None] | None = None
 
@@ -212,8 +213,8 @@ class Scheduler(LoggingConfigurable):
             return
         self._left.clear()
         granted = [self.queues.running[job_id] for job_id in self._granted]  # in the record soon
-        begun = await self.store.queues.list_begun()
-        users = await self.store.queues.list_waiting_users()
+        begun = await self.records.list_begun()
+        users = await self.records.list_waiting_users()
         self.queues.replace_running(claim for claim in [*begun, *granted] if claim.id not in self._left)
         for user in users:
             self.queues.get_queue(user)
@@ -235,14 +236,14 @@ class Scheduler(LoggingConfigurable):
             await self._read_queues(stale[start : start + USERS], now)
         unread = [group for group in self.limits.group_totals if group not in self.queues.group_seconds]
         if unread:
-            found = await self.store.usage.find_group_seconds(unread, now=now)
+            found = await self.usage.find_group_seconds(unread, now=now)
             self.queues.group_seconds |= dict.fromkeys(unread, 0.0) | found
 
     async def _read_queues(self, users: list[str], now: datetime) -> None:
         for user in users:
             self.queues.begin_reading(user)
         try:
-            heads = await self.store.queues.read_heads(users, limit=HEADS + len(self._granted), now=now)
+            heads = await self.records.read_heads(users, limit=HEADS + len(self._granted), now=now)
         except BaseException:
             for user in users:
                 self.queues.get_queue(user).is_stale = True
@@ -267,7 +268,7 @@ class Scheduler(LoggingConfigurable):
         if is_whole:
             changes |= dict.fromkeys(self._told.keys() - waits.keys(), None)
         if changes or not self._has_told:
-            await self.store.queues.write_waits(changes, only=not self._has_told)
+            await self.records.write_waits(changes, only=not self._has_told)
             self._has_told = True
             for user, wait in changes.items():
                 if wait is None:

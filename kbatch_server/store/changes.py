@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from sqlalchemy import URL, Connection
 
@@ -29,6 +29,7 @@ class JobChange(NamedTuple):
     job_id: str
 
 
+@runtime_checkable
 class Changes(Protocol):
     """Sends notifications of changes in the store, and receives those of other processes."""
 

@@ -19,7 +19,7 @@ from .tables import job_logs, job_outputs, jobs, log_segments, monthly_use, rece
 FORGOTTEN_AT_ONCE = 500
 """The number of a forgotten user's jobs in one transaction: others write, too."""
 
-Part = Literal["record", "log", "outputs"]
+JobPart = Literal["record", "log", "outputs"]
 """A part of a job: its record, its logs, or its results."""
 
 _HAS = {
@@ -60,7 +60,7 @@ class RetentionStore(ChangingStore):
     async def list_ended(
         self,
         user: str,
-        part: Part,
+        part: JobPart,
         *,
         before: datetime,
         since: datetime | None = None,

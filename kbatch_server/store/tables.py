@@ -41,7 +41,7 @@ metadata = MetaData(
 )
 
 
-class Moment(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, stored in UTC: SQLite has no time zones, so this removes and adds them."""
 
     impl = DateTime(timezone=True)
@@ -99,16 +99,16 @@ jobs = Table(
     Column("env", LargeBinary),
     Column("groups", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("launch_begun_at", Moment),
-    Column("launched_at", Moment),
-    Column("started_at", Moment),
-    Column("ended_at", Moment),
-    Column("cleaned_at", Moment),
-    Column("cancel_requested_at", Moment),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("launch_begun_at", UtcDateTime),
+    Column("launched_at", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("cleaned_at", UtcDateTime),
+    Column("cancel_requested_at", UtcDateTime),
     Column("cancelled_by", Text),
     Column("cancel_note", Text),
-    Column("delete_requested_at", Moment),
+    Column("delete_requested_at", UtcDateTime),
     Column("is_forgotten", Boolean, nullable=False, server_default=false()),
     Column("pods", Text, nullable=False),
     Column("state", Text, nullable=False),
@@ -196,7 +196,7 @@ job_outputs = Table(
     Column("job_id", String(63), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("key", String(255), nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("created_at", Moment, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     # JSON, compressed by zlib: [[path, offset, size, seconds since 1970], ...]
     Column("files", LargeBinary, nullable=False),
 )
@@ -208,14 +208,14 @@ uploads = Table(
     Column("user", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("expires_at", Moment, nullable=False, index=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
     # of the stored ZIP, which may differ from the one that was sent
     Column("code_size", BigInteger, nullable=False, server_default="0"),
     Column("code_sha256", String(64), nullable=False, server_default=""),
     Column("top_folder", Text),
     # set before its object is deleted: from then on no new job may use it
-    Column("delete_requested_at", Moment),
+    Column("delete_requested_at", UtcDateTime),
     Index("ix_uploads_content", "user", "sha256"),
 )
 
@@ -245,7 +245,7 @@ recent_use = Table(
     metadata,
     Column("user", Text, primary_key=True),
     Column("amount", Float, nullable=False),
-    Column("as_of", Moment, nullable=False),
+    Column("as_of", UtcDateTime, nullable=False),
 )
 
 # why the first of a user's queued jobs does not start, according to the leader's last decision
@@ -262,7 +262,7 @@ audit = Table(
     "audit",
     metadata,
     Column("seq", _Sequence, primary_key=True, autoincrement=True),
-    Column("at", Moment, nullable=False, index=True),
+    Column("at", UtcDateTime, nullable=False, index=True),
     Column("who", Text, nullable=False),
     Column("action", String(32), nullable=False),
     Column("name", Text, nullable=False, index=True),

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Instance, Integer, default
+from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
 
 from ..audit import AuditEntry
@@ -25,7 +25,7 @@ from ..ratelimit import ConcurrencyLimit, FairLimit, RateLimit
 from ..slugs import make_upload_id
 from ..storage.base import ObjectNotFound, Storage, StorageError, StorageFull
 from ..storage.diskspace import DiskSpace
-from ..store import Store
+from ..store.uploads import UploadStore
 from .zipcheck import Archive, Reader, check_archive, rewrite_archive
 
 CHECKS = 2
@@ -107,11 +107,7 @@ class Uploads(LoggingConfigurable):
 
     disk = Instance(DiskSpace)
     storage = Instance(Storage)
-    store = Instance(Store)
-
-    @default("disk")
-    def _default_disk(self) -> DiskSpace:
-        return DiskSpace(parent=self.parent, storage=self.storage, store=self.store)
+    records = Instance(UploadStore)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -173,7 +169,7 @@ class Uploads(LoggingConfigurable):
 
     async def _accept(self, upload: Upload) -> Upload:
         """Return the upload for the new object: a new one, or the user's earlier one of this content."""
-        earlier = await self.store.uploads.renew(upload)
+        earlier = await self.records.renew(upload)
         if earlier is not None and await self._is_whole(earlier):
             await self._delete(upload)
             return earlier
@@ -195,7 +191,7 @@ class Uploads(LoggingConfigurable):
 
     async def get(self, user: User, upload_id: str) -> Upload:
         """Return an upload of this user, or raise NotFound."""
-        return await self.store.uploads.get(upload_id, user=user.name)
+        return await self.records.get(upload_id, user=user.name)
 
     def read(self, upload: Upload, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Yield ``length`` bytes of the ZIP (or all) from ``start`` on; raises StorageError."""
@@ -206,10 +202,10 @@ class Uploads(LoggingConfigurable):
 
         Raises StorageError; then no job can use the upload any more, and the caller must call this again.
         """
-        if not await self.store.uploads.begin_delete(upload_id, now=utcnow(), audit=audit):
+        if not await self.records.begin_delete(upload_id, now=utcnow(), audit=audit):
             return False
         await self.storage.delete(make_upload_key(upload_id))
-        await self.store.uploads.delete(upload_id)
+        await self.records.delete(upload_id)
         return True
 
     def _make_upload(self, user: User, counted: _Counted, *, upload_id: str = "") -> Upload:
@@ -284,7 +280,7 @@ class Uploads(LoggingConfigurable):
 
     async def _keep(self, upload: Upload) -> Upload:
         """Record an upload and return it, or the earlier one with the same content, with its object."""
-        kept = await self.store.uploads.add(upload)
+        kept = await self.records.add(upload)
         if kept.id != upload.id:
             if kept.code_sha256 == upload.code_sha256 and not await self._is_whole(kept):
                 self.log.warning("upload %s: its object was missing, and is restored", kept.id)
@@ -307,7 +303,7 @@ class Uploads(LoggingConfigurable):
 
     async def _withdraw(self, upload: Upload) -> None:
         try:
-            if await self.store.uploads.withdraw(upload):
+            if await self.records.withdraw(upload):
                 await self._delete(upload)
         except Unavailable as error:  # a row expires; an object without one is deleted later
             self.log.warning("upload %s: rejected, but its record could not be removed: %s", upload.id, error)

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
 
-from .zipdirectory import ENCRYPTED, IN_ZIP64, LOCAL_HEADER_BYTES, Directory, Entry, refused_entry
+from .zipdirectory import ENCRYPTED, IN_ZIP64, LOCAL_HEADER_BYTES, Directory, ZipEntry, refused_entry
 from .zipnames import IS_UTF8
 from .ziptree import BadTree
 
@@ -26,7 +26,7 @@ _SIZES_FOLLOW = 0x8
 _DAMAGED = "is damaged"
 _CONTRADICTED = "differs between its own header and the ZIP's directory"
 
-OnData = Callable[[Entry, bytes], None]
+OnData = Callable[[ZipEntry, bytes], None]
 
 
 class ContentCheck:
@@ -92,7 +92,7 @@ class ContentCheck:
             taken += yield from self._take_some(count - len(taken))
         return bytes(taken)
 
-    def _check_header(self, entry: Entry) -> Generator[None, bytes, None]:
+    def _check_header(self, entry: ZipEntry) -> Generator[None, bytes, None]:
         """Check that an entry's own header agrees with the directory: unpackers differ in which they use."""
         header = yield from self._take(_LOCAL_HEADER.size)
         signature, flags, method, crc, compressed, size, name_length, extra_length = _LOCAL_HEADER.unpack(
@@ -116,7 +116,7 @@ class ContentCheck:
             raise refused_entry(entry.name, _CONTRADICTED)
         entry.data_offset = self._position
 
-    def _check_data(self, entry: Entry) -> Generator[None, bytes, None]:
+    def _check_data(self, entry: ZipEntry) -> Generator[None, bytes, None]:
         is_stored = entry.method == zipfile.ZIP_STORED or (entry.is_folder and not entry.compress_size)
         inflater = None if is_stored else _Inflater()
         left, size, crc = entry.compress_size, 0, 0
@@ -145,7 +145,7 @@ class ContentCheck:
             self.targets[entry.name] = _read_target(entry, bytes(target))
 
 
-def _read_target(entry: Entry, content: bytes) -> str:
+def _read_target(entry: ZipEntry, content: bytes) -> str:
     """Return the target of a link; raises InvalidRequest for an invalid path."""
     try:
         target = content.decode()

@@ -79,7 +79,7 @@ _LOCATOR_SIGNATURE = b"PK\x06\x07"
 
 
 @dataclass(slots=True)
-class Entry:
+class ZipEntry:
     """One entry, according to the directory."""
 
     name: str
@@ -121,7 +121,7 @@ class Entry:
 class Directory:
     """The entries of a ZIP in the order of their positions, their tree, and where the directory begins."""
 
-    entries: list[Entry]
+    entries: list[ZipEntry]
     tree: Tree
     start: int
 
@@ -162,7 +162,7 @@ def read_directory(tail: bytes, start: int) -> Directory:
     entries it takes a second or two.
     """
     place = _find_directory(tail, start)
-    entries: list[Entry] = []
+    entries: list[ZipEntry] = []
     tree = Tree(MAX_ENTRIES)
     link_bytes = 0
     for entry in _read_entries(memoryview(tail)[place.start - start :], place):
@@ -229,7 +229,7 @@ def _find_directory(tail: bytes, start: int) -> _Place:
     return _Place(offset, size, count)
 
 
-def _read_entries(data: memoryview, place: _Place) -> Iterator[Entry]:
+def _read_entries(data: memoryview, place: _Place) -> Iterator[ZipEntry]:
     """Yield the entries of a directory, which must fill it; raises BadZipFile and InvalidRequest."""
     at = 0
     for _ in range(place.count):
@@ -249,7 +249,7 @@ def _read_entries(data: memoryview, place: _Place) -> Iterator[Entry]:
         raise zipfile.BadZipFile
 
 
-def _make_entry(fields: tuple[Any, ...], raw: bytes, extra: bytes) -> Entry:
+def _make_entry(fields: tuple[Any, ...], raw: bytes, extra: bytes) -> ZipEntry:
     _, _, system, _, flags, method, modified, crc, compress_size, size, *_, attributes, offset = fields
     try:
         name = decode_name(raw, flags=flags, extra=extra)
@@ -260,7 +260,7 @@ def _make_entry(fields: tuple[Any, ...], raw: bytes, extra: bytes) -> Entry:
         raise refused_entry(name, problem)
     if IN_ZIP64 in (size, compress_size, offset):
         size, compress_size, offset = _read_zip64(extra, size, compress_size, offset)
-    return Entry(
+    return ZipEntry(
         name=slashed,
         raw_name=raw,
         flags=flags,
@@ -309,7 +309,7 @@ def _find_problem_of_name(name: str, slashed: str) -> str | None:
     return None
 
 
-def _find_problem(entry: Entry) -> str | None:
+def _find_problem(entry: ZipEntry) -> str | None:
     """Return any other problem of a single entry, as the end of a sentence, or None."""
     if entry.flags & ENCRYPTED:
         return "is encrypted"
@@ -324,7 +324,7 @@ def _find_problem(entry: Entry) -> str | None:
     return None
 
 
-def _add_to_tree(tree: Tree, entry: Entry) -> None:
+def _add_to_tree(tree: Tree, entry: ZipEntry) -> None:
     """Reject two entries with the same path: which of them a job would find is chance."""
     if entry.is_left_out:
         return
@@ -350,7 +350,7 @@ def _check_places(directory: Directory) -> None:
         raise zipfile.BadZipFile
 
 
-def _check_total(entries: list[Entry], size: int) -> None:
+def _check_total(entries: list[ZipEntry], size: int) -> None:
     """Check that the contents of a ZIP of ``size`` bytes are not too large in total."""
     total = sum(entry.size for entry in entries)
     largest = max(entries, key=lambda entry: entry.size)

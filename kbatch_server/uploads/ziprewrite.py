@@ -15,7 +15,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from typing import TypeVar
 
-from .zipdirectory import IN_ZIP64, IN_ZIP64_16, UNIX, Directory, Entry
+from .zipdirectory import IN_ZIP64, IN_ZIP64_16, UNIX, Directory, ZipEntry
 from .zipnames import IS_UTF8
 
 PIECE_BYTES = 64 * 2**10
@@ -82,7 +82,7 @@ class _Writer:
     def __init__(self) -> None:
         self._waiting = bytearray()
         self._taken = 0
-        self._central: list[tuple[Entry, int, int]] = []
+        self._central: list[tuple[ZipEntry, int, int]] = []
         self._start = 0  # of the directory
 
     @property
@@ -101,7 +101,7 @@ class _Writer:
         """Add bytes of an entry's data."""
         self._waiting += data
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ZipEntry) -> None:
         """Begin an entry; its data must follow."""
         offset = self._taken + len(self._waiting)
         extra = _make_field(_get_long_sizes(entry))
@@ -109,9 +109,9 @@ class _Writer:
         self._waiting += entry.name.encode() + extra
         self._central.append((entry, offset, _make_mode(entry)))
 
-    def add_link(self, entry: Entry, target: bytes) -> None:
+    def add_link(self, entry: ZipEntry, target: bytes) -> None:
         """Add an uncompressed link: busybox does not support compressed ones."""
-        plain = Entry(
+        plain = ZipEntry(
             name=entry.name,
             raw_name=entry.name.encode(),
             flags=IS_UTF8,
@@ -151,7 +151,7 @@ class _Writer:
         self._waiting += _END.pack(b"PK\x05\x06", 0, 0, short, short, size, min(start, IN_ZIP64), 0)
 
 
-def _make_common(entry: Entry, extra: bytes) -> bytes:
+def _make_common(entry: ZipEntry, extra: bytes) -> bytes:
     """Return the part of an entry's header that is the same before its data and in the directory."""
     name = entry.name.encode()
     sizes = (IN_ZIP64, IN_ZIP64) if _get_long_sizes(entry) else (entry.compress_size, entry.size)
@@ -162,7 +162,7 @@ def _make_common(entry: Entry, extra: bytes) -> bytes:
     )
 
 
-def _make_central(entry: Entry, offset: int, mode: int) -> bytes:
+def _make_central(entry: ZipEntry, offset: int, mode: int) -> bytes:
     """Return the header of an entry in the directory."""
     extra = _make_field(_get_long_sizes(entry) + ((offset,) if offset >= IN_ZIP64 else ()))
     head = b"PK\x01\x02" + struct.pack("<BB", _VERSION, UNIX) + _make_common(entry, extra)
@@ -170,7 +170,7 @@ def _make_central(entry: Entry, offset: int, mode: int) -> bytes:
     return head + rest + entry.name.encode() + extra
 
 
-def _get_long_sizes(entry: Entry) -> tuple[int, ...]:
+def _get_long_sizes(entry: ZipEntry) -> tuple[int, ...]:
     """Return both sizes of an entry, in the order of the extra field, if one is too large for 32 bits."""
     sizes = entry.size, entry.compress_size
     return sizes if max(sizes) >= IN_ZIP64 else ()
@@ -180,7 +180,7 @@ def _make_field(numbers: tuple[int, ...]) -> bytes:
     return struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
 
 
-def _make_mode(entry: Entry) -> int:
+def _make_mode(entry: ZipEntry) -> int:
     """Return the kind and the permissions; the default ones if the entry has none."""
     if entry.is_link:
         return stat.S_IFLNK | 0o777

@@ -17,7 +17,7 @@ _ROOT = 0
 _FILE, _LINK = -1, -2
 _WORDS = {_FILE: "file", _LINK: "link"}
 
-Place = tuple[int, int]
+EntryPlace = tuple[int, int]
 """A folder, and the number of folders below it that are not in the ZIP."""
 
 
@@ -63,7 +63,7 @@ class Tree:
 
     def check_links(self, targets: Mapping[str, str]) -> None:
         """Raise BadTree unless each link (by name) leads to a path inside, also through other links."""
-        found: dict[tuple[int, str], Place] = {}
+        found: dict[tuple[int, str], EntryPlace] = {}
         by_key = {key: targets[name] for key, name in self._links.items()}
         for key, name in self._links.items():
             self._follow(key, name, by_key, found, [])
@@ -103,9 +103,9 @@ class Tree:
         key: tuple[int, str],
         name: str,
         targets: Mapping[tuple[int, str], str],
-        found: dict[tuple[int, str], Place],
+        found: dict[tuple[int, str], EntryPlace],
         way: list[tuple[int, str]],
-    ) -> Place:
+    ) -> EntryPlace:
         """Return the target of a link; ``way`` contains the links that led to it."""
         if key in found:
             return found[key]

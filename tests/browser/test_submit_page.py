@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.support.environments import NOTEBOOKS
 from tests.support.notebooks import make_notebook
+from tests.support.zips import make_zip
 
 PARAMETERS = """
 layers = [64, 32]
@@ -89,9 +89,7 @@ def test_a_job_run_again_unchanged_asks_for_the_same(site, page):
 
 def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no(page, tmp_path):
     archive = tmp_path / "repo-main.zip"
-    with zipfile.ZipFile(archive, "w") as made:
-        made.writestr("repo-main/main.sh", "pwd; ls")
-        made.writestr("__MACOSX/._repo-main", "x")
+    archive.write_bytes(make_zip({"repo-main/main.sh": "pwd; ls", "__MACOSX/._repo-main": "x"}))
     page.page.get_by_label("Choose files").set_input_files(archive)
     choice = page.page.get_by_label("Run in folder repo-main")
     expect(choice).to_be_checked()
@@ -114,8 +112,7 @@ def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no
 
 def test_a_folder_that_only_the_service_finds_is_offered_before_the_job_is_submitted(page, tmp_path):
     archive = tmp_path / "repo-main.zip"
-    with zipfile.ZipFile(archive, "w") as made:
-        made.writestr("repo-main/main.sh", "pwd")
+    archive.write_bytes(make_zip({"repo-main/main.sh": "pwd"}))
     page.page.evaluate("Blob.prototype.slice = () => new Blob()")  # it cannot be read here
     page.page.get_by_label("Choose files").set_input_files(archive)
     page.page.get_by_label("Command").fill("sh main.sh")
@@ -139,9 +136,7 @@ def test_a_folder_that_only_the_service_finds_is_offered_before_the_job_is_submi
 @pytest.mark.parametrize("names", [["main.sh"], ["a/main.sh", "b/x"], ["a/main.sh", "x"]])
 def test_a_zip_without_such_a_folder_is_run_as_it_is(page, tmp_path, names):
     archive = tmp_path / "code.zip"
-    with zipfile.ZipFile(archive, "w") as made:
-        for name in names:
-            made.writestr(name, "")
+    archive.write_bytes(make_zip(dict.fromkeys(names, "")))
     page.page.get_by_label("Choose files").set_input_files(archive)
     expect(page.find("kbatch-code")).to_contain_text("code.zip")
     expect(page.page.get_by_label("Run in folder")).to_have_count(0)

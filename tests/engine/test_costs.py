@@ -20,7 +20,6 @@ from kbatch_server.models.listing import JobQuery
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
-from kbatch_server.uploads.uploads import Uploads
 from tests.support.stepping import do_step
 from tests.support.tars import pieces_of
 from tests.support.waiting import until
@@ -67,9 +66,7 @@ def world(world):
 
 @pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 async def test_the_statements_of_a_job_from_its_submit_to_its_end(world):
-    upload = await Uploads(storage=world.storage, store=world.store).receive(
-        ALICE, pieces_of(make_mixed_zip())
-    )
+    upload = await world.uploads.receive(ALICE, pieces_of(make_mixed_zip()))
     await submit(world, upload=upload.id)  # the first of a process finds out how much is queued
     await world.reconciler.scheduler.next()
     steps = {}
@@ -88,8 +85,8 @@ async def test_the_statements_of_a_job_from_its_submit_to_its_end(world):
     with counted() as steps["end"]:
         await world.reconciler.reconcile(job.id)
     assert steps == {
-        # of its upload, the hash, and whether it is still there when the job is written
-        "submit": {"SELECT uploads": 2, "INSERT jobs": 1, "INSERT audit": 1},
+        # whether its upload is still there when the job is written
+        "submit": {"SELECT uploads": 1, "INSERT jobs": 1, "INSERT audit": 1},
         # the job is in memory; that it is begun is on record before anything runs
         "launch": {"SELECT uploads": 1, "UPDATE jobs": 2},
         "change": {"SELECT jobs": 1, "UPDATE jobs": 1},

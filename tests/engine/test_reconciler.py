@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import pytest
 
-from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.engine.relaunch import RELAUNCH
 from kbatch_server.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
@@ -21,7 +20,6 @@ from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
 from kbatch_server.notebooks.launch import EXIT_REASONS
 from kbatch_server.storage.base import StorageFull
-from kbatch_server.uploads.uploads import Uploads
 from tests.support.stepping import do_step
 from tests.support.tars import make_tar, pieces_of
 from tests.support.zips import make_mixed_zip
@@ -58,12 +56,11 @@ async def test_a_notebook_is_refused_by_a_launcher_that_runs_none_and_else_its_e
 async def test_a_folder_to_run_in_is_one_of_an_upload_and_holds_when_the_job_is_run_again(world):
     with pytest.raises(InvalidRequest, match="working_dir: is a folder in the code: set upload"):
         await submit(world, working_dir="src")
-    upload = await Uploads(storage=world.storage, store=world.store).receive(
-        ALICE, pieces_of(make_mixed_zip())
-    )
+    upload = await world.uploads.receive(ALICE, pieces_of(make_mixed_zip()))
     job = await submit(world, upload=upload.id, working_dir="./sub//")
-    assert (job.spec.working_dir, job.spec.code_sha256) == ("sub", upload.code_sha256)
-    assert upload.code_sha256 != upload.sha256
+    assert job.spec.working_dir == "sub"
+    await step(world, job)
+    assert world.launcher.launched[-1][1].code_sha256 == upload.code_sha256 != upload.sha256
     assert (await world.jobs.rerun(ALICE, job.id)).spec.working_dir == "sub"
     assert (await submit(world, working_dir="")).spec.working_dir is None
 
@@ -75,15 +72,9 @@ async def test_limits_count_the_whole_cpus_that_a_job_on_one_machine_has(world):
     assert (await submit(world)).spec.cpu_limit is None
 
 
-def make_fresh(world):
-    return Reconciler(
-        launcher=world.launcher, builder=world.builder, store=world.store, collector=world.collector
-    )
-
-
 async def step(world, job):
     """Do the next step, as a service would that was just started: it remembers nothing."""
-    await do_step(make_fresh(world), job.id)
+    await do_step(world.make_reconciler(), job.id)
     return await world.store.jobs.find(job.id)
 
 
@@ -626,7 +617,7 @@ async def test_a_look_at_all_jobs_leaves_those_alone_that_wait_for_their_launch(
     jobs = [await submit(world) for _ in range(3)]
     read, find_job = [], world.store.jobs.find
     world.store.jobs.find = lambda job_id: read.append(job_id) or find_job(job_id)
-    fresh = make_fresh(world)
+    fresh = world.make_reconciler()
     fresh.resync_seconds = 1
     await fresh.start()
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import tarfile
 from datetime import timedelta
 from types import SimpleNamespace
@@ -14,21 +13,16 @@ from traitlets import TraitError
 
 from kbatch_server.commands.gc import format_removal, format_size
 from kbatch_server.engine.retention import Removal, Retention
-from kbatch_server.keyring import Keyring
-from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.logs.writer import make_key
 from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.results import OutputTar
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
-from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.storage.base import StorageError
-from kbatch_server.store import Store
 from kbatch_server.store.logs import LogRecord, LogSegment
 from kbatch_server.store.tables import jobs, uploads
-from kbatch_server.uploads.uploads import Uploads
-from tests.support.doubles import MemoryStorage
-from tests.uploads.test_uploads import make_zip
+from tests.support.world import World
+from tests.support.zips import make_zip
 
 DAY = 86400
 
@@ -36,18 +30,9 @@ DAY = 86400
 @pytest.fixture
 async def world(db_url):
     """A store and a storage with all that is kept in them, and what removes it."""
-    store = Store(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
-    await store.open()
-    storage = MemoryStorage()
-    parts = {"storage": storage, "store": store}
-    retention = Retention(
-        uploads=Uploads(**parts),
-        logs=LogRecorder(storage=storage, logs=store.logs),
-        outputs=Outputs(storage=storage, records=store.outputs),
-        **parts,
-    )
-    yield SimpleNamespace(retention=retention, **parts)
-    await store.close()
+    world = await World(db_url).open()
+    yield SimpleNamespace(retention=world.engine.retention, store=world.store, storage=world.storage)
+    await world.close()
 
 
 async def chunks(*pieces):

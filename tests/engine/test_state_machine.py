@@ -6,7 +6,6 @@ Hypothesis makes up the orders, the same in every run: https://hypothesis.readth
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,24 +24,14 @@ from sqlalchemy import delete
 
 from kbatch_server.engine import reconciler as reconciler_module
 from kbatch_server.engine.collector import Collector
-from kbatch_server.engine.launch import LaunchBuilder
-from kbatch_server.engine.links import SignedLinks
-from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Conflict, NotFound
-from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.service import Jobs
-from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused
-from kbatch_server.logs.reader import LogReader
-from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.models.job import Job, JobStatus, Status
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.user import User
-from kbatch_server.outputs.outputs import Outputs
-from kbatch_server.store import Store
 from kbatch_server.store.tables import jobs as jobs_table
-from tests.support.doubles import MemoryStorage
 from tests.support.stepping import do_step
+from tests.support.world import World
 
 pytestmark = pytest.mark.slow
 
@@ -116,18 +105,13 @@ class KeepsNothing(Collector):
     async def delete(self, job: Job) -> None: ...
 
 
-class World:
+class ModelWorld(World):
     """The real parts around the model, for all orders of one test."""
 
     def __init__(self, db_url: str, runner: asyncio.Runner) -> None:
+        super().__init__(db_url)
         self.runner = runner
-        keyring = Keyring(["k" * 32])
-        self.store = Store(db_url, keyring, log=logging.getLogger("test"), auto_upgrade=True)
-        self.storage = MemoryStorage()
-        self.profiles = Profiles()
-        self.keyring = keyring
-        self.run(self.store.open())
-        self.renew()
+        self.run(self.open())
 
     def run(self, coroutine):
         return self.runner.run(coroutine)
@@ -135,31 +119,15 @@ class World:
     def renew(self) -> None:
         """Begin anew, with an empty record."""
         self.launcher = ModelLauncher()
-        kept_logs = {"storage": self.storage, "logs": self.store.logs}
-        links = SignedLinks(keyring=self.keyring, store=self.store)
-        self.builder = LaunchBuilder(
-            links=links, profiles=self.profiles, storage=self.storage, store=self.store
-        )
-        recorder = LogRecorder(launcher=self.launcher, **kept_logs)
-        self.collector = KeepsNothing(
-            launcher=self.launcher,
-            outputs=Outputs(storage=self.storage, records=self.store.outputs),
-            recorder=recorder,
-            jobs=self.store.jobs,
-        )
-        self.jobs = Jobs(
-            launcher=self.launcher,
-            profiles=self.profiles,
-            reader=LogReader(recorder=recorder, **kept_logs),
-            store=self.store,
-            on_submit=lambda job: None,
-            on_change=lambda job_id: None,
-        )
+        super().renew()
+        self.jobs.on_submit = lambda job: None
+        self.jobs.on_change = lambda job_id: None
 
     async def look(self, job_id: str) -> None:
         """Do a job's next step, as a service does that was just started."""
-        fresh = Reconciler(
-            launcher=self.launcher, builder=self.builder, store=self.store, collector=self.collector
+        fresh = self.make_reconciler()
+        fresh.collector = KeepsNothing(
+            launcher=self.launcher, outputs=self.outputs, recorder=self.recorder, jobs=self.store.jobs
         )
         with suppress(LauncherUnavailable):
             await do_step(fresh, job_id)
@@ -179,7 +147,7 @@ class Known:
 class Orders(RuleBasedStateMachine):
     """All that users, launcher, network and kills may do, in any order."""
 
-    world: World
+    world: ModelWorld
     known_jobs = Bundle("known_jobs")
 
     def __init__(self) -> None:
@@ -365,7 +333,7 @@ def make_request(name: str) -> JobRequest:
 
 def run_orders(db_url: str, examples: int) -> None:
     with asyncio.Runner() as runner:
-        world = World(db_url, runner)
+        world = ModelWorld(db_url, runner)
         machine = type("TheseOrders", (Orders,), {"world": world})
         try:
             run_state_machine_as_test(
@@ -381,7 +349,7 @@ def run_orders(db_url: str, examples: int) -> None:
                 ),
             )
         finally:
-            world.run(world.store.close())
+            world.run(world.close())
 
 
 @pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)

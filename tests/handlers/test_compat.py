@@ -23,7 +23,8 @@ from kbatch_server.handlers.compat.routes import Compressor
 from kbatch_server.handlers.streams import MAX_LINE_BYTES, LineChunker
 from kbatch_server.models.job import JobSpec, Pod, Status
 from kbatch_server.models.times import utcnow
-from tests.support.web_doubles import ProfilesDouble, make_job, make_zip
+from tests.support.web_doubles import ProfilesDouble, make_job
+from tests.support.zips import make_zip
 
 VERSIONS = ("0.4.2", "0.5.0b1")
 SENT = {

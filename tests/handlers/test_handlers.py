@@ -27,11 +27,12 @@ from kbatch_server.logs import text as log_text
 from kbatch_server.logs.reader import LogPlace, LogSelection
 from kbatch_server.models.job import Pod, Status
 from kbatch_server.models.times import utcnow
-from kbatch_server.monitoring.health import Part
+from kbatch_server.monitoring.health import CheckedPart
 from kbatch_server.web.access import needs_scope
 from kbatch_server.web.auth import DEFAULT_SCOPES
 from tests.support.fuzzing import peak_below
-from tests.support.web_doubles import ACCESS, PREFIX, make_job, make_zip
+from tests.support.web_doubles import ACCESS, PREFIX, make_job
+from tests.support.zips import make_zip
 
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
 WORK = {"name": "train", "command": ["python", "main.py"]}
@@ -751,7 +752,11 @@ async def test_ready_says_how_each_part_is(web, api):
         raise Unavailable("It is at https://x.example/?sig=secret.")
 
     health = web.services.health
-    health.parts = [Part("database", good, is_needed=True), Part("storage", bad), Part("hub", away)]
+    health.parts = [
+        CheckedPart("database", good, is_needed=True),
+        CheckedPart("storage", bad),
+        CheckedPart("hub", away),
+    ]
     answer = await api.get("api/v1/ready")
     said = answer.json()
     assert (answer.status_code, said["status"], said["failed"]) == (200, "degraded", ["storage", "hub"])
@@ -763,7 +768,7 @@ async def test_ready_says_how_each_part_is(web, api):
     assert said["parts"]["hub"]["message"] == "It is at https://x.example/?sig=[secret]"
     assert "secret" not in answer.text.replace("[secret]", "")
 
-    health.parts = [Part("database", bad, is_needed=True)]
+    health.parts = [CheckedPart("database", bad, is_needed=True)]
     answer = await api.get("api/v1/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
 

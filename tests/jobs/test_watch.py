@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import threading
 from contextlib import aclosing, asynccontextmanager
 
@@ -12,26 +11,22 @@ import pytest
 
 from kbatch_server.errors import TooManyRequests, Unavailable
 from kbatch_server.jobs import watch as jobwatch
-from kbatch_server.jobs.watch import JobWatch, Reset, SeenChange
-from kbatch_server.keyring import Keyring
+from kbatch_server.jobs.watch import Reset, SeenChange
 from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.results import JobOutputs
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
-from kbatch_server.store import Store
 from kbatch_server.store import jobs as jobstore
 from kbatch_server.store.changes import SharedChanges
-
-KEYS = ["A" * 43 + "="]
+from tests.support.world import World
 
 
 @asynccontextmanager
 async def running(db_url, **traits):
     """Return a store and what watches it, as in one process."""
-    store = Store(db_url, Keyring(KEYS), log=logging.getLogger("test"), auto_upgrade=True)
-    await store.open()
-    watch = JobWatch(store=store, **traits)
+    world = await World(db_url, config={"JobWatch": traits}).open()
+    store, watch = world.store, world.jobs.watch
     await watch.start()
     try:
         async with asyncio.timeout(10):

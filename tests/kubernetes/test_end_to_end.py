@@ -14,9 +14,9 @@ import kubernetes
 import pytest
 
 from tests.support.folders import find_files
-from tests.support.installation import API, Installation, make_zip
+from tests.support.installation import API, Installation
 from tests.support.waiting import wait_until
-from tests.support.zips import NAME, make_mixed_zip
+from tests.support.zips import NAME, make_mixed_zip, make_zip
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from kbatch_server.logs import writer as logwriter
 from kbatch_server.logs.lines import MAX_LINE_BYTES, MAX_SHOWN_BYTES, LineSearch
 from kbatch_server.logs.reader import LogPlace, LogSelection
 from kbatch_server.logs.terminal import show_plain
-from kbatch_server.logs.text import LogText, Part
+from kbatch_server.logs.text import LogText, TextPart
 from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Status
 from kbatch_server.models.times import utcnow
@@ -457,8 +457,8 @@ async def test_a_search_draws_little_at_a_time_in_a_thread_when_it_is_its_turn(m
     begin = data.index(b"\n", 3 * log_text.DRAWN_SLICE_BYTES) + 1
     half = len(data) // 2
     parts = [
-        Part(half, half, 0, data=data[:half], first_line=1),
-        Part(len(data) - half, len(data), 0, data=data[half:], first_line=1 + data.count(b"\n", 0, half)),
+        TextPart(half, half, 0, data=data[:half], first_line=1),
+        TextPart(len(data) - half, len(data), 0, data=data[half:], first_line=1 + data.count(b"\n", 0, half)),
     ]
     text = LogText(parts, None, end=len(data), is_complete=True)
     text.begin = begin

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
 import os
 import resource
 import zipfile
-from types import SimpleNamespace
 
 import pytest
 
-from kbatch_server.engine.collector import Collector
 from kbatch_server.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unavailable
-from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import LauncherUnavailable
-from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Job, JobSpec, Pod, Status
 from kbatch_server.models.results import JobOutputs, OmittedFile, OutputFile, OutputLimits, OutputTar
 from kbatch_server.models.times import utcnow
 from kbatch_server.outputs import selection as outputfiles
 from kbatch_server.outputs import tarindex
-from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.outputs.selection import select
 from kbatch_server.outputs.tarindex import TarIndex
 from kbatch_server.outputs.zipstream import make_zip
 from kbatch_server.storage.base import StorageError, StorageFull
-from kbatch_server.store import Store
 from tests.support.doubles import MemoryStorage
 from tests.support.fuzzing import peak_below
-from tests.support.launcher_doubles import ScriptedLauncher
 from tests.support.tars import as_sent, make_tar
+from tests.support.world import World
 
 FILES = {"a.txt": b"hello\n", "sub/b.bin": bytes(range(256)) * 400, "empty": b"", "ünï.txt": b"u"}
 
@@ -67,26 +60,14 @@ class FaultyStorage(MemoryStorage):
 @pytest.fixture
 async def world(db_url):
     """The real Outputs and store; a storage and a launcher that do what a test says."""
-    store = Store(
-        db_url,
-        Keyring(["k" * 32]),
-        log=logging.getLogger("test"),
-        auto_upgrade=True,
-    )
-    await store.open()
-    storage, launcher = FaultyStorage(), ScriptedLauncher()
-    outputs = Outputs(storage=storage, records=store.outputs, max_output_bytes=200_000, max_output_files=20)
-    recorder = LogRecorder(launcher=launcher, storage=storage, logs=store.logs)
-    collector = Collector(launcher=launcher, outputs=outputs, recorder=recorder, jobs=store.jobs)
+    limits = {"max_output_bytes": 200_000, "max_output_files": 20}
+    world = await World(db_url, config={"Outputs": limits}, storage=FaultyStorage()).open()
     spec = JobSpec(image="busybox", keep_outputs=True)
     job = Job(id="train-1", user="alice", name="train", spec=spec, created_at=utcnow())
-    job, _ = await store.jobs.add(job)
-    await store.jobs.begin_launch(job.id)
-    yield SimpleNamespace(
-        store=store, storage=storage, launcher=launcher, outputs=outputs, collector=collector
-    )
-    await recorder.stop()
-    await store.close()
+    job, _ = await world.store.jobs.add(job)
+    await world.store.jobs.begin_launch(job.id)
+    yield world
+    await world.close()
 
 
 async def find_job(world) -> Job:

@@ -44,7 +44,7 @@ PURE = {
     "jobs/config",
     "jobs/podconfig",
     "jobs/timeline",
-    "launchers/kube/logplace",
+    "launchers/kube/logcursor",
     "launchers/kube/manifests/",
     "launchers/kube/status/",
     "limits/fairshare",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from datetime import timedelta
 
 import pytest
@@ -11,82 +10,38 @@ from sqlalchemy import update
 from traitlets import TraitError
 from traitlets.config import Config
 
-from kbatch_server.engine.collector import Collector
-from kbatch_server.engine.launch import LaunchBuilder
-from kbatch_server.engine.links import SignedLinks
-from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Forbidden, InvalidRequest, TooManyRequests, Unavailable
-from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.service import Jobs
-from kbatch_server.keyring import Keyring
 from kbatch_server.limits.config import Limits
 from kbatch_server.limits.fairshare import get_month
-from kbatch_server.logs.reader import LogReader
-from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.models.job import JobStatus, Status
 from kbatch_server.models.listing import JobQuery
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
-from kbatch_server.outputs.outputs import Outputs
-from kbatch_server.scheduling.pacer import LaunchPacer
-from kbatch_server.scheduling.scheduler import Scheduler
-from kbatch_server.store import Store
 from kbatch_server.store.tables import jobs as job_table
-from tests.support.doubles import MemoryStorage
-from tests.support.launcher_doubles import ScriptedLauncher
 from tests.support.stepping import launch_ready
 from tests.support.waiting import until
+from tests.support.world import World
 
 ALICE, BOB = User(name="alice"), User(name="bob")
 GROUPED = User(name="carol", groups=("course", "staff"))
 
 
-class World:
-    """All between handlers and launcher; ``lead`` begins as a process does that was just started."""
+class QueueWorld(World):
+    """All between handlers and launcher; ``renew`` begins as a process does that was just started."""
 
     def __init__(self, url, **limits):
-        self.keyring = Keyring(["k" * 32])
-        self.store = Store(url, self.keyring, log=logging.getLogger("test"), auto_upgrade=True)
-        self.launcher = ScriptedLauncher()
-        self.profiles = Profiles(config=Config(JobConfig={"image": "i", "keep_outputs": False}))
-        self.set_limits(**limits)
+        self.limit_traits = limits
+        self.job_config = {"image": "i", "keep_outputs": False}
+        super().__init__(url)
 
     def set_limits(self, **limits):
-        self.limits = Limits(**limits)
-        self.store.usage.accounting = self.limits.accounting
-        self.lead()
+        self.limit_traits = limits
+        self.renew()
 
-    def lead(self):
-        """Forget all that is in memory."""
-        storage = MemoryStorage()
-        pacer = LaunchPacer(launcher=self.launcher)
-        self.scheduler = Scheduler(limits=self.limits, pacer=pacer, store=self.store)
-        recorder = LogRecorder(launcher=self.launcher, storage=storage, logs=self.store.logs)
-        outputs = Outputs(storage=storage, records=self.store.outputs)
-        self.reconciler = Reconciler(
-            launcher=self.launcher,
-            builder=LaunchBuilder(
-                links=SignedLinks(keyring=self.keyring, store=self.store),
-                profiles=self.profiles,
-                storage=storage,
-                store=self.store,
-            ),
-            store=self.store,
-            scheduler=self.scheduler,
-            collector=Collector(
-                launcher=self.launcher, outputs=outputs, recorder=recorder, jobs=self.store.jobs
-            ),
-        )
-        self.jobs = Jobs(
-            launcher=self.launcher,
-            limits=self.limits,
-            profiles=self.profiles,
-            reader=LogReader(recorder=recorder, storage=storage, logs=self.store.logs),
-            store=self.store,
-            on_submit=self.reconciler.accept,
-            on_change=self.reconciler.queue.put,
-        )
+    def renew(self):
+        self.config = Config(JobConfig=self.job_config, Limits=self.limit_traits)
+        super().renew()
 
     async def submit(self, user=ALICE, **fields):
         fields = {"name": "job", "command": ["true"]} | fields
@@ -126,14 +81,13 @@ async def make_world(db_url):
     made = []
 
     async def make(**limits):
-        world = World(db_url, **limits)
+        world = await QueueWorld(db_url, **limits).open()
         made.append(world)
-        await world.store.open()
         return world
 
     yield make
     for world in made:
-        await world.store.close()
+        await world.close()
 
 
 @pytest.mark.parametrize("owner", ["total", "group"])
@@ -147,10 +101,8 @@ async def test_a_job_for_which_the_limits_became_too_small_holds_up_nobody_else(
 
     dave = User(name="dave", groups=("course",))
     world = await make_world(**make_limits(64))
-    world.profiles = Profiles(
-        config=Config(JobConfig={"image": "i", "keep_outputs": False, "max_cpu_limit": 64})
-    )
-    world.lead()
+    world.job_config["max_cpu_limit"] = 64
+    world.renew()
     large = await world.submit(GROUPED, cpu_limit=48)
     world.set_limits(**make_limits(32))
     small = await world.submit(dave, cpu_limit=1)
@@ -207,10 +159,10 @@ async def test_another_leader_decides_the_same_from_the_record(make_world):
     await world.go_on()
     begun = list(world.launched)
     assert sorted(begun) == sorted([mine[0], mine[1], others[0]])
-    world.lead()
+    world.renew()
     await world.go_on()
     assert world.launched == begun
-    world.lead()
+    world.renew()
     await world.end(mine[0], after=timedelta(hours=1))
     assert world.launched == [*begun, others[1]]  # who has used less
     assert (await world.show(ALICE, mine[2])).reason == "WaitingForTurn"
@@ -220,7 +172,7 @@ async def test_a_leader_that_is_killed_between_decision_and_launch_loses_and_dou
     world = await make_world(user_limits={"running": 1})
     first, second = [await world.submit() for _ in range(2)]
     await world.scheduler.decide()  # its turn has come, and nobody launches it
-    world.lead()
+    world.renew()
     await world.go_on()
     assert world.launched == [first]
     await world.end(first)
@@ -230,9 +182,9 @@ async def test_a_leader_that_is_killed_between_decision_and_launch_loses_and_dou
 async def test_jobs_that_other_replicas_took_in_are_found(make_world):
     world = await make_world(user_limits={"running": 5})
     await world.scheduler.decide()
-    other = World(world.store._database.url, user_limits={"running": 5})
+    other = QueueWorld(world.store._database.url, user_limits={"running": 5})
     other.store = world.store
-    other.lead()
+    other.renew()
     job_id = await other.submit()
     world.reconciler.queue.put(job_id)  # what a NOTIFY does
     await world.go_on()
@@ -259,7 +211,7 @@ async def test_a_long_queue_is_let_go_in_order_and_read_in_parts(make_world, mon
     world = await make_world(user_limits={"running": 15}, total_limits={"running": 20})
     ids = [await world.submit() for _ in range(17)]
     others = [await world.submit(BOB) for _ in range(7)]
-    world.lead()
+    world.renew()
     await world.go_on()
     assert [job_id for job_id in world.launched if job_id in ids] == ids[: len(world.launched) - 7]
     assert len(world.launched) == 20
@@ -271,9 +223,7 @@ async def test_a_long_queue_is_let_go_in_order_and_read_in_parts(make_world, mon
 
 async def test_places_are_counted_to_an_end(make_world, monkeypatch):
     monkeypatch.setattr("kbatch_server.scheduling.report.PLACES", 2)
-    world = await make_world(user_limits={"running": 0.5, "queued": None})
-    world.limits.user_limits = {"running": 1}
-    world.lead()
+    world = await make_world(user_limits={"running": 1})
     ids = [await world.submit() for _ in range(4)]
     await world.go_on()
     assert (await world.show(ALICE, ids[3])).message == (

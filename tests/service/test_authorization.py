@@ -21,7 +21,8 @@ from kbatch_server.web.auth import DEFAULT_SCOPES
 from tests.service.test_operations import connect, run_job, running
 from tests.support.hub import Hub
 from tests.support.service import Service
-from tests.support.web_doubles import ACCESS, make_zip
+from tests.support.web_doubles import ACCESS
+from tests.support.zips import make_zip
 
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 ROUTES = [

@@ -21,7 +21,7 @@ from tests.support.folders import find_files
 from tests.support.hub import Hub
 from tests.support.ports import find_ports
 from tests.support.service import Service
-from tests.support.web_doubles import make_zip
+from tests.support.zips import make_zip
 
 DOCS = (Path(__file__).parents[2] / "docs/operations.md").read_text().partition("## Users who leave")[2]
 ROLE, HOOK = (

@@ -9,14 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kbatch_server.engine.leader import Leader
-from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.errors import Unavailable
-from kbatch_server.keyring import Keyring
 from kbatch_server.logs.recorder import LogRecorder
-from kbatch_server.store import Store
-from tests.support.doubles import MemoryStorage
-from tests.support.launcher_doubles import ScriptedLauncher
 from tests.support.waiting import until
+from tests.support.world import World
 
 LIMIT_SECONDS = 20
 
@@ -53,15 +49,14 @@ class Replica:
     """What of a process has to do with leading."""
 
     def __init__(self, url):
-        self.store = Store(url, Keyring(["k" * 32]), log=logging.getLogger("test"), auto_upgrade=True)
+        world = World(url)
+        self.store, self.reconciler = world.store, world.reconciler
         self.part = Part()
-        launcher = ScriptedLauncher()
-        self.recorder = Recorder(launcher=launcher, storage=MemoryStorage(), logs=self.store.logs)
+        self.recorder = Recorder(launcher=world.launcher, storage=world.storage, logs=self.store.logs)
         self.looked_at = asyncio.Queue()
-        self.reconciler = Reconciler(launcher=launcher, store=self.store)
         self.reconciler.reconcile = self.looked_at.put
         self.leader = Leader(
-            launcher=launcher,
+            launcher=world.launcher,
             parts=[self.part],
             reconciler=self.reconciler,
             recorder=self.recorder,

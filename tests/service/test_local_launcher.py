@@ -5,7 +5,6 @@
 import asyncio
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pwd
@@ -43,6 +42,7 @@ from kbatch_server.models.times import utcnow
 from kbatch_server.storage.base import ObjectNotFound, Storage
 from tests.support.descriptors import list_open_below
 from tests.support.waiting import until
+from tests.support.zips import make_zip
 
 IS_ROOT = os.geteuid() == 0
 ACCOUNT = "nobody" if IS_ROOT else pwd.getpwuid(os.geteuid()).pw_name
@@ -120,14 +120,6 @@ def make_job(*command, id="job-1", user="ada", **spec):
 
 def make_script(text, **spec):
     return make_job("sh", "-c", text, **spec)
-
-
-def make_zip(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in files.items():
-            file.writestr(name, content)
-    return buffer.getvalue()
 
 
 async def run(launcher, changes, job, **launch):
@@ -419,8 +411,8 @@ async def test_the_code_is_unpacked_and_the_output_folder_is_there(launcher, cha
     text = "#!/bin/sh\ncat a/b.txt; echo kept >$KBATCH_OUTPUT_DIR/x; pwd"
     data = make_zip({"a/b.txt": "hello", program: text})
     launcher.storage.objects["uploads/1"] = data
-    job = make_job("bin/go", code_sha256=hashlib.sha256(data).hexdigest())
-    status = await run(launcher, changes, job, code_key="uploads/1")
+    job, sha256 = make_job("bin/go"), hashlib.sha256(data).hexdigest()
+    status = await run(launcher, changes, job, code_key="uploads/1", code_sha256=sha256)
     assert status.status == Status.SUCCEEDED, status
     folder = Path(launcher.root) / job.id
     assert await read(launcher, job) == f"hello{folder}/code\n"
@@ -468,9 +460,9 @@ async def test_code_that_cannot_be_had_is_refused(launcher, files, sha256, words
     launcher.max_code_bytes = 1000
     if files:
         launcher.storage.objects["k"] = files if isinstance(files, bytes) else make_zip(files)
-    job = make_job("true", code_sha256=sha256)
+    job = make_job("true")
     with pytest.raises(LaunchRefused, match=words) as caught:
-        await launcher.launch(job, Launch(code_key="k"))
+        await launcher.launch(job, Launch(code_key="k", code_sha256=sha256))
     assert caught.value.reason == "CodeFetchFailed"
     assert not (Path(launcher.root) / job.id / "code").exists()
     assert await launcher.poll(job) is None

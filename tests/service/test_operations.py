@@ -20,14 +20,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from kbatch_server.errors import Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.local.unpack import remove_tree
-from kbatch_server.monitoring.health import Health, Part
+from kbatch_server.monitoring.health import CheckedPart, Health
 from kbatch_server.store import Store
 from kbatch_server.web.auth import HubUnavailable
 from tests.support.hub import Hub
 from tests.support.ports import find_ports
 from tests.support.service import Service
 from tests.support.waiting import wait_until
-from tests.support.web_doubles import PREFIX, make_zip
+from tests.support.web_doubles import PREFIX
+from tests.support.zips import make_zip
 
 CONFIG = """
 c.KBatchServer.bind_url = {url!r}
@@ -153,7 +154,7 @@ async def test_how_the_hub_is_found_out_with_the_services_own_token(web):
 async def test_a_part_that_hangs_has_failed_and_since_is_when_its_state_changed(caplog):
     caplog.set_level(logging.INFO, "traitlets")
     answers = asyncio.Event()
-    health = Health(parts=[Part("storage", answers.wait)], check_seconds=0.1)
+    health = Health(parts=[CheckedPart("storage", answers.wait)], check_seconds=0.1)
     await health.look()
     [part] = health.parts
     assert (part.state, part.message) == ("failed", "No response within 0.1 s.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
 import os
 import socket
@@ -28,6 +27,7 @@ from tests.support.ports import find_ports
 from tests.support.service import Service
 from tests.support.waiting import until
 from tests.support.web_doubles import ACCESS, ACTIONS, PREFIX
+from tests.support.zips import make_zip
 
 CONFIG = """
 c.KBatchServer.bind_url = "http://127.0.0.1:{port}"
@@ -112,14 +112,6 @@ def client(service: Service, token: str | None = "alice-token") -> httpx.AsyncCl
     return httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}{PREFIX}", headers=headers, timeout=30)
 
 
-def make_zip(**files: str) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made:
-        for name, content in files.items():
-            made.writestr(name.replace("_py", ".py"), content)
-    return file.getvalue()
-
-
 def find_stored(service: Service) -> list[Path]:
     """Return the files of uploads, finished or not: the logs of jobs are no concern of these tests."""
     root = service.folder / "kbatch-storage"
@@ -180,7 +172,7 @@ async def test_a_service_that_is_killed_leaves_no_upload_and_nothing_in_the_end(
         os.utime(path, (0, 0))  # a day has gone by
     await asyncio.to_thread(service.start)
     await until(lambda: find_stored(service) == [])
-    upload = await keep(api, make_zip(main_py="print()"))
+    upload = await keep(api, make_zip({"main.py": "print()"}))
     assert [path.name for path in find_stored(service)] == [upload["id"]]
 
 
@@ -199,20 +191,18 @@ def make_bad_zips() -> dict[str, tuple[bytes, str]]:
     """Return ZIPs with what must be said of each."""
     link = zipfile.ZipInfo("evil")
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    made = {"link": io.BytesIO(), "liar": io.BytesIO()}
-    with zipfile.ZipFile(made["link"], "w") as file:
-        file.writestr(link, "/etc/passwd")
-    with zipfile.ZipFile(made["liar"], "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("liar", bytes(10_000_000))
-    liar = bytearray(made["liar"].getvalue())
+    liar = bytearray(make_zip({"liar": bytes(10_000_000)}))
     at = liar.index(b"PK\x01\x02")
     liar[22:26] = liar[at + 24 : at + 28] = (10).to_bytes(4, "little")
-    good = make_zip(main_py="print()")
+    good = make_zip({"main.py": "print()"})
     return {
         "no-zip": (b"print()", "The submitted file must be a ZIP archive."),
         "cut-off": (good[:-30], "The ZIP archive is damaged, maybe truncated."),
-        "path": (make_zip(**{"../x": ""}), "The ZIP archive's entry '../x' has '..' in its path."),
-        "link": (made["link"].getvalue(), "The ZIP archive's entry 'evil' is a link to an absolute path"),
+        "path": (make_zip({"../x": ""}), "The ZIP archive's entry '../x' has '..' in its path."),
+        "link": (
+            make_zip((link, "/etc/passwd")),
+            "The ZIP archive's entry 'evil' is a link to an absolute path",
+        ),
         "liar": (bytes(liar), "The ZIP archive's entry 'liar' has more than its declared 10 bytes."),
     }
 
@@ -261,7 +251,7 @@ def sign(service: Service, job: dict, upload: dict) -> str:
 
 
 async def test_a_code_url_is_good_for_that_code_until_the_job_is_over_and_for_nothing_else(service, api):
-    first, second = [await keep(api, make_zip(main_py=f"print({i})")) for i in range(2)]
+    first, second = [await keep(api, make_zip({"main.py": f"print({i})"})) for i in range(2)]
     jobs = [await submit(api, "sleep 60", upload, "running") for upload in (first, second)]
     signed = [sign(service, job, upload) for job, upload in zip(jobs, (first, second), strict=True)]
     async with client(service, token=None) as nobody:
@@ -293,7 +283,7 @@ async def test_a_code_url_is_good_for_that_code_until_the_job_is_over_and_for_no
 
 
 async def test_a_code_url_stands_in_no_log_answer_file_or_database(service, api):
-    upload = await keep(api, make_zip(main_py="print()"))
+    upload = await keep(api, make_zip({"main.py": "print()"}))
     job = await submit(api, "env; sleep 60", upload, "running")
     signed = sign(service, job, upload)
     async with client(service, token=None) as nobody:
@@ -324,9 +314,9 @@ async def test_a_code_url_stands_in_no_log_answer_file_or_database(service, api)
 
 async def test_a_job_whose_upload_has_expired_is_run_again_with_the_same_code(service, api):
     """A job names its upload for as long as it is there: neither time nor the janitor takes that away."""
-    upload = await keep(api, make_zip(main_py="print('the very same')"))
+    upload = await keep(api, make_zip({"main.py": "print('the very same')"}))
     first = await submit(api, "cat main.py", upload, "succeeded")
-    other = await keep(api, make_zip(other_py=""))
+    other = await keep(api, make_zip({"other.py": ""}))
     expire_all(service)
     await until(lambda: other["id"] not in [path.name for path in find_stored(service)])
     assert [path.name for path in find_stored(service)] == [upload["id"]]
@@ -354,8 +344,8 @@ async def test_limits_hold_for_the_real_thing(service, api):
     answer = await api.post("api/v1/uploads", content=b"PK", headers={"Content-Type": "application/zip"})
     assert (answer.status_code, answer.json()["details"]) == (429, {"limit": 4})
     async with client(service, "bob-token") as bob:
-        await keep(bob, make_zip(main_py=""))
+        await keep(bob, make_zip({"main.py": ""}))
     for connection in connections:
         connection.close()
     await until(lambda: len(find_stored(service)) == 1)
-    await keep(api, make_zip(main_py=json.dumps(time.time())))
+    await keep(api, make_zip({"main.py": json.dumps(time.time())}))

@@ -33,10 +33,10 @@ from kbatch_server.storage.file import FileStorage
 from kbatch_server.store import Store
 from kbatch_server.store.logs import LogRecord, LogSegment
 from kbatch_server.store.outputs import KeptOutputs
-from kbatch_server.uploads.uploads import Uploads
 from tests.support.doubles import MemoryStorage
 from tests.support.launcher_doubles import ScriptedLauncher
 from tests.support.tars import pieces_of
+from tests.support.world import make_uploads
 from tests.support.zips import make_mixed_zip
 
 ALICE, BOB = User("alice"), User("bob")
@@ -167,7 +167,7 @@ async def test_a_user_who_stores_half_of_the_disk_stores_no_more_and_others_do(d
     await store.open()
     await storage.open()
     disk = DiskSpace(min_free_bytes=0, store=store, storage=storage)
-    uploads, jobs = Uploads(disk=disk, storage=storage, store=store), make_jobs(store, storage, disk=disk)
+    uploads, jobs = make_uploads(store, storage, disk=disk), make_jobs(store, storage, disk=disk)
     try:
         job = await submit(jobs)
         segment = LogSegment(number=0, start=0, size=3 * MIB // 2, first_line=1, lines=1, times=[])
@@ -346,7 +346,7 @@ async def test_a_full_disk_of_files_takes_no_uploads_while_logs_and_results_are_
     storage = FileStorage(root=str(small_disk / "files"), min_free_bytes=MIB)
     await storage.open()
     disk = DiskSpace(store=store, storage=storage, min_free_bytes=8 * MIB)
-    uploads = Uploads(disk=disk, storage=storage, store=store)
+    uploads = make_uploads(store, storage, disk=disk)
     upload = await uploads.receive(ALICE, pieces_of(make_mixed_zip()))
     with pytest.raises(InsufficientStorage):
         await uploads.receive(ALICE, pieces_of(b""), declared_size=20 * MIB)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from tests.support.cluster import ClusterLike
 from tests.support.hub import Hub
 from tests.support.ports import find_ports
 from tests.support.service import Service
+from tests.support.zips import make_zip
 
 CONFIG = """
 c.KBatchServer.bind_url = "http://0.0.0.0:{port}"
@@ -143,12 +142,3 @@ class API:
         answer = self.http.get(f"api/v1/jobs/{job_id}/logs", params=params)
         assert answer.status_code == 200, answer.text
         return answer.text
-
-
-def make_zip(files: dict[str, str | bytes]) -> bytes:
-    """Return a ZIP of these files."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return content.getvalue()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import socket
-import zipfile
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,7 +22,7 @@ from kbatch_server.handlers.services import Services
 from kbatch_server.jobs.watch import Reset, SeenChange
 from kbatch_server.log import log_request
 from kbatch_server.logs.reader import ALL, LogPlace, ShownPiece
-from kbatch_server.logs.text import LogText, Part
+from kbatch_server.logs.text import LogText, TextPart
 from kbatch_server.models.job import Job, JobEvent, JobSpec, Profile, Status
 from kbatch_server.models.listing import JobPage
 from kbatch_server.models.results import JobOutputs, OutputFile
@@ -37,6 +35,7 @@ from kbatch_server.uploads.zipdirectory import refused
 from kbatch_server.web.auth import HubAuthenticator
 from kbatch_server.web.server import WebServer
 from kbatch_server.web.throttle import Throttle
+from tests.support.zips import make_zip
 
 PREFIX = "/services/kbatch/"
 ACCESS = "access:services!service=kbatch"
@@ -126,7 +125,7 @@ class JobsDouble:
     async def read_env(self, job):
         return self.envs[job.id]
 
-    async def make_spec(self, user, request, *, code_sha256=None):
+    async def make_spec(self, user, request):
         if request.image == "forbidden":
             raise InvalidRequest.of_field("image", "is not an image that may be used")
 
@@ -216,7 +215,7 @@ class JobsDouble:
         self.asked.append((selection, False, None))
         await self.get(user, job_id)
         data = b"".join(self.pieces[job_id])
-        part = Part(len(data), len(data), data.count(b"\n"), data=data, first_line=1)
+        part = TextPart(len(data), len(data), data.count(b"\n"), data=data, first_line=1)
         return LogText([part], None, end=len(data), is_complete=True), 1
 
     async def _iterate(self, pieces, follow):
@@ -476,12 +475,3 @@ def ask_and_read_nothing(web, path, *, token="alice-token", **headers):
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     sock.sendall("\r\n".join([*lines, "", ""]).encode())
     return sock
-
-
-def make_zip(files=None):
-    """Return a ZIP of some files."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in (files or {"main.py": "print('hello')\n"}).items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # the same bytes at any time
-    return buffer.getvalue()

@@ -1,14 +1,47 @@
-"""ZIPs for tests, as tools make them that zipfile cannot imitate."""
+"""ZIPs for tests: of files, and as tools make them that zipfile cannot imitate."""
 
 from __future__ import annotations
 
 import io
 import stat
 import struct
+import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 
 NAME = "données.txt"
+
+Name = str | zipfile.ZipInfo
+HELLO = {"main.py": "print('hello')\n"}
+
+
+def make_zip(
+    *files: Mapping[str, str | bytes] | tuple[Name, str | bytes],
+    compress_type: int = zipfile.ZIP_DEFLATED,
+) -> bytes:
+    """Return a ZIP, the same at any time: of mappings of names to contents, or of single names with theirs.
+
+    A name may be there twice. Without anything it is one of a program; ``make_zip({})`` is empty.
+    """
+    entries: list[tuple[Name, str | bytes]] = []
+    for each in files or (HELLO,):
+        entries += [each] if isinstance(each, tuple) else each.items()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, content in entries:
+            archive.writestr(_make_info(name), content, compress_type)
+    return buffer.getvalue()
+
+
+def _make_info(name: Name) -> zipfile.ZipInfo:
+    if isinstance(name, zipfile.ZipInfo):
+        return name
+    info = zipfile.ZipInfo(name)
+    is_folder = name.endswith("/")
+    info.external_attr = (stat.S_IFDIR | 0o755) << 16 | 0x10 if is_folder else 0o644 << 16
+    return info
 
 
 def make_mixed_zip() -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 
@@ -10,7 +9,7 @@ import pytest
 
 from kbatch_server.uploads import zipdirectory
 from tests.support.page_scripts import bundle
-from tests.support.zips import NAME, stored, unicode_path
+from tests.support.zips import NAME, make_zip, stored, unicode_path
 
 # returns what the page finds, and how much of the file it reads at a time
 FUNCTIONS = """
@@ -38,12 +37,8 @@ MANY = [f"repo-main/{'n' * 150}/{number}" for number in range(10_000)]
 """Files whose directory is larger than what is read at a time."""
 
 
-def make_zip(*names: str) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made:
-        for name in names:
-            made.writestr(zipfile.ZipInfo(name), b"")
-    return file.getvalue()
+def zip_of(*names: str) -> bytes:
+    return make_zip(dict.fromkeys(names, b""), compress_type=zipfile.ZIP_STORED)
 
 
 def in_oem(content: bytes) -> bytes:
@@ -55,23 +50,23 @@ def make_zip64(*names: str, is_masked: bool) -> bytes:
     """Return a ZIP with the end of ZIP64; masked, that alone says where the directory is, as Go writes it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
-        content = bytearray(make_zip(*names))
+        content = bytearray(zip_of(*names))
     if is_masked:
         struct.pack_into("<HHLL", content, len(content) - 14, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
     return bytes(content)
 
 
 CASES: dict[str, tuple[bytes, str]] = {
-    "folder": (make_zip("repo-main/", "repo-main/a", "repo-main/b/c"), "repo-main"),
-    "implied": (make_zip("repo-main/b/c"), "repo-main"),
-    "macos": (make_zip("./repo-main//b/c", "__MACOSX/x", ".DS_Store"), "repo-main"),
-    "two": (make_zip("a/x", "b/x"), ""),
-    "file beside": (make_zip("a/x", "b"), ""),
-    "file": (make_zip("main.py"), ""),
-    "empty beside": (make_zip("a/x", "empty/"), ""),
-    "oem below": (in_oem(make_zip("projet/main.py", "projet/donnXes.txt")), "projet"),
-    "oem beside": (in_oem(make_zip("projet/main.py", "donnXes.txt")), ""),
-    "oem": (in_oem(make_zip("donnXes/main.py", "donnXes/b/c")), "données"),
+    "folder": (zip_of("repo-main/", "repo-main/a", "repo-main/b/c"), "repo-main"),
+    "implied": (zip_of("repo-main/b/c"), "repo-main"),
+    "macos": (zip_of("./repo-main//b/c", "__MACOSX/x", ".DS_Store"), "repo-main"),
+    "two": (zip_of("a/x", "b/x"), ""),
+    "file beside": (zip_of("a/x", "b"), ""),
+    "file": (zip_of("main.py"), ""),
+    "empty beside": (zip_of("a/x", "empty/"), ""),
+    "oem below": (in_oem(zip_of("projet/main.py", "projet/donnXes.txt")), "projet"),
+    "oem beside": (in_oem(zip_of("projet/main.py", "donnXes.txt")), ""),
+    "oem": (in_oem(zip_of("donnXes/main.py", "donnXes/b/c")), "données"),
     "utf-8": (stored(FOLDER + b"x"), NAME),
     "oem below utf-8": (stored(FOLDER + OEM), (FOLDER + OEM).decode("cp437").split("/")[0]),
     "windows": (stored(b"projet\\" + OEM), "projet"),
@@ -88,8 +83,8 @@ CASES: dict[str, tuple[bytes, str]] = {
         stored(b"d/x", flags=UTF8, extra=unicode_path(b"d/x", FOLDER + b"x")),
         "d",
     ),
-    "many": (make_zip(*MANY), "repo-main"),
-    "many and another": (make_zip(*MANY, "z/x"), ""),
+    "many": (zip_of(*MANY), "repo-main"),
+    "many and another": (zip_of(*MANY, "z/x"), ""),
     "zip64": (make_zip64("repo-main/a", "repo-main/b", is_masked=False), "repo-main"),
     "zip64, masked": (make_zip64("repo-main/a", "repo-main/b", is_masked=True), "repo-main"),
 }
@@ -130,6 +125,6 @@ def test_a_large_directory_is_read_in_pieces(found):
 
 
 def test_where_there_is_no_directory_there_is_no_folder(find):
-    good = make_zip("a/x")
+    good = zip_of("a/x")
     bad = [b"", b"no ZIP", good[:-30], good.replace(b"PK\1\2", b"PK\1\3")]
     assert [top for top, _ in find(good, *bad)] == ["a", "", "", "", ""]

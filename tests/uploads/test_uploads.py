@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import logging
 import os
 import zipfile
 from collections.abc import AsyncIterator
@@ -16,7 +15,6 @@ import pytest
 
 from kbatch_server.engine.retention import Retention
 from kbatch_server.errors import InvalidRequest, KBatchError, NotFound, TooLarge, TooManyRequests, Unavailable
-from kbatch_server.keyring import Keyring
 from kbatch_server.logs.recorder import LogRecorder
 from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.models.job import Job, JobSpec
@@ -29,13 +27,15 @@ from kbatch_server.storage.file import FileStorage
 from kbatch_server.store import Store
 from kbatch_server.uploads.uploads import Uploads
 from tests.support.doubles import MemoryStorage
+from tests.support.world import make_store, make_uploads
+from tests.support.zips import make_zip
 
 ALICE, BOB = User("alice"), User("bob")
 
 
 @pytest.fixture
 async def store(db_url):
-    store = Store(db_url, Keyring(["k" * 32]), log=logging.getLogger("test"))
+    store = make_store(db_url)
     await store.open()
     yield store
     await store.close()
@@ -43,15 +43,7 @@ async def store(db_url):
 
 @pytest.fixture
 def uploads(store):
-    return Uploads(storage=MemoryStorage(), store=store)
-
-
-def make_zip(*entries: tuple[str | zipfile.ZipInfo, bytes], **kwargs) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
-        for name, content in entries:
-            made.writestr(name, content, **kwargs)
-    return file.getvalue()
+    return make_uploads(store, MemoryStorage())
 
 
 GOOD = make_zip(("main.py", b"print('hello')\n"), ("data/x.csv", b"1,2\n"))
@@ -64,7 +56,7 @@ async def chunked(content: bytes, size: int = 1000) -> AsyncIterator[bytes]:
 
 async def nothing_is_left(uploads: Uploads) -> bool:
     forever = utcnow() + timedelta(days=9999)
-    return not uploads.storage.objects and not await uploads.store.uploads.list_expired(forever)
+    return not uploads.storage.objects and not await uploads.records.list_expired(forever)
 
 
 # --- receiving
@@ -176,7 +168,7 @@ async def test_a_client_that_goes_away_leaves_nothing(uploads):
 async def test_a_cancelled_request_leaves_nothing(uploads, monkeypatch, method):
     """Cancelled after the object was written, and after the row was."""
     reached = asyncio.Event()
-    part = uploads.store.uploads if method == "add" else uploads.storage
+    part = uploads.records if method == "add" else uploads.storage
     done = getattr(part, method)
 
     async def hanging(*args):
@@ -424,7 +416,7 @@ async def hold(places, user):
 
 
 async def test_what_a_user_has_inflated_in_an_hour_is_limited(store, monkeypatch):
-    uploads = Uploads(storage=MemoryStorage(), store=store, inflated_bytes_per_hour=1000)
+    uploads = make_uploads(store, MemoryStorage(), inflated_bytes_per_hour=1000)
     monkeypatch.setattr(uploads._inflated, "time", lambda: now)
     now = 0.0
     before = LIMITS_HELD.labels("inflated_bytes_per_hour")._value.get()
@@ -463,7 +455,7 @@ def test_a_user_has_some_places_and_everybody_together_has_more():
 
 async def collect(uploads: Uploads, *, with_orphans: bool = False) -> int:
     """Remove what the service would in one of its rounds, and return how many things went."""
-    storage, store = uploads.storage, uploads.store
+    storage, store = uploads.storage, uploads.disk.store
     retention = Retention(
         storage=storage,
         store=store,

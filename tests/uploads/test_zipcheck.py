@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import time
 import tracemalloc
-import warnings
 import zipfile
 import zlib
 from collections import deque
@@ -31,21 +30,10 @@ from kbatch_server.uploads import zipcheck as archive
 from kbatch_server.uploads import zipcontent, zipdirectory, ziprewrite
 from kbatch_server.uploads.zipnames import split_path
 from tests.support.fuzzing import at_most_steps, changes, damage, fuzzed, peak_below
-from tests.support.zips import NAME, stored, unicode_path
+from tests.support.zips import NAME, make_zip, stored, unicode_path
 
 MIB = 2**20
 LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
-
-
-def make_zip(
-    *entries: tuple[str | zipfile.ZipInfo, bytes], compress_type: int = zipfile.ZIP_DEFLATED
-) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that are there twice
-        for name, content in entries:
-            made.writestr(name, content, compress_type=compress_type)
-    return file.getvalue()
 
 
 GOOD = make_zip(("main.py", b"print('hello')\n"), ("data/x.csv", b"1,2\n"))
@@ -292,7 +280,7 @@ async def test_a_directory_that_hides_an_entry_is_refused():
 
 
 async def test_a_zip_without_files_is_refused():
-    for content in (make_zip(), make_zip(("folder/", b""))):
+    for content in (make_zip({}), make_zip(("folder/", b""))):
         assert await refusal(content) == "The ZIP archive has no files."
 
 
@@ -489,7 +477,7 @@ async def test_a_zip_of_very_many_entries_is_made_plain_a_few_at_a_time(kind, mo
         yield content[start : start + length]  # all at once: nothing is waited for
 
     done, done_at_turns = 0, [0]
-    is_left_out = zipdirectory.Entry.is_left_out.fget
+    is_left_out = zipdirectory.ZipEntry.is_left_out.fget
     make_central = ziprewrite._make_central
 
     def look(entry):
@@ -507,7 +495,7 @@ async def test_a_zip_of_very_many_entries_is_made_plain_a_few_at_a_time(kind, mo
             done_at_turns.append(done)
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(zipdirectory.Entry, "is_left_out", property(look))
+    monkeypatch.setattr(zipdirectory.ZipEntry, "is_left_out", property(look))
     monkeypatch.setattr(ziprewrite, "_make_central", make_counted)
     others = asyncio.create_task(take_turns())
     pieces = [piece async for piece in archive.rewrite_archive(checked, read)]

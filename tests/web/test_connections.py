@@ -16,7 +16,8 @@ from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.web.connections import FILES_FOR_OTHERS, SPARE, Connections, limit_connections
 from kbatch_server.web.throttle import Throttle
 from tests.service.test_authorization import METHODS
-from tests.support.web_doubles import PREFIX, make_job, make_zip, running_web
+from tests.support.web_doubles import PREFIX, make_job, running_web
+from tests.support.zips import make_zip
 
 ALICE = "Authorization: token alice-token"
 BOB = "Authorization: token bob-token"

@@ -19,7 +19,8 @@ from kbatch_server.web.inflight import InflightRequests
 from kbatch_server.web.server import WebServer
 from kbatch_server.web.throttle import Throttle
 from tests.support.waiting import until
-from tests.support.web_doubles import PREFIX, ask_and_read_nothing, make_job, make_zip, running_web
+from tests.support.web_doubles import PREFIX, ask_and_read_nothing, make_job, running_web
+from tests.support.zips import make_zip
 
 WORK = {"name": "train", "command": ["python", "main.py"]}
 KBATCH_WORK = {

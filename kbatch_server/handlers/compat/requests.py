@@ -36,7 +36,7 @@ MAX_DEPTH = 32
 """The maximum depth of a body: a Job's manifest needs ten."""
 
 
-class Manifest(BaseModel):
+class ManifestPart(BaseModel):
     """A part of a Kubernetes manifest, with keys in Python's or in JSON's style."""
 
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, validate_by_name=True)
@@ -45,27 +45,27 @@ class Manifest(BaseModel):
 Quantity = Annotated[str | int | float, AfterValidator(parse_quantity)]
 
 
-class Limits(Manifest):
+class ContainerLimits(ManifestPart):
     """The limits of a container."""
 
     cpu: Quantity | None = None
     memory: Quantity | None = None
 
 
-class Resources(Manifest):
+class Resources(ManifestPart):
     """A container's limits; only the admin sets requests."""
 
-    limits: Limits = Limits()
+    limits: ContainerLimits = ContainerLimits()
 
 
-class EnvVar(Manifest):
+class EnvVar(ManifestPart):
     """A variable with a plain value; ``valueFrom`` would read Secrets."""
 
     name: str
     value: str = ""
 
 
-class Container(Manifest):
+class Container(ManifestPart):
     """The only container."""
 
     name: str = "job"
@@ -77,7 +77,7 @@ class Container(Manifest):
     working_dir: Annotated[str, Field(pattern=r"^/code(/|$)")] = "/code"
 
 
-class Toleration(Manifest):
+class Toleration(ManifestPart):
     """The name of a profile; only the admin sets real tolerations."""
 
     key: Literal["kbatch.jupyter.org/profile"]
@@ -85,7 +85,7 @@ class Toleration(Manifest):
     value: str
 
 
-class PodSpec(Manifest):
+class PodSpec(ManifestPart):
     """The pod. ``priority`` is among the user's own jobs; only the admin sets the cluster's priorities."""
 
     containers: Annotated[list[Container], Field(min_length=1), at_most(1, "containers")]
@@ -94,20 +94,20 @@ class PodSpec(Manifest):
     priority: int = 0
 
 
-class PodMetadata(Manifest):
+class PodMetadata(ManifestPart):
     """The pod's name: Kubernetes makes it, but the client sends one."""
 
     name: str | None = None
 
 
-class PodTemplate(Manifest):
+class PodTemplate(ManifestPart):
     """The pod."""
 
     metadata: PodMetadata = PodMetadata()
     spec: PodSpec
 
 
-class V1JobSpec(Manifest):
+class V1JobSpec(ManifestPart):
     """The job.
 
     ``ttl_seconds_after_finished`` is ignored: the client always sends 300, which was for the old server's
@@ -120,14 +120,14 @@ class V1JobSpec(Manifest):
     template: PodTemplate
 
 
-class V1Metadata(Manifest):
+class V1Metadata(ManifestPart):
     """The job's name; ``generate_name`` ends in a dash, to which Kubernetes would add random letters."""
 
     name: str | None = None
     generate_name: str | None = None
 
 
-class V1Job(Manifest):
+class V1Job(ManifestPart):
     """The manifest of a Job."""
 
     api_version: Literal["batch/v1"] = "batch/v1"
@@ -136,13 +136,13 @@ class V1Job(Manifest):
     spec: V1JobSpec
 
 
-class BinaryData(Manifest):
+class BinaryData(ManifestPart):
     """The ZIP, in base64."""
 
     code: str
 
 
-class V1ConfigMap(Manifest):
+class V1ConfigMap(ManifestPart):
     """The code."""
 
     api_version: Literal["v1"] = "v1"
@@ -151,7 +151,7 @@ class V1ConfigMap(Manifest):
     binary_data: BinaryData
 
 
-class Body(Manifest):
+class Body(ManifestPart):
     """The body of a POST to ``jobs/``."""
 
     job: V1Job

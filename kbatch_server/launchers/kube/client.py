@@ -23,8 +23,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 
 from ...connector import Connector
 from ...models.times import utcnow
-
-Manifest = dict[str, Any]
+from .manifests.manifest import Manifest
 
 _PATHS = {
     "namespaces": "/api/v1/",

@@ -14,6 +14,7 @@ from .client import KubeClient, KubeRefused, make_path
 from .manifests import job as manifests
 from .manifests.gates import has_own_delay, is_gated
 from .manifests.labels import INSTANCE_LABEL, JOB_ID_LABEL
+from .manifests.manifest import Manifest
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
 from .status import sentences
 from .status.events import Event
@@ -31,8 +32,6 @@ from .status.pods import (
     sort_pods,
 )
 from .status.status import make_status
-
-Manifest = dict[str, Any]
 
 MAX_PODS = 5
 """The number of a job's newest pods whose events to read: each needs a request."""

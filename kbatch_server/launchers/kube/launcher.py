@@ -31,11 +31,10 @@ from .job_objects import JobObjects, Place, is_behind, make_timed_status
 from .logs import NO_LOG, FollowedLog
 from .manifests import job as manifests
 from .manifests.labels import USERNAME
+from .manifests.manifest import Manifest
 from .manifests.sidecar import explain_unsent
 from .reflector import Reflector, Seen
 from .status.pods import START_PROBLEMS, find_state, find_strangers, is_ending, is_over, sort_pods
-
-Manifest = dict[str, Any]
 
 _LOOK_AGAIN_SECONDS = 5
 """Seconds that a reader waits for news of a log that has not begun, before it checks by itself."""
@@ -243,6 +242,7 @@ class KubeJobLauncher(JobLauncher):
             instance=self.instance,
             init_image=self.init_image,
             output_limits=launch.output_limits,
+            code_sha256=launch.code_sha256,
         )
         await self._modify_pod(manifest, job)
         with launch_errors():

@@ -20,7 +20,7 @@ import aiohttp
 
 from ...aio import back_off
 from .client import KubeClient, KubeRefused, KubeUnavailable, make_path
-from .logplace import LogPlace, Moment, Stamped, find_moment
+from .logcursor import LineTime, LogCursor, Stamped, find_moment
 from .manifests.job import MAIN_CONTAINER
 from .status.pods import find_state, is_over
 
@@ -64,7 +64,7 @@ class FollowedLog:
         self._client = client
         self._pod = pod
         self._path = make_path("pods", namespace, pod)
-        self._place = LogPlace(position)
+        self._cursor = LogCursor(position)
         self._failures = 0  # tries since there was anything new
         self._empty = 0  # complete answers since then
         self._has_ended = False  # whether a stream ended normally: the kubelet ends it with the container
@@ -90,7 +90,7 @@ class FollowedLog:
                         self._failures = self._empty = 0
                         yield piece
                 # empty twice if no line was ever read, because no line proves that this was the log
-                if self._was_over and self._empty >= (2 if self._place.is_at_start else 1):
+                if self._was_over and self._empty >= (2 if self._cursor.is_at_start else 1):
                     return
             except _Behind:
                 self._is_read_up, self._has_ended = True, False
@@ -113,59 +113,55 @@ class FollowedLog:
         self._was_over = is_over(pod) or not find_state(pod)
         self._is_there = True
         self._empty += 1
-        async with self._stream(
-            {"follow": "true"}
-            if self._place.is_at_start
-            else {"follow": "true", "sinceTime": self._place.since},
-            silence_seconds=SILENCE_SECONDS,
-        ) as body:
-            self._place.rewind(was_read_up=self._is_read_up)
+        since = {} if self._cursor.is_at_start else {"sinceTime": self._cursor.since}
+        async with self._stream({"follow": "true", **since}, silence_seconds=SILENCE_SECONDS) as body:
+            self._cursor.rewind(was_read_up=self._is_read_up)
             self._is_read_up = False
             async with aclosing(self._receive(body)) as chunks:
                 async for chunk in chunks:
-                    for piece in self._place.take(chunk):
+                    for piece in self._cursor.take(chunk):
                         yield piece
         # an answer of a node without the container does not mean that the log has ended
-        self._has_ended = self._has_ended or not self._place.is_refused
-        if self._was_over and self._place.is_refused:
+        self._has_ended = self._has_ended or not self._cursor.is_refused
+        if self._was_over and self._cursor.is_refused:
             raise KubeRefused(404, NO_LOG, NO_LOG)
 
     async def _receive(self, body: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
-        """Yield the data of a connection, for the place to take.
+        """Yield the data of a connection, for the cursor to take.
 
         Raises _Behind if no more of it may be taken, and the log must be requested again.
         """
-        place, patience, is_trusted, looked = self._place, DOUBT_SECONDS, False, 0.0
+        cursor, patience, is_trusted, looked = self._cursor, DOUBT_SECONDS, False, 0.0
         while True:
-            is_certain = is_trusted or place.is_at_start  # an empty log is not rotated
+            is_certain = is_trusted or cursor.is_at_start  # an empty log is not rotated
             try:
                 async with asyncio.timeout(None if is_certain else patience) as limit:
                     chunk = await body.readany()
             except TimeoutError:
                 if not limit.expired():
                     raise
-                if place.is_stopping:
+                if cursor.is_stopping:
                     raise _Behind from None
                 start = await self._find_start()
-                if start is not None and start > place.newest:
+                if start is not None and start > cursor.newest:
                     raise _Behind from None
                 is_trusted, patience = start is not None, 2 * patience
                 continue
             if not chunk:
                 return
             yield chunk
-            if place.is_stopped:
+            if cursor.is_stopped:
                 raise _Behind
             now = time.time() - self._client.ahead.total_seconds()
-            if not place.is_stopping and min(now - place.newest[0], now - looked) >= LAG_SECONDS:
+            if not cursor.is_stopping and min(now - cursor.newest[0], now - looked) >= LAG_SECONDS:
                 start = await self._find_start()
                 looked = now if start is not None else looked  # an empty log is looked at again soon
-                if start is not None and start > place.newest:
+                if start is not None and start > cursor.newest:
                     # the log was rotated: take only the rest of the earlier files
-                    place.stop_at(start)
+                    cursor.stop_at(start)
                     is_trusted, patience = False, DOUBT_SECONDS
 
-    async def _find_start(self) -> Moment | None:
+    async def _find_start(self) -> LineTime | None:
         """Return when the first line of the log's newest file was written; None if that is unknown."""
         try:
             async with (
@@ -186,7 +182,7 @@ class FollowedLog:
         is_gone = error.status == 404 and (
             not self._is_there or error.message == f'pods "{self._pod}" not found'
         )
-        if is_gone and self._has_ended and not self._place.is_at_start:
+        if is_gone and self._has_ended and not self._cursor.is_at_start:
             return True  # the kubelet ends a stream where the container does; then the pod was removed
         # 400: the kubelet did not see the end of the container
         has_none = self._is_there and (error.status == 404 or (error.status == 400 and self._was_over))

@@ -7,16 +7,15 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from .client import KubeClient, make_path
 from .manifests.home import unwrap_command
 from .manifests.labels import INSTANCE_LABEL, JOB_ID_LABEL, LAUNCHED_ANNOTATION, RETRIES_ANNOTATION
+from .manifests.manifest import Manifest
 from .status.events import Event
 from .status.kueue import find_owner, make_workloads_path, trim_workload
 from .watch import Watch
 
-Manifest = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and job id: a Job has the id of its job as its name."""
 

@@ -21,8 +21,7 @@ import aiohttp
 from ...aio import back_off
 from ...metrics import WATCH_RESTARTS
 from .client import KubeClient, KubeError, KubeRefused, KubeUnavailable
-
-Manifest = dict[str, Any]
+from .manifests.manifest import Manifest
 
 FIRST_PAUSE_SECONDS = 0.2
 """The longest pause between two watches that end normally; it doubles with each error in a row."""

@@ -322,7 +322,7 @@ class LocalProcessJobLauncher(JobLauncher):
                 if self.storage is None:
                     raise RuntimeError("LocalProcessJobLauncher.storage is not set")
                 pieces = self.storage.read(launch.code_key)
-                await fetch_code(pieces, job.spec.code_sha256, work / "code.zip", in_thread=self._do)
+                await fetch_code(pieces, launch.code_sha256, work / "code.zip", in_thread=self._do)
                 await self._do(unpack, work / "code.zip", code, max_bytes=self.max_code_bytes)
                 await self._do(check_folder, code, job.spec.working_dir)
             await self._do(give_tree, code, account.uid, account.gid)

@@ -41,7 +41,7 @@ _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
 _FILE = os.O_RDONLY | os.O_NONBLOCK | _NO_FOLLOW
 
-Manifest = dict[str, tuple[int, int]]
+KnownFiles = dict[str, tuple[int, int]]
 """Size and time (nanoseconds since 1970) of files and links, by path."""
 
 
@@ -83,7 +83,7 @@ def read_folders(
 
 def write_manifest(path: str, manifest_path: str) -> None:
     """Record the contents of a folder, which nobody else writes to now."""
-    manifest: Manifest = {}
+    manifest: KnownFiles = {}
     for folder, folders, files in os.walk(path):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         folders[:] = [name for name in folders if not is_ignored(name)]
@@ -95,7 +95,7 @@ def write_manifest(path: str, manifest_path: str) -> None:
         json.dump(manifest, file)
 
 
-def _read_manifest(path: str) -> Manifest:
+def _read_manifest(path: str) -> KnownFiles:
     with open(os.open(path, os.O_RDONLY | _NO_FOLLOW), "rb") as file:
         return {name: (size, moment) for name, (size, moment) in json.load(file).items()}
 
@@ -122,7 +122,7 @@ class Packer:
         self._limits = limits
         self._tops: list[int] = []
         self._uids: list[int] = []
-        self._manifests: list[Manifest | None] = []
+        self._manifests: list[KnownFiles | None] = []
         self._room = ENTRIES_FOR_EACH_FILE * limits.max_files + 100
         self._files = self._size = 0
         self._linked_folders = MAX_LINKED_FOLDERS
@@ -312,7 +312,7 @@ class Packer:
         self._omitted.files += len(names) - len(kept)
         return kept
 
-    def _is_known(self, entry: os.DirEntry[str], prefix: str, is_folder: bool, manifest: Manifest) -> bool:
+    def _is_known(self, entry: os.DirEntry[str], prefix: str, is_folder: bool, manifest: KnownFiles) -> bool:
         if is_folder or is_ignored(entry.name):
             return is_ignored(entry.name)
         info = entry.stat(follow_symlinks=False)

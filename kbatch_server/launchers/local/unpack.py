@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from ...errors import InvalidRequest
 from ...uploads.zipcheck import TAIL_BYTES
 from ...uploads.zipcontent import ContentCheck, OnData
-from ...uploads.zipdirectory import Directory, Entry, NeedsMore, read_directory
+from ...uploads.zipdirectory import Directory, NeedsMore, ZipEntry, read_directory
 from ...uploads.zipnames import split_path
 from .folder import JobFolder
 
@@ -94,10 +94,10 @@ class _Unpacker:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self._entry: Entry | None = None
+        self._entry: ZipEntry | None = None
         self._file: BinaryIO | None = None
 
-    def write(self, entry: Entry, data: bytes) -> None:
+    def write(self, entry: ZipEntry, data: bytes) -> None:
         """Take the next bytes of an entry; an entry without any becomes an empty file, or a folder."""
         if entry.is_left_out or entry.is_link:
             return
@@ -108,7 +108,7 @@ class _Unpacker:
         if self._file is not None:
             self._file.write(data)
 
-    def _begin(self, entry: Entry) -> None:
+    def _begin(self, entry: ZipEntry) -> None:
         path = self._target.joinpath(*split_path(entry.name))
         if entry.is_folder:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)

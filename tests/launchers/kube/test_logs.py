@@ -13,7 +13,7 @@ from kubernetes.aio.client import Configuration
 
 from kbatch_server.launchers.kube import logs
 from kbatch_server.launchers.kube.client import KubeClient, KubeRefused
-from kbatch_server.launchers.kube.logplace import GAP
+from kbatch_server.launchers.kube.logcursor import GAP
 from kbatch_server.launchers.kube.logs import FollowedLog
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]

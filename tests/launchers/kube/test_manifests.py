@@ -38,6 +38,7 @@ from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import make_command
 from kbatch_server.slugs import make_slug
 from tests.support.cluster.images import find_busybox
+from tests.support.zips import make_zip
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -57,7 +58,12 @@ STAYS = {
 ACCOUNT = [{"name": "USER", "value": "alice"}, {"name": "LOGNAME", "value": "alice"}]
 
 
-def make(user: str = "alice", env_names: list[str] | None = None, **spec: Any) -> dict[str, Any]:
+def make(
+    user: str = "alice",
+    env_names: list[str] | None = None,
+    code_sha256: str | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
     return objects.make_job(
         make_record(user, **spec),
         env_names=env_names or [],
@@ -65,6 +71,7 @@ def make(user: str = "alice", env_names: list[str] | None = None, **spec: Any) -
         instance="hub",
         init_image="busybox:1.36",
         output_limits=OutputLimits(2**30, 50),
+        code_sha256=code_sha256,
     )
 
 
@@ -525,8 +532,7 @@ def run_fetch_script(
 
 def test_fetch_script_unpacks(tmp_path: Path) -> None:
     source = tmp_path / "source.zip"
-    with zipfile.ZipFile(source, "w") as archive:
-        archive.writestr("main.py", "print()")
+    source.write_bytes(make_zip())
     digest = subprocess.run(["sha256sum", source], capture_output=True, text=True, check=True).stdout.split()[
         0
     ]
@@ -539,9 +545,8 @@ def test_fetch_script_begins_anew_what_was_broken_off_and_unpacks_links(tmp_path
     source = tmp_path / "source.zip"
     link = zipfile.ZipInfo("link")
     link.create_system, link.external_attr = 3, 0o120777 << 16
-    with zipfile.ZipFile(source, "w") as archive:
-        archive.writestr("main.py", "print()")
-        archive.writestr(link, "main.py")
+    # busybox reads the target of a link as it is stored
+    source.write_bytes(make_zip(("main.py", "print()"), (link, "main.py"), compress_type=zipfile.ZIP_STORED))
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     for _ in range(2):
         done = run_fetch_script(tmp_path, str(source), digest)
@@ -556,8 +561,7 @@ def test_fetch_script_comes_again_for_long_while_there_is_no_place_for_it(
     tmp_path: Path, answer: str
 ) -> None:
     source = tmp_path / "source.zip"
-    with zipfile.ZipFile(source, "w") as archive:
-        archive.writestr("main.py", "print()")
+    source.write_bytes(make_zip())
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     done = run_fetch_script(tmp_path, str(source), digest, BUSY=answer, BUSY_TRIES="40")
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
@@ -573,8 +577,7 @@ def test_fetch_script_comes_again_for_long_while_there_is_no_place_for_it(
 @pytest.mark.parametrize(("folder", "code"), [("repo-main", 0), ("repo-main/src", 0), ("repo-mian", 84)])
 def test_fetch_script_looks_for_the_folder_to_run_in(tmp_path: Path, folder: str, code: int) -> None:
     source = tmp_path / "source.zip"
-    with zipfile.ZipFile(source, "w") as archive:
-        archive.writestr("repo-main/src/main.py", "print()")
+    source.write_bytes(make_zip({"repo-main/src/main.py": "print()"}))
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     done = run_fetch_script(tmp_path, str(source), digest, KBATCH_WORKING_DIR=folder)
     assert done.returncode == code

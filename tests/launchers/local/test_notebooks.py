@@ -11,12 +11,12 @@ from tests.service.test_local_launcher import (  # noqa: F401
     jobs_root,
     launcher,
     make_job,
-    make_zip,
     newest_log,
     run,
 )
 from tests.support.environments import NOTEBOOKS
 from tests.support.notebooks import make_notebook, read_outputs
+from tests.support.zips import make_zip
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from tests.service.test_local_launcher import (  # noqa: F401
     jobs_root,
     launcher,
     make_script,
-    make_zip,
     run,
 )
 from tests.support.descriptors import list_open_below
+from tests.support.zips import make_zip
 
 LIMITS = OutputLimits()
 

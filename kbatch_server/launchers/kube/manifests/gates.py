@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ....models.job import JobSpec
 from ....models.request import RETRY_DELAY_SECONDS
-
-Manifest = dict[str, Any]
+from .manifest import Manifest
 
 ATTEMPT_GATE = "kbatch.jupyter.org/attempt"
 """A scheduling gate: Kubernetes assigns the pod to no node until the service removes it."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from ....models.job import JobSpec
 from ....slugs import make_account_name
+from .manifest import Manifest
 from .script import read_script
-
-Manifest = dict[str, Any]
 
 HOME_DIR = "/kbatch-home"
 HOME_VOLUME = "kbatch-home"

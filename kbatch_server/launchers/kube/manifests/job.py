@@ -25,6 +25,7 @@ from .labels import (
     RETRIES_ANNOTATION,
     USERNAME,
 )
+from .manifest import Manifest
 from .resources import make_init_resources, make_resources, make_sidecar_resources
 from .script import read_script
 from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY
@@ -35,9 +36,6 @@ from .volumes import (
     make_notebook_volume,
     make_volumes,
 )
-
-Manifest = dict[str, Any]
-
 
 MAIN_CONTAINER = "job"
 FETCH_CONTAINER = "fetch-code"
@@ -68,10 +66,12 @@ def make_job(
     instance: str,
     init_image: str,
     output_limits: OutputLimits,
+    code_sha256: str | None = None,
 ) -> Manifest:
     """Return the Job of a job, suspended: the launcher resumes it when its Secret exists.
 
-    ``env_names`` are the variables whose values are in the Secret with the same name.
+    ``env_names`` are the variables whose values are in the Secret with the same name; ``code_sha256`` is the
+    hash of the ZIP at the URL that is in there, too.
     """
     spec = job.spec
     labels, annotations = make_labels(job, instance), make_annotations(job)
@@ -85,7 +85,9 @@ def make_job(
         "ttlSecondsAfterFinished": LEFTOVER_TTL_SECONDS,
         "template": {
             "metadata": {"labels": labels, "annotations": _make_pod_annotations(spec) | annotations},
-            "spec": make_pod_spec(job, output_limits, env_names=env_names, init_image=init_image),
+            "spec": make_pod_spec(
+                job, output_limits, env_names=env_names, init_image=init_image, code_sha256=code_sha256
+            ),
         },
     }
     if spec.retries:
@@ -251,7 +253,12 @@ def is_of(manifest: Manifest, *, instance: str, label: str = JOB_ID_LABEL, value
 
 
 def make_pod_spec(
-    job: Job, output_limits: OutputLimits, *, env_names: Collection[str], init_image: str
+    job: Job,
+    output_limits: OutputLimits,
+    *,
+    env_names: Collection[str],
+    init_image: str,
+    code_sha256: str | None = None,
 ) -> Manifest:
     """Return the spec of a job's pod: the user's container and its helpers."""
     spec = job.spec
@@ -270,7 +277,7 @@ def make_pod_spec(
     }
     if has_own_delay(spec):
         pod["schedulingGates"] = [{"name": ATTEMPT_GATE}]
-    if init_containers := _make_init_containers(job, init_image, output_limits):
+    if init_containers := _make_init_containers(job, init_image, output_limits, code_sha256):
         pod["initContainers"] = init_containers
     if spec.notebook is not None:
         pod["volumes"].append(make_notebook_volume(job.id))
@@ -300,9 +307,13 @@ def make_sizes(spec: JobSpec) -> dict[str, Manifest]:
     return sizes
 
 
-def _make_init_containers(job: Job, image: str, output_limits: OutputLimits) -> list[Manifest]:
+def _make_init_containers(
+    job: Job, image: str, output_limits: OutputLimits, code_sha256: str | None
+) -> list[Manifest]:
     """Return the containers that start before the user's, first the one that fetches the code."""
-    containers = [_make_fetch_container(job, image)] if job.spec.upload is not None else []
+    containers = []
+    if job.spec.upload is not None:
+        containers.append(_make_fetch_container(job, image, code_sha256 or ""))
     if job.spec.keep_outputs:
         keeper = sidecar.make_sidecar(
             job.spec,
@@ -349,7 +360,7 @@ def _get_command(spec: JobSpec) -> list[str]:
     return spec.command or [] if spec.notebook is None else make_command(NOTEBOOK_DIR)
 
 
-def _make_fetch_container(job: Job, init_image: str) -> Manifest:
+def _make_fetch_container(job: Job, init_image: str, code_sha256: str) -> Manifest:
     working_dir = job.spec.working_dir
     collects = job.spec.keep_outputs and job.spec.collect == "workdir"
     return {
@@ -358,7 +369,7 @@ def _make_fetch_container(job: Job, init_image: str) -> Manifest:
         "command": ["sh", "-c", FETCH_SCRIPT + (sidecar.NOTE_SCRIPT if collects else "")],
         "env": [
             _make_secret_env("KBATCH_CODE_URL", job.id, CODE_URL_KEY),
-            {"name": "KBATCH_CODE_SHA256", "value": job.spec.code_sha256 or ""},
+            {"name": "KBATCH_CODE_SHA256", "value": code_sha256},
             *([{"name": "KBATCH_WORKING_DIR", "value": _escape(working_dir)}] if working_dir else []),
         ],
         "resources": make_init_resources(job.spec),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ....models.job import JobSpec
 from ....quantities import is_exclusive
-
-Manifest = dict[str, Any]
+from .manifest import Manifest
 
 SIDECAR_DISK = "16Mi"
 """The sidecar's ephemeral storage, if the job's own container has a limit: a quota then requires one for

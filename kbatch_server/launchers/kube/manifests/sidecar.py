@@ -6,13 +6,11 @@ It is a native sidecar: https://kubernetes.io/docs/concepts/workloads/pods/sidec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ....models.job import JobSpec
 from ....models.results import OutputLimits
+from .manifest import Manifest
 from .script import read_script
-
-Manifest = dict[str, Any]
 
 KEEP_CONTAINER = "keep-outputs"
 CODE_DIR = "/code"

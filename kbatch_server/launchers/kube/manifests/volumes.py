@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ....models.job import JobSpec
 from ....notebooks.launch import SETTINGS_FILE, SOURCE_FILES
 from .home import HOME_DIR, HOME_VOLUME
+from .manifest import Manifest
 from .sidecar import CODE_DIR, CODE_VOLUME, LISTS_VOLUME, OUTPUT_DIR, OUTPUT_VOLUME
-
-Manifest = dict[str, Any]
 
 SHM_DIR = "/dev/shm"  # noqa: S108 - where POSIX's shared memory is
 LISTS_SIZE = "512Mi"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from ....models.job import JobEvent
+from ..manifests.manifest import Manifest
 from .pods import parse_time
-
-Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,9 @@ queue, and suspends it again if others take precedence.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..manifests.labels import QUEUE_LABEL
+from ..manifests.manifest import Manifest
 from . import sentences
-
-Manifest = dict[str, Any]
 
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 """The label on a Workload with the uid of its Job."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from ....models.job import JobSpec
 from ..manifests.home import NOT_FOUND_CODE, NOT_FOUND_MESSAGE
 from ..manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
+from ..manifests.manifest import Manifest
 from ..manifests.sidecar import KEEP_CONTAINER
 from . import sentences
-
-Manifest = dict[str, Any]
 
 START_PROBLEMS = frozenset({"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"})
 """The reasons of a container whose command could not be started at all."""

@@ -9,35 +9,15 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
 
+from ....quantities import parse_any_quantity
 from ..manifests.home import SHELL
 from ..manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
+from ..manifests.manifest import Manifest
 from ..manifests.sidecar import KEEP_CONTAINER
-
-Manifest = dict[str, Any]
 
 MAX_LENGTH = 500
 """The maximum length of a quoted message of Kubernetes."""
-
-_SUFFIXES = {
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    "": Decimal(1),
-    "k": Decimal(10**3),
-    "M": Decimal(10**6),
-    "G": Decimal(10**9),
-    "T": Decimal(10**12),
-    "P": Decimal(10**15),
-    "E": Decimal(10**18),
-    "Ki": Decimal(2**10),
-    "Mi": Decimal(2**20),
-    "Gi": Decimal(2**30),
-    "Ti": Decimal(2**40),
-    "Pi": Decimal(2**50),
-    "Ei": Decimal(2**60),
-}
 
 _EXIT_CODES = {
     126: "the file is not executable",
@@ -135,18 +115,10 @@ _DISRUPTIONS = {
 }
 
 
-def parse_quantity(text: str) -> Decimal:
-    """Return the number in a Kubernetes quantity like ``500m`` or ``2Gi``; raises ValueError."""
-    match = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)", text)
-    if not match or match[2] not in _SUFFIXES:
-        raise ValueError(f"{text!r} is not a quantity")
-    return Decimal(match[1]) * _SUFFIXES[match[2]]
-
-
 def format_amount(resource: str, quantity: str) -> str:
     """Return ``8 CPUs``, ``2 GiB of memory`` or ``1 nvidia.com/gpu``."""
     try:
-        number = parse_quantity(quantity)
+        number = parse_any_quantity(quantity)
     except ValueError:
         return f"{quantity} of {resource}"
     if resource == "cpu":
@@ -167,7 +139,7 @@ def format_bytes(size: int) -> str:
 def _format_size(quantity: str) -> str:
     """Return ``2 GiB`` for ``2Gi`` or ``2147483648``."""
     try:
-        return format_bytes(int(parse_quantity(quantity)))
+        return format_bytes(int(parse_any_quantity(quantity)))
     except ValueError:
         return quantity
 
@@ -373,7 +345,8 @@ def is_quota_used_up(message: str) -> bool:
     requested, limited = _parse_amounts(quota[1]), _parse_amounts(quota[2])
     try:
         return all(
-            parse_quantity(amount) <= parse_quantity(limited[name]) for name, amount in requested.items()
+            parse_any_quantity(amount) <= parse_any_quantity(limited[name])
+            for name, amount in requested.items()
         )
     except (KeyError, ValueError):
         return False
@@ -418,7 +391,7 @@ def _out_of_ratio(ratio: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
     for name, resources in sizes.items():
         limit, request = (_get_amount(resources, each, resource) for each in ("limit", "request"))
         if what == "Container" and limit and request:
-            its = parse_quantity(limit) / parse_quantity(request)
+            its = parse_any_quantity(limit) / parse_any_quantity(request)
             if abs(its - has) < Decimal("0.01"):
                 whose.append(name)
     return (
@@ -456,7 +429,7 @@ def _is_same(one: str | None, other: str | None) -> bool:
     if one is None or other is None:
         return one is other
     try:
-        return parse_quantity(one) == parse_quantity(other)
+        return parse_any_quantity(one) == parse_any_quantity(other)
     except ValueError:
         return one == other
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from ....models.job import COMPLETE, JobSpec, JobStatus, Pod, Status
 from ..manifests.job import FETCH_CONTAINER, get_retries, make_sizes
 from ..manifests.labels import LAUNCHED_ANNOTATION
+from ..manifests.manifest import Manifest
 from ..manifests.sidecar import KEEP_CONTAINER
 from . import sentences
 from .events import Event
@@ -70,8 +70,6 @@ def _find_pull(pod: Manifest, events: Sequence[Event]) -> datetime | None:
         (event.first for event in events if event.reason == "Pulled" and image in event.message), default=None
     )
 
-
-Manifest = dict[str, Any]
 
 IMAGE_PROBLEMS = frozenset(
     {

@@ -29,16 +29,16 @@ _ANY_FRACTION = "~"
 _IS_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _MAX_STAMP = 40
 
-Moment = tuple[int, str]
+LineTime = tuple[int, str]
 """When a line was written: the second since 1970, and the digits after the point (a kubelet writes nine)."""
 
 
-def find_moment(log: bytes) -> Moment | None:
+def find_moment(log: bytes) -> LineTime | None:
     """Return when the first line of a log was written, or None if no line begins there."""
     return _parse(log[: _MAX_STAMP + 1].partition(b" ")[0].decode("ascii", "replace"))
 
 
-def _parse(stamp: str) -> Moment | None:
+def _parse(stamp: str) -> LineTime | None:
     if not (found := _IS_STAMP.fullmatch(stamp)):
         return None
     return _find_second(stamp[:19] + found[2]), found[1] or ""
@@ -58,10 +58,10 @@ class Stamped:
     position: dict[str, Any]
 
 
-class LogPlace:
+class LogCursor:
     """Takes the data of connections, one after the other, and returns each byte of the log once.
 
-    A new connection requests the log since a whole second, and so repeats some lines. LogPlace counts the
+    A new connection requests the log since a whole second, and so repeats some lines. LogCursor counts the
     lines of this second and later ones, and the bytes of the last line that it has returned: a connection may
     break in the middle of it. (Timestamps alone are not enough: stdout and stderr get theirs separately, not
     always in order.) If a line is later than all known ones, before these were skipped, it is from another
@@ -75,6 +75,7 @@ class LogPlace:
             self._counts = {int(second): count for second, count in position["counts"]}
             self._given = position["given"]
         self._newest = (max(self._counts, default=0), (position or {}).get("fraction", _ANY_FRACTION))
+        self._is_cut = bool((position or {}).get("cut"))  # whether the last line has no end yet
         self.rewind()
 
     @property
@@ -88,14 +89,14 @@ class LogPlace:
         return datetime.fromtimestamp(self._newest[0] - OVERLAP_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @property
-    def newest(self) -> Moment:
+    def newest(self) -> LineTime:
         """When the latest known line was written."""
         return self._newest
 
     def rewind(self, *, was_read_up: bool = False) -> None:
         """Prepare for another connection; say whether the last one returned its whole file of the log."""
         self._was_read_up = was_read_up
-        self._stop: Moment | None = None
+        self._stop: LineTime | None = None
         self.is_stopped = False
         """Whether the first line has come that ``stop_at`` excludes."""
         self._head: bytearray | None = bytearray()
@@ -114,7 +115,7 @@ class LogPlace:
         """Whether a part of what this connection returns must not be taken."""
         return self._stop is not None
 
-    def stop_at(self, moment: Moment) -> None:
+    def stop_at(self, moment: LineTime) -> None:
         """Take no line of this connection that was written at this time or later, nor anything after it."""
         self._stop = moment
 
@@ -147,7 +148,13 @@ class LogPlace:
 
     def _make(self, data: bytes) -> Stamped:
         counts = [[second, count] for second, count in self._counts.items()]
-        position = {"counts": counts, "given": self._given, "fraction": self._newest[1]}
+        self._is_cut = not data.endswith(b"\n")
+        position = {
+            "counts": counts,
+            "given": self._given,
+            "fraction": self._newest[1],
+            "cut": self._is_cut,
+        }
         return Stamped(data, self._second, position)
 
     def _take_run(self, run: bytes) -> Stamped:
@@ -201,7 +208,9 @@ class LogPlace:
             self._skip = sys.maxsize if self._lines_to_skip else self._given
             return b""
         is_next = self._was_read_up and moment[0] - self._newest[0] <= NEAR_SECONDS
-        lead = GAP if self._lines_to_skip and not is_next else b""
+        lead = b""
+        if self._lines_to_skip and not is_next:
+            lead = b"\n" + GAP if self._is_cut else GAP
         self._lines_to_skip = 0
         self._second = moment[0]
         self._skip = self._given = 0
@@ -209,7 +218,7 @@ class LogPlace:
         self._note_age()
         return lead
 
-    def _count(self, latest: Moment, lines: int) -> None:
+    def _count(self, latest: LineTime, lines: int) -> None:
         self.is_refused = False
         second = latest[0]
         self._counts[second] = self._counts.get(second, 0) + lines
