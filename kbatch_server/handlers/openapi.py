@@ -26,12 +26,12 @@ Routes = Iterable[tuple[str, type]]
 SCHEMAS = "#/components/schemas/{model}"
 
 ERRORS = (400, 401, 403, 408, 413, 429, 503)
-"""What any request may be answered with: a wrong query, a token, a body, a limit, a part that is away."""
+"""Errors of any request: a wrong query, token or body, a limit, a part that does not respond."""
 
 VALIDATION: JsonSchemaMode = "validation"
 
 SERIALIZATION: JsonSchemaMode = "serialization"
-"""What a schema is of, for pydantic: a body that is read, or an answer that is written."""
+"""The mode of a schema in pydantic: of a body that is read, or of an answer."""
 
 Schemas = Mapping[tuple[str, JsonSchemaMode], Json]
 """Schemas by ``repr`` of their type and what they are of."""

@@ -1,4 +1,4 @@
-"""What is kept and what is shown: one class and one JSON form of each thing."""
+"""A job, its spec and its status, and their JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .times import Moment, to_iso, utcnow
 
 
 class Status(StrEnum):
-    """Where a job is: the last three are ends, which a job never leaves."""
+    """The status of a job. The last three are final."""
 
     QUEUED = "queued"
     PENDING = "pending"
@@ -28,14 +28,14 @@ class Status(StrEnum):
 
     @property
     def is_end(self) -> bool:
-        """Whether a job with this status is over."""
+        """Whether a job with this status has ended."""
         return self in ENDS
 
 
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
 COMPLETE = ("Complete", "Completed successfully.")
-"""The reason and the message of a job that succeeded, whoever ends it."""
+"""The reason and the message of a job that succeeded."""
 
 _WORDS = {
     Status.QUEUED: ("Queued", "Waiting to start."),
@@ -45,15 +45,15 @@ _WORDS = {
     Status.FAILED: ("Error", "The job failed."),
     Status.CANCELLED: ("Cancelled", "Cancelled by the user."),
 }
-"""The reason and the message of a status of which a launcher says no more."""
+"""The default reason and message of each status."""
 
 
 MAX_RETRY_DELAY_SECONDS = 600.0
-"""Where doubling ends, there and here."""
+"""The maximum of a doubling delay, in Kubernetes and here."""
 
 
 class Profile(BaseModel):
-    """One entry of the admin's ``profile_list`` as a user sees it."""
+    """One entry of the admin's ``profile_list``, as users see it."""
 
     slug: str
     display_name: str
@@ -66,10 +66,10 @@ class Profile(BaseModel):
 
 
 class JobSpec(RequestedSpec):
-    """What one job may be and will be: the request after the admin's defaults, profile and limits.
+    """All settings of one job: the request after the admin's defaults, profile and limits.
 
-    It is stored with the job, so that a change of configuration does not change a job that was
-    accepted. The environment is not in it: that is sealed apart.
+    The record of the job contains it, so a change of the configuration does not change accepted jobs. The
+    environment is not a part of it, because it is stored encrypted.
     """
 
     cpu_guarantee: float | None = None
@@ -104,7 +104,7 @@ class JobSpec(RequestedSpec):
     schedule_timeout_seconds: int = 0
 
     def get_retry_delay_seconds(self, failures: int) -> float:
-        """Return how long the next attempt waits after so many that failed."""
+        """Return the delay of the next attempt in seconds, after so many failed ones."""
         delay = self.retry_delay_seconds
         if self.retry_backoff == "fixed":
             return delay
@@ -112,35 +112,34 @@ class JobSpec(RequestedSpec):
 
 
 class Pod(BaseModel):
-    """One run of a job: a Kubernetes Pod, or a process on this machine."""
+    """One attempt of a job: a Kubernetes Pod, or a process on this machine."""
 
     name: str
     phase: str
     created_at: datetime
     exit_code: int | None = None
     scheduled_at: datetime | None = None
-    """When a node was chosen for it."""
+    """When it was assigned to a node."""
     fetched_at: datetime | None = None
-    """When its code was there."""
+    """When its code was fetched."""
     pulled_at: datetime | None = None
-    """When its image was there."""
+    """When its image was pulled."""
     started_at: datetime | None = None
-    """When its command began."""
+    """When its command started."""
     ended_at: datetime | None = None
 
     def merged_with(self, earlier: Pod) -> Pod:
-        """Return it with what was seen of it earlier and cannot be seen any more: an event is soon gone."""
+        """Return it with the earlier facts that can no longer be seen: events expire soon."""
         known = earlier.model_dump(exclude_none=True) | self.model_dump(exclude_none=True)
         return Pod.model_validate(known)
 
 
 class JobStatus(BaseModel):
-    """What a launcher sees of one job now: a value, recomputed from what is there.
+    """The current status of one job according to the launcher, computed from the existing objects.
 
-    ``blocked_since`` is set while the job waits for something that may never come, and says since when;
-    ``blocked_on`` says which of the two limits holds: ``"schedule"`` (a node with room) or ``"start"``
-    (an image, a container that can be created, an admission). An empty ``reason`` or ``message`` becomes
-    that of the status.
+    ``blocked_since`` is set while the job waits for something that may never happen; ``blocked_on`` is the
+    limit that applies: ``"schedule"`` (waiting for a node) or ``"start"`` (waiting for an image, a container
+    that can be created, an admission). An empty ``reason`` or ``message`` becomes the default of the status.
     """
 
     status: Status
@@ -153,17 +152,17 @@ class JobStatus(BaseModel):
     blocked_since: datetime | None = None
     blocked_on: str = ""
     deadline_at: datetime | None = None
-    """When the service is to end it, where the launcher leaves that to the service."""
+    """When the service must end the job, if the launcher does not."""
     deadline_message: str = ""
     held_until: datetime | None = None
-    """When the launcher is to let the next attempt go, where it is held back until then."""
+    """When the launcher may start the next attempt, if that has a delay."""
     never_began: bool = False
-    """Of a job that failed: whether nothing of its command ran, for a reason that may pass."""
+    """Whether a failed job never ran its command, for a temporary reason."""
     was_removed: bool = False
-    """Of a job that failed: whether its pods were deleted, so that nothing says how its command ended."""
+    """Whether the pods of a failed job were deleted, so that the end of its command is unknown."""
     finish_at: datetime | None = None
-    """When the service is to end what is left of it: its command has ended with ``exit_code``, and something
-    that was put beside it runs on."""
+    """When the service must end the pod: the command has ended with ``exit_code``, and another container that
+    something added to the pod runs on."""
 
     @model_validator(mode="after")
     def _say_something(self) -> Self:
@@ -172,41 +171,41 @@ class JobStatus(BaseModel):
         return self
 
     def get_limit_seconds(self, spec: JobSpec) -> int:
-        """Return how long a job may be held up by what holds it up now; 0 means for ever."""
+        """Return the limit in seconds on what the job waits for; 0: none."""
         return spec.schedule_timeout_seconds if self.blocked_on == "schedule" else spec.start_timeout_seconds
 
     def get_left_seconds(self, spec: JobSpec) -> float | None:
-        """Return the seconds until a job was held up for too long, or None where there is no limit."""
+        """Return the seconds until the job has waited for too long; None without a limit."""
         limit = self.get_limit_seconds(spec)
         if self.blocked_since is None or not limit:
             return None
         return limit - (utcnow() - self.blocked_since).total_seconds()
 
     def get_seconds_to_deadline(self) -> float | None:
-        """Return the seconds until the service is to end it, or None where it is not."""
+        """Return the seconds until the service must end the job; None if it must not."""
         return None if self.deadline_at is None else (self.deadline_at - utcnow()).total_seconds()
 
     def get_held_seconds(self) -> float | None:
-        """Return the seconds until the next attempt is to be let go, or None where none is held back."""
+        """Return the seconds until the next attempt may start; None if none waits."""
         return None if self.held_until is None else (self.held_until - utcnow()).total_seconds()
 
     def get_seconds_to_finish(self) -> float | None:
-        """Return the seconds until what is left beside its command is to be ended, or None."""
+        """Return the seconds until the service must end the pod's other containers, or None."""
         return None if self.finish_at is None else (self.finish_at - utcnow()).total_seconds()
 
     def is_past_deadline(self) -> bool:
-        """Whether the service is to end it now."""
+        """Whether the service must end the job now."""
         left = self.get_seconds_to_deadline()
         return left is not None and left <= 0
 
     def is_overdue(self, spec: JobSpec) -> bool:
-        """Whether a job has been held up for longer than it may be."""
+        """Whether the job has waited for too long."""
         left = self.get_left_seconds(spec)
         return left is not None and left <= 0
 
 
 class JobEvent(BaseModel):
-    """Something that happened to a job, as a Kubernetes Event tells it."""
+    """An event of a job, like a Kubernetes Event."""
 
     time: datetime
     type: str
@@ -218,11 +217,11 @@ class JobEvent(BaseModel):
 
 @dataclass(slots=True)
 class Job:
-    """A job as it is recorded.
+    """The record of a job.
 
-    ``id`` is also the name of everything that is made for it (a Kubernetes Job, a folder).
-    ``state`` is the launcher's own and opaque to others. ``launched_at`` is when the launcher had
-    confirmed that it made the job; until then making it again is harmless and right.
+    ``id`` is also the name of everything that is created for it (a Kubernetes Job, a folder). Only the
+    launcher knows the format of ``state``. ``launched_at`` is when the launcher confirmed that it has created
+    the job; until then, creating it again is harmless and right.
     """
 
     id: str
@@ -238,7 +237,7 @@ class Job:
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     has_env: bool = False
-    """Whether it has an environment. That stays sealed in the store until it is asked for."""
+    """Whether it has an environment, which stays encrypted in the store until it is needed."""
     groups: list[str] = field(default_factory=list)
     attempts: int = 0
     launch_begun_at: datetime | None = None
@@ -248,31 +247,31 @@ class Job:
     cleaned_at: datetime | None = None
     cancel_requested_at: datetime | None = None
     cancelled_by: str | None = None
-    """Who asked for its end."""
+    """The user who cancelled it."""
     cancel_note: str | None = None
-    """Why, in their words."""
+    """That user's reason."""
     delete_requested_at: datetime | None = None
     is_forgotten: bool = False
     pods: list[Pod] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     outputs: JobOutputs | None = None
-    """None as long as nothing is known of them."""
+    """None until their state is known."""
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether it has ended, in any way."""
         return self.status.is_end
 
     @property
     def is_to_be_launched(self) -> bool:
-        """Whether it waits for its launch, and nobody wants it to end."""
+        """Whether it waits for its launch, and was neither cancelled nor deleted."""
         return not (self.is_over or self.launched_at or self.cancel_requested_at or self.delete_requested_at)
 
     @property
     def full_message(self) -> str:
-        """What a user reads: ``message``, or who else cancelled it and why; and why results are not kept.
+        """The message for users: ``message``, or who cancelled it and why, and the problem with its results.
 
-        Put together here and not in the record: what is kept may change after the end is written.
+        It is not stored, because the state of the results may change after the end is recorded.
         """
         message = self.message
         if self.status == Status.CANCELLED and self.cancelled_by not in (None, self.user):
@@ -286,7 +285,7 @@ class Job:
         return message
 
     def to_dict(self, *, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-        """Return the JSON form of ``api/v1/jobs``, a JobJson, with ``env`` where it is to be shown."""
+        """Return a JobJson, the JSON of ``api/v1/jobs``, with ``env`` if it may be shown."""
         shown = dict(zip(_RECORDED, _get_recorded(self), strict=True)) | self.spec.get_requested()
         shown["message"] = self.full_message
         shown["env"] = None if env is None and self.has_env else dict(env or {})
@@ -322,12 +321,12 @@ class JobJson(RequestedSpec, JobBriefJson):
 
 
 _RECORDED = [name for name in JobJson.model_fields if name not in {*REQUESTED, "env"}]
-"""What of a job's JSON is in the record itself, under the same name."""
+"""The fields of a job's JSON that the record has under the same name."""
 
 _get_recorded = attrgetter(*_RECORDED)
 
 _PLAIN = frozenset({str, int, float, list, dict, Status, type(None)})
-"""The types of values that are JSON as they are, which most are: fifty jobs have two thousand."""
+"""The types of values that are already JSON, as most are: fifty jobs have two thousand values."""
 
 
 def _to_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which jobs are asked for, and a page of them. Values only."""
+"""A query for jobs, and a page of its result. Values only."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from datetime import datetime
 from .job import Job, Status
 
 PAGE_BYTES = 4 * 2**20
-"""What a page of jobs may have: each of them may have 130 kB of command and arguments."""
+"""Maximum size of a page of jobs: each job may have 130 kB of command and arguments."""
 
 
 SMALL_PAGE = 100
-"""Jobs of a page that is read as any other request is; a larger one is a costly read."""
+"""Maximum number of jobs of an ordinary page; a larger one is a costly read."""
 
 SMALL_PAGE_BYTES = 2**20
-"""What such a page may have."""
+"""Maximum size of an ordinary page."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """Which jobs to list, newest first: ``user`` None means everybody's, ``cursor`` is a page's end."""
+    """The jobs to list, newest first. ``user`` None: of all users; ``cursor``: the end of a page."""
 
     user: str | None
     statuses: tuple[Status, ...] = ()
     name: str | None = None
     search: str | None = None
-    """Some letters of the job's name, in whatever case."""
+    """A part of the job's name, in upper or lower case."""
     tags: tuple[tuple[str, str | None], ...] = ()
     since: datetime | None = None
-    """Jobs that were accepted then or later."""
+    """Only jobs that were accepted at this time or later."""
     unless_ended_before: datetime | None = None
-    """All that are not over, and of the others those that ended then or later; without ``statuses``."""
+    """Only jobs that have not ended, or that ended at this time or later; without ``statuses``."""
     cursor: str | None = None
     limit: int = 50
     max_bytes: int = PAGE_BYTES
-    """Of all jobs of the page together, about; it has one at least, however large that is."""
+    """Approximate maximum size of the page; it has at least one job, of any size."""
 
     @property
     def is_costly(self) -> bool:
-        """Whether the page costs much more to find or to read than others."""
+        """Whether finding or reading the page costs much more than an ordinary one."""
         return bool(self.search or self.tags) or self.limit > SMALL_PAGE
 
 
@@ -50,4 +50,4 @@ class JobPage:
     jobs: list[Job]
     next_cursor: str | None
     size: int = 0
-    """About how many bytes all of them have as JSON."""
+    """Approximate size of all jobs as JSON, in bytes."""

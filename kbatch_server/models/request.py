@@ -22,24 +22,24 @@ from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES
 from ..validation import at_most, checked
 
 MAX_ENV_BYTES = 256 * 1024
-"""All of a job's environment, names and values: a Kubernetes Secret ends at 1 MiB, base64 included."""
+"""Maximum size of a job's environment, names and values: a Kubernetes Secret has 1 MiB at most, in base64."""
 
 MAX_COMMAND_BYTES = 64 * 1024
-"""All of a job's command, and all of its arguments: they stand in the Job, which may have 1.5 MiB."""
+"""Maximum size of a job's command, and of its arguments: the Job contains them, and has 1.5 MiB at most."""
 
 MAX_ENV_NAMES = 1000
-"""The variables of a job's environment: each takes a reference to the Secret in the Job."""
+"""Maximum number of variables: for each, the Job contains a reference to the Secret."""
 
 MAX_WORDS = 5000
-"""The words of a job's command, and of its arguments."""
+"""Maximum number of words of a job's command, and of its arguments."""
 
 MAX_TAGS = 32
 
 RETRY_DELAY_SECONDS = 10.0
-"""What Kubernetes's own Job controller waits before the second attempt; it doubles that each time."""
+"""The delay of Kubernetes's Job controller before the second attempt; it doubles with each attempt."""
 
 MAX_ENV_NAME_LENGTH = 200
-"""Characters of a variable's name, which is a part of a key in the Secret: Kubernetes allows 253."""
+"""Maximum length of a variable's name, which is a part of a key in the Secret: Kubernetes allows 253."""
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -143,11 +143,11 @@ class CancelRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     note: Annotated[Text, Field(max_length=1000)] | None = None
-    """Why; for who reads the job's message."""
+    """The reason, which the job's message then contains."""
 
 
 class JobRequest(BaseModel):
-    """What a user asks for. Anything that is not listed here cannot be asked for."""
+    """The request of a user. It can contain nothing else."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -155,16 +155,16 @@ class JobRequest(BaseModel):
     command: Command | None = None
     args: Words = Field(default_factory=list)
     notebook: Notebook | None = None
-    """A notebook of the code to run, in the place of a command."""
+    """A notebook of the code, which runs instead of a command."""
     collect: Literal["outputs", "workdir"] | None = None
-    """Which files are results: those in ``$KBATCH_OUTPUT_DIR``; with ``workdir`` what is new or changed in
-    the working folder, too. Not said: ``workdir`` for a notebook of the upload."""
+    """The files that are results: those in ``$KBATCH_OUTPUT_DIR``; with ``workdir`` also new and changed
+    files of the working folder. Default: ``workdir`` for a notebook of the upload, otherwise ``outputs``."""
     image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
     profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
     env: Variables = Field(default_factory=dict)
     upload: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
     working_dir: Annotated[Text, Field(max_length=2000), AfterValidator(_checked_folder)] | None = None
-    """The folder of the upload that the command runs in. Not said: that which holds all of it."""
+    """The folder of the upload in which the command runs. Default: the top folder."""
     description: Annotated[Text, Field(max_length=4096)] = ""
     tags: Annotated[
         dict[Text, Annotated[Text, Field(max_length=256)]],
@@ -190,7 +190,7 @@ class JobRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _none_is_absent(cls, data: Any) -> Any:
-        """A field that is null is one that was not said."""
+        """Treat a null field as an absent one."""
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if value is not None}
         return data
@@ -208,7 +208,7 @@ class JobRequest(BaseModel):
 
     @classmethod
     def from_json(cls, data: Any) -> JobRequest:
-        """Return the request that parsed JSON says, or raise InvalidRequest naming each wrong field."""
+        """Return the request in parsed JSON, or raise InvalidRequest with each wrong field."""
         return checked(cls, data)
 
 
@@ -224,15 +224,15 @@ class RequestedSpec(BaseModel):
     command: list[str] | None = None
     args: list[str] = Field(default_factory=list)
     notebook: Notebook | None = None
-    """What is run in the place of a command."""
+    """The notebook that runs instead of a command."""
     collect: Literal["outputs", "workdir"] = "outputs"
-    """Which files are results: those of ``$KBATCH_OUTPUT_DIR``, or what is new or changed in the working
-    folder, too."""
+    """The files that are results: those in ``$KBATCH_OUTPUT_DIR``; with ``workdir`` also new and changed
+    files of the working folder."""
     image: str
     profile: str | None = None
     upload: str | None = None
     working_dir: str | None = None
-    """The folder of the code that the command runs in; None: that which holds all of it."""
+    """The folder of the code in which the command runs; None: the top folder."""
     cpu_limit: float | None = None
     mem_limit: int | None = None
     shm_size: int | None = None
@@ -242,7 +242,7 @@ class RequestedSpec(BaseModel):
     active_deadline_seconds: int | None = None
     priority: int = 0
     queue_name: str | None = None
-    """Kueue's LocalQueue that it is handed to, with its templates filled in."""
+    """The LocalQueue of Kueue, with its templates filled in."""
 
     def get_requested(self) -> dict[str, Any]:
         """Return these fields, by name."""

@@ -1,4 +1,4 @@
-"""What a job may leave as its results, and what became of them, in short."""
+"""The results of a job: their limits, their state, and the tar in which they arrive."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from pydantic import BaseModel
 
 
 class JobOutputs(BaseModel):
-    """What became of the files that a job wrote under ``$KBATCH_OUTPUT_DIR``, in short."""
+    """The state of a job's results, without the list of files."""
 
     state: Literal["kept", "failed", "removed"]
-    """``failed``: there may have been some, and they could not be kept; ``removed``: they were, as long as
-    the admin says. ``message`` says why."""
+    """``failed``: the service could not save them, and ``message`` says why; ``removed``: they have
+    expired."""
     files: int = 0
     size: int = 0
     """Bytes of all files."""
     omitted_files: int = 0
-    """How many more there were, which were not kept for the limits of files and bytes."""
+    """Number of files beyond the limits, which were not saved."""
     omitted_size: int = 0
     message: str = ""
     pod: str = ""
-    """The run of the job that wrote them: a later one replaces what an earlier one left."""
+    """The attempt that wrote them; the results of a later attempt replace those of an earlier one."""
 
 
 class OutputLimits(NamedTuple):
-    """How much a job may keep; of more than that the first that fit by path are kept."""
+    """The limits on the results of a job. Beyond them, the first files by path that fit are saved."""
 
     max_bytes: int = 2**30
     max_files: int = 10_000
 
 
 class OmittedFile(NamedTuple):
-    """A file that was not kept, as there was no room for it."""
+    """A file beyond the limits, which was not saved."""
 
     path: str
     size: int
 
 
 class OutputFile(NamedTuple):
-    """A file in a tar: ``offset`` says where its content begins, ``modified_at`` is in seconds since 1970."""
+    """A file in a tar: its content begins at ``offset``; ``modified_at`` is in seconds since 1970."""
 
     path: str
     offset: int
@@ -51,12 +51,12 @@ class OutputFile(NamedTuple):
 
 @dataclass(slots=True)
 class OutputTar:
-    """What a job wrote, as a tar that is made or received while it is read."""
+    """A tar of a job's files, which is made or received while it is read."""
 
     chunks: AsyncIterator[bytes]
     left_out: int = 0
-    """Entries that could not be packed; whoever packs counts on while ``chunks`` are read."""
+    """Number of entries that could not be packed; it may grow while ``chunks`` are read."""
     pod: str = ""
-    """The name of the run that wrote it."""
+    """The name of the attempt that wrote the files."""
     folders: Mapping[str, str] = field(default_factory=dict)
-    """Of a tar of several folders, as ``outputs.selection`` has them: the absolute paths that they had."""
+    """For a tar with several folders (``outputs.selection``): the absolute path of each in the job."""

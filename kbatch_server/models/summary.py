@@ -1,4 +1,4 @@
-"""Many jobs in a few sums: who has most of them, and why they failed."""
+"""Sums over many jobs: by user, and by the reason of a failure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class UserSum(BaseModel):
     user: str
     jobs: int
     active: int
-    """Those of them that are not over."""
+    """The number of jobs that have not ended."""
     run_seconds: float
-    """For how long they ran, each from its first start to its end, or till now."""
+    """The sum of their running times, each from the first start to the end, or until now."""
 
 
 class NewestJob(BaseModel):
@@ -34,7 +34,7 @@ class ReasonSum(BaseModel):
 
 
 class JobSummary(BaseModel):
-    """How many jobs there are, the users who have most of them, and the reasons that most failed for."""
+    """The number of jobs, the users with the most jobs, and the most frequent reasons of failures."""
 
     jobs: int
     users: list[UserSum]

@@ -1,4 +1,4 @@
-"""The time now, and times as JSON has them."""
+"""The current time, and times in JSON."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 from pydantic import WithJsonSchema
 
 Moment = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
-"""A time as JSON has it."""
+"""A time in JSON."""
 
 
 def utcnow() -> datetime:
-    """Return the time now, aware, in UTC, to the microsecond."""
+    """Return the current time in UTC, as an aware datetime with microseconds."""
     return datetime.now(UTC)
 
 

@@ -1,4 +1,4 @@
-"""A ZIP of code that a user has sent."""
+"""An upload: a ZIP of code from a user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .times import Moment, show_time
 
 
 def make_upload_key(upload_id: str) -> str:
-    """Return where the storage keeps an upload."""
+    """Return the key of an upload in the storage."""
     return f"uploads/{upload_id}"
 
 
@@ -28,10 +28,10 @@ class UploadJson(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A ZIP of code that a user sent, kept in the storage under ``key``.
+    """A ZIP of code from a user, stored under ``key``.
 
-    ``size`` and ``sha256`` are those of what was sent. What is kept may be another ZIP of the same files, of
-    which every unpacker makes the same: ``code_size`` and ``code_sha256`` are of that.
+    ``size`` and ``sha256`` are those of the ZIP that the user sent. The stored one may be another ZIP with
+    the same files, which all unpackers unpack in the same way: ``code_size`` and ``code_sha256`` are its own.
     """
 
     id: str
@@ -43,11 +43,11 @@ class Upload:
     code_size: int
     code_sha256: str
     top_folder: str | None = None
-    """The folder that all of it is in, where there is nothing beside that."""
+    """The folder that contains all files, if there is one."""
 
     @property
     def key(self) -> str:
-        """Where the storage keeps it."""
+        """The key in the storage."""
         return make_upload_key(self.id)
 
     def to_dict(self) -> UploadJson:

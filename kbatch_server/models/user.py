@@ -1,4 +1,4 @@
-"""Who asks, and whom the service forgets."""
+"""The user of a request, and a user who is being forgotten."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who asks: a hub user (or service), with the scopes of the token that was shown."""
+    """The user of a request: a hub user or service, with the scopes of the token."""
 
     name: str
     groups: tuple[str, ...] = ()
     scopes: frozenset[str] = frozenset()
     kind: str = "user"
     actions: tuple[str, ...] = ()
-    """What the token is good for, of the keys of HubAuthenticator.scopes."""
+    """The actions that the token allows: keys of HubAuthenticator.scopes."""
     admin: bool = False
-    """Whether the scope for all users' jobs is held."""
+    """Whether the token has the scope for all users' jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForgottenUser:
-    """How much of a user the service has begun to forget."""
+    """The numbers of jobs and uploads of a user that the service has begun to forget."""
 
     user: str
     jobs: int

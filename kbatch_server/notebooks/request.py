@@ -11,13 +11,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 MAX_PATH_LENGTH = 1000
 
 MAX_PARAMETERS = 200
-"""The names that may be set: more than a cell of parameters has that somebody wrote by hand."""
+"""Maximum number of names: more than any cell of parameters that somebody wrote by hand has."""
 
 MAX_PARAMETER_BYTES = 64 * 1024
-"""All values together: they stand in the job's record, its Secret, and the notebook that comes back."""
+"""Maximum size of all values: the job's record, its Secret and the resulting notebook contain them."""
 
 MAX_DEPTH = 20
-"""How deep lists and objects may be inside each other: Python's own compiler gives up at 100."""
+"""Maximum depth of lists and objects: Python's own compiler gives up at 100."""
 
 MAX_EXPRESSION_LENGTH = 4096
 
@@ -66,7 +66,7 @@ def _checked_values(value: Any) -> Any:
 
 
 def _measure(value: Any) -> int:
-    """Return about how many bytes a value takes, but for what is in it. Raises ValueError."""
+    """Return the approximate size of a value in bytes, without its elements. Raises ValueError."""
     if isinstance(value, str):
         return len(_check_text(value))
     if isinstance(value, bool) or value is None:
@@ -98,24 +98,24 @@ Expression = Annotated[str, Field(max_length=MAX_EXPRESSION_LENGTH), AfterValida
 
 
 class Notebook(BaseModel):
-    """The notebook of a job. What it does not name of the notebook's parameters stays as it is in there."""
+    """The notebook of a job. Parameters without a new value keep the notebook's own."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH), AfterValidator(_checked_path)]
-    """Where it is, from the job's working folder, the top of the code. It runs in the folder of its own."""
+    """The path in the job's working folder, the top folder of the code. The notebook runs in its own folder."""
     parameters: Annotated[
         dict[str, Any], BeforeValidator(_checked_names), BeforeValidator(_checked_values)
     ] = Field(default_factory=dict)
-    """Values by name, of JSON's types: they are set after the cell tagged ``parameters``."""
+    """Values by name, with JSON's types. They are set after the cell tagged ``parameters``."""
     expressions: Annotated[dict[str, Expression], BeforeValidator(_checked_names)] = Field(
         default_factory=dict
     )
-    """Code by name, in the notebook's language: what it comes to is the value, as of ``1/3``."""
+    """Expressions by name, in the notebook's language, like ``1/3``; their results are the values."""
     kernel: (
         Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None
     ) = None
-    """The kernel to use; None: the notebook's own, and where the image lacks that, one of its language."""
+    """The kernel; None: the notebook's own or, if the image lacks it, another one of the same language."""
 
     @model_validator(mode="after")
     def _are_apart(self) -> Notebook:
