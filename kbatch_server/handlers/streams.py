@@ -26,7 +26,7 @@ MAX_LINE_BYTES = 64 * 1024
 LEAST_PART_BYTES = 8 * 1024
 
 STYLED_FACTOR = 4
-"""How many times as long as it was written a line may become, with what changes its colours."""
+"""A line with changes of colours may become at most this many times as long as it was written."""
 
 BAR_SECONDS = 0.25
 """Minimum seconds between two states of a progress bar sent as events: nobody can read more."""
@@ -118,7 +118,7 @@ class StreamHandler(BaseHandler):
 
 
 class Drawing:
-    """What makes a log readable, from the beginning of a line that it keeps until the rest of it comes."""
+    """Makes a log readable; it keeps the beginning of a line until the rest arrives."""
 
     def __init__(self) -> None:
         self._rest = b""

@@ -103,7 +103,7 @@ class Notebook(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH), AfterValidator(_checked_path)]
-    """The path in the job's working folder, the top folder of the code. The notebook runs in its own folder."""
+    """The path in the job's working folder, the top folder of the code. A notebook runs in its own folder."""
     parameters: Annotated[
         dict[str, Any], BeforeValidator(_checked_names), BeforeValidator(_checked_values)
     ] = Field(default_factory=dict)
