@@ -68,7 +68,7 @@ class Exchange(RequestHandler):
 
     services: Services
     is_stream = False
-    """Whether the answer has no end of its own, like a followed log."""
+    """Whether the answer is endless, like a followed log."""
 
     counts_unread = False
     """Whether what the client makes the service hold in memory counts to ``Throttle.max_unread_bytes``.

@@ -101,7 +101,7 @@ def _make_path(pattern: str, function: Callable[..., Any]) -> str:
 
 
 class _Generator(GenerateJsonSchema):
-    """Names schemas as the API does, and says of an answer that all of its fields are there."""
+    """Names schemas as the API does, and says of an answer that it always has all of its fields."""
 
     def normalize_name(self, name: str) -> str:
         return super().normalize_name(name).removesuffix("Json")

@@ -36,7 +36,7 @@ class LogMemory:
         self.used = 0
         """Bytes of all logs together."""
         self.writes = asyncio.Semaphore(WRITES)
-        """Whoever writes a segment holds this, first come, first served."""
+        """Held by the task that writes a segment; first come, first served."""
 
     @property
     def is_full(self) -> bool:

@@ -313,7 +313,7 @@ class _Line:
 
 
 _Meaning = tuple[str, str, int]
-"""What a sequence does, its text, and its number. The first is empty if it does nothing."""
+"""The effect of a sequence, its text, and its number. The first is empty if it does nothing."""
 
 
 def _read(token: str) -> _Meaning:

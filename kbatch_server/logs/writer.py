@@ -52,7 +52,7 @@ class LogLimits:
 
     @property
     def head_bytes(self) -> int:
-        """How much of the beginning is kept in any case."""
+        """The size of the beginning, which is always kept."""
         return self.max_log_bytes // 2
 
 

@@ -1,1 +1,1 @@
-"""What is kept and what is shown: one class and one JSON form of each thing."""
+"""Values that are requested, stored or shown: one class and one JSON form of each thing."""

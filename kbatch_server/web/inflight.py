@@ -53,7 +53,7 @@ class InflightRequests(LoggingConfigurable):
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.stopping = asyncio.Event()
-        """Set when what has no end of its own must come to one."""
+        """Set when endless answers must end."""
         self._open: WeakSet[Request] = WeakSet()
         self._answered: deque[float] = deque(maxlen=LATEST)
         self._counted_at: dict[str, float] = {}

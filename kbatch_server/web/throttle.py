@@ -314,7 +314,7 @@ class Throttle(LoggingConfigurable):
         return self._requests.take(user.name)
 
     def stream(self, user: User) -> AbstractContextManager[None]:
-        """Count a stream without an end of its own, such as a followed log; raises as ``request``."""
+        """Count an endless answer, such as a followed log; raises as ``request``."""
         return self._streams.take(user.name)
 
     def costly_read(self, user: User) -> AbstractContextManager[None]:

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 Work = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
-"""What is done with the items that arrived together; it returns a result or an error for each."""
+"""A function for all items that arrived together; it returns a result or an error for each."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Limits, whose turn it is, and what was used."""
+"""Limits, turns and usage."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Who asked for the end of a job, and why."""
+"""The user who cancelled a job, and the reason."""
 
 import sqlalchemy as sa
 from alembic import op

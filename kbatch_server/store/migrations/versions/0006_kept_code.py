@@ -1,4 +1,4 @@
-"""What is kept of an upload may be another ZIP than the one that was sent."""
+"""The stored ZIP of an upload, which may differ from the one that the user sent."""
 
 import sqlalchemy as sa
 from alembic import op

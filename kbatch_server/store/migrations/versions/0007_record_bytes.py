@@ -1,4 +1,4 @@
-"""How much of the database each job takes."""
+"""The size of each job's record."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which jobs are of a user who was forgotten: what they still use is charged to nobody."""
+"""Marks jobs of a forgotten user: their later usage is charged to nobody."""
 
 import sqlalchemy as sa
 from alembic import op
