@@ -141,5 +141,7 @@ class ChangingStore:
             self._changes.announce(connection, changes)
             return result, changes
 
-        result, _ = await self._database.write(write, on_commit=lambda done: self._changes.publish(done[1]))
+        result, _ = await self._database.write(
+            write, on_commit=lambda done: self._changes.publish(done[0][1])
+        )
         return result

@@ -87,10 +87,8 @@ class JobWriter:
             message = f"There is already a job with the id {job.id!r}."
             raise Conflict(message, reason="AlreadyExists") from None
 
-    def _publish(self, outcome: tuple[Job, bool]) -> None:
-        job, is_new = outcome
-        if is_new:
-            self._changes.publish([JobChange(job.user, job.id)])
+    def _publish(self, outcomes: Sequence[tuple[Job, bool]]) -> None:
+        self._changes.publish([JobChange(job.user, job.id) for job, is_new in outcomes if is_new])
 
     def _insert(
         self, connection: Connection, batch: Sequence[_Request]

@@ -943,6 +943,26 @@ async def test_a_commit_that_fails_fails_all_that_share_it_and_no_later_one(stor
     assert (await store.jobs.update(jobs[0].id, message="m")).message == "m"
 
 
+async def test_a_transaction_that_takes_too_long_fails_with_what_waits_for_it(store, monkeypatch):
+    job = await add(store)
+    monkeypatch.setattr("kbatch_server.store.database.groupcommit.ANSWER_SECONDS", 0.3)
+    begun, free = threading.Event(), threading.Event()
+
+    def hold(connection):
+        begun.set()
+        free.wait(10)
+
+    held = asyncio.create_task(store._database.write(hold))
+    assert await asyncio.to_thread(begun.wait, 5)
+    tasks = await begin(store.jobs.update(job.id, message="m"), store.jobs.add(make_job()))
+    async with asyncio.timeout(5):
+        for error in await asyncio.gather(held, *tasks, return_exceptions=True):
+            assert isinstance(error, Unavailable)
+    free.set()
+    monkeypatch.setattr("kbatch_server.store.database.groupcommit.ANSWER_SECONDS", 30)
+    assert (await store.jobs.update(job.id, message="n")).message == "n"
+
+
 async def test_a_caller_that_is_cancelled_takes_nothing_from_the_others(store):
     jobs = [await add(store) for _ in range(3)]
     async with writing(store):

@@ -25,7 +25,7 @@ from ...errors import InsufficientStorage, Unavailable
 from ...metrics import DATABASE_FAILURES
 from . import postgresql, sqlite
 from .errors import StoreError, first_line, is_disk_full
-from .groupcommit import GroupCommit, Item, Work
+from .groupcommit import ANSWER_SECONDS, GroupCommit, Item, OnCommit, Work
 from .readers import Readers
 from .schema import ensure_schema
 
@@ -34,9 +34,6 @@ READERS = 4
 
 COSTLY_READERS = 2
 """Connections for reads of many rows: however many there are, the other readers continue."""
-
-ANSWER_SECONDS = 30
-"""Maximum duration of any operation, including the wait for a connection."""
 
 _DRIVERS = {
     "sqlite": sqlite,
@@ -137,30 +134,29 @@ class Database:
         self,
         operation: Callable[[Connection], Result],
         *,
-        on_commit: Callable[[Result], None] | None = None,
+        on_commit: OnCommit | None = None,
     ) -> Result:
         """Return the result of an operation once its writes are durable; raises Unavailable.
 
         If it raises, it has written nothing. Only if Unavailable results from a connection that broke during
         the commit, or from a timeout, this is uncertain. An operation may run more than once for one result.
-        ``on_commit`` is called with the result, also if the caller was cancelled meanwhile.
+        ``on_commit`` is called with a list of the result, also if the caller was cancelled meanwhile.
         """
         return await self._written(self._commits.run(operation, on_commit=on_commit))
 
     async def write_together(
-        self, work: Work[Item, Result], item: Item, *, on_commit: Callable[[Result], None] | None = None
+        self, work: Work[Item, Result], item: Item, *, on_commit: OnCommit | None = None
     ) -> Result:
         """Return the work's result for one item, like ``write``; items that arrive together share the work.
 
-        Raises Unavailable also if too many wait.
+        ``on_commit`` is called with the results of all of them. Raises Unavailable also if too many wait.
         """
         return await self._written(self._commits.run_together(work, item, on_commit=on_commit))
 
     async def _written(self, writing: Coroutine[Any, Any, Result]) -> Result:
         try:
             with self._unavailable():
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    result = await writing
+                result = await writing
         except Unavailable as error:
             self.is_failing = True
             self.is_full = isinstance(error, InsufficientStorage)

@@ -21,6 +21,9 @@ and the first one waits longer."""
 CLOSE_TIMEOUT_SECONDS = 30
 """Seconds to wait for the writes in progress when the database is closed."""
 
+ANSWER_SECONDS = 30
+"""Maximum duration of a transaction; after it, the waiting operations fail as well."""
+
 TRIES = 5
 """The maximum number of tries of an operation that conflicts with other processes' writes."""
 
@@ -34,6 +37,9 @@ Item = TypeVar("Item")
 Work = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
 """A function for all items that arrived together; it returns a result or an error for each."""
 
+OnCommit = Callable[[Sequence[Any]], None]
+"""Called with the results of some work once they are durable; it must not raise."""
+
 
 @dataclass(slots=True, eq=False)
 class _Request:
@@ -41,17 +47,14 @@ class _Request:
 
     work: Work[Any, Any]
     item: Any
-    on_commit: Callable[[Any], None] | None
+    on_commit: OnCommit | None
     outcome: asyncio.Future[Any]
     tries: int = 0
 
     def settle(self, outcome: Any) -> None:
-        is_error = isinstance(outcome, Exception)
-        if not is_error and self.on_commit is not None:
-            self.on_commit(outcome)
         if self.outcome.done():  # the caller gave up meanwhile
             return
-        if is_error:
+        if isinstance(outcome, Exception):
             self.outcome.set_exception(outcome)
         else:
             self.outcome.set_result(outcome)
@@ -79,29 +82,27 @@ class GroupCommit:
         self,
         operation: Callable[[Connection], Result],
         *,
-        on_commit: Callable[[Result], None] | None = None,
+        on_commit: OnCommit | None = None,
     ) -> Result:
         """Return the result of the operation once it is committed; raises its error, or that of the COMMIT.
 
-        If the caller is cancelled while its operation waits, the operation does not run; later, it runs all
-        the same. ``on_commit`` is called with the result in either case, and must not raise.
+        It raises TimeoutError if that takes too long. If the caller is cancelled while its operation waits,
+        the operation does not run; later, it runs all the same, and ``on_commit`` is called.
         """
         return await self._run(lambda connection, _: [operation(connection)], None, on_commit)
 
     async def run_together(
-        self, work: Work[Item, Result], item: Item, *, on_commit: Callable[[Result], None] | None = None
+        self, work: Work[Item, Result], item: Item, *, on_commit: OnCommit | None = None
     ) -> Result:
         """Return the work's result for one item, like ``run``; raises Unavailable if too many wait.
 
-        The work gets all items that arrived with the same function.
+        The work gets all items that arrived with the same function, and ``on_commit`` the results of all.
         """
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("The database has too much to write. Try again in a moment.")
         return await self._run(work, item, on_commit)
 
-    async def _run(
-        self, work: Work[Item, Result], item: Item, on_commit: Callable[[Result], None] | None
-    ) -> Result:
+    async def _run(self, work: Work[Item, Result], item: Item, on_commit: OnCommit | None) -> Result:
         if self._is_closed:
             raise Unavailable("The service is stopping. Try again in a moment.")
         request = _Request(work, item, on_commit, asyncio.get_running_loop().create_future())
@@ -122,6 +123,9 @@ class GroupCommit:
         try:
             while group := self._take():
                 await self._commit(group)
+                # those who waited continue first: while they send their answers, the thread would only
+                # compete with them for the interpreter
+                await asyncio.sleep(0)
         finally:
             self._task = None
 
@@ -140,17 +144,34 @@ class GroupCommit:
         requests = [request for some in group.values() for request in some]
         items = [(work, [request.item for request in some]) for work, some in group.items()]
         try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _write, self._engine, items
-            )
+            async with asyncio.timeout(ANSWER_SECONDS):
+                outcomes = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, _write, self._engine, items
+                )
         except Exception as error:  # any error is for the waiting callers
             outcomes = [error] * len(requests)
+            if isinstance(error, TimeoutError):
+                self._fail_waiting(error)
+        self._tell(group, outcomes)
         for request, outcome in zip(requests, outcomes, strict=True):
             request.tries += 1
             if is_defeated(outcome) and request.tries < TRIES:
                 self._waiting.append(request)
             else:
                 request.settle(outcome)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        while self._waiting:
+            self._waiting.popleft().settle(error)
+
+    @staticmethod
+    def _tell(group: dict[Work[Any, Any], list[_Request]], outcomes: Sequence[Any]) -> None:
+        at = 0
+        for some in group.values():
+            results = [each for each in outcomes[at : at + len(some)] if not isinstance(each, Exception)]
+            at += len(some)
+            if results and some[0].on_commit is not None:
+                some[0].on_commit(results)
 
 
 def _write(engine: Engine, group: Sequence[tuple[Work[Any, Any], Sequence[Any]]]) -> list[Any]:
