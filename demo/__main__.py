@@ -52,7 +52,9 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="kbatch-demo-"))
     folder.chmod(0o711)
     hub = Hub(folder, port=options.port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped
+    # as Ctrl-C, everything is stopped; a shell that starts a program in the background makes it ignore SIGINT
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         path = make_path(folder)
         (folder / "kbatch_server_config.py").write_text(CONFIG.format(folder=folder, path=path))
