@@ -81,6 +81,19 @@ async def writing(store: Store):
         await held
 
 
+def hold_commits(store: Store) -> tuple[asyncio.Event, threading.Event]:
+    """Hold the store's commits; return what is set when one is held, and what to set to let them go on."""
+    committing, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @event.listens_for(store._database._writer, "commit")
+    def hold(connection):
+        loop.call_soon_threadsafe(committing.set)
+        go_on.wait(10)
+
+    return committing, go_on
+
+
 async def begin(*calls) -> list[asyncio.Task]:
     """Return the calls as tasks, each of which waits for the writer."""
     tasks = [asyncio.create_task(call) for call in calls]
@@ -322,14 +335,7 @@ async def test_a_change_is_told_even_if_who_asked_for_it_has_gone(store):
     job = await add(store)
     while await store.changes.listen(0.2) != []:
         pass
-    committing, go_on = asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    @event.listens_for(store._database._writer, "commit")
-    def hold(connection):
-        loop.call_soon_threadsafe(committing.set)
-        go_on.wait(10)
-
+    committing, go_on = hold_commits(store)
     other = make_job("other")
     tasks = await begin(store.jobs.request_cancel(job.id, user="alice"), store.jobs.add(other))
     await committing.wait()
@@ -887,14 +893,7 @@ async def test_a_commit_has_a_limited_number_of_writes(store, monkeypatch):
 
 async def test_nothing_returns_before_it_is_durable(store):
     jobs = [await add(store) for _ in range(3)]
-    committing, go_on = asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    @event.listens_for(store._database._writer, "commit")
-    def hold(connection):
-        loop.call_soon_threadsafe(committing.set)
-        go_on.wait(10)
-
+    committing, go_on = hold_commits(store)
     tasks = await begin(*[store.jobs.update(job.id, message="m") for job in jobs], store.jobs.add(make_job()))
     await committing.wait()
     assert not any(task.done() for task in tasks)
@@ -946,19 +945,14 @@ async def test_a_commit_that_fails_fails_all_that_share_it_and_no_later_one(stor
 async def test_a_transaction_that_takes_too_long_fails_with_what_waits_for_it(store, monkeypatch):
     job = await add(store)
     monkeypatch.setattr("kbatch_server.store.database.groupcommit.ANSWER_SECONDS", 0.3)
-    begun, free = threading.Event(), threading.Event()
-
-    def hold(connection):
-        begun.set()
-        free.wait(10)
-
-    held = asyncio.create_task(store._database.write(hold))
-    assert await asyncio.to_thread(begun.wait, 5)
+    committing, go_on = hold_commits(store)
+    held = asyncio.create_task(store.jobs.update(job.id, message="held"))
+    await committing.wait()
     tasks = await begin(store.jobs.update(job.id, message="m"), store.jobs.add(make_job()))
     async with asyncio.timeout(5):
         for error in await asyncio.gather(held, *tasks, return_exceptions=True):
             assert isinstance(error, Unavailable)
-    free.set()
+    go_on.set()
     monkeypatch.setattr("kbatch_server.store.database.groupcommit.ANSWER_SECONDS", 30)
     assert (await store.jobs.update(job.id, message="n")).message == "n"
 
@@ -972,14 +966,7 @@ async def test_a_caller_that_is_cancelled_takes_nothing_from_the_others(store):
     assert tasks[1].cancelled()
     assert [(await store.jobs.find(job.id)).message for job in jobs] == ["m", "", "m"]
 
-    began, go_on = asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    @event.listens_for(store._database._writer, "commit")
-    def hold(connection):
-        loop.call_soon_threadsafe(began.set)
-        go_on.wait(10)
-
+    began, go_on = hold_commits(store)
     tasks = await begin(*[store.jobs.update(job.id, message="n") for job in jobs])
     await began.wait()
     tasks[0].cancel()  # while it is committed

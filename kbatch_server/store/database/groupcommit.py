@@ -28,8 +28,8 @@ TRIES = 5
 """The maximum number of tries of an operation that conflicts with other processes' writes."""
 
 MAX_WAITING = 2000
-"""The maximum number of waiting operations that may be refused: about a second's work. More would wait longer
-than clients do."""
+"""The number of waiting operations from which on ``run_together`` rejects more: about a second's work. These
+would wait longer than clients do."""
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
