@@ -414,14 +414,15 @@ class KBatchServer(Application):
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         async with AsyncExitStack() as running:
-            await self.start_parts(running)
+            server = await self.start_parts(running)
             settle_garbage()
             self.log.info("kbatch-server %s listens at %s%s", __version__, self.bind_url, self.service_prefix)
             await stopped.wait()
+            server.stop_keeping_connections()
             await self.operations.announce_stop()
 
-    async def start_parts(self, running: AsyncExitStack) -> None:
-        """Start every part; ``running`` stops them. Binding the port comes first: it may fail."""
+    async def start_parts(self, running: AsyncExitStack) -> WebServer:
+        """Start every part, and return the server; ``running`` stops them. Binding the port comes first."""
         server = self.listen()
         running.callback(server.close)
         running.push_async_callback(self.auth.close)
@@ -440,6 +441,7 @@ class KBatchServer(Application):
         running.push_async_callback(self.operations.stop)
         server.start()
         running.push_async_callback(server.stop)
+        return server
 
     def listen(self) -> WebServer:
         """Bind the port; requests wait in its backlog until the parts are started."""

@@ -144,11 +144,19 @@ class WebServer(LoggingConfigurable):
         connections.most = limit_connections(connections.most, allow_many_files(), self.log.warning)
         self._server.add_sockets(self._sockets)
 
+    def stop_keeping_connections(self) -> None:
+        """Close each connection after its next answer, so that few are left to close at ``stop``.
+
+        The hub's proxy keeps idle connections without a limit. A request that it sends on one while the
+        service closes it fails (*socket hang up*, 503), and the proxy does not try it again.
+        """
+        self._server.conn_params.no_keep_alive = True
+
     async def stop(self) -> None:
         """Accept no more connections, wait for the requests in progress, and close all connections."""
         self.log.info("stopping")
         self._server.stop()
-        self._server.conn_params.no_keep_alive = True  # each answer from now on is its connection's last
+        self.stop_keeping_connections()
         await self.inflight.finish(self.shutdown_seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_SECONDS):

@@ -273,7 +273,8 @@ def test_a_service_that_is_told_to_stop_ends_everything_in_order(hub):
         with connect(service, token) as late:
             ready = wait_until(lambda: (said := late.get("api/v1/ready")).status_code == 503 and said)
             assert ready.json()["status"] == "stopping"
-            assert late.get("api/v1/user").status_code == 200  # who comes now is still answered
+            user = late.get("api/v1/user")  # who comes now is still answered
+            assert (user.status_code, user.headers["Connection"]) == (200, "close")  # once
         said = events.read_rest()
         assert "retry: 2000" in said
         assert "event: end" not in said
