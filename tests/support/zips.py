@@ -46,15 +46,10 @@ def _make_info(name: Name) -> zipfile.ZipInfo:
 
 def make_mixed_zip() -> bytes:
     """Return a ZIP with a name in the OEM code page, a link, and what macOS adds for itself."""
-    buffer = io.BytesIO()
     link = zipfile.ZipInfo("sub/link")
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("donnXes.txt", "hello")
-        archive.writestr(link, "../data", zipfile.ZIP_DEFLATED)
-        archive.writestr("data", "linked")
-        archive.writestr("sub/.DS_Store", "x")
-    return buffer.getvalue().replace(b"donnXes.txt", NAME.encode("cp437"))
+    files = [("donnXes.txt", "hello"), (link, "../data"), ("data", "linked"), ("sub/.DS_Store", "x")]
+    return make_zip(*files).replace(b"donnXes.txt", NAME.encode("cp437"))
 
 
 def stored(raw: bytes, data: bytes = b"x", *, flags: int = 0, extra: bytes = b"", system: int = 0) -> bytes:
