@@ -93,7 +93,7 @@ def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no
     page.page.get_by_label("Choose files").set_input_files(archive)
     choice = page.page.get_by_label("Run in folder repo-main")
     expect(choice).to_be_checked()
-    expect(page.find("kbatch-submit")).to_contain_text("All files of this ZIP are in that folder.")
+    expect(page.find("kbatch-submit")).to_contain_text("All files in this ZIP are in this folder.")
     page.page.get_by_label("Command").fill("sh main.sh")
     page.page.get_by_role("button", name="Submit").click()
     expect(status(page)).to_have_text("succeeded")
@@ -124,8 +124,8 @@ def test_a_folder_that_only_the_service_finds_is_offered_before_the_job_is_submi
     expect(choice).to_be_focused()
     expect(choice).to_be_in_viewport()
     form = page.find("kbatch-submit")
-    expect(form).to_contain_text("All files of this ZIP are in that folder.")
-    expect(form).to_contain_text("Choose whether to run in that folder, then submit again.")
+    expect(form).to_contain_text("All files in this ZIP are in this folder.")
+    expect(form).to_contain_text("Choose whether the command runs in this folder, then submit again.")
     page.shoot("submit-folder")
     assert not any(asked)
     page.page.get_by_role("button", name="Submit").click()
@@ -203,7 +203,7 @@ def test_an_upload_is_cancelled_and_a_bad_zip_is_refused_at_its_field(page, tmp_
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (413, "A proxy in front of the hub refused the upload because of its size (413). Ask an admin"),
+        (413, "A proxy in front of the hub rejected the upload because it is too large (413). Ask an admin"),
         (502, "A proxy in front of the service can't reach it (502)."),
         (504, "A proxy in front of the service stopped waiting for its answer (504)."),
     ],

@@ -110,7 +110,7 @@ export class ParametersField extends LitElement {
       ${source ? html`<div class="quiet small">This ${nameLanguage(language)} code of the notebook runs unchanged. To change a variable that it sets, add a parameter.</div><pre tabindex="0">${source}</pre>` : nothing}
       ${parameters.map((each, index) => this.renderParameter(each, index))}
       <button type="button" class="add" @click=${() => this.add()}>Add parameter</button>
-      ${others.map(({ field, message }) => html`<div class="problem small" role="alert">${field.replace(/^notebook\.?/, "")} ${message}</div>`)}
+      ${others.map(({ field, message }) => html`<div class="problem small" role="alert">${[field.replace(/^notebook\.?/, ""), message].filter(Boolean).join(": ")}</div>`)}
     </fieldset>`;
   }
 

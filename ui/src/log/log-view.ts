@@ -295,7 +295,7 @@ export class LogView extends LitElement {
     if (!this.hits) return nothing;
     const most = `${count(this.hits.length)}${this.hitsAreCut ? "+" : ""}`;
     return html`<span class="row">
-      <span class="small" role="status">${this.hits.length ? `${count(this.hit + 1)} of ${most}` : this.hitsAreCut ? "No matches in the first part" : "No matches"}</span>
+      <span class="small" role="status">${this.hits.length ? `${count(this.hit + 1)} of ${most}` : this.hitsAreCut ? "No matches in the part searched" : "No matches"}</span>
       <button type="button" aria-label="Previous match" ?disabled=${!this.hits.length} @click=${() => this.step(-1)}>↑</button>
       <button type="button" aria-label="Next match" ?disabled=${!this.hits.length} @click=${() => this.step(1)}>↓</button>
     </span>`;

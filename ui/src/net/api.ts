@@ -134,8 +134,8 @@ function explainProxy(status: number): string {
   switch (status) {
     case 413:
       return (
-        "A proxy in front of the hub refused the upload because of its size (413). " +
-        "Ask an admin of the hub to raise the proxy's limit: its documentation calls it the maximum body size."
+        "A proxy in front of the hub rejected the upload because it is too large (413). " +
+        "Ask an admin of the hub to raise the proxy's maximum body size."
       );
     case 502:
       return (

@@ -208,7 +208,7 @@ export class SubmitView extends LitElement {
       if (isZip(files)) this.offerTopFolder(upload.top_folder ?? "");
     } catch (error) {
       if (error instanceof TooLarge)
-        throw new FieldProblem("upload", `The code must be at most ${bytes(limit)} as a ZIP.`);
+        throw new FieldProblem("upload", `The ZIP of your code is larger than the limit of ${bytes(limit)}.`);
       if (error instanceof ApiError && error.status >= 400 && error.status < 500 && !error.isLoginNeeded) {
         throw new FieldProblem("upload", error.message);
       }
@@ -220,7 +220,7 @@ export class SubmitView extends LitElement {
   private offerTopFolder(topFolder: string): void {
     if (!topFolder || topFolder === this.form.topFolder) return;
     this.set({ topFolder, workingDir: topFolder });
-    throw new FieldProblem("working_dir", "Choose whether to run in that folder, then submit again.");
+    throw new FieldProblem("working_dir", "Choose whether the command runs in this folder, then submit again.");
   }
 
   private refuse(error: unknown): void {
@@ -242,7 +242,7 @@ export class SubmitView extends LitElement {
   /** Have what is wrong seen: the first field of those, and above the button what has no place of its own. */
   private async showProblems(): Promise<void> {
     const homeless = this.problems.filter(({ field }) => !PLACES.includes(field.split(".")[0]));
-    if (homeless.length) this.general = homeless.map(({ field, message }) => `${field} ${message}`).join("; ");
+    if (homeless.length) this.general = homeless.map(({ field, message }) => `${field}: ${message}`).join("; ");
     const advanced = this.renderRoot.querySelector("details");
     if (advanced && this.problems.some(({ field }) => FOLDED.includes(field.split(".")[0]))) advanced.open = true;
     await this.updateComplete;
@@ -270,7 +270,7 @@ export class SubmitView extends LitElement {
       <form novalidate @submit=${this.submit}>
         ${this.renderText("name", "Name", form.name, (name) => ({ name }), { maxlength: 63 })}
         <div class="field">
-          <div class="label">Code <span class="quiet">(optional; the command runs in this folder)</span></div>
+          <div class="label">Code <span class="quiet">(optional; the command runs in the folder with this code)</span></div>
           <kbatch-code
             .files=${form.files}
             .upload=${form.upload}
@@ -333,7 +333,7 @@ export class SubmitView extends LitElement {
     const change = (event: Event) =>
       this.take("working_dir", { workingDir: (event.target as HTMLInputElement).checked ? topFolder : "" });
     return html`<label class="choice" problem=${problem}><input type="checkbox" .checked=${workingDir !== ""} @change=${change} /> Run in folder <code>${topFolder}</code></label>
-      ${this.form.uploadFrom ? nothing : html`<div class="quiet small">All files of this ZIP are in that folder.</div>`}
+      ${this.form.uploadFrom ? nothing : html`<div class="quiet small">All files in this ZIP are in this folder.</div>`}
       ${problem ? html`<div class="problem small" role="alert">${problem}</div>` : nothing}`;
   }
 
@@ -366,7 +366,7 @@ export class SubmitView extends LitElement {
     if (!placed.length) return nothing;
     const names = [...new Set(placed.map(nameField))].join(", ");
     return html`<p class="problem small">
-      Check these fields: ${names}. <button type="button" class="link" @click=${this.showFirst}>Show</button>
+      Check these fields: ${names}. <button type="button" class="link" @click=${this.showFirst}>Go to the first</button>
     </p>`;
   }
 

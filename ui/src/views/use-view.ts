@@ -152,7 +152,7 @@ export class UseView extends LitElement {
   private renderLimits(): TemplateResult {
     const { jobs } = this.user.limits;
     if (jobs === null)
-      return html`<p>Your limits can't be loaded right now. Your jobs wait until they are available.</p>`;
+      return html`<p>Your limits can't be loaded right now. Your jobs wait until the service can read them.</p>`;
     const names = [...new Set([...Object.keys(this.usage), ...Object.keys(jobs)])];
     return html`<table>
       <thead>
@@ -179,7 +179,7 @@ const NAMES: Record<string, string> = {
   queued: "Queued jobs",
   running: "Running jobs",
   cpu: "CPUs",
-  [HOURS]: "Hours this month",
+  [HOURS]: "Job-hours this month",
 };
 
 /** Waiting jobs that are listed. */
