@@ -115,9 +115,9 @@ class TooLarge(KBatchError):
     def of_body(cls, limit: int, *, size: int | None = None, received: int = 0) -> TooLarge:
         """Return the error for a body of known size, or of which only some bytes have arrived."""
         if size is not None:
-            message = f"The body is {size} bytes, the limit is {limit} bytes."
+            message = f"The request body has {size} bytes; the limit is {limit} bytes."
             return cls(message, details={"size": size, "limit": limit})
-        message = f"The body is larger than the limit of {limit} bytes ({received} received)."
+        message = f"The request body is larger than the limit of {limit} bytes ({received} received)."
         return cls(message, details={"size": None, "received": received, "limit": limit})
 
 
@@ -128,7 +128,7 @@ class RangeNotSatisfiable(KBatchError):
     reason = "RangeNotSatisfiable"
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"The range is outside of the content, which has {size} bytes.")
+        super().__init__(f"The requested range is outside the content, which has {size} bytes.")
         self.size = size
 
 

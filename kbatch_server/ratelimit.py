@@ -36,7 +36,7 @@ class ConcurrencyLimit:
         if self._taken[user] >= self._per_user:
             LIMITS_HELD.labels(f"{self._limit}_per_user").inc()
             raise TooManyRequests(
-                f"You already have {self._per_user} {self._what}, which is the limit: wait for one to end.",
+                f"You already have {self._per_user} {self._what}, which is the limit. Wait for one to end.",
                 details={"limit": self._per_user},
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )

@@ -62,7 +62,7 @@ def at_most(limit: int, noun: str) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if isinstance(value, list | dict) and len(value) > limit:
-            raise ValueError(f"has {len(value)} {noun}, the limit is {limit}")
+            raise ValueError(f"has {len(value)} {noun}; the limit is {limit}")
         return value
 
     return BeforeValidator(check)

@@ -63,13 +63,13 @@ def test_a_body_of_many_values_is_refused_before_any_of_them_is_an_object(name):
 
 # few enough to be read, and still more than what is theirs
 WRONG = {
-    "args": ("api", say(args=[1] * 19_000), "args: has 19000 words, the limit is 5000"),
-    "command": ("api", say(command=[1] * 19_000), "command: has 19000 words, the limit is 5000"),
+    "args": ("api", say(args=[1] * 19_000), "args: has 19000 words; the limit is 5000"),
+    "command": ("api", say(command=[1] * 19_000), "command: has 19000 words; the limit is 5000"),
     "env": ("api", say(env=dict.fromkeys(map(str, range(9000)), 1)), "env: has 9000 variables"),
     "tags": (
         "api",
         say(tags=dict.fromkeys(map(str, range(9000)), 1)),
-        "tags: has 9000 tags, the limit is 32",
+        "tags: has 9000 tags; the limit is 32",
     ),
     "kbatch args": ("kbatch", say_kbatch(args=[1] * 19_000), "args: has 19000 words"),
     "kbatch env": ("kbatch", say_kbatch(env=[{"x": 1}] * 5000), "env: has 5000 variables"),

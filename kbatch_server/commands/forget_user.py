@@ -87,7 +87,7 @@ class ForgetUser(Application):
     def start(self) -> None:
         """Work on the database that the service's configuration names."""
         if self.deleted == bool(self.extra_args):
-            raise WrongSetting("kbatch-server forget-user takes names of users, or --deleted")
+            raise WrongSetting("kbatch-server forget-user needs names of users, or --deleted")
         asyncio.run(self._run(KBatchServer.make_for(self)))
 
     async def _run(self, server: KBatchServer) -> None:

@@ -74,7 +74,7 @@ class RemovalReport:
         self._counts: Counter[str] = Counter()
         self._sizes: Counter[str] = Counter()
         self._console = Console(highlight=False)
-        self._status = self._console.status("Looking …")  # which shows nothing where there is no terminal
+        self._status = self._console.status("Searching…")  # which shows nothing where there is no terminal
 
     def __enter__(self) -> Self:
         self._status.__enter__()

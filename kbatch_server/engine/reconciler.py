@@ -281,7 +281,9 @@ class Reconciler(LoggingConfigurable):
             raise LauncherUnavailable(str(error)) from error
         except Exception:
             LAUNCHES.labels("failed").inc()
-            message = "The service failed to start the job and tries again. The cause is in its log."
+            message = (
+                "The service could not start the job, and will try again. The cause is in the service's log."
+            )
             await self.jobs.update(job.id, reason="LaunchFailed", message=message)
             raise
         else:

@@ -191,7 +191,7 @@ class Retention(LoggingConfigurable):
             if removal.kind == "job":
                 await self.store.jobs.request_delete(removal.name, user=None, audit=entry)
             elif removal.kind == "results":
-                await self.outputs.delete(removal.name, why=f"They were {removal.why}.", audit=entry)
+                await self.outputs.delete(removal.name, why=f"They {removal.why}.", audit=entry)
             elif removal.kind == "log":
                 await self.logs.delete_log(removal.name, audit=entry)
             else:
@@ -256,7 +256,7 @@ class Retention(LoggingConfigurable):
             if before is None:
                 continue
             async for job in self._list_ended(user, part, before, since):
-                why = f"removed {in_words(ttls.get_seconds(part))} after the job's end"
+                why = f"expired {in_words(ttls.get_seconds(part))} after the job's end"
                 yield Removal(kind, job.id, user, job.size, why)
 
     async def _list_ended(
@@ -277,7 +277,7 @@ class Retention(LoggingConfigurable):
                 named = await self._find_named([each.key for each in page])
                 for each in page:
                     if each.key not in named:
-                        yield Removal("object", each.key, "", each.size, "named by no record")
+                        yield Removal("object", each.key, "", each.size, "without a record")
 
     async def _list_objects(self, prefix: str, before: datetime) -> AsyncIterator[Sequence[StoredObject]]:
         page: list[StoredObject] = []

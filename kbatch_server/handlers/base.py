@@ -197,7 +197,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
         unknown = set(self.request.query_arguments) - set(needs.query) - {"_xsrf", "token"}
         if unknown:
             name = min(unknown)[:100]
-            known = ", ".join(needs.query) or "there are none"
+            known = ", ".join(needs.query) or "none"
             raise InvalidRequest.of_field(name, f"is not a known query parameter; known: {known}")
 
     @property

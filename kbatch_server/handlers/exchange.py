@@ -212,7 +212,9 @@ class Exchange(RequestHandler):
             if self._refused or self._is_body_complete():
                 return
             if now() >= due:
-                self.refuse_soon(RequestTimeout("The body arrived too slowly. Try again, or send less."))
+                self.refuse_soon(
+                    RequestTimeout("The request body arrived too slowly. Try again, or send less data.")
+                )
             else:
                 self._call_at(due, look)
 

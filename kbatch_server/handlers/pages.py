@@ -145,7 +145,7 @@ class HomeHandler(PageHandler):
             BaseHandler.answer_error(self, error)
 
 
-NO_LOGIN = "This login was not started in this browser, or took too long. Open the page again."
+NO_LOGIN = "This login was not started in this browser, or it took too long. Open the page again."
 
 
 class OAuthCallbackHandler(PageHandler):

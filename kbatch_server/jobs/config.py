@@ -27,7 +27,7 @@ def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str
     if not any(_matches(wanted, pattern) for pattern in allowed):
         known = ", ".join([*allowed, *([default] if default else [])])
         raise InvalidRequest.of_field(
-            "image", f"{wanted!r} is not allowed; allowed: {known or 'only a profile'}"
+            "image", f"{wanted!r} is not allowed; allowed: {known or 'only the images of profiles'}"
         )
     return wanted
 

@@ -183,4 +183,4 @@ def _check_unique(trait: str, names: Sequence[Any], taken: Collection[str]) -> N
         if name in taken:
             raise TraitError(f"JobConfig.{trait}: {name} is the service's own; choose another")
         if name in names[:number]:
-            raise TraitError(f"JobConfig.{trait}: {name} is there twice")
+            raise TraitError(f"JobConfig.{trait}: {name} appears twice")

@@ -53,7 +53,7 @@ class Profiles(LoggingConfigurable):
                 self._check_entry(entry)
             slugs = [_slug(entry) for entry in proposal["value"]]
             if len(set(slugs)) < len(slugs):
-                raise TraitError(f"Profiles.profile_list: two profiles have the same slug, of {slugs}")
+                raise TraitError(f"Profiles.profile_list: two profiles have the same slug; slugs: {slugs}")
         return proposal["value"]
 
     def __init__(self, **kwargs: Any) -> None:
@@ -97,7 +97,7 @@ class Profiles(LoggingConfigurable):
         for entry in entries:
             if _slug(entry) == slug:
                 return entry
-        names = ", ".join(_slug(entry) for entry in entries) or "there are none"
+        names = ", ".join(_slug(entry) for entry in entries) or "none"
         raise InvalidRequest.of_field("profile", f"profile {slug!r} does not exist; available: {names}")
 
     def _get_config(self, entry: ProfileEntry | None) -> JobConfig:
@@ -130,8 +130,9 @@ class Profiles(LoggingConfigurable):
         unknown = set(entry) - {"display_name", "slug", "description", "default", "kbatch_override"}
         if unknown or not isinstance(entry.get("display_name"), str):
             raise TraitError(
-                "Profiles.profile_list: an entry has display_name, slug, description, default and "
-                f"kbatch_override, not {sorted(unknown)}"
+                "Profiles.profile_list: an entry must have display_name, and may have slug, description, "
+                "default and kbatch_override; unknown keys: "
+                f"{', '.join(sorted(map(str, unknown))) or 'none'}"
             )
         override = entry.get("kbatch_override", {})
         strange = [name for name in override if not JobConfig.class_traits(config=True).get(name)]

@@ -87,7 +87,7 @@ class Jobs(LoggingConfigurable):
         if self.disk is not None:
             await self.disk.check(user.name)
         if request.working_dir and request.upload is None:
-            raise InvalidRequest.of_field("working_dir", "is a folder in the code: set upload, too")
+            raise InvalidRequest.of_field("working_dir", "requires upload: it names a folder in the code")
         spec = await self.make_spec(user, request)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)

@@ -133,7 +133,7 @@ class JobWatch(LoggingConfigurable):
             raise TooManyRequests(
                 (
                     f"You already have {self.max_watchers_per_user} connections that watch jobs, which is "
-                    "the limit: close one."
+                    "the limit. Close one."
                 ),
                 details={"limit": self.max_watchers_per_user},
                 retry_after_seconds=30,

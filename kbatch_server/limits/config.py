@@ -257,11 +257,13 @@ class Limits(LoggingConfigurable):
 
 
 def _make_refusal(owner: str, resource: str, limit: float, spec: JobSpec) -> InvalidRequest | Forbidden:
+    if resource in (RUNNING, HOURS):
+        own = {"user": "your limit", TOTAL: "the limit of all users together"}.get(owner)
+        own = own or f"the limit of the group {find_group(owner)!r}"
+        what = "running jobs" if resource == RUNNING else "job-hours"
+        return Forbidden(f"The job can never start: {own} for {what} is 0.", reason="QuotaExceeded")
     whose = {"user": "your jobs", TOTAL: "all jobs"}.get(owner)
     whose = whose or f"the jobs of the group {find_group(owner)!r}"
-    if resource in (RUNNING, HOURS):
-        message = f"The job can never start: {whose} may have no {describe(resource, 0)}."
-        return Forbidden(message, reason="QuotaExceeded")
     field = FIELDS.get(resource, "profile")
     # other resources come from the profile, or from the default one
     what = "" if field != "profile" else f"{spec.profile!r} " if spec.profile else "the default of every job "

@@ -142,19 +142,19 @@ class Wait:
 
 
 UNDECIDED = Wait("WaitingForTurn", "Waiting for the scheduler.")
-LIMITS_UNKNOWN = Wait("LimitsUnknown", "Your limits cannot be read now. The service tries again.")
+LIMITS_UNKNOWN = Wait("LimitsUnknown", "Your limits cannot be read now. The service will try again.")
 
 
 def make_wait(bounds: Bounds, resource: str, demand: Amounts) -> Wait:
     """Return why a job waits for a resource that its owner has too little left of."""
     if bounds.owner == TOTAL:
         limit = bounds.limits[resource]
-        what = describe(resource, limit)
-        why = (
-            f"All {format_usage(resource, limit)} job slots are in use."
-            if resource == RUNNING
-            else (f"All jobs share {what}, and too little is free.")
-        )
+        if resource == RUNNING:
+            slots = (
+                "The only job slot is" if limit == 1 else f"All {format_usage(resource, limit)} job slots are"
+            )
+            return Wait("WaitingForTurn", f"{slots} in use.", TOTAL, resource)
+        why = f"All jobs share {describe(resource, limit)}, and not enough is left."
         return Wait("WaitingForTurn", why, TOTAL, resource)
     return Wait("QuotaExceeded", _explain(bounds, resource, demand), bounds.owner, resource)
 
@@ -174,7 +174,7 @@ def make_turn_wait(owner: str, resource: str) -> Wait:
     """Return why a job waits for a resource that another user's job needs first."""
     of = "" if owner == TOTAL else f" of the group {find_group(owner)!r}"
     what = "job slots" if resource == RUNNING else describe(resource, 0)
-    return Wait("WaitingForTurn", f"Waiting for {what}: users{of} with less recent usage go first.")
+    return Wait("WaitingForTurn", f"Waiting for {what}: users{of} with lower recent usage go first.")
 
 
 def _explain(bounds: Bounds, resource: str, demand: Amounts) -> str:

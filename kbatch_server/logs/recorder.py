@@ -263,7 +263,7 @@ class LogRecorder(LoggingConfigurable):
                         await writer.add(piece)
                     await writer.flush(older_than_seconds=self.flush_seconds)
         except LogNotFound as error:
-            problem = str(error) or "The log has no more to read."
+            problem = str(error) or "The rest of the log is no longer available."
             self.log.info("job %s: no more of the log of %s: %s", recording.job.id, recording.pod, problem)
         except LauncherUnavailable:
             await writer.flush()

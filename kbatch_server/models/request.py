@@ -64,7 +64,7 @@ def parse_memory(value: Any) -> Any:
         return value
     match = _MEMORY.fullmatch(value)
     if not match:
-        raise ValueError("must be a number of bytes, or one with a unit, like 512M or 2G")
+        raise ValueError("must be a number of bytes, or a number with a unit, like 512M or 2G")
     return int(float(match[1]) * _MEMORY_UNITS[match[2]])
 
 
@@ -85,7 +85,7 @@ def _checked_env(value: dict[str, str]) -> dict[str, str]:
     size = sum(len(name.encode()) + len(text.encode()) for name, text in value.items())
     if size > MAX_ENV_BYTES:
         raise ValueError(
-            f"is {size} bytes in all, the limit is {MAX_ENV_BYTES}: put large values into the ZIP of code"
+            f"has {size} bytes in total; the limit is {MAX_ENV_BYTES}. Put large values into files in the ZIP"
         )
     return value
 
@@ -102,7 +102,9 @@ def _checked_words(value: list[str]) -> list[str]:
         raise ValueError("contains a NUL character")
     size = sum(len(word.encode()) + 1 for word in value)  # and what keeps words apart
     if size > MAX_COMMAND_BYTES:
-        raise ValueError(f"is {size} bytes in all, the limit is {MAX_COMMAND_BYTES}: put it into the ZIP")
+        raise ValueError(
+            f"has {size} bytes in total; the limit is {MAX_COMMAND_BYTES}. Put it into a file in the ZIP"
+        )
     return value
 
 
@@ -115,7 +117,7 @@ def _checked_command(value: list[str]) -> list[str]:
 def _checked_folder(value: str) -> str:
     parts = [part for part in value.split("/") if part not in {"", "."}]
     if value.startswith("/") or ".." in parts or "\0" in value:
-        raise ValueError("must be a path inside the code, like src/train, without '..' or a '/' before it")
+        raise ValueError("must be a path inside the code, like src/train, without '..' or a leading '/'")
     return "/".join(parts)
 
 

@@ -31,8 +31,8 @@ EXIT_REASONS = {
     93: (
         "KernelDied",
         (
-            "The notebook's kernel died or does not respond: it may have run out of memory. The notebook "
-            "has its output until then."
+            "The notebook's kernel died or does not respond: it may have run out of memory. The executed "
+            "notebook contains the output up to that point."
         ),
     ),
     94: ("NotebookRunnerFailed", "The notebook runner failed. See the end of the log."),

@@ -38,7 +38,7 @@ def _checked_names(value: Any) -> Any:
     if not isinstance(value, dict):
         return value  # that it is none is said by its type
     if len(value) > MAX_PARAMETERS:
-        raise ValueError(f"has {len(value)} names, the limit is {MAX_PARAMETERS}")
+        raise ValueError(f"has {len(value)} names; the limit is {MAX_PARAMETERS}")
     for name in value:
         if not (len(name) <= 100 and _NAME.fullmatch(name)):
             raise ValueError(f"{name[:60]!r} is not a valid variable name")

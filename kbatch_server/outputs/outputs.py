@@ -203,8 +203,9 @@ class Outputs(LoggingConfigurable):
         said = []
         if omitted.files:
             files = "1 file" if omitted.files == 1 else f"{omitted.files} files"
+            was = "was" if omitted.files == 1 else "were"
             said.append(
-                f"{files} ({omitted.size} bytes) not saved; the limits are "
+                f"{files} ({omitted.size} bytes) {was} not saved; the limits are "
                 f"{self.max_output_files} files and {self.max_output_bytes} bytes."
             )
         if left_out:
@@ -214,7 +215,9 @@ class Outputs(LoggingConfigurable):
             )
         if selection.is_cut:
             LIMITS_HELD.labels("max_output_files").inc()
-            said.append("The paths and links are too long or too many: use shorter ones, or pack the files.")
+            said.append(
+                "There are too many paths and links, or they are too long: pack the files into an archive."
+            )
         sizes = [file.size for file in selection.files]
         return JobOutputs(
             state="kept",
@@ -258,7 +261,8 @@ class Outputs(LoggingConfigurable):
 
     def _say_too_many(self, what: str) -> TooLarge:
         message = (
-            f"The results have {what}; the limit is {self.max_output_files} files. Pack small files into one."
+            f"The results have {what}; the limit is {self.max_output_files} files. Pack small files into an "
+            "archive."
         )
         return TooLarge(message, details={"limit": self.max_output_files})
 
@@ -267,8 +271,8 @@ class Outputs(LoggingConfigurable):
         if isinstance(error, TooLarge):
             await self.fail(job, error.message)
             return error
-        await self.fail(job, f"The pod sent no valid tar: {error}.")
-        return InvalidRequest.of_field("body", f"is not a tar: {error}")
+        await self.fail(job, f"The pod did not send a valid tar archive: {error}.")
+        return InvalidRequest.of_field("body", f"is not a tar archive: {error}")
 
     async def _record(self, job: Job, summary: JobOutputs, kept: KeptOutputs | None) -> None:
         """Record the outcome; the recording continues even if this is cancelled."""

@@ -150,7 +150,7 @@ class TarIndex:
     def finish(self) -> None:
         """Note the end of the data; raises BadTar if the tar is incomplete."""
         if not self.is_complete:
-            raise BadTar("it ends in the middle")
+            raise BadTar("it is truncated")
 
     def _take_block(self) -> None:
         block, self._held = bytes(self._held), bytearray()
@@ -174,11 +174,11 @@ class TarIndex:
             if self.is_complete:
                 self._is_done = True  # what follows is no tar
                 return
-            raise BadTar(f"it has a header that is none: {error}") from None
+            raise BadTar(f"it has an invalid header: {error}") from None
         self.is_complete = False
         if info.type in _LONG:
             if not 0 < info.size <= MAX_HEADER_BYTES:
-                raise BadTar("it has a name that is too long, or none")
+                raise BadTar("it has an entry whose name is missing or too long")
             self._long, self._wanted = info, _padded(info.size)
         else:
             self._is_in_map = info.type == tarfile.GNUTYPE_SPARSE and bool(block[_MAP_BEGINS])
@@ -198,7 +198,7 @@ class TarIndex:
         said, self._next = self._next, {}
         size = _read_int(said.get("size", str(info.size)))
         if size < 0:
-            raise BadTar("it has an entry of less than no bytes")
+            raise BadTar("it has an entry with a negative size")
         # as tarfile does: the others have no content, whatever their header says
         self._skip = 0 if info.type in _WITHOUT_CONTENT else _padded(size)
         if info.isdir() or info.type == tarfile.XGLTYPE:
@@ -287,10 +287,10 @@ def _read_pax(data: bytes) -> dict[str, str]:
         match = _RECORD_LENGTH.match(data, start)
         end = start + int(match[1]) if match else 0
         if match is None or not start + _MIN_RECORD_BYTES <= end <= len(data) or data[end - 1 : end] != b"\n":
-            raise BadTar("it has an extended header that cannot be read")
+            raise BadTar("it has an invalid extended header")
         keyword, equals, value = data[match.end() : end - 1].partition(b"=")
         if not keyword or not equals:
-            raise BadTar("it has an extended header that cannot be read")
+            raise BadTar("it has an invalid extended header")
         name = _decode(keyword)
         if name in _KEYWORDS:
             records[name] = _decode(value)
@@ -304,7 +304,7 @@ def _read_int(text: str) -> int:
     """Return the whole part of a number that may have a fraction; raises BadTar."""
     match = _NUMBER.match(text)
     if match is None:
-        raise BadTar(f"it has a number that cannot be read: {text[:20]!r}")
+        raise BadTar(f"it has an invalid number: {text[:20]!r}")
     return int(match[1])
 
 

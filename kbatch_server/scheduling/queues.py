@@ -76,7 +76,7 @@ class Decision:
 class Queues:
     """Adds up the running jobs by user, by group and in total, and selects the next ones from the queues.
 
-    The order: the user with the least recent usage; of this user's jobs the one with the highest priority,
+    The order: the user with the lowest recent usage; of this user's jobs the one with the highest priority,
     then the oldest. A job that does not fit blocks the jobs behind it of the same user. If it does not fit
     into a shared limit, it also blocks other users' jobs that need the same resource: otherwise a large job
     would wait forever.

@@ -75,7 +75,7 @@ class S3Storage(BucketStorage):
             ("secret_access_key", "access_key_id"),
         ):
             if getattr(self, given) and not getattr(self, missing):
-                raise StorageError(f"S3Storage.{missing} must be set, too, as {given} is")
+                raise StorageError(f"S3Storage.{missing} must be set if {given} is set")
         await super().open()
 
     def _make_client(self, endpoint: str, **kwargs: Any) -> Any:

@@ -24,7 +24,7 @@ _LOCAL_SIGNATURE = b"PK\x03\x04"
 _SIZES_FOLLOW = 0x8
 
 _DAMAGED = "is damaged"
-_CONTRADICTED = "differs between its own header and the ZIP's directory"
+_CONTRADICTED = "has a header that differs from the ZIP's directory"
 
 OnData = Callable[[ZipEntry, bytes], None]
 
@@ -99,7 +99,7 @@ class ContentCheck:
             header
         )
         if signature != _LOCAL_SIGNATURE:
-            raise refused_entry(entry.name, f"{_DAMAGED}: it is not where it should be")
+            raise refused_entry(entry.name, f"{_DAMAGED}: it is not at the offset that the directory gives")
         raw_name = yield from self._take(name_length)
         yield from self._take(extra_length)
         pairs = [(method, entry.method), (raw_name, entry.raw_name), (flags & ENCRYPTED, 0)]

@@ -172,7 +172,7 @@ def read_directory(tail: bytes, start: int) -> Directory:
         entries.append(entry)
         link_bytes += entry.size if entry.is_link else 0
         if link_bytes > MAX_LINK_BYTES:
-            raise refused(f"The ZIP archive has links of more than {MAX_LINK_BYTES:,} bytes.")
+            raise refused(f"The targets of the links in the ZIP archive exceed {MAX_LINK_BYTES:,} bytes.")
         _add_to_tree(tree, entry)
     if all(entry.is_folder or entry.is_left_out for entry in entries):
         raise refused("The ZIP archive has no files.")
@@ -217,7 +217,9 @@ def _find_directory(tail: bytes, start: int) -> _Place:
     if end - size < 0:
         raise zipfile.BadZipFile
     if offset < end - size:
-        raise refused("The ZIP archive has data before it, which some unzip programs do not accept.")
+        raise refused(
+            "The ZIP archive has data before its beginning, which some unzip programs do not accept."
+        )
     if offset != end - size:
         raise zipfile.BadZipFile
     if len(tail) - at > MAX_END_BYTES:
@@ -303,7 +305,7 @@ def _find_problem_of_name(name: str, slashed: str) -> str | None:
     if len(parts) - 1 > MAX_DEPTH:
         return f"is more than {MAX_DEPTH} folders deep"
     if len(slashed.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
-        return f"has too long a name: {MAX_NAME_BYTES} bytes is the limit, and {MAX_PATH_BYTES} with folders"
+        return f"has too long a name: the limit is {MAX_NAME_BYTES} bytes, {MAX_PATH_BYTES} with folders"
     if all(part in {"", "."} for part in parts) and not slashed.endswith("/"):
         return "has no name"
     return None
@@ -335,7 +337,7 @@ def _add_to_tree(tree: Tree, entry: ZipEntry) -> None:
         raise refused_entry(error.path, str(error)) from None
     except TooManyPlaces:
         raise refused(
-            f"The ZIP archive has more than {MAX_ENTRIES:,} files and folders, those in its paths included."
+            f"The ZIP archive has more than {MAX_ENTRIES:,} files and folders, including those in paths."
         ) from None
 
 

@@ -73,7 +73,7 @@ class Tree:
         key = self._add_folders(folders), last
         there = self._places.get(key)
         if there is not None and there > _ROOT:
-            raise BadTree(name, f"is a {_WORDS[kind]}, and a folder as well")
+            raise BadTree(name, f"is both a {_WORDS[kind]} and a folder")
         if there is not None:
             raise BadTree(name, "appears twice")
         self._put(key, kind)
@@ -88,7 +88,7 @@ class Tree:
                 self._parents.append(folder)
                 folder = len(self._parents) - 1
             elif there < _ROOT:
-                raise BadTree("/".join(parts[:depth]), f"is a {_WORDS[there]}, and a folder as well")
+                raise BadTree("/".join(parts[:depth]), f"is both a {_WORDS[there]} and a folder")
             else:
                 folder = there
         return folder

@@ -103,7 +103,7 @@ class CachingHubOAuth(HubOAuth):
             per_user=max(self.concurrent_lookups // 2, 1),
             total=self.concurrent_lookups,
             limit="concurrent_lookups",
-            what="questions to JupyterHub",
+            what="requests to JupyterHub",
             most_waiting=self.waiting_lookups,
         )
 

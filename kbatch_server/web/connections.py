@@ -99,7 +99,7 @@ class Connections:
         if self._count_by_user[user] >= self.most_per_user:
             LIMITS_HELD.labels("max_connections_per_user").inc()
             raise TooManyRequests(
-                f"You and your jobs already have {self.most_per_user} connections, which is the limit: wait "
+                f"You and your jobs already have {self.most_per_user} connections, which is the limit. Wait "
                 "for a response.",
                 details={"limit": self.most_per_user},
                 retry_after_seconds=RETRY_AFTER_SECONDS,

@@ -46,7 +46,7 @@ class FilePart:
                 },
             )
         except (KeyError, FormParserError):
-            raise InvalidRequest.of_field("Content-Type", "names no boundary between the parts") from None
+            raise InvalidRequest.of_field("Content-Type", "has no boundary between the parts") from None
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes of a piece of the body that belong to the file; raises InvalidRequest."""
@@ -89,7 +89,7 @@ class FilePart:
         _, options = parse_options_header(self._disposition.decode("latin-1"))
         self._is_file = options.get(b"name") == b"file"
         if self._is_file and self.is_found:
-            raise InvalidRequest.of_field("file", "more than one was sent")
+            raise InvalidRequest.of_field("file", "was sent more than once")
         self.is_found = self.is_found or self._is_file
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:

@@ -262,14 +262,14 @@ class Throttle(LoggingConfigurable):
             "submit": RateLimit(per_second=self.submits_per_minute / 60, burst=self.submit_burst),
             "upload": RateLimit(per_second=self.uploads_per_minute / 60, burst=self.upload_burst),
         }
-        self._requests = self._make_places("concurrent_requests", "requests")
-        self._streams = self._make_places("concurrent_streams", "followed logs")
-        self._costly_reads = self._make_places("concurrent_costly_reads", "large reads")
+        self._requests = self._make_places("concurrent_requests", "requests in progress")
+        self._streams = self._make_places("concurrent_streams", "log streams")
+        self._costly_reads = self._make_places("concurrent_costly_reads", "expensive reads")
         self._downloads = self._make_places("concurrent_downloads", "downloads")
         self._fetches = self._make_fair_places("concurrent_fetches", "jobs that fetch their code")
         self._sends = self._make_fair_places("concurrent_sends", "jobs that send their results")
         # one at a time: Python runs one thread at a time, and the event loop waits for each of the others
-        self._draws = FairLimit(per_user=1, total=1, limit="", what="logs to draw")
+        self._draws = FairLimit(per_user=1, total=1, limit="", what="logs to render")
         self._bodies = BytesBudget(
             per_user=self.max_body_bytes_in_memory_per_user,
             total=self.max_body_bytes_in_memory,

@@ -54,7 +54,7 @@ async def test_a_notebook_is_refused_by_a_launcher_that_runs_none_and_else_its_e
 
 
 async def test_a_folder_to_run_in_is_one_of_an_upload_and_holds_when_the_job_is_run_again(world):
-    with pytest.raises(InvalidRequest, match="working_dir: is a folder in the code: set upload"):
+    with pytest.raises(InvalidRequest, match="working_dir: requires upload: it names a folder in the code"):
         await submit(world, working_dir="src")
     upload = await world.uploads.receive(ALICE, pieces_of(make_mixed_zip()))
     job = await submit(world, upload=upload.id, working_dir="./sub//")

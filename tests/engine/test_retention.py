@@ -89,7 +89,7 @@ async def test_by_default_results_go_after_ninety_days_and_logs_after_half_a_yea
     assert await find(world) == []
     job = await world.store.jobs.get("j-91", user="alice")
     assert job.outputs.state == "removed"
-    assert job.outputs.message == "They were removed 90 days after the job's end."
+    assert job.outputs.message == "They expired 90 days after the job's end."
     assert {key.split("/")[0] + "/" + key.split("/")[1] for key in world.storage.objects} == {
         "logs/j-89",
         "outputs/j-89",
@@ -224,9 +224,9 @@ async def test_an_upload_that_expired_and_is_named_by_a_job_is_no_removal(world)
 
 def test_a_removal_is_one_line_for_people():
     line = format_removal(
-        Removal("results", "train-1", "alice", 12_900_000, "removed 1 day after the job's end")
+        Removal("results", "train-1", "alice", 12_900_000, "expired 1 day after the job's end")
     )
-    assert " ".join(line.split()) == "results train-1 alice 12.3 MiB removed 1 day after the job's end"
+    assert " ".join(line.split()) == "results train-1 alice 12.3 MiB expired 1 day after the job's end"
     assert [format_size(size) for size in (0, 1023, 1024, 2**40 * 3)] == [
         "0 B",
         "1023 B",

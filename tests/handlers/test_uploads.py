@@ -66,7 +66,7 @@ async def test_an_upload_that_says_it_is_too_large_is_told_limit_and_size_and_se
     writer.write(make_head(*headers, path=path))
     status, _, error = await read_answer(reader)  # and not: HTTP/1.1 100 (Continue)
     assert (status, error["reason"]) == (413, "TooLarge")
-    assert error["message"] == f"The body is {size} bytes, the limit is {limit} bytes."
+    assert error["message"] == f"The request body has {size} bytes; the limit is {limit} bytes."
     assert error["details"] == {"size": size, "limit": limit}
     assert web.uploads.kept == {}
     writer.close()
@@ -88,7 +88,7 @@ async def test_a_streamed_upload_that_gets_too_large_is_told_the_limit_and_how_m
     details = answer.json()["details"]
     assert (answer.status_code, details["size"], details["limit"]) == (413, None, limit)
     assert limit < details["received"] <= limit + 65536
-    said = f"The body is larger than the limit of {limit} bytes ({details['received']} received)."
+    said = f"The request body is larger than the limit of {limit} bytes ({details['received']} received)."
     assert answer.json()["message"] == said
     assert web.uploads.kept == {}
 
@@ -219,7 +219,7 @@ async def test_a_user_sends_some_at_a_time_and_others_are_not_held_up(web):
         writer.write(make_head("Content-Type: application/zip", "Content-Length: 1000", *expect))
         status, headers, error = await read_answer(reader)
         assert (status, error["reason"], headers["retry-after"]) == (429, "TooManyRequests", "10")
-        assert error["message"] == "You already have 2 uploads, which is the limit: wait for one to end."
+        assert error["message"] == "You already have 2 uploads, which is the limit. Wait for one to end."
         writer.close()
     third = await begin(web, user="bob")
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)

@@ -102,7 +102,7 @@ def test_names_and_links_of_a_zip_are_as_they_were_meant(alice):
     assert sorted(paths) == ["..", "../data", f"../{NAME}", "../sub", "../sub/link"]
     job = alice.wait(alice.submit(command=["true"], upload=upload["id"], working_dir="sup")["id"])
     assert (job["status"], job["reason"]) == ("failed", "CodeFetchFailed")
-    assert "the ZIP has no folder 'sup', which working_dir names" in job["message"]
+    assert "the ZIP has no folder 'sup' (working_dir)" in job["message"]
 
 
 def test_the_timeline_has_all_that_a_job_went_through_when_its_pod_is_gone(alice, installation, kube):

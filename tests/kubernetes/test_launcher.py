@@ -185,7 +185,7 @@ async def test_exit_code(launcher: KubeJobLauncher, make_job: Callable[..., Job]
 async def test_out_of_memory(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
     seen = await run(launcher, make_job("head -c 200m /dev/zero | tail", mem_limit=32 * 2**20))
     assert (seen.status, seen.reason) == (Status.FAILED, "OOMKilled")
-    assert seen.message == "Out of memory: the limit is 32 MiB (mem_limit). Set a larger one."
+    assert seen.message == "Out of memory: the limit is 32 MiB (mem_limit). Set a larger limit."
 
 
 async def test_image_that_is_not_there(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
@@ -314,7 +314,7 @@ async def test_evicted_job_starts_again(
     assert seen.status == Status.PENDING
     assert seen.message == (
         "The job was stopped: its pod was evicted, for example because an admin drains the node. The "
-        "job is restarted."
+        "job will be restarted."
     )
     seen = await wait_until(launcher, job, lambda seen: len(seen.pods) == 2 and seen.status == Status.RUNNING)
     assert seen.pods[0].name == name
@@ -744,7 +744,7 @@ async def test_an_attempt_that_its_node_refused_takes_none_of_the_retries(
     await launch(launcher, job)
     seen = await wait_until(launcher, job, lambda seen: seen.reason == "NodeAffinity")
     assert (seen.status, seen.pods) == (Status.PENDING, [])
-    assert seen.message.endswith("The job is restarted.")
+    assert seen.message.endswith("The job will be restarted.")
     assert seen.held_until is not None
     await launcher.release(job)
     made = await batch_api.read_namespaced_job(job.id, job.state["namespace"])

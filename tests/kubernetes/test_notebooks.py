@@ -82,7 +82,7 @@ def test_a_notebook_runs_in_its_own_folder_with_typed_parameters_and_brings_what
     done = run(alice, files, "notebooks/a.ipynb", **asked)
     assert done["status"] == "succeeded", alice.logs(done["id"])
     said, printed = alice.logs(done["id"]).splitlines()
-    assert said.endswith("it runs with the image's own Python.")
+    assert said.endswith("The notebook runs with the image's own Python.")
     assert printed == "x [[64, 32], '007', 0.25]"
     assert list_results(alice, done) == ["notebooks/a.ipynb", "notebooks/trial.csv"]
     again = alice.call("POST", f"api/v1/jobs/{done['id']}/rerun", status=201)

@@ -150,7 +150,7 @@ def test_of_results_that_are_too_many_the_first_are_kept_and_the_rest_is_named(a
     done = alice.wait(alice.submit(script)["id"])
     print(done["message"])
     assert (done["status"], done["outputs"]["state"], done["outputs"]["files"]) == ("succeeded", "kept", 50)
-    assert "Results incomplete: 2 files (2 bytes) not saved; the limits are 50 files" in done["message"]
+    assert "Results incomplete: 2 files (2 bytes) were not saved; the limits are 50 files" in done["message"]
     listing = alice.call("GET", f"api/v1/jobs/{done['id']}/outputs")
     assert [item["path"] for item in listing["items"]] == ["a", *(f"d/{i}" for i in range(100, 149))]
     assert listing["omitted"] == [{"path": "d/149", "size": 1}, {"path": "d/150", "size": 1}]

@@ -134,7 +134,7 @@ def test_a_job_takes_its_limits_or_what_is_set_aside_for_it():
             {"cpu": 9},
             {"cpu": 9},
             {"cpu": 1},
-            "All jobs share 9 CPUs, and too little is free.",
+            "All jobs share 9 CPUs, and not enough is left.",
         ),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_large_job_is_not_overtaken_for_ever_by_small_ones_that_need_the_same(
         "alice": "WaitingForTurn",
         "bob": "WaitingForTurn",
     }
-    assert "Waiting for CPUs: users with less recent usage go first." in decision.waits["bob"].why
+    assert "Waiting for CPUs: users with lower recent usage go first." in decision.waits["bob"].why
     hall.queues.stop("carol-1")
     assert hall.start() == ["alice-2"]
 

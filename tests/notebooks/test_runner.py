@@ -235,7 +235,7 @@ def test_a_kernel_that_the_image_lacks_is_its_own_python_with_a_line_in_the_log(
     code, log = nbclient.run(make_notebook("print('hello')", kernel=kernel))
     line, said = log.splitlines()
     assert (code, said) == (0, "hello")
-    assert line.endswith("it runs with the image's own Python.")
+    assert line.endswith("The notebook runs with the image's own Python.")
     assert kernel is None or repr(kernel) in line
 
 
@@ -261,7 +261,7 @@ def test_another_kernel_of_the_same_language_runs_a_notebook_whose_own_is_not_th
     code, log = nbclient.run(make_notebook("print('hello')", kernel="julia-1.10", language="julia"))
     line, said = log.splitlines()
     assert (code, said) == (0, "hello")
-    assert line.endswith("it runs with the kernel 'julia-1.11'.")
+    assert line.endswith("The notebook runs with the kernel 'julia-1.11'.")
 
 
 def test_a_kernel_whose_program_is_missing_is_no_kernel(nbclient):
@@ -270,27 +270,30 @@ def test_a_kernel_whose_program_is_missing_is_no_kernel(nbclient):
     assert (code, log) == (
         0,
         "[kbatch] This image does not have the notebook's kernel 'venv-3' (its program '/nothing/python' is "
-        "missing): it runs with the image's own Python.\nhello\n",
+        "missing). The notebook runs with the image's own Python.\nhello\n",
     )
     code, log = nbclient.run(make_notebook("print('hello')"), kernel="venv-3")
     assert (code, log) == (
         92,
-        "[kbatch] The image has no kernel 'venv-3' (its program '/nothing/python' is missing), which the job "
-        "asks for. It has: python3.\n",
+        "[kbatch] The job requests the kernel 'venv-3', which the image does not have (its program "
+        "'/nothing/python' is missing). Available kernels: python3.\n",
     )
 
 
 def test_a_kernel_that_was_asked_for_is_not_replaced(nbclient):
     code, log = nbclient.run(make_notebook("print('hello')"), kernel="julia-1.10")
     assert code == 92
-    assert log == "[kbatch] The image has no kernel 'julia-1.10', which the job asks for. It has: python3.\n"
+    assert log == (
+        "[kbatch] The job requests the kernel 'julia-1.10', which the image does not have. Available "
+        "kernels: python3.\n"
+    )
 
 
 def test_a_language_without_a_kernel_is_named(nbclient):
     code, log = nbclient.run(make_notebook("x <- 1", kernel="ir", language="R"))
     assert code == 92
     assert "no kernel for R" in log
-    assert "It has: python3." in log
+    assert "Available kernels: python3." in log
 
 
 def set_metadata(notebook: str, metadata: object) -> str:
@@ -303,7 +306,7 @@ def set_metadata(notebook: str, metadata: object) -> str:
 )
 def test_a_kernel_is_of_the_language_that_its_name_tells_where_nothing_else_does(nbclient, kernel, language):
     code, log = nbclient.run(set_metadata(make_notebook("x <- 1"), {"kernelspec": {"name": kernel}}))
-    assert (code, f"no kernel for {language}, which" in log) == (92, True)
+    assert (code, f"no kernel for {language}, the notebook's language" in log) == (92, True)
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ async def test_what_whoever_packed_it_has_left_out_is_named_too(world):
     )
     assert await list_all(world) == ({"a": b"1"}, [OmittedFile("b", 100), OmittedFile("d d", 200)])
     assert (summary.files, summary.omitted_files, summary.omitted_size) == (1, 3, 600)
-    assert "3 files (600 bytes) not saved" in (await find_job(world)).full_message
+    assert "3 files (600 bytes) were not saved" in (await find_job(world)).full_message
 
 
 async def test_a_job_whose_only_file_is_too_large_keeps_its_name(world):
@@ -268,7 +268,7 @@ async def test_whose_paths_are_too_long_together_is_told_so_and_what_is_not_kept
     assert sorted(path[:2] for path in files) == ["00", "01", "02"]
     assert [(file.path[:2], file.size) for file in omitted] == [("03", 2), ("04", 2), ("05", 2)]
     assert (summary.omitted_files, summary.omitted_size) == (3, 6)
-    assert "The paths and links are too long or too many" in summary.message
+    assert "There are too many paths and links, or they are too long" in summary.message
     assert LIMITS_HELD.labels("max_output_files")._value.get() == before + 1
 
 
@@ -319,7 +319,7 @@ async def test_what_nobody_cut_and_is_much_too_large_is_refused_and_the_jobs_mes
     assert (job.outputs.state, world.storage.objects) == ("failed", {})
     message = job.to_dict()["message"]
     assert "Results not saved: The results" in message
-    assert all(word in message for word in ("more than 300 entries", "20 files", "into one"))
+    assert all(word in message for word in ("more than 300 entries", "20 files", "into an archive"))
     with pytest.raises(NotFound, match="could not be saved"):
         await world.outputs.find(job, "earlier")
 
@@ -361,7 +361,7 @@ async def test_what_is_no_whole_tar_leaves_nothing_and_the_record_says_so(world,
     with pytest.raises(InvalidRequest):
         await receive(world, data)
     assert world.storage.objects == {}
-    assert "no valid tar" in (await find_job(world)).full_message
+    assert "not send a valid tar" in (await find_job(world)).full_message
 
 
 @pytest.mark.parametrize(

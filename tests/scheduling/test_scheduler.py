@@ -331,7 +331,7 @@ async def test_a_job_that_could_never_start_is_refused_with_the_field(
 
 async def test_who_may_run_nothing_is_told_so(make_world):
     world = await make_world(group_limits={"guests": {"running": 0}})
-    with pytest.raises(Forbidden, match="can never start: your jobs may have no jobs"):
+    with pytest.raises(Forbidden, match="can never start: your limit for running jobs is 0"):
         await world.submit(User(name="g", groups=("guests",)))
     await world.submit()
 

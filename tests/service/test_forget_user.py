@@ -192,7 +192,7 @@ def test_nobody_is_forgotten_when_the_hub_does_not_say_who_is_there(hub, service
         said = run(service, "--deleted", JUPYTERHUB_API_TOKEN=hub.ci_token)
         assert "lacks the scope 'read:users'" in said
         assert stays in list_jobs(bob)
-    assert "takes names of users, or --deleted" in run(service)
+    assert "needs names of users, or --deleted" in run(service)
 
 
 def test_the_hub_forgets_a_user_whom_it_deletes_by_the_documented_hook(hub, service):

@@ -195,7 +195,7 @@ async def test_a_job_that_succeeds(launcher, changes):
         (["/etc"], {}, "StartError", 127, "The program '/etc' was not found."),
         (["/etc/passwd"], {}, "StartError", 126,
          f"The program '/etc/passwd' was found, but the job's account ({ACCOUNT}) cannot run it: "
-         "is it marked as executable?"),
+         "it is not executable."),
         (["sleep", "60"], {"active_deadline_seconds": 1}, "DeadlineExceeded", 143,
          "The job exceeded its time limit of 1 second and was stopped."),
     ],
@@ -245,7 +245,7 @@ async def test_a_program_that_the_account_may_not_run_is_not_one_that_was_not_fo
     account = f"the job's account ({ACCOUNT})"
     for name, why in (
         ("python", "it: it links into a folder that the account cannot enter."),
-        ("plain", "it: is it marked as executable?"),
+        ("plain", "it: it is not executable."),
         ("report", "the interpreter in its first line."),
     ):
         found = f"The program '{name}' was found at {programs}/{name}, but {account} cannot run {why}"
@@ -430,7 +430,7 @@ async def test_a_job_runs_in_the_folder_of_its_code_that_it_names(launcher, chan
 
 async def test_a_folder_to_run_in_that_the_code_lacks_is_said(launcher):
     launcher.storage.objects["k"] = make_zip({"repo-main/main.sh": "pwd"})
-    with pytest.raises(LaunchRefused, match="no folder 'repo-mian', which working_dir names"):
+    with pytest.raises(LaunchRefused, match="no folder 'repo-mian' \\(working_dir\\)"):
         await launcher.launch(make_job("true", working_dir="repo-mian"), Launch(code_key="k"))
 
 

@@ -127,7 +127,7 @@ async def test_one_that_is_broken_off_takes_nothing_from_another_that_was_answer
 
 async def test_too_large_is_said_with_the_limit_and_the_size_before_or_while_it_comes(uploads):
     uploads.max_upload_bytes = 2500
-    with pytest.raises(TooLarge, match="is 2501 bytes, the limit is 2500") as refused:
+    with pytest.raises(TooLarge, match="has 2501 bytes; the limit is 2500") as refused:
         await uploads.receive(ALICE, chunked(b""), declared_size=2501)
     assert refused.value.details == {"limit": 2500, "size": 2501}
     came = 0

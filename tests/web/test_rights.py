@@ -80,7 +80,7 @@ async def test_a_user_has_few_reads_that_cost_much_at_a_time(path, headers):
         with throttle.costly_read(user):
             refused = await root.get(path, headers=headers)
             assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
-            assert "You already have 1 large reads" in refused.json()["message"]
+            assert "You already have 1 expensive reads" in refused.json()["message"]
             assert (await root.get("api/v1/jobs")).status_code == 200
             assert (await root.get("api/v1/jobs/train-1/logs")).status_code == 200
             with throttle.costly_read(web.auth.make_user({"name": "bob", "scopes": []})):

@@ -104,7 +104,7 @@ async def test_of_streams_a_user_has_so_many_and_all_together_so_many(path):
             async with alice.stream("GET", path):
                 refused = await alice.get(path)
                 assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
-                assert "You already have 1 followed logs" in refused.json()["message"]
+                assert "You already have 1 log streams" in refused.json()["message"]
                 async with bob.stream("GET", path) as followed:
                     assert followed.status_code == 200
                     assert (await root.get(path)).status_code == 503

@@ -122,4 +122,4 @@ async def check_is_same(
         raise KubeUnavailable(f"an older {place.path} is still being deleted")
     if manifests.secret_keys(made) != manifests.secret_keys(manifest):
         await client.ensure_deleted(place.path, uid=place.uid)
-        raise KubeUnavailable(f"{place.path} has other settings, and is created again")
+        raise KubeUnavailable(f"{place.path} has other settings, and is being replaced")

@@ -164,8 +164,8 @@ class KubeJobLauncher(JobLauncher):
         value: str = proposal.value
         if not is_namespace_template(value):
             raise TraitError(
-                "KubeJobLauncher.namespace must be the name of a namespace of at most 43 characters, or hold "
-                f'one {{username}} beside other text, like "kbatch-{{username}}", not {value!r}'
+                "KubeJobLauncher.namespace must be the name of a namespace of at most 43 characters, or "
+                f'contain one {{username}} and other text, like "kbatch-{{username}}", not {value!r}'
             )
         return value
 

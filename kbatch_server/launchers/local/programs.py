@@ -45,7 +45,7 @@ def _explain_found(program: str, name: str, place: str, account: str) -> str:
     if os.access(place, os.X_OK):
         return f"{found} the interpreter in its first line."
     if os.path.exists(place):
-        return f"{found} it: is it marked as executable?"
+        return f"{found} it: it is not executable."
     return f"{found} it: it links into a folder that the account cannot enter."
 
 

@@ -63,7 +63,7 @@ def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
 def check_folder(code: Path, name: str | None) -> None:
     """Raise BadCode unless the unpacked code has a folder with this name; None is the code itself."""
     if name is not None and not (code / name).is_dir():
-        raise BadCode(f"The ZIP of code has no folder {name[:100]!r}, which working_dir names.")
+        raise BadCode(f"The ZIP of code has no folder {name[:100]!r} (working_dir).")
 
 
 def _read_directory(file: BinaryIO) -> Directory:

@@ -244,8 +244,8 @@ def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], 
         if wanted:
             raise Refused(
                 NO_KERNEL,
-                f"The image has no kernel {wanted!r}{kernels.explain(wanted)}, which the job asks for. "
-                f"It has: {have}.",
+                f"The job requests the kernel {wanted!r}, which the image does not have"
+                f"{kernels.explain(wanted)}. Available kernels: {have}.",
             )
         same = [each for each, one in known.items() if simplify(one.language).lower() == language.lower()]
         if language == PYTHON and "python3" in known:
@@ -254,8 +254,8 @@ def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], 
             package = "ipykernel" if language == PYTHON else "its kernel"
             raise Refused(
                 NO_KERNEL,
-                f"The image has no kernel for {language}, which the notebook is in. It has: {have}. "
-                f"Choose an image that has one, or install {package}.",
+                f"The image has no kernel for {language}, the notebook's language. Available kernels: "
+                f"{have}. Choose an image with such a kernel, or install {package}.",
             )
         why = (
             f"This image does not have the notebook's kernel {name!r}{kernels.explain(name)}"
@@ -265,7 +265,7 @@ def choose_kernel(notebook: Notebook, wanted: str | None, tell: Callable[[str], 
         name = same[0]
         spec = known[name]
         instead = "the image's own Python" if name == "python3" else f"the kernel {name!r}"
-        tell(f"{why}: it runs with {instead}.")
+        tell(f"{why}. The notebook runs with {instead}.")
     if own.get("name") != name or str(own.get("language")).lower() != spec.language.lower():
         nb.metadata["kernelspec"] = {
             "name": name,

@@ -59,7 +59,7 @@ async def test_no_kubernetes_is_said_in_one_line(tmp_path: Path) -> None:
                 "used: count/jobs.batch=5, limited: count/jobs.batch=5",
             ),
             'The ResourceQuota "q" leaves no room: the job requests 1 count/jobs.batch of at most '
-            "5 count/jobs.batch, of which 5 count/jobs.batch is in use.",
+            "5 count/jobs.batch (in use: 5 count/jobs.batch).",
         ),
         (
             KubeRefused(403, "Forbidden", 'jobs.batch is forbidden: User "u" cannot create resource "jobs"'),

@@ -582,7 +582,7 @@ def test_fetch_script_looks_for_the_folder_to_run_in(tmp_path: Path, folder: str
     done = run_fetch_script(tmp_path, str(source), digest, KBATCH_WORKING_DIR=folder)
     assert done.returncode == code
     if code:
-        words = f"the ZIP has no folder '{folder}', which working_dir names\n"
+        words = f"the ZIP has no folder '{folder}' (working_dir)\n"
         assert (tmp_path / "log").read_text() == words
 
 

@@ -170,7 +170,7 @@ RUNC = (
             terminated(137),
             137,
             "Error",
-            "The command ended with exit code 137 (SIGKILL: killed, often because of too little memory).",
+            "The command ended with exit code 137 (SIGKILL: killed, often because it ran out of memory).",
         ),
         (terminated(143), 143, "Error", "The command ended with exit code 143 (SIGTERM: told to stop)."),
         (
@@ -184,7 +184,7 @@ RUNC = (
             134,
             "Error",
             (
-                "The command ended with exit code 134 (SIGABRT: the program aborted, its last output "
+                "The command ended with exit code 134 (SIGABRT: the program aborted; its last output "
                 "often says why)."
             ),
         ),
@@ -194,7 +194,7 @@ RUNC = (
             "Error",
             (
                 "The command ended with exit code 135 (SIGBUS: bad memory access, often because /dev/shm "
-                "is full: set a larger shm_size)."
+                "is full; set a larger shm_size)."
             ),
         ),
         (
@@ -207,7 +207,7 @@ RUNC = (
             terminated(137, "OOMKilled"),
             137,
             "OOMKilled",
-            "Out of memory: the limit is 1.5 GiB (mem_limit). Set a larger one.",
+            "Out of memory: the limit is 1.5 GiB (mem_limit). Set a larger limit.",
         ),
         (
             terminated(128, "StartError", RUNC + 'exec: "train": executable file not found in $PATH'),
@@ -430,7 +430,7 @@ def test_what_ran_and_was_then_not_taken_any_more_began() -> None:
 def test_an_attempt_that_its_node_did_not_take_is_none() -> None:
     seen = make_status(job(backoffLimit=2), [rejected()], [])
     assert (seen.status, seen.reason) == (Status.PENDING, "OutOfcpu")
-    assert seen.message == "The node did not have enough CPU left. The job is restarted."
+    assert seen.message == "The node did not have enough CPU left. The job will be restarted."
     second = pod("Failed", terminated(3), name="train-1-bbbbb", created=2)
     spec = JobSpec(image=IMAGE, retries=1)
     seen = make_timed_status(make_seen(job(backoffLimit=1), rejected(), second), spec, timedelta())
@@ -469,8 +469,8 @@ def test_a_container_that_the_cluster_added_does_not_keep_a_job_running(
     seen = make_timed_status(make_seen(job(), lingering), spec, timedelta(seconds=1))
     assert (seen.status, seen.reason, seen.exit_code) == (Status.RUNNING, "SidecarRunning", code)
     assert seen.message == (
-        "The command has ended. Still running: the container istio-proxy, added to the pod by the "
-        "cluster. The service stops the pod soon."
+        "The command has ended, but the container istio-proxy, which the cluster added to the pod, is "
+        "still running. The service will stop the pod soon."
     )
     assert seen.finish_at == moment(5, 21)
     spec = JobSpec(image=IMAGE, sidecar_timeout_seconds=0)
@@ -501,7 +501,7 @@ def test_disrupted_pod_is_followed_by_another(given: str, reason: str, words: st
     seen = make_status(job(backoffLimit=1), [gone], [])
     assert (seen.status, seen.reason) == (Status.PENDING, reason)
     assert words in seen.message
-    assert seen.message.endswith("The job is restarted.")
+    assert seen.message.endswith("The job will be restarted.")
     assert seen.blocked_since is None
     once = make_status(job(), [gone], [])
     assert (once.status, once.reason) == (Status.RUNNING, reason)
@@ -545,7 +545,7 @@ def test_pod_deleted_after_it_had_failed() -> None:
 
 
 def test_failure_without_pods() -> None:
-    assert "deleted before the cause was read" in failed().message
+    assert "deleted before the service read the cause" in failed().message
 
 
 def test_retries() -> None:
@@ -643,7 +643,7 @@ def test_no_pod_yet() -> None:
             "requested: limits.memory=1Gi, used: limits.memory=512Mi, limited: limits.memory=1Gi",
             "schedule",
             'The ResourceQuota "q" leaves no room: '
-            "the job requests 1 GiB of memory of at most 1 GiB, of which 512 MiB is in use.",
+            "the job requests 1 GiB of memory of at most 1 GiB (in use: 512 MiB).",
         ),
         (
             'pods "x" is forbidden: failed quota: q: must specify limits.memory for: job',
@@ -658,8 +658,8 @@ def test_no_pod_yet() -> None:
             "runAsNonRoot != true (pod must set it)",
             "start",
             (
-                "The cluster's Pod Security Standard (restricted) denies the pod; ask an admin to fix "
-                "this: runAsNonRoot != true (pod must set it)."
+                "The cluster's Pod Security Standard (restricted) denies the pod: "
+                "runAsNonRoot != true (pod must set it). Ask an admin to fix this."
             ),
         ),
         (
@@ -740,8 +740,8 @@ def see_refusal(said: str) -> Seen:
         (
             "[maximum cpu usage per Pod is 1, but limit is 1200m, minimum memory usage per Container is 1Gi, "
             "but request is 64Mi]",
-            "at most 1 CPU in each pod, and one has 1.2 CPUs. Request another size. If yours is in range, "
-            "ask an admin to set JobConfig.init_resources and JobConfig.sidecar_resources.",
+            "at most 1 CPU in each pod, and the job's pod has 1.2 CPUs. Request another size. If yours is in "
+            "range, ask an admin to set JobConfig.init_resources and JobConfig.sidecar_resources.",
         ),
     ],
 )
@@ -822,7 +822,7 @@ def test_nodes_that_a_node_selector_leaves_out_are_told_with_what_it_selects() -
     message = f"0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. {INSUFFICIENT}"
     assert sentences.unschedulable(message, {}, {"gpu": "a100"}) == (
         "No node can run it: the job requests a node with gpu=a100, "
-        "and the only node is not of the kind that the node selector asks for."
+        "and the only node is excluded by the node selector."
     )
 
 
@@ -859,7 +859,8 @@ PULL = f'failed to pull and unpack image "{IMAGE}": failed to resolve reference 
         (
             "ErrImagePull",
             PULL + "429 Too Many Requests - toomanyrequests: rate limit",
-            "cannot be pulled: the registry's download limit is reached. Check the image name.",
+            "cannot be pulled: the registry's download limit is reached. Kubernetes tries again until "
+            "the job times out.",
         ),
         ("ErrImageNeverPull", "", "is not on the node, and the pull policy is Never."),
         ("ErrImagePull", "strange", "cannot be pulled. Check the image name."),

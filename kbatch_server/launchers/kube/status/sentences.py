@@ -27,10 +27,10 @@ _EXIT_CODES = {
     131: "SIGQUIT: asked to quit",
     132: "SIGILL: illegal instruction, often in a library built for another CPU",
     133: "SIGTRAP: breakpoint",
-    134: "SIGABRT: the program aborted, its last output often says why",
-    135: "SIGBUS: bad memory access, often because /dev/shm is full: set a larger shm_size",
+    134: "SIGABRT: the program aborted; its last output often says why",
+    135: "SIGBUS: bad memory access, often because /dev/shm is full; set a larger shm_size",
     136: "SIGFPE: division by zero or overflow",
-    137: "SIGKILL: killed, often because of too little memory",
+    137: "SIGKILL: killed, often because it ran out of memory",
     138: "SIGUSR1",
     139: "SIGSEGV: segmentation fault",
     140: "SIGUSR2",
@@ -53,7 +53,7 @@ _VOLUMES = {
 
 _RESOURCES = {"cpu": "CPU", "memory": "memory", "ephemeral-storage": "disk space", "pods": "pods"}
 
-_UNMATCHED = "not of the kind that the node selector asks for"
+_UNMATCHED = "excluded by the node selector"
 
 _SCHEDULER = (
     (re.compile(r"Insufficient (\S+)"), lambda m: f"not enough {_RESOURCES.get(m[1], m[1])} free"),
@@ -61,25 +61,42 @@ _SCHEDULER = (
     (re.compile(r"untolerated taint"), lambda m: "reserved for other work (taint)"),
     (re.compile(r"didn't match Pod's node affinity/selector"), lambda m: _UNMATCHED),
     (re.compile(r"were unschedulable|was unschedulable"), lambda m: "closed to new pods (cordoned)"),
-    (re.compile(r"volume node affinity conflict"), lambda m: "out of reach of the volume"),
+    (re.compile(r"volume node affinity conflict"), lambda m: "unable to reach the volume"),
 )
 """The scheduler's messages about nodes, and the words for users."""
 
+_CHECK_NAME = "Check the image name."
+
 _PULL_CAUSES = (
-    (re.compile(r"toomanyrequests|rate limit", re.I), "the registry's download limit is reached"),
+    (
+        re.compile(r"toomanyrequests|rate limit", re.I),
+        "the registry's download limit is reached",
+        "Kubernetes tries again until the job times out.",
+    ),
     (
         re.compile(r"unauthorized|denied|forbidden|authorization failed|no basic auth", re.I),
         "access denied by the registry, or the image does not exist",
+        _CHECK_NAME,
     ),
-    (re.compile(r"not found|manifest unknown|repository does not exist", re.I), "the image does not exist"),
-    (re.compile(r"no such host|server misbehaving", re.I), "the registry does not exist"),
+    (
+        re.compile(r"not found|manifest unknown|repository does not exist", re.I),
+        "the image does not exist",
+        _CHECK_NAME,
+    ),
+    (re.compile(r"no such host|server misbehaving", re.I), "the registry does not exist", _CHECK_NAME),
     (
         re.compile(r"connection refused|timeout|deadline exceeded|dial tcp|TLS handshake|EOF", re.I),
         "the registry does not respond",
+        _CHECK_NAME,
     ),
-    (re.compile(r"no match for platform", re.I), "it is not built for the node's CPU architecture"),
-    (re.compile(r"no space left", re.I), "the disk of the node is full"),
+    (
+        re.compile(r"no match for platform", re.I),
+        "it is not built for the node's CPU architecture",
+        "Choose another image.",
+    ),
+    (re.compile(r"no space left", re.I), "the disk of the node is full", "Tell an admin of the hub."),
 )
+"""What a message of a failed pull says, the cause in words, and what to do about it."""
 
 _OWN = {
     FETCH_CONTAINER: ("that fetches the code", "JobConfig.init_resources"),
@@ -201,10 +218,10 @@ def image_problem(reason: str, image: str, message: str) -> str:
         return f'"{image}" is not a valid image name.'
     if reason == "ErrImageNeverPull":
         return f'The image "{image}" is not on the node, and the pull policy is Never.'
-    for pattern, words in _PULL_CAUSES:
+    for pattern, words, advice in _PULL_CAUSES:
         if pattern.search(message.replace(image, "")):
-            return f'The image "{image}" cannot be pulled: {words}. Check the image name.'
-    return f'The image "{image}" cannot be pulled. Check the image name.'
+            return f'The image "{image}" cannot be pulled: {words}. {advice}'
+    return f'The image "{image}" cannot be pulled. {_CHECK_NAME}'
 
 
 def start_problem(command: str, image: str, message: str) -> str:
@@ -245,7 +262,7 @@ def out_of_memory(container: Manifest) -> str:
         return "Out of memory: the node had none left. Set mem_limit to what the job needs."
     return (
         f"Out of memory: the limit is {format_amount('memory', limit).removesuffix(' of memory')} "
-        "(mem_limit). Set a larger one."
+        "(mem_limit). Set a larger limit."
     )
 
 
@@ -293,10 +310,10 @@ def rejected(reason: str, message: str) -> str:
 
 def strangers(names: Sequence[str]) -> str:
     """Explain what keeps a pod alive after its command has ended."""
-    has = "the container" if len(names) == 1 else "the containers"
+    words, are = ("container", "is") if len(names) == 1 else ("containers", "are")
     return (
-        f"The command has ended. Still running: {has} {_join(list(names))}, added to the pod by the "
-        "cluster. The service stops the pod soon."
+        f"The command has ended, but the {words} {_join(list(names))}, which the cluster added to the pod, "
+        f"{are} still running. The service will stop the pod soon."
     )
 
 
@@ -331,8 +348,8 @@ def refused(message: str, sizes: Mapping[str, Manifest] = MappingProxyType({})) 
     security = re.match(r'violates PodSecurity "([^"]*)": (.*)', said, re.DOTALL)
     if security:
         return (
-            f"The cluster's Pod Security Standard ({security[1].split(':')[0]}) denies the pod; ask an "
-            f"admin to fix this: {cut(security[2])}."
+            f"The cluster's Pod Security Standard ({security[1].split(':')[0]}) denies the pod: "
+            f"{cut(security[2])}. Ask an admin to fix this."
         )
     return f"The cluster denied the pod: {cut(said)}"
 
@@ -361,7 +378,7 @@ def _quota(name: str, requested: str, used: str, limited: str) -> str:
         unit = " of " + _RESOURCES.get(resource, resource)
         part = f"the job requests {wanted} of at most {most.removesuffix(unit)}"
         if in_use.get(key, "0") != "0":
-            part += f", of which {format_amount(resource, in_use[key]).removesuffix(unit)} is in use"
+            part += f" (in use: {format_amount(resource, in_use[key]).removesuffix(unit)})"
         parts.append(part)
     return f'The ResourceQuota "{name}" leaves no room: {_join(parts)}.'
 
@@ -380,7 +397,7 @@ def _out_of_range(bound: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
         f"The cluster's LimitRange allows at {'least' if kind == 'minimum' else 'most'} "
         f"{format_amount(resource, most)} in each {what.lower()}"
     )
-    return f"{sentence}, and {_say_whose(whose, has)}"
+    return f"{sentence}, and {_say_whose(whose, has, what)}"
 
 
 def _out_of_ratio(ratio: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
@@ -396,11 +413,11 @@ def _out_of_ratio(ratio: re.Match[str], sizes: Mapping[str, Manifest]) -> str:
                 whose.append(name)
     return (
         f"The cluster's LimitRange allows a {_RESOURCES.get(resource, resource)} limit of at most {most} "
-        f"times the request in each {what.lower()}, and {_say_whose(whose, f'{_plain(has)} times')}"
+        f"times the request in each {what.lower()}, and {_say_whose(whose, f'{_plain(has)} times', what)}"
     )
 
 
-def _say_whose(names: Sequence[str], has: str) -> str:
+def _say_whose(names: Sequence[str], has: str, what: str) -> str:
     """Return the end of a sentence: the size that some containers have, and what to do about it."""
     if names and MAIN_CONTAINER not in names:
         own = _join([f"the container {_OWN[name][0]}" for name in names if name in _OWN])
@@ -409,7 +426,8 @@ def _say_whose(names: Sequence[str], has: str) -> str:
     size = "a size" if has == "none" else "another size"
     if names:
         return f"the job has {has}. Request {size}."
-    return f"one has {has}. Request {size}. If yours is in range, ask {_name_traits(list(_OWN))}."
+    one = "the job's pod" if what == "Pod" else "one of the pod's containers"
+    return f"{one} has {has}. Request {size}. If yours is in range, ask {_name_traits(list(_OWN))}."
 
 
 def _name_traits(names: Sequence[str]) -> str:

@@ -151,7 +151,8 @@ def _make_end(job: Manifest, pods: Sequence[Manifest]) -> JobStatus | None:
             message += f" That was attempt {attempts} of {get_retries(job) + 1}."
     else:
         message = (
-            f"The job failed, and its pods were deleted before the cause was read: {sentences.cut(message)}."
+            "The job failed, and its pods were deleted before the service read the cause: "
+            f"{sentences.cut(message)}."
         )
     return JobStatus(
         status=Status.FAILED,
@@ -242,7 +243,7 @@ def _make_between(
     reason, message = explain_failure(last)
     retries = get_retries(job)
     if retries and (find_condition(last, "DisruptionTarget") or never_began(last)):
-        again = "The job is restarted."
+        again = "The job will be restarted."
     elif retries and attempts <= retries:
         again = f"Attempt {attempts + 1} of {retries + 1} starts soon."
     else:

@@ -34,6 +34,6 @@ printf '%s  .kbatch-code.zip\n' "$KBATCH_CODE_SHA256" | sha256sum -c >/dev/null 
 unzip -q -o .kbatch-code.zip >/dev/null 2>&1 || fail 83 'the ZIP could not be unpacked'
 rm -f .kbatch-code.zip
 [ -d "./$KBATCH_WORKING_DIR" ] ||
-  fail 84 "the ZIP has no folder '$KBATCH_WORKING_DIR', which working_dir names"
+  fail 84 "the ZIP has no folder '$KBATCH_WORKING_DIR' (working_dir)"
 # the job may run as another user than this container
 chmod -R a+rwX . 2>/dev/null || true
