@@ -177,8 +177,8 @@ class KBatchServer(Application):
 
     upgrade_db_on_start = Bool(
         True,
-        help="""Whether to upgrade a database with an older schema at the start. If False, the service does
-        not start until you have run ``kbatch-server upgrade-db``.
+        help="""Whether to upgrade an older database schema when the service starts. If False, the service
+        does not start with an older schema until you run ``kbatch-server upgrade-db``.
         """,
         config=True,
     )
@@ -187,10 +187,10 @@ class KBatchServer(Application):
         "kbatch-server.keys",
         help="""The file with the keys that encrypt secrets, one per line, the newest first.
 
-        The service creates a missing file, unless the database is PostgreSQL: several replicas may share
-        that, and need the same keys. If the environment variable KBATCH_KEYS is set (keys separated by
-        spaces), the service uses it instead of the file. Without the keys, nobody can read the environments
-        of the jobs again.
+        If the file is missing, the service creates it, unless the database is PostgreSQL: replicas that
+        share a database need the same keys. If the environment variable KBATCH_KEYS is set (keys separated
+        by spaces), the service uses it instead of the file. If the keys are lost, nobody can decrypt the
+        jobs' environments.
         """,
         config=True,
     )
@@ -200,8 +200,8 @@ class KBatchServer(Application):
         min=64 * 1024,
         help="""The maximum size, in bytes, of the JSON of one job in ``api/v1``.
 
-        The default has room for all that a job may have, even if a client writes six bytes for each
-        character. It does not limit code: see ``Uploads.max_upload_bytes``.
+        The default is large enough for any valid job, even if a client escapes each character with six
+        bytes. It does not limit code: see ``Uploads.max_upload_bytes``.
         """,
         config=True,
     )
@@ -211,8 +211,8 @@ class KBatchServer(Application):
         min=1024**2,
         help="""The maximum size, in bytes, of the body of other requests.
 
-        The requests of the kbatch command and of the first client have the code in their JSON, and may be
-        three times as large. Reading such a request takes its size in memory several times.
+        Requests of the kbatch command and of the first client contain code in their JSON, and may be three
+        times as large. Reading such a request takes several times its size in memory.
         """,
         config=True,
     )
@@ -222,8 +222,8 @@ class KBatchServer(Application):
         min=0,
         help="""Number of days for which ``kbatch job list`` and ``kbatch pod list`` list a job after its end.
 
-        This command cannot read a list page by page, so its list must not grow forever. The page and
-        ``api/v1`` list all jobs.
+        The kbatch command cannot read a list page by page, so its lists must not grow forever. The web page
+        and ``api/v1`` list all jobs.
         """,
         config=True,
     )

@@ -103,7 +103,7 @@ LOOP_LAG_MAX_SECONDS = Gauge(
 
 CONNECTIONS_CLOSED = Counter(
     "kbatch_connections_closed",
-    "Connections closed at the limit, for a new one: of a stranger, or kept (idle, of a user).",
+    "Connections closed at the limit to admit a new one: stranger (no known user), kept (idle, of a user).",
     ("whose",),
     registry=REGISTRY,
 )

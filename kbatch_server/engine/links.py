@@ -20,7 +20,7 @@ class SignedLinks(LoggingConfigurable):
 
     url_for_jobs = Unicode(
         "",
-        help="""The URL of this service, with its prefix, from inside a job's pod.
+        help="""The URL, with prefix, at which jobs' pods reach this service.
 
         For example ``http://kbatch-server.jupyter.svc:8050/services/kbatch/``. Jobs fetch their code from it,
         unless the storage signs its own URLs, and send their results to it. Default: the address that the

@@ -92,8 +92,9 @@ class Reconciler(LoggingConfigurable):
         pod.
 
         In that case (``OutOfcpu``, ``UnexpectedAdmissionError``, ``NodeAffinity``) nothing of the job has
-        run. The first new launch follows after 10 seconds, each later one after twice as long. They do not
-        count as attempts. The metric ``kbatch_launches_total`` counts them with the result ``again``.
+        run. The first new launch follows after 10 seconds, and each later one after twice the previous
+        delay. They do not count as attempts. The metric ``kbatch_launches_total`` counts them with the
+        result ``again``.
         """,
         config=True,
     )

@@ -137,8 +137,8 @@ class Retention(LoggingConfigurable):
     user_ttls: Any = Union(
         [Dict(), traitlets.Callable()],
         default_value={},
-        help="""Other times for some users, by name: a dict with some of the keys ``job_ttl_seconds``,
-        ``log_ttl_seconds`` and ``output_ttl_seconds``.
+        help="""Different times for individual users: for each user name, a dict with any of the keys
+        ``job_ttl_seconds``, ``log_ttl_seconds`` and ``output_ttl_seconds``.
 
         Or a function, which may be async, that takes a user's name and returns such a dict, or None.
         Example::
@@ -214,11 +214,11 @@ class Retention(LoggingConfigurable):
                 if removal.kind == "job" and records == RECORDS_AT_ONCE:
                     continue
                 if await self.remove(removal):
-                    self.log.info("%s %s: removed, %s", removal.kind, removal.name, removal.why)
+                    self.log.info("%s %s: removed (%s)", removal.kind, removal.name, removal.why)
                     count += 1
                     records += removal.kind == "job"
         if forgotten := await self.trim_audit():
-            self.log.info("%d entries of the audit record: removed", forgotten)
+            self.log.info("removed %d entries of the audit record", forgotten)
         return count
 
     async def trim_audit(self) -> int:

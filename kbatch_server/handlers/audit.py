@@ -28,16 +28,16 @@ def _read_action(handler: RequestHandler) -> Action | None:
         raise InvalidRequest.of_field("action", f"must be one of {', '.join(Action)}") from None
 
 
-WHO = text("who", "Who did it: a hub user, service/NAME, or kbatch-server.", maximum=MAX_NAME)
-USER = text("user", "Whose things it was done to.", maximum=MAX_NAME)
-NAME = text("name", "The id of the job or upload.", maximum=MAX_NAME)
-ACTION = Parameter("action", _read_action, {"enum": [*Action], "description": "What was done."})
-SINCE = moment("since", "Only what was done since this time.")
-UNTIL = moment("until", "Only what was done before this time.")
+WHO = text("who", "Only actions of this hub user, service/NAME, or kbatch-server.", maximum=MAX_NAME)
+USER = text("user", "Only actions on the data of this user.", maximum=MAX_NAME)
+NAME = text("name", "Only actions on the job or upload with this id.", maximum=MAX_NAME)
+ACTION = Parameter("action", _read_action, {"enum": [*Action], "description": "Only actions of this kind."})
+SINCE = moment("since", "Only actions since this time.")
+UNTIL = moment("until", "Only actions before this time.")
 CURSOR = Parameter(
     "cursor",
     lambda handler: read_int(handler, "cursor", minimum=1, maximum=2**62),
-    {"type": "string", "description": "next_cursor of the page before."},
+    {"type": "string", "description": "The next_cursor of the previous page."},
 )
 LIMIT = limit(maximum=MAX_PAGE, default=50)
 

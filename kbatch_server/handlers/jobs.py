@@ -39,25 +39,25 @@ STATUS = Parameter(
     {
         "type": "array",
         "items": {"enum": [*Status]},
-        "description": "Repeated, or separated by commas.",
+        "description": "Only jobs with these statuses: repeat the parameter, or separate them by commas.",
     },
 )
-NAME = text("name", "The job's name, all of it.")
-SEARCH = text("search", "Some letters of the job's name, in whatever case.", maximum=63)
+NAME = text("name", "Only jobs with exactly this name.")
+SEARCH = text("search", "Only jobs whose name contains this text, in upper or lower case.", maximum=63)
 TAG = Parameter(
     "tag",
     read_tags,
     {
         "type": "array",
         "items": {"type": "string"},
-        "description": "A tag's name, or name:value; may repeat.",
+        "description": "Only jobs with this tag: NAME or NAME:VALUE; may be repeated.",
     },
 )
-SINCE = moment("since", "Only jobs made at or after this time.")
-CURSOR = text("cursor", "next_cursor of the page before.")
+SINCE = moment("since", "Only jobs submitted at or after this time.")
+CURSOR = text("cursor", "The next_cursor of the previous page.")
 LIMIT = limit(maximum=MAX_PAGE, default=50)
-SUMMARY_LIMIT = limit("How many users, and how many reasons.", maximum=MAX_SUMS, default=10)
-OWNER = text("user", "For an admin: whose jobs; * for everybody's.")
+SUMMARY_LIMIT = limit("The maximum number of users, and of reasons.", maximum=MAX_SUMS, default=10)
+OWNER = text("user", "For admins: the user whose jobs to read, or * for all users.")
 
 
 def _read_idempotency_key(handler: RequestHandler) -> str | None:
@@ -140,7 +140,7 @@ class JobsHandler(JobModelHandler):
     @answers(
         JobJson | JobBriefJson,
         status=201,
-        also={200: "The job of an equal request before."},
+        also={200: "The job of an earlier, equal request."},
         errors=(404, 409),
     )
     async def post(self) -> None:

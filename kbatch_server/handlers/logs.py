@@ -37,22 +37,26 @@ MAX_TAIL = 10_000_000
 
 MAX_LINE = 10**12
 
-FOLLOW = flag("follow", "Go on as the log grows, until the job is over.")
-TAIL = whole_number("tail", "Only so many of the last lines.", minimum=0, maximum=MAX_TAIL)
+FOLLOW = flag("follow", "Continue as the log grows, until the job ends.")
+TAIL = whole_number("tail", "The number of last lines to send.", minimum=0, maximum=MAX_TAIL)
 SINCE = Parameter(
     "since",
     lambda handler: read_age(handler, "since"),
     {
         "type": "string",
-        "description": "What was written at or after this time, or within so long: 90, 90s, 10m, 2h, 1d.",
+        "description": "Only output written since this time, or within this period: 90, 90s, 10m, 2h, 1d.",
     },
 )
-ATTEMPT = whole_number("attempt", "Which attempt's log; else the newest.", minimum=1, maximum=1_000_000)
-POD = text("pod", "The name of one of the job's pods; else the newest.")
-SEARCH = text("search", "Only lines that hold this, in whatever case.", maximum=MAX_WORDS)
-LINE = whole_number("line", "The number of the first line to send, as JSON.", minimum=1, maximum=MAX_LINE)
-LIMIT = limit("How many lines to find, or to send.", maximum=MAX_HITS, default=1000)
-DOWNLOAD = flag("download", "As a file to be saved.")
+ATTEMPT = whole_number(
+    "attempt", "The number of the attempt. Default: the newest.", minimum=1, maximum=1_000_000
+)
+POD = text("pod", "The name of one of the job's pods. Default: the newest.")
+SEARCH = text("search", "Only lines that contain this text, in upper or lower case.", maximum=MAX_WORDS)
+LINE = whole_number(
+    "line", "Send lines as JSON, beginning with the line of this number.", minimum=1, maximum=MAX_LINE
+)
+LIMIT = limit("The maximum number of lines to find or to send.", maximum=MAX_HITS, default=1000)
+DOWNLOAD = flag("download", "Send the log as a file to save.")
 
 QUERY = (FOLLOW, TAIL, SINCE, ATTEMPT, POD, SEARCH, LINE, LIMIT, DOWNLOAD)
 

@@ -41,8 +41,8 @@ SHOWN_TYPES = {
 
 MAX_UNREADABLE = 10**9
 
-RANGE = {206: "The range that was asked for."}
-FILE = {**RANGE, 304: "The file is the one that is known by its ETag."}
+RANGE = {206: "The requested range."}
+FILE = {**RANGE, 304: "The file still has the ETag of the request."}
 
 
 class OutputFileJson(TypedDict):

@@ -52,7 +52,7 @@ class ReadyHandler(BaseHandler):
     log_success_debug = True
 
     @needs_nothing(whose="anybody")
-    @answers(ReadyJson, also={503: "Not ready."})
+    @answers(ReadyJson, also={503: "The process is not ready."})
     async def get(self) -> None:
         """Show each part's state, since when and why; 503 while requests should use another replica."""
         health = self.services.health

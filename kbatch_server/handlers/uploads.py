@@ -134,7 +134,7 @@ class CodeHandler(BaseHandler):
 
     @needs_nothing(whose="link")
     async def head(self, signed: str) -> None:
-        """Send only the headers, for which a range has no meaning."""
+        """Send only the headers; a Range header has no effect."""
         upload = await self._find_code(signed)
         self._set_headers(upload, upload.code_size)
 

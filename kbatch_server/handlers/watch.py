@@ -35,8 +35,8 @@ class WatchHandler(StreamHandler, JobModelHandler):
     async def get(self) -> None:
         """Send changes of jobs as server-sent events, as they happen.
 
-        The answer ends when the client goes, or after a quarter of an hour; the client then continues
-        from the last id.
+        The answer ends when the client disconnects, or after a quarter of an hour; the client then
+        continues from the last id.
         """
         after = self.request.headers.get("Last-Event-ID")
         owner = self.read_owner()

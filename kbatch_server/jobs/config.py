@@ -87,7 +87,7 @@ class JobConfig(PodConfig):
 
     image = Unicode(
         "",
-        help="""The image of jobs that name none, like ``quay.io/jupyter/scipy-notebook:2026-10-01``.
+        help="""The image of jobs that do not name one, like ``quay.io/jupyter/scipy-notebook:2026-10-01``.
 
         If empty (the default), every job must name an image, or a profile that has one.
         """,
@@ -117,7 +117,8 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=MIN_CPUS,
-        help="""The CPU limit of jobs that set none. None: ``max_cpu_limit``, or no limit if that is None too.
+        help="""The CPU limit of jobs that do not set one. None: ``max_cpu_limit``, or no limit if that is
+        None too.
         """,
         config=True,
     )
@@ -145,7 +146,7 @@ class JobConfig(PodConfig):
     mem_limit = ByteSpecification(
         None,
         allow_none=True,
-        help="""The memory limit, in bytes, of jobs that set none.
+        help="""The memory limit, in bytes, of jobs that do not set one.
 
         An integer, or a string with a unit of 1024: ``512M``, ``2G``. Kubernetes kills a job that uses more,
         and the job fails with the reason OOMKilled. None: ``max_mem_limit``, or no limit if that is None too.
@@ -177,10 +178,10 @@ class JobConfig(PodConfig):
         help="""Bytes of shared memory (``/dev/shm``) of jobs that set no ``shm_size``; units as for
         ``mem_limit``.
 
-        The files in it count as memory of the job, and so towards its ``mem_limit``. None: the default of the
-        container runtime, which is 64 MiB. Jobs that are processes of one machine share that of the machine.
-        If ``volume_mounts`` has a volume at ``/dev/shm``, that volume is the jobs' shared memory. Then this
-        setting has no effect, and the service rejects jobs that set ``shm_size``.
+        The files in it count as memory of the job, and so towards its ``mem_limit``. None: the default of
+        the container runtime, which is 64 MiB. Jobs of LocalProcessJobLauncher share the machine's
+        ``/dev/shm``. If ``volume_mounts`` has a volume at ``/dev/shm``, that volume is the jobs' shared
+        memory. Then this setting has no effect, and the service rejects jobs that set ``shm_size``.
         """,
         config=True,
     )
@@ -249,8 +250,8 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=1,
-        help="""The time limit, in seconds, of jobs that set none. None: ``max_active_deadline_seconds``, or
-        no limit if that is None too.
+        help="""The time limit, in seconds, of jobs that do not set one. None:
+        ``max_active_deadline_seconds``, or no limit if that is None too.
         """,
         config=True,
     )
@@ -306,8 +307,8 @@ class JobConfig(PodConfig):
         help="""Seconds after the end of a job's command within which the job must send its results. For
         Kubernetes only.
 
-        They come on top of ``termination_grace_period_seconds``. Choose a time longer than an outage of the
-        service: results that the job could not send in this time are lost.
+        This time is in addition to ``termination_grace_period_seconds``. Choose a time longer than any
+        outage of the service that you expect: results that a job could not send in this time are lost.
         """,
         config=True,
     )

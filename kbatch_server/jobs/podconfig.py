@@ -90,11 +90,10 @@ class PodConfig(Configurable):
     sidecar_timeout_seconds = Integer(
         30,
         min=0,
-        help="""Seconds after the end of a job's command until the service ends the pod's foreign containers.
-        0: never.
+        help="""Seconds after the end of a job's command until the service stops a pod that is kept alive by
+        another container, such as the proxy of a service mesh, that something else added to it. 0: never.
 
-        Such a container, which something else added (the proxy of a service mesh, for example), would run
-        forever. The job's status is still that of its command.
+        Such a container could run forever. The status of the job does not depend on it.
         """,
         config=True,
     )

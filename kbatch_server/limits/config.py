@@ -47,10 +47,10 @@ class Limits(LoggingConfigurable):
     user_limits = Dict(
         help="""The limits of each user, by resource. Groups may set others: see ``group_limits``.
 
-        The resources are ``queued`` (jobs that wait; one more gets 429), ``running`` (jobs that were started
-        and have not ended), ``cpu``, ``memory`` (bytes, or with a unit of 1024 like ``64G``),
-        ``job_hours_per_month`` and names of extended resources. Jobs over the limits other than ``queued``
-        wait. Default: no limits. Example::
+        The resources are ``queued`` (jobs that wait; one more gets 429), ``running`` (jobs that were
+        started and have not ended), ``cpu``, ``memory`` (bytes, or with a unit of 1024 like ``64G``),
+        ``job_hours_per_month`` and names of extended resources. A job that exceeds one of the other limits
+        waits. Default: no limits. Example::
 
             c.Limits.user_limits = {"queued": 1000, "running": 4, "cpu": 16, "memory": "64G",
                                     "nvidia.com/gpu": 1, "job_hours_per_month": 500}
@@ -103,7 +103,7 @@ class Limits(LoggingConfigurable):
         help="""The limits of all users together, in the form of ``user_limits``, without ``queued`` and
         ``job_hours_per_month``.
 
-        When jobs use all of it, the user with the least recent usage is next. Example:
+        When jobs use all of it, the user with the lowest recent usage is next. Example:
         ``{"running": 100, "cpu": 400, "memory": "2T"}``.
         """,
         config=True,

@@ -78,11 +78,11 @@ class LogReader(LoggingConfigurable):
     max_search_seconds = Float(
         30,
         min=0.1,
-        help="""Seconds that a search of one log may take. After that the service answers with the lines found
-        so far, and says that they are not all (``truncated``).
+        help="""Seconds that a search of one log may take. After that the service answers with the lines
+        found so far, and marks the answer as ``truncated``.
 
-        A log of ordinary text is searched at some hundred megabytes per second, one that redraws its lines
-        all the time at a few.""",
+        It searches ordinary text at some hundred megabytes per second, and a log that constantly redraws its
+        lines at a few megabytes per second.""",
         config=True,
     )
 

@@ -293,7 +293,7 @@ class Job:
 
 
 class JobBriefJson(BaseModel):
-    """A job in short, for a token that may submit or cancel jobs but not read them."""
+    """A short form of a job, for a token that may submit or cancel jobs but not read them."""
 
     id: str
     user: str

@@ -160,7 +160,7 @@ class JobRequest(BaseModel):
     """A notebook of the code, which runs instead of a command."""
     collect: Literal["outputs", "workdir"] | None = None
     """The files that are results: those in ``$KBATCH_OUTPUT_DIR``; with ``workdir`` also new and changed
-    files of the working folder. Default: ``workdir`` for a notebook of the upload, otherwise ``outputs``."""
+    files in the working folder. Default: ``workdir`` for a notebook of the upload, otherwise ``outputs``."""
     image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
     profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
     env: Variables = Field(default_factory=dict)

@@ -122,7 +122,7 @@ class Gauges(Collector):
         yield requests
         connections = GaugeMetricFamily(
             "kbatch_connections",
-            "Open connections: of a stranger, of a user with a request in progress, kept (idle, of a user).",
+            "Open connections: stranger (no known user), user (request in progress), kept (idle, of a user).",
             labels=["whose"],
         )
         for whose, count in self._throttle.connections.count().items():

@@ -77,8 +77,8 @@ class CheckedPart:
 class Health(LoggingConfigurable):
     """Knows the state of each part, and whether this process should receive requests.
 
-    The process is not ready only if a part fails without which it can answer no request. Without any other
-    part, some requests still succeed, and a pod that is not ready would receive none of them.
+    The process is not ready only if a part has failed that every request needs. If any other part has
+    failed, some requests still succeed, and a pod that is not ready would receive none of them.
     """
 
     interval_seconds = Float(

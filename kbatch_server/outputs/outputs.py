@@ -43,7 +43,8 @@ class Outputs(LoggingConfigurable):
         help="""The maximum size, in bytes, of a job's results; an integer, or a string like ``2G``.
 
         If a job writes more, the service keeps the files that fit, in the order of their paths. The job's
-        message says so and names the others. The service streams results: larger ones need no more memory.
+        message says so, and the list of results names the other files, as far as it has room. The service
+        streams results: larger ones need no more memory.
         """,
         config=True,
     )
@@ -54,8 +55,8 @@ class Outputs(LoggingConfigurable):
         help="""The maximum number of files in a job's results. If a job writes more, the service keeps the
         first by path.
 
-        The service looks at no more than ten times as many files, links and folders, and remembers no more
-        of their paths than fit into 800 bytes for each file, and a megabyte.
+        The service looks at no more than ten times as many files, links and folders. For their paths it
+        uses at most one megabyte of memory, plus 800 bytes for each file that this setting allows.
         """,
         config=True,
     )

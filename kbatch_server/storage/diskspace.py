@@ -27,8 +27,8 @@ class DiskSpace(LoggingConfigurable):
     """Rejects new jobs and uploads before a disk is full, so that existing ones can continue and be deleted.
 
     It checks the disks of a SQLite database and of files. It learns that PostgreSQL's disk is full when a
-    write fails. From then on it tries a submit from time to time; whoever makes other writes, which may need
-    space as well, repeats them.
+    write fails. From then on it tries a submit from time to time. Other writes may need space as well;
+    their callers repeat them.
     """
 
     min_free_bytes = ByteSpecification(

@@ -318,7 +318,8 @@ class HubAuthenticator(LoggingConfigurable):
         1000,
         min=10,
         help="""The maximum number of requests that wait for one of the ``concurrent_lookups``. One address
-        may have a tenth of them; one more, of an address that already has others waiting, gets 503.
+        may have a tenth of them; its next request gets 503. When the maximum is reached, so does each
+        request of an address that already has one waiting.
         """,
         config=True,
     )

@@ -137,8 +137,8 @@ def limit_connections(wanted: int, files: int, warn: Callable[..., None]) -> int
     if most >= wanted:
         return wanted
     warn(
-        "only %d connections, not Throttle.max_connections = %d: a process may have %d open files here"
-        " (ulimit -n, LimitNOFILE=)",
+        "allowing %d connections, not Throttle.max_connections = %d: this process may open only %d files "
+        "(ulimit -n, LimitNOFILE=)",
         most,
         wanted,
         files,

@@ -27,7 +27,7 @@ DRAW_WAIT_SECONDS = 60
 
 
 class Throttle(LoggingConfigurable):
-    """Keeps one client from using up what all need. Each replica counts separately."""
+    """Keeps one client from using up the resources that all clients share. Each replica counts separately."""
 
     submits_per_minute = Float(
         1200,
@@ -152,8 +152,8 @@ class Throttle(LoggingConfigurable):
         80,
         min=10,
         help="""The maximum number of jobs that wait because of ``concurrent_fetches``, and as many because
-        of ``concurrent_sends``; a tenth of them may be one user's. One more job of a user who has others
-        waiting gets 503, and tries again.
+        of ``concurrent_sends``; a tenth of them may be one user's. The next job of that user gets 503, and
+        tries again. When the maximum is reached, so does each job of a user who already has one waiting.
         """,
         config=True,
     )
@@ -186,10 +186,10 @@ class Throttle(LoggingConfigurable):
         one more gets 503.
 
         If a client takes more than five minutes to read a response, the service closes the connection.
-        Results and logs do not count: the service reads them only as fast as their clients do. A log that is
-        followed, and changes that are watched, count with what the service holds of them while their clients
-        do not read, at most a few hundred kilobytes each. If there is no room for it, the service closes the
-        connection after five seconds.
+        Results and logs do not count: the service reads them only as fast as their clients do. Followed
+        logs and watched changes count with the data that the service holds while their clients do not read,
+        at most a few hundred kilobytes each. If there is no room for it, the service closes the connection
+        after five seconds.
         """,
         config=True,
     )

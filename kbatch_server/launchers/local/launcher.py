@@ -105,9 +105,9 @@ class LocalProcessJobLauncher(JobLauncher):
     max_log_bytes = Integer(
         8 * 1024**3,
         min=0,
-        help="""The maximum size, in bytes, of the log file of one attempt. It ends with a line that says so;
-        0: no limit. This keeps the disk from filling up; ``LogRecorder.max_log_bytes`` sets how much of a log
-        to keep.
+        help="""The maximum size, in bytes, of the log file of one attempt. A log that reaches the limit
+        ends with a line that says so. 0: no limit. This keeps the disk from filling up;
+        ``LogRecorder.max_log_bytes`` sets how much of a log to keep.
         """,
     ).tag(config=True)
 
@@ -132,8 +132,8 @@ class LocalProcessJobLauncher(JobLauncher):
     start_timeout_seconds = Float(
         30.0,
         min=1.0,
-        help="""Seconds that a supervisor may take to start, and that a client that follows a log waits for
-        it.
+        help="""Seconds that a supervisor may take to start. A client that follows the job's log waits for
+        it as long.
         """,
     ).tag(config=True)
 
