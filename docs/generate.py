@@ -16,6 +16,7 @@ from kbatch_server.settings.plugins import PluginClass
 
 WORDS = {
     "Bool": "True or False",
+    "ByteSize": "bytes, or text like 2G",
     "ByteSpecification": "bytes, or text like 2G",
     "Callable": "function",
     "Dict": "dict",

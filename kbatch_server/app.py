@@ -18,6 +18,7 @@ from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, def
 from traitlets.config import Application, Config, Configurable
 
 from . import __version__
+from .bytesize import ByteSize
 from .engine.engine import Engine
 from .engine.leader import Leader
 from .engine.links import SignedLinks
@@ -195,7 +196,7 @@ class KBatchServer(Application):
         config=True,
     )
 
-    max_job_bytes = Integer(
+    max_job_bytes = ByteSize(
         2 * 1024**2,
         min=64 * 1024,
         help="""The maximum size, in bytes, of the JSON of one job in ``api/v1``.
@@ -206,7 +207,7 @@ class KBatchServer(Application):
         config=True,
     )
 
-    max_body_bytes = Integer(
+    max_body_bytes = ByteSize(
         16 * 1024**2,
         min=1024**2,
         help="""The maximum size, in bytes, of the body of other requests.
@@ -384,7 +385,7 @@ class KBatchServer(Application):
             throttle=self.throttle,
             inflight=self.inflight,
         )
-        services = Services(
+        self.services = Services(
             auth=self.auth,
             jobs=self.jobs,
             uploads=self.uploads,
@@ -402,7 +403,7 @@ class KBatchServer(Application):
             is_leading=lambda: self.engine.leader.is_leading,
         )
         self.web_app = WebApplication(
-            **make_handlers(self.service_prefix, services),
+            **make_handlers(self.service_prefix, self.services),
             log_function=log_request,
             cookie_secret=self.keyring.make_secret("cookie"),
             **self.tornado_settings,

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from jupyterhub.traitlets import ByteSpecification
 from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
 
+from ..bytesize import ByteSize
 from ..errors import TooManyRequests, Unavailable
 from ..metrics import LIMITS_HELD
 from ..models.job import Job
@@ -80,7 +80,7 @@ class JobWatch(LoggingConfigurable):
         config=True,
     )
 
-    max_kept_bytes = ByteSpecification(
+    max_kept_bytes = ByteSize(
         16 * 2**20,
         help="""Bytes of recent changes to keep for clients that are slow or lost their connection. A client
         that needs an older change must read everything again.

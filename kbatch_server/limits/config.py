@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import traitlets
-from jupyterhub.traitlets import ByteSpecification
 from traitlets import Dict, Float, Integer, TraitError, Unicode, validate
 from traitlets.config import LoggingConfigurable
 
+from ..bytesize import ByteSize
 from ..errors import Forbidden, InvalidRequest, Unavailable
 from ..models.job import JobSpec
 from .fairshare import Accounting
@@ -67,7 +67,7 @@ class Limits(LoggingConfigurable):
         config=True,
     )
 
-    max_record_bytes = ByteSpecification(
+    max_record_bytes = ByteSize(
         2**30,
         help="""The maximum size, in bytes, of all jobs of one user in the database, including jobs that have
         ended.

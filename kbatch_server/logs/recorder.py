@@ -8,11 +8,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import traitlets
-from traitlets import Float, Instance, Integer
+from traitlets import Float, Instance
 from traitlets.config import LoggingConfigurable
 
 from ..aio import back_off, with_ticks
 from ..audit import AuditEntry
+from ..bytesize import ByteSize
 from ..errors import Unavailable
 from ..launchers.base import JobLauncher, LauncherUnavailable, LogNotFound
 from ..models.job import Job, Status
@@ -62,7 +63,7 @@ class LogRecorder(LoggingConfigurable):
     knows how far each log was read, so a task continues from there after a kill.
     """
 
-    segment_bytes = Integer(
+    segment_bytes = ByteSize(
         2**20,
         min=2**12,
         help="""Bytes of a log in one object of the storage. The service holds them in memory until the object
@@ -84,7 +85,7 @@ class LogRecorder(LoggingConfigurable):
         config=True,
     )
 
-    max_memory_bytes = Integer(
+    max_memory_bytes = ByteSize(
         128 * 2**20,
         min=2**20,
         help="""The maximum memory, in bytes, for the unsaved ends of all logs.
@@ -96,7 +97,7 @@ class LogRecorder(LoggingConfigurable):
         config=True,
     )
 
-    max_log_bytes = Integer(
+    max_log_bytes = ByteSize(
         2**30,
         min=2**16,
         help="""Bytes to keep of the log of one attempt. The service cuts out the middle of a longer log.
@@ -275,11 +276,11 @@ class LogRecorder(LoggingConfigurable):
         log = await self.logs.find(job_id, pod)
         segments = await self.logs.list_segments(job_id, pod) if log is not None else []
         # at least eight segments in a log of maximum size, so that cutting out one removes little
-        size = min(self.segment_bytes, max(self.max_log_bytes // 8, 1))
+        size = min(int(self.segment_bytes), max(self.max_log_bytes // 8, 1))
         return LogWriter(
             log or LogRecord(job_id, pod, recording.attempt, {}, 0, False, ""),
             segments,
-            limits=LogLimits(size, self.max_log_bytes),
+            limits=LogLimits(size, int(self.max_log_bytes)),
             memory=self._memory,
             storage=self.storage,
             logs=self.logs,

@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
 
-from jupyterhub.traitlets import ByteSpecification
 from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
 
 from ..audit import AuditEntry
+from ..bytesize import ByteSize
 from ..errors import Forbidden, InvalidRequest, KBatchError, NotFound, TooLarge, Unavailable
 from ..failpoints import reach
 from ..metrics import LIMITS_HELD
@@ -38,7 +38,7 @@ class Outputs(LoggingConfigurable):
     object always exists.
     """
 
-    max_output_bytes = ByteSpecification(
+    max_output_bytes = ByteSize(
         OutputLimits().max_bytes,
         help="""The maximum size, in bytes, of a job's results; an integer, or a string like ``2G``.
 

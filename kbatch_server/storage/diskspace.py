@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from jupyterhub.traitlets import ByteSpecification
 from traitlets import Float, Instance
 from traitlets.config import LoggingConfigurable
 
+from ..bytesize import ByteSize
 from ..errors import Forbidden, InsufficientStorage, Unavailable
 from ..metrics import LIMITS_HELD
 from ..ratelimit import SUM_SECONDS, RecentSums
@@ -31,7 +31,7 @@ class DiskSpace(LoggingConfigurable):
     their callers repeat them.
     """
 
-    min_free_bytes = ByteSpecification(
+    min_free_bytes = ByteSize(
         256 * 2**20,
         help="""Bytes that must be free on the disks of the database (SQLite) and of the files (FileStorage).
         With less, new jobs and uploads get 507. An integer, or a string like ``1G``; 0: no limit.

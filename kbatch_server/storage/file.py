@@ -16,8 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from traitlets import Integer, Unicode
+from traitlets import Unicode
 
+from ..bytesize import ByteSize
 from ..private import make_private
 from .base import ObjectNotFound, Storage, StorageError, StorageFull, StoredObject
 from .pieces import check_key, check_prefix, is_key, regroup
@@ -61,7 +62,7 @@ class FileStorage(Storage):
         config=True,
     )
 
-    max_bytes = Integer(
+    max_bytes = ByteSize(
         0,
         min=0,
         help="""The maximum size, in bytes, of all objects together. 0, the default, means no limit.
@@ -72,7 +73,7 @@ class FileStorage(Storage):
         config=True,
     )
 
-    min_free_bytes = Integer(
+    min_free_bytes = ByteSize(
         64 * 2**20,
         min=0,
         help="""The minimum free space, in bytes, on the disk. The service rejects a write that would leave
@@ -141,7 +142,7 @@ class FileStorage(Storage):
     async def get_capacity_bytes(self) -> int:
         """Return the size of the disk in bytes, or ``max_bytes`` if that is less."""
         size = await _in_thread(get_disk_bytes, self.root)
-        return min(size, self.max_bytes or size)
+        return min(size, int(self.max_bytes) or size)
 
     async def delete(self, key: str) -> None:
         """Delete the object with that key, if it exists."""

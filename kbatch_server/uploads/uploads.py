@@ -11,11 +11,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from jupyterhub.traitlets import ByteSpecification
 from traitlets import Instance, Integer
 from traitlets.config import LoggingConfigurable
 
 from ..audit import AuditEntry
+from ..bytesize import ByteSize
 from ..errors import InsufficientStorage, TooLarge, TooManyRequests, Unavailable
 from ..metrics import LIMITS_HELD, UPLOADED_BYTES, UPLOADS
 from ..models.times import utcnow
@@ -49,7 +49,7 @@ SETTLE_SECONDS = 10
 class Uploads(LoggingConfigurable):
     """The ZIPs of code: each has an object in the storage and a row in the store, never only one of them."""
 
-    max_upload_bytes = Integer(
+    max_upload_bytes = ByteSize(
         2**30,
         min=1,
         help="""The maximum size, in bytes, of one ZIP. The service streams it: a larger ZIP needs no more
@@ -94,7 +94,7 @@ class Uploads(LoggingConfigurable):
         config=True,
     )
 
-    inflated_bytes_per_hour = ByteSpecification(
+    inflated_bytes_per_hour = ByteSize(
         100 * 2**30,
         help="""The average size, in bytes, of unpacked ZIPs that the service checks for one user per hour.
 

@@ -9,6 +9,7 @@ from typing import Any
 from traitlets import Float, Integer
 from traitlets.config import LoggingConfigurable
 
+from ..bytesize import ByteSize
 from ..errors import TooManyRequests
 from ..metrics import LIMITS_HELD
 from ..models.user import User
@@ -179,7 +180,7 @@ class Throttle(LoggingConfigurable):
         config=True,
     )
 
-    max_unread_bytes = Integer(
+    max_unread_bytes = ByteSize(
         256 * 1024**2,
         min=2**20,
         help="""The maximum memory, in bytes, for responses (such as lists) that clients have not read yet;
@@ -355,7 +356,7 @@ class Throttle(LoggingConfigurable):
     def _hold_answer(self, user: str, size: int) -> Iterator[None]:
         with self._answers.hold(user) as take:
             try:
-                take(min(size, self.max_unread_bytes_per_user, self.max_unread_bytes))
+                take(min(size, self.max_unread_bytes_per_user, int(self.max_unread_bytes)))
             except TooManyRequests as error:
                 raise TooManyRequests(
                     (

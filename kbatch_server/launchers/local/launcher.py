@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from traitlets import Float, Instance, Integer, TraitError, Unicode, default, validate
 
+from ...bytesize import ByteSize
 from ...errors import InvalidRequest
 from ...failpoints import reach
 from ...models.job import Job, JobSpec, JobStatus
@@ -96,13 +97,13 @@ class LocalProcessJobLauncher(JobLauncher):
         """,
     ).tag(config=True)
 
-    max_code_bytes = Integer(
+    max_code_bytes = ByteSize(
         2 * 1024**3,
         min=1,
         help="""The maximum size, in bytes, of a job's code after unpacking its ZIP.""",
     ).tag(config=True)
 
-    max_log_bytes = Integer(
+    max_log_bytes = ByteSize(
         8 * 1024**3,
         min=0,
         help="""The maximum size, in bytes, of the log file of one attempt. A log that reaches the limit
@@ -111,7 +112,7 @@ class LocalProcessJobLauncher(JobLauncher):
         """,
     ).tag(config=True)
 
-    max_file_bytes = Integer(
+    max_file_bytes = ByteSize(
         0,
         min=0,
         help="""The maximum size, in bytes, of each file that a job writes (RLIMIT_FSIZE); 0: no limit.""",
