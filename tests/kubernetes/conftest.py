@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from kbatch_server.launchers.kube.client import RESTClient
 from tests.support.cluster import ClusterLike, ensure_cluster
 from tests.support.helm import Helm, find_helm
 from tests.support.installation import Installation
+from tests.support.waiting import until
 
 Report = Iterator[str]
 
@@ -77,11 +77,11 @@ async def namespace(core_api: client.CoreV1Api) -> AsyncIterator[str]:
 
 async def _wait_for_service_account(core_api: client.CoreV1Api, namespace: str) -> None:
     """Until the controller has made it, pods are refused."""
-    async with asyncio.timeout(30):
-        while True:
-            if (await core_api.list_namespaced_service_account(namespace)).items:
-                return
-            await asyncio.sleep(0.02)
+
+    async def is_made() -> bool:
+        return bool((await core_api.list_namespaced_service_account(namespace)).items)
+
+    await until(is_made)
 
 
 @pytest.hookimpl(wrapper=True)

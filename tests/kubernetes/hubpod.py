@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -15,6 +15,7 @@ import kubernetes
 from tests.support.cluster import ClusterLike
 from tests.support.images import HUB
 from tests.support.servers import START_SECONDS
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "/compute/"
@@ -136,14 +137,13 @@ class HubPod:
 
     def wait(self) -> None:
         """Wait until the proxy leads to the service, which is after the hub has answered at first."""
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                httpx.get(f"{self.url}services/kbatch/api/v1/health", timeout=5).raise_for_status()
-                return
-            except httpx.HTTPError:
-                assert time.monotonic() < deadline, f"the hub does not answer:\n{self.log()}"
-                time.sleep(0.2)
+
+        def is_reached() -> bool:
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{self.url}services/kbatch/api/v1/health", timeout=5).is_success
+            return False
+
+        wait_until(is_reached, lambda: f"the hub does not answer:\n{self.log()}", START_SECONDS)
 
     def log(self) -> str:
         """Return the end of the logs of its pods."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import kubernetes
 from tests.support.cluster import ClusterLike
 from tests.support.helm import Helm, Manifest
 from tests.support.images import JOB, SERVICE
+from tests.support.waiting import wait_until
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 USER = 1000
@@ -86,33 +86,34 @@ class Release:
 
     def wait(self) -> None:
         """Wait until the Deployment is as it was asked for, as ``kubectl rollout status`` does."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
+
+        def is_done() -> bool:
             found = self._apps.read_namespaced_deployment(self.name, self.namespace)
             wanted, status = found.spec.replicas, found.status
             counts = (status.updated_replicas, status.replicas, status.ready_replicas)
-            if status.observed_generation == found.metadata.generation and counts == (wanted,) * 3:
-                return
-            assert time.monotonic() < deadline, f"not {wanted} ready pods:\n{self.describe()}"
-            time.sleep(0.2)
+            return bool(status.observed_generation == found.metadata.generation and counts == (wanted,) * 3)
+
+        wait_until(is_done, lambda: f"the pods are not ready:\n{self.describe()}", WAIT_SECONDS)
 
     def _wait_until_reached(self) -> None:
         """Wait until its Service leads to a pod: the node learns of a pod a moment after that is ready."""
         address = (self.core.read_namespaced_service(self.name, self.namespace).spec.cluster_ip, 80)
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
+
+        def is_reached() -> bool:
             with contextlib.suppress(OSError), socket.create_connection(address, 1):
-                return
-            assert time.monotonic() < deadline, f"the Service leads nowhere:\n{self.describe()}"
-            time.sleep(0.05)
+                return True
+            return False
+
+        wait_until(is_reached, lambda: f"the Service leads nowhere:\n{self.describe()}", WAIT_SECONDS)
 
     def remove_jobs(self) -> None:
         """Remove all Jobs and their pods, as a clean cluster has them when their time is over, and wait."""
         self.batch.delete_collection_namespaced_job(self.jobs, propagation_policy="Foreground")
-        deadline = time.monotonic() + WAIT_SECONDS
-        while self.core.list_namespaced_pod(self.jobs).items:
-            assert time.monotonic() < deadline, "pods of jobs are still there"
-            time.sleep(0.2)
+        wait_until(
+            lambda: not self.core.list_namespaced_pod(self.jobs).items,
+            "pods of jobs are still there",
+            WAIT_SECONDS,
+        )
 
     def describe(self) -> str:
         """Return what its pods are doing, and what they said."""
@@ -134,10 +135,7 @@ class Release:
     def uninstall(self) -> None:
         """Run ``helm uninstall`` and wait until its pods are gone."""
         self._helm.call("uninstall", self.name, namespace=self.namespace)
-        deadline = time.monotonic() + WAIT_SECONDS
-        while self.pods():
-            assert time.monotonic() < deadline, self.describe()
-            time.sleep(0.2)
+        wait_until(lambda: not self.pods(), self.describe, WAIT_SECONDS)
 
     def test(self) -> str:
         """Run ``helm test`` and return what it and its pod printed."""

@@ -25,6 +25,7 @@ from tests.kubernetes.test_chart_rights import make_account
 from tests.support.cluster import ClusterLike, schemas
 from tests.support.helm import CHART, VARIANTS, Helm, find_helm
 from tests.support.installation import Installation
+from tests.support.waiting import until
 
 SECONDS = 60
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -131,15 +132,15 @@ async def read_secret(core_api: client.CoreV1Api, namespace: str, suffix: str) -
 
 async def wait_for_pod(core_api: client.CoreV1Api, namespace: str) -> Any:
     """Return the service's pod; a refusal would be an event."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            pods = (await core_api.list_namespaced_pod(namespace)).items
-            if pods:
-                return pods[0]
-            events = (await core_api.list_namespaced_event(namespace)).items
-            refusals = [each.message for each in events if each.reason == "FailedCreate"]
-            assert not [each for each in refusals if "serviceaccount" not in each], refusals
-            await asyncio.sleep(0.1)
+
+    async def find_pods() -> list[Any]:
+        events = (await core_api.list_namespaced_event(namespace)).items
+        refusals = [each.message for each in events if each.reason == "FailedCreate"]
+        assert not [each for each in refusals if "serviceaccount" not in each], refusals
+        found: list[Any] = (await core_api.list_namespaced_pod(namespace)).items
+        return found
+
+    return (await until(find_pods, seconds=SECONDS))[0]
 
 
 async def test_jobs_run_in_a_restricted_namespace_with_the_chart_s_settings_and_rights(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.server
 import threading
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from kubernetes.aio import client
 
 from tests.support.cluster import ClusterLike
 from tests.support.cluster.images import make_images
+from tests.support.waiting import until
 
 SECONDS_TO_RUN = 60
 
@@ -68,13 +68,13 @@ def make_job(name: str, image: str, script: str) -> dict[str, object]:
 
 async def wait_for_end(batch_api: client.BatchV1Api, name: str, namespace: str) -> str:
     """Wait until the Job has ended and return how: Complete or Failed."""
-    async with asyncio.timeout(SECONDS_TO_RUN):
-        while True:
-            job = await batch_api.read_namespaced_job(name, namespace)
-            for condition in job.status.conditions or []:
-                if condition.type in ("Complete", "Failed"):
-                    return str(condition.type)
-            await asyncio.sleep(0.1)
+
+    async def find_end() -> str | None:
+        job = await batch_api.read_namespaced_job(name, namespace)
+        ends = [each.type for each in job.status.conditions or [] if each.type in ("Complete", "Failed")]
+        return ends[0] if ends else None
+
+    return str(await until(find_end, seconds=SECONDS_TO_RUN))
 
 
 async def read_log(core_api: client.CoreV1Api, job: str, namespace: str, container: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import secrets
-import time
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from tests.support.cluster import ClusterLike
 from tests.support.images import JOB, JOB_IMAGE
 from tests.support.installation import API, Installation
+from tests.support.waiting import wait_until
 
 STRANGER, ADA = 54321, 4321
 """Users' ids: one that is in no image, and one with a home in that of the tests."""
@@ -176,11 +176,9 @@ def test_sizes_are_the_jobs_own_on_a_cluster_that_would_choose_others(
 
 def test_a_job_that_its_node_refused_is_launched_again(alice: API) -> None:
     job = alice.submit("echo begun", name="late")
-    waits = alice.wait(job["id"], "pending")
-    deadline = time.monotonic() + 60
-    while "Retrying in" not in (waits := alice.get(job["id"]))["message"]:
-        assert time.monotonic() < deadline, waits
-        time.sleep(0.1)
+    alice.wait(job["id"], "pending")
+    wait_until(lambda: "Retrying in" in alice.get(job["id"])["message"], "it was not refused")
+    waits = alice.get(job["id"])
     assert (waits["status"], waits["reason"], waits["attempts"]) == ("pending", "OutOfcpu", 0)
     assert waits["message"] == (
         "The node did not have enough CPU left. The command did not start. Retrying in 10 s."
@@ -199,11 +197,7 @@ def test_a_container_that_never_ends_does_not_keep_a_job(alice: API) -> None:
 
 
 def wait_for_outputs(alice: API, job_id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
-    while (found := alice.get(job_id))["outputs"] is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    outputs: dict[str, Any] = found["outputs"]
+    outputs: dict[str, Any] = wait_until(lambda: alice.get(job_id)["outputs"], "no results")
     return outputs
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.support.cluster import ClusterLike
 from tests.support.helm import Helm, find_helm
 from tests.support.installation import API
 from tests.support.postgresql import PostgreSQL
+from tests.support.waiting import wait_until
 
 FIRST_CHART = Path(__file__).parents[1] / "data/kbatch-server-chart-c7556b0.tgz"
 """The chart as it was at first (commit c7556b0), made with ``git archive``."""
@@ -325,10 +325,9 @@ class Load:
             thread.join()
 
     def wait_for_jobs(self, count: int) -> None:
-        deadline = time.monotonic() + 60
-        while len(self.submitted) < count and not self.failures:
-            assert time.monotonic() < deadline, f"{len(self.submitted)} jobs"
-            time.sleep(0.1)
+        wait_until(
+            lambda: len(self.submitted) >= count or self.failures, lambda: f"{len(self.submitted)} jobs"
+        )
 
     def _work(self, url: str, what: Any) -> None:
         while not self._ended.wait(what(url)):
@@ -360,10 +359,7 @@ class Load:
 
 def wait_through_the_proxy(api: API, job_id: str) -> dict[str, Any]:
     """Return a job when it is over; the proxy answers with errors, or not, for as long as no pod is there."""
-    deadline = time.monotonic() + 60
-    while not is_answered(api, job_id):
-        assert time.monotonic() < deadline, f"nothing of {job_id}"
-        time.sleep(0.2)
+    wait_until(lambda: is_answered(api, job_id), f"nothing of {job_id}")
     return api.wait(job_id)
 
 

@@ -21,6 +21,7 @@ from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from tests.support.cluster import ClusterLike
+from tests.support.waiting import until
 
 SECONDS = 60
 VERSION = "v1beta1"
@@ -104,13 +105,13 @@ async def launcher(cluster: ClusterLike, namespace: str) -> AsyncIterator[KubeJo
     )
     await launcher.open()
     await launcher.client.ensure_created(DEFINITIONS, DEFINITION, is_ours=lambda found: True)
-    async with asyncio.timeout(SECONDS):
-        while True:
-            found = await launcher.client.get(f"{DEFINITIONS}/workloads.kueue.x-k8s.io")
-            conditions = found.get("status", {}).get("conditions") or []
-            if any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
-                break
-            await asyncio.sleep(0.1)
+
+    async def is_established() -> bool:
+        found = await launcher.client.get(f"{DEFINITIONS}/workloads.kueue.x-k8s.io")
+        conditions = found.get("status", {}).get("conditions") or []
+        return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+    await until(is_established, seconds=SECONDS)
     await launcher.start(lambda job_id: None)
     yield launcher
     await launcher.stop()

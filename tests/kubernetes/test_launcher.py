@@ -8,7 +8,7 @@ import http.server
 import json
 import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -24,6 +24,7 @@ from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from tests.support.cluster import ClusterLike
+from tests.support.waiting import until
 from tests.support.zips import make_zip
 
 SECONDS = 60
@@ -200,7 +201,7 @@ async def test_image_that_is_not_there(launcher: KubeJobLauncher, make_job: Call
     following = asyncio.create_task(read(launcher, job))
     done, _ = await asyncio.wait([following], timeout=1)
     assert not done
-    await wait_for(lambda: launcher.terminate(job))
+    await until(lambda: launcher.terminate(job))
     with pytest.raises(LogNotFound):
         await following
 
@@ -273,14 +274,7 @@ async def wait_for_quota(core_api: client.CoreV1Api, namespace: str) -> None:
     async def is_counted() -> bool:
         return bool((await core_api.read_namespaced_resource_quota("compute", namespace)).status.hard)
 
-    await wait_for(is_counted)
-
-
-async def wait_for(done: Callable[[], Awaitable[bool]]) -> None:
-    """Ask Kubernetes until it says so, where nothing tells us."""
-    async with asyncio.timeout(SECONDS):
-        while not await done():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until(is_counted)
 
 
 async def test_admission(
@@ -500,14 +494,14 @@ async def test_terminate(
     status = {"pending": Status.PENDING, "running": Status.RUNNING, "finished": Status.SUCCEEDED}[when]
     await wait_until(launcher, job, lambda seen: seen.status == status)
     assert await launcher.terminate(job) is False
-    await wait_for(lambda: launcher.terminate(job))
+    await until(lambda: launcher.terminate(job))
     assert (await core_api.list_namespaced_pod(namespace)).items == []
     assert await launcher.poll(job) is None
 
     async def secret_is_gone() -> bool:  # the garbage collector's part
         return not (await core_api.list_namespaced_secret(namespace)).items
 
-    await wait_for(secret_is_gone)
+    await until(secret_is_gone)
     with pytest.raises(LogNotFound):
         await read(launcher, job, pod=f"{job.id}-0-abcde")
 
@@ -581,13 +575,13 @@ async def test_log_that_is_rotated_while_it_is_read_for_the_first_time_goes_on(
         seen = await wait_until(launcher, job, lambda seen: seen.status == Status.RUNNING)
         where, lines, at_50 = (seen.pods[-1].name, job.state["namespace"]), bytearray(), None
         await is_waiting.wait()
-        await wait_for(is_rotated)
+        await until(is_rotated)
         may_go_on.set()
-        await wait_for(is_written)
+        await until(is_written)
         async with aclosing(launcher.read_log(job, where[0], None)) as pieces:
             async for piece in pieces:
                 if not lines:
-                    await wait_for(is_rotated)
+                    await until(is_rotated)
                 lines += piece.data
                 if not at_50 and b"\n50\n" in lines[-100:]:
                     at_50 = await launcher.poll(job)
@@ -626,7 +620,7 @@ async def test_log_that_is_rotated_while_nobody_takes_it_says_what_is_missing_an
             number = int(start.split()[0])
             return len(starts) > count and (number // 1000 - 1) * 900 + number % 1000 - 100 > lines
 
-        await wait_for(are_enough)
+        await until(are_enough)
 
     log = launcher.read_log(job, where[0], None)
     async with asyncio.timeout(SECONDS), aclosing(log) as pieces:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.support.cluster import ClusterLike
 from tests.support.environments import NOTEBOOKS
 from tests.support.installation import API, Installation
 from tests.support.notebooks import make_notebook, read_outputs
+from tests.support.waiting import wait_until
 
 CONFIG = """
 def modify_pod_hook(launcher, pod, job):
@@ -100,10 +100,7 @@ def test_one_that_fails_says_so_and_comes_back_as_far_as_it_got(alice: API) -> N
 def test_one_that_is_cancelled_comes_back_as_far_as_it_got(alice: API) -> None:
     code = "import time\nprint('begun', flush=True)\ntime.sleep(600)"
     job = run(alice, {"a.ipynb": make_notebook("print('before')", code)}, "a.ipynb", "running")
-    deadline = time.monotonic() + 60
-    while "begun" not in alice.http.get(f"api/v1/jobs/{job['id']}/logs").text:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: "begun" in alice.http.get(f"api/v1/jobs/{job['id']}/logs").text)
     alice.call("POST", f"api/v1/jobs/{job['id']}/cancel")
     done = alice.wait(job["id"])
     assert done["status"] == "cancelled"

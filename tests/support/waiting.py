@@ -25,11 +25,16 @@ async def until(condition: Callable[[], Awaitable[Any] | Any], *, seconds: float
 
 
 def wait_until(
-    condition: Callable[[], Any], what: str = "it did not become true", seconds: float = SECONDS
+    condition: Callable[[], Any],
+    what: str | Callable[[], object] = "it did not become true",
+    seconds: float = SECONDS,
 ) -> Any:
-    """Return what a condition gives once that is true. Raises AssertionError, which says what did not."""
+    """Return what a condition gives once that is true. Raises AssertionError, which says what did not.
+
+    If ``what`` is a function, it is asked then.
+    """
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        assert time.monotonic() < deadline, f"{what() if callable(what) else what}: not within {seconds} s"
         time.sleep(0.05)
     return found
