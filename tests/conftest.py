@@ -1,4 +1,4 @@
-"""Fixtures of more than one module: the web with doubles behind it, and a real hub."""
+"""Fixtures of more than one module: the service in this process, servers that it uses, a real hub."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import httpx
 import hypothesis
 import pytest
 import pytest_asyncio
+from tornado.ioloop import IOLoop
+from tornado.web import Application
 
+from kbatch_server.web.server import WebServer
 from tests.support.azurite import find_azurite, running_azurite
 from tests.support.hub import Hub
 from tests.support.ports import find_ports
 from tests.support.postgresql import PostgreSQL
 from tests.support.s3server import S3Server, find_s3server, running_s3server
 from tests.support.storages import make_certificate, make_container
-from tests.support.web_doubles import Web, running_web
+from tests.support.web import Settings, Web, running_web
 
 # the same examples in every run, and none fails for the time that it takes on a busy machine
 hypothesis.settings.register_profile(
@@ -97,11 +100,44 @@ def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()
 
 
+@pytest.fixture
+def web_settings() -> Settings:
+    """What the service of a test is configured with; a test may have its own."""
+    return {}
+
+
 @pytest_asyncio.fixture
-async def web() -> AsyncIterator[Web]:
-    """The handlers, served for real, with doubles behind them."""
-    async with running_web() as running:
+async def web(tmp_path: Path, web_settings: Settings) -> AsyncIterator[Web]:
+    """The service itself, in this process."""
+    async with running_web(tmp_path, web_settings) as running:
         yield running
+
+
+# what pytest-tornado's base_url and http_client stand on
+
+
+@pytest.fixture
+def app(web: Web) -> Application:
+    """The service's Tornado application."""
+    return web.application
+
+
+@pytest_asyncio.fixture
+async def io_loop() -> IOLoop:
+    """The loop of the test, instead of another one."""
+    return IOLoop.current()
+
+
+@pytest.fixture
+def http_server(web: Web) -> WebServer:
+    """The service's own server, with its limits on headers, bodies and connections."""
+    return web.server
+
+
+@pytest.fixture
+def http_port(web: Web) -> int:
+    """The port of that server."""
+    return web.port
 
 
 @pytest_asyncio.fixture

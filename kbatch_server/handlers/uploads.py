@@ -68,11 +68,11 @@ class ReceivingHandler(BaseHandler):
                 self.refuse_soon(error)
 
     async def receive(self, chunk: bytes) -> None:
-        """Pass on a piece of the body."""
-        self._size += len(chunk)
-        if self._size > self.body_limit:
-            raise TooLarge.of_body(self.body_limit, received=self._size)
+        """Pass on the part of the ZIP in a piece of the body."""
         piece = self._part.feed(chunk) if self._part is not None else chunk
+        self._size += len(piece)
+        if self._size > (limit := self.services.uploads.max_upload_bytes):
+            raise TooLarge.of_body(limit, received=self._size)
         if piece:
             await self._body_stream.send(piece)
 

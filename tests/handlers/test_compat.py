@@ -10,9 +10,11 @@ import io
 import json
 import zipfile
 import zlib
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from kbatch_server.errors import InvalidRequest
@@ -21,9 +23,11 @@ from kbatch_server.handlers.compat import first_client as flat
 from kbatch_server.handlers.compat import requests as kbatch
 from kbatch_server.handlers.compat.routes import Compressor
 from kbatch_server.handlers.streams import MAX_LINE_BYTES, LineChunker
-from kbatch_server.models.job import JobSpec, Pod, Status
+from kbatch_server.logs import follower
+from kbatch_server.models.job import JobSpec, Pod, Profile, Status
 from kbatch_server.models.times import utcnow
-from tests.support.web_doubles import ProfilesDouble, make_job
+from tests.support.web import PROFILES as PROFILE_LIST
+from tests.support.web import make_job
 from tests.support.zips import make_zip
 
 VERSIONS = ("0.4.2", "0.5.0b1")
@@ -31,8 +35,15 @@ SENT = {
     version: json.loads((Path(__file__).parents[1] / f"data/kbatch-{version}.json").read_text())
     for version in VERSIONS
 }
-PROFILES = {"small": ProfilesDouble.small, "large": ProfilesDouble.large}
+SMALL = Profile(slug="small", display_name="Small", image="python:3", cpu_limit=0.5, mem_limit=2**30)
+LARGE = Profile(slug="large", display_name="Large", image="python:3", cpu_limit=8, mem_limit=2**34)
+PROFILES = {"small": SMALL, "large": LARGE}
 SPEC = "job.spec.template.spec"
+
+
+@pytest.fixture
+def web_settings():
+    return {"JobConfig": {"allowed_images": ["python:*"]}}
 
 
 def read(body):
@@ -72,7 +83,7 @@ def test_the_profile_that_was_copied_is_known_again_and_left_to_the_server(versi
 
 
 def test_the_profile_that_the_client_gets_is_the_one_that_it_sends():
-    shown = kbatch.make_profiles([ProfilesDouble.small])["small"]
+    shown = kbatch.make_profiles([SMALL])["small"]
     container = SENT["0.5.0b1"]["profile"]["job"]["spec"]["template"]["spec"]["containers"][0]
     assert container["resources"]["limits"] == shown["resources"]["limits"]
     assert container["image"] == shown["image"]
@@ -305,12 +316,24 @@ def test_both_clients_can_tell_what_a_job_is(status, word_042, word_050):
         assert (condition["reason"], condition["message"]) == ("R", "M.")
 
 
+async def add_all(web, jobs):
+    """Put many jobs on record, together, as one after the other would take long."""
+    await asyncio.gather(*[web.add(job) for job in jobs])
+
+
+async def read_code(web, job_id):
+    """Return the ZIP that is kept for a job of alice."""
+    job = await web.store.jobs.get(job_id, user="alice")
+    upload = await web.store.uploads.get(job.spec.upload, user="alice")
+    return web.storage.objects[upload.key]
+
+
 async def test_submit_list_show_and_delete_by_the_clients_urls(web, api):
-    answer = await api.post("jobs/", json=SENT["0.5.0b1"]["code"])
+    body = SENT["0.5.0b1"]["code"]
+    answer = await api.post("jobs/", json=body)
     assert answer.status_code == 200, answer.text
     name = answer.json()["metadata"]["name"]
-    assert web.jobs.requests[0].upload == "u0"
-    assert web.uploads.kept["u0"].startswith(b"PK")
+    assert await read_code(web, name) == base64.b64decode(body["code"]["binary_data"]["code"])
     for path in (f"jobs/{name}", f"jobs/{name}/"):
         assert (await api.get(path)).json()["metadata"]["name"] == name
     listed = (await api.get("jobs")).json()
@@ -320,42 +343,56 @@ async def test_submit_list_show_and_delete_by_the_clients_urls(web, api):
     assert (await api.get("pods/")).json()["items"] == []
 
 
-async def test_a_long_list_comes_whole_page_by_page(web, api):
-    for number in range(1234):
-        web.jobs.add(make_job(f"train-{number}"))
+async def test_a_long_list_comes_whole_page_by_page(web, api, monkeypatch):
+    await add_all(web, [make_job(f"train-{number}") for number in range(1234)])
+    sizes, list_page = [], web.store.jobs.list_page
+
+    async def counted(query):
+        page = await list_page(query)
+        sizes.append(len(page.jobs))
+        return page
+
+    monkeypatch.setattr(web.store.jobs, "list_page", counted)
     items = (await api.get("jobs/")).json()["items"]
     assert [item["metadata"]["name"] for item in items] == [
         f"train-{number}" for number in reversed(range(1234))
     ]
-    assert len(web.jobs.queries) == 3
+    assert sizes == [500, 500, 234]
 
 
 async def test_pods_are_listed_behind_a_page_of_jobs_that_have_none(web, api):
     pod = Pod(name="train-1-abcde", phase="Running", created_at=utcnow())
-    web.jobs.add(make_job(pods=[pod]))
-    for number in range(600):
-        web.jobs.add(make_job(f"waits-{number}", status=Status.QUEUED))
+    await web.add(make_job(pods=[pod]))
+    await add_all(web, [make_job(f"waits-{number}", status=Status.QUEUED) for number in range(600)])
     (listed,) = (await api.get("pods/")).json()["items"]
     assert listed["metadata"]["name"] == "train-1-abcde"
 
 
-async def test_jobs_that_ended_long_ago_are_not_listed(web, api):
-    await api.get("jobs/")
-    [query] = web.jobs.queries
-    age = utcnow() - query.unless_ended_before
-    assert timedelta(days=web.services.kbatch_list_days) <= age < timedelta(days=8)
+@pytest.mark.parametrize(
+    ("web_settings", "days"),
+    [({}, 7), ({"KBatchServer": {"kbatch_list_days": 1.5}}, 1.5)],
+    ids=["default", "1.5 days"],
+)
+async def test_jobs_that_ended_long_ago_are_not_listed(web, api, days):
+    created_at = utcnow() - timedelta(days=30)
+    for name, ended_days in (("old", days + 0.1), ("new", days - 0.1)):
+        ended_at = utcnow() - timedelta(days=ended_days)
+        job = make_job(f"{name}-1", status=Status.SUCCEEDED, ended_at=ended_at)
+        await web.add(replace(job, created_at=created_at))
+    await web.add(replace(make_job("runs-1"), created_at=created_at))
+    items = (await api.get("jobs/")).json()["items"]
+    assert [item["metadata"]["name"] for item in items] == ["runs-1", "new-1"]
 
 
 async def test_pods_and_logs_by_the_name_of_either(web, api):
     pods = [Pod(name="train-1-abcde", phase="Running", created_at=utcnow())]
-    web.jobs.add(make_job(pods=pods))
-    web.jobs.add(make_job("other-1", pods=[]))
-    web.jobs.add(
-        make_job("theirs-1", user="bob", pods=[Pod(name="theirs-1-x", phase="Running", created_at=utcnow())])
-    )
-    web.jobs.pieces["train-1"] = [b"hello\n"]
-    (pod,) = (await api.get("pods/?job_name=")).json()["items"]
+    await web.add(make_job(pods=pods), log=[b"hello\n"])
+    await web.add(make_job("other-1", pods=[]))
+    theirs = Pod(name="theirs-1-x", phase="Running", created_at=utcnow())
+    await web.add(make_job("theirs-1", user="bob", pods=[theirs]), log=[b"theirs\n"])
+    (pod,) = (await api.get("pods/?job_name=train-1")).json()["items"]
     assert (pod["metadata"]["name"], pod["status"]["phase"]) == ("train-1-abcde", "Running")
+    assert (await api.get("pods/?job_name=")).json()["items"] == [pod]
     assert (await api.get("pods/?job_name=other-1")).json()["items"] == []
     for name in ("theirs-1", "none-such-1"):  # as of Kubernetes itself
         answer = await api.get(f"pods/?job_name={name}")
@@ -368,7 +405,7 @@ async def test_pods_and_logs_by_the_name_of_either(web, api):
 
 
 async def test_the_log_of_a_job_that_waits_says_why(web, api):
-    web.jobs.add(make_job(status=Status.PENDING, message="No node has room."))
+    await web.add(make_job(status=Status.PENDING, message="No node has room."))
     answer = await api.get("jobs/logs/train-1/")
     assert (answer.status_code, answer.json()["reason"]) == (409, "LogNotFound")
     assert "No node has room." in answer.json()["detail"]
@@ -385,121 +422,170 @@ async def test_errors_say_detail(web, api):
     body = put(SENT["0.4.2"]["code"], (*CONTAINER, "image"), "forbidden")
     answer = await api.post("jobs/", json=body)
     assert answer.json()["details"][0]["field"] == f"{SPEC}.containers[0].image"
-    assert web.uploads.kept == {}
+    assert web.storage.written == []
     answer = await api.post(
         "jobs/", json=put(SENT["0.4.2"]["plain"], ("code",), {"binary_data": {"code": "AAAA"}})
     )
     assert answer.json()["details"][0]["field"] == "code.binary_data.code"
+    assert await web.read_uploads() == {}
+    assert (await api.get("jobs/")).json()["items"] == []
 
 
-async def test_profiles_need_no_token_but_show_less_without(web, api):
+@pytest.mark.parametrize(
+    ("web_settings", "shown"),
+    [({}, ["small", "large"]), ({"Profiles": {"profile_list": lambda user: PROFILE_LIST}}, [])],
+    ids=["of all users", "of each user"],
+)
+async def test_profiles_need_no_token_but_show_less_without(web, api, shown):
     async with web.client(token=None) as client:
-        assert list((await client.get("profiles/")).json()) == ["small"]
+        assert list((await client.get("profiles/")).json()) == shown
         assert (await client.get("authorized")).status_code == 401
     assert list((await api.get("profiles/")).json()) == ["small", "large"]
     assert (await api.get("authorized")).json() == {"name": "alice", "groups": []}
 
 
-async def stream_chunks(web, *, headers):
-    """Return a followed log as the client's ``iter_text`` yields it, and how it was encoded."""
+async def stream_chunks(web, job, on_chunk, *, headers):
+    """Return a followed log as the client's ``iter_text`` yields it, and how it was encoded.
+
+    It calls ``on_chunk`` with the chunks so far, each time that there is one more: the job runs until then.
+    """
     chunks = []
     async with (
         web.client(headers=headers) as client,
-        client.stream("GET", "jobs/logs/train-1/?stream=true") as answer,
+        client.stream("GET", f"jobs/logs/{job.id}/?stream=true") as answer,
     ):
         async for chunk in answer.aiter_text():
             chunks.append(chunk)
-            web.jobs.hold.set()
+            await on_chunk(chunks)
         return chunks, answer.headers.get("Content-Encoding")
 
 
-async def test_the_client_that_prints_chunk_by_chunk_prints_the_log(web):
-    web.jobs.add(make_job())
+def ending(web, job):
+    """Return what lets a job end as soon as there is a chunk."""
+
+    async def end(chunks):
+        if len(chunks) == 1:
+            await web.finish(job)
+
+    return end
+
+
+@pytest.mark.parametrize(("accepted", "expected"), [("gzip, deflate", "gzip"), ("identity", None)])
+async def test_the_client_that_prints_chunk_by_chunk_prints_the_log(web, monkeypatch, accepted, expected):
+    monkeypatch.setattr(follower, "PIECE_BYTES", 10)
     log = "line 0\nline 1\n\n\ncaf\u00e9\nno end"
-    encoded = log.encode()
-    web.jobs.pieces["train-1"] = [encoded[:9], encoded[9:21], encoded[21:]]
-    for encoding in ("gzip, deflate", "identity"):
-        web.jobs.hold.clear()
-        holding = asyncio.get_running_loop().call_later(0.5, web.jobs.hold.set)
-        chunks, used = await stream_chunks(web, headers={"Accept-Encoding": encoding})
-        holding.cancel()
-        assert used == ("gzip" if "gzip" in encoding else None)
-        assert "".join(f"{chunk}\n" for chunk in chunks) == log + "\n"
+    job = await web.add(log=[log.encode()])
+    chunks, used = await stream_chunks(web, job, ending(web, job), headers={"Accept-Encoding": accepted})
+    assert used == expected
+    assert "".join(f"{chunk}\n" for chunk in chunks) == log + "\n"
 
 
 BAR = b"".join(b"\rstep %d/1000" % each for each in range(1001)) + b"\n\x1b[1mINFO\x1b[0m | saved\n"
 
 
-async def test_a_progress_bar_is_printed_once_as_it_was_at_last(web):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [BAR[at : at + 1000] for at in range(0, len(BAR), 1000)]
-    web.jobs.hold.set()
+@pytest.mark.parametrize("web_settings", [{"LogRecorder": {"segment_bytes": 4096}}], ids=["short segments"])
+async def test_a_progress_bar_is_printed_once_as_it_was_at_last(web, monkeypatch):
+    monkeypatch.setattr(follower, "PIECE_BYTES", 1000)
     expected = "step 1000/1000\n\x1b[1mINFO\x1b[0m | saved\n"
     for encoding in ("gzip", "identity"):
-        chunks, _ = await stream_chunks(web, headers={"Accept-Encoding": encoding})
+        job = await web.add(make_job(f"{encoding}-1"), log=[])
+        for at in range(0, len(BAR), 1000):
+            await web.write_log(job, BAR[at : at + 1000])
+        chunks, _ = await stream_chunks(web, job, ending(web, job), headers={"Accept-Encoding": encoding})
         assert "".join(f"{chunk}\n" for chunk in chunks) == expected
     async with web.client() as client:
-        assert (await client.get("jobs/logs/train-1/")).text == expected
+        assert (await client.get("jobs/logs/gzip-1/")).text == expected
     async with web.client(headers={"User-Agent": "curl/8"}) as client:
-        assert (await client.get("jobs/logs/train-1/")).content == BAR
+        assert (await client.get("jobs/logs/gzip-1/")).content == BAR
 
 
-@pytest.mark.slow
 async def test_a_progress_bar_that_takes_long_is_printed_now_and_then(web, monkeypatch):
     monkeypatch.setattr("kbatch_server.handlers.compat.routes.GATHER_SECONDS", 0.01)
-    monkeypatch.setattr("kbatch_server.handlers.compat.routes.BAR_SECONDS", 0.2)
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"\rhalf", 0.7, b"\rdone\n"]
-    web.jobs.hold.set()
-    chunks, _ = await stream_chunks(web, headers={})
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.BAR_SECONDS", 0.05)
+    job = await web.add(log=[b"\rhalf"])
+
+    async def finish_bar(chunks):
+        if len(chunks) == 2:
+            await web.write_log(job, b"\rdone\n")
+            await web.finish(job)
+
+    chunks, _ = await stream_chunks(web, job, finish_bar, headers={})
     assert set(chunks[:-1]) == {"half"}
     assert chunks[-1] == "done"
 
 
-async def test_others_get_the_bytes_as_they_are(web):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"line 0\nli", b"ne 1\n"]
-    asyncio.get_running_loop().call_later(0.2, web.jobs.hold.set)
-    chunks, used = await stream_chunks(web, headers={"User-Agent": "curl/8"})
+async def test_others_get_the_bytes_as_they_are(web, monkeypatch):
+    monkeypatch.setattr(follower, "PIECE_BYTES", 9)
+    job = await web.add(log=[b"line 0\nline 1\n"])
+    chunks, used = await stream_chunks(web, job, ending(web, job), headers={"User-Agent": "curl/8"})
     assert ("".join(chunks), used) == ("line 0\nline 1\n", None)
 
 
-@pytest.mark.slow
-async def test_lines_that_come_all_the_time_are_printed_meanwhile(web):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"line\n", 0.05] * 30
-    web.jobs.hold.set()
-    chunks, _ = await stream_chunks(web, headers={})
-    assert "".join(f"{chunk}\n" for chunk in chunks).split() == ["line"] * 30
+async def test_lines_that_come_all_the_time_are_printed_meanwhile(web, monkeypatch):
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.GATHER_SECONDS", 0.05)
+    job = await web.add(log=[b"line\n"])
+    lines = ["line"]
+
+    async def write_on():
+        while True:
+            await asyncio.sleep(0.005)
+            web.find_log().write(b"line\n")
+            lines.append("line")
+
+    async def end(chunks):
+        if len(chunks) == 4:
+            writing.cancel()
+            await web.finish(job)
+
+    writing = asyncio.create_task(write_on())
+    try:
+        chunks, _ = await stream_chunks(web, job, end, headers={})
+    finally:
+        writing.cancel()
+    assert "".join(f"{chunk}\n" for chunk in chunks).split() == lines
     assert len(chunks) >= 4
 
 
-@pytest.mark.slow
-async def test_a_line_without_an_end_does_not_let_the_client_give_up(web, monkeypatch):
-    monkeypatch.setattr("kbatch_server.handlers.compat.routes.GATHER_SECONDS", 0.02)
-    monkeypatch.setattr("kbatch_server.handlers.compat.routes.KEEP_ALIVE_SECONDS", 0.1)
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b".", 0.01] * 300
-    web.jobs.hold.set()
-    async with (
-        web.client(timeout=2) as client,
-        client.stream("GET", "jobs/logs/train-1/?stream=true") as answer,
-    ):
-        assert "".join([chunk async for chunk in answer.aiter_text()]) == "." * 300
+async def print_as_client(received):
+    """Return the chunks that the client prints of a compressed answer, which came in these pieces."""
+
+    async def pieces():
+        for piece in received:
+            yield piece
+
+    headers = {"Content-Encoding": "gzip", "Content-Type": "text/plain; charset=utf-8"}
+    answer = httpx.Response(200, headers=headers, content=pieces())
+    return [chunk async for chunk in answer.aiter_text()]
 
 
-@pytest.mark.slow
-async def test_a_silent_stream_is_kept_alive_without_a_word(web, monkeypatch):
-    monkeypatch.setattr("kbatch_server.handlers.compat.routes.GATHER_SECONDS", 0.02)
-    monkeypatch.setattr("kbatch_server.handlers.compat.routes.KEEP_ALIVE_SECONDS", 0.1)
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = []
-    asyncio.get_running_loop().call_later(3, web.jobs.hold.set)
-    async with (
-        web.client(timeout=2) as client,
-        client.stream("GET", "jobs/logs/train-1/?stream=true") as answer,
-    ):
-        assert [chunk async for chunk in answer.aiter_text()] == []
+@pytest.mark.parametrize(
+    ("writes", "gather_seconds"), [(b".", 60), (b"", 0.01)], ids=["a line without an end", "nothing"]
+)
+async def test_what_has_no_whole_line_is_kept_alive_without_a_word(web, monkeypatch, writes, gather_seconds):
+    """A client that reads nothing for a while gives up, also if the job always writes."""
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.GATHER_SECONDS", gather_seconds)
+    monkeypatch.setattr("kbatch_server.handlers.compat.routes.KEEP_ALIVE_SECONDS", 0.05)
+    job = await web.add(log=[writes])
+
+    async def write_on():
+        while True:
+            await asyncio.sleep(0.005)
+            web.find_log().write(writes)
+
+    received = []
+    writing = asyncio.create_task(write_on())
+    try:
+        async with web.client() as client, client.stream("GET", "jobs/logs/train-1/?stream=true") as answer:
+            async for piece in answer.aiter_raw():
+                received.append(piece)
+                if len(received) == 5:
+                    writing.cancel()
+                    await web.finish(job)
+    finally:
+        writing.cancel()
+    assert await print_as_client(received[:5]) == []
+    assert "".join(await print_as_client(received)) == web.find_log().data.decode()
+    assert bool(await print_as_client(received)) == bool(writes)
 
 
 def test_chunks_of_whole_lines():
@@ -559,8 +645,9 @@ async def test_the_first_clients_way_from_a_zip_to_a_job(web, api):
     answer = await api.post("uploads/", files={"file": ("code.zip", archive)})
     assert answer.status_code == 201, answer.text
     url = answer.json()["url"]
-    assert url == f"{web.url}uploads/u0/"
-    assert (await api.get(url)).json()["id"] == "u0"
+    upload_id = answer.json()["id"]
+    assert url == f"{web.url}uploads/{upload_id}/"
+    assert (await api.get(url)).json()["id"] == upload_id
     job = {
         "name": "hello",
         "command": ["python", "main.py"],
@@ -579,9 +666,9 @@ async def test_the_first_clients_way_from_a_zip_to_a_job(web, api):
         "upload": url,
         "env": {"A": "1"},
         "user": "alice",
-        "status": "running",
+        "status": "queued",
     }
-    assert web.jobs.requests[0].upload == "u0"
+    assert await read_code(web, shown["id"]) == archive
 
 
 async def test_what_is_no_zip_is_told_in_the_words_that_client_knows(web, api):
@@ -590,9 +677,9 @@ async def test_what_is_no_zip_is_told_in_the_words_that_client_knows(web, api):
         400,
         {"file": ["The submitted file must be a ZIP archive."]},
     )
-    answer = await api.post("uploads/", files={"other": ("code.txt", b"PK")})
+    answer = await api.post("uploads/", files={"other": ("code.zip", make_zip())})
     assert (answer.status_code, answer.json()) == (400, {"file": ["No file was submitted."]})
-    assert web.uploads.kept == {}
+    assert await web.read_uploads() == {}
 
 
 async def test_a_file_in_the_job_itself_becomes_a_zip(web, api):
@@ -603,7 +690,7 @@ async def test_a_file_in_the_job_itself_becomes_a_zip(web, api):
     }
     answer = await api.post("jobs", json=body)
     assert answer.status_code == 201, answer.text
-    with zipfile.ZipFile(io.BytesIO(web.uploads.kept["u0"])) as archive:
+    with zipfile.ZipFile(io.BytesIO(await read_code(web, answer.json()["id"]))) as archive:
         assert archive.read("a b.py").decode() == "print('é')"
 
 
@@ -648,7 +735,8 @@ async def test_each_wrong_field_of_a_flat_job_is_a_key_of_the_answer(web, api, c
     body = answer.json()
     assert {key for key, value in body.items() if isinstance(value, list) and key != "details"} == fields
     assert body["detail"] == body["message"]
-    assert (web.jobs.requests, web.uploads.kept) == ([], {})
+    assert (await api.get("jobs/")).json()["items"] == []
+    assert (web.storage.written, await web.read_uploads()) == ([], {})
 
 
 async def test_a_flat_job_without_a_name_is_told_so(api):

@@ -7,16 +7,18 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import re
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from kbatch_server import handlers
+from kbatch_server import __version__, handlers
 from kbatch_server.errors import Unavailable
 from kbatch_server.handlers import exchange, logs, pages
 from kbatch_server.handlers.base import BaseHandler
@@ -24,18 +26,29 @@ from kbatch_server.handlers.compat import routes as kbatch
 from kbatch_server.handlers.pages import find_files
 from kbatch_server.log import make_formatter
 from kbatch_server.logs import text as log_text
-from kbatch_server.logs.reader import LogPlace, LogSelection
 from kbatch_server.models.job import Pod, Status
 from kbatch_server.models.times import utcnow
 from kbatch_server.monitoring.health import CheckedPart
+from kbatch_server.storage.base import StorageError
 from kbatch_server.web.access import needs_scope
 from kbatch_server.web.auth import DEFAULT_SCOPES
 from tests.support.fuzzing import peak_below
-from tests.support.web_doubles import ACCESS, PREFIX, make_job
+from tests.support.hub_double import ACCESS
+from tests.support.waiting import until
+from tests.support.web import PREFIX, make_job
 from tests.support.zips import make_zip
 
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
 WORK = {"name": "train", "command": ["python", "main.py"]}
+MAX_UPLOAD_BYTES = 4 * 1024**2
+
+
+@pytest.fixture
+def web_settings():
+    return {
+        "KBatchServer": {"max_job_bytes": 1024**2, "max_body_bytes": 1024**2},
+        "Uploads": {"max_upload_bytes": MAX_UPLOAD_BYTES},
+    }
 
 
 async def raw_request(web, head, *pieces, read_first=True):
@@ -53,12 +66,11 @@ async def raw_request(web, head, *pieces, read_first=True):
 # admission
 
 
-async def test_without_a_token_the_answer_is_401_in_the_one_form(web):
-    async with web.client(token=None) as client:
-        answer = await client.get("api/v1/jobs")
-    assert answer.status_code == 401
+async def test_without_a_token_the_answer_is_401_in_the_one_form(http_client, base_url):
+    answer = await http_client.fetch(f"{base_url}{PREFIX}api/v1/jobs", raise_error=False)
+    assert answer.code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-    assert set(answer.json()) == {"status", "reason", "message", "details"}
+    assert set(json.loads(answer.body)) == {"status", "reason", "message", "details"}
 
 
 @pytest.mark.parametrize(
@@ -86,22 +98,23 @@ async def test_each_action_needs_its_own_scope(web, action, method, path):
     scope = DEFAULT_SCOPES[action]
     others = [each for each in DEFAULT_SCOPES.values() if each != scope]
     web.hub.add_token("weak", scopes=[ACCESS, *others])
-    web.jobs.add(make_job())
+    await web.add()
     async with web.client("weak") as client:
         answer = await client.request(method, path, json={} if method == "POST" else None)
     assert (answer.status_code, answer.json()["reason"]) == (403, "MissingScope")
     assert answer.json()["details"] == {"scope": scope}
 
 
-async def test_a_method_without_a_declared_need_cannot_be_called(web, api):
+async def test_a_method_without_a_declared_need_cannot_be_called(app, web, http_client, base_url):
     class Forgetful(BaseHandler):
         def get(self):
             self.write("secret")
 
-    web.application.add_handlers(".*", [(r"/forgetful", Forgetful, {"services": web.services})])
-    answer = await api.get(f"http://127.0.0.1:{web.port}/forgetful")
-    assert answer.status_code == 405
-    assert "secret" not in answer.text
+    app.add_handlers(".*", [(r"/forgetful", Forgetful, {"services": web.services})])
+    headers = {"Authorization": "token alice-token"}
+    answer = await http_client.fetch(f"{base_url}/forgetful", headers=headers, raise_error=False)
+    assert answer.code == 405
+    assert b"secret" not in answer.body
 
 
 def test_every_method_of_every_handler_declares_what_it_needs():
@@ -158,7 +171,7 @@ async def test_bad_input_is_400_with_the_field(web, api, body, field):
     answer = await api.post("api/v1/jobs", content=body)
     assert answer.status_code == 400, answer.text
     assert field in [each["field"] for each in answer.json()["details"]]
-    assert web.jobs.requests == []
+    assert (await api.get("api/v1/jobs")).json()["items"] == []
 
 
 async def test_an_unknown_query_parameter_is_named(api):
@@ -260,26 +273,45 @@ async def test_a_submit_is_201_and_its_repeat_200(web, api):
 
 async def test_a_list_is_asked_for_in_the_words_of_the_api(web, api):
     for number in range(3):
-        web.jobs.add(make_job(f"train-{number}"))
-    web.jobs.add(make_job("other-1", user="bob"))
+        await web.add(make_job(f"train-{number}"))
+    await web.add(make_job("other-1", user="bob"))
     page = (await api.get("api/v1/jobs?limit=2")).json()
     rest = (await api.get("api/v1/jobs", params={"limit": 2, "cursor": page["next_cursor"]})).json()
     assert [job["id"] for job in page["items"] + rest["items"]] == ["train-2", "train-1", "train-0"]
     assert rest["next_cursor"] is None
+
+
+async def test_a_list_is_chosen_by_status_name_tags_and_time(web, api):
+    wanted = {"created_at": datetime(2030, 1, 31, 10, tzinfo=UTC), "tags": {"team": "a", "kept": "x"}}
+    for job_id, fields in {
+        "running-1": {},
+        "failed-1": {"status": Status.FAILED},
+        "queued-1": {"status": Status.QUEUED},
+        "other-status": {"status": Status.SUCCEEDED},
+        "other-name": {"name": "eval"},
+        "other-tag": {"tags": {"team": "b", "kept": "x"}},
+        "no-tag": {"tags": {"team": "a"}},
+        "earlier": {"created_at": datetime(2030, 1, 31, 9, 59, 59, tzinfo=UTC)},
+        "theirs": {"user": "bob"},
+    }.items():
+        await web.add(replace(make_job(job_id), **wanted | fields))
     answer = await api.get(
-        "api/v1/jobs?status=running,failed&status=queued&name=tr&tag=team:a&tag=kept&since=2030-01-31T12:00:00%2B02:00"
+        "api/v1/jobs?status=running,failed&status=queued&name=train&tag=team:a&tag=kept&since=2030-01-31T12:00:00%2B02:00"
     )
-    assert answer.status_code == 200
-    query = web.jobs.queries[-1]
-    assert query.statuses == (Status.RUNNING, Status.FAILED, Status.QUEUED)
-    assert (query.user, query.name, query.tags) == ("alice", "tr", (("team", "a"), ("kept", None)))
-    assert query.since.isoformat() == "2030-01-31T10:00:00+00:00"
+    assert {job["id"] for job in answer.json()["items"]} == {"running-1", "failed-1", "queued-1"}
 
 
-async def test_a_page_of_few_jobs_has_fewer_bytes_and_one_of_many_is_a_costly_read(web, api):
+async def test_a_page_of_few_jobs_has_fewer_bytes_and_one_of_many_is_a_costly_read(web, api, monkeypatch):
+    queries, list_page = [], web.store.jobs.list_page
+
+    def note(query):
+        queries.append(query)
+        return list_page(query)
+
+    monkeypatch.setattr(web.store.jobs, "list_page", note)
     for query, most in [("", 2**20), ("?limit=100", 2**20), ("?limit=101", 2**22), ("?search=x", 2**22)]:
         assert (await api.get(f"api/v1/jobs{query}")).status_code == 200
-        assert (web.jobs.queries[-1].max_bytes, web.jobs.queries[-1].is_costly) == (most, most == 2**22)
+        assert (queries[-1].max_bytes, queries[-1].is_costly) == (most, most == 2**22)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +328,7 @@ async def test_the_json_of_a_large_page_is_made_while_others_are_answered(
 ):
     for number in range(300):
         pods = [Pod(name=f"train-{number}-x", phase="Running", created_at=utcnow())]
-        web.jobs.add(make_job(f"train-{number}", status=Status.RUNNING, message="y" * 1000, pods=pods))
+        await web.add(make_job(f"train-{number}", status=Status.RUNNING, message="y" * 1000, pods=pods))
     threads, dumps = set(), json.dumps
 
     def note(value, **options):
@@ -319,7 +351,7 @@ async def test_a_wrong_query_is_named(api, query):
 
 
 async def test_another_users_job_is_not_there(web, api):
-    web.jobs.add(make_job("theirs-1", user="bob"))
+    await web.add(make_job("theirs-1", user="bob"))
     for method, path in [
         ("GET", ""),
         ("DELETE", ""),
@@ -346,7 +378,7 @@ async def test_a_job_is_shown_with_its_environment_and_a_list_without(web, api):
 
 
 async def test_an_admin_sees_everybodys_jobs_without_the_values_of_their_environment(web):
-    web.jobs.add(make_job("theirs-1", user="bob"), env={"PASSWORD": "hunter2"})
+    await web.add(make_job("theirs-1", user="bob"), env={"PASSWORD": "hunter2"})
     async with web.client("admin-token") as client:
         listed = (await client.get("api/v1/jobs?user=*")).json()["items"]
         shown = (await client.get("api/v1/jobs/theirs-1")).json()
@@ -357,11 +389,16 @@ async def test_an_admin_sees_everybodys_jobs_without_the_values_of_their_environ
 
 
 async def test_cancel_rerun_and_delete(web, api):
-    web.jobs.add(make_job())
-    assert (await api.post("api/v1/jobs/train-1/cancel")).json()["status"] == "cancelled"
-    assert (await api.post("api/v1/jobs/train-1/cancel")).status_code == 409
+    await web.add(make_job(status=Status.QUEUED))
+    await web.add(make_job("train-2", status=Status.SUCCEEDED))
+    for _ in range(2):
+        assert (await api.post("api/v1/jobs/train-1/cancel")).json()["status"] == "cancelled"
+    assert (await api.post("api/v1/jobs/train-2/cancel")).status_code == 409
     answer = await api.post("api/v1/jobs/train-1/rerun")
-    assert (answer.status_code, answer.json()["id"]) == (201, "train-1-again")
+    again = answer.json()
+    assert (answer.status_code, again["status"]) == (201, "queued")
+    assert again["id"] != "train-1"
+    assert again["command"] == ["python", "main.py"]
     answer = await api.delete("api/v1/jobs/train-1")
     assert (answer.status_code, answer.content) == (204, b"")
     assert (await api.get("api/v1/jobs/train-1")).status_code == 404
@@ -381,7 +418,8 @@ async def test_a_zip_is_kept_as_it_was_sent(web, api, form):
         )
     assert answer.status_code == 201, answer.text
     assert set(answer.json()) == {"id", "size", "sha256", "created_at", "expires_at", "top_folder"}
-    assert web.uploads.kept[answer.json()["id"]] == archive
+    upload = await web.store.uploads.get(answer.json()["id"], user="alice")
+    assert b"".join([piece async for piece in web.uploads.read(upload)]) == archive
     assert (await api.get(web.join(answer.headers["Location"]))).json() == answer.json()
 
 
@@ -402,7 +440,7 @@ async def test_what_is_no_upload_is_400_and_nothing_is_kept(web, api, content, c
     answer = await api.post("api/v1/uploads", content=content, headers={"Content-Type": content_type})
     assert answer.status_code == 400, answer.text
     assert answer.json()["details"][0]["field"] == field
-    assert web.uploads.kept == {}
+    assert web.storage.objects == {}
 
 
 async def test_an_upload_over_its_limit_is_413(web, api):
@@ -411,7 +449,7 @@ async def test_an_upload_over_its_limit_is_413(web, api):
             "api/v1/uploads", content=content, headers={"Content-Type": "application/zip"}
         )
         assert (answer.status_code, answer.json()["details"]["limit"]) == (413, 4 * 1024**2)
-    assert web.uploads.kept == {}
+    assert web.storage.objects == {}
 
 
 async def aiter_bytes(piece, times):
@@ -425,24 +463,19 @@ async def test_a_client_that_goes_away_leaves_no_upload(web):
         b"POST /services/kbatch/api/v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n"
         b"Content-Type: application/zip\r\nContent-Length: 100000\r\n\r\nPK and some"
     )
-    await asyncio.wait_for(web.uploads.receiving.wait(), 5)
+    await until(lambda: web.storage.written)
     writer.close()
-    await asyncio.wait_for(web.uploads.cancelled.wait(), 5)
-    assert web.uploads.kept == {}
+    await until(lambda: not web.inflight.count()["other"])
+    assert web.storage.objects == {}
 
 
 async def test_a_client_is_slowed_down_to_the_pace_of_the_storage(web):
     sent = 0
-    go = asyncio.Event()
-
-    async def receive(user, chunks, *, declared_size):
-        await go.wait()
-        return await type(web.uploads).receive(web.uploads, user, chunks, declared_size=declared_size)
-
-    web.uploads.receive = receive
+    web.storage.opens.clear()
     web.uploads.max_upload_bytes = 2**30
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    size = 32 * 1024**2
+    archive = make_zip({"data": os.urandom(32 * 1024**2)})
+    size = len(archive)
     writer.write(
         b"POST /services/kbatch/api/v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n"
         b"Content-Type: application/zip\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
@@ -450,15 +483,12 @@ async def test_a_client_is_slowed_down_to_the_pace_of_the_storage(web):
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.5):
             while sent < size:
-                writer.write(b"PK" * 32768)
+                writer.write(archive[sent : sent + 65536])
                 sent += 65536
                 await writer.drain()
     assert sent < size / 2  # the sender was stopped by full buffers, long before the end
-    go.set()
-    while sent < size:
-        writer.write(b"PK" * 32768)
-        sent += 65536
-        await writer.drain()
+    web.storage.opens.set()
+    writer.write(archive[sent:])
     answer = await asyncio.wait_for(reader.read(), 10)
     assert answer.startswith(b"HTTP/1.1 201")
     writer.close()
@@ -468,33 +498,30 @@ async def test_a_client_is_slowed_down_to_the_pace_of_the_storage(web):
 
 
 async def test_a_log_is_text(web, api):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"caf\xc3\xa9\n", b"<script>\n"]
+    await web.add(log=[b"caf\xc3\xa9\n", b"<script>\n"])
     answer = await api.get("api/v1/jobs/train-1/logs")
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert answer.text == "café\n<script>\n"
 
 
 async def test_a_log_that_is_not_there_says_why(web, api):
-    web.jobs.add(make_job(message="No node has room."))
+    await web.add(make_job(message="No node has room."))
     answer = await api.get("api/v1/jobs/train-1/logs")
     assert (answer.status_code, answer.json()["reason"]) == (404, "LogNotFound")
     assert "No node has room." in answer.json()["message"]
 
 
 async def test_followed_text_comes_at_once_and_ends_with_the_client(web, api):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"one\n"]
+    await web.add(log=[b"one\n"])
     async with api.stream("GET", "api/v1/jobs/train-1/logs?follow=true") as answer:
         assert answer.headers["X-Accel-Buffering"] == "no"
         assert await anext(answer.aiter_raw()) == b"one\n"
-        assert not web.jobs.closed.is_set()
-    await asyncio.wait_for(web.jobs.closed.wait(), 5)
+        assert web.inflight.count()["stream"] == 1
+    await until(lambda: not web.inflight.count()["stream"])
 
 
 async def test_many_dropped_streams_leave_no_task(web):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"one\n"]
+    await web.add(log=[b"one\n"])
     async with web.client() as client:
         await client.get("api/v1/user")  # the connection to the hub is made, and is kept
     before = len(asyncio.all_tasks())
@@ -508,25 +535,41 @@ async def test_many_dropped_streams_leave_no_task(web):
             await asyncio.sleep(0.01)
 
 
-async def test_a_log_that_breaks_off_does_not_look_whole(web, api):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"one\n", OSError("the disk")]
+async def test_a_log_that_breaks_off_does_not_look_whole(web, api, monkeypatch):
+    await web.add(make_job(status=Status.SUCCEEDED), log=[b"one\ntwo\n"])
+
+    async def read(key, *, start=0, length=None):
+        yield b"one\n"
+        raise StorageError("the disk")
+
+    monkeypatch.setattr(web.storage, "read", read)
     with pytest.raises(httpx.RemoteProtocolError):
         await api.get("api/v1/jobs/train-1/logs")
 
 
+async def read_event(lines):
+    """Return the next event of a stream, without comments."""
+    event = []
+    async with asyncio.timeout(10):
+        async for line in lines:
+            if event and not line:
+                return "\n".join(event)
+            if line and not line.startswith(":"):
+                event.append(line)
+    raise EOFError
+
+
 async def test_events_of_a_log(web, api, monkeypatch):
     monkeypatch.setattr(logs, "KEEP_ALIVE_SECONDS", 0.05)
-    web.jobs.add(make_job(status=Status.SUCCEEDED, message="Done.", exit_code=0))
-    web.jobs.pieces["train-1"] = [b"one\ntw", b"o\nprogress\r", b"\nlast \xe2\x82", b"\xac"]
+    job = await web.add(log=[b"one\ntw", b"o\nprogress\r", b"\nlast \xe2\x82", b"\xac"])
     received = b""
     url, headers = "api/v1/jobs/train-1/logs?follow=true", {"Accept": "text/event-stream"}
     async with api.stream("GET", url, headers=headers) as answer:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         async for piece in answer.aiter_raw():
             received += piece
-            if received.count(b": keep-alive\n\n") == 2:
-                web.jobs.hold.set()
+            if b": keep-alive\n\n" in received and not job.is_over:
+                job = await web.finish(job, message="Done.", exit_code=0)
     text = received.decode()
     data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
     assert data[:-1] == ["one", "two", "progress", "last €"]
@@ -535,59 +578,59 @@ async def test_events_of_a_log(web, api, monkeypatch):
 
 
 async def test_each_event_of_a_log_says_where_to_go_on(web, api):
-    web.jobs.add(make_job(status=Status.SUCCEEDED))
-    web.jobs.pieces["train-1"] = [b"one\ntw", b"o\nthree\n", b"caf\xc3\xa9\nno end"]
+    job = await web.add(log=[])
     url, headers = "api/v1/jobs/train-1/logs", {"Accept": "text/event-stream"}
-    events = (await api.get(url, headers=headers)).text.split("\n\n")
-    assert events[1:5] == [
-        "id: 1-4\ndata: one",
-        "id: 1-14\ndata: two\ndata: three",
-        "id: 1-20\ndata: café",
-        "id: 1-26\ndata: no end",
-    ]
-    web.jobs.hold.set()
-    await api.get(f"{url}?follow=true", headers=headers | {"Last-Event-ID": "2-14"})
-    assert web.jobs.asked[-1] == (LogSelection(), True, LogPlace(2, 14))
-    await api.get(url, headers={"Last-Event-ID": "2-14"})  # of events only
-    assert web.jobs.asked[-1] == (LogSelection(), False, None)
+    async with api.stream("GET", f"{url}?follow=true", headers=headers) as answer:
+        lines = answer.aiter_lines()
+        for piece, event in [
+            (b"one\ntw", "id: 1-4\ndata: one"),
+            (b"o\nthree\n", "id: 1-14\ndata: two\ndata: three"),
+            (b"caf\xc3\xa9\nno end", "id: 1-20\ndata: café"),
+        ]:
+            await web.write_log(job, piece)
+            assert await read_event(lines) == event
+        await web.finish(job)
+        assert await read_event(lines) == "id: 1-26\ndata: no end"
+    rest = (await api.get(f"{url}?follow=true", headers=headers | {"Last-Event-ID": "1-14"})).text
+    assert rest.split("\n\n")[1:3] == ["id: 1-20\ndata: café", "id: 1-26\ndata: no end"]
+    whole = (await api.get(url, headers={"Last-Event-ID": "1-14"})).text  # of events only
+    assert whole == "one\ntwo\nthree\ncafé\nno end"
     bad = await api.get(url, headers=headers | {"Last-Event-ID": "x"})
     assert (bad.status_code, bad.json()["details"][0]["field"]) == (400, "Last-Event-ID")
 
 
 async def test_a_progress_bar_is_seen_as_it_goes(web, api):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"10%\r", b"20%\r", b"30%\r", b"\n"]
+    job = await web.add(log=[b"10%\r"])
     url, headers = "api/v1/jobs/train-1/logs?follow=true", {"Accept": "text/event-stream"}
-    received = b""
     async with api.stream("GET", url, headers=headers) as answer:
-        async for piece in answer.aiter_raw():
-            received += piece
-            if b"data: 30%\n" in received:
-                break
-    lines = [line for line in received.decode().splitlines() if line.startswith("data: ")]
+        lines = answer.aiter_lines()
+        events = [await read_event(lines)]
+        await web.write_log(job, b"20%\r", b"30%\r", b"\n")
+        events.append(await read_event(lines))
     # of states that come faster than they can be read the last one, though nothing comes after it
-    assert lines == ["data: 10%", "data: 30%"]
+    assert [event.splitlines()[-1] for event in events] == ["data: 10%", "data: 30%"]
 
 
 async def test_what_was_drawn_over_before_it_is_sent_is_no_event(web, api):
-    web.jobs.add(make_job(status=Status.SUCCEEDED))
     bar = b"".join(b"\rstep %d/1000" % each for each in range(1001))
-    web.jobs.pieces["train-1"] = [b"one\n" + bar, b"\n", b"step 1000/1000\n", b"\x1b[1mbold\x1b[0m"]
-    answer = await api.get("api/v1/jobs/train-1/logs", headers={"Accept": "text/event-stream"})
-    assert answer.text.split("\n\n")[1:6] == [
-        "id: 1-4\ndata: one",
-        "id: 1-4\ndata: step 1000/1000",
-        f"id: 1-{len(bar) + 20}\ndata: step 1000/1000",
-        f"id: 1-{len(bar) + 32}\ndata: \x1b[1mbold\x1b[0m",
-        answer.text.split("\n\n")[5],
-    ]
+    job = await web.add(log=[b"one\n" + bar])
+    url, headers = "api/v1/jobs/train-1/logs?follow=true", {"Accept": "text/event-stream"}
+    async with api.stream("GET", url, headers=headers) as answer:
+        lines = answer.aiter_lines()
+        assert await read_event(lines) == "id: 1-4\ndata: one"
+        assert await read_event(lines) == "id: 1-4\ndata: step 1000/1000"
+        await web.write_log(job, b"\n")  # it is shown already
+        await web.write_log(job, b"step 1000/1000\n")
+        assert await read_event(lines) == f"id: 1-{len(bar) + 20}\ndata: step 1000/1000"
+        await web.write_log(job, b"\x1b[1mbold\x1b[0m")
+        await web.finish(job)
+        assert await read_event(lines) == f"id: 1-{len(bar) + 32}\ndata: \x1b[1mbold\x1b[0m"
+        assert (await read_event(lines)).startswith("event: end\n")
 
 
 async def test_a_long_line_is_sent_in_parts_and_no_character_is_torn(web, api):
-    web.jobs.add(make_job(status=Status.SUCCEEDED))
     line = "é" * 100_000
-    data = b"x" + line.encode()
-    web.jobs.pieces["train-1"] = [data[at : at + 50_001] for at in range(0, len(data), 50_001)]
+    await web.add(make_job(status=Status.SUCCEEDED), log=[b"x" + line.encode()])
     answer = await api.get("api/v1/jobs/train-1/logs", headers={"Accept": "text/event-stream"})
     parts = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
     assert "".join(parts[:-1]) == "x" + line
@@ -606,8 +649,7 @@ async def test_a_long_line_is_sent_in_parts_and_no_character_is_torn(web, api):
     ],
 )
 async def test_a_part_of_a_log(web, api, header, status, start, end):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"one\ntwo\nend\n"]
+    await web.add(log=[b"one\ntwo\nend\n"])
     answer = await api.get("api/v1/jobs/train-1/logs", headers={"Range": header})
     assert (answer.status_code, answer.content) == (status, b"one\ntwo\nend\n"[start:end])
     said = f"bytes {start}-{end - 1}/12" if status == 206 else None
@@ -617,16 +659,14 @@ async def test_a_part_of_a_log(web, api, header, status, start, end):
 
 @pytest.mark.parametrize("header", ["bytes=12-", "bytes=99-100", "bytes=-0"])
 async def test_a_part_that_there_is_not(web, api, header):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"one\ntwo\nend\n"]
+    await web.add(log=[b"one\ntwo\nend\n"])
     answer = await api.get("api/v1/jobs/train-1/logs", headers={"Range": header})
     assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */12")
     assert answer.json()["reason"] == "RangeNotSatisfiable"
 
 
 async def test_a_log_is_searched(web, api):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"an error\nfine\nError 2\nerror <3>\n"]
+    await web.add(log=[b"an error\nfine\nError 2\nerror <3>\n"])
     url = "api/v1/jobs/train-1/logs?search=ERROR"
     assert (await api.get(url)).text == "1:an error\n3:Error 2\n4:error <3>\n"
     assert (await api.get(f"{url}&limit=2")).text.splitlines()[-1].startswith("[... more lines")
@@ -642,8 +682,7 @@ async def test_a_log_is_searched(web, api):
 
 
 async def test_a_search_that_takes_long_says_that_more_may_match(web, api, monkeypatch):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"an error\n" * 3]
+    await web.add(log=[b"an error\n" * 3])
     open_log = web.jobs.open_log
 
     async def open_slow_log(*args):
@@ -663,8 +702,7 @@ async def test_a_search_that_takes_long_says_that_more_may_match(web, api, monke
 
 
 async def test_many_long_lines_are_sent_as_they_are_read(web, api):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [(b"e" + b"\x01" * 8000 + b"\n") * 1000]  # six times as much, as JSON
+    await web.add(log=[(b"e" + b"\x01" * 8000 + b"\n") * 1000])  # six times as much, as JSON
     for query in ("line=1", "search=e"):
         size = 0
         with peak_below(32 * 2**20):  # the log itself is there three times
@@ -675,8 +713,7 @@ async def test_many_long_lines_are_sent_as_they_are_read(web, api):
 
 
 async def test_a_log_is_downloaded(web, api):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"<script>\n"]
+    await web.add(log=[b"<script>\n"])
     answer = await api.get("api/v1/jobs/train-1/logs?download=true")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="train-1.log"'
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -684,20 +721,40 @@ async def test_a_log_is_downloaded(web, api):
 
 
 async def test_which_log_and_how_much_of_it(web, api):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = []
+    now = utcnow()
+    pods = [Pod(name=name, phase="Running", created_at=now) for name in ("first", "second")]
+    job = await web.add(make_job(pods=pods))
+    await web.write_log(replace(job, pods=pods[:1]), b"of the first\n")
+    await web.write_log(job, b"of the second\nand its end\n")
     url = "api/v1/jobs/train-1/logs"
-    for query, selection in [
-        ("attempt=2&tail=5", LogSelection(attempt=2, tail=5)),
-        ("pod=train-1-x", LogSelection(pod="train-1-x")),
-        ("since=2030-01-01T12:00:00Z", LogSelection(since=datetime(2030, 1, 1, 12, tzinfo=UTC))),
+    for query, text in [
+        ("attempt=1", "of the first\n"),
+        ("attempt=2&tail=1", "and its end\n"),
+        ("pod=first", "of the first\n"),
+        ("pod=second", "of the second\nand its end\n"),
+        ("", "of the second\nand its end\n"),
     ]:
-        assert (await api.get(f"{url}?{query}")).status_code == 200
-        assert web.jobs.asked[-1] == (selection, False, None)
-    for age, seconds in [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400)]:
-        before = utcnow()
-        await api.get(f"{url}?since={age}")
-        assert before <= web.jobs.asked[-1][0].since + timedelta(seconds=seconds) <= utcnow()
+        assert (await api.get(f"{url}?{query}")).text == text, query
+
+
+async def test_a_log_since_a_time_or_for_so_long(web, api):
+    now = utcnow()
+    ages = {"90": 90, "90s": 90, "10m": 600, "2h": 7200, "1d": 86400}
+    job = await web.add(log=[])
+    log = web.find_log()
+    written = (90_000, 80_000, 7000, 500, 60)
+    for seconds in written:
+        log.write(b"%d\n" % seconds, time=now - timedelta(seconds=seconds))
+        await web.write_log(job)
+    url = "api/v1/jobs/train-1/logs"
+    for age, longest in ages.items():
+        shown = (await api.get(url, params={"since": age})).text
+        assert [int(line) <= longest for line in shown.splitlines()]
+        assert (
+            shown
+            == (await api.get(url, params={"since": (now - timedelta(seconds=longest)).isoformat()})).text
+        )
+    assert (await api.get(f"{url}?since=10m")).text == "500\n60\n"
 
 
 @pytest.mark.parametrize(
@@ -721,8 +778,7 @@ async def test_which_log_and_how_much_of_it(web, api):
     ],
 )
 async def test_what_does_not_go_together_is_said(web, api, query, field):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"one\n"]
+    await web.add(log=[b"one\n"])
     answer = await api.get(f"api/v1/jobs/train-1/logs?{query}")
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, field)
 
@@ -733,7 +789,7 @@ async def test_what_does_not_go_together_is_said(web, api, query, field):
 async def test_health_version_user_and_profiles(web, api):
     async with web.client(token=None) as client:
         assert (await client.get("api/v1/health")).json() == {"status": "ok"}
-        assert (await client.get("api/v1/version")).json() == {"version": "1.2.3"}
+        assert (await client.get("api/v1/version")).json() == {"version": __version__}
         assert (await client.get("api/v1/user")).status_code == 401
     user = (await api.get("api/v1/user")).json()
     assert (user["name"], user["actions"]) == ("alice", ["submit", "read", "cancel"])
@@ -850,9 +906,9 @@ async def test_a_browser_is_sent_to_the_hubs_login(web):
     assert "state=" in answer.headers["Location"]
 
 
-async def test_the_root_is_json_for_everything_else(web):
-    async with web.client(token=None) as client:
-        assert (await client.get("")).json() == {"message": "kbatch"}
+async def test_the_root_is_json_for_everything_else(http_client, base_url):
+    answer = await http_client.fetch(f"{base_url}{PREFIX}")
+    assert json.loads(answer.body) == {"message": "kbatch"}
 
 
 @pytest.mark.parametrize("path", ["", "?status=failed", "job/train-1", "submit?from=train-1", "use", "admin"])
@@ -923,44 +979,54 @@ async def test_an_odd_content_length_is_the_clients_mistake(web):
 
 
 async def test_watching_sends_changes_as_events_with_ids(web):
-    web.jobs.add(make_job(), env={"KEY": "secret"})
-    web.jobs.add(make_job("other-1", user="bob"))
     async with web.client() as client:
-        answer = await client.get("api/v1/jobs/watch", headers={"Last-Event-ID": "x-3"})
         refused = await client.get("api/v1/jobs/watch?user=*&x=1")
-    assert web.jobs.asked == [("alice", "x-3")]
-    assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-    events = answer.text.split("\n\n")
-    assert events[1] == "event: reset\nid: x-0\ndata: {}"
-    head, data = events[2].split("\ndata: ")
-    assert head == "event: job\nid: x-1"
-    assert (json.loads(data)["id"], json.loads(data)["env"]) == ("train-1", None)
-    assert events[3] == 'event: deleted\nid: x-9\ndata: {"id": "gone-1"}'
-    assert "other-1" not in answer.text
-    assert refused.status_code == 400
+        assert refused.status_code == 400
+        async with client.stream("GET", "api/v1/jobs/watch", headers={"Last-Event-ID": "x-3"}) as answer:
+            assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+            lines = answer.aiter_lines()
+            kind, place, data = (await read_event(lines)).split("\n")
+            epoch = place.removeprefix("id: ").partition("-")[0]
+            assert (kind, place, data) == ("event: reset", f"id: {epoch}-0", "data: {}")
+            await web.add(make_job("theirs-1", user="bob"))
+            await web.add(env={"KEY": "secret"})
+            kind, place, data = (await read_event(lines)).split("\n")
+            told = json.loads(data.removeprefix("data: "))
+            assert (kind, place) == ("event: job", f"id: {epoch}-2")
+            assert (told["id"], told["env"]) == ("train-1", None)
+            assert (await client.delete("api/v1/jobs/train-1")).status_code == 204
+            assert await read_event(lines) == f'event: deleted\nid: {epoch}-3\ndata: {{"id": "train-1"}}'
+        again = {"Last-Event-ID": f"{epoch}-2"}
+        async with client.stream("GET", "api/v1/jobs/watch", headers=again) as answer:
+            lines = answer.aiter_lines()
+            assert (await read_event(lines)).startswith("event: deleted\n")
 
 
 async def test_jobs_are_counted_by_status(web):
-    web.jobs.add(make_job())
+    await web.add()
+    await web.add(make_job("theirs-1", user="bob"))
     async with web.client() as client:
-        assert (await client.get("api/v1/jobs/counts")).json() == {"counts": {"running": 1}}
+        counts = (await client.get("api/v1/jobs/counts")).json()["counts"]
+    assert counts == {status.value: int(status == Status.RUNNING) for status in Status}
 
 
 async def test_jobs_are_summed_up(web):
-    web.jobs.add(make_job())
+    for number, created_at in enumerate(
+        [datetime(2030, 1, 31, 12, tzinfo=UTC), datetime(2030, 1, 31, 11, tzinfo=UTC)]
+    ):
+        await web.add(replace(make_job(f"train-{number}"), created_at=created_at))
     async with web.client() as client:
         answer = await client.get("api/v1/jobs/summary", params={"since": "2030-01-31T12:00:00Z", "limit": 3})
         refused = await client.get("api/v1/jobs/summary?limit=101")
     alice = {"user": "alice", "jobs": 1, "active": 1, "run_seconds": 0}
     assert answer.json() == {"jobs": 1, "users": [alice], "reasons": []}
-    assert web.jobs.asked == [("alice", datetime(2030, 1, 31, 12, tzinfo=UTC), 3)]
     assert (refused.status_code, refused.json()["details"][0]["field"]) == (400, "limit")
 
 
 async def test_the_timeline_of_a_job_is_that_of_its_record(web):
     begun = utcnow()
     pod = Pod(name="p1", phase="Failed", created_at=begun, exit_code=1, scheduled_at=begun, started_at=begun)
-    web.jobs.add(make_job(status=Status.FAILED, pods=[pod], launch_begun_at=begun, ended_at=begun))
+    await web.add(make_job(status=Status.FAILED, pods=[pod], launch_begun_at=begun, ended_at=begun))
     async with web.client() as client:
         told = (await client.get("api/v1/jobs/train-1/timeline")).json()
     steps = [(item["step"], item["attempt"]) for item in told["items"]]
@@ -971,8 +1037,7 @@ async def test_the_timeline_of_a_job_is_that_of_its_record(web):
 
 
 async def test_lines_of_a_log_are_read_by_their_numbers(web):
-    web.jobs.add(make_job())
-    web.jobs.pieces["train-1"] = [b"one\ntwo\nthree\nfour"]
+    await web.add(log=[b"one\ntwo\nthree\nfour"])
     async with web.client() as client:
         told = (await client.get("api/v1/jobs/train-1/logs?line=2&limit=2")).json()
         end = (await client.get("api/v1/jobs/train-1/logs?line=4")).json()
@@ -984,8 +1049,8 @@ async def test_lines_of_a_log_are_read_by_their_numbers(web):
 
 
 async def test_who_cancelled_a_job_and_why_is_told(web):
-    web.jobs.add(make_job())
-    web.jobs.add(make_job("train-2"))
+    await web.add()
+    await web.add(make_job("train-2"))
     web.hub.add_token("admin", "carol", scopes=(ACCESS, *DEFAULT_SCOPES.values()))
     async with web.client("admin") as client:
         told = (await client.post("api/v1/jobs/train-1/cancel", json={"note": "The node goes down."})).json()

@@ -9,15 +9,18 @@ import zipfile
 
 import pytest
 
-from kbatch_server.errors import RangeNotSatisfiable, Unavailable
+from kbatch_server.errors import RangeNotSatisfiable
+from kbatch_server.handlers import exchange
 from kbatch_server.handlers.outputs import make_disposition, make_listing
 from kbatch_server.models.job import Status
 from kbatch_server.models.results import JobOutputs, OmittedFile, OutputFile
 from kbatch_server.scrub import scrub_url
+from kbatch_server.storage.base import StorageError
 from kbatch_server.store.outputs import KeptOutputs
 from kbatch_server.web.query import read_range
-from kbatch_server.web.throttle import Throttle
-from tests.support.web_doubles import PREFIX, make_job, running_web
+from tests.support.tars import make_tar
+from tests.support.waiting import until
+from tests.support.web import PREFIX, make_job, running_web
 
 URL = "api/v1/jobs/train-1/outputs"
 FILES = {
@@ -29,10 +32,14 @@ FILES = {
 
 
 @pytest.fixture
-def job(web):
-    web.outputs.files["train-1"] = FILES
-    kept = JobOutputs(state="kept", files=4, size=228)
-    return web.jobs.add(make_job(status=Status.SUCCEEDED, outputs=kept))
+async def job(web):
+    return await web.send_results(await web.add(make_job(status=Status.SUCCEEDED)), FILES)
+
+
+@pytest.fixture
+async def link(web):
+    """The signed link of a job that has ended and sends its results."""
+    return web.sign_outputs(await web.add(make_job(status=Status.SUCCEEDED)))
 
 
 async def test_results_are_listed(api, job):
@@ -58,11 +65,11 @@ def test_a_list_of_any_length_is_json(count):
 
 
 async def test_what_was_left_out_for_the_limits_is_named_in_the_list(web, api):
-    web.outputs.files["train-1"] = {"a": b"1"}
-    web.outputs.omitted = [OmittedFile("b", 10**10)]
-    message = "1 file (10000000000 bytes) not saved."
-    kept = JobOutputs(state="kept", files=1, size=1, omitted_files=1, omitted_size=10**10, message=message)
-    web.jobs.add(make_job(status=Status.SUCCEEDED, message="Completed successfully.", outputs=kept))
+    job = await web.add(make_job(status=Status.SUCCEEDED, message="Completed successfully."))
+    tar = make_tar({"outputs/a": b"1", "lists/omitted": b"1 10000000000\n10000000000 b\n"})
+    folders = {"X-Kbatch-Folders": "outputs=/o workdir=/w"}
+    (await api.post(web.sign_outputs(job), content=tar, headers=folders)).raise_for_status()
+    message = "1 file (10000000000 bytes) was not saved; the limits are 10000 files and 1073741824 bytes."
     answer = (await api.get(URL)).raise_for_status().json()
     assert answer["omitted"] == [{"path": "b", "size": 10**10}]
     assert (answer["omitted_files"], answer["omitted_size"]) == (1, 10**10)
@@ -71,11 +78,12 @@ async def test_what_was_left_out_for_the_limits_is_named_in_the_list(web, api):
 
 
 async def test_results_that_are_not_there_are_404_with_the_reason(web, api):
-    web.jobs.add(make_job())
+    await web.add()
     for path in (URL, f"{URL}.zip", f"{URL}/a.txt"):
         answer = await api.get(path)
         assert (answer.status_code, answer.json()["reason"]) == (404, "OutputsNotFound")
-        assert answer.json()["message"] == "It is not over."
+        said = "Job 'train-1' has not ended yet. Its results are available after it ends."
+        assert answer.json()["message"] == said
 
 
 async def test_nobody_reads_the_results_of_another(web, job):
@@ -145,17 +153,24 @@ async def test_the_head_of_a_file_and_what_a_client_has_already(api, job):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["a.txt", "nothing"])
-async def test_a_file_is_looked_for_only_when_there_is_a_place_for_it(method, path):
-    limits = Throttle(concurrent_downloads_per_user=1)
-    async with running_web(throttle=limits) as web, web.client() as alice:
-        web.outputs.files["train-1"] = FILES
-        web.jobs.add(make_job(status=Status.SUCCEEDED, outputs=JobOutputs(state="kept")))
-        with limits.download(web.auth.make_user({"name": "alice", "scopes": []})):
+async def test_a_file_is_looked_for_only_when_there_is_a_place_for_it(tmp_path, monkeypatch, method, path):
+    settings = {"Throttle": {"concurrent_downloads_per_user": 1}}
+    async with running_web(tmp_path, settings) as web, web.client() as alice:
+        await web.send_results(await web.add(make_job(status=Status.SUCCEEDED)), FILES)
+        looked_for, find_file = [], web.store.outputs.find_file
+
+        def note(job_id, path):
+            looked_for.append(path)
+            return find_file(job_id, path)
+
+        monkeypatch.setattr(web.store.outputs, "find_file", note)
+        with web.throttle.download(web.auth.make_user({"name": "alice", "scopes": []})):
             refused = await alice.request(method, f"{URL}/{path}")
-        assert (refused.status_code, web.outputs.looked_for) == (429, [])
-        assert (await alice.request(method, f"{URL}/{path}")).status_code in (200, 404)
-        assert web.outputs.looked_for == [path]
-        assert not limits._downloads._taken
+        assert (refused.status_code, looked_for) == (429, [])
+        found = await alice.request(method, f"{URL}/{path}")
+        assert found.status_code == (200 if path in FILES else 404)
+        assert looked_for == [path]
+        assert not web.throttle._downloads._taken
 
 
 async def test_all_results_come_as_a_zip_to_be_saved(api, job):
@@ -191,7 +206,7 @@ def test_what_lies_outside_is_no_range(header, size):
 
 async def test_results_that_could_not_be_kept_are_told_in_the_message_of_every_wire(web, api):
     failed = JobOutputs(state="failed", message="They are 5 bytes, the limit is 4.")
-    web.jobs.add(make_job(status=Status.SUCCEEDED, message="Completed successfully.", outputs=failed))
+    await web.add(make_job(status=Status.SUCCEEDED, message="Completed successfully.", outputs=failed))
     said = "Completed successfully. Results not saved: They are 5 bytes, the limit is 4."
     assert (await api.get("api/v1/jobs/train-1")).json()["message"] == said
     assert said in (await api.get("jobs/train-1")).text
@@ -200,63 +215,91 @@ async def test_results_that_could_not_be_kept_are_told_in_the_message_of_every_w
 # What a job sends
 
 
-async def test_what_a_job_sends_is_taken_for_a_good_link_only(web):
+async def test_what_a_job_sends_is_taken_for_a_good_link_only(web, api, link):
+    content = b"t" * 100_000
     async with web.client(token=None) as client:
         headers = {
             "X-Kbatch-Unreadable": "2",
             "X-Kbatch-Pod": "train-1-abcde",
             "X-Kbatch-Folders": "outputs=/o workdir=/w",
         }
-        answer = await client.post("outputs/good", content=b"t" * 100_000, headers=headers)
+        tar = make_tar({"outputs/a": content, "workdir/a": b"hidden", "workdir/b": b"new"})
+        answer = await client.post(link, content=tar, headers=headers)
         assert answer.status_code == 200
-        data, tar = web.outputs.sent["train-1"]
-        assert (data, tar.left_out, tar.pod) == (b"t" * 100_000, 2, "train-1-abcde")
-        assert tar.folders == {"outputs": "/o", "workdir": "/w"}
+        kept = (await web.store.jobs.get("train-1", user="alice")).outputs
+        assert answer.json() == kept.model_dump()
+        assert (kept.state, kept.files, kept.pod) == ("kept", 2, "train-1-abcde")
+        assert kept.message.startswith("2 entries were skipped: ")
+        assert list(web.storage.objects.values()) == [tar]
+        assert (await api.get(f"{URL}/a")).content == content
+        assert (await api.get(f"{URL}/b")).content == b"new"
         refused = await client.post("outputs/forged", content=b"x")
         assert (refused.status_code, refused.json()["reason"]) == (403, "BadLink")
         for odd in ({"X-Kbatch-Unreadable": "many"}, {"X-Kbatch-Folders": "home=/"}):
-            assert (await client.post("outputs/good", content=b"x", headers=odd)).status_code == 400
-        assert (await client.get("outputs/good")).status_code == 405
+            assert (await client.post(link, content=b"x", headers=odd)).status_code == 400
+        assert (await client.get(link)).status_code == 405
+    assert list(web.storage.objects.values()) == [tar]
 
 
-async def test_what_is_too_large_is_refused_before_it_is_sent(web):
+async def test_what_is_too_large_is_refused_before_it_is_sent(web, api, link, monkeypatch):
+    monkeypatch.setattr(exchange, "LINGER_SECONDS", 0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    size = web.outputs.max_tar_bytes + 1
     writer.write(
-        f"POST {PREFIX}outputs/good HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n"
+        f"POST {PREFIX}{link} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
         "Expect: 100-continue\r\n\r\n".encode()
     )
     answer = await asyncio.wait_for(reader.read(), 10)
     writer.close()
     assert answer.startswith(b"HTTP/1.1 413 ")
+    outputs = (await api.get("api/v1/jobs/train-1")).json()["outputs"]
+    assert (outputs["state"], outputs["message"][:16]) == ("failed", "The results have")
 
 
-async def test_a_storage_that_fails_is_503_so_that_it_is_sent_again(web):
-    web.outputs.fails = Unavailable("The storage does not respond.")
+async def test_a_storage_that_fails_is_503_so_that_it_is_sent_again(web, api, link):
+    web.storage.errors.append(StorageError("nobody is there"))
     async with web.client(token=None) as client:
-        answer = await client.post("outputs/good", content=b"x")
-    assert answer.status_code == 503
-    assert "Retry-After" in answer.headers
+        answer = await client.post(link, content=make_tar(FILES))
+        assert answer.status_code == 503
+        assert answer.json()["message"] == "The storage does not respond: nobody is there"
+        assert "Retry-After" in answer.headers
+        assert web.storage.objects == {}
+        assert (await client.post(link, content=make_tar(FILES))).status_code == 200
+    assert (await api.get(f"{URL}/a.txt")).content == FILES["a.txt"]
 
 
-async def test_a_job_whose_connection_hangs_is_told_to_try_again(web, monkeypatch):
+async def test_a_job_whose_connection_hangs_is_told_to_try_again(web, link, monkeypatch):
     monkeypatch.setattr("kbatch_server.web.body.IDLE_SECONDS", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    writer.write(f"POST {PREFIX}outputs/good HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx".encode())
-    await asyncio.wait_for(web.outputs.receiving.wait(), 10)
+    writer.write(begin_to_send(link))
+    await until(lambda: web.storage.written)
     await asyncio.sleep(0.2)  # what is tested is that nothing comes for longer than it may
     writer.write(b"y" * 9)
     answer = await asyncio.wait_for(reader.readline(), 10)
     writer.close()
     assert answer.startswith(b"HTTP/1.1 503 ")
+    assert web.storage.objects == {}
 
 
-async def test_a_job_that_goes_away_while_it_sends_leaves_nothing(web):
+async def test_a_job_that_goes_away_while_it_sends_leaves_nothing(web, api, link):
     _, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    writer.write(f"POST {PREFIX}outputs/good HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx".encode())
-    await asyncio.wait_for(web.outputs.receiving.wait(), 10)
+    writer.write(begin_to_send(link))
+    await until(lambda: web.storage.written)
     writer.close()
-    await asyncio.wait_for(web.outputs.cancelled.wait(), 10)
-    assert web.outputs.sent == {}
+    await until(lambda: not _find_receiving())
+    assert web.storage.objects == {}
+    assert (await api.get(URL)).status_code == 404
+
+
+def begin_to_send(link):
+    """Return a request and so much of its body that it goes to the storage, but not the end."""
+    tar = make_tar({"a": b"a" * 100_000})
+    head = f"POST {PREFIX}{link} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(tar)}\r\n\r\n"
+    return head.encode() + tar[:70_000]
+
+
+def _find_receiving():
+    return [task for task in asyncio.all_tasks() if task.get_name() == "outputs train-1"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from kbatch_server.handlers.streams import EventEncoder, LineChunker
 from kbatch_server.logs import terminal
 from kbatch_server.models.user import User
 from kbatch_server.web.throttle import Throttle
-from tests.support.web_doubles import ACCESS, make_job, running_web
+from tests.support.hub_double import ACCESS
+from tests.support.waiting import until
 
 READ = (ACCESS, "custom:kbatch:jobs:read")
 ADMIN = (*READ, "custom:kbatch:admin")
@@ -26,23 +27,17 @@ STREAMS = [
 
 
 @pytest.fixture
-async def web():
-    async with running_web(stream_check_seconds=0.1) as web:
-        web.auth.hub_auth.cache_max_age = 0
-        web.hub.add_token("token", scopes=READ)
-        web.hub.add_token("admin", "root", scopes=ADMIN)
-        web.jobs.add(make_job())
-        web.jobs.pieces["train-1"] = [b"first\n"]
-        web.jobs.follow_changes = follow_changes
-        yield web
+def web_settings():
+    return {"HubAuthenticator": {"stream_check_seconds": 0.1}}
 
 
-async def follow_changes(user, owner, *, after=None):
-    async def changes():
-        await asyncio.Event().wait()
-        yield
-
-    return changes()
+@pytest.fixture
+async def web(web):
+    web.auth.hub_auth.cache_max_age = 0
+    web.hub.add_token("token", scopes=READ)
+    web.hub.add_token("admin", "root", scopes=ADMIN)
+    await web.add(log=[b"first\n"])
+    return web
 
 
 @asynccontextmanager
@@ -123,18 +118,17 @@ async def test_while_the_hub_does_not_answer_a_stream_goes_on(web, path):
 async def test_who_goes_is_not_asked_for_any_more(web, path):
     async with follow(web, path) as answer:
         assert answer.status_code == 200
-    for _ in range(100):
-        if not [task for task in asyncio.all_tasks() if task.get_name() == "stream-end"]:
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("it is still looked after")
+    await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "stream-end"])
+    asked = len(web.hub.asked)
+    await asyncio.sleep(0.25)
+    assert len(web.hub.asked) == asked
 
 
 async def test_a_followed_log_ends_at_a_stop_as_before(web):
     async with follow(web, STREAMS[0]) as answer:
         reading = asyncio.create_task(read_rest(answer))
         assert await is_open(answer, reading)
-        web.services.inflight.stopping.set()
+        web.inflight.stopping.set()
         assert "the service is stopping: follow the log again" in await asyncio.wait_for(reading, 5)
 
 
@@ -229,12 +223,18 @@ READERS = {
 }
 
 
+async def end_log(web, *pieces):
+    """Let the job write this, and end."""
+    job = await web.store.jobs.get("train-1", user="alice")
+    await web.write_log(job, *pieces)
+    await web.finish(job)
+
+
 @pytest.mark.parametrize("log", HEAVY)
 @pytest.mark.parametrize("reader", READERS)
 async def test_the_event_loop_draws_no_lines_and_a_thread_few_at_a_time(web, work, log, reader):
     path, headers = READERS[reader]
-    web.jobs.pieces["train-1"] = [HEAVY[log], b"the end\n"]
-    web.jobs.hold.set()
+    await end_log(web, HEAVY[log], b"the end\n")
     async with web.client("token", timeout=30) as client:
         answer = await client.get(path, headers=headers)
     assert "the end" in answer.text
@@ -247,8 +247,7 @@ async def test_the_event_loop_draws_no_lines_and_a_thread_few_at_a_time(web, wor
 
 async def test_text_without_control_characters_needs_no_thread(web, work, monkeypatch):
     monkeypatch.setattr(Throttle, "draw", lambda *_: pytest.fail("a thread was used"))
-    web.jobs.pieces["train-1"] = [b"a line\n" * 2**17, b"the end"]
-    web.jobs.hold.set()
+    await end_log(web, b"a line\n" * 2**17, b"the end")
     async with web.client("token", timeout=30) as client:
         for path, headers in READERS.values():
             answer = await client.get(path, headers=headers)

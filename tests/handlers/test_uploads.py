@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
+import threading
+import time
 import zipfile
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import pytest
 
-from kbatch_server.handlers import uploads
+from kbatch_server.errors import TooManyRequests, Unavailable
 from kbatch_server.handlers.compat import routes as kbatch
 from kbatch_server.handlers.compat.first_client import NOT_A_ZIP
+from kbatch_server.models.job import JobSpec
+from kbatch_server.models.user import User
+from kbatch_server.storage.base import StorageError, StorageFull
+from kbatch_server.uploads.uploads import DECODINGS
 from kbatch_server.web import multipart
 from kbatch_server.web.query import read_range
-from tests.support.web_doubles import UploadsDouble
+from tests.support.waiting import until
+from tests.support.web import PREFIX, make_job
 from tests.support.zips import make_zip
 
-LIMIT = UploadsDouble.max_upload_bytes
+LIMIT = 4 * 2**20
 FORM_ROOM = multipart.ROOM_BYTES
+SETTINGS = {"Uploads": {"max_upload_bytes": LIMIT, "concurrent_uploads_per_user": 2, "concurrent_uploads": 3}}
+ALICE, BOB = User("alice"), User("bob")
 PATHS = ["api/v1/uploads", "uploads/"]
 HEAD = "POST /services/kbatch/{path} HTTP/1.1\nHost: x\nAuthorization: token {user}-token\n"
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="code.zip"\r\n\r\n'
+
+
+@pytest.fixture
+def web_settings():
+    return SETTINGS
 
 
 def make_head(*headers: str, path: str = "api/v1/uploads", user: str = "alice") -> bytes:
@@ -32,11 +49,11 @@ def make_head(*headers: str, path: str = "api/v1/uploads", user: str = "alice") 
 
 async def begin(web, *headers: str, path: str = "api/v1/uploads", user: str = "alice", body: bytes = b"PK"):
     """Return the streams of an upload that has begun and that the service has begun to receive."""
-    web.uploads.receiving.clear()
+    begun = len(web.storage.written)
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     headers = headers or ("Content-Type: application/zip", "Content-Length: 1000")
     writer.write(make_head(*headers, path=path, user=user) + body)
-    await asyncio.wait_for(web.uploads.receiving.wait(), 5)
+    await until(lambda: len(web.storage.written) > begun, seconds=5)
     return reader, writer
 
 
@@ -68,7 +85,7 @@ async def test_an_upload_that_says_it_is_too_large_is_told_limit_and_size_and_se
     assert (status, error["reason"]) == (413, "TooLarge")
     assert error["message"] == f"The request body has {size} bytes; the limit is {limit} bytes."
     assert error["details"] == {"size": size, "limit": limit}
-    assert web.uploads.kept == {}
+    assert await web.read_uploads() == {}
     writer.close()
 
 
@@ -84,13 +101,12 @@ async def test_a_streamed_upload_that_gets_too_large_is_told_the_limit_and_how_m
 
     content_type = "multipart/form-data; boundary=b" if form else "application/zip"
     answer = await api.post(path, content=body(), headers={"Content-Type": content_type})
-    limit = LIMIT + FORM_ROOM if form else LIMIT
     details = answer.json()["details"]
-    assert (answer.status_code, details["size"], details["limit"]) == (413, None, limit)
-    assert limit < details["received"] <= limit + 65536
-    said = f"The request body is larger than the limit of {limit} bytes ({details['received']} received)."
+    assert (answer.status_code, details["size"], details["limit"]) == (413, None, LIMIT)
+    assert LIMIT < details["received"] <= LIMIT + 65536
+    said = f"The request body is larger than the limit of {LIMIT} bytes ({details['received']} received)."
     assert answer.json()["message"] == said
-    assert web.uploads.kept == {}
+    assert await web.read_uploads() == {}
 
 
 @pytest.mark.parametrize(
@@ -125,16 +141,23 @@ async def test_a_form_with_many_parts_or_much_beside_the_file_is_refused_at_once
     assert sum(fed) <= 3 * 65536, "it goes on to be read"
 
 
-async def test_what_the_upload_refuses_at_once_is_answered_before_the_body_is_asked_for(web):
-    async def full(user, chunks, *, declared_size):
-        raise uploads.Unavailable("The storage is full.")
-
-    web.uploads.receive = full
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (StorageFull("no space"), 507, "The storage is full. Tell an admin of the hub."),
+        (StorageError("away"), 503, "The storage does not respond. Try again in a moment."),
+    ],
+)
+async def test_what_the_upload_refuses_at_once_is_answered_before_the_body_is_asked_for(
+    web, error, status, message
+):
+    web.storage.errors.append(error)
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(make_head("Content-Type: application/zip", "Content-Length: 1000", "Expect: 100-continue"))
-    status, _, error = await read_answer(reader)
-    assert (status, error["message"]) == (503, "The storage is full.")
+    answered, _, body = await read_answer(reader)
+    assert (answered, body["message"]) == (status, message)
     writer.close()
+    assert await web.read_uploads() == {}
 
 
 async def test_with_a_good_expectation_the_body_is_asked_for_and_kept(web):
@@ -145,7 +168,7 @@ async def test_with_a_good_expectation_the_body_is_asked_for_and_kept(web):
     assert b"100 (Continue)" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
     writer.write(content)
     status, _, upload = await read_answer(reader)
-    assert (status, web.uploads.kept) == (201, {upload["id"]: content})
+    assert (status, await web.read_uploads()) == (201, {upload["id"]: content})
     writer.close()
 
 
@@ -161,12 +184,12 @@ async def test_a_client_that_sends_nothing_more_is_refused_and_cut_off(web, monk
     assert (status, headers["connection"]) == (400, "close")
     assert error["details"] == [{"field": "body", "message": "no data arrived for 0.2 s"}]
     assert await asyncio.wait_for(reader.read(), 5) == b""
-    assert web.uploads.kept == {}
+    assert await web.read_uploads() == {}
     writer.close()
 
 
 async def test_a_client_that_goes_on_too_slowly_is_refused_and_cut_off(web, monkeypatch):
-    web.uploads.max_upload_seconds = 0.5
+    web.uploads.max_upload_seconds = 1
     monkeypatch.setattr("kbatch_server.handlers.exchange.LINGER_SECONDS", 0.2)
     reader, writer = await begin(web)
     answering = asyncio.create_task(read_answer(reader))
@@ -175,29 +198,31 @@ async def test_a_client_that_goes_on_too_slowly_is_refused_and_cut_off(web, monk
         await asyncio.sleep(0.05)
     status, _, error = answering.result()
     assert status == 400
-    assert error["message"] == "body: did not arrive within the limit of 0.5 s"
+    assert error["message"] == "body: did not arrive within the limit of 1 s"
     writer.close()
+    assert await web.read_uploads() == {}
 
 
-async def test_a_client_that_goes_away_while_its_zip_is_looked_at_leaves_nothing_and_no_noise(web, caplog):
+async def test_a_client_that_goes_away_while_its_zip_is_looked_at_leaves_nothing_and_no_noise(
+    web, caplog, monkeypatch
+):
     looking = asyncio.Event()
 
-    async def receive(user, chunks, *, declared_size):
-        async for _ in chunks:
-            pass
+    async def hang(key, *, start=0, length=None):
         looking.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            web.uploads.cancelled.set()
+        await asyncio.Event().wait()
+        yield b""
 
-    web.uploads.receive = receive
+    monkeypatch.setattr(web.storage, "read", hang)
+    content = make_zip()
     _, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    writer.write(make_head("Content-Type: application/zip", "Content-Length: 2") + b"PK")
+    writer.write(make_head("Content-Type: application/zip", f"Content-Length: {len(content)}") + content)
     await asyncio.wait_for(looking.wait(), 5)
+    assert list(web.storage.objects.values()) == [content]
     writer.close()
-    await asyncio.wait_for(web.uploads.cancelled.wait(), 5)
+    await until(lambda: not web.storage.objects, seconds=5)
     await places_are_free(web)
+    assert await web.read_uploads() == {}
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
@@ -205,13 +230,20 @@ async def test_a_client_that_goes_away_while_its_zip_is_looked_at_leaves_nothing
 
 
 async def places_are_free(web) -> None:
-    async with asyncio.timeout(5):
-        while web.uploads.places._taken:  # noqa: ASYNC110 - there is no event for it
-            await asyncio.sleep(0.01)
+    """Wait until alice has both of her places, and bob the third."""
+
+    def are_free() -> bool:
+        try:
+            with web.uploads.place(ALICE), web.uploads.place(ALICE), web.uploads.place(BOB):
+                return True
+        except (TooManyRequests, Unavailable):
+            return False
+
+    await until(are_free, seconds=5)
 
 
 async def test_a_user_sends_some_at_a_time_and_others_are_not_held_up(web):
-    """Two for each user, three in all, in this double."""
+    """Two for each user, three in all: see SETTINGS."""
     form = "Content-Type: multipart/form-data; boundary=b", "Content-Length: 1000"
     first, second = await begin(web), await begin(web, *form, path="uploads/", body=FORM + b"PK")
     for expect in ([], ["Expect: 100-continue"]):
@@ -253,29 +285,40 @@ def make_kbatch_body(code: bytes) -> dict:
     return {"job": job, "code": {"binary_data": {"code": base64.b64encode(code).decode()}}}
 
 
+@pytest.mark.parametrize(
+    "web_settings",
+    [{"Uploads": {"concurrent_uploads_per_user": 4, "concurrent_uploads": 4}}],
+    ids=["4 places"],
+)
 async def test_a_large_body_of_json_takes_a_place_and_is_decoded_by_turns(web, api, monkeypatch):
     monkeypatch.setattr(kbatch, "LARGE_BODY_BYTES", 2000)
-    code = make_zip({"data": "x" * 5000}, compress_type=zipfile.ZIP_STORED)
-    decoding, most = 0, 0
+    codes = [make_zip({"data": text * 5000}, compress_type=zipfile.ZIP_STORED) for text in "abcd"]
+    decoding, counts, together = [], [], threading.Barrier(DECODINGS)
     parse = kbatch.JobsHandler.get_json
 
     def counted(handler):
-        nonlocal decoding, most
-        decoding += 1
-        most = max(most, decoding)
+        decoding.append(handler)
+        counts.append(len(decoding))
+        together.wait(5)
+        time.sleep(0.05)  # for one that does not wait for its turn
         try:
             return parse(handler)
         finally:
-            decoding -= 1
+            decoding.remove(handler)
 
-    monkeypatch.setattr(kbatch.JobsHandler, "get_json", counted)
-    sent = [api.post("jobs/", json=make_kbatch_body(code)) for _ in range(2)]
-    answers = await asyncio.gather(*sent)
-    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
-    assert most == 1
-    assert list(web.uploads.kept.values()) == [code, code]
-    with web.uploads.places.take("alice"), web.uploads.places.take("alice"):
-        assert (await api.post("jobs/", json=make_kbatch_body(code))).status_code == 429
+    with monkeypatch.context() as patch:
+        patch.setattr(kbatch.JobsHandler, "get_json", counted)
+        answers = await asyncio.gather(*[api.post("jobs/", json=make_kbatch_body(code)) for code in codes])
+    assert [answer.status_code for answer in answers] == [200] * 4, answers[0].text
+    assert max(counts) == DECODINGS
+    names = [answer.json()["metadata"]["name"] for answer in answers]
+    jobs = [await web.store.jobs.get(name, user="alice") for name in names]
+    assert [web.storage.objects[f"uploads/{job.spec.upload}"] for job in jobs] == codes
+    assert len(web.storage.objects) == 4
+    with ExitStack() as taken:
+        for _ in range(4):
+            taken.enter_context(web.uploads.place(ALICE))
+        assert (await api.post("jobs/", json=make_kbatch_body(codes[0]))).status_code == 429
         assert (await api.post("jobs/", json=make_kbatch_body(make_zip()))).status_code == 200
     await places_are_free(web)
 
@@ -283,39 +326,47 @@ async def test_a_large_body_of_json_takes_a_place_and_is_decoded_by_turns(web, a
 async def test_the_first_client_is_told_what_is_wrong_with_its_file(web, api):
     answer = await api.post("uploads/", files={"file": ("code.zip", b"no zip")})
     assert (answer.status_code, answer.json()) == (400, {"file": [NOT_A_ZIP]})
+    answer = await api.post("uploads/", files={"file": ("code.zip", make_zip({"../x": "x"}))})
     message = "The ZIP archive's entry '../x' has '..' in its path."
-
-    async def receive(user, chunks, *, declared_size):
-        async for _ in chunks:
-            pass
-        raise uploads.InvalidRequest(message, details=[{"field": "file", "message": message}])
-
-    web.uploads.receive = receive
-    answer = await api.post("uploads/", files={"file": ("code.zip", b"PK")})
     assert (answer.status_code, answer.json()) == (400, {"file": [message]})
+    assert await web.read_uploads() == {}
 
 
 # code
 
 
+@dataclass(frozen=True)
+class Code:
+    """The ZIP of a running job, and the path of the signed link with which the job fetches it."""
+
+    content: bytes
+    link: str
+
+    @property
+    def etag(self) -> str:
+        return f'"{hashlib.sha256(self.content).hexdigest()}"'
+
+
 @pytest.fixture
 async def code(web, api):
-    """The ZIP behind ``code/good``."""
+    """The code of a job of alice."""
     content = make_zip({"data": "x" * 1000})
-    await api.post("api/v1/uploads", content=content, headers={"Content-Type": "application/zip"})
-    return content
+    answer = await api.post("api/v1/uploads", content=content, headers={"Content-Type": "application/zip"})
+    upload = await web.uploads.get(ALICE, answer.json()["id"])
+    job = await web.add(make_job(spec=JobSpec(image="python:3", command=["true"], upload=upload.id)))
+    return Code(content, web.services.links.make_code_url(job, upload).removeprefix(web.url))
 
 
 async def test_code_is_handed_out_for_a_good_link_only(web, code):
     async with web.client(token=None) as client:
-        whole = await client.get("code/good")
-        head = await client.head("code/good", headers={"Range": "bytes=2-5"})
+        whole = await client.get(code.link)
+        head = await client.head(code.link, headers={"Range": "bytes=2-5"})
         bad = await client.get("code/forged")
-    assert (whole.status_code, whole.content) == (200, code)
+    assert (whole.status_code, whole.content) == (200, code.content)
     assert (head.status_code, head.content) == (200, b"")
     for answer in (whole, head):
-        assert answer.headers["Content-Length"] == str(len(code))
-        assert answer.headers["ETag"] == f'"{web.uploads.owners["u0"].sha256}"'
+        assert answer.headers["Content-Length"] == str(len(code.content))
+        assert answer.headers["ETag"] == code.etag
         assert answer.headers["Accept-Ranges"] == "bytes"
         assert answer.headers["Content-Type"] == "application/zip"
         assert answer.headers["Cache-Control"] == "no-store"
@@ -325,20 +376,20 @@ async def test_code_is_handed_out_for_a_good_link_only(web, code):
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_code_is_read_only(web, code, method):
     async with web.client(token=None) as client:
-        answer = await client.request(method, "code/good")
+        answer = await client.request(method, code.link)
         assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
-        assert (await client.get("code/good")).content == code
+        assert (await client.get(code.link)).content == code.content
 
 
-async def test_of_a_range_no_more_than_that_is_read(web, code):
-    reads, read = [], web.uploads.read
+async def test_of_a_range_no_more_than_that_is_read(web, code, monkeypatch):
+    reads, read = [], web.storage.read
 
-    def counted(upload, *, start=0, length=None):
+    def counted(key, *, start=0, length=None):
         reads.append((start, length))
-        return read(upload, start=start, length=length)
+        return read(key, start=start, length=length)
 
-    web.uploads.read = counted
-    size = len(code)
+    monkeypatch.setattr(web.storage, "read", counted)
+    size = len(code.content)
     async with web.client(token=None) as client:
         for asked, start, end in (
             ("2-5", 2, 6),
@@ -346,8 +397,8 @@ async def test_of_a_range_no_more_than_that_is_read(web, code):
             ("100-", 100, size),
             ("0-9999", 0, size),
         ):
-            answer = await client.get("code/good", headers={"Range": f"bytes={asked}"})
-            assert answer.content == code[start:end], asked
+            answer = await client.get(code.link, headers={"Range": f"bytes={asked}"})
+            assert answer.content == code.content[start:end], asked
             assert reads.pop() == (start, end - start)
             if (start, end) != (0, size):
                 assert answer.status_code == 206
@@ -356,26 +407,28 @@ async def test_of_a_range_no_more_than_that_is_read(web, code):
 
 async def test_a_range_that_is_not_there_is_416_with_the_size(web, code):
     async with web.client(token=None) as client:
-        for asked in (f"{len(code)}-", "99999-100000", "-0"):
-            answer = await client.get("code/good", headers={"Range": f"bytes={asked}"})
+        for asked in (f"{len(code.content)}-", "99999-100000", "-0"):
+            answer = await client.get(code.link, headers={"Range": f"bytes={asked}"})
             assert answer.status_code == 416, asked
-            assert answer.headers["Content-Range"] == f"bytes */{len(code)}"
+            assert answer.headers["Content-Range"] == f"bytes */{len(code.content)}"
             assert answer.json()["status"] == 416
 
 
 async def test_a_range_of_another_version_or_several_is_the_whole(web, code):
-    etag = f'"{web.uploads.owners["u0"].sha256}"'
     async with web.client(token=None) as client:
         for headers, status in (
-            ({"Range": "bytes=2-5", "If-Range": etag}, 206),
+            ({"Range": "bytes=2-5", "If-Range": code.etag}, 206),
             ({"Range": "bytes=2-5", "If-Range": '"another"'}, 200),
             ({"Range": "bytes=2-5", "If-Range": "Wed, 01 Jan 2020 00:00:00 GMT"}, 200),
             ({"Range": "bytes=2-5, 7-8"}, 200),
             ({"Range": "bytes=9-2"}, 200),
             ({"Range": "lines=1-2"}, 200),
         ):
-            answer = await client.get("code/good", headers=headers)
-            assert (answer.status_code, answer.content) == (status, code[2:6] if status == 206 else code)
+            answer = await client.get(code.link, headers=headers)
+            assert (answer.status_code, answer.content) == (
+                status,
+                code.content[2:6] if status == 206 else code.content,
+            )
 
 
 @pytest.mark.parametrize(
@@ -385,15 +438,15 @@ def test_a_range_that_is_not_understood_is_none(header):
     assert read_range(header, 10) is None
 
 
-async def test_a_storage_that_breaks_in_the_middle_does_not_make_a_half_look_whole(web, code):
-    async def broken(upload, *, start=0, length=None):
-        yield code[:100]
-        raise uploads.StorageError("away")
+async def test_a_storage_that_breaks_in_the_middle_does_not_make_a_half_look_whole(web, code, monkeypatch):
+    async def broken(key, *, start=0, length=None):
+        yield code.content[:100]
+        raise StorageError("away")
 
-    web.uploads.read = broken
+    monkeypatch.setattr(web.storage, "read", broken)
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    writer.write(b"GET /services/kbatch/code/good HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(f"GET {PREFIX}{code.link} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     answer = await asyncio.wait_for(reader.read(), 10)
-    assert f"Content-Length: {len(code)}".encode() in answer
-    assert answer.endswith(code[:100])
+    assert f"Content-Length: {len(code.content)}".encode() in answer
+    assert answer.endswith(code.content[:100])
     writer.close()

@@ -12,7 +12,7 @@ from kbatch_server.handlers.outputs import make_disposition
 from kbatch_server.scrub import scrub_text, scrub_url
 from kbatch_server.web.multipart import FilePart
 from tests.support.regexes import Regex, find_regexes, grow, make_attacks, measure, no_hang
-from tests.support.web_doubles import PREFIX
+from tests.support.web import PREFIX
 
 PACKAGE = Path(__file__).parents[2] / "kbatch_server"
 

@@ -16,7 +16,7 @@ from kbatch_server.web import inflight
 from kbatch_server.web.inflight import LATEST, MAX_USERS, InflightRequests
 from tests.support.clock import Clock
 from tests.support.launcher_doubles import ScriptedLauncher
-from tests.support.web_doubles import make_job
+from tests.support.web import make_job
 
 
 @pytest.fixture

@@ -23,18 +23,17 @@ from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.web.auth import CachingHubOAuth, HubAuthenticator
 from kbatch_server.web.forwarded import CLIENT
 from tests.support.hub import find_ports
+from tests.support.hub_double import ACCESS, ACTIONS, HubDouble
 from tests.support.service import Service
 from tests.support.waiting import until
-from tests.support.web_doubles import ACCESS, ACTIONS, PREFIX, HubDouble, RealHub, Web, running_web
+from tests.support.web import PREFIX, running_web, running_web_of
 
 
 @pytest.fixture
-async def real_web(hub):
-    """The handlers behind the real hub and proxy, at ``hub.kbatch_url``."""
-    running = Web(RealHub(hub), url=hub.service_url)
-    running.auth.hub_auth.api_token = hub.service_token
-    yield running
-    await running.stop()
+async def real_web(hub, tmp_path):
+    """The service behind the real hub and proxy, at ``hub.kbatch_url``."""
+    async with running_web_of(hub, tmp_path) as running:
+        yield running
 
 
 async def get(hub, path, token, **options):
@@ -131,7 +130,7 @@ async def test_a_browser_logs_in_through_the_hub_and_must_show_its_xsrf_token_to
             hub.kbatch_url + "api/v1/jobs", json={"name": "a"}, headers={"Sec-Fetch-Mode": "cors"}
         )
         assert (forged.status_code, forged.json()["reason"]) == (403, "XsrfCheckFailed")
-        assert real_web.jobs.requests == []
+        assert (await browser.get(hub.kbatch_url + "api/v1/jobs")).json()["items"] == []
         token = re.search(r'xsrf-token="([^"]+)"', page.text)[1]
         ours = {"Sec-Fetch-Mode": "cors", "X-XSRFToken": token}
         written = await browser.post(hub.kbatch_url + "api/v1/jobs", json={"name": "a"}, headers=ours)
@@ -285,8 +284,9 @@ async def ask(auth, token="good", *, address="203.0.113.1"):
 
 
 @pytest.mark.parametrize("fault", ["500", "404", "slow", "gone"])
-async def test_a_hub_that_does_not_answer_is_503_with_retry_after(fault):
-    async with running_web(hub_timeout_seconds=0.3) as web, web.client() as client:
+async def test_a_hub_that_does_not_answer_is_503_with_retry_after(tmp_path, fault):
+    settings = {"HubAuthenticator": {"hub_timeout_seconds": 0.3}}
+    async with running_web(tmp_path, settings) as web, web.client() as client:
         if fault == "gone":
             web.hub.server.stop()
         elif fault == "slow":
@@ -303,8 +303,9 @@ async def test_a_hub_that_does_not_answer_is_503_with_retry_after(fault):
         assert (await client.get("api/v1/health", headers={"Authorization": ""})).status_code == 200
 
 
-async def test_the_loop_goes_on_while_the_hub_is_slow_and_no_token_waits_for_another():
-    async with running_web(hub_timeout_seconds=60) as web:
+async def test_the_loop_goes_on_while_the_hub_is_slow_and_no_token_waits_for_another(tmp_path):
+    settings = {"HubAuthenticator": {"hub_timeout_seconds": 60}}
+    async with running_web(tmp_path, settings) as web:
         web.hub.answers.clear()
         tokens = {f"token-{number}" for number in range(3)}
         for token in tokens:
@@ -377,8 +378,9 @@ async def test_logins_of_a_stranger_hold_up_no_token_and_have_no_more_places_tha
     assert all(isinstance(answer, Unavailable) for answer in answers)
 
 
-async def test_the_address_that_a_token_is_asked_for_is_the_clients_own(monkeypatch):
-    async with running_web(hub_timeout_seconds=20) as web, web.client(token=None, timeout=20) as client:
+async def test_the_address_that_a_token_is_asked_for_is_the_clients_own(tmp_path):
+    settings = {"HubAuthenticator": {"hub_timeout_seconds": 20}}
+    async with running_web(tmp_path, settings) as web, web.client(token=None, timeout=20) as client:
         web.hub.answers.clear()
 
         def get(token, address):

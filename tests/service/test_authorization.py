@@ -20,8 +20,8 @@ from kbatch_server.web.access import Needs
 from kbatch_server.web.auth import DEFAULT_SCOPES
 from tests.service.test_operations import connect, run_job, running
 from tests.support.hub import Hub
+from tests.support.hub_double import ACCESS
 from tests.support.service import Service
-from tests.support.web_doubles import ACCESS
 from tests.support.zips import make_zip
 
 METHODS = ("get", "head", "post", "put", "patch", "delete")

@@ -12,7 +12,7 @@ from kbatch_server import handlers
 from tests.service.test_operations import connect, run_job, running
 from tests.support.hub import Hub
 from tests.support.service import Service
-from tests.support.web_doubles import PREFIX
+from tests.support.web import PREFIX
 
 METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
 

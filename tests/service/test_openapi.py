@@ -22,7 +22,7 @@ from kbatch_server.handlers.openapi import make_openapi
 from tests.service.test_operations import connect, running
 from tests.support.hub import Hub
 from tests.support.service import Service
-from tests.support.web_doubles import PREFIX
+from tests.support.web import PREFIX
 from tests.support.zips import make_zip
 
 CHECKS = [

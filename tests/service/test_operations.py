@@ -27,7 +27,7 @@ from tests.support.hub import Hub
 from tests.support.ports import find_ports
 from tests.support.service import Service
 from tests.support.waiting import wait_until
-from tests.support.web_doubles import PREFIX
+from tests.support.web import PREFIX
 from tests.support.zips import make_zip
 
 CONFIG = """

@@ -18,7 +18,7 @@ import pytest
 
 from kbatch_server import handlers
 from tests.service.test_authorization import METHODS, PAGES
-from tests.support.web_doubles import PREFIX, RealHub, Web, make_job
+from tests.support.web import PREFIX, running_web_of
 from tests.web.test_connections import ALICE, make_head
 
 ALL_METHODS = (*METHODS, "options")
@@ -138,20 +138,24 @@ KINDS = {
 
 
 @pytest.fixture
-async def proxied(hub):
-    """The handlers behind the real hub and proxy, at ``hub.kbatch_url``, and a token of Alice's."""
-    running = Web(RealHub(hub), url=hub.service_url)
-    running.auth.hub_auth.api_token = hub.service_token
-    running.jobs.add(make_job())
-    running.token = hub.make_token("alice")
-    yield running
-    await running.stop()
+async def proxied(hub, tmp_path):
+    """The service behind the real hub and proxy, at ``hub.kbatch_url``, and a token of Alice's."""
+    settings = {"Uploads": {"max_upload_bytes": 4 * 1024**2}, "Outputs": {"max_output_bytes": "1M"}}
+    async with running_web_of(hub, tmp_path, settings) as running:
+        running.signed = running.sign_outputs(await running.add())
+        running.token = hub.make_token("alice")
+        yield running
 
 
 async def send(hub, proxied, data):
     """Send the bytes of a request and return the status of the answer; none where it is cut off."""
     url = httpx.URL(hub.kbatch_url)
-    data = data.replace(PREFIX.encode(), url.path.encode()).replace(b"alice-token", proxied.token.encode())
+    for shown, real in [
+        (PREFIX, url.path),
+        ("alice-token", proxied.token),
+        ("/outputs/good ", f"/{proxied.signed} "),
+    ]:
+        data = data.replace(shown.encode(), real.encode())
     reader, writer = await asyncio.open_connection(url.host, url.port)
     line = b""
     with contextlib.closing(writer), contextlib.suppress(ConnectionError):
@@ -210,7 +214,7 @@ async def test_a_body_that_the_proxy_hides_is_not_the_beginning_of_anybody_elses
     answers, wrong = await refuse_and_ask(hub, proxied, refused)
     assert answers == {200: 20}
     assert not wrong
-    assert not proxied.jobs.requests
+    assert sum((await proxied.store.jobs.count(None)).values()) == 1  # that of the fixture
 
 
 async def test_a_refusal_is_read_through_the_proxy(hub, proxied):

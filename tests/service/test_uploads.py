@@ -23,10 +23,11 @@ import pytest
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.local.unpack import remove_tree
 from tests.support.folders import find_files
+from tests.support.hub_double import ACCESS, ACTIONS
 from tests.support.ports import find_ports
 from tests.support.service import Service
 from tests.support.waiting import until
-from tests.support.web_doubles import ACCESS, ACTIONS, PREFIX
+from tests.support.web import PREFIX
 from tests.support.zips import make_zip
 
 CONFIG = """

@@ -14,9 +14,10 @@ from kbatch_server.errors import TooManyRequests, Unavailable
 from kbatch_server.handlers import exchange
 from kbatch_server.metrics import LIMITS_HELD
 from kbatch_server.web.connections import FILES_FOR_OTHERS, SPARE, Connections, limit_connections
-from kbatch_server.web.throttle import Throttle
 from tests.service.test_authorization import METHODS
-from tests.support.web_doubles import PREFIX, make_job, running_web
+from tests.support.tars import make_tar
+from tests.support.waiting import until
+from tests.support.web import PREFIX, make_job, running_web
 from tests.support.zips import make_zip
 
 ALICE = "Authorization: token alice-token"
@@ -64,6 +65,8 @@ async def strangers(web, count, data):
 
 # who has a place
 
+FEW = {"Throttle": {"max_connections": 10, "reserved_connections": 4}}
+
 
 @pytest.mark.parametrize(
     "data",
@@ -84,23 +87,22 @@ async def strangers(web, count, data):
         "whole and idle",
     ],
 )
-async def test_half_sent_requests_of_strangers_lock_nobody_out(data):
-    throttle = Throttle(max_connections=10, reserved_connections=4)
-    async with running_web(throttle=throttle) as web, strangers(web, 40, data):
+async def test_half_sent_requests_of_strangers_lock_nobody_out(tmp_path, data):
+    async with running_web(tmp_path, FEW) as web, strangers(web, 40, data):
         for _ in range(3):
             answer = await ask(web, make_head("GET", "api/v1/jobs", ALICE, "Connection: close"))
             assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_connection_that_a_user_keeps_is_not_closed_for_those_of_strangers():
-    throttle = Throttle(max_connections=10, reserved_connections=4)
-    async with running_web(throttle=throttle) as web:
+async def test_a_connection_that_a_user_keeps_is_not_closed_for_those_of_strangers(tmp_path):
+    async with running_web(tmp_path, FEW) as web:
         kept = [await asyncio.open_connection("127.0.0.1", web.port) for _ in range(4)]
         for reader, writer in kept:
             writer.write(make_head("GET", "api/v1/jobs", ALICE))
             assert (await read_answer(reader))[0] == 200
         async with strangers(web, 40, b"GET"):
-            assert throttle.connections.count() == {"stranger": 6, "user": 0, "kept": 4}
+            await until(lambda: len(web.throttle.connections) == 10)
+            assert web.throttle.connections.count() == {"stranger": 6, "user": 0, "kept": 4}
             for reader, writer in kept:
                 writer.write(make_head("GET", "api/v1/jobs", ALICE))
                 assert (await read_answer(reader))[0] == 200
@@ -108,11 +110,12 @@ async def test_a_connection_that_a_user_keeps_is_not_closed_for_those_of_strange
             writer.close()
 
 
-async def test_where_users_have_all_places_the_next_is_told_to_come_again_and_they_go_on():
-    async with running_web(throttle=Throttle(max_connections=2)) as web:
-        for number, user in enumerate(("alice", "root"), 1):
-            web.jobs.add(make_job(f"train-{number}", user=user))
-            web.jobs.pieces[f"train-{number}"] = [b"first\n"]
+async def test_where_users_have_all_places_the_next_is_told_to_come_again_and_they_go_on(tmp_path):
+    async with running_web(tmp_path, {"Throttle": {"max_connections": 2}}) as web:
+        jobs = [
+            await web.add(make_job(f"train-{number}", user=user), log=[b"first\n"])
+            for number, user in enumerate(("alice", "root"), 1)
+        ]
         before = LIMITS_HELD.labels("max_connections")._value.get()
         following = []
         for number, token in enumerate(("alice-token", "admin-token"), 1):
@@ -128,50 +131,50 @@ async def test_where_users_have_all_places_the_next_is_told_to_come_again_and_th
         for headers in ([], [BOB]):
             answer = await ask(web, make_head("GET", "api/v1/health", "Connection: close", *headers))
             assert answer.startswith(b"HTTP/1.1 200")
-        web.jobs.hold.set()
+        for job in jobs:
+            await web.write_log(job, b"last\n")
+            await web.finish(job)
         for reader, writer in following:
-            assert (await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5)).endswith(b"0\r\n\r\n")
+            rest = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5)
+            assert b"last\n" in rest
             writer.close()
 
 
-async def test_the_links_of_one_users_jobs_leave_places_for_others_however_many_read_nothing():
-    throttle = Throttle(max_connections=200, reserved_connections=40)
-    code, is_read = make_zip(), asyncio.Event()
+async def test_the_links_of_one_users_jobs_leave_places_for_others_however_many_read_nothing(
+    tmp_path, monkeypatch
+):
+    async def read(*_, **__):
+        await asyncio.Event().wait()
+        yield
 
-    async def read(upload, **_):
-        await is_read.wait()
-        yield code
-
-    async with running_web(throttle=throttle) as web:
-        async with web.client() as alice:
-            await alice.post("api/v1/uploads", content=code, headers={"Content-Type": "application/zip"})
-        web.uploads.read = read
-        half = make_head("POST", "outputs/good", "Content-Length: 4") + b"ta"
-        async with strangers(web, 150, make_head("GET", "code/good")), strangers(web, 150, half):
-            while not (throttle._fetches._taken and throttle._sends._taken):  # noqa: ASYNC110  # as above
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
+    settings = {"Throttle": {"max_connections": 200, "reserved_connections": 40}}
+    async with running_web(tmp_path, settings) as web:
+        job = await web.add_with_code(make_zip())
+        fetch = make_head("GET", await web.sign_code(job))
+        half = make_head("POST", web.sign_outputs(job), "Content-Length: 4") + b"ta"
+        monkeypatch.setattr(web.storage, "read", read)
+        async with strangers(web, 150, fetch), strangers(web, 150, half):
             # 8 fetch, 8 wait; 4 send, 8 wait
-            assert throttle.connections.count()["user"] == 28
+            await until(lambda: web.throttle.connections.count()["user"] == 28)
+            await asyncio.sleep(0.1)
+            assert web.throttle.connections.count()["user"] == 28
             for head in (
                 make_head("GET", "api/v1/health", "Connection: close"),
                 make_head("GET", "api/v1/jobs", ALICE, "Connection: close"),
                 make_head("GET", "api/v1/jobs", BOB, "Connection: close"),
             ):
                 assert (await ask(web, head)).startswith(b"HTTP/1.1 200")
-            answer = await ask(web, make_head("GET", "code/good", "Connection: close"))
+            answer = await ask(web, make_head("GET", await web.sign_code(job), "Connection: close"))
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"Retry-After: 10" in answer
 
 
-async def test_a_user_has_a_part_of_the_connections_and_the_next_request_is_told_so():
-    throttle = Throttle(max_connections=8)
-    async with running_web(throttle=throttle) as web:
-        web.jobs.add(make_job())
-        web.jobs.pieces["train-1"] = [b"first\n"]
+async def test_a_user_has_a_part_of_the_connections_and_the_next_request_is_told_so(tmp_path):
+    async with running_web(tmp_path, {"Throttle": {"max_connections": 8}}) as web:
+        await web.add(log=[b"first\n"])
         follow = make_head("GET", "api/v1/jobs/train-1/logs?follow=true", ALICE)
         async with strangers(web, 2, follow):
-            assert throttle.connections.count()["user"] == 2
+            await until(lambda: web.throttle.connections.count()["user"] == 2)
             before = LIMITS_HELD.labels("max_connections_per_user")._value.get()
             answer = await ask(web, make_head("GET", "api/v1/jobs", ALICE, "Connection: close"))
             assert answer.startswith(b"HTTP/1.1 429")
@@ -179,29 +182,29 @@ async def test_a_user_has_a_part_of_the_connections_and_the_next_request_is_told
             for path, header in [("jobs", BOB), ("health", "X: y"), ("health", ALICE)]:
                 answer = await ask(web, make_head("GET", f"api/v1/{path}", header, "Connection: close"))
                 assert answer.startswith(b"HTTP/1.1 200")
-        web.jobs.hold.set()
+        await until(lambda: not web.throttle.connections.count()["user"])
         async with web.client() as alice:
             assert (await alice.get("api/v1/jobs")).status_code == 200
 
 
-async def test_strangers_end_no_jobs_request_once_its_link_was_found_good():
-    throttle = Throttle(max_connections=10, reserved_connections=4, concurrent_fetches=1)
-    code = make_zip()
-    async with running_web(throttle=throttle) as web:
-        async with web.client() as alice:
-            await alice.post("api/v1/uploads", content=code, headers={"Content-Type": "application/zip"})
+async def test_strangers_end_no_jobs_request_once_its_link_was_found_good(tmp_path):
+    code, tar = make_zip(), make_tar({"a.txt": b"a" * 100_000})
+    async with running_web(tmp_path, {"Throttle": FEW["Throttle"] | {"concurrent_fetches": 1}}) as web:
+        job = await web.add_with_code(code)
+        throttle = web.throttle
         sender, fetcher = [await asyncio.open_connection("127.0.0.1", web.port) for _ in range(2)]
-        sender[1].write(make_head("POST", "outputs/good", "Content-Length: 4") + b"ta")
-        await asyncio.wait_for(web.outputs.receiving.wait(), 5)
+        head = make_head("POST", web.sign_outputs(job), f"Content-Length: {len(tar)}")
+        sender[1].write(head + tar[:70_000])
+        await until(lambda: any(key.startswith("outputs/") for key in web.storage.written))
         async with throttle.fetch("bob"):
-            fetcher[1].write(make_head("GET", "code/good"))
-            while not throttle._fetches._waiting:  # noqa: ASYNC110  # nobody is told of it
-                await asyncio.sleep(0.01)
+            fetcher[1].write(make_head("GET", await web.sign_code(job)))
+            await until(lambda: throttle._fetches._waiting)
             half = make_head("POST", "outputs/forged", "Content-Length: 4") + b"ta"
             async with strangers(web, 40, half):
+                await until(lambda: len(throttle.connections) == 8)
                 count = throttle.connections.count()
                 assert (count["user"], count["stranger"]) == (2, 6)
-        sender[1].write(b"r!")
+        sender[1].write(tar[70_000:])
         for (reader, writer), answer in [(fetcher, code), (sender, b'"state": "kept"')]:
             status, _, body = await read_answer(reader)
             assert status == 200
@@ -308,7 +311,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("data", "status"), REFUSALS.values(), ids=REFUSALS)
 async def test_after_a_refusal_without_a_body_the_connection_is_kept(web, data, status):
-    web.jobs.add(make_job())
+    await web.add()
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     with contextlib.closing(writer):
         for _ in range(2):
@@ -341,7 +344,7 @@ async def test_a_refusal_before_a_body_says_that_the_connection_closes_and_it_do
     web, monkeypatch, data, status, body, expect
 ):
     monkeypatch.setattr(exchange, "LINGER_SECONDS", 0.1)
-    web.jobs.add(make_job())
+    await web.add()
     if body == "chunked":
         data = data.replace(b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n")
         body = b"5\r\nhello\r\n0\r\n\r\n"
@@ -359,7 +362,7 @@ async def test_a_refusal_before_a_body_says_that_the_connection_closes_and_it_do
 @pytest.mark.parametrize("length", [[], ["Content-Length: 0"]])
 @pytest.mark.parametrize(("method", "status"), [("DELETE", 204), ("OPTIONS", 405)])
 async def test_after_a_method_whose_body_the_proxy_hides_the_connection_closes(web, method, status, length):
-    web.jobs.add(make_job())
+    await web.add()
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     with contextlib.closing(writer):
         writer.write(make_head(method, "api/v1/jobs/train-1", ALICE, *length))
@@ -370,7 +373,7 @@ async def test_after_a_method_whose_body_the_proxy_hides_the_connection_closes(w
 
 async def test_an_empty_body_in_chunks_is_no_body(web):
     """As the hub's proxy sends a POST of whoever gave no length."""
-    web.jobs.add(make_job())
+    await web.add()
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     with contextlib.closing(writer):
         for _ in range(2):
@@ -422,8 +425,8 @@ async def test_what_was_refused_is_in_the_access_log_also_when_the_client_never_
 # bodies
 
 
-async def test_a_body_that_comes_too_slowly_is_refused():
-    async with running_web(throttle=Throttle(body_seconds=0.2)) as web:
+async def test_a_body_that_comes_too_slowly_is_refused(tmp_path):
+    async with running_web(tmp_path, {"Throttle": {"body_seconds": 0.2}}) as web:
         reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
         with contextlib.closing(writer):
             writer.write(make_head("POST", "api/v1/jobs", ALICE, "Content-Length: 1000"))
@@ -436,29 +439,26 @@ async def test_a_body_that_comes_too_slowly_is_refused():
             assert json.loads(body)["reason"] == "RequestTimeout"
 
 
-async def test_a_large_body_has_more_time(monkeypatch):
+async def test_a_large_body_has_more_time(tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "BODY_BYTES_PER_SECOND", 1000)
-    async with running_web(throttle=Throttle(body_seconds=0.1)) as web:
+    async with running_web(tmp_path, {"Throttle": {"body_seconds": 0.1}}) as web:
         reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
         with contextlib.closing(writer):
             body = b'{"name": "train", "command": ["true"], "description": "' + b"x" * 1200 + b'"}'
             writer.write(
                 make_head("POST", "api/v1/jobs", ALICE, f"Content-Length: {len(body)}") + body[:1200]
             )
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.3)
             writer.write(body[1200:])
             assert (await read_answer(reader))[0] == 201
 
 
-async def test_all_bodies_together_have_a_budget_and_each_user_a_part_of_it():
-    throttle = Throttle(max_body_bytes_in_memory=2**20, max_body_bytes_in_memory_per_user=2**20)
-    async with running_web(throttle=throttle) as web:
+async def test_all_bodies_together_have_a_budget_and_each_user_a_part_of_it(tmp_path):
+    limits = {"max_body_bytes_in_memory": 2**20, "max_body_bytes_in_memory_per_user": 2**20}
+    async with running_web(tmp_path, {"Throttle": limits}) as web:
         half = make_head("POST", "api/v1/jobs", ALICE, "Content-Length: 1000000") + b"x" * 900_000
         async with strangers(web, 1, half):
-            for _ in range(100):
-                if throttle._bodies.held == 900_000:
-                    break
-                await asyncio.sleep(0.02)
+            await until(lambda: web.throttle._bodies.held == 900_000)
             work = {"name": "train", "command": ["true"], "description": "x" * 200_000}
             async with web.client() as alice, web.client("bob-token") as bob:
                 own, other = [await each.post("api/v1/jobs", json=work) for each in (alice, bob)]
@@ -466,8 +466,4 @@ async def test_all_bodies_together_have_a_budget_and_each_user_a_part_of_it():
                 assert (other.status_code, other.headers["Retry-After"]) == (503, "10")
                 small = await bob.post("api/v1/jobs", json={"name": "train", "command": ["true"]})
                 assert small.status_code == 201
-        for _ in range(100):
-            if not throttle._bodies.held:
-                break
-            await asyncio.sleep(0.02)
-        assert throttle._bodies.held == 0
+        await until(lambda: not web.throttle._bodies.held)

@@ -10,7 +10,7 @@ from traitlets import TraitError
 
 from kbatch_server.web.forwarded import ProxyAddresses, find_network
 from kbatch_server.web.server import WebServer
-from tests.support.web_doubles import running_web
+from tests.support.web import running_web
 
 LOOPBACK = ["127.0.0.0/8", "::1"]
 CLUSTER = [*LOOPBACK, "10.0.0.0/8"]
@@ -82,9 +82,9 @@ def test_a_wrong_address_is_named_at_the_start(wrong):
 
 
 @pytest.mark.parametrize(("trusted", "shown"), [(LOOPBACK, "203.0.113.9"), ([], "127.0.0.1")])
-async def test_the_address_is_that_of_the_request_and_of_no_later_one(trusted, shown, caplog):
-    async with running_web() as web, web.client() as client:
-        web.server._server.proxies = ProxyAddresses(trusted)
+async def test_the_address_is_that_of_the_request_and_of_no_later_one(tmp_path, trusted, shown, caplog):
+    settings = {"WebServer": {"trusted_downstream_ips": trusted}}
+    async with running_web(tmp_path, settings) as web, web.client() as client:
         with caplog.at_level("INFO", "tornado.access"):
             await client.get("api/v1/jobs", headers={"X-Forwarded-For": "203.0.113.9"})
             await client.get("api/v1/jobs")

@@ -9,7 +9,7 @@ import pytest
 
 from kbatch_server.keyring import Keyring
 from kbatch_server.web.login import LOGIN_SECONDS, MAX_BEGUN, MAX_NEXT_URL
-from tests.support.web_doubles import PREFIX
+from tests.support.web import PREFIX
 
 BROWSER = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
 

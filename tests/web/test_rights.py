@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kbatch_server.web.throttle import Throttle
-from tests.support.web_doubles import ACCESS, make_job, running_web
+from tests.support.hub_double import ACCESS
+from tests.support.web import make_job, running_web
 
 WORK = {"name": "train", "command": ["python", "main.py"], "env": {"KEY": "s3cret"}}
 BRIEF = {"id", "user", "name", "status", "created_at"}
@@ -20,7 +20,7 @@ async def writer(web):
 
 
 async def test_who_may_not_read_is_told_which_job_it_is_and_no_more(web, writer, api):
-    web.jobs.add(make_job(description="of Alice's"), env={"KEY": "s3cret"})
+    await web.add(make_job(description="of Alice's"), env={"KEY": "s3cret"})
     for path, body in [
         ("api/v1/jobs", WORK),
         ("api/v1/jobs/train-1/rerun", None),
@@ -29,8 +29,8 @@ async def test_who_may_not_read_is_told_which_job_it_is_and_no_more(web, writer,
         answer = await writer.post(path, json=body)
         assert answer.is_success, answer.text
         assert set(answer.json()) == BRIEF
-    web.jobs.add(make_job())
-    assert "command" in (await api.post("api/v1/jobs/train-1/cancel")).json()
+    await web.add(make_job("train-2"))
+    assert "command" in (await api.post("api/v1/jobs/train-2/cancel")).json()
 
 
 async def test_who_may_not_read_is_told_nothing_of_limits_use_and_queue(web, writer, api):
@@ -43,7 +43,7 @@ async def test_who_may_not_read_is_told_nothing_of_limits_use_and_queue(web, wri
 async def test_only_what_users_are_answered_holds_up_launches(web, api, monkeypatch):
     noted = []
     monkeypatch.setattr(
-        web.services.inflight, "note_answer", lambda user, *, is_submit: noted.append((user, is_submit))
+        web.inflight, "note_answer", lambda user, *, is_submit: noted.append((user, is_submit))
     )
     async with web.client(token=None) as stranger, web.client("bad") as forger:
         assert (await stranger.get("api/v1/health")).status_code == 200
@@ -70,12 +70,12 @@ async def test_only_what_users_are_answered_holds_up_launches(web, api, monkeypa
         ("api/v1/audit", {"Accept": "application/x-ndjson"}),
     ],
 )
-async def test_a_user_has_few_reads_that_cost_much_at_a_time(path, headers):
-    throttle = Throttle(concurrent_costly_reads_per_user=1, concurrent_costly_reads=2)
-    async with running_web(throttle=throttle) as web, web.client("admin-token") as root:
-        web.jobs.add(make_job(user="root"))
-        web.jobs.pieces["train-1"] = [b"hello\n"]
-        web.outputs.files["train-1"] = {"a.txt": b"x"}
+async def test_a_user_has_few_reads_that_cost_much_at_a_time(tmp_path, path, headers):
+    settings = {"Throttle": {"concurrent_costly_reads_per_user": 1, "concurrent_costly_reads": 2}}
+    async with running_web(tmp_path, settings) as web, web.client("admin-token") as root:
+        job = await web.add(make_job(user="root"), log=[b"hello\n"])
+        await web.send_results(job, {"a.txt": b"x"})
+        throttle = web.throttle
         user = web.auth.make_user({"name": "root", "scopes": []})
         with throttle.costly_read(user):
             refused = await root.get(path, headers=headers)

@@ -18,8 +18,9 @@ from kbatch_server.web import throttle
 from kbatch_server.web.inflight import InflightRequests
 from kbatch_server.web.server import WebServer
 from kbatch_server.web.throttle import Throttle
+from tests.support.tars import make_tar
 from tests.support.waiting import until
-from tests.support.web_doubles import PREFIX, ask_and_read_nothing, make_job, running_web
+from tests.support.web import PREFIX, ask_and_read_nothing, make_job, running_web
 from tests.support.zips import make_zip
 
 WORK = {"name": "train", "command": ["python", "main.py"]}
@@ -64,10 +65,10 @@ def test_without_a_rate_nothing_is_counted():
 @pytest.mark.parametrize(
     ("path", "body"), [("api/v1/jobs", WORK), ("jobs/", WORK), ("jobs/", KBATCH_WORK), ("rerun", None)]
 )
-async def test_who_submits_too_often_is_told_when_to_go_on_on_every_wire(path, body):
-    async with running_web() as web:
-        object.__setattr__(web.services, "throttle", Throttle(submits_per_minute=2, submit_burst=1))
-        web.jobs.add(make_job())
+async def test_who_submits_too_often_is_told_when_to_go_on_on_every_wire(tmp_path, path, body):
+    settings = {"Throttle": {"submits_per_minute": 2, "submit_burst": 1}}
+    async with running_web(tmp_path, settings) as web:
+        await web.add()
         path = "api/v1/jobs/train-1/rerun" if path == "rerun" else path
         async with web.client() as client, web.client("bob-token") as bob:
             first, second = [await client.post(path, json=body) for _ in range(2)]
@@ -81,47 +82,43 @@ async def test_who_submits_too_often_is_told_when_to_go_on_on_every_wire(path, b
 
 
 @pytest.mark.parametrize("path", ["api/v1/uploads", "uploads/"])
-async def test_uploads_have_a_rate_of_their_own(path):
-    async with running_web() as web:
-        object.__setattr__(web.services, "throttle", Throttle(uploads_per_minute=1, upload_burst=1))
-        async with web.client() as client:
-            answers = [await client.post(path, files={"file": ("c.zip", make_zip())}) for _ in range(2)]
-            assert [answer.status_code for answer in answers] == [201, 429]
-            assert "Retry-After" in answers[1].headers
-            assert (await client.post("api/v1/jobs", json=WORK)).status_code == 201
+async def test_uploads_have_a_rate_of_their_own(tmp_path, path):
+    settings = {"Throttle": {"uploads_per_minute": 1, "upload_burst": 1}}
+    async with running_web(tmp_path, settings) as web, web.client() as client:
+        answers = [await client.post(path, files={"file": ("c.zip", make_zip())}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [201, 429]
+        assert "Retry-After" in answers[1].headers
+        assert (await client.post("api/v1/jobs", json=WORK)).status_code == 201
 
 
-@pytest.mark.parametrize("path", ["api/v1/jobs/train-1/logs?follow=true", "pods/logs/train-1?stream=true"])
-async def test_of_streams_a_user_has_so_many_and_all_together_so_many(path):
-    async with running_web() as web:
-        throttle = Throttle(concurrent_streams_per_user=1, concurrent_streams=2)
-        object.__setattr__(web.services, "throttle", throttle)
+@pytest.mark.parametrize("path", ["api/v1/jobs/{}/logs?follow=true", "pods/logs/{}?stream=true"])
+async def test_of_streams_a_user_has_so_many_and_all_together_so_many(tmp_path, path):
+    settings = {"Throttle": {"concurrent_streams_per_user": 1, "concurrent_streams": 2}}
+    async with running_web(tmp_path, settings) as web:
         for user in ("alice", "bob", "root"):
-            web.jobs.add(make_job("train-1", user=user))
-            web.jobs.pieces["train-1"] = [b"x\n"]
-        web.jobs.get = lambda user, job_id: asyncio.sleep(0, web.jobs.jobs[job_id])
+            await web.add(make_job(f"{user}-1", user=user), log=[b"x\n"])
+        of_alice, of_bob, of_root = [path.format(f"{user}-1") for user in ("alice", "bob", "root")]
         async with web.client() as alice, web.client("bob-token") as bob, web.client("admin-token") as root:
-            async with alice.stream("GET", path):
-                refused = await alice.get(path)
+            async with alice.stream("GET", of_alice) as followed:
+                assert followed.status_code == 200
+                refused = await alice.get(of_alice)
                 assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
                 assert "You already have 1 log streams" in refused.json()["message"]
-                async with bob.stream("GET", path) as followed:
+                async with bob.stream("GET", of_bob) as followed:
                     assert followed.status_code == 200
-                    assert (await root.get(path)).status_code == 503
-                    assert (await root.get("api/v1/jobs/train-1/logs")).status_code == 200
+                    assert (await root.get(of_root)).status_code == 503
+                    assert (await root.get("api/v1/jobs/root-1/logs")).status_code == 200
             # the place is free when the client has gone
             for _ in range(100):
-                async with alice.stream("GET", path) as followed:
+                async with alice.stream("GET", of_alice) as followed:
                     if followed.status_code == 200:
                         break
                 await asyncio.sleep(0.02)
             assert followed.status_code == 200
 
 
-async def test_requests_of_a_user_at_a_time_are_limited_and_health_is_not():
-    async with running_web() as web:
-        throttle = Throttle(concurrent_requests_per_user=1)
-        object.__setattr__(web.services, "throttle", throttle)
+async def test_requests_of_a_user_at_a_time_are_limited_and_health_is_not(tmp_path, monkeypatch):
+    async with running_web(tmp_path, {"Throttle": {"concurrent_requests_per_user": 1}}) as web:
         go_on = asyncio.Event()
         submit = web.jobs.submit
 
@@ -129,47 +126,62 @@ async def test_requests_of_a_user_at_a_time_are_limited_and_health_is_not():
             await go_on.wait()
             return await submit(*args, **kwargs)
 
-        web.jobs.submit = slow_submit
+        monkeypatch.setattr(web.jobs, "submit", slow_submit)
         async with web.client() as client, web.client("bob-token") as bob:
             first = asyncio.create_task(client.post("api/v1/jobs", json=WORK))
-            while not throttle._requests._taken:  # noqa: ASYNC110  # nobody is told of it
-                await asyncio.sleep(0.01)
+            await until(lambda: web.throttle._requests._taken)
             assert (await client.get("api/v1/jobs")).status_code == 429
             assert (await bob.get("api/v1/jobs")).status_code == 200
-            assert (await client.get("api/v1/version", headers={"Authorization": ""})).status_code == 200
+            for path in ("version", "health"):
+                answer = await client.get(f"api/v1/{path}", headers={"Authorization": ""})
+                assert answer.status_code == 200
             go_on.set()
             assert (await first).status_code == 201
             assert (await client.get("api/v1/jobs")).status_code == 200
-            assert not throttle._requests._taken
+            assert not web.throttle._requests._taken
 
 
-async def test_a_client_that_reads_nothing_is_let_go_of(monkeypatch):
+async def test_a_client_that_reads_nothing_is_let_go_of(web, monkeypatch):
     monkeypatch.setattr(exchange, "WRITE_SECONDS", 0.3)
-    async with running_web() as web:
-        web.jobs.add(make_job())
-        web.jobs.pieces["train-1"] = [b"x" * 2**20 for _ in range(64)]
-        reader, writer = await asyncio.open_connection("127.0.0.1", web.port, limit=1024)
-        path = f"{PREFIX}api/v1/jobs/train-1/logs"
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n\r\n".encode())
-        await asyncio.wait_for(web.jobs.closed.wait(), 10)
-        received = 0
-        with contextlib.suppress(ConnectionResetError):
-            while piece := await asyncio.wait_for(reader.read(65536), 10):
-                received += len(piece)
-        assert received < 64 * 2**20
-        writer.close()
+    size = 48 * 2**20  # more than the kernels on both sides take
+    await web.add(log=[b"x" * size])
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port, limit=1024)
+    path = f"{PREFIX}api/v1/jobs/train-1/logs"
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: token alice-token\r\n\r\n".encode())
+    await until(lambda: web.throttle._downloads._taken)
+    await until(lambda: not web.inflight._open)
+    assert not web.throttle._downloads._taken
+    received = 0
+    with contextlib.suppress(ConnectionResetError):
+        while piece := await asyncio.wait_for(reader.read(65536), 10):
+            received += len(piece)
+    assert received < size
+    writer.close()
 
 
 LONG_LIST = "api/v1/jobs?limit=500"
 
 
-async def test_lists_that_are_not_read_fill_no_memory(monkeypatch):
-    limits = Throttle(max_unread_bytes=2**20, max_unread_bytes_per_user=2**20)
-    async with running_web(throttle=limits) as web, web.client() as alice, web.client("bob-token") as bob:
+async def add_long(web, *users, count=40):
+    """Put jobs on record of which a page is longer than what a kernel takes."""
+    jobs = [
+        make_job(f"{user}-{number}", user=user, message="\n" * 2**17)
+        for user in users
+        for number in range(count)
+    ]
+    await asyncio.gather(*map(web.add, jobs))
+
+
+async def test_lists_that_are_not_read_fill_no_memory(tmp_path, monkeypatch):
+    settings = {"Throttle": {"max_unread_bytes": 2**20, "max_unread_bytes_per_user": 2**20}}
+    async with (
+        running_web(tmp_path, settings) as web,
+        web.client() as alice,
+        web.client("bob-token") as bob,
+    ):
+        limits = web.throttle
         assert (await alice.post("api/v1/jobs", json=WORK)).status_code == 201
-        for user in ("alice", "bob"):
-            for number in range(100):  # more than a kernel takes
-                web.jobs.add(make_job(f"{user}-{number}", user=user, message="x" * 2**17))
+        await add_long(web, "alice", "bob")
         held = LIMITS_HELD.labels("max_unread_bytes_per_user")._value.get()
         first = ask_and_read_nothing(web, LONG_LIST)
         await until(lambda: limits._answers.held)
@@ -194,30 +206,22 @@ async def test_lists_that_are_not_read_fill_no_memory(monkeypatch):
             assert not limits._requests._taken
 
 
-async def test_what_is_held_for_an_answer_is_let_go_of_when_the_client_goes():
-    async with running_web() as web:
-        for number in range(100):
-            web.jobs.add(make_job(f"job-{number}", message="x" * 2**17))
-        throttle = web.services.throttle
-        connections = [ask_and_read_nothing(web, LONG_LIST) for _ in range(3)]
-        await until(lambda: throttle._requests._taken["alice"] == 3 and throttle._answers.held)
-        for sock in connections:
-            sock.close()
-        await until(lambda: not throttle._answers.held and not throttle._requests._taken)
+async def test_what_is_held_for_an_answer_is_let_go_of_when_the_client_goes(web):
+    await add_long(web, "alice")
+    throttle = web.throttle
+    connections = [ask_and_read_nothing(web, LONG_LIST) for _ in range(3)]
+    await until(lambda: throttle._requests._taken["alice"] == 3 and throttle._answers.held)
+    for sock in connections:
+        sock.close()
+    await until(lambda: not throttle._answers.held and not throttle._requests._taken)
 
 
-async def test_the_lists_of_the_kbatch_command_are_sent_a_little_at_a_time():
-    async with running_web() as web:
-        for number in range(100):
-            web.jobs.add(make_job(f"job-{number}", message="x" * 2**17))
-        sizes, write = [], IOStream.write
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(
-                IOStream, "write", lambda self, data: (sizes.append(len(data)), write(self, data))[1]
-            )
-            async with web.client() as alice:
-                assert len((await alice.get("jobs/")).json()["items"]) == 100
-        assert max(sizes) < 2**19
+async def test_the_lists_of_the_kbatch_command_are_sent_a_little_at_a_time(web, api, monkeypatch):
+    await add_long(web, "alice", count=100)
+    sizes, write = [], IOStream.write
+    monkeypatch.setattr(IOStream, "write", lambda self, data: (sizes.append(len(data)), write(self, data))[1])
+    assert len((await api.get("jobs/")).json()["items"]) == 100
+    assert max(sizes) < 2**19
 
 
 # what is read from the storage, or goes there
@@ -294,21 +298,28 @@ async def test_of_those_who_wait_one_has_a_part_and_refuses_no_other():
     assert places._count_waiting == 0
 
 
-async def test_jobs_wait_for_their_turn_to_fetch_code_and_are_told_to_come_again_with_results(monkeypatch):
+async def test_jobs_wait_for_their_turn_to_fetch_code_and_are_told_to_come_again_with_results(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(throttle, "SEND_WAIT_SECONDS", 0.1)
-    limits = Throttle(concurrent_fetches=1, concurrent_sends=1)
-    async with running_web(throttle=limits) as web, web.client() as alice, web.client(token=None) as job:
-        await alice.post("api/v1/uploads", content=make_zip(), headers={"Content-Type": "application/zip"})
+    settings = {"Throttle": {"concurrent_fetches": 1, "concurrent_sends": 1}}
+    async with (
+        running_web(tmp_path, settings) as web,
+        web.client() as alice,
+        web.client(token=None) as client,
+    ):
+        limits, job = web.throttle, await web.add_with_code(make_zip())
         async with limits.fetch("bob"):
-            fetching = asyncio.create_task(job.get("code/good"))
+            fetching = asyncio.create_task(client.get(await web.sign_code(job)))
             await asyncio.sleep(0.1)
             assert not fetching.done()
             assert (await alice.get("api/v1/jobs")).status_code == 200
         assert (await fetching).content == make_zip()
+        tar = make_tar({"a.txt": b"x"})
         async with limits.send("bob"):
-            refused = await job.post("outputs/good", content=b"tar")
+            refused = await client.post(web.sign_outputs(job), content=tar)
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
-        assert (await job.post("outputs/good", content=b"tar")).status_code == 200
+        assert (await client.post(web.sign_outputs(job), content=tar)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -322,12 +333,11 @@ async def test_jobs_wait_for_their_turn_to_fetch_code_and_are_told_to_come_again
         ("api/v1/jobs/train-1/outputs.zip", {}),
     ],
 )
-async def test_a_user_reads_some_results_and_logs_at_a_time(path, headers):
-    limits = Throttle(concurrent_downloads_per_user=1)
-    async with running_web(throttle=limits) as web, web.client() as alice:
-        web.jobs.add(make_job())
-        web.jobs.pieces["train-1"] = [b"hello\n"]
-        web.outputs.files["train-1"] = {"a.txt": b"x"}
+async def test_a_user_reads_some_results_and_logs_at_a_time(tmp_path, path, headers):
+    settings = {"Throttle": {"concurrent_downloads_per_user": 1}}
+    async with running_web(tmp_path, settings) as web, web.client() as alice:
+        limits = web.throttle
+        await web.send_results(await web.add(log=[b"hello\n"]), {"a.txt": b"x"})
         with limits.download(web.auth.make_user({"name": "alice", "scopes": []})):
             assert (await alice.get(path, headers=headers)).status_code == 429
             assert (await alice.get("api/v1/jobs/train-1")).status_code == 200
