@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import tarfile
 import zipfile
 
 import pytest
@@ -223,16 +224,18 @@ async def test_what_a_job_sends_is_taken_for_a_good_link_only(web, api, link):
             "X-Kbatch-Pod": "train-1-abcde",
             "X-Kbatch-Folders": "outputs=/o workdir=/w",
         }
-        tar = make_tar({"outputs/a": content, "workdir/a": b"hidden", "workdir/b": b"new"})
+        files = {"outputs/a": content, "workdir/a": b"hidden", "workdir/b": b"new"}
+        tar = make_tar(files, others={"outputs/linked": (tarfile.SYMTYPE, "/w/b")})
         answer = await client.post(link, content=tar, headers=headers)
         assert answer.status_code == 200
         kept = (await web.store.jobs.get("train-1", user="alice")).outputs
         assert answer.json() == kept.model_dump()
-        assert (kept.state, kept.files, kept.pod) == ("kept", 2, "train-1-abcde")
+        assert (kept.state, kept.files, kept.pod) == ("kept", 3, "train-1-abcde")
         assert kept.message.startswith("2 entries were skipped: ")
         assert list(web.storage.objects.values()) == [tar]
         assert (await api.get(f"{URL}/a")).content == content
-        assert (await api.get(f"{URL}/b")).content == b"new"
+        for name in ("b", "linked"):
+            assert (await api.get(f"{URL}/{name}")).content == b"new"
         refused = await client.post("outputs/forged", content=b"x")
         assert (refused.status_code, refused.json()["reason"]) == (403, "BadLink")
         for odd in ({"X-Kbatch-Unreadable": "many"}, {"X-Kbatch-Folders": "home=/"}):
@@ -285,6 +288,7 @@ async def test_a_job_that_goes_away_while_it_sends_leaves_nothing(web, api, link
     _, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(begin_to_send(link))
     await until(lambda: web.storage.written)
+    assert _find_receiving()
     writer.close()
     await until(lambda: not _find_receiving())
     assert web.storage.objects == {}
