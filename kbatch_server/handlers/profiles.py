@@ -52,7 +52,7 @@ class ProfilesHandler(BaseHandler):
         self.send_json({"items": [profile.model_dump(mode="json") for profile in profiles]})
 
 
-class UserHandler(BaseHandler):
+class SelfHandler(BaseHandler):
     """The user of the request."""
 
     @needs_user(whose="self")
@@ -83,4 +83,4 @@ class UserHandler(BaseHandler):
         self.send_json(shown)
 
 
-default_handlers = [(r"api/v1/profiles/?", ProfilesHandler), (r"api/v1/user/?", UserHandler)]
+default_handlers = [(r"api/v1/profiles/?", ProfilesHandler), (r"api/v1/user/?", SelfHandler)]

@@ -294,7 +294,7 @@ async def test_a_large_body_of_json_takes_a_place_and_is_decoded_by_turns(web, a
     monkeypatch.setattr(kbatch, "LARGE_BODY_BYTES", 2000)
     codes = [make_zip({"data": text * 5000}, compress_type=zipfile.ZIP_STORED) for text in "abcd"]
     decoding, counts, together = [], [], threading.Barrier(DECODINGS)
-    parse = kbatch.JobsHandler.get_json
+    parse = kbatch.KBatchJobsHandler.get_json
 
     def counted(handler):
         decoding.append(handler)
@@ -307,7 +307,7 @@ async def test_a_large_body_of_json_takes_a_place_and_is_decoded_by_turns(web, a
             decoding.remove(handler)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kbatch.JobsHandler, "get_json", counted)
+        patch.setattr(kbatch.KBatchJobsHandler, "get_json", counted)
         answers = await asyncio.gather(*[api.post("jobs/", json=make_kbatch_body(code)) for code in codes])
     assert [answer.status_code for answer in answers] == [200] * 4, answers[0].text
     assert max(counts) == DECODINGS

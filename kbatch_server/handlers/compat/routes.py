@@ -115,7 +115,7 @@ class KBatchHandler(BaseHandler):
             return job, name
 
 
-class JobsHandler(KBatchHandler):
+class KBatchJobsHandler(KBatchHandler):
     """All jobs: in the form of a V1Job, or flat if the body has no ``job``."""
 
     _is_flat = False
@@ -184,7 +184,7 @@ class JobsHandler(KBatchHandler):
         return {**fields, **super().make_error_body(error)}
 
 
-class JobHandler(KBatchHandler):
+class KBatchJobHandler(KBatchHandler):
     """One job."""
 
     @needs_scope("read", whose="job")
@@ -203,7 +203,7 @@ class JobHandler(KBatchHandler):
         self.send_json(manifests.make_deleted(name))
 
 
-class PodsHandler(KBatchHandler):
+class KBatchPodsHandler(KBatchHandler):
     """The attempts of all jobs, or of one, as pods."""
 
     @needs_scope("read", whose="self", is_costly=True)
@@ -217,7 +217,7 @@ class PodsHandler(KBatchHandler):
             yield [await self.services.jobs.get(self.user, name)]
 
 
-class PodHandler(KBatchHandler):
+class KBatchPodHandler(KBatchHandler):
     """One attempt of a job, as a pod."""
 
     @needs_scope("read", whose="job")
@@ -231,7 +231,7 @@ class PodHandler(KBatchHandler):
         raise NotFound(f"Pod {name!r} not found.")
 
 
-class LogHandler(StreamHandler, KBatchHandler):
+class KBatchLogHandler(StreamHandler, KBatchHandler):
     """The log of a job or of a pod, by the name of either: 0.4.2 requests both at the same URL."""
 
     @needs_scope("read", whose="job")
@@ -337,7 +337,7 @@ class Compressor:
         )
 
 
-class UploadsHandler(ReceivingHandler, KBatchHandler):
+class KBatchUploadsHandler(ReceivingHandler, KBatchHandler):
     """The first client's uploads."""
 
     @needs_scope("submit", whose="self", body=True, spends="upload")
@@ -355,7 +355,7 @@ class UploadsHandler(ReceivingHandler, KBatchHandler):
         return {**flat.make_error_fields(error), **super().make_error_body(error)}
 
 
-class UploadHandler(KBatchHandler):
+class KBatchUploadHandler(KBatchHandler):
     """One upload."""
 
     @needs_scope("submit", whose="upload")
@@ -365,7 +365,7 @@ class UploadHandler(KBatchHandler):
         self.send_json({**upload.to_dict(), "url": f"{self.root}uploads/{upload.id}/"})
 
 
-class ProfilesHandler(KBatchHandler):
+class KBatchProfilesHandler(KBatchHandler):
     """The profiles, which the client requests without a token."""
 
     @needs_nothing(whose="anybody")
@@ -374,7 +374,7 @@ class ProfilesHandler(KBatchHandler):
         self.send_json(kbatch.make_profiles(await self.services.profiles.list(self.current_user)))
 
 
-class AuthorizedHandler(KBatchHandler):
+class KBatchAuthorizedHandler(KBatchHandler):
     """Whether a token is valid; ``kbatch configure`` asks this."""
 
     @needs_user(whose="self")
@@ -383,7 +383,7 @@ class AuthorizedHandler(KBatchHandler):
         self.send_json({"name": self.user.name, "groups": list(self.user.groups)})
 
 
-class CronJobsHandler(KBatchHandler):
+class KBatchCronJobsHandler(KBatchHandler):
     """Schedules, which are not supported yet."""
 
     @needs_user(whose="anybody", body=True)
@@ -400,15 +400,15 @@ def _make_pods(job: Job) -> list[dict[str, Any]]:
 
 
 default_handlers = [
-    (r"authorized/?", AuthorizedHandler),
-    (r"profiles/?", ProfilesHandler),
-    (r"uploads/?", UploadsHandler),
-    (r"uploads/([^/]+)/?", UploadHandler),
-    (r"jobs/?", JobsHandler),
-    (r"jobs/logs/([^/]+)/?", LogHandler),
-    (r"jobs/([^/]+)/?", JobHandler),
-    (r"pods/?", PodsHandler),
-    (r"pods/logs/([^/]+)/?", LogHandler),
-    (r"pods/([^/]+)/?", PodHandler),
-    (r"cronjobs(?:/.*)?", CronJobsHandler),
+    (r"authorized/?", KBatchAuthorizedHandler),
+    (r"profiles/?", KBatchProfilesHandler),
+    (r"uploads/?", KBatchUploadsHandler),
+    (r"uploads/([^/]+)/?", KBatchUploadHandler),
+    (r"jobs/?", KBatchJobsHandler),
+    (r"jobs/logs/([^/]+)/?", KBatchLogHandler),
+    (r"jobs/([^/]+)/?", KBatchJobHandler),
+    (r"pods/?", KBatchPodsHandler),
+    (r"pods/logs/([^/]+)/?", KBatchLogHandler),
+    (r"pods/([^/]+)/?", KBatchPodHandler),
+    (r"cronjobs(?:/.*)?", KBatchCronJobsHandler),
 ]
