@@ -108,7 +108,7 @@ def wait_for(what: str) -> Iterator[None]:
 def show_outcome(job: dict[str, Any], results: str) -> None:
     """Print what became of the job: in a terminal as a table, else in lines."""
     if not CONSOLE.is_terminal:
-        print(f"\nJob {job['id']} {job['status']}{': ' + job['message'] if job['message'] else ''}.\n")
+        print(f"\nJob {job['id']} {job['status']}{': ' + job['message'] if job['message'] else '.'}\n")
         print(f"Its results: {results}\n")
         return
     table = Table(show_header=False)
