@@ -14,7 +14,8 @@ from ..errors import InvalidRequest
 from ..models.job import JobSpec
 from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
-from ..slugs import MAX_LABEL, make_slug
+from ..slugs import MAX_LABEL
+from ..templates import MAX_NAME, MIN_NAME, make_safe_name
 from .podconfig import PodConfig
 
 
@@ -66,8 +67,10 @@ def check_queue(wanted: str | None, default: str | None, allowed: Sequence[str])
 def fill_queue_name(template: str, user: str, profile: str | None) -> str:
     """Return a queue's name for a user. As a label's value, a long one is shortened, and stays unique."""
     name = template.replace("{profile}", profile or "default")
-    room = MAX_LABEL - len(name.replace("{username}", ""))
-    return name.replace("{username}", make_slug(user, max_length=room)) if "{username}" in name else name
+    if "{username}" not in name:
+        return name
+    room = max(MAX_LABEL - len(name.replace("{username}", "")), MIN_NAME)
+    return name.replace("{username}", make_safe_name(user, max_length=min(room, MAX_NAME)))
 
 
 def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:
@@ -81,8 +84,9 @@ class JobConfig(PodConfig):
     """The options of one job, as the admin set them. A profile can override each.
 
     Traits that KubeSpawner has too mean the same here. Strings in ``volumes``, ``volume_mounts``,
-    ``node_selector``, ``labels``, ``annotations`` and ``service_account`` may contain ``{username}`` (safe in
-    a name, different for each user) and ``{unescaped_username}``.
+    ``node_selector``, ``labels``, ``annotations`` and ``service_account`` are templates with KubeSpawner's
+    fields: ``{username}`` and ``{user_server}`` (safe in a name; what the hub's default server has),
+    ``{unescaped_username}``, ``{escaped_username}``, and more. Write ``{{`` and ``}}`` for braces.
     """
 
     image = Unicode(

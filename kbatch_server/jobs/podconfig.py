@@ -11,6 +11,7 @@ from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, validate
 from traitlets.config import Configurable
 
 from ..launchers.kube.manifests.volumes import OWN_DIRS, OWN_VOLUMES, SHM_DIR
+from ..templates import find_problem
 
 GIB = 2**30
 
@@ -105,7 +106,8 @@ class PodConfig(Configurable):
     volumes = List(
         Dict(),
         help="""Kubernetes volumes of the jobs' pods, like
-        ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}]``.
+        ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{user_server}"}}]``,
+        which is the claim of the user's server on the hub (KubeSpawner's ``pvc_name_template``).
         The service's own volumes have names that begin with ``kbatch-``.
         """,
         config=True,
@@ -156,14 +158,21 @@ class PodConfig(Configurable):
 
     annotations = Dict(Unicode(), help="""Extra annotations of each Job and its pods.""", config=True)
 
+    @validate("node_selector", "labels", "annotations", "service_account")
+    def _validate_template(self, proposal: Any) -> Any:
+        _check_template(proposal["trait"].name, proposal["value"])
+        return proposal["value"]
+
     @validate("volumes")
     def _validate_volumes(self, proposal: Any) -> Any:
         _check_unique("volumes", [each.get("name") for each in proposal["value"]], OWN_VOLUMES)
+        _check_template("volumes", proposal["value"])
         return proposal["value"]
 
     @validate("volume_mounts")
     def _validate_volume_mounts(self, proposal: Any) -> Any:
         _check_unique("volume_mounts", _list_paths(proposal["value"]), OWN_DIRS)
+        _check_template("volume_mounts", proposal["value"])
         return proposal["value"]
 
     @property
@@ -174,6 +183,13 @@ class PodConfig(Configurable):
 
 def _list_paths(mounts: Sequence[dict[str, Any]]) -> list[str]:
     return [normpath(str(each.get("mountPath"))) for each in mounts]
+
+
+def _check_template(trait: str, value: Any) -> None:
+    """Raise TraitError for a brace that is no field of a template."""
+    problem = find_problem(value)
+    if problem:
+        raise TraitError(f"JobConfig.{trait}: {problem}")
 
 
 def _check_unique(trait: str, names: Sequence[Any], taken: Collection[str]) -> None:

@@ -58,6 +58,7 @@ PURE = {
     "outputs/tarindex",
     "quantities",
     "slugs",
+    "templates",
     "uploads/zipdirectory",
     "uploads/zipnames",
     "uploads/ziptree",

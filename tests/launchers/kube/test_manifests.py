@@ -37,6 +37,7 @@ from kbatch_server.models.results import OutputLimits
 from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import make_command
 from kbatch_server.slugs import make_slug
+from kbatch_server.templates import expand
 from tests.support.cluster.images import find_busybox
 from tests.support.zips import make_zip
 
@@ -446,22 +447,14 @@ def test_namespace() -> None:
 )
 def test_any_user_has_valid_names_of_his_own(user: str) -> None:
     manifest = make(user, volumes=[{"name": "v", "hostPath": {"path": "/data/{username}"}}])
-    slug = make_slug(user)
-    assert manifest["metadata"]["labels"]["kbatch.jupyter.org/username"] == slug
+    assert manifest["metadata"]["labels"]["kbatch.jupyter.org/username"] == make_slug(user)
     assert manifest["metadata"]["annotations"]["kbatch.jupyter.org/username"] == user
-    assert pod_of(manifest)["volumes"][1]["hostPath"]["path"] == f"/data/{slug}"
+    assert pod_of(manifest)["volumes"][1]["hostPath"]["path"] == expand("/data/{username}", user)
     namespace = objects.make_namespace_name("kbatch-{username}", user)
     assert namespace.startswith("kbatch-")
     assert len(namespace) <= 63
-    assert namespace.replace("kbatch-", "") == make_slug(user, max_length=56)
+    assert namespace == expand("kbatch-{username}", user)
     assert objects.make_namespace_name("jobs", user) == "jobs"
-
-
-def test_templates_fill_in_strings_at_any_depth_and_nothing_else() -> None:
-    template = {"a": ["{username}/{x}", 1, None, {"b": "{unescaped_username}"}]}
-    assert objects.expand(template, "Al{username}") == {
-        "a": [f"{make_slug('Al{username}')}/{{x}}", 1, None, {"b": "Al{username}"}]
-    }
 
 
 @pytest.mark.parametrize(

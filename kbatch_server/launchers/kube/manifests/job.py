@@ -6,12 +6,12 @@ Their fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resou
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from ....models.job import Job, JobSpec
 from ....models.results import OutputLimits
 from ....notebooks.launch import make_command
 from ....slugs import MAX_LABEL, make_slug
+from ....templates import MAX_NAME, expand, make_safe_name
 from . import sidecar
 from .gates import ATTEMPT_GATE, has_own_delay
 from .home import make_account_env, needs_home, wrap_command
@@ -394,26 +394,7 @@ def _escape(word: str) -> str:
     return word.replace("$", "$$") if "$$" in word or "$(" in word else word
 
 
-def expand(template: Any, user: str) -> Any:
-    """Return the template with ``{username}`` and ``{unescaped_username}`` replaced in all its strings.
-
-    ================================ =====================================================
-    ``{username}``                   the user's slug: a valid, unique label (``kbatch_server.slugs``)
-    ``{unescaped_username}``         the name as the hub knows it
-    ================================ =====================================================
-    """
-    if isinstance(template, str):
-        filled = template.replace("{username}", make_slug(user))
-        # last, so that a user with the name "{username}" is not expanded again
-        return filled.replace("{unescaped_username}", user)
-    if isinstance(template, Mapping):
-        return {key: expand(value, user) for key, value in template.items()}
-    if isinstance(template, list):
-        return [expand(value, user) for value in template]
-    return template
-
-
 def make_namespace_name(template: str, user: str) -> str:
     """Return the namespace for a user's jobs; long names are shortened, and stay unique."""
     room = MAX_LABEL - len(template.replace("{username}", ""))
-    return template.replace("{username}", make_slug(user, max_length=room))
+    return template.replace("{username}", make_safe_name(user, max_length=min(room, MAX_NAME)))
