@@ -50,6 +50,8 @@ class LaunchBuilder(LoggingConfigurable):
         user = User(name=job.user, groups=tuple(job.groups))
         environment = DEFAULT_ENVIRONMENT | await self.profiles.get_environment(user, job.spec.profile) | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
+        # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it
+        environment |= {"JUPYTER_IMAGE": job.spec.image, "JUPYTER_IMAGE_SPEC": job.spec.image}
         launch = Launch(
             env=environment,
             outputs_url=self.links.make_outputs_url(job) if job.spec.keep_outputs else None,

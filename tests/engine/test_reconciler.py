@@ -109,6 +109,8 @@ async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
         "SITE": "here",
         "A": "mine",
         "JUPYTERHUB_USER": "alice",
+        "JUPYTER_IMAGE": job.spec.image,
+        "JUPYTER_IMAGE_SPEC": job.spec.image,
         "KBATCH_JOB_ID": job.id,
         "KBATCH_JOB_NAME": "job",
     }
