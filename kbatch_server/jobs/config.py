@@ -12,7 +12,7 @@ from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, val
 
 from ..errors import InvalidRequest
 from ..models.job import JobSpec
-from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest
+from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest, RequestedSpec
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..slugs import MAX_LABEL
 from ..templates import MAX_NAME, MIN_NAME, make_safe_name
@@ -453,33 +453,9 @@ class JobConfig(PodConfig):
         return check_at_most(wanted, self.max_active_deadline_seconds, "active_deadline_seconds")
 
 
-_COPIED = (
-    "extra_resource_limits",
-    "code_volume_size",
-    "home_volume_size",
-    "output_volume_size",
-    "init_resources",
-    "sidecar_resources",
-    "sidecar_timeout_seconds",
-    "ensure_home",
-    "start_timeout_seconds",
-    "schedule_timeout_seconds",
-    "termination_grace_period_seconds",
-    "keep_outputs",
-    "output_timeout_seconds",
-    "ttl_seconds_after_finished",
-    "node_selector",
-    "tolerations",
-    "volumes",
-    "volume_mounts",
-    "service_account",
-    "pod_security_context",
-    "container_security_context",
-    "image_pull_policy",
-    "image_pull_secrets",
-    "priority_class_name",
-    "kueue_priority_class",
-    "labels",
-    "annotations",
-)
+_LIMITED = {"cpu_guarantee", "mem_guarantee", "extra_resource_guarantees"}
+"""What a job's own limits may lower."""
+
+_COPIED = tuple(sorted(set(JobSpec.model_fields) - set(RequestedSpec.model_fields) - _LIMITED))
+"""The traits that every job has as they are."""
 """The traits that ``make_spec`` copies into a job's spec unchanged."""

@@ -103,6 +103,92 @@ class PodConfig(Configurable):
 
     tolerations = List(Dict(), help="""Kubernetes tolerations of the jobs' pods.""", config=True)
 
+    node_affinity_preferred = List(
+        Dict(),
+        help="""Nodes that a job prefers: PreferredSchedulingTerms of Kubernetes, like
+        ``[{"weight": 1, "preference": {"matchExpressions": [...]}}]``.
+        """,
+        config=True,
+    )
+
+    node_affinity_required = List(
+        Dict(),
+        help="""Nodes that a job may run on: NodeSelectorTerms of Kubernetes, like
+        ``[{"matchExpressions": [{"key": "pool", "operator": "In", "values": ["batch"]}]}]``.
+        """,
+        config=True,
+    )
+
+    pod_affinity_preferred = List(
+        Dict(),
+        help="""Pods that a job prefers to run near: WeightedPodAffinityTerms of Kubernetes.""",
+        config=True,
+    )
+
+    pod_affinity_required = List(
+        Dict(), help="""Pods that a job must run near: PodAffinityTerms of Kubernetes.""", config=True
+    )
+
+    pod_anti_affinity_preferred = List(
+        Dict(),
+        help="""Pods that a job prefers not to run near: WeightedPodAffinityTerms of Kubernetes.""",
+        config=True,
+    )
+
+    pod_anti_affinity_required = List(
+        Dict(), help="""Pods that a job must not run near: PodAffinityTerms of Kubernetes.""", config=True
+    )
+
+    scheduler_name = Unicode(
+        None,
+        allow_none=True,
+        help="""The Kubernetes scheduler of the jobs' pods. None: the cluster's default.""",
+        config=True,
+    )
+
+    uid = Integer(
+        None,
+        allow_none=True,
+        min=0,
+        help="""The user id of a job's containers (``runAsUser``). None: that of the image, or of
+        ``pod_security_context``.
+        """,
+        config=True,
+    )
+
+    gid = Integer(
+        None,
+        allow_none=True,
+        min=0,
+        help="""The group id of a job's containers (``runAsGroup``). None: that of the image, or of
+        ``pod_security_context``.
+        """,
+        config=True,
+    )
+
+    fs_gid = Integer(
+        None,
+        allow_none=True,
+        min=0,
+        help="""The group that owns a job's volumes (``fsGroup``), and to which its containers belong.""",
+        config=True,
+    )
+
+    supplemental_gids = List(
+        Integer(min=0),
+        help="""More groups to which a job's containers belong (``supplementalGroups``).""",
+        config=True,
+    )
+
+    allow_privilege_escalation = Bool(
+        False,
+        allow_none=True,
+        help="""Whether a job's programs may gain privileges that the job does not have, as ``sudo`` does.
+        None: Kubernetes's default, which is to allow it.
+        """,
+        config=True,
+    )
+
     volumes = List(
         Dict(),
         help="""Kubernetes volumes of the jobs' pods, like
@@ -133,12 +219,17 @@ class PodConfig(Configurable):
     )
 
     pod_security_context = Dict(
-        help="""The Kubernetes security context of the jobs' pods (``runAsUser``, …).""",
+        help="""The Kubernetes security context of the jobs' pods (``runAsUser``, …). It takes precedence over
+        ``fs_gid`` and ``supplemental_gids``.
+        """,
         config=True,
     )
 
     container_security_context = Dict(
-        help="""The Kubernetes security context of the jobs' containers.""", config=True
+        help="""The Kubernetes security context of the jobs' containers. It takes precedence over ``uid``,
+        ``gid`` and ``allow_privilege_escalation``.
+        """,
+        config=True,
     )
 
     image_pull_policy = Unicode(

@@ -87,6 +87,18 @@ class JobSpec(RequestedSpec):
     volumes: list[dict[str, Any]] = Field(default_factory=list)
     volume_mounts: list[dict[str, Any]] = Field(default_factory=list)
     service_account: str | None = None
+    node_affinity_preferred: list[dict[str, Any]] = Field(default_factory=list)
+    node_affinity_required: list[dict[str, Any]] = Field(default_factory=list)
+    pod_affinity_preferred: list[dict[str, Any]] = Field(default_factory=list)
+    pod_affinity_required: list[dict[str, Any]] = Field(default_factory=list)
+    pod_anti_affinity_preferred: list[dict[str, Any]] = Field(default_factory=list)
+    pod_anti_affinity_required: list[dict[str, Any]] = Field(default_factory=list)
+    scheduler_name: str | None = None
+    uid: int | None = None
+    gid: int | None = None
+    fs_gid: int | None = None
+    supplemental_gids: list[int] = Field(default_factory=list)
+    allow_privilege_escalation: bool | None = False
     pod_security_context: dict[str, Any] = Field(default_factory=dict)
     container_security_context: dict[str, Any] = Field(default_factory=dict)
     image_pull_policy: str | None = None

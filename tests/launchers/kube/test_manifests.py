@@ -250,6 +250,62 @@ def test_job_with_everything() -> None:
     }
 
 
+def test_affinities_and_the_scheduler_are_those_of_the_settings() -> None:
+    node, pod = {"matchExpressions": [{"key": "pool", "operator": "Exists"}]}, {"topologyKey": "zone"}
+    made = pod_of(
+        make(
+            node_affinity_preferred=[{"weight": 1, "preference": node}],
+            node_affinity_required=[node],
+            pod_affinity_preferred=[{"weight": 2, "podAffinityTerm": pod}],
+            pod_anti_affinity_required=[pod],
+            scheduler_name="user-scheduler",
+        )
+    )
+    assert made["affinity"] == {
+        "nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": node}],
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [node]},
+        },
+        "podAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 2, "podAffinityTerm": pod}]
+        },
+        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [pod]},
+    }
+    assert made["schedulerName"] == "user-scheduler"
+    assert {"affinity", "schedulerName"}.isdisjoint(pod_of(make()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pod", "container"),
+    [
+        ({}, {}, {"allowPrivilegeEscalation": False}),
+        (
+            {"uid": 1000, "gid": 100, "fs_gid": 100, "supplemental_gids": [5, 6]},
+            {"fsGroup": 100, "supplementalGroups": [5, 6]},
+            {"runAsUser": 1000, "runAsGroup": 100, "allowPrivilegeEscalation": False},
+        ),
+        ({"uid": 0, "fs_gid": 0, "allow_privilege_escalation": None}, {"fsGroup": 0}, {"runAsUser": 0}),
+        (
+            {"uid": 1, "container_security_context": {"runAsUser": 2}, "allow_privilege_escalation": True},
+            {},
+            {"runAsUser": 2, "allowPrivilegeEscalation": True},
+        ),
+        (
+            {"fs_gid": 1, "pod_security_context": {"fsGroup": 2}},
+            {"fsGroup": 2},
+            {"allowPrivilegeEscalation": False},
+        ),
+    ],
+)
+def test_every_container_has_the_account_of_the_settings(
+    settings: dict[str, Any], pod: dict[str, Any], container: dict[str, Any]
+) -> None:
+    made = pod_of(make(keep_outputs=True, upload="u1", **settings))
+    assert made["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}, **pod}
+    containers = [*made["initContainers"], *made["containers"]]
+    assert [each["securityContext"] for each in containers] == [container] * 3
+
+
 @pytest.mark.parametrize(
     ("spec", "env_names", "is_wrapped"),
     [

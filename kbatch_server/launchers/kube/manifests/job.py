@@ -13,6 +13,7 @@ from ....notebooks.launch import make_command
 from ....slugs import MAX_LABEL, make_slug
 from ....templates import MAX_NAME, expand, make_safe_name
 from . import sidecar
+from .affinity import make_affinity
 from .gates import ATTEMPT_GATE, has_own_delay
 from .home import make_account_env, needs_home, wrap_command
 from .labels import (
@@ -28,6 +29,7 @@ from .labels import (
 from .manifest import Manifest
 from .resources import make_init_resources, make_resources, make_sidecar_resources
 from .script import read_script
+from .security import make_container_security, make_pod_security
 from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY
 from .volumes import (
     NOTEBOOK_DIR,
@@ -268,7 +270,7 @@ def make_pod_spec(
         "automountServiceAccountToken": spec.service_account is not None,
         # Else the pod gets a variable for each Service of the namespace, and tells what runs there.
         "enableServiceLinks": False,
-        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **spec.pod_security_context},
+        "securityContext": make_pod_security(spec),
         "containers": [_make_main_container(job, env_names)],
         "volumes": [
             *make_volumes(spec, has_home=needs_home(spec, env_names)),
@@ -283,6 +285,8 @@ def make_pod_spec(
         pod["volumes"].append(make_notebook_volume(job.id))
     optional = {
         "nodeSelector": expand(spec.node_selector, job.user),
+        "affinity": make_affinity(spec),
+        "schedulerName": spec.scheduler_name,
         "tolerations": spec.tolerations,
         "serviceAccountName": expand(spec.service_account, job.user),
         "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
@@ -321,7 +325,7 @@ def _make_init_containers(
             image=image,
             url=_make_secret_env("KBATCH_OUTPUTS_URL", job.id, OUTPUTS_URL_KEY),
             resources=make_sidecar_resources(job.spec),
-            security_context=_make_security_context(job.spec),
+            security_context=make_container_security(job.spec),
         )
         containers.append(keeper)
     return containers
@@ -342,7 +346,7 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
         "image": spec.image,
         "env": env,
         "resources": make_resources(spec),
-        "securityContext": _make_security_context(spec),
+        "securityContext": make_container_security(spec),
         "volumeMounts": [*mounts, *expand(spec.volume_mounts, job.user)],
     }
     command = [_escape(word) for word in _get_command(spec)]
@@ -373,7 +377,7 @@ def _make_fetch_container(job: Job, init_image: str, code_sha256: str) -> Manife
             *([{"name": "KBATCH_WORKING_DIR", "value": _escape(working_dir)}] if working_dir else []),
         ],
         "resources": make_init_resources(job.spec),
-        "securityContext": _make_security_context(job.spec),
+        "securityContext": make_container_security(job.spec),
         "volumeMounts": [
             {"name": CODE_VOLUME, "mountPath": CODE_DIR},
             *([sidecar.LISTS_MOUNT] if collects else []),
@@ -383,10 +387,6 @@ def _make_fetch_container(job: Job, init_image: str, code_sha256: str) -> Manife
 
 def _make_secret_env(name: str, secret: str, key: str) -> Manifest:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
-
-
-def _make_security_context(spec: JobSpec) -> Manifest:
-    return {"allowPrivilegeEscalation": False, **spec.container_security_context}
 
 
 def _escape(word: str) -> str:
