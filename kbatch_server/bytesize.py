@@ -17,6 +17,9 @@ class ByteSize(ByteSpecification):
 
     allow_none = False
 
+    def __init__(self, *args: Any, min: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, min=min, **kwargs)
+
     def validate(self, obj: Any, value: Any) -> int:
         """Return the size in bytes; raises TraitError, which names the setting."""
         try:

@@ -29,5 +29,6 @@ def test_what_is_no_size_or_too_small_is_refused_with_the_name_of_the_setting(va
 def test_every_setting_in_bytes_takes_a_unit():
     for each in (*CONFIGURABLES, FileStorage, LocalProcessJobLauncher):
         for name, trait in each.class_traits(config=True).items():
-            if name.endswith("_bytes"):
+            if "bytes" in name:
                 assert isinstance(trait, ByteSize), f"{each.__name__}.{name}"
+                assert trait.min >= 0

@@ -320,13 +320,16 @@ class Exchange(RequestHandler):
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Send the written data; close the connection of a client that does not read it in time."""
-        if not self._headers_written and self.asked_method in UNSURE_METHODS and not self._has_body():
+        if not self._headers_written and (self._is_unsure() or not self.services.inflight.keeps_connections):
             self.set_header("Connection", "close")
         sent: asyncio.Future[None] = super().flush(include_footers)
         if not sent.done():
             timer = asyncio.get_running_loop().call_later(self.write_seconds, self._stream.close)
             sent.add_done_callback(lambda _: timer.cancel())
         return sent
+
+    def _is_unsure(self) -> bool:
+        return self.asked_method in UNSURE_METHODS and not self._has_body()
 
     async def send_piece(self, data: bytes, *, is_whole: bool = False) -> None:
         """Send a piece of a long answer, and return when the client has read it, or the kernel holds it.

@@ -33,6 +33,10 @@ class ReceivingHandler(BaseHandler):
         limit = self.services.uploads.max_upload_bytes
         return limit + ROOM_BYTES if self._is_multipart() else limit
 
+    def _check_length(self, size: int, **known: int) -> None:
+        if size > self.body_limit:  # of a form, which has more than the ZIP, the ZIP's limit is told
+            raise TooLarge.of_body(self.services.uploads.max_upload_bytes, size=size)
+
     def _is_multipart(self) -> bool:
         return self.request.headers.get("Content-Type", "").lower().startswith("multipart/form-data")
 

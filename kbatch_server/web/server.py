@@ -145,12 +145,13 @@ class WebServer(LoggingConfigurable):
         self._server.add_sockets(self._sockets)
 
     def stop_keeping_connections(self) -> None:
-        """Close each connection after its next answer, so that few are left to close at ``stop``.
+        """Close each connection after the answer that begins next, so that few are left to close at ``stop``.
 
         The hub's proxy keeps idle connections without a limit. A request that it sends on one while the
         service closes it fails (*socket hang up*, 503), and the proxy does not try it again.
         """
-        self._server.conn_params.no_keep_alive = True
+        self._server.conn_params.no_keep_alive = True  # for requests whose header is yet to be read
+        self.inflight.keeps_connections = False  # for those in progress
 
     async def stop(self) -> None:
         """Accept no more connections, wait for the requests in progress, and close all connections."""

@@ -25,6 +25,7 @@ from kbatch_server.handlers.base import BaseHandler
 from kbatch_server.handlers.compat import routes as kbatch
 from kbatch_server.handlers.pages import find_files
 from kbatch_server.log import make_formatter
+from kbatch_server.logs import follower
 from kbatch_server.logs import text as log_text
 from kbatch_server.models.job import Pod, Status
 from kbatch_server.models.times import utcnow
@@ -34,7 +35,7 @@ from kbatch_server.web.access import needs_scope
 from kbatch_server.web.auth import DEFAULT_SCOPES
 from tests.support.fuzzing import peak_below
 from tests.support.hub_double import ACCESS
-from tests.support.waiting import until
+from tests.support.waiting import SECONDS, until
 from tests.support.web import PREFIX, make_job
 from tests.support.zips import make_zip
 
@@ -466,7 +467,7 @@ async def test_a_client_that_goes_away_leaves_no_upload(web):
     await until(lambda: web.storage.written)
     writer.close()
     await until(lambda: not web.inflight.count()["other"])
-    assert web.storage.objects == {}
+    assert await web.read_uploads() == {}
 
 
 async def test_a_client_is_slowed_down_to_the_pace_of_the_storage(web):
@@ -489,7 +490,7 @@ async def test_a_client_is_slowed_down_to_the_pace_of_the_storage(web):
     assert sent < size / 2  # the sender was stopped by full buffers, long before the end
     web.storage.opens.set()
     writer.write(archive[sent:])
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), SECONDS)
     assert answer.startswith(b"HTTP/1.1 201")
     writer.close()
 
@@ -561,6 +562,7 @@ async def read_event(lines):
 
 async def test_events_of_a_log(web, api, monkeypatch):
     monkeypatch.setattr(logs, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "PIECE_BYTES", 1)  # also within a line's end and a character
     job = await web.add(log=[b"one\ntw", b"o\nprogress\r", b"\nlast \xe2\x82", b"\xac"])
     received = b""
     url, headers = "api/v1/jobs/train-1/logs?follow=true", {"Accept": "text/event-stream"}
@@ -599,13 +601,14 @@ async def test_each_event_of_a_log_says_where_to_go_on(web, api):
     assert (bad.status_code, bad.json()["details"][0]["field"]) == (400, "Last-Event-ID")
 
 
-async def test_a_progress_bar_is_seen_as_it_goes(web, api):
+async def test_a_progress_bar_is_seen_as_it_goes(web, api, monkeypatch):
+    monkeypatch.setattr(follower, "PIECE_BYTES", 4)
     job = await web.add(log=[b"10%\r"])
     url, headers = "api/v1/jobs/train-1/logs?follow=true", {"Accept": "text/event-stream"}
     async with api.stream("GET", url, headers=headers) as answer:
         lines = answer.aiter_lines()
         events = [await read_event(lines)]
-        await web.write_log(job, b"20%\r", b"30%\r", b"\n")
+        await web.write_log(job, b"20%\r30%\r")
         events.append(await read_event(lines))
     # of states that come faster than they can be read the last one, though nothing comes after it
     assert [event.splitlines()[-1] for event in events] == ["data: 10%", "data: 30%"]
@@ -749,7 +752,7 @@ async def test_a_log_since_a_time_or_for_so_long(web, api):
     url = "api/v1/jobs/train-1/logs"
     for age, longest in ages.items():
         shown = (await api.get(url, params={"since": age})).text
-        assert [int(line) <= longest for line in shown.splitlines()]
+        assert [int(line) for line in shown.splitlines()] == [each for each in written if each <= longest]
         assert (
             shown
             == (await api.get(url, params={"since": (now - timedelta(seconds=longest)).isoformat()})).text

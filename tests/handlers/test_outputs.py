@@ -34,6 +34,7 @@ FILES = {
 
 @pytest.fixture
 async def job(web):
+    web.storage.piece_bytes = 50
     return await web.send_results(await web.add(make_job(status=Status.SUCCEEDED)), FILES)
 
 

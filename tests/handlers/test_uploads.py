@@ -18,14 +18,13 @@ import pytest
 from kbatch_server.errors import TooManyRequests, Unavailable
 from kbatch_server.handlers.compat import routes as kbatch
 from kbatch_server.handlers.compat.first_client import NOT_A_ZIP
-from kbatch_server.models.job import JobSpec
 from kbatch_server.models.user import User
 from kbatch_server.storage.base import StorageError, StorageFull
 from kbatch_server.uploads.uploads import DECODINGS
 from kbatch_server.web import multipart
 from kbatch_server.web.query import read_range
-from tests.support.waiting import until
-from tests.support.web import PREFIX, make_job
+from tests.support.waiting import SECONDS, until
+from tests.support.web import PREFIX
 from tests.support.zips import make_zip
 
 LIMIT = 4 * 2**20
@@ -53,7 +52,7 @@ async def begin(web, *headers: str, path: str = "api/v1/uploads", user: str = "a
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     headers = headers or ("Content-Type: application/zip", "Content-Length: 1000")
     writer.write(make_head(*headers, path=path, user=user) + body)
-    await until(lambda: len(web.storage.written) > begun, seconds=5)
+    await until(lambda: len(web.storage.written) > begun)
     return reader, writer
 
 
@@ -71,20 +70,19 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("expect", [[], ["Expect: 100-continue"]])
 @pytest.mark.parametrize(
-    ("content_type", "limit"),
-    [("application/zip", LIMIT), ("multipart/form-data; boundary=b", LIMIT + FORM_ROOM)],
+    ("content_type", "size"),
+    [("application/zip", LIMIT + 1), ("multipart/form-data; boundary=b", LIMIT + FORM_ROOM + 1)],
 )
 async def test_an_upload_that_says_it_is_too_large_is_told_limit_and_size_and_sends_nothing(
-    web, path, expect, content_type, limit
+    web, path, expect, content_type, size
 ):
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    size = limit + 1
     headers = [f"Content-Type: {content_type}", f"Content-Length: {size}", *expect]
     writer.write(make_head(*headers, path=path))
     status, _, error = await read_answer(reader)  # and not: HTTP/1.1 100 (Continue)
     assert (status, error["reason"]) == (413, "TooLarge")
-    assert error["message"] == f"The request body has {size} bytes; the limit is {limit} bytes."
-    assert error["details"] == {"size": size, "limit": limit}
+    assert error["message"] == f"The request body has {size} bytes; the limit is {LIMIT} bytes."
+    assert error["details"] == {"size": size, "limit": LIMIT}
     assert await web.read_uploads() == {}
     writer.close()
 
@@ -220,7 +218,7 @@ async def test_a_client_that_goes_away_while_its_zip_is_looked_at_leaves_nothing
     await asyncio.wait_for(looking.wait(), 5)
     assert list(web.storage.objects.values()) == [content]
     writer.close()
-    await until(lambda: not web.storage.objects, seconds=5)
+    await until(lambda: not web.storage.objects)
     await places_are_free(web)
     assert await web.read_uploads() == {}
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
@@ -239,7 +237,7 @@ async def places_are_free(web) -> None:
         except (TooManyRequests, Unavailable):
             return False
 
-    await until(are_free, seconds=5)
+    await until(are_free)
 
 
 async def test_a_user_sends_some_at_a_time_and_others_are_not_held_up(web):
@@ -299,7 +297,7 @@ async def test_a_large_body_of_json_takes_a_place_and_is_decoded_by_turns(web, a
     def counted(handler):
         decoding.append(handler)
         counts.append(len(decoding))
-        together.wait(5)
+        together.wait(SECONDS)
         time.sleep(0.05)  # for one that does not wait for its turn
         try:
             return parse(handler)
@@ -348,13 +346,11 @@ class Code:
 
 
 @pytest.fixture
-async def code(web, api):
+async def code(web):
     """The code of a job of alice."""
     content = make_zip({"data": "x" * 1000})
-    answer = await api.post("api/v1/uploads", content=content, headers={"Content-Type": "application/zip"})
-    upload = await web.uploads.get(ALICE, answer.json()["id"])
-    job = await web.add(make_job(spec=JobSpec(image="python:3", command=["true"], upload=upload.id)))
-    return Code(content, web.services.links.make_code_url(job, upload).removeprefix(web.url))
+    web.storage.piece_bytes = 50
+    return Code(content, await web.sign_code(await web.add_with_code(content)))
 
 
 async def test_code_is_handed_out_for_a_good_link_only(web, code):

@@ -134,10 +134,11 @@ async def wait_for_pod(core_api: client.CoreV1Api, namespace: str) -> Any:
     """Return the service's pod; a refusal would be an event."""
 
     async def find_pods() -> list[Any]:
-        events = (await core_api.list_namespaced_event(namespace)).items
-        refusals = [each.message for each in events if each.reason == "FailedCreate"]
-        assert not [each for each in refusals if "serviceaccount" not in each], refusals
         found: list[Any] = (await core_api.list_namespaced_pod(namespace)).items
+        if not found:
+            events = (await core_api.list_namespaced_event(namespace)).items
+            refusals = [each.message for each in events if each.reason == "FailedCreate"]
+            assert not [each for each in refusals if "serviceaccount" not in each], refusals
         return found
 
     return (await until(find_pods, seconds=SECONDS))[0]

@@ -177,8 +177,10 @@ def test_sizes_are_the_jobs_own_on_a_cluster_that_would_choose_others(
 def test_a_job_that_its_node_refused_is_launched_again(alice: API) -> None:
     job = alice.submit("echo begun", name="late")
     alice.wait(job["id"], "pending")
-    wait_until(lambda: "Retrying in" in alice.get(job["id"])["message"], "it was not refused")
-    waits = alice.get(job["id"])
+    waits = wait_until(
+        lambda: "Retrying in" in (found := alice.get(job["id"]))["message"] and found,
+        lambda: alice.get(job["id"]),
+    )
     assert (waits["status"], waits["reason"], waits["attempts"]) == ("pending", "OutOfcpu", 0)
     assert waits["message"] == (
         "The node did not have enough CPU left. The command did not start. Retrying in 10 s."

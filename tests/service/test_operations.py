@@ -281,7 +281,9 @@ def test_a_service_that_is_told_to_stop_ends_everything_in_order(hub):
         assert "[... the service is stopping: follow the log again to read on ...]" in text.read_rest()
 
         quick.sendall(code[100:])
-        assert quick.recv(1000).startswith(b"HTTP/1.1 201 ")
+        answer = quick.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 201 ")
+        assert b"\r\nConnection: close\r\n" in answer
         told = slow.recv(4000)
         assert told.startswith(b"HTTP/1.1 503 ")
         assert b"The service is stopping." in told

@@ -28,6 +28,8 @@ class FaultyStorage(MemoryStorage):
         self.written: list[str] = []
         self.errors: list[Exception] = []
         self.fails_always: Exception | None = None
+        self.piece_bytes: int | None = None
+        """The size of the pieces in which an object is read; None: whole."""
         self.opens = asyncio.Event()
         self.opens.set()
 
@@ -39,8 +41,10 @@ class FaultyStorage(MemoryStorage):
 
     async def read(self, key, *, start=0, length=None):
         self._fail()
-        async for piece in super().read(key, start=start, length=length):
-            yield piece
+        async for content in super().read(key, start=start, length=length):
+            size = self.piece_bytes or len(content) or 1
+            for at in range(0, len(content), size):
+                yield content[at : at + size]
 
     async def delete(self, key):
         self._fail()

@@ -24,7 +24,7 @@ from tests.support.hub_double import HubDouble
 from tests.support.launcher_doubles import ScriptedLauncher, ScriptedLog
 from tests.support.log_doubles import FaultyStorage
 from tests.support.tars import as_sent, make_tar
-from tests.support.waiting import until
+from tests.support.waiting import SECONDS, until
 
 PREFIX = "/services/kbatch/"
 
@@ -58,7 +58,7 @@ class HeldLock:
 class Web:
     """A running service that does not lead: a job stays as a test has put it, and none is launched."""
 
-    def __init__(self, hub: Hub | HubDouble, folder: Path, settings: Settings | None = None) -> None:
+    def __init__(self, hub: Hub | HubDouble, folder: Path, settings: Settings | Config | None = None) -> None:
         config = Config(
             {
                 "KBatchServer": {
@@ -110,6 +110,7 @@ class Web:
 
     def client(self, token: str | None = "alice-token", **options: Any) -> httpx.AsyncClient:
         headers = {"Authorization": f"token {token}"} if token else {}
+        options.setdefault("timeout", SECONDS)
         return httpx.AsyncClient(base_url=self.url, headers=headers | options.pop("headers", {}), **options)
 
     def join(self, location: str) -> httpx.URL:
@@ -133,7 +134,10 @@ class Web:
         return self.launcher.logs[f"{job_id}-x"]
 
     async def write_log(self, job: Job, *pieces: bytes) -> None:
-        """Let a job's newest pod write; wait until it is read; of a job that is over, until it is kept."""
+        """Let a job's newest pod write, and wait until it is read; of a job that is over, until it is kept.
+
+        A reader sees all of it as one piece, unless ``logs.follower.PIECE_BYTES`` is less.
+        """
         pod = job.pods[-1]
         log = self.launcher.logs[pod.name]
         log.piece_bytes = 2**16
@@ -183,7 +187,7 @@ class Web:
 
         There is no object without a row, and no row without an object.
         """
-        await self.uploads.settle()
+        await until(lambda: not self.uploads._under_way)
         rows = await self.store.uploads.list_expired(utcnow() + timedelta(days=365))
         keys = {key for key in self.storage.objects if key.startswith("uploads/")}
         assert {row.key for row in rows} == keys
@@ -204,12 +208,11 @@ async def running_web(folder: Path, settings: Settings | None = None) -> AsyncIt
 @asynccontextmanager
 async def running_web_of(hub: Hub, folder: Path, settings: Settings | None = None) -> AsyncIterator[Web]:
     """Yield a running service that a real hub's proxy finds, at ``hub.kbatch_url``."""
-    settings = (settings or {}) | {
-        "KBatchServer": {"bind_url": hub.service_url},
-        "HubOAuth": {"api_token": hub.service_token},
-    }
+    config = Config(settings or {})
+    config.KBatchServer.bind_url = hub.service_url
+    config.HubOAuth.api_token = hub.service_token
     async with AsyncExitStack() as running:
-        web = Web(hub, folder, settings)
+        web = Web(hub, folder, config)
         await web.start(running)
         yield web
 

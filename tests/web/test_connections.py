@@ -13,6 +13,7 @@ from kbatch_server import handlers
 from kbatch_server.errors import TooManyRequests, Unavailable
 from kbatch_server.handlers import exchange
 from kbatch_server.metrics import LIMITS_HELD
+from kbatch_server.web import throttle
 from kbatch_server.web.connections import FILES_FOR_OTHERS, SPARE, Connections, limit_connections
 from tests.service.test_authorization import METHODS
 from tests.support.tars import make_tar
@@ -147,6 +148,7 @@ async def test_the_links_of_one_users_jobs_leave_places_for_others_however_many_
         await asyncio.Event().wait()
         yield
 
+    monkeypatch.setattr(throttle, "SEND_WAIT_SECONDS", 600)
     settings = {"Throttle": {"max_connections": 200, "reserved_connections": 40}}
     async with running_web(tmp_path, settings) as web:
         job = await web.add_with_code(make_zip())
