@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyterhub.traitlets import ByteSpecification
 from traitlets import Integer, TraitError
 
+if TYPE_CHECKING:
+    _Base = Integer[int, int]  # which the untyped base gives: an integer, whatever the admin wrote
+else:
+    _Base = ByteSpecification
 
-class ByteSize(ByteSpecification):
+
+class ByteSize(_Base):
     """A size in bytes, or text with a unit of 1024 (K, M, G or T).
 
     JupyterHub's ``ByteSpecification`` accepts None and ignores ``min``: the service would start with a limit

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from .slugs import MAX_LABEL
+
 MAX_NAME = 48
 """The longest name of a user in a template."""
 
@@ -38,6 +40,17 @@ def make_escaped_name(name: str) -> str:
         each if each in _PLAIN else "".join(f"-{byte:x}" for byte in each.encode("utf-8", "surrogatepass"))
         for each in name
     )
+
+
+def fill_label(template: str, user: str) -> str:
+    """Return a template of a label, such as a namespace or a queue, with ``{username}`` filled in.
+
+    Where the label would be too long, the name is shortened, and stays unique.
+    """
+    if "{username}" not in template:
+        return template
+    room = max(MAX_LABEL - len(template.replace("{username}", "")), MIN_NAME)
+    return template.replace("{username}", make_safe_name(user, max_length=min(room, MAX_NAME)))
 
 
 @lru_cache(maxsize=1024)

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from traitlets import TraitError
 
 from kbatch_server.jobs.config import JobConfig
-from kbatch_server.launchers.kube.manifests.job import make_namespace_name
-from kbatch_server.templates import expand, find_problem, make_fields
+from kbatch_server.templates import expand, fill_label, find_problem, make_fields
 
 NAMES = [
     ("alice", "alice", "alice", "alice"),
@@ -41,7 +40,7 @@ def test_each_name_is_that_of_the_users_server(user, safe, user_server, escaped)
     assert expand("/home/{unescaped_username}/", user) == f"/home/{user}/"
     assert expand("{username}--{servername}", user) == safe
     assert expand("{safe_username}-", user) == f"{safe}-"
-    assert make_namespace_name("jupyter-{username}", user) == f"jupyter-{safe}"
+    assert fill_label("jupyter-{username}", user) == f"jupyter-{safe}"
 
 
 @given(st.text(), st.sampled_from(["{username}", "{user_server}", "jobs-{username}"]))

@@ -320,7 +320,7 @@ class Exchange(RequestHandler):
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Send the written data; close the connection of a client that does not read it in time."""
-        if not self._headers_written and (self._is_unsure() or not self.services.inflight.keeps_connections):
+        if not self._headers_written and self._is_last():
             self.set_header("Connection", "close")
         sent: asyncio.Future[None] = super().flush(include_footers)
         if not sent.done():
@@ -328,7 +328,11 @@ class Exchange(RequestHandler):
             sent.add_done_callback(lambda _: timer.cancel())
         return sent
 
-    def _is_unsure(self) -> bool:
+    def _is_last(self) -> bool:
+        """Whether the connection closes after this answer."""
+        connection: Any = self.request.connection
+        if connection.params.no_keep_alive:  # which Tornado reads before the request, and not again
+            return True
         return self.asked_method in UNSURE_METHODS and not self._has_body()
 
     async def send_piece(self, data: bytes, *, is_whole: bool = False) -> None:

@@ -14,8 +14,7 @@ from ..errors import InvalidRequest
 from ..models.job import JobSpec
 from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest, RequestedSpec
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
-from ..slugs import MAX_LABEL
-from ..templates import MAX_NAME, MIN_NAME, make_safe_name
+from ..templates import fill_label
 from .podconfig import PodConfig
 
 
@@ -66,11 +65,7 @@ def check_queue(wanted: str | None, default: str | None, allowed: Sequence[str])
 
 def fill_queue_name(template: str, user: str, profile: str | None) -> str:
     """Return a queue's name for a user. As a label's value, a long one is shortened, and stays unique."""
-    name = template.replace("{profile}", profile or "default")
-    if "{username}" not in name:
-        return name
-    room = max(MAX_LABEL - len(name.replace("{username}", "")), MIN_NAME)
-    return name.replace("{username}", make_safe_name(user, max_length=min(room, MAX_NAME)))
+    return fill_label(template.replace("{profile}", profile or "default"), user)
 
 
 def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:

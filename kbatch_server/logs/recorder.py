@@ -276,11 +276,11 @@ class LogRecorder(LoggingConfigurable):
         log = await self.logs.find(job_id, pod)
         segments = await self.logs.list_segments(job_id, pod) if log is not None else []
         # at least eight segments in a log of maximum size, so that cutting out one removes little
-        size = min(int(self.segment_bytes), max(self.max_log_bytes // 8, 1))
+        size = min(self.segment_bytes, max(self.max_log_bytes // 8, 1))
         return LogWriter(
             log or LogRecord(job_id, pod, recording.attempt, {}, 0, False, ""),
             segments,
-            limits=LogLimits(size, int(self.max_log_bytes)),
+            limits=LogLimits(size, self.max_log_bytes),
             memory=self._memory,
             storage=self.storage,
             logs=self.logs,

@@ -71,12 +71,12 @@ class Outputs(LoggingConfigurable):
     @property
     def limits(self) -> OutputLimits:
         """The limits on the results of one job."""
-        return OutputLimits(int(self.max_output_bytes), self.max_output_files)
+        return OutputLimits(self.max_output_bytes, self.max_output_files)
 
     @property
     def max_tar_bytes(self) -> int:
         """The maximum size of a tar: the files, and the overhead of each."""
-        return int(self.max_output_bytes) + 4096 * self.max_output_files + 2**20
+        return self.max_output_bytes + 4096 * self.max_output_files + 2**20
 
     async def check_size(self, job: Job, size: int) -> None:
         """Raise TooLarge, and record it, if a tar of this size is too large."""

@@ -142,7 +142,7 @@ class FileStorage(Storage):
     async def get_capacity_bytes(self) -> int:
         """Return the size of the disk in bytes, or ``max_bytes`` if that is less."""
         size = await _in_thread(get_disk_bytes, self.root)
-        return min(size, int(self.max_bytes) or size)
+        return min(size, self.max_bytes or size)
 
     async def delete(self, key: str) -> None:
         """Delete the object with that key, if it exists."""

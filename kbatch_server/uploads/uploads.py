@@ -118,7 +118,7 @@ class Uploads(LoggingConfigurable):
             what="uploads",
         )
         self._checks = FairLimit(per_user=1, total=CHECKS, limit="concurrent_checks", what="uploads to check")
-        bytes_per_hour = int(self.inflated_bytes_per_hour)
+        bytes_per_hour = self.inflated_bytes_per_hour
         self._inflated = RateLimit(per_second=bytes_per_hour / HOUR_SECONDS, burst=bytes_per_hour)
         self._under_way: set[asyncio.Task[Any]] = set()
         self.decoding = asyncio.Semaphore(DECODINGS)

@@ -54,8 +54,6 @@ class InflightRequests(LoggingConfigurable):
         super().__init__(**kwargs)
         self.stopping = asyncio.Event()
         """Set when endless answers must end."""
-        self.keeps_connections = True
-        """Whether a connection is kept after an answer that begins now."""
         self._open: WeakSet[Request] = WeakSet()
         self._answered: deque[float] = deque(maxlen=LATEST)
         self._counted_at: dict[str, float] = {}

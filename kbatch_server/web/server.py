@@ -150,8 +150,7 @@ class WebServer(LoggingConfigurable):
         The hub's proxy keeps idle connections without a limit. A request that it sends on one while the
         service closes it fails (*socket hang up*, 503), and the proxy does not try it again.
         """
-        self._server.conn_params.no_keep_alive = True  # for requests whose header is yet to be read
-        self.inflight.keeps_connections = False  # for those in progress
+        self._server.conn_params.no_keep_alive = True
 
     async def stop(self) -> None:
         """Accept no more connections, wait for the requests in progress, and close all connections."""

@@ -272,13 +272,13 @@ class Throttle(LoggingConfigurable):
         # one at a time: Python runs one thread at a time, and the event loop waits for each of the others
         self._draws = FairLimit(per_user=1, total=1, limit="", what="logs to render")
         self._bodies = BytesBudget(
-            per_user=int(self.max_body_bytes_in_memory_per_user),
-            total=int(self.max_body_bytes_in_memory),
+            per_user=self.max_body_bytes_in_memory_per_user,
+            total=self.max_body_bytes_in_memory,
             limit="max_body_bytes_in_memory",
         )
         self._answers = BytesBudget(
-            per_user=int(self.max_unread_bytes_per_user),
-            total=int(self.max_unread_bytes),
+            per_user=self.max_unread_bytes_per_user,
+            total=self.max_unread_bytes,
             limit="max_unread_bytes",
         )
         self.connections = Connections(
@@ -358,7 +358,7 @@ class Throttle(LoggingConfigurable):
     def _hold_answer(self, user: str, size: int) -> Iterator[None]:
         with self._answers.hold(user) as take:
             try:
-                take(min(size, int(self.max_unread_bytes_per_user), int(self.max_unread_bytes)))
+                take(min(size, self.max_unread_bytes_per_user, self.max_unread_bytes))
             except TooManyRequests as error:
                 raise TooManyRequests(
                     (

@@ -15,6 +15,7 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 
 from ...failpoints import reach
 from ...models.job import Job, JobEvent, JobStatus
+from ...templates import fill_label
 from ..base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from .apply import (
     check_is_same,
@@ -362,7 +363,7 @@ class KubeJobLauncher(JobLauncher):
     def _find_place(self, job: Job) -> Place:
         if "uid" in job.state:
             return Place(*(str(job.state[key]) for key in ("namespace", "name", "uid")))
-        return Place(manifests.make_namespace_name(self.namespace, job.user), job.id, None)
+        return Place(fill_label(self.namespace, job.user), job.id, None)
 
     async def _find_launched(self, place: Place) -> Manifest | None:
         """Return the Job that an earlier, interrupted launch has already launched, or None."""

@@ -37,7 +37,7 @@ from kbatch_server.models.results import OutputLimits
 from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import make_command
 from kbatch_server.slugs import make_slug
-from kbatch_server.templates import expand
+from kbatch_server.templates import expand, fill_label
 from tests.support.cluster.images import find_busybox
 from tests.support.zips import make_zip
 
@@ -506,11 +506,11 @@ def test_any_user_has_valid_names_of_his_own(user: str) -> None:
     assert manifest["metadata"]["labels"]["kbatch.jupyter.org/username"] == make_slug(user)
     assert manifest["metadata"]["annotations"]["kbatch.jupyter.org/username"] == user
     assert pod_of(manifest)["volumes"][1]["hostPath"]["path"] == expand("/data/{username}", user)
-    namespace = objects.make_namespace_name("kbatch-{username}", user)
+    namespace = fill_label("kbatch-{username}", user)
     assert namespace.startswith("kbatch-")
     assert len(namespace) <= 63
     assert namespace == expand("kbatch-{username}", user)
-    assert objects.make_namespace_name("jobs", user) == "jobs"
+    assert fill_label("jobs", user) == "jobs"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from ....models.job import Job, JobSpec
 from ....models.results import OutputLimits
 from ....notebooks.launch import make_command
-from ....slugs import MAX_LABEL, make_slug
-from ....templates import MAX_NAME, expand, make_safe_name
+from ....slugs import make_slug
+from ....templates import expand
 from . import sidecar
 from .affinity import make_affinity
 from .gates import ATTEMPT_GATE, has_own_delay
@@ -392,9 +392,3 @@ def _make_secret_env(name: str, secret: str, key: str) -> Manifest:
 def _escape(word: str) -> str:
     """Escape a word against Kubernetes, which replaces ``$(X)`` and shortens ``$$``."""
     return word.replace("$", "$$") if "$$" in word or "$(" in word else word
-
-
-def make_namespace_name(template: str, user: str) -> str:
-    """Return the namespace for a user's jobs; long names are shortened, and stay unique."""
-    room = MAX_LABEL - len(template.replace("{username}", ""))
-    return template.replace("{username}", make_safe_name(user, max_length=min(room, MAX_NAME)))
