@@ -30,6 +30,7 @@ from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
 from ..store.jobs import JobStore
 from .collector import Collector
+from .hubtokens import HubTokens
 from .launch import LaunchBuilder
 from .relaunch import Relaunch, keep_count
 from .workqueue import WorkQueue
@@ -46,6 +47,9 @@ TERMINATING_SECONDS = 2
 
 SETTLE_MAX_SECONDS = 60
 """Maximum number of seconds between two looks at an ended job until its log and results are saved."""
+
+TOKEN_RETRY_SECONDS = 10
+"""Minimum number of seconds between two attempts to revoke an ended job's token of the hub."""
 
 LOOK_SECONDS = 0.1
 """Minimum number of seconds until the next look at a job that waits for a time."""
@@ -100,6 +104,7 @@ class Reconciler(LoggingConfigurable):
     )
 
     collector = Instance(Collector)
+    hub_tokens = Instance(HubTokens)
     launcher = Instance(JobLauncher)
     builder = Instance(LaunchBuilder)
     jobs = Instance(JobStore)
@@ -233,6 +238,9 @@ class Reconciler(LoggingConfigurable):
     async def _delete(self, job: Job) -> None:
         if await self.launcher.terminate(job):
             await self.collector.delete(job)
+            if not await self.hub_tokens.revoke(job):
+                self.queue.put_after(job.id, TOKEN_RETRY_SECONDS)
+                return
             await self.jobs.remove(job.id)
             self.scheduler.leave(job.id, job.user)
             self.log.info("job %s: removed", job.id)
@@ -242,12 +250,16 @@ class Reconciler(LoggingConfigurable):
     async def _clean(self, job: Job) -> None:
         self.scheduler.leave(job.id, job.user)
         if job.cleaned_at is None:
+            is_revoked = await self.hub_tokens.revoke(job)
             if not await self.collector.settle(job):
                 self.queue.put_after(job.id, _get_settle_seconds(job))
                 return
             reach("archive.5")
             await self.launcher.clean(job)
             reach("archive.6")
+            if not is_revoked:  # and only this is left to do
+                self.queue.put_after(job.id, max(TOKEN_RETRY_SECONDS, _get_settle_seconds(job)))
+                return
             await self.jobs.update(job.id, cleaned_at=utcnow())
 
     async def launch(self, job_id: str, known: Job | None) -> None:

@@ -30,7 +30,7 @@ from .database.database import Database
 from .paging import read_page
 from .queuelimits import QueueLimits
 from .rows import COLUMNS, SHOWN, make_changes, make_job, open_env
-from .tables import DUE, LAUNCHED, WAITING, jobs
+from .tables import DUE, LAUNCHED, WAITING, WITH_HUB_TOKEN, jobs
 from .usage import UsageStore
 from .writer import JobWriter
 
@@ -207,6 +207,11 @@ class JobStore(ChangingStore):
             return job, [JobChange(job.user, job_id)] if job is not None and is_shown else []
 
         return await self._write(change)
+
+    async def list_token_users(self, *, limit: int) -> list[str]:
+        """Return the users with a job that has or had a token of the hub, at most ``limit`` of them."""
+        statement = select(jobs.c.user).where(text(WITH_HUB_TOKEN)).distinct().limit(limit)
+        return await self._database.read(lambda connection: list(connection.scalars(statement)))
 
     async def request_cancel(
         self,
