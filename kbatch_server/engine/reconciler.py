@@ -39,6 +39,9 @@ VERDICT = "_verdict"
 """The key in a job's ``state`` for the reason and message with which the service ends it, set before it
 does."""
 
+SETTLED = "_settled"
+"""The key in the ``state`` of an ended job of which nothing is left to do but to revoke its hub token."""
+
 SETTLE_SECONDS = 0.1
 """Seconds to gather the changes of a job before looking at it."""
 
@@ -249,18 +252,22 @@ class Reconciler(LoggingConfigurable):
 
     async def _clean(self, job: Job) -> None:
         self.scheduler.leave(job.id, job.user)
-        if job.cleaned_at is None:
-            is_revoked = await self.hub_tokens.revoke(job)
+        if job.cleaned_at is not None:
+            return
+        is_revoked = await self.hub_tokens.revoke(job)
+        if SETTLED not in job.state:
             if not await self.collector.settle(job):
                 self.queue.put_after(job.id, _get_settle_seconds(job))
                 return
             reach("archive.5")
             await self.launcher.clean(job)
             reach("archive.6")
-            if not is_revoked:  # and only this is left to do
-                self.queue.put_after(job.id, max(TOKEN_RETRY_SECONDS, _get_settle_seconds(job)))
-                return
+        if is_revoked:
             await self.jobs.update(job.id, cleaned_at=utcnow())
+            return
+        if SETTLED not in job.state:
+            await self.jobs.update(job.id, state=job.state | {SETTLED: True})
+        self.queue.put_after(job.id, max(TOKEN_RETRY_SECONDS, _get_settle_seconds(job)))
 
     async def launch(self, job_id: str, known: Job | None) -> None:
         """Launch a job whose turn has come; ``known`` is the job if it is in memory.

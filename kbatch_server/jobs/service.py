@@ -144,6 +144,10 @@ class Jobs(LoggingConfigurable):
         run it.
         """
         spec = await self.profiles.make_spec(user, request)
+        if spec.hub_scopes and "/" in user.name:  # as the names of the hub's services: see HubAuthenticator
+            raise InvalidRequest.of_field(
+                "hub_scopes", "cannot be set here: only jobs of users can have tokens"
+            )
         self.launcher.check_spec(spec)
         return self.launcher.round_spec(spec)
 
