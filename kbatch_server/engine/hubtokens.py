@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from traitlets import Instance, Integer, Unicode
@@ -57,7 +58,8 @@ class HubTokens(LoggingConfigurable):
 
     The record of a job says at any time whether a token may exist: ``hub_token`` is UNKNOWN before the hub is
     asked, then the token's id, and REVOKED after the end. So a kill at any line leaves no token that is not
-    found again: by its id, or by its note, which names the service and the job.
+    found again: by its id, or by its note, which names the service and the job. The record also has the
+    token, encrypted, for a launch that is repeated.
     """
 
     max_token_seconds = Integer(
@@ -89,35 +91,41 @@ class HubTokens(LoggingConfigurable):
     # For the launch and the end of a job
 
     async def make_environment(self, job: Job) -> dict[str, str]:
-        """Return the variables with a new token of the hub for a job; none unless it requests scopes.
+        """Return the variables with the token of the hub of a job; none unless it requests scopes.
 
-        A token of an earlier, interrupted launch is revoked first, since nobody knows it any more. Raises
-        LaunchRefused if the hub gives no such token, LauncherUnavailable if the hub does not respond.
+        A launch that is repeated returns the token of the first one, as the job may already run with it.
+        Raises LaunchRefused if the hub gives no such token, LauncherUnavailable if it does not respond.
         """
-        scopes = job.spec.hub_scopes
-        if not scopes:
+        if not job.spec.hub_scopes:
             return {}
-        try:
-            if job.hub_token is not None:
-                await self._revoke(job)
-            await self.jobs.update(job.id, hub_token=UNKNOWN)
-            reach("token.1")
-            token_id, token = await self._make_token(job, scopes)
-            reach("token.2")
-        except HubDown as error:
-            raise LauncherUnavailable(f"{error}, so the job cannot get its hub token") from error
-        except HubRejected as error:
-            # the hub said no, so none exists: nothing is left to revoke
-            await self.jobs.update(job.id, hub_token=REVOKED)
-            self.log.warning("job %s: the hub made no token: %s", job.id, error)
-            raise LaunchRefused("HubTokenRefused", _explain(error)) from error
-        await self.jobs.update(job.id, hub_token=token_id)
-        reach("token.3")
+        job = await self.jobs.find(job.id) or job  # as another leader may have left it
+        token = await self.jobs.read_hub_token(job.id) if job.hub_token else None
+        if token is None:
+            with _launch_errors():
+                token = await self._renew_token(job)
         url = self.api_url_for_jobs or self.hub.hub_auth.api_url
         return {"JUPYTERHUB_API_TOKEN": token, "JUPYTERHUB_API_URL": url}
 
-    async def _make_token(self, job: Job, scopes: list[str]) -> tuple[str, str]:
-        longest = job.spec.get_longest_seconds()
+    async def _renew_token(self, job: Job) -> str:
+        """Make a token that is on record before it is used, and revoke one that nobody knows any more."""
+        if job.hub_token:
+            await self._revoke(job)
+        await self.jobs.record_hub_token(job.id, UNKNOWN)
+        reach("token.1")
+        try:
+            token_id, token = await self._make_token(job)
+        except HubRejected as error:
+            # the hub said no, so none exists: nothing is left to revoke
+            await self.jobs.record_hub_token(job.id, REVOKED)
+            self.log.warning("job %s: the hub made no token: %s", job.id, error)
+            raise
+        reach("token.2")
+        await self.jobs.record_hub_token(job.id, token_id, token=token)
+        reach("token.3")
+        return token
+
+    async def _make_token(self, job: Job) -> tuple[str, str]:
+        scopes, longest = job.spec.hub_scopes, job.spec.get_longest_seconds()
         seconds = self.max_token_seconds if longest is None else min(longest, self.max_token_seconds)
         note = self._make_note(job.id)
         try:
@@ -149,12 +157,12 @@ class HubTokens(LoggingConfigurable):
             )
             if utcnow() < expires:
                 return False
-        await self.jobs.update(job.id, hub_token=REVOKED)
+        await self.jobs.record_hub_token(job.id, REVOKED)
         return True
 
     async def _revoke(self, job: Job) -> None:
         try:
-            if job.hub_token not in (UNKNOWN, REVOKED):
+            if job.hub_token != UNKNOWN:
                 await self.hub.delete_token(job.user, str(job.hub_token))
                 return
             note = self._make_note(job.id)
@@ -224,6 +232,17 @@ class HubTokens(LoggingConfigurable):
     async def _is_needed(self, token: HubToken, begin: str) -> bool:
         job = await self.jobs.find(token.note.removeprefix(begin))
         return job is not None and not job.is_over and job.hub_token in (UNKNOWN, token.id)
+
+
+@contextmanager
+def _launch_errors() -> Iterator[None]:
+    """Turn the errors of the hub into those of a launch."""
+    try:
+        yield
+    except HubDown as error:
+        raise LauncherUnavailable(f"{error}, so the job cannot get its hub token") from error
+    except HubRejected as error:
+        raise LaunchRefused("HubTokenRefused", _explain(error)) from error
 
 
 def _explain(error: HubRejected) -> str:

@@ -58,11 +58,12 @@ UPDATABLE = frozenset(
         "outputs",
         "progress",
         "hub_token",
+        "hub_secret",
     }
 )
 """The columns that the reconciler, and the job itself, may change."""
 
-SHOWN = UPDATABLE - {"launched_at", "cleaned_at", "state", "hub_token"}
+SHOWN = UPDATABLE - {"launched_at", "cleaned_at", "state", "hub_token", "hub_secret"}
 """Those of them that users see."""
 
 
@@ -134,10 +135,12 @@ def _dump_pods(pods: list[Pod]) -> str:
 
 def open_env(sealed: bytes | None, keyring: Keyring) -> dict[str, str] | None:
     """Return a decrypted environment, or None if its key was removed."""
-    if sealed is None:
-        return {}
+    return {} if sealed is None else open_secret(sealed, keyring)
+
+
+def open_secret(sealed: bytes, keyring: Keyring) -> Any:
+    """Return a decrypted value, or None if its key was removed."""
     try:
-        env: dict[str, str] = keyring.unseal(sealed)
+        return keyring.unseal(sealed)
     except BadKey:
         return None
-    return env

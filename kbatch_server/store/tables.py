@@ -134,6 +134,8 @@ jobs = Table(
     Column("progress", Text),
     # the id of its token at the hub, "?" while it may have one with an unknown id, "" after it was revoked
     Column("hub_token", String(32)),
+    # the token itself, encrypted, so that a launch that is repeated gives the job the same
+    Column("hub_secret", LargeBinary),
     UniqueConstraint("user", "idempotency_key"),
     Index(
         "ix_jobs_parent",

@@ -267,3 +267,19 @@ async def test_services_of_the_hub_request_no_tokens(world):
     request = JobRequest.from_json({"name": "job", "command": ["true"], "hub_scopes": ["servers!user"]})
     with pytest.raises(InvalidRequest, match=r"hub_scopes: .*only jobs of users"):
         await world.jobs.submit(robot, request)
+
+
+async def test_a_token_with_an_unknown_id_is_never_forgotten(world, hub):
+    hub.answers["POST"] = (500, {})
+    job = await submit(world)
+    with pytest.raises(LauncherUnavailable):
+        await step(world, job)
+    # then the service loses its right
+    hub.answers |= {"GET": (403, {"message": "no"}), "POST": (403, {"message": "no"})}
+    job = await step(world, job)
+    assert (job.status, job.reason, job.hub_token) == (Status.FAILED, "HubTokenRefused", UNKNOWN)
+    assert (await step(world, job)).cleaned_at is None
+    # and gets it back
+    hub.answers["GET"] = (200, {"api_tokens": [{"id": "a4", "note": f"kbatch job {job.id}"}]})
+    await until_cleaned(world, job)
+    assert ("DELETE", "users/alice@example.com/tokens/a4", None) in hub.asked

@@ -276,6 +276,35 @@ told["status"] = ask(f"{hub}/user", hub_token)[0]
     assert lost not in list_tokens(token_hub, "alice").values()
 
 
+@pytest.mark.parametrize("step", ["launch.3", "launch.4", "launch.5"])
+def test_a_job_that_runs_keeps_its_token_when_the_service_is_killed_before_it_knows(
+    alice, service, token_hub, step
+):
+    service.stop()
+    service.set_environment(KBATCH_TEST_FAILPOINT=f"{step}:1")
+    service.start()
+    script = """
+import time
+for _ in range(600):
+    try:
+        if json.loads(ask(f"{url}api/v1/jobs/{job}", token)[1])["status"] != "queued":
+            break
+    except OSError:
+        pass
+    time.sleep(0.1)
+told["status"] = ask(f"{hub}/user", hub_token)[0]
+"""
+    job_id = submit(alice, script, hub_scopes=["read:users!user"])
+    service.wait_killed(step, 30)
+    service.set_environment(KBATCH_TEST_FAILPOINT=None)
+    service.start()
+    wait_for_end(alice, job_id)
+    assert read_told(alice, job_id)["status"] == 200
+    wait_until(lambda: is_cleaned(service, job_id))
+    assert not list_tokens(token_hub, "alice")
+    assert read_column(service, job_id, "hub_secret") is None
+
+
 def test_tokens_that_are_not_on_record_are_swept_at_the_start_and_no_others(alice, service, token_hub):
     over = submit(alice, "", hub_scopes=["read:users!user"])
     wait_for_end(alice, over)

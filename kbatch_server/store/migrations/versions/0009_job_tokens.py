@@ -15,6 +15,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("children", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("progress", sa.Text()))
     op.add_column("jobs", sa.Column("hub_token", sa.String(32)))
+    op.add_column("jobs", sa.Column("hub_secret", sa.LargeBinary()))
     for name, columns, condition in (
         ("ix_jobs_parent", ["user", "parent", "seq"], "parent IS NOT NULL"),
         ("ix_jobs_hub_token", ["user", "seq"], "hub_token IS NOT NULL"),
