@@ -29,6 +29,7 @@ from .handlers import make_handlers
 from .handlers.services import Services
 from .jobs.config import JobConfig
 from .jobs.profiles import Profiles
+from .jobs.secrets import Secrets
 from .jobs.service import Jobs
 from .jobs.watch import JobWatch
 from .keyring import BadKey, Keyring
@@ -61,6 +62,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     JobConfig,
     Limits,
     Profiles,
+    Secrets,
     DiskSpace,
     Uploads,
     Outputs,

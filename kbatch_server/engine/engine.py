@@ -72,6 +72,7 @@ class Engine(LoggingConfigurable):
             profiles=self.profiles,
             storage=self.storage,
             jobs=self.store.jobs,
+            secrets=self.store.secrets,
             uploads=self.store.uploads,
         )
 

@@ -31,6 +31,7 @@ from ..storage.diskspace import DiskSpace
 from ..store import Store
 from ..store.queuelimits import QueueLimits
 from .profiles import Profiles
+from .secrets import Secrets, list_names
 from .watch import JobWatch, Reset, SeenChange
 
 
@@ -46,6 +47,7 @@ class Jobs(LoggingConfigurable):
     limits = Instance(Limits, ())
     profiles = Instance(Profiles)
     reader = Instance(LogReader)
+    secrets = Instance(Secrets)
     usage_report = Instance(UsageReport)
     store = Instance(Store)
     watch = Instance(JobWatch)
@@ -53,6 +55,10 @@ class Jobs(LoggingConfigurable):
     @default("usage_report")
     def _default_standing(self) -> UsageReport:
         return UsageReport(limits=self.limits, records=self.store.queues, usage=self.store.usage)
+
+    @default("secrets")
+    def _default_secrets(self) -> Secrets:
+        return Secrets(parent=self.parent, records=self.store.secrets)
 
     @default("watch")
     def _default_watch(self) -> JobWatch:
@@ -119,7 +125,7 @@ class Jobs(LoggingConfigurable):
                 self.limits.find_group_queues(user.groups),
                 record_bytes=self.limits.max_record_bytes or None,
             ),
-            audit=make_entry(action, job.id, job.user, detail=(rerun_of and f"of {rerun_of}") or ""),
+            audit=make_entry(action, job.id, job.user, detail=_make_detail(spec, rerun_of)),
         )
         if is_new:
             reach("submit.3")
@@ -131,11 +137,12 @@ class Jobs(LoggingConfigurable):
     async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job.
 
-        Raises InvalidRequest, with the field, if the admin does not allow the request or the launcher cannot
-        run it.
+        Raises InvalidRequest, with the field, if the admin does not allow the request, the launcher cannot
+        run it, or the user does not have a secret that it names.
         """
         spec = await self.profiles.make_spec(user, request)
         self.launcher.check_spec(spec)
+        await self.secrets.check(user, spec)
         return self.launcher.round_spec(spec)
 
     async def get(self, user: User, job_id: str) -> Job:
@@ -219,7 +226,7 @@ class Jobs(LoggingConfigurable):
         return (await self.store.jobs.read_env(job.id) or {}) if job.has_env else {}
 
     async def forget_user(self, name: str, *, before: datetime | None = None) -> ForgottenUser:
-        """Begin to forget a user: all jobs with their logs and results, all uploads, and the usage.
+        """Begin to forget a user: all jobs with their logs and results, all uploads, secrets and the usage.
 
         From now on nobody can see these jobs, and running ones are cancelled. ``before`` keeps newer things,
         which belong to a later user of that name. Repeating this is harmless. The audit record stays.
@@ -230,9 +237,11 @@ class Jobs(LoggingConfigurable):
             for job_id in job_ids:
                 self.on_change(job_id)
         uploads = await self.store.retention.forget_uploads(name, before=before)
-        entry = make_entry(Action.FORGET_USER, name, name, detail=f"{jobs} jobs, {uploads} uploads")
+        secrets = await self.store.secrets.forget(name, before=before)
+        detail = f"{jobs} jobs, {uploads} uploads, {secrets} secrets"
+        entry = make_entry(Action.FORGET_USER, name, name, detail=detail)
         await self.store.retention.forget_usage(name, audit=entry)
-        return ForgottenUser(name, jobs, uploads)
+        return ForgottenUser(name, jobs, uploads, secrets)
 
     async def audit(self, query: AuditQuery) -> AuditPage:
         """Return a page of the audit record, newest first, after auditing this read."""
@@ -280,6 +289,13 @@ class Jobs(LoggingConfigurable):
 def _check_owner(user: User, owner: str | None) -> None:
     if owner != user.name and not user.admin:
         raise Forbidden("Only admins can list jobs of other users.", reason="MissingScope")
+
+
+def _make_detail(spec: JobSpec, rerun_of: str | None) -> str:
+    """Return the details of a submit for the audit record: the earlier job, the names of secrets."""
+    names = ", ".join(list_names(spec))
+    parts = [f"of {rerun_of}" if rerun_of else "", f"with the secrets {names}" if names else ""]
+    return ", ".join(filter(None, parts))
 
 
 def _owner(user: User) -> str | None:

@@ -13,6 +13,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import InvalidRequest
 from ..models.job import Job, JobEvent, JobSpec, JobStatus
 from ..models.results import OutputLimits, OutputTar
+from ..models.secret import RegistryLogin
 
 
 class LauncherUnavailable(Exception):
@@ -38,6 +39,10 @@ class Launch:
 
     env: dict[str, str] = field(default_factory=dict, repr=False)
     """The complete environment: the admin's, the user's and the service's variables."""
+    secret_files: dict[str, str] = field(default_factory=dict, repr=False)
+    """The content of each file in ``$KBATCH_SECRETS_DIR``: the names in ``JobSpec.secret_files``."""
+    registries: tuple[RegistryLogin, ...] = field(default=(), repr=False)
+    """The credentials with which to pull the job's image, in the order of ``JobSpec.registry_secrets``."""
     code_url: str | None = field(default=None, repr=False)
     """The URL of the ZIP of code; it expires, and is valid only for this object."""
     outputs_url: str | None = field(default=None, repr=False)
