@@ -33,7 +33,7 @@ ROUTES = [
 ]
 DECLARED = [(pattern, method, needs) for pattern, method, needs in ROUTES if needs is not None]
 ALL = frozenset({"submit", "read", "cancel"})
-PAGES = {"job/([^/]+)/?", "submit/?", "use/?", "admin/?"}
+PAGES = {"job/([^/]+)/?", "submit/?", "secrets/?", "use/?", "admin/?"}
 STYLE = find_files()["page.css"]
 
 
