@@ -79,6 +79,12 @@ class JobLauncher(LoggingConfigurable):
     runs_notebooks = False
     """Whether a job may have a notebook in place of a command: see ``notebooks.launch``."""
 
+    has_secret_files = False
+    """Whether a job has the files in ``Launch.secret_files``, in the folder ``$KBATCH_SECRETS_DIR``."""
+
+    has_registries = False
+    """Whether it pulls the image of a job with the credentials of ``Launch.registries``."""
+
     max_launches_per_second = Float(
         0,
         min=0,
@@ -116,10 +122,15 @@ class JobLauncher(LoggingConfigurable):
         """Raise InvalidRequest, with the field, for a job that this launcher can never run.
 
         The service calls it before it accepts a job, in any replica. The default rejects only a notebook,
-        unless ``runs_notebooks`` is set.
+        secret files and registry credentials, unless ``runs_notebooks``, ``has_secret_files`` and
+        ``has_registries`` are set.
         """
         if spec.notebook is not None and not self.runs_notebooks:
             raise InvalidRequest.of_field("notebook", "is not supported: this launcher only runs commands")
+        if spec.secret_files and not self.has_secret_files:
+            raise InvalidRequest.of_field("secret_files", "is not supported by this launcher: use secret_env")
+        if spec.registry_secrets and not self.has_registries:
+            raise InvalidRequest.of_field("registry_secrets", "is not supported by this launcher")
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
         """Return the spec that a job will really have, with sizes that this launcher can provide.

@@ -173,6 +173,15 @@ async def test_a_secret_whose_key_the_admin_has_removed_is_told_before_and_at_th
     assert "Set it again" in job.message
 
 
+async def test_what_a_launcher_has_no_place_for_is_refused_before_the_job_is_accepted(filled):
+    filled.launcher.has_secret_files = filled.launcher.has_registries = False
+    with pytest.raises(InvalidRequest, match="secret_files: is not supported by this launcher: use secret_e"):
+        await submit(filled, secret_files={"key": "key"})
+    with pytest.raises(InvalidRequest, match="registry_secrets: is not supported by this launcher"):
+        await submit(filled, registry_secrets=["quay"])
+    await submit(filled, secret_env={"TOKEN": "token"})
+
+
 async def test_credentials_are_refused_where_no_image_is_pulled(filled):
     filled.launcher.check_spec = LocalProcessJobLauncher().check_spec
     with pytest.raises(InvalidRequest, match="registry_secrets: is not supported"):

@@ -51,6 +51,8 @@ class KubeJobLauncher(JobLauncher):
     """
 
     runs_notebooks = True
+    has_secret_files = True
+    has_registries = True
 
     namespace = Unicode(
         help="""The namespace for jobs. Default: the environment variable POD_NAMESPACE, else the namespace of

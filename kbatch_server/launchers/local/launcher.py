@@ -64,6 +64,7 @@ class LocalProcessJobLauncher(JobLauncher):
     """
 
     runs_notebooks = True
+    has_secret_files = True
 
     root = Unicode(
         help="""The folder that contains the folders of the jobs. Default: ``kbatch-jobs`` in the working
