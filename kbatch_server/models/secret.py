@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
 )
 from typing_extensions import TypedDict
 
@@ -126,12 +127,25 @@ class RegistryLogin(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    server: Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_checked_registry)]
+    server: str = Field(min_length=1, max_length=253)
     """The registry's host, like ``quay.io``; for Docker Hub ``docker.io``."""
-    username: Annotated[
-        str, Field(min_length=1, max_length=255, repr=False), AfterValidator(_checked_username)
-    ]
-    password: Annotated[_Value, Field(repr=False)]
+    username: str = Field(min_length=1, max_length=255, repr=False)
+    password: str = Field(min_length=1, max_length=MAX_SECRET_BYTES, repr=False)
+
+    @field_validator("server")
+    @classmethod
+    def _check_server(cls, value: str) -> str:
+        return _checked_registry(value)
+
+    @field_validator("username")
+    @classmethod
+    def _check_username(cls, value: str) -> str:
+        return _checked_username(value)
+
+    @field_validator("password")
+    @classmethod
+    def _check_password(cls, value: str) -> str:
+        return _checked_text(value)
 
 
 class SecretRequest(BaseModel):
