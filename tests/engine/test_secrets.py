@@ -173,6 +173,18 @@ async def test_a_secret_whose_key_the_admin_has_removed_is_told_before_and_at_th
     assert "Set it again" in job.message
 
 
+async def test_after_a_change_of_keys_the_old_one_is_soon_not_needed_any_more(filled, caplog):
+    old, new = "k" * 32, "n" * 32
+    filled.store.secrets._keyring = Keyring([new, old])
+    with caplog.at_level("INFO"):
+        await filled.engine.retention.sweep(with_orphans=False)
+        await filled.engine.retention.sweep(with_orphans=False)
+    assert caplog.text.count("encrypted 3 secrets of users anew") == 1
+    filled.store.secrets._keyring = Keyring([new])
+    job = await submit(filled, **USES)
+    assert (await launch(filled, job)).status == "pending"
+
+
 async def test_what_a_launcher_has_no_place_for_is_refused_before_the_job_is_accepted(filled):
     filled.launcher.has_secret_files = filled.launcher.has_registries = False
     with pytest.raises(InvalidRequest, match="secret_files: is not supported by this launcher: use secret_e"):

@@ -835,22 +835,34 @@ async def test_a_job_reads_its_secret_files_whichever_user_it_runs_as(
     assert lines == ["/kbatch-secrets", shown, "line 1", "line 2", "s3cr3t", "key.json", "read-only"]
 
 
+@pytest.mark.parametrize("cut", ["before-the-credentials", "before-it-is-resumed"])
 async def test_registry_credentials_are_a_pull_secret_that_goes_with_the_job(
     launcher: KubeJobLauncher,
     make_job: Callable[..., Job],
     core_api: client.CoreV1Api,
     monkeypatch: pytest.MonkeyPatch,
+    cut: str,
 ) -> None:
     job = make_job("sleep 300", registry_secrets=["quay"], image_pull_secrets=["of-the-admin"])
     earlier = RegistryLogin(server="quay.io", username="alice", password="expired")
     login = RegistryLogin(server="quay.io", username="alice", password="hunter22")
 
+    create = launcher.client.ensure_created
+
     async def fail(*args: Any) -> None:
         raise KubeUnavailable("the service was cut off")
 
-    # all is made, and the Job is not resumed: the next launch has newer credentials
+    async def create_but_the_last(path: str, manifest: dict[str, Any], **kwargs: Any) -> Any:
+        if manifest.get("type") == "kubernetes.io/dockerconfigjson":
+            await fail()
+        return await create(path, manifest, **kwargs)
+
+    # a launch that is cut short; the next one has newer credentials
     with monkeypatch.context() as broken:
-        broken.setattr(launcher.client, "patch", fail)
+        if cut == "before-it-is-resumed":
+            broken.setattr(launcher.client, "patch", fail)
+        else:
+            broken.setattr(launcher.client, "ensure_created", create_but_the_last)
         with pytest.raises(LauncherUnavailable):
             await launch(launcher, job, env={"A": "1"}, registries=(earlier,))
     await launch(launcher, job, env={"A": "1"}, registries=(login,))
