@@ -30,6 +30,7 @@ from .handlers import make_handlers
 from .handlers.services import Services
 from .jobs.config import JobConfig
 from .jobs.profiles import Profiles
+from .jobs.secrets import Secrets
 from .jobs.service import Jobs
 from .jobs.tokens import JobTokens
 from .jobs.watch import JobWatch
@@ -63,6 +64,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     JobConfig,
     Limits,
     Profiles,
+    Secrets,
     DiskSpace,
     Uploads,
     Outputs,

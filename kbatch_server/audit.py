@@ -29,6 +29,9 @@ class Action(StrEnum):
     """An admin listed the jobs of another user, or of all."""
     AUDIT = "audit"
     """An admin read the audit record."""
+    SET_SECRET = "set-secret"  # noqa: S105 - not a password
+    """A user set one of their secrets, or replaced it."""
+    DELETE_SECRET = "delete-secret"  # noqa: S105 - not a password
     FORGET_USER = "forget-user"
     """All data of a user is to be removed: the hub no longer has this user."""
     REMOVE_JOB = "remove-job"
@@ -62,7 +65,7 @@ class AuditEntry:
     """The hub user, or ``service/NAME``, or SYSTEM."""
     action: Action
     name: str
-    """The object of the action: the id of a job or an upload, the key of an object."""
+    """The object of the action: the id of a job or an upload, the name of a secret, the key of an object."""
     user: str
     """The owner of that: a user, ``*`` for all users, or empty."""
     kind: str

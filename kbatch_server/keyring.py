@@ -30,6 +30,8 @@ class Keyring:
             raise BadKey("a key must have at least 32 characters, like the output of: openssl rand -hex 32")
         self._keys = keys
         self._fernet = MultiFernet([Fernet(_derived(key, "seal")) for key in keys])
+        self.key_ids = tuple(_derived(key, "id")[:16].decode() for key in keys)
+        """A name for each key, the one that encrypts first. It says nothing about the key."""
 
     @classmethod
     def from_file(cls, path: Path, *, may_make: bool = True) -> Keyring:

@@ -47,7 +47,8 @@ _FLAGS: dict[Any, Any] = {
 
 
 class ForgetUser(Application):
-    """Forget users by name, or all whom the hub has deleted: their jobs, logs, results, uploads and usage.
+    """Forget users by name, or all whom the hub has deleted: their jobs, logs, results, uploads, secrets and
+    usage.
 
     This cancels running jobs. The running service removes all the data within minutes; both may run at the
     same time. The audit record stays.
@@ -111,7 +112,7 @@ class ForgetUser(Application):
             print(f"{what}: would be forgotten")
             return
         done = await server.jobs.forget_user(name, before=before)
-        print(f"{what}: forgotten, {done.jobs} jobs and {done.uploads} uploads")
+        print(f"{what}: forgotten, {done.jobs} jobs, {done.uploads} uploads and {done.secrets} secrets")
 
 
 async def find_forgotten(

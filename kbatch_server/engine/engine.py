@@ -93,6 +93,7 @@ class Engine(LoggingConfigurable):
             storage=self.storage,
             tokens=self.tokens,
             jobs=self.store.jobs,
+            secrets=self.store.secrets,
             uploads=self.store.uploads,
         )
 

@@ -15,9 +15,11 @@ from ..models.results import OutputLimits
 from ..models.user import User
 from ..storage.base import Storage
 from ..store.jobs import JobStore
+from ..store.secrets import SecretStore
 from ..store.uploads import UploadStore
 from .hubtokens import HubTokens
 from .links import SignedLinks
+from .secrets import read_secrets
 
 DEFAULT_ENVIRONMENT = {
     # without a terminal, programs buffer some kilobytes of output, which are lost when they are killed; this
@@ -40,19 +42,22 @@ class LaunchBuilder(LoggingConfigurable):
     profiles = Instance(Profiles)
     storage = Instance(Storage)
     jobs = Instance(JobStore)
+    secrets = Instance(SecretStore)
     uploads = Instance(UploadStore)
 
     async def make_launch(self, job: Job) -> Launch:
         """Return the Launch of a job, for the launcher.
 
-        Raises StorageError if the storage does not respond, LaunchRefused if the environment is lost or the
-        hub gives no token, LauncherUnavailable if the hub does not respond.
+        Raises StorageError if the storage does not respond, LaunchRefused if the environment or a secret is
+        lost or the hub gives no token, LauncherUnavailable if the hub does not respond.
         """
         own = await self.jobs.read_env(job.id) if job.has_env else {}
         if own is None:
             message = "The job's environment was encrypted with a key that the service no longer has."
             raise LaunchRefused("EnvironmentLost", message)
         user = User(name=job.user, groups=tuple(job.groups))
+        secrets = await read_secrets(self.secrets, job)
+        own |= secrets.env
         environment = DEFAULT_ENVIRONMENT | await self.profiles.get_environment(user, job.spec.profile) | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it
@@ -62,6 +67,8 @@ class LaunchBuilder(LoggingConfigurable):
         )
         launch = Launch(
             env={"KBATCH_URL": self.links.url_for_jobs} | environment,
+            secret_files=secrets.files,
+            registries=secrets.registries,
             outputs_url=self.links.make_outputs_url(job) if job.spec.keep_outputs else None,
             output_limits=self.output_limits,
         )

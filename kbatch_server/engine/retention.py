@@ -207,7 +207,10 @@ class Retention(LoggingConfigurable):
         return True
 
     async def sweep(self, *, with_orphans: bool) -> int:
-        """Remove expired data, and return the number of removals; many records take several runs."""
+        """Remove expired data, and return the number of removals; many records take several runs.
+
+        It also encrypts users' secrets anew after the first key has changed.
+        """
         count = records = 0
         async with aclosing(self.find(with_orphans=with_orphans)) as removals:
             async for removal in removals:
@@ -219,6 +222,8 @@ class Retention(LoggingConfigurable):
                     records += removal.kind == "job"
         if forgotten := await self.trim_audit():
             self.log.info("removed %d entries of the audit record", forgotten)
+        if renewed := await self.store.secrets.renew():
+            self.log.info("encrypted %d secrets of users anew, with the first key", renewed)
         return count
 
     async def trim_audit(self) -> int:

@@ -112,7 +112,7 @@ class PageHandler(BaseHandler):
 
 
 class AppHandler(PageHandler):
-    """``job/{id}``, ``submit``, ``use``, ``admin``: the scripts choose the page by the URL."""
+    """``job/{id}``, ``submit``, ``secrets``, ``use``, ``admin``: the scripts choose the page by the URL."""
 
     @needs_user(whose="self")
     async def get(self, job_id: str = "") -> None:
@@ -206,6 +206,7 @@ default_handlers = [
     (r"", HomeHandler),
     (r"job/([^/]+)/?", AppHandler),
     (r"submit/?", AppHandler),
+    (r"secrets/?", AppHandler),
     (r"use/?", AppHandler),
     (r"admin/?", AppHandler),
     (r"oauth_callback", OAuthCallbackHandler),

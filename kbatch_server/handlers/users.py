@@ -16,7 +16,7 @@ class UserHandler(BaseHandler):
     @needs_scope("admin", whose="everybody")
     @answers(ForgottenUser)
     async def delete(self, name: str) -> None:
-        """Forget a user's jobs, with logs and results, uploads and usage; no error for an unknown name."""
+        """Forget a user's jobs, logs, results, uploads, secrets and usage; no error if unknown."""
         self.send_json(asdict(await self.services.jobs.forget_user(name)))
 
 

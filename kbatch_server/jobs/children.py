@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import Forbidden, InvalidRequest
 from ..models.job import Job
 from ..models.request import JobRequest
+from .secrets import list_names
 
 MAX_KEY_LENGTH = 190
 """Maximum length of the Idempotency-Key of a child: the record has the parent's id before it."""
@@ -13,7 +14,8 @@ MAX_KEY_LENGTH = 190
 def check_child(parent: Job, request: JobRequest) -> None:
     """Raise Forbidden or InvalidRequest unless a job may submit this one.
 
-    A child never has a right that its parent lacks: its groups are the parent's, and so are its hub scopes.
+    A child never has a right that its parent lacks: its groups are the parent's, and so are its hub scopes
+    and its secrets.
     How many children there may be is checked with the record.
     """
     depth = parent.spec.max_child_depth
@@ -30,6 +32,18 @@ def check_child(parent: Job, request: JobRequest) -> None:
             raise InvalidRequest.of_field(
                 "hub_scopes", f"{scope!r} is not among the scopes of the job that submits this one"
             )
+    if missing := set(list_names(request)) - set(list_names(parent.spec)):
+        raise InvalidRequest.of_field(
+            _find_field(request, missing),
+            f"the job that submits this one does not have the secret {sorted(missing)[0]!r}",
+        )
+
+
+def _find_field(request: JobRequest, names: set[str]) -> str:
+    """Return the first field of a request that names one of these secrets."""
+    if names & set(request.secret_env.values()):
+        return "secret_env"
+    return "secret_files" if names & set(request.secret_files.values()) else "registry_secrets"
 
 
 def scope_key(parent: Job | None, key: str | None) -> str | None:

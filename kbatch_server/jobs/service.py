@@ -34,6 +34,7 @@ from ..store.queuelimits import QueueLimits
 from .children import check_child, scope_key
 from .profiles import Profiles
 from .progress import ProgressReports
+from .secrets import Secrets, list_names
 from .watch import JobWatch, Reset, SeenChange
 
 
@@ -50,6 +51,7 @@ class Jobs(LoggingConfigurable):
     profiles = Instance(Profiles)
     progress = Instance(ProgressReports)
     reader = Instance(LogReader)
+    secrets = Instance(Secrets)
     usage_report = Instance(UsageReport)
     store = Instance(Store)
     watch = Instance(JobWatch)
@@ -61,6 +63,10 @@ class Jobs(LoggingConfigurable):
     @default("progress")
     def _default_progress(self) -> ProgressReports:
         return ProgressReports(parent=self.parent, jobs=self.store.jobs)
+
+    @default("secrets")
+    def _default_secrets(self) -> Secrets:
+        return Secrets(parent=self.parent, records=self.store.secrets)
 
     @default("watch")
     def _default_watch(self) -> JobWatch:
@@ -140,8 +146,8 @@ class Jobs(LoggingConfigurable):
     async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job.
 
-        Raises InvalidRequest, with the field, if the admin does not allow the request or the launcher cannot
-        run it.
+        Raises InvalidRequest, with the field, if the admin does not allow the request, the launcher cannot
+        run it, or the user does not have a secret that it names.
         """
         spec = await self.profiles.make_spec(user, request)
         if spec.hub_scopes and "/" in user.name:  # as the names of the hub's services: see HubAuthenticator
@@ -149,6 +155,7 @@ class Jobs(LoggingConfigurable):
                 "hub_scopes", "cannot be set here: only jobs of users can have tokens"
             )
         self.launcher.check_spec(spec)
+        await self.secrets.check(user, spec)
         return self.launcher.round_spec(spec)
 
     async def get(self, user: User, job_id: str) -> Job:
@@ -256,7 +263,7 @@ class Jobs(LoggingConfigurable):
         return (await self.store.jobs.read_env(job.id) or {}) if job.has_env else {}
 
     async def forget_user(self, name: str, *, before: datetime | None = None) -> ForgottenUser:
-        """Begin to forget a user: all jobs with their logs and results, all uploads, and the usage.
+        """Begin to forget a user: all jobs with their logs and results, all uploads, secrets and the usage.
 
         From now on nobody can see these jobs, and running ones are cancelled. ``before`` keeps newer things,
         which belong to a later user of that name. Repeating this is harmless. The audit record stays.
@@ -267,9 +274,11 @@ class Jobs(LoggingConfigurable):
             for job_id in job_ids:
                 self.on_change(job_id)
         uploads = await self.store.retention.forget_uploads(name, before=before)
-        entry = make_entry(Action.FORGET_USER, name, name, detail=f"{jobs} jobs, {uploads} uploads")
+        secrets = await self.store.secrets.forget(name, before=before)
+        detail = f"{jobs} jobs, {uploads} uploads, {secrets} secrets"
+        entry = make_entry(Action.FORGET_USER, name, name, detail=detail)
         await self.store.retention.forget_usage(name, audit=entry)
-        return ForgottenUser(name, jobs, uploads)
+        return ForgottenUser(name, jobs, uploads, secrets)
 
     async def audit(self, query: AuditQuery) -> AuditPage:
         """Return a page of the audit record, newest first, after auditing this read."""
@@ -320,10 +329,10 @@ def _hash(request: JobRequest) -> str:
 
 
 def _describe_origin(job: Job, rerun_of: str | None) -> str:
-    """Return which job a new one follows, for the audit record."""
-    if job.parent is not None:
-        return f"by {job.parent}"
-    return f"of {rerun_of}" if rerun_of else ""
+    """Return the details of a submit for the audit record: the job that it follows, the names of secrets."""
+    origin = f"by {job.parent}" if job.parent is not None else f"of {rerun_of}" if rerun_of else ""
+    names = ", ".join(list_names(job.spec))
+    return ", ".join(filter(None, [origin, f"with the secrets {names}" if names else ""]))
 
 
 def _check_owner(user: User, owner: str | None) -> None:

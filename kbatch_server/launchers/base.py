@@ -13,6 +13,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import InvalidRequest
 from ..models.job import Job, JobEvent, JobSpec, JobStatus
 from ..models.results import OutputLimits, OutputTar
+from ..models.secret import RegistryLogin
 
 
 class LauncherUnavailable(Exception):
@@ -38,6 +39,10 @@ class Launch:
 
     env: dict[str, str] = field(default_factory=dict, repr=False)
     """The complete environment: the admin's, the user's and the service's variables."""
+    secret_files: dict[str, str] = field(default_factory=dict, repr=False)
+    """The content of each file in ``$KBATCH_SECRETS_DIR``: the names in ``JobSpec.secret_files``."""
+    registries: tuple[RegistryLogin, ...] = field(default=(), repr=False)
+    """The credentials with which to pull the job's image, in the order of ``JobSpec.registry_secrets``."""
     code_url: str | None = field(default=None, repr=False)
     """The URL of the ZIP of code; it expires, and is valid only for this object."""
     outputs_url: str | None = field(default=None, repr=False)
@@ -73,6 +78,12 @@ class JobLauncher(LoggingConfigurable):
 
     runs_notebooks = False
     """Whether a job may have a notebook in place of a command: see ``notebooks.launch``."""
+
+    has_secret_files = False
+    """Whether a job has the files in ``Launch.secret_files``, in the folder ``$KBATCH_SECRETS_DIR``."""
+
+    has_registries = False
+    """Whether it pulls the image of a job with the credentials of ``Launch.registries``."""
 
     max_launches_per_second = Float(
         0,
@@ -111,10 +122,15 @@ class JobLauncher(LoggingConfigurable):
         """Raise InvalidRequest, with the field, for a job that this launcher can never run.
 
         The service calls it before it accepts a job, in any replica. The default rejects only a notebook,
-        unless ``runs_notebooks`` is set.
+        secret files and registry credentials, unless ``runs_notebooks``, ``has_secret_files`` and
+        ``has_registries`` are set.
         """
         if spec.notebook is not None and not self.runs_notebooks:
             raise InvalidRequest.of_field("notebook", "is not supported: this launcher only runs commands")
+        if spec.secret_files and not self.has_secret_files:
+            raise InvalidRequest.of_field("secret_files", "is not supported by this launcher: use secret_env")
+        if spec.registry_secrets and not self.has_registries:
+            raise InvalidRequest.of_field("registry_secrets", "is not supported by this launcher")
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
         """Return the spec that a job will really have, with sizes that this launcher can provide.

@@ -20,6 +20,7 @@ from pydantic import (
 from ..notebooks.request import Notebook
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES
 from ..validation import at_most, checked
+from .secret import RegistrySecrets, SecretFiles, SecretVariables
 
 MAX_ENV_BYTES = 256 * 1024
 """Maximum size of a job's environment, names and values: a Kubernetes Secret has 1 MiB at most, in base64."""
@@ -166,6 +167,12 @@ class JobRequest(BaseModel):
     image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
     profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
     env: Variables = Field(default_factory=dict)
+    secret_env: SecretVariables = Field(default_factory=dict)
+    """Variables whose values are secrets of the user: for each variable the name of the secret."""
+    secret_files: SecretFiles = Field(default_factory=dict)
+    """Files in ``$KBATCH_SECRETS_DIR`` whose content is a secret: for each file the name of the secret."""
+    registry_secrets: RegistrySecrets = Field(default_factory=list)
+    """The names of secrets with credentials for registries, to pull the image with."""
     upload: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
     working_dir: Annotated[Text, Field(max_length=2000), AfterValidator(_checked_folder)] | None = None
     """The folder of the upload in which the command runs. Default: the top folder."""
@@ -206,6 +213,14 @@ class JobRequest(BaseModel):
             return {key: value for key, value in data.items() if value is not None}
         return data
 
+    @field_validator("secret_env")
+    @classmethod
+    def _are_other_variables(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        _checked_env(value)
+        if both := sorted(value.keys() & info.data.get("env", {}).keys()):
+            raise ValueError(f"{both[0]} is also in env: a variable has one value")
+        return value
+
     @field_validator("notebook")
     @classmethod
     def _is_in_place_of_a_command(cls, value: Notebook | None, info: ValidationInfo) -> Notebook | None:
@@ -241,6 +256,9 @@ class RequestedSpec(BaseModel):
     files of the working folder."""
     image: str
     profile: str | None = None
+    secret_env: dict[str, str] = Field(default_factory=dict)
+    secret_files: dict[str, str] = Field(default_factory=dict)
+    registry_secrets: list[str] = Field(default_factory=list)
     upload: str | None = None
     working_dir: str | None = None
     """The folder of the code in which the command runs; None: the top folder."""

@@ -29,8 +29,9 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class ForgottenUser:
-    """The numbers of jobs and uploads of a user that the service has begun to forget."""
+    """The numbers of jobs, uploads and secrets of a user that the service has begun to forget."""
 
     user: str
     jobs: int
     uploads: int
+    secrets: int

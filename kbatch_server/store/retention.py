@@ -14,7 +14,7 @@ from ..limits.fairshare import get_month_end
 from ..models.times import utcnow
 from .audit import log_entry, put_entry
 from .changes import ChangingStore, JobChange
-from .tables import job_logs, job_outputs, jobs, log_segments, monthly_use, recent_use, uploads
+from .tables import job_logs, job_outputs, jobs, log_segments, monthly_use, recent_use, secrets, uploads
 
 FORGOTTEN_AT_ONCE = 500
 """The number of a forgotten user's jobs in one transaction: others write, too."""
@@ -109,7 +109,7 @@ class RetentionStore(ChangingStore):
         return await self._database.read(lambda connection: set(connection.scalars(statement)))
 
     async def list_owners(self) -> dict[str, datetime]:
-        """Return the users with jobs, uploads or usage in the database, each with the time of the oldest.
+        """Return the users with jobs, uploads, secrets or usage, each with the time of the oldest.
 
         The time of usage is that of its last change: the record has no times of earlier changes.
         """
@@ -117,6 +117,7 @@ class RetentionStore(ChangingStore):
             select(jobs.c.user, jobs.c.created_at.label("at")).where(jobs.c.delete_requested_at.is_(None)),
             select(uploads.c.user, uploads.c.created_at).where(uploads.c.expires_at > utcnow()),
             select(recent_use.c.user, recent_use.c.as_of),
+            select(secrets.c.user, secrets.c.updated_at),
         ).subquery()
         oldest = select(kept.c.user, func.min(kept.c.at).label("at")).group_by(kept.c.user)
         months = (

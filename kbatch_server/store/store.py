@@ -20,6 +20,7 @@ from .outputs import OutputStore
 from .queues import QueueStore
 from .reports import ReportStore
 from .retention import RetentionStore
+from .secrets import SecretStore
 from .uploads import UploadStore
 from .usage import UsageStore
 
@@ -52,6 +53,7 @@ class Store:
         self.queues = QueueStore(self._database)
         self.reports = ReportStore(self._database)
         self.retention = RetentionStore(self._database, self.changes)
+        self.secrets = SecretStore(self._database, keyring)
         self.uploads = UploadStore(self._database)
         self.usage = UsageStore(self._database)
         self.jobs = JobStore(self._database, self.changes, keyring, self.usage)

@@ -286,6 +286,24 @@ waits = Table(
     Column("why", Text, nullable=False),
 )
 
+# the secrets that users keep for their jobs
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("user", Text, primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    # encrypted, together with the user and the name
+    Column("content", LargeBinary, nullable=False),
+    # the keyring's name for the key of that
+    Column("key_id", String(16), nullable=False),
+    # of the content before it was encrypted
+    Column("size", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("used_at", UtcDateTime),
+)
+
 # who did what, when and from where; stays when the job is deleted
 audit = Table(
     "audit",

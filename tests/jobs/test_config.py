@@ -171,6 +171,7 @@ def test_the_pods_own_volumes_and_folders_are_those_that_no_admin_may_name():
         keep_outputs=True,
         collect="workdir",
         shm_size=2**20,
+        secret_files={"key": "key"},
     )
     job = Job(id="j", user="alice", name="job", spec=spec, created_at=datetime.now(UTC))
     pod = make_pod_spec(job, OutputLimits(), env_names=[], init_image="busybox")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import http.server
 import json
@@ -16,11 +17,12 @@ import pytest
 from kubernetes.aio import client
 
 from kbatch_server.launchers.base import Launch, LauncherUnavailable, LaunchRefused, LogNotFound
-from kbatch_server.launchers.kube.client import KubeClient
+from kbatch_server.launchers.kube.client import KubeClient, KubeUnavailable
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
 from kbatch_server.launchers.kube.manifests import job as objects
 from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
 from kbatch_server.models.results import OutputLimits
+from kbatch_server.models.secret import RegistryLogin
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from tests.support.cluster import ClusterLike
@@ -808,3 +810,75 @@ async def test_modify_pod_hook(launcher: KubeJobLauncher, make_job: Callable[...
     job = make_job("echo $FROM_HOOK")
     assert (await run(launcher, job)).status == Status.SUCCEEDED
     assert await read(launcher, job) == "Alice\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"uid": 1234, "gid": 1234}, "-r--r--r-- 0 0"),
+        ({"uid": 1234, "gid": 1234, "fs_gid": 555}, "-r--r----- 0 555"),
+        ({}, "-r--r--r-- 0 0"),
+    ],
+    ids=["user", "user-and-group", "root"],
+)
+async def test_a_job_reads_its_secret_files_whichever_user_it_runs_as(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], fields: dict[str, Any], shown: str
+) -> None:
+    script = (
+        'cd $KBATCH_SECRETS_DIR; pwd; stat -Lc "%A %u %g" key.json; cat key.json; echo $TOKEN; ls;'
+        "touch new 2>/dev/null || echo read-only"
+    )
+    job = make_job(script, secret_files={"key.json": "gcp"}, secret_env={"TOKEN": "token"}, **fields)
+    seen = await run(launcher, job, env={"TOKEN": "s3cr3t"}, secret_files={"key.json": "line 1\nline 2\n"})
+    assert (seen.status, seen.exit_code) == (Status.SUCCEEDED, 0)
+    lines = (await read(launcher, job)).splitlines()
+    assert lines == ["/kbatch-secrets", shown, "line 1", "line 2", "s3cr3t", "key.json", "read-only"]
+
+
+@pytest.mark.parametrize("cut", ["before-the-credentials", "before-it-is-resumed"])
+async def test_registry_credentials_are_a_pull_secret_that_goes_with_the_job(
+    launcher: KubeJobLauncher,
+    make_job: Callable[..., Job],
+    core_api: client.CoreV1Api,
+    monkeypatch: pytest.MonkeyPatch,
+    cut: str,
+) -> None:
+    job = make_job("sleep 300", registry_secrets=["quay"], image_pull_secrets=["of-the-admin"])
+    earlier = RegistryLogin(server="quay.io", username="alice", password="expired")
+    login = RegistryLogin(server="quay.io", username="alice", password="hunter22")
+
+    create = launcher.client.ensure_created
+
+    async def fail(*args: Any) -> None:
+        raise KubeUnavailable("the service was cut off")
+
+    async def create_but_the_last(path: str, manifest: dict[str, Any], **kwargs: Any) -> Any:
+        if manifest.get("type") == "kubernetes.io/dockerconfigjson":
+            await fail()
+        return await create(path, manifest, **kwargs)
+
+    # a launch that is cut short; the next one has newer credentials
+    with monkeypatch.context() as broken:
+        if cut == "before-it-is-resumed":
+            broken.setattr(launcher.client, "patch", fail)
+        else:
+            broken.setattr(launcher.client, "ensure_created", create_but_the_last)
+        with pytest.raises(LauncherUnavailable):
+            await launch(launcher, job, env={"A": "1"}, registries=(earlier,))
+    await launch(launcher, job, env={"A": "1"}, registries=(login,))
+    namespace = str(job.state["namespace"])
+    secret = await core_api.read_namespaced_secret(f"{job.id}-registry", namespace)
+    assert secret.type == "kubernetes.io/dockerconfigjson"
+    assert secret.metadata.owner_references[0].uid == job.state["uid"]
+    auths = json.loads(base64.b64decode(secret.data[".dockerconfigjson"]))["auths"]
+    assert auths["quay.io"]["password"] == "hunter22"
+    pod = await core_api.read_namespaced_pod(await find_pod(launcher, job), namespace)
+    assert [each.name for each in pod.spec.image_pull_secrets] == [f"{job.id}-registry", "of-the-admin"]
+    assert "hunter22" not in str(pod)
+    await until(lambda: launcher.terminate(job))
+
+    async def are_gone() -> bool:
+        left = await core_api.list_namespaced_secret(namespace)
+        return not [each for each in left.items if each.metadata.name.startswith(job.id)]
+
+    await until(are_gone)

@@ -69,6 +69,7 @@ STATED = {
         "ended in the last {KBatchServer.kbatch_list_days} days (`KBatchServer.kbatch_list_days`)",
         "(before the second attempt; {JobConfig.retry_delay_seconds:g} unless the admin set another value)",
     ],
+    "secrets.md": ["that a user may keep ({Secrets.max_secrets})"],
     "security.md": [
         "in {Limits.max_queued:,} queued jobs at a time",
         '**`allowed_images` is `["{JobConfig.allowed_images[0]}"]` and',
@@ -167,6 +168,12 @@ NO_DEFAULTS = {
         "each cut off after 8 KiB",
         "123456789 bytes were cut out here: the log is longer than 1073741824 bytes",
         "the newest 10,000 at most",
+    ],
+    "secrets.md": [
+        "Its value is text of up to 64 KiB",
+        "All your secrets together may have 256 KiB",
+        "all that a job gets may have 256 KiB",
+        "; 0 turns secrets off",
     ],
     "security.md": ["encrypted with the keys, for ten minutes"],
     "storage.md": [

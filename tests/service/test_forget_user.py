@@ -149,7 +149,7 @@ def test_another_user_of_the_same_name_sees_nothing_of_a_user_who_was_deleted(hu
             own = submit(later, "true")
             assert "temp, before" in run(service, "--deleted", "--dry-run")
             assert list_jobs(later) == [own, runs, ended]
-            assert "forgotten, 2 jobs and" in run(service, "--deleted")
+            assert "forgotten, 2 jobs, " in run(service, "--deleted")
             assert list_jobs(later) == [own]
             assert later.get(f"api/v1/jobs/{ended}/logs").status_code == 404
             assert run(service, "--deleted") == ""
@@ -161,17 +161,28 @@ def test_an_admin_or_a_hook_of_the_hub_forgets_a_user_by_name(hub, service):
     hub.add_user("leaver")
     with connect(service, hub.make_token("leaver")) as leaver:
         jobs = [run_job(leaver, "true"), submit(leaver, "exec sleep 300")]
+        leaver.put("api/v1/secrets/token", json={"value": "s3cr3t"})
         upload = leaver.post(
             "api/v1/uploads", content=make_zip(), headers={"Content-Type": "application/zip"}
         ).json()
         [code] = [path for path in find_files(service.folder) if path.match(f"uploads/{upload['id']}")]
         with connect(service, hub.make_token("warden")) as warden:
             done = warden.delete("api/v1/users/leaver")
-            assert (done.status_code, done.json()) == (200, {"user": "leaver", "jobs": 2, "uploads": 1})
-            assert warden.delete("api/v1/users/leaver").json() == {"user": "leaver", "jobs": 0, "uploads": 0}
+            assert (done.status_code, done.json()) == (
+                200,
+                {"user": "leaver", "jobs": 2, "uploads": 1, "secrets": 1},
+            )
+            assert warden.delete("api/v1/users/leaver").json() == dict(
+                done.json(), jobs=0, uploads=0, secrets=0
+            )
             entry = warden.get("api/v1/audit?action=forget-user&limit=2").json()["items"][1]
-            assert (entry["who"], entry["user"], entry["detail"]) == ("warden", "leaver", "2 jobs, 1 uploads")
+            assert (entry["who"], entry["user"], entry["detail"]) == (
+                "warden",
+                "leaver",
+                "2 jobs, 1 uploads, 1 secrets",
+            )
         assert list_jobs(leaver) == []
+        assert leaver.get("api/v1/secrets").json() == {"items": []}
         assert leaver.get(f"api/v1/jobs/{jobs[0]}").status_code == 404
         assert leaver.get("api/v1/user").json()["usage"]["job_hours_per_month"] == 0
         wait_until_gone(service.folder / "jobs" / jobs[1])
@@ -179,7 +190,7 @@ def test_an_admin_or_a_hook_of_the_hub_forgets_a_user_by_name(hub, service):
         assert leaver.get("api/v1/user").json()["usage"]["job_hours_per_month"] == 0
         run_gc(service)
         assert not code.exists()
-    assert "leaver: forgotten, 0 jobs and 0 uploads" in run(service, "leaver")
+    assert "leaver: forgotten, 0 jobs, 0 uploads and 0 secrets" in run(service, "leaver")
 
 
 def test_nobody_is_forgotten_when_the_hub_does_not_say_who_is_there(hub, service):

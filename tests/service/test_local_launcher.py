@@ -405,6 +405,26 @@ async def test_secrets_stand_in_no_file_and_no_argument(launcher, changes):
     await cancel(launcher, job)
 
 
+async def test_a_job_has_its_secret_files_for_itself_and_until_its_end(launcher, changes):
+    script = 'cd $KBATCH_SECRETS_DIR; stat -c "%a %u" . key; id -u; cat key; echo x >>key && echo wrote; pwd'
+    job = make_script(script, secret_files={"key": "gcp"})
+    status = await run(launcher, changes, job, secret_files={"key": "line\r\nline\n"})
+    assert status.status == Status.SUCCEEDED
+    folder = Path(launcher.root) / job.id
+    modes, key, uid, *lines = (await read(launcher, job)).replace("\r\n", "|").splitlines()
+    assert (modes, key) == (f"700 {uid}", f"600 {uid}")
+    assert lines == ["line|line", "wrote", str(folder / "secrets")]
+    await launcher.clean(job)
+    assert not (folder / "secrets").exists()
+
+
+async def test_a_job_without_secret_files_has_no_folder_for_them(launcher, changes):
+    job = make_script("echo ${KBATCH_SECRETS_DIR-none}")
+    await run(launcher, changes, job)
+    assert await read(launcher, job) == "none\n"
+    assert not (Path(launcher.root) / job.id / "secrets").exists()
+
+
 async def test_the_code_is_unpacked_and_the_output_folder_is_there(launcher, changes):
     program = zipfile.ZipInfo("bin/go")
     program.external_attr = 0o100755 << 16

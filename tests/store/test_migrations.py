@@ -13,8 +13,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
+from kbatch_server.audit import Action, make_entry
 from kbatch_server.keyring import Keyring
 from kbatch_server.models.job import Job
+from kbatch_server.models.secret import SecretContent
 from kbatch_server.store import Store, StoreError
 from kbatch_server.store.database import schema
 from kbatch_server.store.database.schema import make_alembic_config
@@ -158,7 +160,7 @@ async def test_a_migration_that_fails_changes_nothing(url, tmp_path, monkeypatch
     assert execute(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0008"])
 async def test_what_an_earlier_release_recorded_is_there_after_the_upgrade(db_url, revision):
     engine = create_engine(with_driver(db_url))
     with engine.begin() as connection:
@@ -184,6 +186,9 @@ async def test_what_an_earlier_release_recorded_is_there_after_the_upgrade(db_ur
     new = Job(id="train-2", user="alice", name="train", spec=job.spec, created_at=job.created_at)
     again, is_new = await store.jobs.add(new, idempotency_key="key", request_hash="hash")
     assert (again.id, is_new) == ("train-1", False)
+    entry = make_entry(Action.SET_SECRET, "token", "alice")
+    await store.secrets.put("alice", "token", SecretContent("value", "x"), max_secrets=1, audit=entry)
+    assert [each.name for each in await store.secrets.list("alice")] == ["token"]
     await store.close()
 
 

@@ -16,6 +16,9 @@ from tests.support.tars import as_sent
 class ScriptedLauncher(JobLauncher):
     """Shows of each job what ``seen`` says, and raises ``fails`` where it is set."""
 
+    has_secret_files = True
+    has_registries = True
+
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.seen: dict[str, JobStatus | None] = {}

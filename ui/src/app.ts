@@ -8,10 +8,11 @@ import "./views/job-view";
 import "./views/jobs-view";
 import { makeLinkHandler, type Route, readRoute } from "./router";
 import { base } from "./styles";
+import "./views/secrets-view";
 import "./views/submit-view";
 import "./views/use-view";
 
-const TITLES = { jobs: "Jobs", job: "Job", submit: "New job", use: "Usage", admin: "Admin" };
+const TITLES = { jobs: "Jobs", job: "Job", submit: "New job", secrets: "Secrets", use: "Usage", admin: "Admin" };
 
 @customElement("kbatch-app")
 export class KbatchApp extends LitElement {
@@ -154,7 +155,7 @@ export class KbatchApp extends LitElement {
         <button type="button" class="skip" @click=${this.skip}>Skip to content</button>
         <a class="brand" href=${this.baseUrl}>kbatch</a>
         <nav aria-label="Main">
-          ${link("jobs", "")} ${link("submit", "submit")} ${link("use", "use")}
+          ${link("jobs", "")} ${link("submit", "submit")} ${link("secrets", "secrets")} ${link("use", "use")}
           ${this.user?.admin ? link("admin", "admin") : nothing}
         </nav>
         <div class="end">
@@ -193,6 +194,7 @@ export class KbatchApp extends LitElement {
     if (page === "job") return html`<kbatch-job .api=${this.api} .user=${user} .jobId=${jobId}></kbatch-job>`;
     if (page === "submit")
       return html`<kbatch-submit .api=${this.api} .user=${user} .from=${query.get("from") ?? ""}></kbatch-submit>`;
+    if (page === "secrets") return html`<kbatch-secrets .api=${this.api}></kbatch-secrets>`;
     if (page === "use") return html`<kbatch-use .api=${this.api} .user=${user}></kbatch-use>`;
     if (page === "admin") return html`<kbatch-admin .api=${this.api} .user=${user} .query=${query}></kbatch-admin>`;
     return html`<kbatch-jobs .api=${this.api} .user=${user} .query=${query}></kbatch-jobs>`;

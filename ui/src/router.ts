@@ -25,7 +25,7 @@ export function makeLinkHandler(baseUrl: string): (event: MouseEvent) => void {
 }
 
 export interface Route {
-  page: "jobs" | "job" | "submit" | "use" | "admin";
+  page: "jobs" | "job" | "submit" | "secrets" | "use" | "admin";
   jobId: string;
   query: URLSearchParams;
 }
@@ -35,6 +35,7 @@ export function readRoute(baseUrl: string): Route {
   const query = new URLSearchParams(location.search);
   const job = /^job\/([^/]+)$/.exec(path);
   if (job) return { page: "job", jobId: decodeURIComponent(job[1]), query };
-  if (path === "submit" || path === "use" || path === "admin") return { page: path, jobId: "", query };
+  if (path === "submit" || path === "secrets" || path === "use" || path === "admin")
+    return { page: path, jobId: "", query };
   return { page: "jobs", jobId: "", query };
 }

@@ -16,6 +16,7 @@ from .client import KubeClient, KubeRefused, KubeUnavailable, make_path
 from .job_objects import Place
 from .manifests import job as manifests
 from .manifests.gates import is_gated, make_open_patch
+from .manifests.secrets import make_file_data
 from .status.pods import get_wanted_limit, is_ending
 
 MIN_GRACE_SECONDS = 5
@@ -87,20 +88,32 @@ def is_namespace_template(value: str) -> bool:
     return is_name is not None and len(plain) <= 43 and value != "{username}"
 
 
-async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Place, *, instance: str) -> None:
-    """Create the Secret, owned by the Job at ``place``, or replace one that an earlier launch left."""
+async def ensure_secrets(
+    client: KubeClient, job: Job, launch: Launch, place: Place, *, instance: str
+) -> None:
+    """Create the Secrets, owned by the Job at ``place``, or replace those that an earlier launch left."""
     assert place.uid is not None  # noqa: S101 - for the type checker
+    notebook_files = make_files(job.spec.notebook, job.spec.working_dir) if job.spec.notebook else {}
     secret = manifests.make_secret(
         job,
         env=launch.env,
-        files=make_files(job.spec.notebook, job.spec.working_dir) if job.spec.notebook is not None else {},
+        files=notebook_files | make_file_data(launch.secret_files),
         code_url=launch.code_url,
         outputs_url=launch.outputs_url,
         namespace=place.namespace,
         instance=instance,
         owner_uid=place.uid,
     )
-    path = make_path("secrets", place.namespace)
+    await _ensure_secret(client, secret, place, instance=instance)
+    if launch.registries:
+        pull_secret = manifests.make_pull_secret(
+            job, launch.registries, namespace=place.namespace, instance=instance, owner_uid=place.uid
+        )
+        await _ensure_secret(client, pull_secret, place, instance=instance)
+
+
+async def _ensure_secret(client: KubeClient, secret: dict[str, Any], place: Place, *, instance: str) -> None:
+    path, name = make_path("secrets", place.namespace), secret["metadata"]["name"]
     found, is_new = await client.ensure_created(
         path,
         secret,
@@ -109,9 +122,9 @@ async def ensure_secret(client: KubeClient, job: Job, launch: Launch, place: Pla
     if is_new:
         return
     if found["metadata"].get("ownerReferences", [{}])[0].get("uid") != place.uid:
-        raise KubeUnavailable(f"an older {path}/{place.name} is still being deleted")
+        raise KubeUnavailable(f"an older {path}/{name} is still being deleted")
     # left by a launch that was cut short: its URL and tokens may have expired
-    await client.replace(f"{path}/{place.name}", secret)
+    await client.replace(f"{path}/{name}", secret)
 
 
 async def check_is_same(

@@ -20,7 +20,7 @@ from ..base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPie
 from .apply import (
     check_is_same,
     end_pods,
-    ensure_secret,
+    ensure_secrets,
     find_own_namespace,
     is_namespace_template,
     open_gates,
@@ -51,6 +51,8 @@ class KubeJobLauncher(JobLauncher):
     """
 
     runs_notebooks = True
+    has_secret_files = True
+    has_registries = True
 
     namespace = Unicode(
         help="""The namespace for jobs. Default: the environment variable POD_NAMESPACE, else the namespace of
@@ -258,7 +260,7 @@ class KubeJobLauncher(JobLauncher):
             reach("launch.3")
             if not manifests.is_launched(made):
                 await check_is_same(self.client, made, manifest, place)
-                await ensure_secret(self.client, job, launch, place, instance=self.instance)
+                await ensure_secrets(self.client, job, launch, place, instance=self.instance)
                 reach("launch.4")
                 patch = manifests.make_launch_patch(str(place.uid), queue_name=job.spec.queue_name)
                 await self.client.patch(place.path, patch)

@@ -7,6 +7,7 @@
         output/            the job's own: $KBATCH_OUTPUT_DIR
         home/              the job's own: $HOME, if its account has none
         notebook/          the files that run the job's notebook, readable for the job
+        secrets/           the job's own: its secret files, $KBATCH_SECRETS_DIR
         manifest           the files that were unpacked to code/: JSON (see ``pack``)
         lock               locked by the supervisor for as long as it lives
         started            created once, by the process that decides about the job's only start
@@ -47,6 +48,7 @@ class JobFolder:
         self.code = os.path.join(path, "code")
         self.output = os.path.join(path, "output")
         self.home = os.path.join(path, "home")
+        self.secrets = os.path.join(path, "secrets")
 
     def __repr__(self) -> str:
         return f"JobFolder({self.path!r})"
@@ -78,6 +80,23 @@ class JobFolder:
             with open(os.open(os.path.join(self.get_path(name), each), flags, 0o644), "w") as file:
                 os.fchmod(file.fileno(), 0o644)
                 file.write(text)
+
+    def write_secrets(self, files: Mapping[str, str], uid: int, gid: int) -> None:
+        """Create the folder with secret files, which only the job's account can read.
+
+        Repeating this is harmless before the job has started.
+        """
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.secrets, 0o700)
+        for name, content in files.items():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW
+            with open(os.open(os.path.join(self.secrets, name), flags, 0o600), "w", newline="") as file:
+                os.fchmod(file.fileno(), 0o600)
+                os.fchown(file.fileno(), uid, gid)
+                file.write(content)
+        # last: from now on the folder is the job's
+        os.chown(self.secrets, uid, gid, follow_symlinks=False)
+        os.chmod(self.secrets, 0o700)
 
     def open_lock(self) -> int:
         """Return a descriptor of the lock file. Closing *any* descriptor of it releases a held lock."""

@@ -25,6 +25,7 @@ from ...errors import InvalidRequest
 from ...failpoints import reach
 from ...models.job import Job, JobSpec, JobStatus
 from ...models.results import OutputLimits, OutputTar
+from ...models.secret import SECRETS_VARIABLE
 from ...models.times import to_iso, utcnow
 from ...notebooks.files import make_files
 from ...notebooks.launch import make_command
@@ -63,6 +64,7 @@ class LocalProcessJobLauncher(JobLauncher):
     """
 
     runs_notebooks = True
+    has_secret_files = True
 
     root = Unicode(
         help="""The folder that contains the folders of the jobs. Default: ``kbatch-jobs`` in the working
@@ -177,10 +179,14 @@ class LocalProcessJobLauncher(JobLauncher):
             await watcher.stop()
 
     def check_spec(self, spec: JobSpec) -> None:
-        """Raise InvalidRequest for a job without a command: no image has one on this machine."""
+        """Raise InvalidRequest for a job without a command, or with credentials: there are no images here."""
         if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
                 "command", "is required: jobs run on this machine, without an image that has a command"
+            )
+        if spec.registry_secrets:
+            raise InvalidRequest.of_field(
+                "registry_secrets", "is not supported: jobs run on this machine, and pull no image"
             )
 
     def round_spec(self, spec: JobSpec) -> JobSpec:
@@ -206,6 +212,8 @@ class LocalProcessJobLauncher(JobLauncher):
                     reach("launch.3")
                     if not await self._do(folder.has, "started"):
                         await self._ensure_code(job, launch, folder, account)
+                        if files := launch.secret_files:
+                            await self._do(folder.write_secrets, files, account.uid, account.gid)
                         reach("launch.4")
                         await self._do(self._start_supervisor, job, launch, folder, account)
         if self._watcher:
@@ -227,9 +235,9 @@ class LocalProcessJobLauncher(JobLauncher):
             return await self._do(self._terminate, job, self._get_folder(job))
 
     async def clean(self, job: Job) -> None:
-        """Remove the code and the log of an ended job, and its results if they are saved elsewhere."""
+        """Remove the code, secrets and log of an ended job, and its results if they are saved elsewhere."""
         with _disk_errors():
-            names = {"code", "home", "notebook", *(["output"] if job.spec.keep_outputs else [])}
+            names = {"code", "home", "notebook", "secrets", *(["output"] if job.spec.keep_outputs else [])}
             await self._do(clean_folder, self._get_folder(job), names)
 
     async def read_outputs(self, job: Job, limits: OutputLimits) -> OutputTar | None:
@@ -381,8 +389,11 @@ class LocalProcessJobLauncher(JobLauncher):
             command=make_command(folder.get_path("notebook"))
             if spec.notebook
             else [*(spec.command or []), *spec.args],
-            # the last one wins over the user's: the service looks for results only there
-            env=defaults | launch.env | {"KBATCH_OUTPUT_DIR": folder.output},
+            # the last ones win over the user's: the service looks for results only there
+            env=defaults
+            | launch.env
+            | ({SECRETS_VARIABLE: folder.secrets} if spec.secret_files else {})
+            | {"KBATCH_OUTPUT_DIR": folder.output},
             account=account.name,
             uid=account.uid if os.geteuid() == 0 else None,
             gid=account.gid,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
 import subprocess
 import tempfile
@@ -24,6 +26,7 @@ from kbatch_server.launchers.kube.manifests.home import (
     wrap_command,
 )
 from kbatch_server.launchers.kube.manifests.job import FETCH_SCRIPT
+from kbatch_server.launchers.kube.manifests.secrets import make_file_data
 from kbatch_server.launchers.kube.manifests.sidecar import (
     CODE_DIR,
     LISTS_MOUNT,
@@ -34,6 +37,7 @@ from kbatch_server.launchers.kube.manifests.sidecar import (
 )
 from kbatch_server.models.job import Job, JobSpec
 from kbatch_server.models.results import OutputLimits
+from kbatch_server.models.secret import RegistryLogin
 from kbatch_server.notebooks.files import make_files
 from kbatch_server.notebooks.launch import make_command
 from kbatch_server.slugs import make_slug
@@ -730,3 +734,89 @@ def test_a_notebook_has_its_files_from_the_secret_and_runs_by_them() -> None:
     )
     assert set(secret["stringData"]) == {"env.A", *names}
     assert "s3cr3t" in secret["stringData"]["notebook.json"]
+
+
+LOGIN = RegistryLogin(server="quay.io", username="alice", password="hunter22")
+
+
+@pytest.mark.parametrize(
+    ("spec", "mode"),
+    [
+        ({}, 0o444),
+        ({"uid": 1000}, 0o444),
+        # Kubernetes lets the group read it
+        ({"uid": 1000, "fs_gid": 100}, 0o400),
+        ({"pod_security_context": {"fsGroup": 100}}, 0o400),
+    ],
+)
+def test_secret_files_are_a_read_only_volume_of_the_jobs_own_container(spec, mode):
+    manifest = make(upload="u1", keep_outputs=True, secret_files={"key.json": "gcp"}, **spec)
+    pod = pod_of(manifest)
+    assert pod["volumes"][-1] == {
+        "name": "kbatch-secrets",
+        "secret": {
+            "secretName": "train-1",
+            "items": [{"key": "secret-file.key.json", "path": "key.json"}],
+            "defaultMode": mode,
+        },
+    }
+    [container] = pod["containers"]
+    mount = {"name": "kbatch-secrets", "mountPath": "/kbatch-secrets", "readOnly": True}
+    assert mount in container["volumeMounts"]
+    assert {"name": "KBATCH_SECRETS_DIR", "value": "/kbatch-secrets"} in container["env"]
+    assert len(pod["initContainers"]) == 2
+    assert mount not in [each for helper in pod["initContainers"] for each in helper["volumeMounts"]]
+    assert "secret-file.key.json" in objects.secret_keys(manifest)
+
+
+def test_without_secret_files_a_pod_has_no_volume_for_them():
+    assert "kbatch-secrets" not in str(make(secret_env={"TOKEN": "token"}, env_names=["TOKEN"]))
+
+
+def test_the_secret_of_a_job_has_the_files_under_the_keys_that_its_volume_names():
+    secret = objects.make_secret(
+        make_record(secret_files={"key": "gcp"}),
+        env={"A": "x"},
+        files=make_file_data({"key": "private"}),
+        code_url=None,
+        outputs_url=None,
+        namespace="jobs",
+        instance="hub",
+        owner_uid="uid-1",
+    )
+    assert secret["stringData"] == {"env.A": "x", "secret-file.key": "private"}
+
+
+def test_a_users_credentials_come_before_the_admins():
+    pod = pod_of(make(registry_secrets=["quay"], image_pull_secrets=["shared"]))
+    assert pod["imagePullSecrets"] == [{"name": "train-1-registry"}, {"name": "shared"}]
+    assert pod_of(make(image_pull_secrets=["shared"]))["imagePullSecrets"] == [{"name": "shared"}]
+    assert "imagePullSecrets" not in pod_of(make())
+
+
+def test_credentials_are_a_pull_secret_that_the_job_owns():
+    hub = RegistryLogin(server="docker.io", username="al", password="p")
+    other = RegistryLogin(server="quay.io", username="other", password="q")
+    secret = objects.make_pull_secret(
+        make_record(), [LOGIN, hub, other], namespace="jobs", instance="hub", owner_uid="uid-1"
+    )
+    assert secret["type"] == "kubernetes.io/dockerconfigjson"
+    assert secret["metadata"] == {
+        "name": "train-1-registry",
+        "namespace": "jobs",
+        "labels": LABELS,
+        "annotations": ANNOTATIONS,
+        "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "train-1", "uid": "uid-1"}],
+    }
+    [(key, content)] = secret["stringData"].items()
+    assert key == ".dockerconfigjson"
+    assert json.loads(content) == {
+        "auths": {
+            "quay.io": {
+                "username": "alice",
+                "password": "hunter22",
+                "auth": base64.b64encode(b"alice:hunter22").decode(),
+            },
+            "https://index.docker.io/v1/": {"username": "al", "password": "p", "auth": "YWw6cA=="},
+        }
+    }

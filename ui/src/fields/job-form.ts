@@ -5,6 +5,7 @@ import { joinWords, splitWords } from "../words";
 import { INPUTS, listRequested } from "./job-fields";
 import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } from "./notebook";
 import type { Pair } from "./pairs-field";
+import { listUses, makeSecretFields, SECRET_FIELDS, type SecretUse } from "./secret-uses";
 import { findTopFolder } from "./top-folder";
 import type { CodeFile } from "./zip";
 
@@ -19,6 +20,7 @@ export interface JobForm {
   /** What was typed into the fields of `INPUTS`. */
   texts: Partial<Record<keyof JobRequest, string>>;
   env: Pair[];
+  secrets: SecretUse[];
   tags: Pair[];
   upload: string;
   /** The id of the job that the upload is of, or nothing. */
@@ -45,6 +47,7 @@ export const emptyForm = (): JobForm => ({
   profile: "",
   texts: {},
   env: [],
+  secrets: [],
   tags: [],
   upload: "",
   uploadFrom: "",
@@ -61,7 +64,7 @@ export const emptyForm = (): JobForm => ({
 const PARTS = ["name", "command", "args", "notebook", "collect", "profile", "env", "upload", "working_dir", "tags"];
 
 /** What the form shows. */
-const SHOWN: string[] = [...PARTS, ...INPUTS.map(({ name }) => name)];
+const SHOWN: string[] = [...PARTS, ...SECRET_FIELDS, ...INPUTS.map(({ name }) => name)];
 
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
 
@@ -92,6 +95,7 @@ export function makeForm(job: Job): JobForm {
       INPUTS.map(({ name, input }) => [name, job[name] ? (input.write ?? String)(job[name] as number) : ""]),
     ),
     env: toPairs(job.env ?? {}),
+    secrets: listUses(job),
     tags: toPairs(job.tags),
     upload: job.upload ?? "",
     uploadFrom: job.id,
@@ -163,6 +167,9 @@ export function makeRequest(form: JobForm): { request: Request; problems: FieldE
       problems.push({ field: "command", message: (error as Error).message });
     }
   }
+  const secrets = makeSecretFields(form.secrets);
+  Object.assign(request, secrets.fields);
+  problems.push(...secrets.problems);
   for (const { name, input } of INPUTS) {
     const text = (form.texts[name] ?? "").trim();
     if (!text) continue;

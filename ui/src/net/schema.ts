@@ -8,6 +8,8 @@ export type Action =
   | "read"
   | "list"
   | "audit"
+  | "set-secret"
+  | "delete-secret"
   | "forget-user"
   | "remove-job"
   | "remove-log"
@@ -54,6 +56,7 @@ export interface ForgottenUser {
   user: string;
   jobs: number;
   uploads: number;
+  secrets: number;
 }
 export interface FoundLines {
   items: LogLine[];
@@ -78,6 +81,13 @@ export interface Job {
   collect: "outputs" | "workdir";
   image: string;
   profile: string | null;
+  secret_env: {
+    [k: string]: string;
+  };
+  secret_files: {
+    [k: string]: string;
+  };
+  registry_secrets: string[];
   upload: string | null;
   working_dir: string | null;
   cpu_limit: number | null;
@@ -177,6 +187,13 @@ export interface JobRequest {
   env?: {
     [k: string]: string;
   };
+  secret_env?: {
+    [k: string]: string;
+  };
+  secret_files?: {
+    [k: string]: string;
+  };
+  registry_secrets?: string[];
   upload?: string | null;
   working_dir?: string | null;
   description?: string;
@@ -298,6 +315,26 @@ export interface Ready {
   };
   leads: boolean;
 }
+export interface RegistryLogin {
+  server: string;
+  username: string;
+  password: string;
+}
+export interface Secret {
+  name: string;
+  kind: "value" | "registry";
+  created_at: string;
+  updated_at: string;
+  used_at: string | null;
+  is_lost: boolean;
+}
+export interface SecretList {
+  items: Secret[];
+}
+export interface SecretRequest {
+  value?: string | null;
+  registry?: RegistryLogin | null;
+}
 export interface Step {
   step: string;
   time: string;
@@ -349,4 +386,4 @@ export interface Version {
 export const STATUSES: Status[] = ["queued","pending","running","succeeded","failed","cancelled"];
 
 /** The names of all fields of a request. */
-export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","queue_name"];
+export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","env","secret_env","secret_files","registry_secrets","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","queue_name"];

@@ -2,6 +2,7 @@
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import { listFacts, listRequested } from "../fields/job-fields";
+import { describeUse, listUses } from "../fields/secret-uses";
 import { exactTime } from "../format";
 import type { Job, NotebookOutput } from "../net/schema";
 import { base } from "../styles";
@@ -54,6 +55,7 @@ export class RequestView extends LitElement {
         : [["Command", html`<code>${command}</code>`] as [string, unknown]]),
       ["Results", job.collect === "workdir" ? "include new and changed files in the working directory" : null],
       ...listFacts(job),
+      ["Secrets", listUses(job).map(describeUse).join(", ") || null],
       ["Exit code", job.exit_code],
       ["Reason", job.reason || null],
       ["Submitted", exactTime(job.created_at)],

@@ -20,8 +20,10 @@ import "../fields/pairs-field";
 import "../fields/parameters-field";
 import { formStyles } from "../fields/form-styles";
 import type { Pair } from "../fields/pairs-field";
+import { SECRET_FIELDS, type SecretUse } from "../fields/secret-uses";
+import "../fields/secrets-field";
 import { type CodeFile, makeZip, TooLarge } from "../fields/zip";
-import type { Job, NotebookOutput, OutputList, Profile, ProfileList, User } from "../net/schema";
+import type { Job, NotebookOutput, OutputList, Profile, ProfileList, Secret, SecretList, User } from "../net/schema";
 import { sendUpload } from "../net/upload";
 import { tellProblem } from "../problem";
 import { navigate } from "../router";
@@ -36,7 +38,18 @@ interface Work {
 const FOLDED: string[] = [...INPUTS.map(({ name }) => name), "tags"];
 
 /** The fields of a request that have a place in the form. */
-const PLACES = ["name", "upload", "working_dir", "profile", "command", "notebook", "collect", "env", ...FOLDED];
+const PLACES = [
+  "name",
+  "upload",
+  "working_dir",
+  "profile",
+  "command",
+  "notebook",
+  "collect",
+  "env",
+  ...SECRET_FIELDS,
+  ...FOLDED,
+];
 
 const LABELS: Record<string, string> = {
   name: "Name",
@@ -45,6 +58,7 @@ const LABELS: Record<string, string> = {
   command: "Command",
   notebook: "Parameters",
   env: "Environment variables",
+  ...Object.fromEntries(SECRET_FIELDS.map((name) => [name, "Secrets"])),
   tags: "Tags",
   ...Object.fromEntries(FIELDS.map(({ name, label }) => [name, label])),
 };
@@ -66,6 +80,7 @@ export class SubmitView extends LitElement {
   @property() from = "";
   @state() private form: JobForm = emptyForm();
   @state() private profiles: Profile[] = [];
+  @state() private secrets: Secret[] | null = null;
   @state() private problems: FieldError[] = [];
   @state() private general = "";
   @state() private work: Work | null = null;
@@ -79,10 +94,13 @@ export class SubmitView extends LitElement {
   override connectedCallback(): void {
     super.connectedCallback();
     this.loadProfiles();
+    this.loadSecrets();
+    addEventListener("focus", this.loadSecrets); // one may have been added in another tab
   }
 
   override disconnectedCallback(): void {
     super.disconnectedCallback();
+    removeEventListener("focus", this.loadSecrets);
     this.stop.abort();
   }
 
@@ -99,6 +117,14 @@ export class SubmitView extends LitElement {
       tellProblem(this, error);
     }
   }
+
+  private loadSecrets = async (): Promise<void> => {
+    try {
+      this.secrets = (await this.api.get<SecretList>("secrets")).items;
+    } catch (error) {
+      tellProblem(this, error);
+    }
+  };
 
   private async fill(): Promise<void> {
     this.form = { ...emptyForm(), profile: this.profiles.find((each) => each.default)?.slug ?? "" };
@@ -241,10 +267,10 @@ export class SubmitView extends LitElement {
 
   /** Have what is wrong seen: the first field of those, and above the button what has no place of its own. */
   private async showProblems(): Promise<void> {
-    const homeless = this.problems.filter(({ field }) => !PLACES.includes(field.split(".")[0]));
+    const homeless = this.problems.filter(({ field }) => !PLACES.includes(getTop(field)));
     if (homeless.length) this.general = homeless.map(({ field, message }) => `${field}: ${message}`).join("; ");
     const advanced = this.renderRoot.querySelector("details");
-    if (advanced && this.problems.some(({ field }) => FOLDED.includes(field.split(".")[0]))) advanced.open = true;
+    if (advanced && this.problems.some(({ field }) => FOLDED.includes(getTop(field)))) advanced.open = true;
     await this.updateComplete;
     await new Promise(requestAnimationFrame); // until the parts of the form have taken it up
     this.showFirst();
@@ -283,6 +309,7 @@ export class SubmitView extends LitElement {
         ${form.notebook ? this.renderNotebook(form.notebook) : this.renderCommand()} ${this.renderCollects()}
         ${this.renderProfiles()}
         <kbatch-pairs class="field" label="Environment variables" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.take("env", { env: event.detail })}></kbatch-pairs>
+        ${this.renderSecrets()}
         ${this.renderAdvanced()}
         <div role="alert">${this.general ? html`<p class="alert bad">${this.general}</p>` : nothing}</div>
         ${this.renderSummary()}
@@ -362,7 +389,7 @@ export class SubmitView extends LitElement {
   }
 
   private renderSummary(): TemplateResult | typeof nothing {
-    const placed = this.problems.filter(({ field }) => PLACES.includes(field.split(".")[0]));
+    const placed = this.problems.filter(({ field }) => PLACES.includes(getTop(field)));
     if (!placed.length) return nothing;
     const names = [...new Set(placed.map(nameField))].join(", ");
     return html`<p class="problem small">
@@ -406,6 +433,28 @@ export class SubmitView extends LitElement {
     </fieldset>`;
   }
 
+  private renderSecrets(): TemplateResult {
+    const isOfSecrets = (each: FieldError) => SECRET_FIELDS.some((field) => isOf(each, field));
+    const take = (event: CustomEvent<SecretUse[]>) => {
+      this.set({ secrets: event.detail });
+      this.problems = this.problems.filter((each) => !isOfSecrets(each));
+    };
+    const problem = this.problems
+      .filter(isOfSecrets)
+      .map(({ field, message }) =>
+        field.includes(".") ? `${field.slice(field.indexOf(".") + 1)}: ${message}` : message,
+      )
+      .join("; ");
+    return html`<kbatch-secret-uses
+      class="field"
+      .uses=${this.form.secrets}
+      .secrets=${this.secrets}
+      .page=${`${this.api.baseUrl}secrets`}
+      .problem=${problem}
+      @change=${take}
+    ></kbatch-secret-uses>`;
+  }
+
   private renderAdvanced(): TemplateResult {
     const { form } = this;
     return html`<details class="field">
@@ -432,13 +481,19 @@ export class SubmitView extends LitElement {
 
 /** Return what the form calls the field that a problem is about. */
 function nameField({ field }: FieldError): string {
-  const [top, , name] = field.split(".");
+  const [, , name] = field.split(".");
+  const top = getTop(field);
   return top === "notebook" && name ? name : (LABELS[top] ?? top);
+}
+
+/** Return the field of the request that a path is in. */
+function getTop(path: string): string {
+  return path.split(/[.[]/)[0];
 }
 
 /** Whether something that is wrong is a matter of a field of the form. */
 function isOf(problem: FieldError, field: string): boolean {
-  return problem.field === field || problem.field.startsWith(`${field}.`);
+  return problem.field.startsWith(field) && /^([.[]|$)/.test(problem.field.slice(field.length));
 }
 
 /** Something that is wrong with one field, found out here. */

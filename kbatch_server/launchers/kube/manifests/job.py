@@ -5,10 +5,11 @@ Their fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resou
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from ....models.job import Job, JobSpec
 from ....models.results import OutputLimits
+from ....models.secret import SECRETS_VARIABLE, RegistryLogin
 from ....notebooks.launch import make_command
 from ....slugs import make_slug
 from ....templates import expand
@@ -29,6 +30,14 @@ from .labels import (
 from .manifest import Manifest
 from .resources import make_init_resources, make_resources, make_sidecar_resources
 from .script import read_script
+from .secrets import (
+    PULL_SECRET_TYPE,
+    SECRETS_DIR,
+    list_pull_secrets,
+    make_pull_data,
+    make_pull_secret_name,
+    make_secrets_volume,
+)
 from .security import make_container_security, make_pod_security
 from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY
 from .volumes import (
@@ -150,19 +159,40 @@ def make_secret(
         data[CODE_URL_KEY] = code_url
     if outputs_url is not None:
         data[OUTPUTS_URL_KEY] = outputs_url
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.id, "uid": owner_uid}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {
-            "name": job.id,
-            "namespace": namespace,
-            "labels": make_labels(job, instance),
-            "annotations": make_annotations(job),
-            "ownerReferences": [owner],
-        },
+        "metadata": _make_owned_metadata(
+            job, job.id, namespace=namespace, instance=instance, owner_uid=owner_uid
+        ),
         "type": "Opaque",
         "stringData": data,
+    }
+
+
+def make_pull_secret(
+    job: Job, registries: Sequence[RegistryLogin], *, namespace: str, instance: str, owner_uid: str
+) -> Manifest:
+    """Return the Secret with the user's credentials for registries; Kubernetes deletes it with its Job."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": _make_owned_metadata(
+            job, make_pull_secret_name(job), namespace=namespace, instance=instance, owner_uid=owner_uid
+        ),
+        "type": PULL_SECRET_TYPE,
+        "stringData": make_pull_data(registries),
+    }
+
+
+def _make_owned_metadata(job: Job, name: str, *, namespace: str, instance: str, owner_uid: str) -> Manifest:
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.id, "uid": owner_uid}
+    return {
+        "name": name,
+        "namespace": namespace,
+        "labels": make_labels(job, instance),
+        "annotations": make_annotations(job),
+        "ownerReferences": [owner],
     }
 
 
@@ -284,13 +314,15 @@ def make_pod_spec(
         pod["initContainers"] = init_containers
     if spec.notebook is not None:
         pod["volumes"].append(make_notebook_volume(job.id))
+    if spec.secret_files:
+        pod["volumes"].append(make_secrets_volume(job.id, spec, pod["securityContext"]))
     optional = {
         "nodeSelector": expand(spec.node_selector, job.user),
         "affinity": make_affinity(spec),
         "schedulerName": spec.scheduler_name,
         "tolerations": spec.tolerations,
         "serviceAccountName": expand(spec.service_account, job.user),
-        "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
+        "imagePullSecrets": [{"name": name} for name in list_pull_secrets(job)],
         "priorityClassName": spec.priority_class_name,
     }
     return pod | {key: value for key, value in optional.items() if value}
@@ -341,6 +373,9 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
         # the service's value wins: it looks for results only there
         env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
         env.append({"name": OUTPUT_VARIABLE, "value": OUTPUT_DIR})
+    if spec.secret_files:
+        env = [each for each in env if each["name"] != SECRETS_VARIABLE]
+        env.append({"name": SECRETS_VARIABLE, "value": SECRETS_DIR})
     mounts = make_mounts(spec, has_home=has_home)
     container: Manifest = {
         "name": MAIN_CONTAINER,

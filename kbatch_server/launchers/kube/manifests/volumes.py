@@ -6,6 +6,7 @@ from ....models.job import JobSpec
 from ....notebooks.launch import SETTINGS_FILE, SOURCE_FILES
 from .home import HOME_DIR, HOME_VOLUME
 from .manifest import Manifest
+from .secrets import SECRETS_DIR, SECRETS_MOUNT, SECRETS_VOLUME
 from .sidecar import CODE_DIR, CODE_VOLUME, LISTS_VOLUME, OUTPUT_DIR, OUTPUT_VOLUME
 
 SHM_DIR = "/dev/shm"  # noqa: S108 - where POSIX's shared memory is
@@ -16,8 +17,10 @@ SHM_VOLUME = "kbatch-shm"
 
 NOTEBOOK_DIR = "/kbatch-notebook"
 NOTEBOOK_VOLUME = "kbatch-notebook"
-OWN_DIRS = (CODE_DIR, OUTPUT_DIR, HOME_DIR, NOTEBOOK_DIR)
-OWN_VOLUMES = (CODE_VOLUME, OUTPUT_VOLUME, LISTS_VOLUME, HOME_VOLUME, SHM_VOLUME, NOTEBOOK_VOLUME)
+OWN_DIRS = (CODE_DIR, OUTPUT_DIR, HOME_DIR, NOTEBOOK_DIR, SECRETS_DIR)
+OWN_VOLUMES = (
+    *(CODE_VOLUME, OUTPUT_VOLUME, LISTS_VOLUME, HOME_VOLUME, SHM_VOLUME, NOTEBOOK_VOLUME, SECRETS_VOLUME),
+)
 """Names and paths that an admin's own volumes and mounts must not have: Kubernetes rejects duplicates."""
 
 NOTEBOOK_MOUNT: Manifest = {"name": NOTEBOOK_VOLUME, "mountPath": NOTEBOOK_DIR, "readOnly": True}
@@ -54,6 +57,8 @@ def make_mounts(spec: JobSpec, *, has_home: bool) -> list[Manifest]:
         mounts.append({"name": SHM_VOLUME, "mountPath": SHM_DIR})
     if spec.notebook is not None:
         mounts.append(NOTEBOOK_MOUNT)
+    if spec.secret_files:
+        mounts.append(SECRETS_MOUNT)
     return mounts
 
 
