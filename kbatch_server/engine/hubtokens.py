@@ -249,7 +249,7 @@ def _explain(error: HubRejected) -> str:
     if error.status in (403, 404):
         return (
             "JupyterHub does not let this service make a token for you (403), so the job's hub_scopes are not"
-            " available. Ask an admin of the hub to give the service the scope tokens!group=NAME, and to add"
-            " you to that group."
+            " available. Ask an admin of the hub, which must be JupyterHub 6, to give the service the scope"
+            " tokens!group=NAME, and to add you to that group."
         )
     return f"JupyterHub made no token with the job's hub_scopes: {error.message}"

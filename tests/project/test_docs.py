@@ -231,6 +231,7 @@ IN_POD = {
     "retry_backoff": "the waits between them",
     "active_deadline_seconds": "deadline",
     "queue_name": "Kueue's queue",
+    "hub_scopes": "the scopes of a token of the hub",
 }
 """What a page calls the fields of a request that reach the pod."""
 

@@ -44,6 +44,11 @@ STATED = {
         " {JobConfig.sidecar_resources[limits][cpu]} CPU",
         '`allowed_images` is `["{JobConfig.allowed_images[0]}"]` unless',
     ],
+    "job-tokens.md": [
+        "`JobTokens.lifetime_seconds` ({JobTokens.lifetime_seconds:time}) at the latest",
+        "at most for `HubTokens.max_token_seconds` ({HubTokens.max_token_seconds:words})",
+        "A job may submit {JobConfig.max_children} jobs (`JobConfig.max_children`",
+    ],
     "launchers.md": [
         "`max_processes` ({LocalProcessJobLauncher.max_processes:,})",
         "`min_uid` ({LocalProcessJobLauncher.min_uid}) or more, and otherwise as the account `user`"
