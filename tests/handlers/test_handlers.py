@@ -842,6 +842,7 @@ async def test_openapi_has_every_route_with_its_methods_and_parameters(api):
                     pattern.removeprefix("api/v1")
                     .removesuffix("/?")
                     .replace("users/([^/]+)", "users/{name}")
+                    .replace("secrets/([^/]+)", "secrets/{name}")
                     .replace("([^/]+)", "{id}")
                     .replace("(.+)", "{path}")
                     .replace("\\", "")

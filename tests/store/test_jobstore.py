@@ -716,7 +716,7 @@ def test_each_table_that_names_users_is_looked_at_for_those_to_be_forgotten():
         "audit",  # stays
     }
     named = {name for name, table in metadata.tables.items() if {"user", "name"} & set(table.columns.keys())}
-    assert named - others == {"jobs", "uploads", "recent_use", "monthly_use"}
+    assert named - others == {"jobs", "uploads", "secrets", "recent_use", "monthly_use"}
 
 
 async def test_usage_of_a_month_that_is_over_is_older_than_the_next(store):
