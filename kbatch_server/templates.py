@@ -98,8 +98,15 @@ NOT_KNOWN = {
 """KubeSpawner's other fields, and why a job cannot have them."""
 
 
-def expand(template: Any, user: str, *, scheme: str = "safe", place: Mapping[str, str] | None = None) -> Any:
-    """Return the template with the fields in all its strings filled in for a user.
+def expand(
+    template: Any,
+    user: str,
+    server: str = "",
+    *,
+    scheme: str = "safe",
+    place: Mapping[str, str] | None = None,
+) -> Any:
+    """Return the template with the fields in all its strings filled in for a user, or for a named server.
 
     ``place`` has the fields that do not follow from the user's name (``OF_PLACE``). As for KubeSpawner,
     ``{{`` stands for ``{``, and a hyphen that an empty field leaves at the end goes. What is no field stays
