@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
@@ -132,29 +133,46 @@ async def make_server_pod(
 
     ``config`` has values of ``c.KubeSpawner``, ``user_options`` what the user chose on the spawn page.
     """
+    settings = Config()
+    # deep copies: KubeSpawner changes its configuration in place when it applies a profile
+    settings.KubeSpawner.update(copy.deepcopy(dict(config)))
+    if profile_list is not None:
+        settings.KubeSpawner.profile_list = copy.deepcopy(profile_list)
+    with _make_spawner(settings, user, groups=groups, user_options=dict(user_options or {})) as spawner:
+        await spawner.load_user_options()
+        pod = await spawner.get_pod_manifest()
+    return to_json(pod)
+
+
+def expand_template(template: str, user: str, server: str = "", *, scheme: str = "safe") -> str:
+    """Return a template as KubeSpawner fills it in for a user's server, which may have a name."""
+    settings = Config()
+    settings.KubeSpawner.slug_scheme = scheme
+    named = SimpleNamespace(name=server, server=None)
+    with _make_spawner(settings, user, orm_spawner=named) as spawner:
+        filled: str = spawner._expand_user_properties(template)
+    return filled
+
+
+@contextmanager
+def _make_spawner(
+    settings: Config, user: str, *, groups: Sequence[str] = (), **options: Any
+) -> Iterator[Any]:
     owner = SimpleNamespace(
         name=user, id=USER_ID, url="/user/x/", groups=[SimpleNamespace(name=group) for group in groups]
     )
     hub = SimpleNamespace(
         public_host="", url="http://hub:8081/hub/", base_url="/hub/", api_url="http://hub:8081/hub/api"
     )
-    settings = Config()
-    # deep copies: KubeSpawner changes its configuration in place when it applies a profile
-    settings.KubeSpawner.update(copy.deepcopy(dict(config)))
-    if profile_list is not None:
-        settings.KubeSpawner.profile_list = copy.deepcopy(profile_list)
+    kube = kubespawner.spawner
     with (
-        mock.patch.object(kubespawner.spawner, "load_config"),
-        mock.patch.object(kubespawner.spawner, "shared_client"),
-        mock.patch.object(kubespawner.spawner.KubeSpawner, "_namespace_default", return_value=NAMESPACE),
+        mock.patch.object(kube, "load_config"),
+        mock.patch.object(kube, "shared_client"),
+        mock.patch.object(kube.KubeSpawner, "_namespace_default", return_value=NAMESPACE),
     ):
-        spawner = kubespawner.spawner.KubeSpawner(
-            config=settings, user=owner, hub=hub, user_options=dict(user_options or {}), api_token="t"
-        )
+        spawner = kube.KubeSpawner(config=settings, user=owner, hub=hub, api_token="t", **options)
         spawner.namespace = settings.KubeSpawner.get("namespace", NAMESPACE)
-        await spawner.load_user_options()
-        pod = await spawner.get_pod_manifest()
-    return to_json(pod)
+        yield spawner
 
 
 def to_json(model: Any) -> Pod:
