@@ -85,12 +85,17 @@ SERVER_VARIABLES = ("JPY_", "JUPYTERHUB_")
 """The beginnings of the variables with which a server finds the hub and may call it. A job has
 ``JUPYTERHUB_USER`` of them, and none of the server's secrets."""
 
-SIZE_VARIABLES = frozenset({"CPU_GUARANTEE", "CPU_LIMIT", "MEM_GUARANTEE", "MEM_LIMIT"})
-"""What JupyterHub tells a server about its size, for widgets that show it."""
-
-IMAGE_VARIABLES = frozenset({"JUPYTER_IMAGE", "JUPYTER_IMAGE_SPEC"})
-"""Variables that a job has, too: the launch adds them after the admin's, so they are not compared here."""
-
+LAUNCH_VARIABLES = frozenset(
+    {
+        # these are the same for a job, but the launch adds them after the admin's: see LaunchBuilder
+        "CPU_GUARANTEE",
+        "CPU_LIMIT",
+        "JUPYTER_IMAGE",
+        "JUPYTER_IMAGE_SPEC",
+        "MEM_GUARANTEE",
+        "MEM_LIMIT",
+    }
+)
 JOB_LABELS = "kbatch.jupyter.org/"
 """The beginning of the labels and annotations by which the service finds its jobs."""
 
@@ -225,7 +230,7 @@ def compare_server(pod: Pod) -> Pod:
     env = {
         name: each
         for name, each in _replace_references(server.get("env") or [], {}).items()
-        if not name.startswith(SERVER_VARIABLES) and name not in _NOT_COMPARED
+        if not name.startswith(SERVER_VARIABLES) and name not in LAUNCH_VARIABLES
     }
     return _without_empty(
         {
@@ -270,7 +275,7 @@ def compare_job(pod: Pod, env: Mapping[str, str]) -> Pod:
             "env": {
                 name: each
                 for name, each in (secret | _replace_references(listed, known)).items()
-                if not name.startswith((JOB_VARIABLES, *SERVER_VARIABLES)) and name not in _NOT_COMPARED
+                if not name.startswith((JOB_VARIABLES, *SERVER_VARIABLES)) and name not in LAUNCH_VARIABLES
             },
             "initContainers": [each for each in first if each not in extra],
             "extraContainers": extra,
@@ -301,9 +306,6 @@ async def compare(
     settings = {"image": kubespawner.spawner.KubeSpawner.image.default_value} | dict(config)
     job, env = await make_job_pod(user, settings, groups=groups, profile_list=profile_list, request=request)
     return compare_job(job, env), compare_server(server)
-
-
-_NOT_COMPARED = SIZE_VARIABLES | IMAGE_VARIABLES
 
 
 def _replace_references(variables: Sequence[Pod], known: Mapping[str, str]) -> dict[str, Pod]:
