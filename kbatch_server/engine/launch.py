@@ -8,6 +8,7 @@ from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from ..jobs.profiles import Profiles
+from ..jobs.tokens import JobTokens
 from ..launchers.base import Launch, LaunchRefused
 from ..models.job import Job, JobSpec
 from ..models.results import OutputLimits
@@ -15,6 +16,7 @@ from ..models.user import User
 from ..storage.base import Storage
 from ..store.jobs import JobStore
 from ..store.uploads import UploadStore
+from .hubtokens import HubTokens
 from .links import SignedLinks
 
 DEFAULT_ENVIRONMENT = {
@@ -31,7 +33,9 @@ DEFAULT_ENVIRONMENT = {
 class LaunchBuilder(LoggingConfigurable):
     """Makes the Launch of a job from its record, the admin's settings and the user's request."""
 
+    hub_tokens = Instance(HubTokens)
     links = Instance(SignedLinks)
+    tokens = Instance(JobTokens)
     output_limits = Instance(OutputLimits, (), help="""How much of a job's files the job sends as results.""")
     profiles = Instance(Profiles)
     storage = Instance(Storage)
@@ -41,7 +45,8 @@ class LaunchBuilder(LoggingConfigurable):
     async def make_launch(self, job: Job) -> Launch:
         """Return the Launch of a job, for the launcher.
 
-        Raises StorageError if the storage does not respond, LaunchRefused if the environment is lost.
+        Raises StorageError if the storage does not respond, LaunchRefused if the environment is lost or the
+        hub gives no token, LauncherUnavailable if the hub does not respond.
         """
         own = await self.jobs.read_env(job.id) if job.has_env else {}
         if own is None:
@@ -56,8 +61,11 @@ class LaunchBuilder(LoggingConfigurable):
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it
         environment |= {"JUPYTER_IMAGE": job.spec.image, "JUPYTER_IMAGE_SPEC": job.spec.image}
+        environment |= {"KBATCH_JOB_TOKEN": self.tokens.make(job)} | await self.hub_tokens.make_environment(
+            job
+        )
         launch = Launch(
-            env=environment,
+            env={"KBATCH_URL": self.links.url_for_jobs} | environment,
             outputs_url=self.links.make_outputs_url(job) if job.spec.keep_outputs else None,
             output_limits=self.output_limits,
         )

@@ -102,7 +102,11 @@ async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
     assert job.ended_at is not None
     [(job_id, launch)] = world.launcher.launched
     assert job_id == job.id
+    own_token = launch.env["KBATCH_JOB_TOKEN"]
+    assert own_token.startswith("kbatch-job-")
     assert launch.env == {
+        "KBATCH_JOB_TOKEN": own_token,
+        "KBATCH_URL": world.links.url_for_jobs,
         "PYTHONUNBUFFERED": "1",
         "TERM": "xterm-256color",
         "COLUMNS": "120",

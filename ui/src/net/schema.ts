@@ -88,6 +88,7 @@ export interface Job {
   retry_backoff: "exponential" | "fixed";
   active_deadline_seconds: number | null;
   priority: number;
+  hub_scopes: string[];
   queue_name: string | null;
   reason: string;
   message: string;
@@ -105,6 +106,9 @@ export interface Job {
     [k: string]: string;
   };
   outputs: JobOutputs | null;
+  parent: string | null;
+  children: number;
+  progress: JobProgress | null;
 }
 export interface NotebookOutput {
   path: string;
@@ -124,6 +128,12 @@ export interface JobOutputs {
   omitted_size: number;
   message: string;
   pod: string;
+}
+export interface JobProgress {
+  done: number | null;
+  total: number | null;
+  message: string;
+  at: string;
 }
 export interface JobBrief {
   id: string;
@@ -181,6 +191,7 @@ export interface JobRequest {
   retry_backoff?: "exponential" | "fixed";
   active_deadline_seconds?: number | null;
   priority?: number;
+  hub_scopes?: string[];
   queue_name?: string | null;
 }
 export interface NotebookInput {
@@ -264,6 +275,11 @@ export interface Profile {
 export interface ProfileList {
   items: Profile[];
 }
+export interface ProgressRequest {
+  done?: number | null;
+  total?: number | null;
+  message?: string;
+}
 export interface Queue {
   reason: string;
   message: string;
@@ -333,4 +349,4 @@ export interface Version {
 export const STATUSES: Status[] = ["queued","pending","running","succeeded","failed","cancelled"];
 
 /** The names of all fields of a request. */
-export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","queue_name"];
+export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","queue_name"];
