@@ -427,6 +427,16 @@ class PodConfig(Configurable):
         name, value = proposal["trait"].name, proposal["value"]
         return value if callable(value) else check_dict(name, value)
 
+    @validate("privileged")
+    def _validate_privileged(self, proposal: Any) -> bool:
+        is_privileged: bool = proposal["value"]
+        if is_privileged and self.allow_privilege_escalation is False:
+            # Kubernetes would reject each pod
+            raise TraitError(
+                "JobConfig.privileged: needs JobConfig.allow_privilege_escalation = True or None"
+            )
+        return is_privileged
+
     @validate("image_pull_secrets")
     def _validate_image_pull_secrets(self, proposal: Any) -> Any:
         value = proposal["value"]

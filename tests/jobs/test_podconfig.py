@@ -89,6 +89,7 @@ def make_pod(request: JobRequest | None = None, **settings: Any) -> dict[str, An
         ({"environment": {"A": '{"a": 1}'}}, "write {{ for a brace"),
         ({"environment": {"A": {"valueFom": {}}}}, "environment['A']: valueFom is unknown"),
         ({"slug_scheme": "unsafe"}, "slug_scheme"),
+        ({"privileged": True}, "privileged: needs JobConfig.allow_privilege_escalation = True or None"),
         ({"uid": -1}, "uid"),
         ({"supplemental_gids": ["users"]}, "supplemental_gids"),
     ],
