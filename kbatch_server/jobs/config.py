@@ -139,7 +139,7 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=0,
-        help="""The CPUs that each job requests, or its ``cpu_limit`` if that is less. None: Kubernetes
+        help="""The CPUs that each job requests, or its ``cpu_limit`` if that is less. None or 0: Kubernetes
         derives the request from the limit.
         """,
         config=True,
@@ -170,7 +170,7 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         help="""The bytes of memory (see ``mem_limit``) that each job requests, or its ``mem_limit`` if that
-        is less. None: Kubernetes derives the request from the limit.
+        is less. None or 0: Kubernetes derives the request from the limit.
         """,
         config=True,
     )
@@ -208,7 +208,7 @@ class JobConfig(PodConfig):
     )
 
     extra_resource_limits = Dict(
-        Unicode(),
+        Union([Unicode(), Integer(), Float()]),
         help="""Limits of other resources for every job, like ``{"nvidia.com/gpu": "1"}``. Usually a profile
         sets them.
         """,
@@ -216,7 +216,7 @@ class JobConfig(PodConfig):
     )
 
     extra_resource_guarantees = Dict(
-        Unicode(),
+        Union([Unicode(), Integer(), Float()]),
         help="""Requests of other resources for every job, at most as large as the ``extra_resource_limits``.
         For an extended resource (``nvidia.com/gpu``), Kubernetes always requests as much as the limit.
         """,
@@ -406,6 +406,10 @@ class JobConfig(PodConfig):
         config=True,
     )
 
+    @validate("extra_resource_limits", "extra_resource_guarantees")
+    def _validate_resources(self, proposal: Any) -> dict[str, str]:
+        return {name: str(amount) for name, amount in proposal["value"].items()}
+
     @validate("environment")
     def _validate_environment(self, proposal: Any) -> Any:
         return check_environment(proposal["value"])
@@ -451,9 +455,9 @@ class JobConfig(PodConfig):
             "profile": profile,
             "working_dir": request.working_dir or None,
             "cpu_limit": cpu_limit,
-            "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
+            "cpu_guarantee": limit_guarantee(self.cpu_guarantee or None, cpu_limit),
             "mem_limit": mem_limit,
-            "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
+            "mem_guarantee": limit_guarantee(self.mem_guarantee or None, mem_limit),
             "shm_size": self._checked_shm_size(request, mem_limit),
             "retries": check_at_most(request.retries, self.max_retries, "retries"),
             "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),

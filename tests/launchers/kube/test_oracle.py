@@ -61,6 +61,11 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "image": {"image": "lab:1", "image_pull_policy": "IfNotPresent"},
     "size": {"cpu_limit": 1.5, "cpu_guarantee": 0.25, "mem_limit": "1.5G", "mem_guarantee": 2**29},
     "whole CPUs": {"cpu_limit": 2, "cpu_guarantee": 1, "mem_limit": 2**30},
+    "no guarantee": {"cpu_limit": 1, "cpu_guarantee": 0, "mem_limit": "1G", "mem_guarantee": 0},
+    "numbers": {
+        "extra_resource_limits": {"nvidia.com/gpu": 1},
+        "extra_resource_guarantees": {"ephemeral-storage": 2**30},
+    },
     "GPU": {"extra_resource_limits": {"nvidia.com/gpu": "2"}},
     "device": {
         "extra_resource_limits": {"ephemeral-storage": "2Gi"},
@@ -212,6 +217,14 @@ async def test_whatever_its_user_is_called(user):
     for config in (EVERYTHING, CONFIGURATIONS["escape"]):
         job, server = await oracle.compare(user, config)
         assert job == server
+
+
+@pytest.mark.exhaustive(reason="tries all configurations for all users, others one of the two")
+@pytest.mark.parametrize("user", NAMES)
+async def test_all_of_it_for_everybody(user):
+    for title, config in CONFIGURATIONS.items():
+        job, server = await oracle.compare(user, config, groups=["a"])
+        assert job == server, title
 
 
 @given(user=st.text(min_size=1), scheme=st.sampled_from(["safe", "escape"]))
