@@ -219,7 +219,7 @@ async def test_whatever_its_user_is_called(user):
         assert job == server
 
 
-@pytest.mark.exhaustive(reason="tries all configurations for all users, others one of the two")
+@pytest.mark.exhaustive("the matrix above, with two users, and the users, with two configurations")
 @pytest.mark.parametrize("user", NAMES)
 async def test_all_of_it_for_everybody(user):
     for title, config in CONFIGURATIONS.items():
