@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from ..jobs.profiles import Profiles
+from ..jobs.spawner import FUNCTIONS_SECONDS
 from ..jobs.tokens import JobTokens
 from ..launchers.base import Launch, LaunchRefused
-from ..models.job import Job
+from ..models.job import Job, JobSpec
 from ..models.results import OutputLimits
 from ..models.user import User
 from ..storage.base import Storage
@@ -58,7 +60,13 @@ class LaunchBuilder(LoggingConfigurable):
         user = User(name=job.user, groups=tuple(job.groups))
         secrets = await read_secrets(self.secrets, job)
         own |= secrets.env
-        environment = DEFAULT_ENVIRONMENT | await self.profiles.get_environment(user, job.spec.profile) | own
+        # what the admin takes from elsewhere, the launcher adds
+        taken = {each["name"] for each in job.spec.env_sources}
+        common = DEFAULT_ENVIRONMENT | _make_size_variables(job.spec)
+        defaults = {name: value for name, value in common.items() if name not in taken}
+        async with asyncio.timeout(FUNCTIONS_SECONDS):
+            of_admin = await self.profiles.get_environment(user, job.spec.profile)
+        environment = defaults | of_admin | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it
         environment |= {"JUPYTER_IMAGE": job.spec.image, "JUPYTER_IMAGE_SPEC": job.spec.image}
@@ -80,3 +88,14 @@ class LaunchBuilder(LoggingConfigurable):
         if url is None:
             url = self.links.make_code_url(job, upload)
         return replace(launch, code_url=url, code_key=upload.key, code_sha256=upload.code_sha256)
+
+
+def _make_size_variables(spec: JobSpec) -> dict[str, str]:
+    """Return the variables with a job's size, as JupyterHub gives them to a server: CPUs and bytes."""
+    sizes = {
+        "CPU_GUARANTEE": spec.cpu_guarantee,
+        "CPU_LIMIT": spec.cpu_limit,
+        "MEM_GUARANTEE": spec.mem_guarantee,
+        "MEM_LIMIT": spec.mem_limit,
+    }
+    return {name: str(size) for name, size in sizes.items() if size}

@@ -8,14 +8,16 @@ from functools import cached_property
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, validate
+from traitlets import Bool, Callable, Dict, Float, Integer, List, TraitError, Unicode, Union, validate
 
 from ..errors import InvalidRequest
 from ..models.job import JobSpec
 from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest, RequestedSpec
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..templates import fill_label
+from .environment import check_environment, list_sources, make_environment
 from .podconfig import PodConfig
+from .spawner import JobSpawner
 
 
 def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str:
@@ -88,9 +90,11 @@ class JobConfig(PodConfig):
     """The options of one job, as the admin set them. A profile can override each.
 
     Traits that KubeSpawner has too mean the same here. Strings in ``volumes``, ``volume_mounts``,
-    ``node_selector``, ``labels``, ``annotations`` and ``service_account`` are templates with KubeSpawner's
-    fields: ``{username}`` and ``{user_server}`` (safe in a name; what the hub's default server has),
-    ``{unescaped_username}``, ``{escaped_username}``, and more. Write ``{{`` and ``}}`` for braces.
+    ``init_containers``, ``extra_containers``, ``extra_pod_config``, ``node_selector``, ``extra_labels``,
+    ``extra_annotations``, ``environment``, ``working_dir`` and ``service_account`` are templates with
+    KubeSpawner's fields: ``{username}`` and ``{user_server}`` (safe in a name; what the hub's default server
+    has), ``{unescaped_username}``, ``{escaped_username}``, ``{pvc_name}``, ``{namespace}``, and more. Write
+    ``{{`` and ``}}`` for braces.
     """
 
     image = Unicode(
@@ -135,7 +139,7 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         min=0,
-        help="""The CPUs that each job requests, or its ``cpu_limit`` if that is less. None: Kubernetes
+        help="""The CPUs that each job requests, or its ``cpu_limit`` if that is less. None or 0: Kubernetes
         derives the request from the limit.
         """,
         config=True,
@@ -166,7 +170,7 @@ class JobConfig(PodConfig):
         None,
         allow_none=True,
         help="""The bytes of memory (see ``mem_limit``) that each job requests, or its ``mem_limit`` if that
-        is less. None: Kubernetes derives the request from the limit.
+        is less. None or 0: Kubernetes derives the request from the limit.
         """,
         config=True,
     )
@@ -204,7 +208,7 @@ class JobConfig(PodConfig):
     )
 
     extra_resource_limits = Dict(
-        Unicode(),
+        Union([Unicode(), Integer(), Float()]),
         help="""Limits of other resources for every job, like ``{"nvidia.com/gpu": "1"}``. Usually a profile
         sets them.
         """,
@@ -212,7 +216,7 @@ class JobConfig(PodConfig):
     )
 
     extra_resource_guarantees = Dict(
-        Unicode(),
+        Union([Unicode(), Integer(), Float()]),
         help="""Requests of other resources for every job, at most as large as the ``extra_resource_limits``.
         For an extended resource (``nvidia.com/gpu``), Kubernetes always requests as much as the limit.
         """,
@@ -220,8 +224,15 @@ class JobConfig(PodConfig):
     )
 
     environment = Dict(
-        Unicode(),
-        help="""Environment variables of every job. Variables that the user sets override them.""",
+        Union([Unicode(), Dict(), Callable()]),
+        help="""Environment variables of every job. Variables that the user sets override them.
+
+        A value is a string, which is a template; or a function, which may be async, that takes the spawner
+        and returns a string; or a dict in the form of Kubernetes's EnvVar, like
+        ``{"valueFrom": {"secretKeyRef": {"name": "dask", "key": "address"}}}``. ``$(NAME)`` in a string
+        stands for another of these variables, or for JUPYTERHUB_USER. Strings, and what functions return, are
+        in each job's own Secret only, so they may be secret.
+        """,
         config=True,
     )
 
@@ -395,6 +406,14 @@ class JobConfig(PodConfig):
         config=True,
     )
 
+    @validate("extra_resource_limits", "extra_resource_guarantees")
+    def _validate_resources(self, proposal: Any) -> dict[str, str]:
+        return {name: str(amount) for name, amount in proposal["value"].items()}
+
+    @validate("environment")
+    def _validate_environment(self, proposal: Any) -> Any:
+        return check_environment(proposal["value"])
+
     @validate("mem_limit", "max_mem_limit")
     def _validate_memory(self, proposal: Any) -> Any:
         size = proposal["value"]
@@ -404,6 +423,15 @@ class JobConfig(PodConfig):
                 f"{name}: is {size} bytes; the minimum is {MIN_MEMORY_BYTES}; None means no limit"
             )
         return size
+
+    async def make_environment(self, spawner: JobSpawner) -> dict[str, str]:
+        """Return the variables of the admin's whose values the service knows, for a user's job."""
+        return await make_environment(
+            self.environment,
+            spawner,
+            scheme=self.slug_scheme,
+            pvc_name_template=self.pvc_name_template,
+        )
 
     def get_default(self, field: str) -> Any:
         """Return the ``cpu_limit`` or the ``mem_limit`` of a job that sets none; None means no limit."""
@@ -427,9 +455,9 @@ class JobConfig(PodConfig):
             "profile": profile,
             "working_dir": request.working_dir or None,
             "cpu_limit": cpu_limit,
-            "cpu_guarantee": limit_guarantee(self.cpu_guarantee, cpu_limit),
+            "cpu_guarantee": limit_guarantee(self.cpu_guarantee or None, cpu_limit),
             "mem_limit": mem_limit,
-            "mem_guarantee": limit_guarantee(self.mem_guarantee, mem_limit),
+            "mem_guarantee": limit_guarantee(self.mem_guarantee or None, mem_limit),
             "shm_size": self._checked_shm_size(request, mem_limit),
             "retries": check_at_most(request.retries, self.max_retries, "retries"),
             "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
@@ -442,9 +470,16 @@ class JobConfig(PodConfig):
     @cached_property
     def _common_spec(self) -> JobSpec:
         """The part of the spec that all jobs share, validated only once; requests are already checked."""
-        values = {name: getattr(self, name) for name in ("image", *_COPIED)}
+        values = {name: self.get_parts(name) for name in ("image", *_COPIED)}
         guarantees = limit_guarantees(self.extra_resource_guarantees, self.extra_resource_limits)
-        return JobSpec.model_validate(values | {"extra_resource_guarantees": guarantees})
+        return JobSpec.model_validate(
+            values
+            | {
+                "extra_resource_guarantees": guarantees,
+                "image_working_dir": self.working_dir or None,
+                "env_sources": list_sources(self.environment),
+            }
+        )
 
     def _checked_limit(self, request: JobRequest, field: str) -> Any:
         wanted, default = getattr(request, field), self.get_default(field)
@@ -492,6 +527,9 @@ class JobConfig(PodConfig):
 _LIMITED = {"cpu_guarantee", "mem_guarantee", "extra_resource_guarantees"}
 """What a job's own limits may lower."""
 
-_COPIED = tuple(sorted(set(JobSpec.model_fields) - set(RequestedSpec.model_fields) - _LIMITED))
+_MADE = {"env_sources", "image_working_dir"}
+"""What a job has of traits with other names."""
+
+_COPIED = tuple(sorted(set(JobSpec.model_fields) - set(RequestedSpec.model_fields) - _LIMITED - _MADE))
 """The traits that every job has as they are."""
 """The traits that ``make_spec`` copies into a job's spec unchanged."""

@@ -14,7 +14,9 @@ from ..errors import InvalidRequest
 from ..models.job import JobSpec, Profile
 from ..models.request import JobRequest
 from ..models.user import User
+from ..settings.checks import RENAMED_TRAITS
 from .config import JobConfig
+from .spawner import make_spawner
 
 ProfileEntry = dict[str, Any]
 """One profile, in the admin's form."""
@@ -69,7 +71,9 @@ class Profiles(LoggingConfigurable):
         """Return the spec of the requested job, or raise InvalidRequest with the field."""
         entry = self._find_entry(await self._entries(user), request.profile)
         slug = None if entry is None else _slug(entry)
-        return self._get_config(entry).make_spec(request, user=user.name, profile=slug)
+        config = self._get_config(entry)
+        spec = config.make_spec(request, user=user.name, profile=slug)
+        return await config.call_functions(spec, make_spawner(user, {"profile": slug} if slug else None))
 
     async def get_environment(self, user: User, slug: str | None) -> dict[str, str]:
         """Return the environment variables that the admin sets for the jobs of a profile.
@@ -79,7 +83,9 @@ class Profiles(LoggingConfigurable):
         """
         entries = await self._entries(user) if slug is not None else ()
         entry = next((entry for entry in entries if _slug(entry) == slug), None)
-        return dict(self._get_config(entry).environment)
+        return await self._get_config(entry).make_environment(
+            make_spawner(user, {"profile": slug} if slug else None)
+        )
 
     async def _entries(self, user: User | None) -> Sequence[ProfileEntry]:
         if not callable(self.profile_list):
@@ -137,8 +143,10 @@ class Profiles(LoggingConfigurable):
         override = entry.get("kbatch_override", {})
         strange = [name for name in override if not JobConfig.class_traits(config=True).get(name)]
         if strange:
+            new_name = RENAMED_TRAITS["JobConfig"].get(strange[0])
             raise TraitError(
                 f"Profiles.profile_list: {entry['display_name']!r}: JobConfig has no trait {strange[0]!r}"
+                + (f", which is now {new_name}: rename it in the configuration" if new_name else "")
             )
         self._make_config(entry)
 

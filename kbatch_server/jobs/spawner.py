@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 
 from ..models.user import User
 
+FUNCTIONS_SECONDS = 30.0
+"""How long the admin's functions may take, together, for a submit or for a launch."""
+
 
 class GroupName(str):
     """The name of a user's group, with the attribute ``name`` of the hub's own groups."""

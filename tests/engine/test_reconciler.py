@@ -120,6 +120,14 @@ async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
     }
 
 
+async def test_a_job_knows_its_size_as_a_server_does(world):
+    job = await submit(world, cpu_limit=1.5, mem_limit=2**30, env={"MEM_LIMIT": "mine"})
+    await step(world, job)
+    [(_, launch)] = world.launcher.launched
+    sizes = {name: value for name, value in launch.env.items() if name.startswith(("CPU_", "MEM_"))}
+    assert sizes == {"CPU_LIMIT": "1.5", "MEM_LIMIT": "mine"}
+
+
 async def test_how_a_program_writes_its_log_is_for_the_user_to_choose(world):
     job = await submit(world, env={"PYTHONUNBUFFERED": "", "COLUMNS": "80"})
     await step(world, job)

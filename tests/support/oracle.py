@@ -8,7 +8,9 @@ KubeSpawner runs as it is; only its connection to Kubernetes is replaced, which 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from kubernetes_asyncio.client import ApiClient
 from traitlets.config import Config
 
 from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.launchers.kube.manifests.filled import fill_templates
 from kbatch_server.launchers.kube.manifests.job import FETCH_CONTAINER, MAIN_CONTAINER, make_job
 from kbatch_server.launchers.kube.manifests.sidecar import KEEP_CONTAINER
 from kbatch_server.launchers.kube.manifests.volumes import OWN_VOLUMES
@@ -34,6 +37,8 @@ Pod = dict[str, Any]
 
 NAMESPACE = "jobs"
 """The namespace of the jobs, and of the servers that they are compared with."""
+
+JOB_ID = "job-1"
 
 USER_ID = 7
 """The user's number in the hub's database, which no job knows."""
@@ -80,17 +85,25 @@ SERVER_VARIABLES = ("JPY_", "JUPYTERHUB_")
 """The beginnings of the variables with which a server finds the hub and may call it. A job has
 ``JUPYTERHUB_USER`` of them, and none of the server's secrets."""
 
-SIZE_VARIABLES = frozenset({"CPU_GUARANTEE", "CPU_LIMIT", "MEM_GUARANTEE", "MEM_LIMIT"})
-"""What JupyterHub tells a server about its size, for widgets that show it."""
-
-IMAGE_VARIABLES = frozenset({"JUPYTER_IMAGE", "JUPYTER_IMAGE_SPEC"})
-"""Variables that a job has, too: the launch adds them after the admin's, so they are not compared here."""
-
+LAUNCH_VARIABLES = frozenset(
+    {
+        # these are the same for a job, but the launch adds them after the admin's: see LaunchBuilder
+        "CPU_GUARANTEE",
+        "CPU_LIMIT",
+        "JUPYTER_IMAGE",
+        "JUPYTER_IMAGE_SPEC",
+        "MEM_GUARANTEE",
+        "MEM_LIMIT",
+    }
+)
 JOB_LABELS = "kbatch.jupyter.org/"
 """The beginning of the labels and annotations by which the service finds its jobs."""
 
 JOB_VARIABLES = "KBATCH_"
 """The beginning of the variables with which a job finds its results' folder."""
+
+ACCOUNT_VARIABLES = frozenset({"LOGNAME", "USER"})
+"""The user's name, for programs that look for an account: a job's image may have none for it."""
 
 JOB_ANNOTATIONS = frozenset(
     {
@@ -125,29 +138,46 @@ async def make_server_pod(
 
     ``config`` has values of ``c.KubeSpawner``, ``user_options`` what the user chose on the spawn page.
     """
+    settings = Config()
+    # deep copies: KubeSpawner changes its configuration in place when it applies a profile
+    settings.KubeSpawner.update(copy.deepcopy(dict(config)))
+    if profile_list is not None:
+        settings.KubeSpawner.profile_list = copy.deepcopy(profile_list)
+    with _make_spawner(settings, user, groups=groups, user_options=dict(user_options or {})) as spawner:
+        await spawner.load_user_options()
+        pod = await spawner.get_pod_manifest()
+    return to_json(pod)
+
+
+def expand_template(template: str, user: str, server: str = "", *, scheme: str = "safe") -> str:
+    """Return a template as KubeSpawner fills it in for a user's server, which may have a name."""
+    settings = Config()
+    settings.KubeSpawner.slug_scheme = scheme
+    named = SimpleNamespace(name=server, server=None)
+    with _make_spawner(settings, user, orm_spawner=named) as spawner:
+        filled: str = spawner._expand_user_properties(template)
+    return filled
+
+
+@contextmanager
+def _make_spawner(
+    settings: Config, user: str, *, groups: Sequence[str] = (), **options: Any
+) -> Iterator[Any]:
     owner = SimpleNamespace(
         name=user, id=USER_ID, url="/user/x/", groups=[SimpleNamespace(name=group) for group in groups]
     )
     hub = SimpleNamespace(
         public_host="", url="http://hub:8081/hub/", base_url="/hub/", api_url="http://hub:8081/hub/api"
     )
-    settings = Config()
-    # deep copies: KubeSpawner changes its configuration in place when it applies a profile
-    settings.KubeSpawner.update(copy.deepcopy(dict(config)))
-    if profile_list is not None:
-        settings.KubeSpawner.profile_list = copy.deepcopy(profile_list)
+    kube = kubespawner.spawner
     with (
-        mock.patch.object(kubespawner.spawner, "load_config"),
-        mock.patch.object(kubespawner.spawner, "shared_client"),
-        mock.patch.object(kubespawner.spawner.KubeSpawner, "_namespace_default", return_value=NAMESPACE),
+        mock.patch.object(kube, "load_config"),
+        mock.patch.object(kube, "shared_client"),
+        mock.patch.object(kube.KubeSpawner, "_namespace_default", return_value=NAMESPACE),
     ):
-        spawner = kubespawner.spawner.KubeSpawner(
-            config=settings, user=owner, hub=hub, user_options=dict(user_options or {}), api_token="t"
-        )
+        spawner = kube.KubeSpawner(config=settings, user=owner, hub=hub, api_token="t", **options)
         spawner.namespace = settings.KubeSpawner.get("namespace", NAMESPACE)
-        await spawner.load_user_options()
-        pod = await spawner.get_pod_manifest()
-    return to_json(pod)
+        yield spawner
 
 
 def to_json(model: Any) -> Pod:
@@ -179,10 +209,10 @@ async def make_job_pod(
     asked = JobRequest(name="job", command=["true"], **(request or {}))
     owner = User(name=user, groups=tuple(groups))
     spec = await profiles.make_spec(owner, asked)
-    job = Job(id="job-1", user=user, name="job", spec=spec, created_at=datetime.now(UTC), groups=list(groups))
+    job = Job(id=JOB_ID, user=user, name="job", spec=spec, created_at=datetime.now(UTC), groups=list(groups))
     env = await profiles.get_environment(owner, spec.profile)
     made = make_job(
-        job,
+        fill_templates(job, namespace=NAMESPACE, hub_namespace=NAMESPACE),
         # with HOME of its own a job is not given one, which is a job's own matter
         env_names={*env, "HOME"},
         namespace=NAMESPACE,
@@ -198,9 +228,9 @@ def compare_server(pod: Pod) -> Pod:
     spec = pod["spec"]
     [server, *extra] = spec["containers"]
     env = {
-        each["name"]: each
-        for each in server.get("env") or []
-        if not each["name"].startswith(SERVER_VARIABLES) and each["name"] not in _NOT_COMPARED
+        name: each
+        for name, each in _replace_references(server.get("env") or [], {}).items()
+        if not name.startswith(SERVER_VARIABLES) and name not in LAUNCH_VARIABLES
     }
     return _without_empty(
         {
@@ -225,14 +255,15 @@ def compare_job(pod: Pod, env: Mapping[str, str]) -> Pod:
     first = [each for each in spec.get("initContainers") or [] if each["name"] not in JOB_CONTAINERS]
     # a server's extra containers run beside it; a job's are native sidecars, which end with it
     extra = [each for each in first if each.pop("restartPolicy", None) == "Always"]
+    # the launcher fills the Secret, to which the pod refers
     secret = {name: {"name": name, "value": value} for name, value in env.items()}
-    listed = {each["name"]: each for each in main["env"] if "secretKeyRef" not in each.get("valueFrom", {})}
-    references = {
-        each["name"]: each
+    known = {"JUPYTERHUB_USER": pod["metadata"]["annotations"][f"{JOB_LABELS}username"]} | dict(env)
+    listed = [
+        each
         for each in main["env"]
-        if each.get("valueFrom", {}).get("secretKeyRef", {}).get("name", "job-1") != "job-1"
-    }
-    account = {name: each for name, each in listed.items() if name not in ("USER", "LOGNAME")}
+        if each.get("valueFrom", {}).get("secretKeyRef", {}).get("name") != JOB_ID
+        and each["name"] not in ACCOUNT_VARIABLES
+    ]
     main["volumeMounts"] = [each for each in main["volumeMounts"] if each["name"] not in OWN_VOLUMES]
     if spec["securityContext"].get("seccompProfile") == JOB_SECCOMP:
         del spec["securityContext"]["seccompProfile"]
@@ -243,8 +274,8 @@ def compare_job(pod: Pod, env: Mapping[str, str]) -> Pod:
             "container": _make_comparable(_without(main, SERVER_CONTAINER | {"env"})),
             "env": {
                 name: each
-                for name, each in (secret | account | references).items()
-                if not name.startswith((JOB_VARIABLES, *SERVER_VARIABLES)) and name not in _NOT_COMPARED
+                for name, each in (secret | _replace_references(listed, known)).items()
+                if not name.startswith((JOB_VARIABLES, *SERVER_VARIABLES)) and name not in LAUNCH_VARIABLES
             },
             "initContainers": [each for each in first if each not in extra],
             "extraContainers": extra,
@@ -277,7 +308,21 @@ async def compare(
     return compare_job(job, env), compare_server(server)
 
 
-_NOT_COMPARED = SIZE_VARIABLES | IMAGE_VARIABLES
+def _replace_references(variables: Sequence[Pod], known: Mapping[str, str]) -> dict[str, Pod]:
+    """Return variables by name, with references to known and to earlier ones replaced, as Kubernetes does."""
+    values = dict(known)
+    replaced: dict[str, Pod] = {}
+
+    def find(part: re.Match[str]) -> str:
+        return "$" if part[0] == "$$" else values.get(part[1], part[0])
+
+    for each in variables:
+        name = each["name"]
+        replaced[name] = each
+        if "valueFrom" not in each:
+            values[name] = re.sub(r"\$\$|\$\(([^()]+)\)", find, each.get("value") or "")
+            replaced[name] = {"name": name, "value": values[name]}
+    return replaced
 
 
 def _without(values: Mapping[str, Any] | None, names: frozenset[str], prefix: str | None = None) -> Pod:
