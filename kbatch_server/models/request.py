@@ -35,6 +35,12 @@ MAX_WORDS = 5000
 
 MAX_TAGS = 32
 
+MAX_OPTIONS = 64
+"""Maximum number of options of a profile that a request may set."""
+
+MAX_CHOICE_LENGTH = 512
+"""Maximum length of a choice, which may be text of the user's own, such as an image's name."""
+
 RETRY_DELAY_SECONDS = 10.0
 """The delay of Kubernetes's Job controller before the second attempt; it doubles with each attempt."""
 
@@ -163,6 +169,13 @@ class JobRequest(BaseModel):
     files in the working folder. Default: ``workdir`` for a notebook of the upload, otherwise ``outputs``."""
     image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
     profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
+    profile_options: Annotated[
+        dict[Text, Annotated[Text, Field(max_length=MAX_CHOICE_LENGTH)]],
+        Field(max_length=MAX_OPTIONS),
+        at_most(MAX_OPTIONS, "options"),
+    ] = Field(default_factory=dict)
+    """The choice for each option of the profile, by the option's name; text of the user's own, where the
+    profile allows it, by ``NAME--unlisted-choice``. Other options have their default."""
     env: Variables = Field(default_factory=dict)
     upload: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
     working_dir: Annotated[Text, Field(max_length=2000), AfterValidator(_checked_folder)] | None = None
@@ -232,6 +245,8 @@ class RequestedSpec(BaseModel):
     files of the working folder."""
     image: str
     profile: str | None = None
+    profile_options: dict[str, str] = Field(default_factory=dict)
+    """The choice for each option of the profile, defaults included."""
     upload: str | None = None
     working_dir: str | None = None
     """The folder of the code in which the command runs; None: the top folder."""
