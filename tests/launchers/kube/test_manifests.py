@@ -187,7 +187,6 @@ def test_job_with_everything() -> None:
     assert pod_of(manifest) == {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 5,
-        "automountServiceAccountToken": True,
         "enableServiceLinks": False,
         "securityContext": {"seccompProfile": {"type": "Localhost"}, "runAsUser": 1000},
         "initContainers": [

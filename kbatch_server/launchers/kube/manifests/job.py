@@ -267,7 +267,6 @@ def make_pod_spec(
     pod: Manifest = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _get_grace_seconds(spec),
-        "automountServiceAccountToken": spec.service_account is not None,
         # Else the pod gets a variable for each Service of the namespace, and tells what runs there.
         "enableServiceLinks": False,
         "securityContext": make_pod_security(spec),
@@ -277,6 +276,8 @@ def make_pod_spec(
             *expand(spec.volumes, job.user),
         ],
     }
+    if spec.service_account is None:
+        pod["automountServiceAccountToken"] = False
     if has_own_delay(spec):
         pod["schedulingGates"] = [{"name": ATTEMPT_GATE}]
     if init_containers := _make_init_containers(job, init_image, output_limits, code_sha256):
