@@ -78,6 +78,9 @@ export interface Job {
   collect: "outputs" | "workdir";
   image: string;
   profile: string | null;
+  profile_options: {
+    [k: string]: string;
+  };
   upload: string | null;
   working_dir: string | null;
   cpu_limit: number | null;
@@ -164,6 +167,9 @@ export interface JobRequest {
   collect?: ("outputs" | "workdir") | null;
   image?: string | null;
   profile?: string | null;
+  profile_options?: {
+    [k: string]: string;
+  };
   env?: {
     [k: string]: string;
   };
@@ -260,6 +266,24 @@ export interface Profile {
   extra_resource_limits: {
     [k: string]: string;
   };
+  profile_options: ProfileOption[];
+}
+export interface ProfileOption {
+  name: string;
+  display_name: string;
+  choices: ProfileChoice[];
+  unlisted_choice: UnlistedChoice | null;
+}
+export interface ProfileChoice {
+  name: string;
+  display_name: string;
+  default: boolean;
+}
+export interface UnlistedChoice {
+  display_name: string;
+  display_name_in_choices: string;
+  validation_regex: string | null;
+  validation_message: string;
 }
 export interface ProfileList {
   items: Profile[];
@@ -333,4 +357,4 @@ export interface Version {
 export const STATUSES: Status[] = ["queued","pending","running","succeeded","failed","cancelled"];
 
 /** The names of all fields of a request. */
-export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","queue_name"];
+export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","profile_options","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","queue_name"];

@@ -20,8 +20,9 @@ import "../fields/pairs-field";
 import "../fields/parameters-field";
 import { formStyles } from "../fields/form-styles";
 import type { Pair } from "../fields/pairs-field";
+import { type Choices, keepOffered } from "../fields/profile-options";
 import { type CodeFile, makeZip, TooLarge } from "../fields/zip";
-import type { Job, NotebookOutput, OutputList, Profile, ProfileList, User } from "../net/schema";
+import type { Job, NotebookOutput, OutputList, Profile, ProfileList, ProfileOption, User } from "../net/schema";
 import { sendUpload } from "../net/upload";
 import { tellProblem } from "../problem";
 import { navigate } from "../router";
@@ -36,7 +37,10 @@ interface Work {
 const FOLDED: string[] = [...INPUTS.map(({ name }) => name), "tags"];
 
 /** The fields of a request that have a place in the form. */
-const PLACES = ["name", "upload", "working_dir", "profile", "command", "notebook", "collect", "env", ...FOLDED];
+const PLACES = [
+  ...["name", "upload", "working_dir", "profile", "profile_options", "command", "notebook", "collect", "env"],
+  ...FOLDED,
+];
 
 const LABELS: Record<string, string> = {
   name: "Name",
@@ -137,6 +141,11 @@ export class SubmitView extends LitElement {
     }
   }
 
+  /** The options of the chosen profile; nothing if it is not known. */
+  private get options(): ProfileOption[] | undefined {
+    return this.profiles.find(({ slug }) => slug === this.form.profile)?.profile_options;
+  }
+
   private set(changes: Partial<JobForm>): void {
     this.form = { ...this.form, ...changes };
   }
@@ -168,6 +177,8 @@ export class SubmitView extends LitElement {
   private async submit(event: Event): Promise<void> {
     event.preventDefault();
     if (this.work) return;
+    // those of an earlier job may be gone
+    if (this.options) this.set({ choices: keepOffered(this.options, this.form.choices) });
     const { request, problems } = makeRequest(this.form);
     this.problems = problems;
     this.general = "";
@@ -379,7 +390,9 @@ export class SubmitView extends LitElement {
   /** Choose a profile: it has an image and sizes of its own, so those of another, or of the job before, go. */
   private chooseProfile(profile: Profile): void {
     const own = INPUTS.filter(({ input }) => input.isOfProfile).map(({ name }) => [name, ""]);
-    this.take("profile", { profile: profile.slug, texts: { ...this.form.texts, ...Object.fromEntries(own) } });
+    const texts = { ...this.form.texts, ...Object.fromEntries(own) };
+    this.take("profile", { profile: profile.slug, choices: {}, texts });
+    this.problems = this.problems.filter((each) => !isOf(each, "profile_options"));
   }
 
   private renderProfiles(): TemplateResult | typeof nothing {
@@ -403,7 +416,21 @@ export class SubmitView extends LitElement {
         })}
       </div>
       ${problem ? html`<div class="problem small" role="alert">${problem}</div>` : nothing}
+      ${this.renderChoices()}
     </fieldset>`;
+  }
+
+  private renderChoices(): TemplateResult | typeof nothing {
+    const { options } = this;
+    if (!options?.length) return nothing;
+    const problems = this.problemsOf("profile_options");
+    return html`<kbatch-profile-options
+      problem=${problems.length ? "yes" : ""}
+      .options=${options}
+      .choices=${keepOffered(options, this.form.choices)}
+      .problems=${problems}
+      @change=${(event: CustomEvent<Choices>) => this.take("profile_options", { choices: event.detail })}
+    ></kbatch-profile-options>`;
   }
 
   private renderAdvanced(): TemplateResult {
