@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -54,16 +54,20 @@ def fill_label(template: str, user: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def make_fields(user: str) -> Mapping[str, str]:
-    """Return what each field of a template stands for: a job is like the user's server without a name."""
+def make_fields(user: str, scheme: str = "safe") -> Mapping[str, str]:
+    """Return what each field of a template stands for: a job is like the user's server without a name.
+
+    ``scheme`` is KubeSpawner's ``slug_scheme``: what ``{username}`` and ``{user_server}`` stand for.
+    """
     safe = make_safe_name(user)
     # KubeSpawner joins the names of user and server where they fit, which leaves room for two hyphens
     is_short = len(safe) + 2 <= MAX_NAME
     safe_user_server = safe if is_short else _join_names(user, "")
     escaped = make_escaped_name(user)
+    is_escaped = scheme == "escape"
     return {
-        "username": safe,
-        "user_server": safe_user_server,
+        "username": escaped if is_escaped else safe,
+        "user_server": escaped if is_escaped else safe_user_server,
         "servername": "",
         "unescaped_username": user,
         "unescaped_servername": "",
@@ -76,34 +80,54 @@ def make_fields(user: str) -> Mapping[str, str]:
     }
 
 
-FIELDS = tuple(make_fields("user"))
+OF_USER = tuple(make_fields("user"))
+"""The fields that a user's name gives."""
+
+OF_PLACE = ("namespace", "hubnamespace", "pvc_name")
+"""The fields that depend on where a job runs, and on how the hub names the users' claims."""
+
+FIELDS = (*OF_USER, *OF_PLACE)
 """The fields that a template may have."""
 
+NOT_KNOWN = {
+    "pod_name": "Kubernetes names a job's pod only when it creates it",
+    "userid": "the hub does not tell services the number of a user",
+}
+"""KubeSpawner's other fields, and why a job cannot have them."""
 
-def expand(template: Any, user: str) -> Any:
+
+def expand(template: Any, user: str, *, scheme: str = "safe", place: Mapping[str, str] | None = None) -> Any:
     """Return the template with the fields in all its strings filled in for a user.
 
-    As for KubeSpawner, ``{{`` stands for ``{``, and a hyphen that an empty field leaves at the end goes.
-    What is no field stays as it is: ``find_problem`` reports it when the service starts.
+    ``place`` has the fields that do not follow from the user's name (``OF_PLACE``). As for KubeSpawner,
+    ``{{`` stands for ``{``, and a hyphen that an empty field leaves at the end goes. What is no field stays
+    as it is: ``find_problem`` reports it when the service starts.
     """
+    fields = make_fields(user, scheme)
+    return _expand(template, {**fields, **place} if place else fields)
+
+
+def _expand(template: Any, fields: Mapping[str, str]) -> Any:
     if isinstance(template, str):
-        fields = make_fields(user)
         filled = _PARTS.sub(lambda part: _fill(part, fields), template)
         return filled if template.endswith("-") else filled.rstrip("-")
     if isinstance(template, Mapping):
-        return {key: expand(value, user) for key, value in template.items()}
+        return {key: _expand(value, fields) for key, value in template.items()}
     if isinstance(template, list):
-        return [expand(value, user) for value in template]
+        return [_expand(value, fields) for value in template]
     return template
 
 
-def find_problem(template: Any) -> str | None:
+def find_problem(template: Any, known: Collection[str] = FIELDS) -> str | None:
     """Return what is wrong with a template, as a sentence; None if nothing is."""
     for text in _find_strings(template):
         for part in _PARTS.finditer(text):
-            if part[0] not in ("{{", "}}") and part[1] not in FIELDS:
-                known = ", ".join(f"{{{field}}}" for field in FIELDS)
-                return f"{text!r} has a brace without a known field; known: {known}; write {{{{ for a brace"
+            if part[0] in ("{{", "}}") or part[1] in known:
+                continue
+            if part[1] in NOT_KNOWN:
+                return f"{text!r} has {part[0]}, which no job knows: {NOT_KNOWN[part[1]]}"
+            names = ", ".join(f"{{{field}}}" for field in known)
+            return f"{text!r} has a brace without a known field; known: {names}; write {{{{ for a brace"
     return None
 
 

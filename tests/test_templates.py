@@ -72,7 +72,9 @@ def test_a_users_name_is_not_filled_in_again():
 
 
 @pytest.mark.parametrize("value", ["{user}", "{}", "{", "a}", "{username!r}", "{username.upper}", '{"a": 1}'])
-@pytest.mark.parametrize("trait", ["annotations", "labels", "node_selector", "service_account", "volumes"])
+@pytest.mark.parametrize(
+    "trait", ["extra_annotations", "extra_labels", "node_selector", "service_account", "volumes"]
+)
 def test_a_brace_that_is_no_field_stops_the_start_with_the_fields_that_there_are(trait, value):
     volume = {"name": "v", "persistentVolumeClaim": {"claimName": value}}
     values = {"service_account": value, "volumes": [volume]}

@@ -48,7 +48,10 @@ class LaunchBuilder(LoggingConfigurable):
             message = "The job's environment was encrypted with a key that the service no longer has."
             raise LaunchRefused("EnvironmentLost", message)
         user = User(name=job.user, groups=tuple(job.groups))
-        environment = DEFAULT_ENVIRONMENT | await self.profiles.get_environment(user, job.spec) | own
+        # what the admin takes from elsewhere, the launcher adds
+        taken = {each["name"] for each in job.spec.env_sources}
+        defaults = {name: value for name, value in DEFAULT_ENVIRONMENT.items() if name not in taken}
+        environment = defaults | await self.profiles.get_environment(user, job.spec) | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it
         environment |= {"JUPYTER_IMAGE": job.spec.image, "JUPYTER_IMAGE_SPEC": job.spec.image}

@@ -8,14 +8,16 @@ from functools import cached_property
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode, validate
+from traitlets import Bool, Callable, Dict, Float, Integer, List, TraitError, Unicode, Union, validate
 
 from ..errors import InvalidRequest
 from ..models.job import JobSpec
 from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest, RequestedSpec
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..templates import fill_label
+from .environment import check_environment, list_sources, make_environment
 from .podconfig import PodConfig
+from .spawner import JobSpawner
 
 
 def check_image(wanted: str | None, default: str, allowed: Sequence[str]) -> str:
@@ -79,9 +81,11 @@ class JobConfig(PodConfig):
     """The options of one job, as the admin set them. A profile can override each.
 
     Traits that KubeSpawner has too mean the same here. Strings in ``volumes``, ``volume_mounts``,
-    ``node_selector``, ``labels``, ``annotations`` and ``service_account`` are templates with KubeSpawner's
-    fields: ``{username}`` and ``{user_server}`` (safe in a name; what the hub's default server has),
-    ``{unescaped_username}``, ``{escaped_username}``, and more. Write ``{{`` and ``}}`` for braces.
+    ``init_containers``, ``extra_containers``, ``extra_pod_config``, ``node_selector``, ``extra_labels``,
+    ``extra_annotations``, ``environment``, ``working_dir`` and ``service_account`` are templates with
+    KubeSpawner's fields: ``{username}`` and ``{user_server}`` (safe in a name; what the hub's default server
+    has), ``{unescaped_username}``, ``{escaped_username}``, ``{pvc_name}``, ``{namespace}``, and more. Write
+    ``{{`` and ``}}`` for braces.
     """
 
     image = Unicode(
@@ -211,8 +215,15 @@ class JobConfig(PodConfig):
     )
 
     environment = Dict(
-        Unicode(),
-        help="""Environment variables of every job. Variables that the user sets override them.""",
+        Union([Unicode(), Dict(), Callable()]),
+        help="""Environment variables of every job. Variables that the user sets override them.
+
+        A value is a string, which is a template; or a function, which may be async, that takes the spawner
+        and returns a string; or a dict in the form of Kubernetes's EnvVar, like
+        ``{"valueFrom": {"secretKeyRef": {"name": "dask", "key": "address"}}}``. ``$(NAME)`` in a string
+        stands for another of these variables. Strings, and what functions return, are in each job's own
+        Secret only, so they may be secret.
+        """,
         config=True,
     )
 
@@ -355,6 +366,10 @@ class JobConfig(PodConfig):
         config=True,
     )
 
+    @validate("environment")
+    def _validate_environment(self, proposal: Any) -> Any:
+        return check_environment(proposal["value"])
+
     @validate("mem_limit", "max_mem_limit")
     def _validate_memory(self, proposal: Any) -> Any:
         size = proposal["value"]
@@ -364,6 +379,15 @@ class JobConfig(PodConfig):
                 f"{name}: is {size} bytes; the minimum is {MIN_MEMORY_BYTES}; None means no limit"
             )
         return size
+
+    async def make_environment(self, spawner: JobSpawner) -> dict[str, str]:
+        """Return the variables of the admin's whose values the service knows, for a user's job."""
+        return await make_environment(
+            self.environment,
+            spawner,
+            scheme=self.slug_scheme,
+            pvc_name_template=self.pvc_name_template,
+        )
 
     def get_default(self, field: str) -> Any:
         """Return the ``cpu_limit`` or the ``mem_limit`` of a job that sets none; None means no limit."""
@@ -401,9 +425,16 @@ class JobConfig(PodConfig):
     @cached_property
     def _common_spec(self) -> JobSpec:
         """The part of the spec that all jobs share, validated only once; requests are already checked."""
-        values = {name: getattr(self, name) for name in ("image", *_COPIED)}
+        values = {name: self.get_parts(name) for name in ("image", *_COPIED)}
         guarantees = limit_guarantees(self.extra_resource_guarantees, self.extra_resource_limits)
-        return JobSpec.model_validate(values | {"extra_resource_guarantees": guarantees})
+        return JobSpec.model_validate(
+            values
+            | {
+                "extra_resource_guarantees": guarantees,
+                "image_working_dir": self.working_dir or None,
+                "env_sources": list_sources(self.environment),
+            }
+        )
 
     def _checked_limit(self, request: JobRequest, field: str) -> Any:
         wanted, default = getattr(request, field), self.get_default(field)
@@ -451,6 +482,9 @@ class JobConfig(PodConfig):
 _LIMITED = {"cpu_guarantee", "mem_guarantee", "extra_resource_guarantees"}
 """What a job's own limits may lower."""
 
-_COPIED = tuple(sorted(set(JobSpec.model_fields) - set(RequestedSpec.model_fields) - _LIMITED))
+_MADE = {"env_sources", "image_working_dir"}
+"""What a job has of traits with other names."""
+
+_COPIED = tuple(sorted(set(JobSpec.model_fields) - set(RequestedSpec.model_fields) - _LIMITED - _MADE))
 """The traits that every job has as they are."""
 """The traits that ``make_spec`` copies into a job's spec unchanged."""

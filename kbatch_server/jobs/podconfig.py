@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from posixpath import normpath
 from typing import Any
 
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, validate
+from pydantic import ValidationError
+from traitlets import Bool, Callable, Dict, Enum, Integer, List, TraitError, Unicode, Union, validate
 from traitlets.config import Configurable
 
-from ..launchers.kube.manifests.volumes import OWN_DIRS, OWN_VOLUMES, SHM_DIR
-from ..templates import find_problem
+from ..launchers.kube.manifests.filled import TEMPLATES
+from ..launchers.kube.manifests.volumes import OWN_DIRS, SHM_DIR
+from ..models.job import JobSpec
+from ..templates import FIELDS
+from .podparts import (
+    PART_DICTS,
+    PART_LISTS,
+    check_containers,
+    check_dict,
+    check_list,
+    check_template,
+    check_unique,
+    check_volumes,
+    list_parts,
+)
+from .spawner import JobSpawner, resolve
 
 GIB = 2**30
+
+FUNCTIONS = (
+    "uid",
+    "gid",
+    "fs_gid",
+    "supplemental_gids",
+    "container_security_context",
+    "pod_security_context",
+)
+"""The traits that may be functions, called when a job is submitted."""
+
+_FIELDS_OF_CLAIM = tuple(field for field in FIELDS if field != "pvc_name")
 
 
 class PodConfig(Configurable):
@@ -101,42 +127,48 @@ class PodConfig(Configurable):
 
     node_selector = Dict(Unicode(), help="""Labels that a node must have to run a job.""", config=True)
 
-    tolerations = List(Dict(), help="""Kubernetes tolerations of the jobs' pods.""", config=True)
+    tolerations = Union(
+        [List(Dict()), Dict()], help="""Kubernetes tolerations of the jobs' pods.""", config=True
+    )
 
-    node_affinity_preferred = List(
-        Dict(),
+    node_affinity_preferred = Union(
+        [List(Dict()), Dict()],
         help="""Nodes that a job prefers: PreferredSchedulingTerms of Kubernetes, like
         ``[{"weight": 1, "preference": {"matchExpressions": [...]}}]``.
         """,
         config=True,
     )
 
-    node_affinity_required = List(
-        Dict(),
+    node_affinity_required = Union(
+        [List(Dict()), Dict()],
         help="""Nodes that a job may run on: NodeSelectorTerms of Kubernetes, like
         ``[{"matchExpressions": [{"key": "pool", "operator": "In", "values": ["batch"]}]}]``.
         """,
         config=True,
     )
 
-    pod_affinity_preferred = List(
-        Dict(),
+    pod_affinity_preferred = Union(
+        [List(Dict()), Dict()],
         help="""Pods that a job prefers to run near: WeightedPodAffinityTerms of Kubernetes.""",
         config=True,
     )
 
-    pod_affinity_required = List(
-        Dict(), help="""Pods that a job must run near: PodAffinityTerms of Kubernetes.""", config=True
+    pod_affinity_required = Union(
+        [List(Dict()), Dict()],
+        help="""Pods that a job must run near: PodAffinityTerms of Kubernetes.""",
+        config=True,
     )
 
-    pod_anti_affinity_preferred = List(
-        Dict(),
+    pod_anti_affinity_preferred = Union(
+        [List(Dict()), Dict()],
         help="""Pods that a job prefers not to run near: WeightedPodAffinityTerms of Kubernetes.""",
         config=True,
     )
 
-    pod_anti_affinity_required = List(
-        Dict(), help="""Pods that a job must not run near: PodAffinityTerms of Kubernetes.""", config=True
+    pod_anti_affinity_required = Union(
+        [List(Dict()), Dict()],
+        help="""Pods that a job must not run near: PodAffinityTerms of Kubernetes.""",
+        config=True,
     )
 
     scheduler_name = Unicode(
@@ -146,37 +178,50 @@ class PodConfig(Configurable):
         config=True,
     )
 
-    uid = Integer(
-        None,
+    uid = Union(
+        [Integer(min=0), Callable()],
+        default_value=None,
         allow_none=True,
-        min=0,
-        help="""The user id of a job's containers (``runAsUser``). None: that of the image, or of
-        ``pod_security_context``.
+        help="""The user id of a job's containers (``runAsUser``), or a function that takes the spawner
+        and returns one. None: that of the image, or of ``pod_security_context``.
         """,
         config=True,
     )
 
-    gid = Integer(
-        None,
+    gid = Union(
+        [Integer(min=0), Callable()],
+        default_value=None,
         allow_none=True,
-        min=0,
-        help="""The group id of a job's containers (``runAsGroup``). None: that of the image, or of
-        ``pod_security_context``.
+        help="""The group id of a job's containers (``runAsGroup``), or a function that takes the spawner
+        and returns one. None: that of the image, or of ``pod_security_context``.
         """,
         config=True,
     )
 
-    fs_gid = Integer(
-        None,
+    fs_gid = Union(
+        [Integer(min=0), Callable()],
+        default_value=None,
         allow_none=True,
-        min=0,
-        help="""The group that owns a job's volumes (``fsGroup``), and to which its containers belong.""",
+        help="""The group that owns a job's volumes (``fsGroup``), and to which its containers belong, or a
+        function that takes the spawner and returns one.
+        """,
         config=True,
     )
 
-    supplemental_gids = List(
-        Integer(min=0),
-        help="""More groups to which a job's containers belong (``supplementalGroups``).""",
+    supplemental_gids = Union(
+        [List(Integer(min=0)), Callable()],
+        help="""More groups to which a job's containers belong (``supplementalGroups``), or a function that
+        takes the spawner and returns a list.
+        """,
+        config=True,
+    )
+
+    privileged = Bool(
+        False,
+        help="""Whether a job's own container is privileged: it can do on its node whatever root can.
+
+        Kubernetes also requires ``allow_privilege_escalation`` to be True or None.
+        """,
         config=True,
     )
 
@@ -189,8 +234,8 @@ class PodConfig(Configurable):
         config=True,
     )
 
-    volumes = List(
-        Dict(),
+    volumes = Union(
+        [List(Dict()), Dict()],
         help="""Kubernetes volumes of the jobs' pods, like
         ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{user_server}"}}]``,
         which is the claim of the user's server on the hub (KubeSpawner's ``pvc_name_template``).
@@ -199,8 +244,8 @@ class PodConfig(Configurable):
         config=True,
     )
 
-    volume_mounts = List(
-        Dict(),
+    volume_mounts = Union(
+        [List(Dict()), Dict()],
         help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.
 
         Each needs its own path, and none of the service's: ``/code``, ``/kbatch-home``, ``/kbatch-notebook``
@@ -218,16 +263,19 @@ class PodConfig(Configurable):
         config=True,
     )
 
-    pod_security_context = Dict(
-        help="""The Kubernetes security context of the jobs' pods (``runAsUser``, …). It takes precedence over
-        ``fs_gid`` and ``supplemental_gids``.
+    pod_security_context = Union(
+        [Dict(), Callable()],
+        help="""The Kubernetes security context of the jobs' pods (``runAsUser``, …), or a function that takes
+        the spawner and returns one. It takes precedence over ``fs_gid`` and ``supplemental_gids``.
         """,
         config=True,
     )
 
-    container_security_context = Dict(
-        help="""The Kubernetes security context of the jobs' containers. It takes precedence over ``uid``,
-        ``gid`` and ``allow_privilege_escalation``.
+    container_security_context = Union(
+        [Dict(), Callable()],
+        help="""The Kubernetes security context of the jobs' containers, or a function that takes the spawner
+        and returns one. It takes precedence over ``uid``, ``gid``, ``privileged`` and
+        ``allow_privilege_escalation``.
         """,
         config=True,
     )
@@ -239,54 +287,206 @@ class PodConfig(Configurable):
         config=True,
     )
 
-    image_pull_secrets = List(Unicode(), help="""Names of the Secrets for pulling images.""", config=True)
+    image_pull_secrets = Union(
+        [List(Union([Unicode(), Dict()])), Unicode()],
+        help="""The Secrets for pulling images: a list of names, or of dicts like ``{"name": "registry"}``, or
+        one name.
+        """,
+        config=True,
+    )
 
     priority_class_name = Unicode(
         None, allow_none=True, help="""The Kubernetes PriorityClass of the jobs' pods.""", config=True
     )
 
-    labels = Dict(Unicode(), help="""Extra labels of each Job and its pods.""", config=True)
+    extra_labels = Dict(
+        Unicode(),
+        help="""Extra labels of each Job, its pods and its Secret. The service's own take precedence.""",
+        config=True,
+    )
 
-    annotations = Dict(Unicode(), help="""Extra annotations of each Job and its pods.""", config=True)
+    extra_annotations = Dict(
+        Unicode(),
+        help="""Extra annotations of each Job, its pods and its Secret. The service's own take precedence.""",
+        config=True,
+    )
 
-    @validate("node_selector", "labels", "annotations", "service_account")
+    slug_scheme = Enum(
+        ["safe", "escape"],
+        "safe",
+        help="""What ``{username}`` and ``{user_server}`` stand for in templates: set the same here and for
+        KubeSpawner.
+
+        ``safe``: always a valid name. ``escape``: what KubeSpawner before 7.0 used; such a name may be
+        invalid.
+        """,
+        config=True,
+    )
+
+    pvc_name_template = Unicode(
+        "claim-{user_server}",
+        help="""What ``{pvc_name}`` stands for in templates: the name of the claim that the hub makes for a
+        user. Set the same here and for KubeSpawner. A job never creates a claim.
+        """,
+        config=True,
+    )
+
+    working_dir = Unicode(
+        None,
+        allow_none=True,
+        help="""The folder that a job without uploaded code starts in. None: that of the image.
+
+        A job with uploaded code starts in ``/code``, or in the folder of its code that its user chose.
+        """,
+        config=True,
+    )
+
+    automount_service_account_token = Bool(
+        None,
+        allow_none=True,
+        help="""Whether a job's pod gets the token of its service account. None: not without
+        ``service_account``; with it, the account's own setting applies, which is to give the token by
+        default.
+        """,
+        config=True,
+    )
+
+    lifecycle_hooks = Dict(
+        help="""Kubernetes's lifecycle hooks of a job's own container: ``postStart`` and ``preStop``, like
+        ``{"postStart": {"exec": {"command": ["/bin/sh", "-c", "date > /tmp/started"]}}}``.
+
+        Kubernetes runs ``postStart`` at the same time as the job's command. It runs ``preStop`` if it stops
+        the job, and not if the job ends by itself.
+        """,
+        config=True,
+    )
+
+    init_containers = Union(
+        [List(Dict()), Dict()],
+        help="""Containers that run to their end, one after the other, before a job's own: to prepare its home
+        folder, for example.
+
+        They run after the one that fetches the code. If one fails, so does the job.
+        """,
+        config=True,
+    )
+
+    extra_containers = Union(
+        [List(Dict()), Dict()],
+        help="""Containers that run beside a job's own, such as a proxy for a database.
+
+        They are native sidecars, which needs Kubernetes 1.29 or later: they start before the job's command,
+        start again if they end, and end when the job has ended. How they end does not matter for the job.
+        What must run to its end belongs to ``init_containers``.
+        """,
+        config=True,
+    )
+
+    extra_container_config = Dict(
+        help="""More fields of a job's own container, like ``{"envFrom": [{"configMapRef": {"name": "x"}}]}``.
+
+        Each replaces the whole field of that name, whatever other traits have set. Fields that a job needs
+        for itself stop the start.
+        """,
+        config=True,
+    )
+
+    extra_pod_config = Dict(
+        help="""More fields of the spec of a job's pod, like
+        ``{"dnsConfig": {"searches": ["example.org"]}, "runtimeClassName": "gvisor"}``.
+
+        Each replaces the whole field of that name, whatever other traits have set. Fields that a job needs
+        for itself stop the start.
+        """,
+        config=True,
+    )
+
+    @validate(*TEMPLATES)
     def _validate_template(self, proposal: Any) -> Any:
-        _check_template(proposal["trait"].name, proposal["value"])
-        return proposal["value"]
+        name, value = proposal["trait"].name, proposal["value"]
+        if name in ("init_containers", "extra_containers"):
+            other = "extra_containers" if name == "init_containers" else "init_containers"
+            value = check_containers(name, value, getattr(self, other))
+        elif name == "volumes":
+            value = check_volumes(value)
+        elif name == "volume_mounts":
+            value = check_list(name, value)
+            check_unique(name, _list_paths(value), OWN_DIRS)
+        elif name == "extra_pod_config":
+            value = check_dict(name, value)
+        # a claim's name has no place in its own template
+        check_template(name, value, _FIELDS_OF_CLAIM if name == "pvc_name_template" else FIELDS)
+        return value
 
-    @validate("volumes")
-    def _validate_volumes(self, proposal: Any) -> Any:
-        _check_unique("volumes", [each.get("name") for each in proposal["value"]], OWN_VOLUMES)
-        _check_template("volumes", proposal["value"])
-        return proposal["value"]
+    @validate(*sorted(set(PART_LISTS) - set(TEMPLATES)))
+    def _validate_list(self, proposal: Any) -> Any:
+        return check_list(proposal["trait"].name, proposal["value"])
 
-    @validate("volume_mounts")
-    def _validate_volume_mounts(self, proposal: Any) -> Any:
-        _check_unique("volume_mounts", _list_paths(proposal["value"]), OWN_DIRS)
-        _check_template("volume_mounts", proposal["value"])
-        return proposal["value"]
+    @validate(*sorted(set(PART_DICTS) - set(TEMPLATES)))
+    def _validate_dict(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        return value if callable(value) else check_dict(name, value)
+
+    @validate("image_pull_secrets")
+    def _validate_image_pull_secrets(self, proposal: Any) -> Any:
+        value = proposal["value"]
+        listed = [value] if isinstance(value, str) else value
+        for each in listed:
+            if isinstance(each, dict) and not (set(each) == {"name"} and isinstance(each["name"], str)):
+                raise TraitError(
+                    f'JobConfig.image_pull_secrets: {each!r} must be a name, or like {{"name": "registry"}}'
+                )
+        return [each["name"] if isinstance(each, dict) else each for each in listed if each]
 
     @property
     def has_own_shm(self) -> bool:
         """Whether the admin mounts a volume as the jobs' shared memory."""
         return SHM_DIR in _list_paths(self.volume_mounts)
 
+    def get_parts(self, name: str) -> Any:
+        """Return a trait's value as a job's spec has it: parts as a list, and a function's as unset."""
+        value = getattr(self, name)
+        if name in PART_LISTS:
+            return list_parts(value)
+        if not callable(value):
+            return value
+        return {"supplemental_gids": [], "uid": None, "gid": None, "fs_gid": None}.get(name, {})
 
-def _list_paths(mounts: Sequence[dict[str, Any]]) -> list[str]:
-    return [normpath(str(each.get("mountPath"))) for each in mounts]
+    async def call_functions(self, spec: JobSpec, spawner: JobSpawner) -> JobSpec:
+        """Return the spec with what the admin's functions return for the user of a job.
+
+        Raises WrongFunction if a function returns something else than it should, and whatever it raises.
+        """
+        values: dict[str, Any] = {}
+        for name in FUNCTIONS:
+            if callable(function := getattr(self, name)):
+                value = await resolve(function, spawner)
+                values[name] = _check_returned(name, value)
+        if not values:
+            return spec
+        try:
+            checked = JobSpec.model_validate({"image": spec.image} | values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise WrongFunction(
+                f"JobConfig.{problem['loc'][0]}: the function returned {problem['input']!r}: {problem['msg']}"
+            ) from None
+        return spec.model_copy(update={name: getattr(checked, name) for name in values})
 
 
-def _check_template(trait: str, value: Any) -> None:
-    """Raise TraitError for a brace that is no field of a template."""
-    problem = find_problem(value)
-    if problem:
-        raise TraitError(f"JobConfig.{trait}: {problem}")
+class WrongFunction(Exception):
+    """A function of the admin's returned something that its trait cannot be."""
 
 
-def _check_unique(trait: str, names: Sequence[Any], taken: Collection[str]) -> None:
-    """Raise TraitError for a name or path that the service, or another entry, uses."""
-    for number, name in enumerate(names):
-        if name in taken:
-            raise TraitError(f"JobConfig.{trait}: {name} is the service's own; choose another")
-        if name in names[:number]:
-            raise TraitError(f"JobConfig.{trait}: {name} appears twice")
+def _check_returned(name: str, value: Any) -> Any:
+    """Return what a function returned, with the keys of a security context in camelCase."""
+    if value is None:
+        return {"supplemental_gids": [], "uid": None, "gid": None, "fs_gid": None}.get(name, {})
+    try:
+        return check_dict(name, value) if name in PART_DICTS else value
+    except TraitError as error:
+        raise WrongFunction(f"{error} (returned by the function)") from None
+
+
+def _list_paths(mounts: Any) -> list[str]:
+    return [normpath(str(each.get("mountPath"))) for each in list_parts(mounts)]

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from slugify import slugify
 
 from ..models import job
+from ..settings.checks import RENAMED_TRAITS
 from ..validation import join_path
 from .kubespawner import JOB_TRAITS, KUBESPAWNER_TRAITS, get_trait_name
 from .overrides import fill_value
@@ -163,9 +164,10 @@ def _read_entry(entry: Any, number: int) -> ProfileEntry:
                 )
         for key in part.kbatch_override:
             if key not in JOB_TRAITS:
+                new = RENAMED_TRAITS["JobConfig"].get(key)
                 raise WrongProfile(
                     f"{where}: {path}kbatch_override.{key}: JobConfig has no such trait"
-                    + _guess(key, JOB_TRAITS)
+                    + (f"; it is now {new}" if new else _guess(key, JOB_TRAITS))
                 )
         if isinstance(part, Unlisted):
             _check_templates(part, f"{where}: {path}")

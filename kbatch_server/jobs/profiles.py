@@ -108,7 +108,7 @@ class Profiles(LoggingConfigurable):
         spawner = make_spawner(user, _make_user_options(request.profile, request.profile_options))
         entry = _find_entry(await self._list_entries(spawner), request)
         if entry is None:
-            return self._base.make_spec(request, user=user.name)
+            return await self._base.call_functions(self._base.make_spec(request, user=user.name), spawner)
         chosen = choose(entry, request.profile_options)
         await self._texts.check(user.name, chosen)
         try:
@@ -121,7 +121,8 @@ class Profiles(LoggingConfigurable):
             message = "is not valid for this profile"
             raise InvalidRequest.of_field(f"profile_options.{own[-1].key}", message) from error
         spec = config.make_spec(request, user=user.name, profile=entry.slug)
-        return spec.model_copy(update={"profile_options": {each.key: each.value for each in chosen}})
+        spec = spec.model_copy(update={"profile_options": {each.key: each.value for each in chosen}})
+        return await config.call_functions(spec, spawner)
 
     async def get_environment(self, user: User, spec: JobSpec) -> dict[str, str]:
         """Return the environment variables that the admin sets for a job, by its profile and its choices.
@@ -133,9 +134,9 @@ class Profiles(LoggingConfigurable):
         entries = await self._list_entries(spawner) if spec.profile is not None else ()
         entry = next((entry for entry in entries if entry.slug == spec.profile), None)
         if entry is None:
-            return dict(self._base.environment)
+            return await self._base.make_environment(spawner)
         config = await self._get_config(entry, recall(entry, spec.profile_options), spawner)
-        return dict(config.environment)
+        return await config.make_environment(spawner)
 
     async def read_user_options(self, user: User, user_options: Mapping[str, Any]) -> ServerChoice:
         """Return the profile and the choices of a user's server, from its ``user_options`` on the hub.

@@ -9,7 +9,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AliasChoices, BaseModel, Field, model_validator
 
 from .request import REQUESTED, RequestedSpec
 from .results import JobOutputs
@@ -137,8 +137,26 @@ class JobSpec(RequestedSpec):
     image_pull_policy: str | None = None
     image_pull_secrets: list[str] = Field(default_factory=list)
     priority_class_name: str | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    extra_labels: dict[str, str] = Field(
+        default_factory=dict, validation_alias=AliasChoices("extra_labels", "labels")
+    )
+    """Records of earlier versions have it as ``labels``, and the next as ``annotations``."""
+    extra_annotations: dict[str, str] = Field(
+        default_factory=dict, validation_alias=AliasChoices("extra_annotations", "annotations")
+    )
+    slug_scheme: str = "safe"
+    pvc_name_template: str = "claim-{user_server}"
+    image_working_dir: str | None = None
+    """The folder that the command starts in, if it does not start in the code; None: that of the image."""
+    env_sources: list[dict[str, Any]] = Field(default_factory=list)
+    """Variables that the admin takes from elsewhere, such as a Secret: EnvVars of Kubernetes."""
+    automount_service_account_token: bool | None = None
+    privileged: bool = False
+    lifecycle_hooks: dict[str, Any] = Field(default_factory=dict)
+    init_containers: list[dict[str, Any]] = Field(default_factory=list)
+    extra_containers: list[dict[str, Any]] = Field(default_factory=list)
+    extra_container_config: dict[str, Any] = Field(default_factory=dict)
+    extra_pod_config: dict[str, Any] = Field(default_factory=dict)
     termination_grace_period_seconds: int = 30
     keep_outputs: bool = False
     output_timeout_seconds: int = 300

@@ -20,6 +20,12 @@ RENAMED = {
 }
 """Old and new names of configurable classes."""
 
+RENAMED_TRAITS = {
+    "JobConfig": {"annotations": "extra_annotations", "labels": "extra_labels"},
+    "PodConfig": {"annotations": "extra_annotations", "labels": "extra_labels"},
+}
+"""Old and new names of traits, by class."""
+
 
 class WrongSetting(Exception):
     """A setting is wrong: the message is one line that names it and says what it may be."""
@@ -48,6 +54,10 @@ def check_config(config: Config, classes: Iterable[type[Configurable]]) -> None:
         for name, value in values.items():
             # reading c.Class.name in the file leaves an empty LazyConfigValue behind
             if name not in traits and not (isinstance(value, LazyConfigValue) and not value.to_dict()):
+                if new_name := RENAMED_TRAITS.get(section, {}).get(name):
+                    raise WrongSetting(
+                        f"c.{section}.{name} is now c.{section}.{new_name}: rename it in the configuration"
+                    )
                 raise WrongSetting(f"c.{section}.{name}: unknown setting{_guess(name, traits)}")
 
 

@@ -314,12 +314,12 @@ def read_configuration(made: Made, folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_service_reads_the_configuration_that_the_chart_mounts(
     render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = render(extraConfig={"labels": "c.JobConfig.labels = {'team': 'a'}\n"})
+    made = render(extraConfig={"labels": "c.JobConfig.extra_labels = {'team': 'a'}\n"})
     server = read_configuration(made, tmp_path, monkeypatch)
     config = server.config
     assert config.JobConfig.max_cpu_limit == 8
     assert config.JobConfig.max_mem_limit == 2**36
-    assert config.JobConfig.labels == {"team": "a"}
+    assert config.JobConfig.extra_labels == {"team": "a"}
     assert config.JobConfig.pod_security_context["runAsUser"] == 1000
     assert config.KubeJobLauncher.namespace == "batch-jobs"
     assert config.SignedLinks.url_for_jobs == f"http://kbatch-server.jupyterhub.svc:80{PREFIX}"
@@ -360,9 +360,12 @@ def test_the_configuration_of_the_values_wins_and_python_is_last(
     values["config"]["JobConfig"]["pod_security_context"] = {"runAsUser": 7}
     values["config"]["KubeJobLauncher"] = {"instance": "mine"}
     config = read_configuration(helm.render(values), tmp_path, monkeypatch).config
-    assert config.JobConfig.annotations == {"made-by": "20-hook"}
+    assert config.JobConfig.extra_annotations == {"made-by": "20-hook"}
     assert config.JobConfig.pod_security_context == {"runAsUser": 7}
-    assert config.JobConfig.labels == {"team": "a", "hub.jupyter.org/network-access-hub": "true"} | NO_MESH[0]
+    assert (
+        config.JobConfig.extra_labels
+        == {"team": "a", "hub.jupyter.org/network-access-hub": "true"} | NO_MESH[0]
+    )
     assert "container_security_context" not in config.JobConfig
 
 
@@ -379,13 +382,13 @@ NO_MESH = (
 
 def test_a_service_mesh_leaves_jobs_alone_unless_it_may(render: Render) -> None:
     jobs = read_values(render())["JobConfig"]
-    assert (jobs["labels"], jobs["annotations"]) == NO_MESH
-    own = {"labels": {"team": "a"}, "annotations": {"linkerd.io/inject": "enabled"}}
+    assert (jobs["extra_labels"], jobs["extra_annotations"]) == NO_MESH
+    own = {"extra_labels": {"team": "a"}, "extra_annotations": {"linkerd.io/inject": "enabled"}}
     jobs = read_values(render(config={"JobConfig": own}))["JobConfig"]
-    assert jobs["labels"] == {"team": "a"} | NO_MESH[0]
-    assert jobs["annotations"] == NO_MESH[1] | own["annotations"]
+    assert jobs["extra_labels"] == {"team": "a"} | NO_MESH[0]
+    assert jobs["extra_annotations"] == NO_MESH[1] | own["extra_annotations"]
     may = read_values(render(jobs={"namespace": "batch-jobs", "serviceMesh": True}))["JobConfig"]
-    assert not {"labels", "annotations"} & may.keys()
+    assert not {"extra_labels", "extra_annotations"} & may.keys()
 
 
 def test_the_role_is_that_of_the_documents(helm: Helm, render: Render) -> None:

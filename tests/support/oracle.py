@@ -20,6 +20,7 @@ from kubernetes_asyncio.client import ApiClient
 from traitlets.config import Config
 
 from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.launchers.kube.manifests.filled import fill_templates
 from kbatch_server.launchers.kube.manifests.job import FETCH_CONTAINER, MAIN_CONTAINER, make_job
 from kbatch_server.launchers.kube.manifests.sidecar import KEEP_CONTAINER
 from kbatch_server.launchers.kube.manifests.volumes import OWN_VOLUMES
@@ -182,7 +183,7 @@ async def make_job_pod(
     job = Job(id="job-1", user=user, name="job", spec=spec, created_at=datetime.now(UTC), groups=list(groups))
     env = await profiles.get_environment(owner, spec)
     made = make_job(
-        job,
+        fill_templates(job, namespace=NAMESPACE, hub_namespace=NAMESPACE),
         # with HOME of its own a job is not given one, which is a job's own matter
         env_names={*env, "HOME"},
         namespace=NAMESPACE,

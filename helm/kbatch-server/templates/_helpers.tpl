@@ -185,14 +185,14 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
 {{- $_ := set $config $class $all }}
 {{- end }}
 {{- if not .Values.jobs.serviceMesh }}
-{{- $labels := merge dict ($config.JobConfig.labels | default dict) (dict "sidecar.istio.io/inject" "false" "kuma.io/sidecar-injection" "disabled") }}
-{{- $annotations := merge dict ($config.JobConfig.annotations | default dict) (dict "sidecar.istio.io/inject" "false" "linkerd.io/inject" "disabled" "consul.hashicorp.com/connect-inject" "false") }}
-{{- $_ := set $config.JobConfig "labels" $labels }}
-{{- $_ := set $config.JobConfig "annotations" $annotations }}
+{{- $labels := merge dict ($config.JobConfig.extra_labels | default dict) (dict "sidecar.istio.io/inject" "false" "kuma.io/sidecar-injection" "disabled") }}
+{{- $annotations := merge dict ($config.JobConfig.extra_annotations | default dict) (dict "sidecar.istio.io/inject" "false" "linkerd.io/inject" "disabled" "consul.hashicorp.com/connect-inject" "false") }}
+{{- $_ := set $config.JobConfig "extra_labels" $labels }}
+{{- $_ := set $config.JobConfig "extra_annotations" $annotations }}
 {{- end }}
 {{- if .Values.networkPolicy.jobs.allowHub }}
-{{- $labels := merge (dict "hub.jupyter.org/network-access-hub" "true") ($config.JobConfig.labels | default dict) }}
-{{- $_ := set $config.JobConfig "labels" $labels }}
+{{- $labels := merge (dict "hub.jupyter.org/network-access-hub" "true") ($config.JobConfig.extra_labels | default dict) }}
+{{- $_ := set $config.JobConfig "extra_labels" $labels }}
 {{- end }}
 {{- $config | toPrettyJson }}
 {{- end }}

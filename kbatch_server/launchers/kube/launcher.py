@@ -31,6 +31,7 @@ from .errors import launch_errors, read_errors
 from .job_objects import JobObjects, Place, is_behind, make_timed_status
 from .logs import NO_LOG, FollowedLog
 from .manifests import job as manifests
+from .manifests.filled import fill_templates
 from .manifests.labels import USERNAME
 from .manifests.manifest import Manifest
 from .manifests.sidecar import explain_unsent
@@ -59,6 +60,13 @@ class KubeJobLauncher(JobLauncher):
         With ``{username}`` in it, like ``kbatch-{username}``, each user has a namespace. It stands for the
         user's slug, and needs other text beside it (there may be a user called ``kube-system``). The service
         then watches all namespaces, which needs a ClusterRole.
+        """,
+        config=True,
+    )
+
+    hub_namespace = Unicode(
+        help="""The namespace of the hub, which ``{hubnamespace}`` stands for in templates. Default: the
+        environment variable POD_NAMESPACE, else the namespace of the service's own pod.
         """,
         config=True,
     )
@@ -160,6 +168,10 @@ class KubeJobLauncher(JobLauncher):
     def _default_namespace(self) -> str:
         return find_own_namespace()
 
+    @default("hub_namespace")
+    def _default_hub_namespace(self) -> str:
+        return find_own_namespace()
+
     @validate("namespace")
     def _validate_namespace(self, proposal: Any) -> str:
         value: str = proposal.value
@@ -236,6 +248,7 @@ class KubeJobLauncher(JobLauncher):
         place = self._find_place(job)
         if job.launch_begun_at is not None and (made := await self._find_launched(place)):
             return Place(place.namespace, place.name, made["metadata"]["uid"]).state
+        job = fill_templates(job, namespace=place.namespace, hub_namespace=self.hub_namespace)
         manifest = manifests.make_job(
             job,
             env_names=launch.env.keys(),

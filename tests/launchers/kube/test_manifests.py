@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kbatch_server.launchers.kube.manifests import job as objects
+from kbatch_server.launchers.kube.manifests.filled import fill_templates
 from kbatch_server.launchers.kube.manifests.gates import is_gated, make_open_patch
 from kbatch_server.launchers.kube.manifests.home import (
     HOME_DIR,
@@ -66,7 +67,7 @@ def make(
     **spec: Any,
 ) -> dict[str, Any]:
     return objects.make_job(
-        make_record(user, **spec),
+        fill_templates(make_record(user, **spec), namespace="jobs", hub_namespace="hub"),
         env_names=env_names or [],
         namespace="jobs",
         instance="hub",
@@ -166,8 +167,8 @@ def test_job_with_everything() -> None:
         image_pull_policy="Always",
         image_pull_secrets=["registry"],
         priority_class_name="low",
-        labels={"team": "{username}", "kbatch.jupyter.org/instance": "not yours"},
-        annotations={"contact": "{unescaped_username}@example.org"},
+        extra_labels={"team": "{username}", "kbatch.jupyter.org/instance": "not yours"},
+        extra_annotations={"contact": "{unescaped_username}@example.org"},
         termination_grace_period_seconds=5,
         ttl_seconds_after_finished=60,
         retries=3,
@@ -413,7 +414,7 @@ def test_an_autoscaler_keeps_a_node_for_a_job_that_cannot_be_run_again() -> None
     assert annotations().items() >= STAYS.items()
     assert not annotations(retries=1).keys() & STAYS.keys()
     own = {"karpenter.sh/do-not-disrupt": "false"}
-    assert annotations(annotations=own).items() >= own.items()
+    assert annotations(extra_annotations=own).items() >= own.items()
 
 
 SIDECAR = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}}

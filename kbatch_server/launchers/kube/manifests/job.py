@@ -11,7 +11,6 @@ from ....models.job import Job, JobSpec
 from ....models.results import OutputLimits
 from ....notebooks.launch import make_command
 from ....slugs import make_slug
-from ....templates import expand
 from . import sidecar
 from .affinity import make_affinity
 from .gates import ATTEMPT_GATE, has_own_delay
@@ -29,7 +28,7 @@ from .labels import (
 from .manifest import Manifest
 from .resources import make_init_resources, make_resources, make_sidecar_resources
 from .script import read_script
-from .security import make_container_security, make_pod_security
+from .security import make_container_security, make_main_security, make_pod_security
 from .sidecar import CODE_DIR, CODE_VOLUME, OUTPUT_DIR, OUTPUT_VARIABLE, OUTPUTS_URL_KEY
 from .volumes import (
     NOTEBOOK_DIR,
@@ -41,6 +40,9 @@ from .volumes import (
 
 MAIN_CONTAINER = "job"
 FETCH_CONTAINER = "fetch-code"
+OWN_CONTAINERS = (MAIN_CONTAINER, FETCH_CONTAINER, sidecar.KEEP_CONTAINER)
+"""Names that an admin's own containers must not have."""
+
 CODE_URL_KEY = "code-url"
 ENV_KEY_PREFIX = "env."
 
@@ -73,7 +75,8 @@ def make_job(
     """Return the Job of a job, suspended: the launcher resumes it when its Secret exists.
 
     ``env_names`` are the variables whose values are in the Secret with the same name; ``code_sha256`` is the
-    hash of the ZIP at the URL that is in there, too.
+    hash of the ZIP at the URL that is in there, too. The templates in the job's spec are filled in already
+    (``fill_templates``), here and below.
     """
     spec = job.spec
     labels, annotations = make_labels(job, instance), make_annotations(job)
@@ -229,7 +232,7 @@ def make_namespace(name: str, *, user: str, instance: str) -> Manifest:
 def make_labels(job: Job, instance: str) -> dict[str, str]:
     """Return the labels of all objects of a job: the admin's and ours, which take precedence."""
     return {
-        **expand(job.spec.labels, job.user),
+        **job.spec.extra_labels,
         "app.kubernetes.io/name": "kbatch-job",
         "app.kubernetes.io/managed-by": "kbatch-server",
         "app.kubernetes.io/component": "job",
@@ -242,7 +245,7 @@ def make_labels(job: Job, instance: str) -> dict[str, str]:
 def make_annotations(job: Job) -> dict[str, str]:
     """Return the annotations of all objects of a job; only they contain the user's name unchanged."""
     return {
-        **expand(job.spec.annotations, job.user),
+        **job.spec.extra_annotations,
         USERNAME: job.user,
         JOB_NAME_ANNOTATION: job.name,
     }
@@ -262,7 +265,10 @@ def make_pod_spec(
     init_image: str,
     code_sha256: str | None = None,
 ) -> Manifest:
-    """Return the spec of a job's pod: the user's container and its helpers."""
+    """Return the spec of a job's pod: the user's container and its helpers.
+
+    ``extra_pod_config`` replaces whole fields, as for KubeSpawner.
+    """
     spec = job.spec
     pod: Manifest = {
         "restartPolicy": "Never",
@@ -273,10 +279,12 @@ def make_pod_spec(
         "containers": [_make_main_container(job, env_names)],
         "volumes": [
             *make_volumes(spec, has_home=needs_home(spec, env_names)),
-            *expand(spec.volumes, job.user),
+            *spec.volumes,
         ],
     }
-    if spec.service_account is None:
+    if spec.automount_service_account_token is not None:
+        pod["automountServiceAccountToken"] = spec.automount_service_account_token
+    elif spec.service_account is None:
         pod["automountServiceAccountToken"] = False
     if has_own_delay(spec):
         pod["schedulingGates"] = [{"name": ATTEMPT_GATE}]
@@ -285,15 +293,15 @@ def make_pod_spec(
     if spec.notebook is not None:
         pod["volumes"].append(make_notebook_volume(job.id))
     optional = {
-        "nodeSelector": expand(spec.node_selector, job.user),
+        "nodeSelector": spec.node_selector,
         "affinity": make_affinity(spec),
         "schedulerName": spec.scheduler_name,
         "tolerations": spec.tolerations,
-        "serviceAccountName": expand(spec.service_account, job.user),
+        "serviceAccountName": spec.service_account,
         "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
         "priorityClassName": spec.priority_class_name,
     }
-    return pod | {key: value for key, value in optional.items() if value}
+    return pod | {key: value for key, value in optional.items() if value} | spec.extra_pod_config
 
 
 def _get_grace_seconds(spec: JobSpec) -> int:
@@ -315,10 +323,16 @@ def make_sizes(spec: JobSpec) -> dict[str, Manifest]:
 def _make_init_containers(
     job: Job, image: str, output_limits: OutputLimits, code_sha256: str | None
 ) -> list[Manifest]:
-    """Return the containers that start before the user's, first the one that fetches the code."""
+    """Return the containers that start before the user's, first the one that fetches the code.
+
+    Kubernetes ends sidecars in the opposite order: the one that sends the results is last here, so that it
+    does not wait for an extra container which ignores that it should end.
+    """
     containers = []
     if job.spec.upload is not None:
         containers.append(_make_fetch_container(job, image, code_sha256 or ""))
+    containers += job.spec.init_containers
+    containers += [each | {"restartPolicy": "Always"} for each in job.spec.extra_containers]
     if job.spec.keep_outputs:
         keeper = sidecar.make_sidecar(
             job.spec,
@@ -336,7 +350,8 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
     spec = job.spec
     has_home = needs_home(spec, env_names)
     env = [_make_secret_env(name, job.id, ENV_KEY_PREFIX + name) for name in sorted(env_names)]
-    env += make_account_env(job.user, env_names)
+    env += make_account_env(job.user, {*env_names, *(each["name"] for each in spec.env_sources)})
+    env += [each for each in spec.env_sources if each["name"] not in env_names]
     if spec.keep_outputs:
         # the service's value wins: it looks for results only there
         env = [each for each in env if each["name"] != OUTPUT_VARIABLE]
@@ -347,8 +362,8 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
         "image": spec.image,
         "env": env,
         "resources": make_resources(spec),
-        "securityContext": make_container_security(spec),
-        "volumeMounts": [*mounts, *expand(spec.volume_mounts, job.user)],
+        "securityContext": make_main_security(spec),
+        "volumeMounts": [*mounts, *spec.volume_mounts],
     }
     command = [_escape(word) for word in _get_command(spec)]
     optional = {
@@ -357,8 +372,9 @@ def _make_main_container(job: Job, env_names: Collection[str]) -> Manifest:
         "command": wrap_command(command) if has_home else command,
         "args": [_escape(word) for word in spec.args],
         "imagePullPolicy": spec.image_pull_policy,
+        "lifecycle": spec.lifecycle_hooks,
     }
-    return container | {key: value for key, value in optional.items() if value}
+    return container | {key: value for key, value in optional.items() if value} | spec.extra_container_config
 
 
 def _get_command(spec: JobSpec) -> list[str]:

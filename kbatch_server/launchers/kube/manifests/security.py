@@ -16,13 +16,24 @@ def make_pod_security(spec: JobSpec) -> Manifest:
 
 
 def make_container_security(spec: JobSpec) -> Manifest:
-    """Return the security context of each container of a job's pod."""
-    own = {
-        "runAsUser": spec.uid,
-        "runAsGroup": spec.gid,
-        "allowPrivilegeEscalation": spec.allow_privilege_escalation,
-    }
-    return _without_none(own) | spec.container_security_context
+    """Return the security context of the service's own containers in a job's pod."""
+    return _make_own(spec) | spec.container_security_context
+
+
+def make_main_security(spec: JobSpec) -> Manifest:
+    """Return the security context of a job's own container, which alone may be privileged."""
+    privileged = {"privileged": True} if spec.privileged else {}
+    return _make_own(spec) | privileged | spec.container_security_context
+
+
+def _make_own(spec: JobSpec) -> Manifest:
+    return _without_none(
+        {
+            "runAsUser": spec.uid,
+            "runAsGroup": spec.gid,
+            "allowPrivilegeEscalation": spec.allow_privilege_escalation,
+        }
+    )
 
 
 def _without_none(values: Manifest) -> Manifest:

@@ -65,7 +65,7 @@ def runs_in_code_dir(spec: JobSpec) -> bool:
 def find_working_dir(spec: JobSpec) -> str | None:
     """Return the folder that the command starts in; None: that of the image."""
     if not runs_in_code_dir(spec):
-        return None
+        return spec.image_working_dir
     return f"{CODE_DIR}/{spec.working_dir}" if spec.working_dir else CODE_DIR
 
 
