@@ -72,13 +72,12 @@ def get_trait_name(name: str) -> str | None:
     return name if name in KUBESPAWNER_TRAITS or name in _PROPERTIES else None
 
 
-def take_traits(
-    traits: Mapping[str, Any], *, homes: set[str] | None = None, with_home: bool = False
-) -> Taken:
+def take_traits(traits: Mapping[str, Any], *, homes: set[str] | None = None) -> Taken:
     """Return what a job takes of KubeSpawner's traits, by name: the one place that decides it.
 
-    Without ``with_home``, volumes of the user's own (a claim or a folder with the user's name) are left out,
-    and so are their mounts. ``homes`` are the names of those that were left out before; it is extended.
+    Volumes of the user's own (a claim or a folder with the user's name) are left out, and so are their
+    mounts: a job gets a home only by a setting of its own. ``homes`` are the names of the volumes that were
+    left out before; it is extended.
     """
     taken = Taken()
     for old, value in traits.items():
@@ -87,8 +86,7 @@ def take_traits(
             taken.values[name] = value
         else:
             taken.ignored.append(old)
-    if not with_home:
-        _leave_out_homes(taken, set() if homes is None else homes)
+    _leave_out_homes(taken, set() if homes is None else homes)
     return taken
 
 
