@@ -6,15 +6,10 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import regex
-
 from ..errors import InvalidRequest
 from ..ratelimit import FairLimit
+from .patterns import matches
 from .profile_entries import UNLISTED, Choice, Option, ProfileEntry, Unlisted
-
-MATCH_SECONDS = 0.2
-"""The longest time for one regular expression: it is the admin's, the text is a user's, and together they
-may take more than a lifetime."""
 
 MATCH_WAIT_SECONDS = 10
 """Seconds that a text waits for its turn to be checked."""
@@ -102,12 +97,7 @@ def _refuse(key: str, message: str) -> InvalidRequest:
 
 
 class TextChecks:
-    """Checks users' own texts with the admin's regular expressions, one at a time, in a thread.
-
-    Python's ``re`` holds the interpreter's lock and has no time limit, so one text could stop the service;
-    RE2 is linear, but lacks what an existing expression may use. The module ``regex`` reads the same
-    expressions as ``re``, releases the lock, and ends in time.
-    """
+    """Checks users' own texts with the admin's regular expressions, one at a time, in a thread."""
 
     def __init__(self) -> None:
         self._turns = FairLimit(per_user=1, total=1, limit="", what="choices to check")
@@ -119,17 +109,9 @@ class TextChecks:
             if not pattern or not isinstance(each.part, Unlisted):
                 continue
             async with self._turns.take(user, wait_seconds=MATCH_WAIT_SECONDS):
-                does_match = await asyncio.to_thread(_matches, pattern, each.value)
+                does_match = await asyncio.to_thread(matches, pattern, each.value)
             if does_match is None:
                 raise _refuse(each.key, "takes too long to check; choose a shorter or a simpler text")
             if not does_match:
                 rule = each.part.validation_message or f"must match {pattern}"
                 raise _refuse(each.key, rule)
-
-
-def _matches(pattern: str, text: str) -> bool | None:
-    """Return whether the whole text matches; None if that cannot be said in time."""
-    try:
-        return regex.fullmatch(pattern, text, timeout=MATCH_SECONDS, concurrent=True) is not None
-    except TimeoutError:
-        return None

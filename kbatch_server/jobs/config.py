@@ -221,7 +221,7 @@ class JobConfig(PodConfig):
         A value is a string, which is a template; or a function, which may be async, that takes the spawner
         and returns a string; or a dict in the form of Kubernetes's EnvVar, like
         ``{"valueFrom": {"secretKeyRef": {"name": "dask", "key": "address"}}}``. ``$(NAME)`` in a string
-        stands for another of these variables. Strings, and what functions return, are in each job's own
+        stands for another of these variables, or for JUPYTERHUB_USER. Strings, and what functions return, are in each job's own
         Secret only, so they may be secret.
         """,
         config=True,

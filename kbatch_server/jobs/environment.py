@@ -70,19 +70,19 @@ async def make_environment(
                     f"not {type(value).__name__}"
                 )
             values[name] = "" if value is None else str(value)
-    return _replace_references(values)
+    return _replace_references(values, {"JUPYTERHUB_USER": user})
 
 
-def _replace_references(values: Mapping[str, str]) -> dict[str, str]:
+def _replace_references(values: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
     """Return the values with ``$(NAME)`` replaced, as Kubernetes does it for a server."""
-    replaced: dict[str, str] = {}
+    replaced = dict(known)
 
     def find(part: re.Match[str]) -> str:
         return "$" if part[1] is None else replaced.get(part[1], part[0])
 
     for name in _sort(values):
         replaced[name] = _ANYWHERE.sub(find, values[name])
-    return replaced
+    return {name: replaced[name] for name in values}
 
 
 def _sort(values: Mapping[str, str | None]) -> list[str]:
@@ -92,7 +92,7 @@ def _sort(values: Mapping[str, str | None]) -> list[str]:
         for name, value in values.items()
     }
     ordered: list[str] = []
-    while ready := sorted(name for name, needed in left.items() if needed <= set(ordered)):
+    while ready := sorted(name for name, needed in left.items() if not needed & left.keys()):
         ordered += ready
         left = {name: needed for name, needed in left.items() if name not in ready}
     # they refer to each other, or to what is not there

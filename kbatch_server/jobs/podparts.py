@@ -47,7 +47,6 @@ _INSTEAD = {
         "restartPolicy": "",
         "restartPolicyRules": "",
         "terminationMessagePath": "",
-        "terminationMessagePolicy": "",
         "volumeMounts": "JobConfig.volume_mounts",
         "workingDir": "JobConfig.working_dir",
     },

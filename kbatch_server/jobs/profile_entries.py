@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any
 
-import regex
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from slugify import slugify
 
@@ -20,6 +19,7 @@ from ..settings.checks import RENAMED_TRAITS
 from ..validation import join_path
 from .kubespawner import JOB_TRAITS, KUBESPAWNER_TRAITS, get_trait_name
 from .overrides import fill_value
+from .patterns import check_pattern
 
 UNLISTED = "unlisted-choice"
 """What KubeSpawner's form calls a choice of the user's own, and how the name of its text ends."""
@@ -27,14 +27,6 @@ UNLISTED = "unlisted-choice"
 
 class WrongProfile(Exception):
     """The admin's list of profiles is wrong: the message names the profile and the key."""
-
-
-def _checked_regex(value: str) -> str:
-    try:
-        regex.compile(value)
-    except regex.error as error:
-        raise ValueError(f"is not a regular expression: {error}") from None
-    return value
 
 
 def _named_by_text(value: Any) -> Any:
@@ -65,7 +57,7 @@ class Unlisted(_Part):
     display_name: str | None = None
     display_name_in_choices: str = "Other..."
     description_in_choices: Any = None
-    validation_regex: Annotated[str, AfterValidator(_checked_regex)] | None = None
+    validation_regex: Annotated[str, AfterValidator(check_pattern)] | None = None
     """An empty one is none."""
     validation_message: str | None = None
 

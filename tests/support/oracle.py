@@ -8,6 +8,7 @@ KubeSpawner runs as it is; only its connection to Kubernetes is replaced, which 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -35,6 +36,8 @@ Pod = dict[str, Any]
 
 NAMESPACE = "jobs"
 """The namespace of the jobs, and of the servers that they are compared with."""
+
+JOB_ID = "job-1"
 
 USER_ID = 7
 """The user's number in the hub's database, which no job knows."""
@@ -92,6 +95,9 @@ JOB_LABELS = "kbatch.jupyter.org/"
 
 JOB_VARIABLES = "KBATCH_"
 """The beginning of the variables with which a job finds its results' folder."""
+
+ACCOUNT_VARIABLES = frozenset({"LOGNAME", "USER"})
+"""The user's name, for programs that look for an account: a job's image may have none for it."""
 
 JOB_ANNOTATIONS = frozenset(
     {
@@ -180,7 +186,7 @@ async def make_job_pod(
     asked = JobRequest(name="job", command=["true"], **(request or {}))
     owner = User(name=user, groups=tuple(groups))
     spec = await profiles.make_spec(owner, asked)
-    job = Job(id="job-1", user=user, name="job", spec=spec, created_at=datetime.now(UTC), groups=list(groups))
+    job = Job(id=JOB_ID, user=user, name="job", spec=spec, created_at=datetime.now(UTC), groups=list(groups))
     env = await profiles.get_environment(owner, spec)
     made = make_job(
         fill_templates(job, namespace=NAMESPACE, hub_namespace=NAMESPACE),
@@ -199,9 +205,9 @@ def compare_server(pod: Pod) -> Pod:
     spec = pod["spec"]
     [server, *extra] = spec["containers"]
     env = {
-        each["name"]: each
-        for each in server.get("env") or []
-        if not each["name"].startswith(SERVER_VARIABLES) and each["name"] not in _NOT_COMPARED
+        name: each
+        for name, each in _replace_references(server.get("env") or [], {}).items()
+        if not name.startswith(SERVER_VARIABLES) and name not in _NOT_COMPARED
     }
     return _without_empty(
         {
@@ -226,14 +232,15 @@ def compare_job(pod: Pod, env: Mapping[str, str]) -> Pod:
     first = [each for each in spec.get("initContainers") or [] if each["name"] not in JOB_CONTAINERS]
     # a server's extra containers run beside it; a job's are native sidecars, which end with it
     extra = [each for each in first if each.pop("restartPolicy", None) == "Always"]
+    # the launcher fills the Secret, to which the pod refers
     secret = {name: {"name": name, "value": value} for name, value in env.items()}
-    listed = {each["name"]: each for each in main["env"] if "secretKeyRef" not in each.get("valueFrom", {})}
-    references = {
-        each["name"]: each
+    known = {"JUPYTERHUB_USER": pod["metadata"]["annotations"][f"{JOB_LABELS}username"]} | dict(env)
+    listed = [
+        each
         for each in main["env"]
-        if each.get("valueFrom", {}).get("secretKeyRef", {}).get("name", "job-1") != "job-1"
-    }
-    account = {name: each for name, each in listed.items() if name not in ("USER", "LOGNAME")}
+        if each.get("valueFrom", {}).get("secretKeyRef", {}).get("name") != JOB_ID
+        and each["name"] not in ACCOUNT_VARIABLES
+    ]
     main["volumeMounts"] = [each for each in main["volumeMounts"] if each["name"] not in OWN_VOLUMES]
     if spec["securityContext"].get("seccompProfile") == JOB_SECCOMP:
         del spec["securityContext"]["seccompProfile"]
@@ -244,7 +251,7 @@ def compare_job(pod: Pod, env: Mapping[str, str]) -> Pod:
             "container": _make_comparable(_without(main, SERVER_CONTAINER | {"env"})),
             "env": {
                 name: each
-                for name, each in (secret | account | references).items()
+                for name, each in (secret | _replace_references(listed, known)).items()
                 if not name.startswith((JOB_VARIABLES, *SERVER_VARIABLES)) and name not in _NOT_COMPARED
             },
             "initContainers": [each for each in first if each not in extra],
@@ -279,6 +286,23 @@ async def compare(
 
 
 _NOT_COMPARED = SIZE_VARIABLES | IMAGE_VARIABLES
+
+
+def _replace_references(variables: Sequence[Pod], known: Mapping[str, str]) -> dict[str, Pod]:
+    """Return variables by name, with references to known and to earlier ones replaced, as Kubernetes does."""
+    values = dict(known)
+    replaced: dict[str, Pod] = {}
+
+    def find(part: re.Match[str]) -> str:
+        return "$" if part[0] == "$$" else values.get(part[1], part[0])
+
+    for each in variables:
+        name = each["name"]
+        replaced[name] = each
+        if "valueFrom" not in each:
+            values[name] = re.sub(r"\$\$|\$\(([^()]+)\)", find, each.get("value") or "")
+            replaced[name] = {"name": name, "value": values[name]}
+    return replaced
 
 
 def _without(values: Mapping[str, Any] | None, names: frozenset[str], prefix: str | None = None) -> Pod:
