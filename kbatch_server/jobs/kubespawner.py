@@ -7,7 +7,7 @@ size, its stop. A job never gets the user's home by what the admin wrote for ser
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,6 +114,15 @@ def _leave_out_homes(taken: Taken, homes: set[str]) -> None:
         taken.values["volume_mounts"] = kept
     if found or kept != mounts:
         taken.ignored.append("the user's home in volumes and volume_mounts")
+
+
+def drop_mounts(mounts: Any, volumes: Any, homes: Collection[str]) -> Any:
+    """Return mounts without those of volumes that were left out, unless another volume has the name.
+
+    Such a mount is the admin's own, for a volume that an override has replaced by a user's home.
+    """
+    left = {str(each.get("name")) for each in _list_parts(volumes)}
+    return _without(mounts, lambda part: isinstance(part, Mapping) and part.get("name") in set(homes) - left)
 
 
 def _list_parts(parts: Any) -> list[Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from ..models.request import JobRequest
 from ..models.user import User
 from .choices import Chosen, TextChecks, choose, recall
 from .config import JobConfig
-from .kubespawner import take_traits
+from .kubespawner import drop_mounts, take_traits
 from .overrides import fill_value, override
 from .profile_entries import (
     UNLISTED,
@@ -211,6 +211,9 @@ class Profiles(LoggingConfigurable):
                 value = await resolve(value, spawner) if spawner is not None else value
                 current = values[name] if name in values else getattr(self._base, name)
                 values[name] = override(current, value)
+        if homes and "volumes" in values:
+            mounts = values.get("volume_mounts", self._base.volume_mounts)
+            values["volume_mounts"] = drop_mounts(mounts, values["volumes"], homes)
         return values
 
     async def _describe(self, entry: ProfileEntry, spawner: JobSpawner | None, is_default: bool) -> Profile:

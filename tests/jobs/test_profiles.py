@@ -173,6 +173,34 @@ async def test_our_overrides_are_on_top_at_the_profile_and_at_each_choice():
     assert (large.image, large.cpu_limit, large.node_selector) == ("large", 8, {"a": "1", "c": "1"})
 
 
+HOME = {"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}
+DATA = {"name": "data", "emptyDir": {}}
+AT_HOME = {"name": "home", "mountPath": "/home/jovyan"}
+AT_DATA = {"name": "data", "mountPath": "/data"}
+
+
+@pytest.mark.parametrize(
+    ("part", "volumes", "mounts"),
+    [
+        # what servers have, less the home
+        (
+            {"kubespawner_override": {"volumes": [HOME, DATA], "volume_mounts": [AT_HOME, AT_DATA]}},
+            [DATA],
+            [AT_DATA],
+        ),
+        ({"kubespawner_override": {"volumes": [HOME]}}, [], []),
+        # what the admin says of jobs
+        ({}, [HOME], [AT_HOME]),
+        ({"kbatch_override": {"volumes": [HOME, DATA]}}, [HOME, DATA], [AT_HOME]),
+    ],
+)
+async def test_a_profile_for_servers_gives_a_job_no_home_but_one_for_jobs_may(part, volumes, mounts):
+    config = Config(JobConfig={"image": "x", "volumes": [HOME], "volume_mounts": [AT_HOME]})
+    profiles = Profiles(profile_list=[{"display_name": "x"} | part], config=config)
+    spec = await profiles.make_spec(ALICE, JobRequest(name="job", command=["true"]))
+    assert (spec.volumes, spec.volume_mounts) == (volumes, mounts)
+
+
 async def test_values_may_be_async_functions():
     async def find_image(spawner):
         return f"{spawner.user_options['size']}-{spawner.user.groups[0].name}"

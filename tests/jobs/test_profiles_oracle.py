@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support import oracle
 
@@ -123,3 +125,48 @@ async def test_a_profile_list_may_be_an_async_function():
 async def test_an_image_by_its_old_name_is_the_image():
     entry = {"display_name": "x", "kubespawner_override": {"image_spec": "old:1"}}
     assert (await check([entry], {}))["container"]["image"] == "old:1"
+
+
+OVERRIDES = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": st.sampled_from(["a:1", "b:2"]),
+        "cpu_limit": st.sampled_from([None, 0.5, 3]),
+        "environment": st.dictionaries(st.sampled_from("ABC"), st.sampled_from([None, "1", "2"]), max_size=2),
+        "node_selector": st.dictionaries(st.sampled_from(["pool", "disk"]), st.sampled_from([None, "x"])),
+        "tolerations": st.sampled_from([[], [{"key": "k", "operator": "Exists"}]]),
+        "extra_labels": st.dictionaries(st.sampled_from(["l", "m"]), st.sampled_from([None, "x"])),
+        "default_url": st.just("/lab"),
+    },
+)
+PARTS = OVERRIDES.map(lambda override: {"kubespawner_override": override})
+
+
+@st.composite
+def choices(draw):
+    """Draw profiles, and what a user chooses of one of them."""
+    profile_list, chosen = [], {}
+    for number in range(draw(st.integers(1, 3))):
+        options, wanted = {}, {}
+        for name in draw(st.lists(st.sampled_from(["o1", "o2", "o3"]), unique=True)):
+            listed = {
+                each: draw(PARTS) | {"display_name": each} | draw(st.sampled_from([{}, {"default": True}]))
+                for each in draw(st.lists(st.sampled_from("xyz"), min_size=1, unique=True))
+            }
+            own = {"enabled": True, "kubespawner_override": {"environment": {"OWN": "{value} {username}"}}}
+            options[name] = {"display_name": name, "choices": listed, "unlisted_choice": own}
+            wanted |= draw(
+                st.sampled_from([{}, {name: next(iter(listed))}, {f"{name}--unlisted-choice": "t"}])
+            )
+        marked = draw(st.sampled_from([{}, {"default": True}]))
+        entry = {"display_name": f"Profile {number}", "profile_options": options} | marked | draw(PARTS)
+        profile_list.append(entry)
+        if draw(st.booleans()):
+            chosen = {"profile": f"profile-{number}"} | wanted
+    return profile_list, chosen
+
+
+@settings(max_examples=40, deadline=None)
+@given(choices())
+async def test_any_choice_of_any_profiles_makes_the_same_pod(drawn):
+    await check(*drawn)

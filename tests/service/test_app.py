@@ -133,7 +133,8 @@ WRONG_IN_THE_FILE = {
     ),
     "spawner": ("c.KBatchServer.spawner_config = 'nothere.py'", "KBatchServer.spawner_config", "nothere.py"),
     "program": (
-        "import pathlib\npathlib.Path('hub.py').write_text('import nothere')\nc.KBatchServer.spawner_config = 'hub.py'",
+        "import pathlib\npathlib.Path('hub.py').write_text('import nothere')\n"
+        "c.KBatchServer.spawner_config = 'hub.py'",
         "KBatchServer.spawner_config: hub.py, line 1",
         "No module named 'nothere'; install the module here as well",
     ),
