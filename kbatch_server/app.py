@@ -20,6 +20,7 @@ from traitlets.config import Application, Config, Configurable
 from . import __version__
 from .bytesize import ByteSize
 from .engine.engine import Engine
+from .engine.hubtokens import HubTokens
 from .engine.leader import Leader
 from .engine.links import SignedLinks
 from .engine.reconciler import Reconciler
@@ -31,6 +32,7 @@ from .jobs.config import JobConfig
 from .jobs.profiles import Profiles
 from .jobs.service import Jobs
 from .jobs.spawner_config import load_spawner_config
+from .jobs.tokens import JobTokens
 from .jobs.watch import JobWatch
 from .keyring import BadKey, Keyring
 from .launchers.base import JobLauncher
@@ -67,6 +69,8 @@ CONFIGURABLES: list[type[Configurable]] = [
     Outputs,
     JobWatch,
     SignedLinks,
+    JobTokens,
+    HubTokens,
     LogRecorder,
     LogReader,
     Reconciler,
@@ -376,6 +380,7 @@ class KBatchServer(Application):
             profiles=self.profiles,
             inflight=self.inflight,
             uploads=self.uploads,
+            service_prefix=self.service_prefix,
             storage=self.storage,
             store=self.store,
         )
@@ -395,7 +400,12 @@ class KBatchServer(Application):
 
     def init_auth(self) -> None:
         """Make the part that asks the hub for the user of a request."""
-        self.auth = HubAuthenticator(parent=self, base_url=self.service_prefix, keyring=self.keyring)
+        self.auth = HubAuthenticator(
+            parent=self,
+            base_url=self.service_prefix,
+            keyring=self.keyring,
+            find_job_user=self.engine.tokens.find_user,
+        )
         if not self.auth.hub_auth.api_token:
             raise WrongSetting(
                 "JUPYTERHUB_API_TOKEN: must be set to this service's token (the hub sets it for a "
@@ -463,6 +473,7 @@ class KBatchServer(Application):
         running.push_async_callback(self.store.close)
         await self.jobs.watch.start()
         running.push_async_callback(self.jobs.watch.stop)
+        running.push_async_callback(self.jobs.progress.close)
         await self.launcher.open()
         running.push_async_callback(self.launcher.close)
         await self.engine.leader.start()

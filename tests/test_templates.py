@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from traitlets import TraitError
 
 from kbatch_server.jobs.config import JobConfig
-from kbatch_server.templates import expand, fill_label, find_problem, make_fields
+from kbatch_server.templates import OF_USER, expand, fill_label, find_problem, make_fields
+from tests.support import oracle
 
 NAMES = [
     ("alice", "alice", "alice", "alice"),
@@ -51,6 +52,18 @@ def test_a_safe_name_is_a_label_whatever_the_user_is_called(user, template):
     assert name[0].islower()
     assert not name.endswith("-")
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+@given(
+    user=st.sampled_from([name for name, *_ in NAMES]) | st.text(min_size=1),
+    server=st.sampled_from(["", "gpu", "My Server", "a--b", "x" * 45]) | st.text(),
+    scheme=st.sampled_from(["safe", "escape"]),
+)
+def test_each_name_is_that_of_kubespawner_for_any_server(user, server, scheme):
+    template = " ".join(f"{{{field}}}" for field in OF_USER) + "."
+    assert expand(template, user, server, scheme=scheme) == oracle.expand_template(
+        template, user, server, scheme=scheme
+    )
 
 
 @pytest.mark.parametrize(

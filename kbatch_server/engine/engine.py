@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from traitlets import Instance
+from traitlets import Instance, Unicode, default
 from traitlets.config import LoggingConfigurable
 
 from ..jobs.profiles import Profiles
+from ..jobs.tokens import JobTokens
 from ..keyring import Keyring
 from ..launchers.base import JobLauncher
 from ..limits.config import Limits
@@ -16,8 +17,10 @@ from ..scheduling.scheduler import Scheduler
 from ..storage.base import Storage
 from ..store import Store
 from ..uploads.uploads import Uploads
+from ..web.hubapi import HubApi
 from ..web.inflight import InflightRequests
 from .collector import Collector
+from .hubtokens import HubTokens
 from .launch import LaunchBuilder
 from .leader import Leader
 from .links import SignedLinks
@@ -29,6 +32,7 @@ from .workqueue import WorkQueue
 class Engine(LoggingConfigurable):
     """Builds links, recorder, reconciler and the other parts, and connects them."""
 
+    hub = Instance(HubApi)
     keyring = Instance(Keyring)
     launcher = Instance(JobLauncher)
     outputs = Instance(Outputs)
@@ -36,7 +40,12 @@ class Engine(LoggingConfigurable):
     storage = Instance(Storage)
     store = Instance(Store)
     inflight = Instance(InflightRequests)
+    service_prefix = Unicode("/")
     uploads = Instance(Uploads)
+
+    @default("hub")
+    def _default_hub(self) -> HubApi:
+        return HubApi(parent=self.parent)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -44,6 +53,12 @@ class Engine(LoggingConfigurable):
         self.store.usage.accounting = self.limits.accounting
         self.links = SignedLinks(
             parent=self.parent, keyring=self.keyring, jobs=self.store.jobs, uploads=self.store.uploads
+        )
+        self.tokens = JobTokens(
+            parent=self.parent, audience=self.service_prefix, keyring=self.keyring, jobs=self.store.jobs
+        )
+        self.hub_tokens = HubTokens(
+            parent=self.parent, hub=self.hub, jobs=self.store.jobs, service_prefix=self.service_prefix
         )
         queue = WorkQueue()
         self.recorder = LogRecorder(
@@ -58,7 +73,11 @@ class Engine(LoggingConfigurable):
         self.leader = Leader(
             parent=self.parent,
             launcher=self.launcher,
-            parts=[self.reconciler.scheduler, Janitor(parent=self.parent, retention=self.retention)],
+            parts=[
+                self.reconciler.scheduler,
+                Janitor(parent=self.parent, retention=self.retention),
+                self.hub_tokens,
+            ],
             reconciler=self.reconciler,
             recorder=self.recorder,
             store=self.store,
@@ -67,10 +86,12 @@ class Engine(LoggingConfigurable):
     def _make_builder(self) -> LaunchBuilder:
         return LaunchBuilder(
             parent=self.parent,
+            hub_tokens=self.hub_tokens,
             links=self.links,
             output_limits=self.outputs.limits,
             profiles=self.profiles,
             storage=self.storage,
+            tokens=self.tokens,
             jobs=self.store.jobs,
             uploads=self.store.uploads,
         )
@@ -95,6 +116,7 @@ class Engine(LoggingConfigurable):
             launcher=self.launcher,
             builder=self._make_builder(),
             collector=collector,
+            hub_tokens=self.hub_tokens,
             queue=queue,
             scheduler=self._make_scheduler(),
             jobs=self.store.jobs,

@@ -8,13 +8,15 @@ from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from ..jobs.profiles import Profiles
+from ..jobs.tokens import JobTokens
 from ..launchers.base import Launch, LaunchRefused
-from ..models.job import Job
+from ..models.job import Job, JobSpec
 from ..models.results import OutputLimits
 from ..models.user import User
 from ..storage.base import Storage
 from ..store.jobs import JobStore
 from ..store.uploads import UploadStore
+from .hubtokens import HubTokens
 from .links import SignedLinks
 
 DEFAULT_ENVIRONMENT = {
@@ -31,7 +33,9 @@ DEFAULT_ENVIRONMENT = {
 class LaunchBuilder(LoggingConfigurable):
     """Makes the Launch of a job from its record, the admin's settings and the user's request."""
 
+    hub_tokens = Instance(HubTokens)
     links = Instance(SignedLinks)
+    tokens = Instance(JobTokens)
     output_limits = Instance(OutputLimits, (), help="""How much of a job's files the job sends as results.""")
     profiles = Instance(Profiles)
     storage = Instance(Storage)
@@ -41,7 +45,8 @@ class LaunchBuilder(LoggingConfigurable):
     async def make_launch(self, job: Job) -> Launch:
         """Return the Launch of a job, for the launcher.
 
-        Raises StorageError if the storage does not respond, LaunchRefused if the environment is lost.
+        Raises StorageError if the storage does not respond, LaunchRefused if the environment is lost or the
+        hub gives no token, LauncherUnavailable if the hub does not respond.
         """
         own = await self.jobs.read_env(job.id) if job.has_env else {}
         if own is None:
@@ -50,13 +55,17 @@ class LaunchBuilder(LoggingConfigurable):
         user = User(name=job.user, groups=tuple(job.groups))
         # what the admin takes from elsewhere, the launcher adds
         taken = {each["name"] for each in job.spec.env_sources}
-        defaults = {name: value for name, value in DEFAULT_ENVIRONMENT.items() if name not in taken}
+        common = DEFAULT_ENVIRONMENT | _make_size_variables(job.spec)
+        defaults = {name: value for name, value in common.items() if name not in taken}
         environment = defaults | await self.profiles.get_environment(user, job.spec) | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it
         environment |= {"JUPYTER_IMAGE": job.spec.image, "JUPYTER_IMAGE_SPEC": job.spec.image}
+        environment |= {"KBATCH_JOB_TOKEN": self.tokens.make(job)} | await self.hub_tokens.make_environment(
+            job
+        )
         launch = Launch(
-            env=environment,
+            env={"KBATCH_URL": self.links.url_for_jobs} | environment,
             outputs_url=self.links.make_outputs_url(job) if job.spec.keep_outputs else None,
             output_limits=self.output_limits,
         )
@@ -68,3 +77,14 @@ class LaunchBuilder(LoggingConfigurable):
         if url is None:
             url = self.links.make_code_url(job, upload)
         return replace(launch, code_url=url, code_key=upload.key, code_sha256=upload.code_sha256)
+
+
+def _make_size_variables(spec: JobSpec) -> dict[str, str]:
+    """Return the variables with a job's size, as JupyterHub gives them to a server: CPUs and bytes."""
+    sizes = {
+        "CPU_GUARANTEE": spec.cpu_guarantee,
+        "CPU_LIMIT": spec.cpu_limit,
+        "MEM_GUARANTEE": spec.mem_guarantee,
+        "MEM_LIMIT": spec.mem_limit,
+    }
+    return {name: str(size) for name, size in sizes.items() if size}

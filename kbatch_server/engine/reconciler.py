@@ -30,6 +30,7 @@ from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
 from ..store.jobs import JobStore
 from .collector import Collector
+from .hubtokens import HubTokens
 from .launch import LaunchBuilder
 from .relaunch import Relaunch, keep_count
 from .workqueue import WorkQueue
@@ -37,6 +38,9 @@ from .workqueue import WorkQueue
 VERDICT = "_verdict"
 """The key in a job's ``state`` for the reason and message with which the service ends it, set before it
 does."""
+
+SETTLED = "_settled"
+"""The key in the ``state`` of an ended job of which nothing is left to do but to revoke its hub token."""
 
 SETTLE_SECONDS = 0.1
 """Seconds to gather the changes of a job before looking at it."""
@@ -46,6 +50,9 @@ TERMINATING_SECONDS = 2
 
 SETTLE_MAX_SECONDS = 60
 """Maximum number of seconds between two looks at an ended job until its log and results are saved."""
+
+TOKEN_RETRY_SECONDS = 10
+"""Minimum number of seconds between two attempts to revoke an ended job's token of the hub."""
 
 LOOK_SECONDS = 0.1
 """Minimum number of seconds until the next look at a job that waits for a time."""
@@ -100,6 +107,7 @@ class Reconciler(LoggingConfigurable):
     )
 
     collector = Instance(Collector)
+    hub_tokens = Instance(HubTokens)
     launcher = Instance(JobLauncher)
     builder = Instance(LaunchBuilder)
     jobs = Instance(JobStore)
@@ -233,6 +241,9 @@ class Reconciler(LoggingConfigurable):
     async def _delete(self, job: Job) -> None:
         if await self.launcher.terminate(job):
             await self.collector.delete(job)
+            if not await self.hub_tokens.revoke(job):
+                self.queue.put_after(job.id, TOKEN_RETRY_SECONDS)
+                return
             await self.jobs.remove(job.id)
             self.scheduler.leave(job.id, job.user)
             self.log.info("job %s: removed", job.id)
@@ -241,14 +252,22 @@ class Reconciler(LoggingConfigurable):
 
     async def _clean(self, job: Job) -> None:
         self.scheduler.leave(job.id, job.user)
-        if job.cleaned_at is None:
+        if job.cleaned_at is not None:
+            return
+        is_revoked = await self.hub_tokens.revoke(job)
+        if SETTLED not in job.state:
             if not await self.collector.settle(job):
                 self.queue.put_after(job.id, _get_settle_seconds(job))
                 return
             reach("archive.5")
             await self.launcher.clean(job)
             reach("archive.6")
+        if is_revoked:
             await self.jobs.update(job.id, cleaned_at=utcnow())
+            return
+        if SETTLED not in job.state:
+            await self.jobs.update(job.id, state=job.state | {SETTLED: True})
+        self.queue.put_after(job.id, max(TOKEN_RETRY_SECONDS, _get_settle_seconds(job)))
 
     async def launch(self, job_id: str, known: Job | None) -> None:
         """Launch a job whose turn has come; ``known`` is the job if it is in memory.

@@ -35,6 +35,11 @@ from ..web.access import Needs
 from .exchange import Exchange
 from .services import Services
 
+NOT_FOR_JOBS = (
+    "A job's own token cannot do this. It can read the job and the jobs that it has submitted, report the"
+    " job's progress, and submit jobs. For anything else, use a token of JupyterHub."
+)
+
 
 def public_error(error: BaseException, request_id: str) -> KBatchError:
     """Return what users may see of an error: a KBatchError completely, and only an id for a bug."""
@@ -80,6 +85,8 @@ class BaseHandler(HubOAuthenticated, Exchange):
             self.know_sender()
         if needs.user:
             self._held.enter_context(self.services.throttle.request(self.user))
+        if self.current_user is not None and self.user.job is not None and not needs.admits_jobs:
+            raise Forbidden(NOT_FOR_JOBS, reason="JobToken")
         if needs.action is not None:
             self.services.auth.check_action(self.user, needs.action)
         if needs.user and self.request.method == "GET":
@@ -141,7 +148,7 @@ class BaseHandler(HubOAuthenticated, Exchange):
             user = await self.services.auth.find_user_again(self)
         except Unavailable:
             return True
-        except Forbidden:
+        except (Forbidden, NotAuthenticated):
             return False
         action = self._needs().action
         return user is not None and (action is None or action in user.actions) and is_allowed(user)

@@ -16,6 +16,7 @@ from ..errors import InvalidRequest
 from ..jobs.timeline import TimelineJson, make_timeline
 from ..models.job import Job, JobBriefJson, JobEvent, JobJson, Status
 from ..models.listing import SMALL_PAGE_BYTES, JobPage, JobQuery
+from ..models.progress import ProgressRequest
 from ..models.request import CancelRequest, JobRequest
 from ..models.summary import JobSummary
 from ..validation import checked
@@ -32,6 +33,9 @@ LARGE_BYTES = 128 * 1024
 
 MAX_CANCEL_BYTES = 16 * 1024
 """Maximum size of a body with the reason for a cancel: a thousand characters of up to twelve bytes each."""
+
+MAX_PROGRESS_BYTES = 16 * 1024
+"""Maximum size of a report of progress."""
 
 STATUS = Parameter(
     "status",
@@ -54,6 +58,7 @@ TAG = Parameter(
     },
 )
 SINCE = moment("since", "Only jobs submitted at or after this time.")
+PARENT = text("parent", "Only the jobs that the job with this id has submitted.", maximum=63)
 CURSOR = text("cursor", "The next_cursor of the previous page.")
 LIMIT = limit(maximum=MAX_PAGE, default=50)
 SUMMARY_LIMIT = limit("The maximum number of users, and of reasons.", maximum=MAX_SUMS, default=10)
@@ -136,7 +141,14 @@ class JobsHandler(JobModelHandler):
         """The maximum size of the body, which is a job, in bytes."""
         return self.services.max_job_bytes
 
-    @needs_scope("submit", whose="self", parameters=(IDEMPOTENCY_KEY,), body=JobRequest, spends="submit")
+    @needs_scope(
+        "submit",
+        whose="self",
+        parameters=(IDEMPOTENCY_KEY,),
+        body=JobRequest,
+        spends="submit",
+        admits_jobs=True,
+    )
     @answers(
         JobJson | JobBriefJson,
         status=201,
@@ -154,7 +166,8 @@ class JobsHandler(JobModelHandler):
     @needs_scope(
         "read",
         whose="self",
-        parameters=(STATUS, NAME, SEARCH, TAG, SINCE, CURSOR, LIMIT, OWNER),
+        parameters=(STATUS, NAME, SEARCH, TAG, SINCE, PARENT, CURSOR, LIMIT, OWNER),
+        admits_jobs=True,
     )
     @answers(JobPageJson)
     async def get(self) -> None:
@@ -166,6 +179,7 @@ class JobsHandler(JobModelHandler):
             search=SEARCH.read(self),
             tags=TAG.read(self),
             since=SINCE.read(self),
+            parent=PARENT.read(self),
             cursor=CURSOR.read(self),
             limit=LIMIT.read(self),
         )
@@ -209,7 +223,7 @@ class SummaryHandler(JobModelHandler):
 class JobHandler(JobModelHandler):
     """One job."""
 
-    @needs_scope("read", whose="job")
+    @needs_scope("read", whose="job", admits_jobs=True)
     @answers(JobJson)
     async def get(self, job_id: str) -> None:
         """Show a job."""
@@ -244,6 +258,23 @@ class RerunHandler(JobModelHandler):
     async def post(self, job_id: str) -> None:
         """Submit a job like this one."""
         await self.send_job(await self.services.jobs.rerun(self.user, job_id), status=201)
+
+
+class ProgressHandler(BaseHandler):
+    """The progress of a job."""
+
+    body_limit = MAX_PROGRESS_BYTES
+
+    @needs_scope("submit", whose="own-job", body=ProgressRequest, admits_jobs=True)
+    @answers(status=204, errors=(409,))
+    async def put(self, job_id: str) -> None:
+        """Report how far a job is; usually the job itself does, with its own token.
+
+        Of many reports in a second, the service keeps the last one.
+        """
+        report = ProgressRequest.from_json(self.get_json())
+        await self.services.jobs.report_progress(self.user, job_id, report)
+        self.set_status(204)
 
 
 class TimelineHandler(BaseHandler):
@@ -285,4 +316,5 @@ default_handlers = [
     (r"api/v1/jobs/([^/]+)/rerun/?", RerunHandler),
     (r"api/v1/jobs/([^/]+)/events/?", EventsHandler),
     (r"api/v1/jobs/([^/]+)/timeline/?", TimelineHandler),
+    (r"api/v1/jobs/([^/]+)/progress/?", ProgressHandler),
 ]

@@ -70,6 +70,15 @@ def fill_queue_name(template: str, user: str, profile: str | None) -> str:
     return fill_label(template.replace("{profile}", profile or "default"), user)
 
 
+def check_hub_scopes(wanted: Sequence[str], allowed: Sequence[str]) -> list[str]:
+    """Return the scopes for a job's token of the hub, each once. Raises InvalidRequest for another one."""
+    for scope in wanted:
+        if scope not in allowed:
+            known = ", ".join(allowed) or "none; an admin sets JobConfig.allowed_hub_scopes"
+            raise InvalidRequest.of_field("hub_scopes", f"{scope[:300]!r} is not allowed; allowed: {known}")
+    return list(dict.fromkeys(wanted))
+
+
 def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:
     """Return ``wanted`` unless it exceeds the maximum (None: no maximum). Raises InvalidRequest."""
     if maximum is not None and wanted > maximum:
@@ -221,8 +230,8 @@ class JobConfig(PodConfig):
         A value is a string, which is a template; or a function, which may be async, that takes the spawner
         and returns a string; or a dict in the form of Kubernetes's EnvVar, like
         ``{"valueFrom": {"secretKeyRef": {"name": "dask", "key": "address"}}}``. ``$(NAME)`` in a string
-        stands for another of these variables, or for JUPYTERHUB_USER. Strings, and what functions return, are in each job's own
-        Secret only, so they may be secret.
+        stands for another of these variables, or for JUPYTERHUB_USER. Strings, and what functions return, are
+        in each job's own Secret only, so they may be secret.
         """,
         config=True,
     )
@@ -360,6 +369,37 @@ class JobConfig(PodConfig):
         config=True,
     )
 
+    allowed_hub_scopes = List(
+        Unicode(),
+        help="""The hub scopes that jobs may request, in ``hub_scopes``, for a token of the hub: see
+        docs/job-tokens.md.
+
+        A request must name them exactly as they are here, with their filter: ``access:servers!user``. A token
+        never has more than its user. The default is none. Before you set it, give this service the scope
+        ``tokens!group=NAME``, and never ``tokens`` without a group: with that, whoever controls the service
+        controls the hub.
+        """,
+        config=True,
+    )
+
+    max_children = Integer(
+        100,
+        min=0,
+        max=100_000,
+        help="""The maximum number of jobs that a job may submit with its own token, in ``KBATCH_JOB_TOKEN``:
+        see docs/job-tokens.md. They count towards the limits of the job's user. 0: none.
+        """,
+        config=True,
+    )
+
+    max_child_depth = Integer(
+        1,
+        min=0,
+        max=10,
+        help="""How deep jobs may submit jobs: 1 means that the jobs of a job may not submit others.""",
+        config=True,
+    )
+
     allow_user_limits = Bool(
         True,
         help="""Whether users may set ``cpu_limit``, ``mem_limit`` and ``shm_size`` themselves.""",
@@ -419,6 +459,7 @@ class JobConfig(PodConfig):
             "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
             "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
             "queue_name": self._checked_queue(request.queue_name, user, profile),
+            "hub_scopes": check_hub_scopes(request.hub_scopes, self.allowed_hub_scopes),
         }
         return self._common_spec.model_copy(update=asked | checked)
 

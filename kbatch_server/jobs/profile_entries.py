@@ -159,7 +159,7 @@ def _read_entry(entry: Any, number: int) -> ProfileEntry:
                 new = RENAMED_TRAITS["JobConfig"].get(key)
                 raise WrongProfile(
                     f"{where}: {path}kbatch_override.{key}: JobConfig has no such trait"
-                    + (f"; it is now {new}" if new else _guess(key, JOB_TRAITS))
+                    + (f"; it is now {new}: rename it" if new else _guess(key, JOB_TRAITS))
                 )
         if isinstance(part, Unlisted):
             _check_templates(part, f"{where}: {path}")

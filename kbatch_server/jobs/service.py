@@ -11,7 +11,7 @@ from traitlets import Instance, default
 from traitlets.config import LoggingConfigurable
 
 from ..audit import Action, AuditPage, AuditQuery, is_first, make_entry
-from ..errors import Conflict, Forbidden, InvalidRequest, Unavailable
+from ..errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from ..failpoints import reach
 from ..launchers.base import JobLauncher, LauncherUnavailable
 from ..limits.config import Limits
@@ -21,16 +21,19 @@ from ..logs.text import LogText
 from ..metrics import SUBMITTED
 from ..models.job import Job, JobEvent, JobSpec, Status
 from ..models.listing import JobPage, JobQuery
+from ..models.progress import JobProgress, ProgressRequest
 from ..models.request import JobRequest
 from ..models.summary import JobSummary
-from ..models.times import utcnow
+from ..models.times import show_time, utcnow
 from ..models.user import ForgottenUser, User
 from ..scheduling.report import UsageJson, UsageReport
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import Store
 from ..store.queuelimits import QueueLimits
+from .children import check_child, scope_key
 from .profiles import Profiles
+from .progress import ProgressReports
 from .watch import JobWatch, Reset, SeenChange
 
 
@@ -45,6 +48,7 @@ class Jobs(LoggingConfigurable):
     launcher = Instance(JobLauncher)
     limits = Instance(Limits, ())
     profiles = Instance(Profiles)
+    progress = Instance(ProgressReports)
     reader = Instance(LogReader)
     usage_report = Instance(UsageReport)
     store = Instance(Store)
@@ -53,6 +57,10 @@ class Jobs(LoggingConfigurable):
     @default("usage_report")
     def _default_standing(self) -> UsageReport:
         return UsageReport(limits=self.limits, records=self.store.queues, usage=self.store.usage)
+
+    @default("progress")
+    def _default_progress(self) -> ProgressReports:
+        return ProgressReports(parent=self.parent, jobs=self.store.jobs)
 
     @default("watch")
     def _default_watch(self) -> JobWatch:
@@ -82,8 +90,11 @@ class Jobs(LoggingConfigurable):
         If an earlier request had the same ``idempotency_key``, it returns that request's job. Raises
         InvalidRequest if the admin does not allow the request or it exceeds the user's limits as a whole,
         TooManyRequests if the user has too many queued jobs, NotFound if the upload is not the user's,
-        Conflict if another request had the key.
+        Conflict if another request had the key. If the user is a job, the new job is its child.
         """
+        parent = None if user.job is None else await self.store.jobs.get(user.job, user=user.name)
+        if parent is not None:
+            check_child(parent, request)
         if self.disk is not None:
             await self.disk.check(user.name)
         if request.working_dir and request.upload is None:
@@ -101,25 +112,23 @@ class Jobs(LoggingConfigurable):
             description=request.description,
             tags=dict(request.tags),
             groups=list(user.groups),
+            parent=user.job,
+            depth=0 if parent is None else parent.depth + 1,
         )
-        request_hash = None
-        if idempotency_key is not None:
-            # without defaults: the defaults that a later version adds must not change the hash
-            asked = request.model_dump_json(exclude_defaults=True)
-            request_hash = hashlib.sha256(asked.encode()).hexdigest()
         action = Action.SUBMIT if rerun_of is None else Action.RERUN
         reach("submit.1")
         job, is_new = await self.store.jobs.add(
             job,
             env=request.env,
-            idempotency_key=idempotency_key,
-            request_hash=request_hash,
+            idempotency_key=scope_key(parent, idempotency_key),
+            request_hash=None if idempotency_key is None else _hash(request),
             limits=QueueLimits(
                 self.limits.find_queue(limits),
                 self.limits.find_group_queues(user.groups),
                 record_bytes=self.limits.max_record_bytes or None,
+                children=0 if parent is None else parent.spec.max_children,
             ),
-            audit=make_entry(action, job.id, job.user, detail=(rerun_of and f"of {rerun_of}") or ""),
+            audit=make_entry(action, job.id, job.user, detail=_describe_origin(job, rerun_of)),
         )
         if is_new:
             reach("submit.3")
@@ -135,19 +144,33 @@ class Jobs(LoggingConfigurable):
         run it.
         """
         spec = await self.profiles.make_spec(user, request)
+        if spec.hub_scopes and "/" in user.name:  # as the names of the hub's services: see HubAuthenticator
+            raise InvalidRequest.of_field(
+                "hub_scopes", "cannot be set here: only jobs of users can have tokens"
+            )
         self.launcher.check_spec(spec)
         return self.launcher.round_spec(spec)
 
     async def get(self, user: User, job_id: str) -> Job:
-        """Return a job. Audits the read if an admin reads the job of another user."""
+        """Return a job. Audits the read if an admin reads the job of another user.
+
+        A user that is a job gets only this job and its children; raises NotFound for others.
+        """
         job = await self.store.jobs.get(job_id, user=_owner(user))
+        if user.job not in {None, job.id, job.parent}:
+            raise NotFound(f"Job {job_id!r} not found.")
         if job.user != user.name and is_first(Action.READ, job.id):
             await self.store.audit.add(make_entry(Action.READ, job.id, job.user))
         await self.usage_report.explain([job])
         return job
 
     async def list(self, user: User, query: JobQuery) -> JobPage:
-        """Return a page of jobs; only admins may list those of others."""
+        """Return a page of jobs; only admins may list those of others, and a job only its children."""
+        if user.job is not None and query.parent != user.job:
+            raise Forbidden(
+                f"A job can only list the jobs that it has submitted: add ?parent={user.job}.",
+                reason="JobToken",
+            )
         await self._begin_listing(user, query.user)
         page = await self.store.jobs.list_page(query)
         await self.usage_report.explain(page.jobs)
@@ -214,6 +237,20 @@ class Jobs(LoggingConfigurable):
             raise Conflict(message, reason="EnvironmentLost")
         return (await self.submit(user, make_request(job, env), rerun_of=job_id))[0]
 
+    async def report_progress(self, user: User, job_id: str, report: ProgressRequest) -> None:
+        """Record how far a job of the user is; raises Conflict if it has ended.
+
+        A user that is a job reports only about itself; raises NotFound for others.
+        """
+        if user.job is None:
+            job = await self.store.jobs.get(job_id, user=user.name)
+            if job.is_over:
+                raise Conflict(f"Job {job_id!r} has already ended: {job.status.value}.", reason="JobEnded")
+        elif user.job != job_id:
+            raise NotFound(f"Job {job_id!r} is not the job of this token.")
+        progress = JobProgress(**report.model_dump(), at=show_time(utcnow()))
+        await self.progress.report(job_id, progress)
+
     async def read_env(self, job: Job) -> dict[str, str]:
         """Return the decrypted environment of a job; empty if the key was removed."""
         return (await self.store.jobs.read_env(job.id) or {}) if job.has_env else {}
@@ -275,6 +312,18 @@ class Jobs(LoggingConfigurable):
             return await self.launcher.events(job)
         except LauncherUnavailable as error:
             raise Unavailable(f"The events cannot be read now: {error}") from error
+
+
+def _hash(request: JobRequest) -> str:
+    # without defaults: the defaults that a later version adds must not change the hash
+    return hashlib.sha256(request.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+
+
+def _describe_origin(job: Job, rerun_of: str | None) -> str:
+    """Return which job a new one follows, for the audit record."""
+    if job.parent is not None:
+        return f"by {job.parent}"
+    return f"of {rerun_of}" if rerun_of else ""
 
 
 def _check_owner(user: User, owner: str | None) -> None:

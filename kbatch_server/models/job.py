@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pydantic import AliasChoices, BaseModel, Field, model_validator
 
+from .progress import JobProgress
 from .request import REQUESTED, RequestedSpec
 from .results import JobOutputs
 from .times import Moment, to_iso, utcnow
@@ -165,6 +166,20 @@ class JobSpec(RequestedSpec):
     kueue_priority_class: str | None = None
     start_timeout_seconds: int = 600
     schedule_timeout_seconds: int = 0
+    max_children: int = 0
+    max_child_depth: int = 0
+
+    def get_longest_seconds(self) -> int | None:
+        """Return the seconds from a launch within which the job must end, with all waiting; None: no limit.
+
+        A Kueue queue may hold a job for any time.
+        """
+        if self.active_deadline_seconds is None or not self.schedule_timeout_seconds or self.queue_name:
+            return None
+        delay = max(self.retry_delay_seconds, MAX_RETRY_DELAY_SECONDS)
+        waits = self.schedule_timeout_seconds + self.start_timeout_seconds + delay
+        grace = self.termination_grace_period_seconds + self.output_timeout_seconds
+        return int(self.active_deadline_seconds + grace + (self.retries + 1) * waits)
 
     def get_retry_delay_seconds(self, failures: int) -> float:
         """Return the delay of the next attempt in seconds, after so many failed ones."""
@@ -319,6 +334,15 @@ class Job:
     state: dict[str, Any] = field(default_factory=dict)
     outputs: JobOutputs | None = None
     """None until their state is known."""
+    parent: str | None = None
+    """The id of the job that submitted it; None for a job of a user."""
+    depth: int = 0
+    """The number of jobs above it: 0 for a job of a user."""
+    children: int = 0
+    """The number of jobs that it has submitted."""
+    progress: JobProgress | None = None
+    hub_token: str | None = None
+    """The id of its token at the hub: see ``engine.hubtokens``. None: it never had one."""
 
     @property
     def is_over(self) -> bool:
@@ -381,6 +405,12 @@ class JobJson(RequestedSpec, JobBriefJson):
     description: str
     tags: dict[str, str]
     outputs: JobOutputs | None
+    parent: str | None
+    """The id of the job that submitted it."""
+    children: int
+    """The number of jobs that it has submitted."""
+    progress: JobProgress | None
+    """What the job itself has reported last."""
 
 
 _RECORDED = [name for name in JobJson.model_fields if name not in {*REQUESTED, "env"}]

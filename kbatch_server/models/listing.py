@@ -30,6 +30,8 @@ class JobQuery:
     tags: tuple[tuple[str, str | None], ...] = ()
     since: datetime | None = None
     """Only jobs that were accepted at this time or later."""
+    parent: str | None = None
+    """Only the jobs that this job has submitted."""
     unless_ended_before: datetime | None = None
     """Only jobs that have not ended, or that ended at this time or later; without ``statuses``."""
     cursor: str | None = None

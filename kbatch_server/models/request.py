@@ -41,6 +41,8 @@ MAX_OPTIONS = 64
 MAX_CHOICE_LENGTH = 512
 """Maximum length of a choice, which may be text of the user's own, such as an image's name."""
 
+MAX_HUB_SCOPES = 20
+
 RETRY_DELAY_SECONDS = 10.0
 """The delay of Kubernetes's Job controller before the second attempt; it doubles with each attempt."""
 
@@ -197,6 +199,13 @@ class JobRequest(BaseModel):
     retry_backoff: Literal["exponential", "fixed"] = "exponential"
     active_deadline_seconds: Annotated[int, Field(gt=0, le=2**31 - 1)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    hub_scopes: Annotated[
+        list[Annotated[Text, Field(min_length=1, max_length=300, pattern=r"^[!-~]+$")]],
+        Field(max_length=MAX_HUB_SCOPES),
+        at_most(MAX_HUB_SCOPES, "scopes"),
+    ] = Field(default_factory=list)
+    """The hub scopes of the token in the job's ``JUPYTERHUB_API_TOKEN``; without any, it has no such token.
+    """
     queue_name: (
         Annotated[Text, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
         | None
@@ -258,6 +267,7 @@ class RequestedSpec(BaseModel):
     retry_backoff: Literal["exponential", "fixed"] = "exponential"
     active_deadline_seconds: int | None = None
     priority: int = 0
+    hub_scopes: list[str] = Field(default_factory=list)
     queue_name: str | None = None
     """The LocalQueue of Kueue, with its templates filled in."""
 

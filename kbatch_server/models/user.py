@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+JOB = "job"
+"""The kind of a user that is a job with its own token."""
+
+JOB_TOKEN_PREFIX = "kbatch-job-"  # noqa: S105 - no token, but how each begins
+"""The beginning of a job's own token, by which it differs from the hub's tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -17,6 +23,8 @@ class User:
     """The actions that the token allows: keys of HubAuthenticator.scopes."""
     admin: bool = False
     """Whether the token has the scope for all users' jobs."""
+    job: str | None = None
+    """The id of the job whose own token it is; None for a token of the hub."""
 
 
 @dataclass(frozen=True, slots=True)

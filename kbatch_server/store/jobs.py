@@ -29,8 +29,8 @@ from .changes import Changes, ChangingStore, JobChange
 from .database.database import Database
 from .paging import read_page
 from .queuelimits import QueueLimits
-from .rows import COLUMNS, SHOWN, make_changes, make_job, open_env
-from .tables import DUE, LAUNCHED, WAITING, jobs
+from .rows import COLUMNS, SHOWN, make_changes, make_job, open_env, open_secret
+from .tables import DUE, LAUNCHED, WAITING, WITH_HUB_TOKEN, jobs
 from .usage import UsageStore
 from .writer import JobWriter
 
@@ -40,6 +40,7 @@ _IS_NOT_DELETED = jobs.c.delete_requested_at.is_(None)
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _SELECT_JOB = select(*COLUMNS).where(jobs.c.id == bindparam("job_id"))
 _SELECT_ENV = select(jobs.c.env).where(jobs.c.id == bindparam("job_id"))
+_SELECT_HUB_SECRET = select(jobs.c.hub_secret).where(jobs.c.id == bindparam("job_id"))
 _SELECT_JOBS = select(*COLUMNS).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 # in no order: SQLite would walk along all jobs rather than sort these few
 _SELECT_DUE = select(jobs.c.seq, jobs.c.id).where(text(f"({DUE})"))
@@ -207,6 +208,23 @@ class JobStore(ChangingStore):
             return job, [JobChange(job.user, job_id)] if job is not None and is_shown else []
 
         return await self._write(change)
+
+    async def record_hub_token(self, job_id: str, token_id: str, *, token: str | None = None) -> None:
+        """Record which token of the hub a job has, and the token itself, encrypted; None: no longer."""
+        sealed = None if token is None else self._keyring.seal(token)
+        await self.update(job_id, hub_token=token_id, hub_secret=sealed)
+
+    async def read_hub_token(self, job_id: str) -> str | None:
+        """Return the decrypted token of the hub of a job; None if it has none, or its key was removed."""
+        sealed = await self._database.read(
+            lambda connection: connection.execute(_SELECT_HUB_SECRET, {"job_id": job_id}).scalar()
+        )
+        return None if sealed is None else open_secret(sealed, self._keyring)
+
+    async def list_token_users(self, *, limit: int) -> list[str]:
+        """Return the users with a job that has or had a token of the hub, at most ``limit`` of them."""
+        statement = select(jobs.c.user).where(text(WITH_HUB_TOKEN)).distinct().limit(limit)
+        return await self._database.read(lambda connection: list(connection.scalars(statement)))
 
     async def request_cancel(
         self,

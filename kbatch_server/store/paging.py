@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, Select, bindparam, exists, select, union_all
+from sqlalchemy import Connection, Integer, Select, bindparam, exists, select, text, union_all
 
 from ..errors import InvalidRequest
 from ..models.job import ENDS, Job, Status
 from ..models.listing import JobPage, JobQuery
 from .rows import COLUMNS, make_job, measure
-from .tables import job_tags, jobs
+from .tables import CHILD, job_tags, jobs
 
 _ACTIVE = tuple(sorted(set(Status) - ENDS))
 _LIMIT = bindparam("limit", type_=Integer())
@@ -57,6 +57,7 @@ class _Shape(NamedTuple):
     name: bool
     search: bool
     since: bool
+    parent: bool
     lately: bool
     cursor: bool
     tags: tuple[bool, ...]
@@ -71,6 +72,7 @@ def make_page_statement(query: JobQuery, limit: int) -> tuple[Select[Any], dict[
         name=query.name is not None,
         search=query.search is not None,
         since=query.since is not None,
+        parent=query.parent is not None,
         lately=query.unless_ended_before is not None,
         cursor=query.cursor is not None,
         tags=tuple(value is not None for _, value in query.tags),
@@ -84,6 +86,8 @@ def make_page_statement(query: JobQuery, limit: int) -> tuple[Select[Any], dict[
         values["search"] = f"%{_escape_like(query.search)}%"
     if query.since is not None:
         values["since"] = query.since
+    if query.parent is not None:
+        values["parent"] = query.parent
     if query.unless_ended_before is not None:
         values["ended_since"] = query.unless_ended_before
         values |= {f"status_{i}": status.value for i, status in enumerate(_ACTIVE)}
@@ -133,6 +137,8 @@ def _make_simple(shape: _Shape, statement: Select[Any], *, status: int = 0) -> S
         statement = statement.where(jobs.c.seq.in_(named))
     if shape.since:
         statement = statement.where(jobs.c.created_at >= bindparam("since"))
+    if shape.parent:
+        statement = statement.where(jobs.c.parent == bindparam("parent"), text(CHILD))
     if shape.lately:
         statement = statement.where(jobs.c.ended_at >= bindparam("ended_since"))
     order = jobs.c.seq

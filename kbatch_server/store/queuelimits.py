@@ -1,4 +1,4 @@
-"""The limits on queued jobs and on the bytes of records.
+"""The limits on queued jobs, on the bytes of records, and on the jobs that a job submits.
 
 It counts them in the transaction that adds a job, so that the limits hold for all processes.
 """
@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, text
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, text, update
 
-from ..errors import Forbidden, TooManyRequests
+from ..errors import Conflict, Forbidden, TooManyRequests
 from ..metrics import LIMITS_HELD
+from ..models.job import ENDS, Job
 from ..ratelimit import SUM_SECONDS, RecentSums
 from .database import postgresql
 from .queues import count_queued
@@ -29,6 +30,21 @@ _OF_GROUPS = queued_groups.c.group.in_(bindparam("groups", expanding=True))
 _FORGET = delete(queued_groups).where(
     _OF_GROUPS, ~exists().where(jobs.c.seq == queued_groups.c.job_seq, text(WAITING))
 )
+_ADD_CHILD = (
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("parent_id"),
+        jobs.c.user == bindparam("of_user"),
+        jobs.c.children < bindparam("most"),
+        jobs.c.status.not_in(sorted(ENDS)),
+        jobs.c.cancel_requested_at.is_(None),
+        jobs.c.delete_requested_at.is_(None),
+    )
+    .values(children=jobs.c.children + 1)
+)
+_SELECT_CHILDREN = select(jobs.c.children).where(
+    jobs.c.id == bindparam("parent_id"), jobs.c.user == bindparam("of_user")
+)
 _COUNT = select(queued_groups.c.group, func.count()).where(_OF_GROUPS).group_by(queued_groups.c.group)
 
 
@@ -40,6 +56,8 @@ class QueueLimits:
     groups: Mapping[str, float] = field(default_factory=dict)
     record_bytes: int | None = None
     """The maximum size, in bytes, of all jobs of the user in the database."""
+    children: int = 0
+    """For a job with a parent: the maximum number of jobs that the parent may submit."""
 
 
 class Queued:
@@ -115,6 +133,27 @@ class RecordBytes:
             )
         self._sums.add(user, size)
         return None
+
+
+def add_child(connection: Connection, job: Job, most: int) -> Forbidden | Conflict | None:
+    """Count a new job at the job that submits it, or return the error.
+
+    One statement checks that the parent may submit and counts, so the limit holds for all processes, and no
+    job is added after its parent has ended.
+    """
+    if job.parent is None:
+        return None
+    values = {"parent_id": job.parent, "of_user": job.user}
+    if connection.execute(_ADD_CHILD, values | {"most": most}).rowcount:
+        return None
+    children = connection.scalar(_SELECT_CHILDREN, values)
+    if children is None or children < most:
+        return Conflict("The job has ended, so it cannot submit other jobs.", reason="JobEnded")
+    return Forbidden(
+        f"The job has submitted {children} jobs; the limit is {most} (max_children).",
+        reason="QuotaExceeded",
+        details={"limit": most, "resource": "children"},
+    )
 
 
 def add_to_groups(connection: Connection, added: Iterable[tuple[int, Collection[str]]]) -> None:

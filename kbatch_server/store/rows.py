@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, func
 
 from ..keyring import BadKey, Keyring
 from ..models.job import Job, JobSpec, Pod, Status
+from ..models.progress import JobProgress
 from ..models.results import JobOutputs
 from .tables import jobs
 
@@ -26,7 +27,7 @@ LARGE = ("env", "spec", "description", "tags")
 _ESCAPED_BYTES = 6
 """The size of a non-ASCII character in JSON."""
 
-_OTHER = ("seq", "status", "spec", "tags", "groups", "pods", "state", "outputs")
+_OTHER = ("seq", "status", "spec", "tags", "groups", "pods", "state", "outputs", "progress")
 """The columns whose values differ from the job's field of the same name."""
 
 _SAME = tuple(each.name for each in fields(Job) if each.name in jobs.c and each.name not in _OTHER)
@@ -55,11 +56,14 @@ UPDATABLE = frozenset(
         "pods",
         "state",
         "outputs",
+        "progress",
+        "hub_token",
+        "hub_secret",
     }
 )
-"""The columns that the reconciler may change."""
+"""The columns that the reconciler, and the job itself, may change."""
 
-SHOWN = UPDATABLE - {"launched_at", "cleaned_at", "state"}
+SHOWN = UPDATABLE - {"launched_at", "cleaned_at", "state", "hub_token", "hub_secret"}
 """Those of them that users see."""
 
 
@@ -73,7 +77,9 @@ def make_row(job: Job, env: Mapping[str, str], keyring: Keyring) -> dict[str, An
     row["groups"] = json.dumps(job.groups) if job.groups else "[]"
     row["pods"] = _dump_pods(job.pods)
     row["state"] = json.dumps(job.state) if job.state else "{}"
-    row["outputs"] = None if job.outputs is None else job.outputs.model_dump_json()
+    for name in ("outputs", "progress"):
+        value = getattr(job, name)
+        row[name] = None if value is None else value.model_dump_json()
     row["upload"] = job.spec.upload
     row["rank"] = -job.spec.priority
     row["record_bytes"] = ROW_BYTES + sum(len(row[name] or "") for name in LARGE)
@@ -82,7 +88,7 @@ def make_row(job: Job, env: Mapping[str, str], keyring: Keyring) -> dict[str, An
 
 def make_job(row: Sequence[Any]) -> Job:
     """Return the job in a row of ``COLUMNS``."""
-    seq, status, spec, tags, groups, pods, state, outputs, env_bytes, *same = row
+    seq, status, spec, tags, groups, pods, state, outputs, progress, env_bytes, *same = row
     # an empty one is what most of them are: not parsed, fifty times a page
     return Job(
         **dict(zip(_SAME, same, strict=True)),
@@ -95,6 +101,7 @@ def make_job(row: Sequence[Any]) -> Job:
         pods=[] if pods == "[]" else _PODS.validate_json(pods),
         state={} if state == "{}" else json.loads(state),
         outputs=None if outputs is None else JobOutputs.model_validate_json(outputs),
+        progress=None if progress is None else JobProgress.model_validate_json(progress),
     )
 
 
@@ -116,8 +123,9 @@ def make_changes(columns: dict[str, Any]) -> dict[str, Any]:
         changes["pods"] = _dump_pods(changes["pods"])
     if "state" in changes:
         changes["state"] = json.dumps(changes["state"])
-    if changes.get("outputs") is not None:
-        changes["outputs"] = changes["outputs"].model_dump_json()
+    for name in ("outputs", "progress"):
+        if changes.get(name) is not None:
+            changes[name] = changes[name].model_dump_json()
     return changes
 
 
@@ -127,10 +135,12 @@ def _dump_pods(pods: list[Pod]) -> str:
 
 def open_env(sealed: bytes | None, keyring: Keyring) -> dict[str, str] | None:
     """Return a decrypted environment, or None if its key was removed."""
-    if sealed is None:
-        return {}
+    return {} if sealed is None else open_secret(sealed, keyring)
+
+
+def open_secret(sealed: bytes, keyring: Keyring) -> Any:
+    """Return a decrypted value, or None if its key was removed."""
     try:
-        env: dict[str, str] = keyring.unseal(sealed)
+        return keyring.unseal(sealed)
     except BadKey:
         return None
-    return env

@@ -81,6 +81,12 @@ LAUNCHED = (
 SIZED = "record_bytes > 0"
 """The condition of jobs with a recorded size: all of them."""
 
+WITH_HUB_TOKEN = "hub_token IS NOT NULL"  # noqa: S105 - a condition
+"""The condition of jobs that have or had a token of the hub."""
+
+CHILD = "parent IS NOT NULL"
+"""The condition of jobs that another job has submitted."""
+
 jobs = Table(
     "jobs",
     metadata,
@@ -120,7 +126,30 @@ jobs = Table(
     Column("record_bytes", Integer, nullable=False, server_default="0"),
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
+    # the id of the job that submitted this one; without a reference, as it may be deleted before this one
+    Column("parent", String(63)),
+    Column("depth", Integer, nullable=False, server_default="0"),
+    # how many it has submitted, including deleted ones
+    Column("children", Integer, nullable=False, server_default="0"),
+    Column("progress", Text),
+    # the id of its token at the hub, "?" while it may have one with an unknown id, "" after it was revoked
+    Column("hub_token", String(32)),
+    # the token itself, encrypted, so that a launch that is repeated gives the job the same
+    Column("hub_secret", LargeBinary),
     UniqueConstraint("user", "idempotency_key"),
+    Index(
+        "ix_jobs_parent",
+        *("user", "parent", "seq"),
+        sqlite_where=text(CHILD),
+        postgresql_where=text(CHILD),
+    ),
+    Index(
+        "ix_jobs_hub_token",
+        "user",
+        "seq",
+        sqlite_where=text(WITH_HUB_TOKEN),
+        postgresql_where=text(WITH_HUB_TOKEN),
+    ),
     # the last column of these two serves to skip jobs without reading them: those from before a time, and
     # those to be deleted
     Index("ix_jobs_page", "user", "seq", "created_at"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from .audit import put_entries
 from .changes import Changes, JobChange
 from .database.database import Database
 from .database.errors import DefeatedError
-from .queuelimits import Queued, QueueLimits, RecordBytes, add_to_groups
+from .queuelimits import Queued, QueueLimits, RecordBytes, add_child, add_to_groups
 from .rows import COLUMNS, make_job, make_row
 from .tables import job_tags, jobs, uploads
 
@@ -88,7 +88,7 @@ class JobWriter:
             raise Conflict(message, reason="AlreadyExists") from None
 
     def _publish(self, outcomes: Sequence[tuple[Job, bool]]) -> None:
-        self._changes.publish([JobChange(job.user, job.id) for job, is_new in outcomes if is_new])
+        self._changes.publish(_list_changes(job for job, is_new in outcomes if is_new))
 
     def _insert(
         self, connection: Connection, batch: Sequence[_Request]
@@ -111,6 +111,9 @@ class JobWriter:
                 outcomes.append(refusal)
             elif (full := self._add_bytes(connection, request)) is not None:
                 outcomes.append(full)
+            # the last one, as it counts in the database
+            elif (childless := add_child(connection, request.job, request.limits.children)) is not None:
+                outcomes.append(childless)
             else:
                 new.append(request)
                 outcomes.append((request.job, True))
@@ -124,7 +127,7 @@ class JobWriter:
                     raise DefeatedError from None  # another process has just used the same key
                 raise
             reach("submit.2")
-            self._changes.announce(connection, [JobChange(each.job.user, each.job.id) for each in new])
+            self._changes.announce(connection, _list_changes(each.job for each in new))
         return outcomes
 
     def _add_bytes(self, connection: Connection, request: _Request) -> KBatchError | None:
@@ -145,6 +148,16 @@ class JobWriter:
             job = make_job(columns)
             found[job.user, key] = (job, request_hash)
         return found
+
+
+def _list_changes(added: Iterable[Job]) -> list[JobChange]:
+    """Return the changes by new jobs: a parent shows the number of its children."""
+    found: dict[JobChange, None] = {}
+    for job in added:
+        found[JobChange(job.user, job.id)] = None
+        if job.parent is not None:
+            found[JobChange(job.user, job.parent)] = None
+    return list(found)
 
 
 def _find_uploads(connection: Connection, batch: Sequence[_Request]) -> set[tuple[str, str]]:

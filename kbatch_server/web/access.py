@@ -43,6 +43,8 @@ class Needs:
     """Whether the method costs much more than others, so that a user may have few such requests at a time."""
     spends: str | None = None
     """``submit`` or ``upload``: an action whose rate Throttle limits for each user."""
+    admits_jobs: bool = False
+    """Whether a job may call the method with its own token; other methods reject it."""
     whose: Whose | None = None
     """Whose data the method is about. tests/service/test_authorization.py calls each method as each kind of
     user, and fails for one without this declaration."""
@@ -61,11 +63,18 @@ def needs_scope(
     body: Any = False,
     is_costly: bool = False,
     spends: str | None = None,
+    admits_jobs: bool = False,
 ) -> Callable[[Method], Method]:
     """Declare that a method requires the scope of an action, and its other requirements."""
     return _declare(
         Needs(
-            action=action, parameters=parameters, body=body, is_costly=is_costly, spends=spends, whose=whose
+            action=action,
+            parameters=parameters,
+            body=body,
+            is_costly=is_costly,
+            spends=spends,
+            admits_jobs=admits_jobs,
+            whose=whose,
         )
     )
 

@@ -13,10 +13,11 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from urllib.parse import urlparse
 
+import traitlets
 from jupyterhub.services.auth import HubOAuth, check_scopes
 from jupyterhub.utils import get_browser_protocol
 from tornado.web import HTTPError, RequestHandler
@@ -26,7 +27,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import Forbidden, Unavailable
 from ..keyring import Keyring
 from ..metrics import HUB_FAILURES, HUB_SECONDS
-from ..models.user import User
+from ..models.user import JOB_TOKEN_PREFIX, User
 from ..ratelimit import FairLimit
 from .forwarded import CLIENT
 from .login import Login, LoginCookies
@@ -346,6 +347,11 @@ class HubAuthenticator(LoggingConfigurable):
     def _default_keyring(self) -> Keyring:
         return Keyring([secrets.token_hex(32)])
 
+    find_job_user: Callable[[str], Awaitable[User]] | None = traitlets.Callable(  # type: ignore[assignment]
+        None, allow_none=True
+    )
+    """Returns the user of a job's own token, which the hub does not know; raises NotAuthenticated."""
+
     hub_auth = Instance(CachingHubOAuth)
 
     @default("hub_auth")
@@ -370,8 +376,12 @@ class HubAuthenticator(LoggingConfigurable):
     async def find_user(self, handler: RequestHandler) -> User | None:
         """Return the user of this request, or None if it has no credentials that the hub knows.
 
-        Raises Forbidden if the user may not use this service, Unavailable if the hub does not respond.
+        Raises Forbidden if the user may not use this service, Unavailable if the hub does not respond, and
+        NotAuthenticated for a job's own token that is no longer valid.
         """
+        token = self.hub_auth.get_token(handler, in_cookie=False) or ""
+        if self.find_job_user is not None and token.startswith(JOB_TOKEN_PREFIX):
+            return await self.find_job_user(token)
         try:
             model: UserModel = await self.hub_auth.get_user(handler, sync=False)
         except HubUnavailable as error:

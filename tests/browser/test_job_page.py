@@ -216,3 +216,32 @@ def test_a_log_of_a_million_lines_is_smooth_and_found_in(site, page):
     page.go(f"job/{job['id']}#L500000")
     page.page.reload()
     expect(page.find(".line.marked .text")).to_have_text("line 500000 of a log that is long")
+
+
+REPORTING = """
+curl -sf -X PUT -H "Authorization: token $KBATCH_JOB_TOKEN" -H "Content-Type: application/json" \\
+    -d '{"done": 30, "total": 120, "message": "epoch 3"}' \\
+    "${KBATCH_URL}api/v1/jobs/$KBATCH_JOB_ID/progress" || exit 1
+curl -sf -H "Authorization: token $KBATCH_JOB_TOKEN" -H "Content-Type: application/json" \\
+    -d '{"name": "part", "command": ["true"]}' "${KBATCH_URL}api/v1/jobs" || exit 1
+exec sleep 600
+"""
+
+
+def test_progress_is_a_bar_and_a_jobs_jobs_lead_to_each_other(site, page):
+    alice = site.client("alice")
+    job = alice.submit(REPORTING, name="reporting")
+    show(page, job)
+    bar = page.find("kbatch-progress progress")
+    expect(bar).to_have_attribute("value", "30")
+    expect(page.find("kbatch-progress")).to_contain_text("30 of 120 (25 %)")
+    expect(page.find("kbatch-progress")).to_contain_text("epoch 3")
+    page.find(".family a", "1 job").click()
+    expect(page.find("tbody td.name a")).to_have_text(["part"])
+    page.find("tbody td.name a").click()
+    expect(page.find(".family")).to_contain_text(f"Submitted by the job {job['id']}")
+    page.find(".family a").click()
+    expect(page.find("h1")).to_have_text("reporting")
+    page.go("")
+    expect(page.find("tr", job["id"]).locator("kbatch-progress progress")).to_be_visible()
+    alice.call("DELETE", f"api/v1/jobs/{job['id']}", status=204)

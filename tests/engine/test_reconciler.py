@@ -102,7 +102,11 @@ async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
     assert job.ended_at is not None
     [(job_id, launch)] = world.launcher.launched
     assert job_id == job.id
+    own_token = launch.env["KBATCH_JOB_TOKEN"]
+    assert own_token.startswith("kbatch-job-")
     assert launch.env == {
+        "KBATCH_JOB_TOKEN": own_token,
+        "KBATCH_URL": world.links.url_for_jobs,
         "PYTHONUNBUFFERED": "1",
         "TERM": "xterm-256color",
         "COLUMNS": "120",
@@ -114,6 +118,14 @@ async def test_a_job_is_launched_once_and_its_end_is_recorded(world):
         "KBATCH_JOB_ID": job.id,
         "KBATCH_JOB_NAME": "job",
     }
+
+
+async def test_a_job_knows_its_size_as_a_server_does(world):
+    job = await submit(world, cpu_limit=1.5, mem_limit=2**30, env={"MEM_LIMIT": "mine"})
+    await step(world, job)
+    [(_, launch)] = world.launcher.launched
+    sizes = {name: value for name, value in launch.env.items() if name.startswith(("CPU_", "MEM_"))}
+    assert sizes == {"CPU_LIMIT": "1.5", "MEM_LIMIT": "mine"}
 
 
 async def test_how_a_program_writes_its_log_is_for_the_user_to_choose(world):

@@ -229,5 +229,6 @@ def test_every_accepted_job_ends_right_and_once_whatever_fails(site: Site) -> No
             fail(site, load)
             print(f"{name}: {time.monotonic() - begun:.1f} s")
         site.service.kill()
-        kill_at_each(site.service, load, list(STEPS))
+        # these jobs request no token of the hub
+        kill_at_each(site.service, load, [step for step in STEPS if not step.startswith("token.")])
     check(settle(site, load, seconds=SETTLE_SECONDS))

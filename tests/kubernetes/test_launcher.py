@@ -177,6 +177,66 @@ async def test_job_succeeds_with_env_and_no_secret_of_ours(
     assert {event.reason for event in await launcher.events(job)} >= {"Scheduled", "SuccessfulCreate"}
 
 
+async def test_an_admins_containers_prepare_a_job_run_beside_it_and_end_with_it(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], cluster: ClusterLike
+) -> None:
+    shared = {"name": "data", "mountPath": "/data"}
+    prepare = {
+        "name": "prepare",
+        "image": cluster.image,
+        "command": ["sh", "-c", "echo prepared for {unescaped_username} > /data/prepared"],
+        "volumeMounts": [shared],
+    }
+    beside = {
+        "name": "beside",
+        "image": cluster.image,
+        "command": [
+            "sh",
+            "-c",
+            "trap 'exit 1' TERM; echo beside > /data/beside; while :; do sleep 0.1; done",
+        ],
+        "volumeMounts": [shared],
+    }
+    job = make_job(
+        "while ! [ -e /data/beside ]; do sleep 0.1; done; cat /data/prepared /data/beside; echo $NODE; pwd",
+        volumes=[{"name": "data", "emptyDir": {}}],
+        volume_mounts=[shared],
+        init_containers=[prepare],
+        extra_containers=[beside],
+        env_sources=[{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}],
+        image_working_dir="/data",
+        extra_pod_config={"hostname": "{username}"},
+    )
+    seen = await run(launcher, job)
+    assert (seen.status, seen.exit_code) == (Status.SUCCEEDED, 0)
+    expected = f"prepared for Alice\nbeside\n{job.state['namespace']}\n/data\n"
+    assert await read(launcher, job) == expected
+
+
+async def test_a_container_beside_a_job_that_ignores_its_end_is_told_and_can_be_stopped(
+    launcher: KubeJobLauncher, make_job: Callable[..., Job], cluster: ClusterLike
+) -> None:
+    stubborn = {
+        "name": "stubborn",
+        "image": cluster.image,
+        "command": ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"],
+    }
+    job = make_job(
+        "exit 3",
+        extra_containers=[stubborn],
+        sidecar_timeout_seconds=1,
+        termination_grace_period_seconds=5,
+    )
+    await launch(launcher, job)
+    seen = await wait_until(launcher, job, lambda seen: seen.reason == "SidecarRunning")
+    assert seen.exit_code == 3
+    assert "the container stubborn, which is not the job's own" in seen.message
+    assert seen.finish_at is not None
+    await launcher.finish(job)
+    seen = await wait_until(launcher, job, lambda seen: seen.status.is_end)
+    assert (seen.status, seen.exit_code) == (Status.FAILED, 3)
+
+
 async def test_exit_code(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
     seen = await run(launcher, make_job("exit 3"))
     assert (seen.status, seen.reason, seen.exit_code) == (Status.FAILED, "Error", 3)

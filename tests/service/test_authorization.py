@@ -22,6 +22,7 @@ from tests.service.test_operations import connect, run_job, running
 from tests.support.hub import Hub
 from tests.support.hub_double import ACCESS
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 from tests.support.zips import make_zip
 
 METHODS = ("get", "head", "post", "put", "patch", "delete")
@@ -46,6 +47,8 @@ class Caller:
     is_known: bool = True
     has_access: bool = True
     rights: frozenset[str] = field(default=ALL)
+    is_job: bool = False
+    """Whether it is a job of Alice's, with its own token."""
 
     @property
     def is_owner(self) -> bool:
@@ -59,7 +62,7 @@ def service(hub: Hub) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def callers(hub: Hub) -> list[Caller]:
+def callers(hub: Hub, things: dict[str, str], running_job: dict[str, str]) -> list[Caller]:
     hub.add_admin("warden")
     alone = [
         Caller(
@@ -81,19 +84,40 @@ def callers(hub: Hub) -> list[Caller]:
         Caller("an admin", hub.make_token("warden"), rights=ALL | {"admin"}),
         Caller("a service", hub.ci_token),
         Caller("prometheus", hub.metrics_token, rights=frozenset({"metrics"})),
+        Caller(
+            "another job of hers", running_job["token"], rights=frozenset({"submit", "read"}), is_job=True
+        ),
+        Caller("an ended job of hers", things["token"], is_known=False),
     ]
+
+
+@pytest.fixture(scope="module")
+def running_job(hub: Hub, service: Service) -> Iterator[dict[str, str]]:
+    """A job of Alice's that runs, and its own token."""
+    with connect(service, hub.make_token("alice")) as alice:
+        command = ["sh", "-c", "echo $KBATCH_JOB_TOKEN; exec sleep 600"]
+        job_id = alice.post("api/v1/jobs", json={"name": "runs", "command": command}).json()["id"]
+        token = wait_until(lambda: read_log(alice, job_id))
+        yield {"job": job_id, "token": token}
+        alice.post(f"api/v1/jobs/{job_id}/cancel")
+
+
+def read_log(client: httpx.Client, job_id: str) -> str:
+    answer = client.get(f"api/v1/jobs/{job_id}/logs")
+    return answer.text.strip() if answer.status_code == 200 else ""
 
 
 @pytest.fixture(scope="module")
 def things(hub: Hub, service: Service) -> dict[str, str]:
     """What of Alice's the paths name."""
     with connect(service, hub.make_token("alice")) as alice:
-        job_id = run_job(alice, "sh", "-c", "echo hello; echo x > $KBATCH_OUTPUT_DIR/result.txt")
+        job_id = run_job(alice, "sh", "-c", "echo $KBATCH_JOB_TOKEN; echo x > $KBATCH_OUTPUT_DIR/result.txt")
         [pod] = alice.get("pods", params={"job_name": job_id}).json()["items"]
         upload = alice.post(
             "api/v1/uploads", content=make_zip(), headers={"Content-Type": "application/zip"}
         ).json()["id"]
-    return {"job": job_id, "pod": pod["metadata"]["name"], "upload": upload}
+        token = wait_until(lambda: read_log(alice, job_id))
+    return {"token": token, "job": job_id, "pod": pod["metadata"]["name"], "upload": upload}
 
 
 def make_path(pattern: str, things: dict[str, str]) -> str:
@@ -113,6 +137,8 @@ def call(client: httpx.Client, method: str, path: str) -> int:
             options = {"files": {"file": make_zip()}}
     elif method == "post" and path.endswith("jobs"):
         options = {"json": {"name": "matrix", "command": ["true"]}}
+    elif path.endswith("/progress"):
+        options = {"json": {"done": 1}}
     with client.stream(method.upper(), path, **options) as answer:  # one of them has no end
         return answer.status_code
 
@@ -127,6 +153,10 @@ def expect(caller: Caller, needs: Needs, pattern: str) -> str:
         return "401"
     if caller.token is not None and not caller.has_access:
         return "403"
+    if caller.is_job:
+        # it may do little, and nothing of that with a job that is neither itself nor its own
+        may_not = not needs.admits_jobs or (pattern == "api/v1/jobs/?" and needs.action == "read")
+        return "403" if may_not else "404" if needs.whose in {"job", "own-job"} else "answer"
     if needs.action is not None and needs.action not in caller.rights:
         return "403"
     if needs.whose == "link":
@@ -140,7 +170,7 @@ def expect(caller: Caller, needs: Needs, pattern: str) -> str:
 def is_answer(status: int, pattern: str) -> bool:
     if pattern.startswith("cronjobs"):
         return status == 501
-    return status < 300 or (status == 409 and "/cancel" in pattern)
+    return status < 300 or (status == 409 and ("/cancel" in pattern or "/progress" in pattern))
 
 
 def test_every_route_declares_what_it_needs_and_whose_things_it_is_about():
@@ -194,6 +224,23 @@ def test_a_job_is_deleted_by_those_who_may_and_nobody_else(path, service, caller
             expected = expect(caller, Needs(action="cancel", whose="job"), path)
             assert (status < 300) if expected == "answer" else str(status) == expected, caller.name
             assert (alice.get(f"api/v1/jobs/{job_id}").status_code == 404) == (expected == "answer")
+
+
+OF_JOBS = {
+    ("api/v1/jobs/?", "post"),
+    ("api/v1/jobs/?", "get"),
+    ("api/v1/jobs/([^/]+)/?", "get"),
+    ("api/v1/jobs/([^/]+)/progress/?", "put"),
+}
+
+
+def test_what_a_job_may_do_with_its_own_token_is_known(service, running_job):
+    assert {(pattern, method) for pattern, method, needs in DECLARED if needs.admits_jobs} == OF_JOBS
+    for pattern, method in OF_JOBS:
+        path = make_path(pattern, running_job)
+        query = f"?parent={running_job['job']}" if path == "api/v1/jobs" and method == "get" else ""
+        with connect(service, running_job["token"]) as client:
+            assert call(client, method, path + query) < 300, pattern
 
 
 def test_the_end_of_a_login_that_nobody_began_lets_nobody_in(service):

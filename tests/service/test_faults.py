@@ -25,8 +25,9 @@ SETTLE_SECONDS = 90
 DISK_BYTES = 24 * 2**20
 A_FEW = ("submit.2", "launch.3", "launch.4", "launch.5", "archive.3", "cancel.5")
 """Those at which it matters what runs the jobs, and one of each phase; the cluster has all of them."""
-NOT_HERE = {"cancel.6"}
-"""A process that was told to end says itself that it has: it is not asked for again."""
+NOT_HERE = {"cancel.6", *(step for step in STEPS if step.startswith("token."))}
+"""A process that was told to end says itself that it has: it is not asked for again. And these jobs request
+no token of the hub: see test_job_tokens."""
 STEPS_HERE = (
     tuple(step for step in STEPS if step not in NOT_HERE)
     if os.environ.get("KBATCH_TEST_FAULTS") == "long"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
@@ -84,12 +85,17 @@ SERVER_VARIABLES = ("JPY_", "JUPYTERHUB_")
 """The beginnings of the variables with which a server finds the hub and may call it. A job has
 ``JUPYTERHUB_USER`` of them, and none of the server's secrets."""
 
-SIZE_VARIABLES = frozenset({"CPU_GUARANTEE", "CPU_LIMIT", "MEM_GUARANTEE", "MEM_LIMIT"})
-"""What JupyterHub tells a server about its size, for widgets that show it."""
-
-IMAGE_VARIABLES = frozenset({"JUPYTER_IMAGE", "JUPYTER_IMAGE_SPEC"})
-"""Variables that a job has, too: the launch adds them after the admin's, so they are not compared here."""
-
+LAUNCH_VARIABLES = frozenset(
+    {
+        # these are the same for a job, but the launch adds them after the admin's: see LaunchBuilder
+        "CPU_GUARANTEE",
+        "CPU_LIMIT",
+        "JUPYTER_IMAGE",
+        "JUPYTER_IMAGE_SPEC",
+        "MEM_GUARANTEE",
+        "MEM_LIMIT",
+    }
+)
 JOB_LABELS = "kbatch.jupyter.org/"
 """The beginning of the labels and annotations by which the service finds its jobs."""
 
@@ -132,29 +138,46 @@ async def make_server_pod(
 
     ``config`` has values of ``c.KubeSpawner``, ``user_options`` what the user chose on the spawn page.
     """
+    settings = Config()
+    # deep copies: KubeSpawner changes its configuration in place when it applies a profile
+    settings.KubeSpawner.update(copy.deepcopy(dict(config)))
+    if profile_list is not None:
+        settings.KubeSpawner.profile_list = copy.deepcopy(profile_list)
+    with _make_spawner(settings, user, groups=groups, user_options=dict(user_options or {})) as spawner:
+        await spawner.load_user_options()
+        pod = await spawner.get_pod_manifest()
+    return to_json(pod)
+
+
+def expand_template(template: str, user: str, server: str = "", *, scheme: str = "safe") -> str:
+    """Return a template as KubeSpawner fills it in for a user's server, which may have a name."""
+    settings = Config()
+    settings.KubeSpawner.slug_scheme = scheme
+    named = SimpleNamespace(name=server, server=None)
+    with _make_spawner(settings, user, orm_spawner=named) as spawner:
+        filled: str = spawner._expand_user_properties(template)
+    return filled
+
+
+@contextmanager
+def _make_spawner(
+    settings: Config, user: str, *, groups: Sequence[str] = (), **options: Any
+) -> Iterator[Any]:
     owner = SimpleNamespace(
         name=user, id=USER_ID, url="/user/x/", groups=[SimpleNamespace(name=group) for group in groups]
     )
     hub = SimpleNamespace(
         public_host="", url="http://hub:8081/hub/", base_url="/hub/", api_url="http://hub:8081/hub/api"
     )
-    settings = Config()
-    # deep copies: KubeSpawner changes its configuration in place when it applies a profile
-    settings.KubeSpawner.update(copy.deepcopy(dict(config)))
-    if profile_list is not None:
-        settings.KubeSpawner.profile_list = copy.deepcopy(profile_list)
+    kube = kubespawner.spawner
     with (
-        mock.patch.object(kubespawner.spawner, "load_config"),
-        mock.patch.object(kubespawner.spawner, "shared_client"),
-        mock.patch.object(kubespawner.spawner.KubeSpawner, "_namespace_default", return_value=NAMESPACE),
+        mock.patch.object(kube, "load_config"),
+        mock.patch.object(kube, "shared_client"),
+        mock.patch.object(kube.KubeSpawner, "_namespace_default", return_value=NAMESPACE),
     ):
-        spawner = kubespawner.spawner.KubeSpawner(
-            config=settings, user=owner, hub=hub, user_options=dict(user_options or {}), api_token="t"
-        )
+        spawner = kube.KubeSpawner(config=settings, user=owner, hub=hub, api_token="t", **options)
         spawner.namespace = settings.KubeSpawner.get("namespace", NAMESPACE)
-        await spawner.load_user_options()
-        pod = await spawner.get_pod_manifest()
-    return to_json(pod)
+        yield spawner
 
 
 def to_json(model: Any) -> Pod:
@@ -207,7 +230,7 @@ def compare_server(pod: Pod) -> Pod:
     env = {
         name: each
         for name, each in _replace_references(server.get("env") or [], {}).items()
-        if not name.startswith(SERVER_VARIABLES) and name not in _NOT_COMPARED
+        if not name.startswith(SERVER_VARIABLES) and name not in LAUNCH_VARIABLES
     }
     return _without_empty(
         {
@@ -252,7 +275,7 @@ def compare_job(pod: Pod, env: Mapping[str, str]) -> Pod:
             "env": {
                 name: each
                 for name, each in (secret | _replace_references(listed, known)).items()
-                if not name.startswith((JOB_VARIABLES, *SERVER_VARIABLES)) and name not in _NOT_COMPARED
+                if not name.startswith((JOB_VARIABLES, *SERVER_VARIABLES)) and name not in LAUNCH_VARIABLES
             },
             "initContainers": [each for each in first if each not in extra],
             "extraContainers": extra,
@@ -283,9 +306,6 @@ async def compare(
     settings = {"image": kubespawner.spawner.KubeSpawner.image.default_value} | dict(config)
     job, env = await make_job_pod(user, settings, groups=groups, profile_list=profile_list, request=request)
     return compare_job(job, env), compare_server(server)
-
-
-_NOT_COMPARED = SIZE_VARIABLES | IMAGE_VARIABLES
 
 
 def _replace_references(variables: Sequence[Pod], known: Mapping[str, str]) -> dict[str, Pod]:

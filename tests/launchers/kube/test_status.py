@@ -14,6 +14,7 @@ from kbatch_server.jobs.config import JobConfig
 from kbatch_server.launchers.kube.job_objects import make_seen_status, make_timed_status, set_deadline
 from kbatch_server.launchers.kube.manifests.home import HOME_SCRIPT, NOT_FOUND_MESSAGE, wrap_command
 from kbatch_server.launchers.kube.manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
+from kbatch_server.launchers.kube.manifests.sidecar import KEEP_CONTAINER
 from kbatch_server.launchers.kube.reflector import Seen, trim_pod
 from kbatch_server.launchers.kube.status import sentences
 from kbatch_server.launchers.kube.status.events import Event
@@ -469,8 +470,8 @@ def test_a_container_that_the_cluster_added_does_not_keep_a_job_running(
     seen = make_timed_status(make_seen(job(), lingering), spec, timedelta(seconds=1))
     assert (seen.status, seen.reason, seen.exit_code) == (Status.RUNNING, "SidecarRunning", code)
     assert seen.message == (
-        "The command has ended, but the container istio-proxy, which the cluster added to the pod, is "
-        "still running. The service will stop the pod soon."
+        "The command has ended, but the container istio-proxy, which is not the job's own, is still running. "
+        "The service will stop the pod soon."
     )
     assert seen.finish_at == moment(5, 21)
     spec = JobSpec(image=IMAGE, sidecar_timeout_seconds=0)
@@ -481,6 +482,25 @@ def test_a_container_that_the_cluster_added_does_not_keep_a_job_running(
     assert make_status(job(), [running], []).finish_at is None
     lingering["metadata"]["deletionTimestamp"] = at(6)
     assert make_status(job(), [lingering], []).reason == "Terminating"
+
+
+def test_an_extra_container_is_stopped_only_after_the_results_were_sent() -> None:
+    ended = pod("Running", terminated(0, "Completed", finished=5))
+    ended["spec"]["initContainers"] = [
+        {"name": name, "restartPolicy": "Always"} for name in ("proxy", KEEP_CONTAINER)
+    ] + [{"name": "prepare"}]
+    keeping = {"name": KEEP_CONTAINER, "state": RUNNING}
+    proxy = {"name": "proxy", "state": RUNNING}
+    ended["status"]["initContainerStatuses"] = [{"name": "prepare", "state": terminated(0)}, proxy, keeping]
+    spec = JobSpec(image=IMAGE, sidecar_timeout_seconds=20)
+    seen = make_timed_status(make_seen(job(), ended), spec, timedelta())
+    assert (seen.reason, seen.finish_at) == ("KeepingOutputs", None)
+    keeping["state"] = terminated(0, "Completed", finished=7)
+    seen = make_timed_status(make_seen(job(), ended), spec, timedelta())
+    assert (seen.reason, seen.finish_at) == ("SidecarRunning", moment(7, 20))
+    assert "container proxy, which is not the job's own" in seen.message
+    proxy["state"] = terminated(137, "Error", finished=8)
+    assert make_status(job(), [ended], []).finish_at is None
 
 
 def make_seen(found: Manifest, *pods: Manifest) -> Seen:

@@ -58,6 +58,7 @@ export const FIELDS: Field[] = [
   { name: "retries", label: "Retries", input: { placeholder: "0", read: Number } },
   { name: "priority", label: "Priority", input: { label: "Priority among your jobs", placeholder: "0", read: Number } },
   { name: "queue_name", label: "Queue" },
+  { name: "hub_scopes", label: "Hub scopes", show: (value) => String(value).replaceAll(",", ", ") || null },
   // the job's page has it at its top
   { name: "description", label: "Description", show: () => null, input: { maxlength: 4096 } },
 ];

@@ -91,6 +91,7 @@ export interface Job {
   retry_backoff: "exponential" | "fixed";
   active_deadline_seconds: number | null;
   priority: number;
+  hub_scopes: string[];
   queue_name: string | null;
   reason: string;
   message: string;
@@ -108,6 +109,9 @@ export interface Job {
     [k: string]: string;
   };
   outputs: JobOutputs | null;
+  parent: string | null;
+  children: number;
+  progress: JobProgress | null;
 }
 export interface NotebookOutput {
   path: string;
@@ -127,6 +131,12 @@ export interface JobOutputs {
   omitted_size: number;
   message: string;
   pod: string;
+}
+export interface JobProgress {
+  done: number | null;
+  total: number | null;
+  message: string;
+  at: string;
 }
 export interface JobBrief {
   id: string;
@@ -187,6 +197,7 @@ export interface JobRequest {
   retry_backoff?: "exponential" | "fixed";
   active_deadline_seconds?: number | null;
   priority?: number;
+  hub_scopes?: string[];
   queue_name?: string | null;
 }
 export interface NotebookInput {
@@ -288,6 +299,11 @@ export interface UnlistedChoice {
 export interface ProfileList {
   items: Profile[];
 }
+export interface ProgressRequest {
+  done?: number | null;
+  total?: number | null;
+  message?: string;
+}
 export interface Queue {
   reason: string;
   message: string;
@@ -357,4 +373,4 @@ export interface Version {
 export const STATUSES: Status[] = ["queued","pending","running","succeeded","failed","cancelled"];
 
 /** The names of all fields of a request. */
-export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","profile_options","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","queue_name"];
+export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","profile_options","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","queue_name"];

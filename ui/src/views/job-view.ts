@@ -1,13 +1,14 @@
 // One job: what became of it and why, its timeline, log, results, attempts, and what was asked for.
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, query as find, property, state } from "lit/decorators.js";
-import { clockTime, duration, exactTime, runSeconds } from "../format";
+import { clockTime, countJobs, duration, exactTime, runSeconds } from "../format";
 import { type Api, ApiError, isOver } from "../net/api";
 import { QUEUED_MS, repeatWhileVisible, watch } from "../net/events";
 import type { Attempt, Job, Step, Timeline, User } from "../net/schema";
 import "../log/log-view";
 import { describeNotebook } from "../fields/notebook";
 import "./outputs-view";
+import "./progress-bar";
 import "./request-view";
 import { tellProblem } from "../problem";
 import { navigate } from "../router";
@@ -58,6 +59,10 @@ export class JobView extends LitElement {
         -webkit-line-clamp: 3;
         -webkit-box-orient: vertical;
         overflow: hidden;
+      }
+      .progress,
+      .family {
+        margin-top: 0.5rem;
       }
       .message.failed {
         color: var(--kb-bad);
@@ -261,7 +266,23 @@ export class JobView extends LitElement {
       <div class="quiet small">${job.id}${isMine ? "" : ` · ${job.user}`}${job.description ? ` · ${job.description}` : ""}</div>
       ${job.notebook ? html`<div class="notebook">${describeNotebook(job.notebook)}</div>` : nothing}
       ${job.message ? html`<p class="message ${job.status}">${job.message}</p>` : nothing}
+      ${job.progress ? html`<kbatch-progress class="progress" .progress=${job.progress}></kbatch-progress>` : nothing}
+      ${this.renderFamily(job)}
     `;
+  }
+
+  /** Lead to the job that submitted this one, and to those that it has submitted. */
+  private renderFamily({ id, parent, children, user }: Job): TemplateResult | typeof nothing {
+    if (!parent && !children) return nothing;
+    const root = this.api.baseUrl;
+    const list =
+      user === this.user.name
+        ? `${root}?parent=${encodeURIComponent(id)}`
+        : `${root}admin?user=${encodeURIComponent(user)}&parent=${encodeURIComponent(id)}`;
+    return html`<div class="small family">
+      ${parent ? html`Submitted by the job <a href="${root}job/${encodeURIComponent(parent)}">${parent}</a>. ` : nothing}
+      ${children ? html`It has submitted <a href=${list}>${countJobs(children)}</a>.` : nothing}
+    </div>`;
   }
 
   private renderTimeline(job: Job): TemplateResult {

@@ -5,6 +5,7 @@ import { repeat } from "lit/directives/repeat.js";
 import { type Api, ApiError } from "../net/api";
 import { type Job, type JobCounts, type JobPage, STATUSES, type Status, type User } from "../net/schema";
 import "./bulk-actions";
+import "./progress-bar";
 import { age, count, duration, exactTime, runSeconds } from "../format";
 import { QUEUED_MS, repeatWhileVisible, watch } from "../net/events";
 import { tellProblem } from "../problem";
@@ -13,7 +14,7 @@ import { base } from "../styles";
 import { tableStyles } from "./table-styles";
 
 /** The parts of the URL that leave jobs out. */
-const FILTERS = ["status", "search", "tag", "user"];
+const FILTERS = ["status", "search", "tag", "user", "parent"];
 
 const PAGE_SIZES = [50, 100, 500];
 
@@ -134,6 +135,7 @@ export class JobsView extends LitElement {
         status: this.statuses,
         search: this.query.get("search"),
         tag: this.query.getAll("tag"),
+        parent: this.query.get("parent"),
         cursor: this.query.get("cursor"),
         limit: this.limit,
         user: this.owner,
@@ -222,7 +224,7 @@ export class JobsView extends LitElement {
         ${this.isLive ? nothing : html`<span class="quiet small" role="status">Reconnecting…</span>`}
         <a class="button primary" href="${this.api.baseUrl}submit">New job</a>
       </div>
-      ${this.renderFilters()} ${this.renderBulk(items)}
+      ${this.renderParent()} ${this.renderFilters()} ${this.renderBulk(items)}
       ${
         items.length
           ? this.renderTable(items)
@@ -240,6 +242,15 @@ export class JobsView extends LitElement {
     }
     if (this.everybody) return "No jobs yet.";
     return html`You have no jobs yet. <a href="${this.api.baseUrl}submit">Submit your first job.</a>`;
+  }
+
+  private renderParent(): TemplateResult | typeof nothing {
+    const parent = this.query.get("parent");
+    if (!parent) return nothing;
+    return html`<p class="small">
+      Jobs that <a href="${this.api.baseUrl}job/${encodeURIComponent(parent)}">${parent}</a> has submitted.
+      <button type="button" @click=${() => this.go({ parent: null })}>Show all jobs</button>
+    </p>`;
   }
 
   private renderFilters(): TemplateResult {
@@ -338,7 +349,11 @@ export class JobsView extends LitElement {
       <td class="where">${job.profile ?? job.image}</td>
       <td class="time"><time datetime=${job.created_at} title=${exactTime(job.created_at)}>${age(job.created_at, this.now)}</time></td>
       <td class="time">${seconds === null ? "" : duration(seconds)}</td>
-      <td class="message">${job.message}</td>
+      <td class="message">${job.message}${
+        job.progress && job.status === "running"
+          ? html`<kbatch-progress .progress=${job.progress}></kbatch-progress>`
+          : nothing
+      }</td>
     </tr>`;
   }
 

@@ -93,19 +93,37 @@ def get_wanted_limit(pods: Iterable[Manifest], spec: JobSpec) -> int:
 
 
 def find_strangers(pod: Manifest) -> list[str]:
-    """Return the containers that something else added and that have not ended when the command has.
+    """Return the containers that are not the job's own and have not ended when the job's command has.
 
-    They may run, or wait for an image that cannot be pulled. This excludes native sidecars, which Kubernetes
-    ends.
+    They may run, or wait for an image that cannot be pulled. Kubernetes ends native sidecars, in its order:
+    they are here only after the results were sent, if they ignore that they should end.
     """
     if pod.get("isGone") or "terminated" not in find_state(pod):
         return []
-    own = [
-        each["name"]
-        for each in pod["status"].get("containerStatuses") or []
-        if "terminated" not in (each.get("state") or {})
-    ]
-    return [name for name in own if name != MAIN_CONTAINER]
+    status = pod["status"]
+    left = [each["name"] for each in status.get("containerStatuses") or [] if _runs_on(each)]
+    if not is_keeping(pod):
+        left += [
+            each["name"]
+            for each in status.get("initContainerStatuses") or []
+            if _runs_on(each) and is_sidecar(pod, each["name"])
+        ]
+    return [name for name in left if name not in (MAIN_CONTAINER, KEEP_CONTAINER)]
+
+
+def _runs_on(status: Manifest) -> bool:
+    return "terminated" not in (status.get("state") or {})
+
+
+def is_sidecar(pod: Manifest, name: str) -> bool:
+    """Whether a container of the pod is a native sidecar, which Kubernetes ends after the others."""
+    return find_container(pod, name).get("restartPolicy") == "Always"
+
+
+def work_ended_at(pod: Manifest) -> datetime:
+    """Return when the pod's main container had ended and its results were sent, if it has any."""
+    finished = (find_state(pod, KEEP_CONTAINER).get("terminated") or {}).get("finishedAt")
+    return max(ended_at(pod), parse_time(finished)) if finished else ended_at(pod)
 
 
 def is_ending(pod: Manifest) -> bool:
@@ -189,8 +207,7 @@ def explain_failure(pod: Manifest) -> tuple[str, str]:
     for each in status.get("initContainerStatuses") or []:
         ended = (each.get("state") or {}).get("terminated")
         # how a sidecar ends says nothing about the job
-        is_sidecar = find_container(pod, each["name"]).get("restartPolicy") == "Always"
-        if ended and ended["exitCode"] and not is_sidecar:
+        if ended and ended["exitCode"] and not is_sidecar(pod, each["name"]):
             return _explain_init_failure(pod, each["name"], ended)
     ended = find_state(pod).get("terminated")
     if never_began(pod):

@@ -312,7 +312,7 @@ def strangers(names: Sequence[str]) -> str:
     """Explain what keeps a pod alive after its command has ended."""
     words, are = ("container", "is") if len(names) == 1 else ("containers", "are")
     return (
-        f"The command has ended, but the {words} {_join(list(names))}, which the cluster added to the pod, "
+        f"The command has ended, but the {words} {_join(list(names))}, which {are} not the job's own, "
         f"{are} still running. The service will stop the pod soon."
     )
 

@@ -37,6 +37,7 @@ from .pods import (
     parse_time,
     program_of,
     sort_pods,
+    work_ended_at,
 )
 
 
@@ -193,7 +194,7 @@ def _make_active(
                 reason="SidecarRunning",
                 message=sentences.strangers(strangers),
                 exit_code=exit_code_of(newest),
-                finish_at=ended_at(newest),
+                finish_at=work_ended_at(newest),
             )
         if is_keeping(newest):
             message = "The command has ended. Saving its results."
