@@ -34,8 +34,10 @@ c.KBatchServer.db_url = "sqlite:///{folder}/jobs.sqlite"
 c.FileStorage.root = "{folder}/storage"
 c.LocalProcessJobLauncher.root = "{folder}/jobs"
 c.JobConfig.image = "this-machine"
+c.KBatchServer.spawner_config = {spawner_config!r}
 c.JobConfig.environment = {{"PATH": {path!r}}}
 """
+SPAWNER_CONFIG = Path(__file__).parent / "spawner_config.py"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 JOB_SECONDS = 120
 USER = "demo"
@@ -57,7 +59,8 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         path = make_path(folder)
-        (folder / "kbatch_server_config.py").write_text(CONFIG.format(folder=folder, path=path))
+        config = CONFIG.format(folder=folder, path=path, spawner_config=str(SPAWNER_CONFIG))
+        (folder / "kbatch_server_config.py").write_text(config)
         return run(hub, once=options.once)
     except DemoFailed as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -129,6 +132,8 @@ def submit_example(kbatch_url: str, token: str) -> dict[str, Any]:
         "name": "hello",
         "command": ["python", "hello.py"],
         "upload": upload["id"],
+        "profile": "simulation",
+        "profile_options": {"size": "medium", "threads--unlisted-choice": "2"},
         "env": {"GREETING": "So long"},
         "description": "The demo's example",
     }

@@ -32,6 +32,7 @@ from .jobs.config import JobConfig
 from .jobs.profiles import Profiles
 from .jobs.secrets import Secrets
 from .jobs.service import Jobs
+from .jobs.spawner_config import load_spawner_config
 from .jobs.tokens import JobTokens
 from .jobs.watch import JobWatch
 from .keyring import BadKey, Keyring
@@ -105,6 +106,19 @@ class KBatchServer(Application):
     config_file = Unicode(
         CONFIG_FILE,
         help="""The configuration file (Python, ``c = get_config()``). If you name a file, it must exist.""",
+        config=True,
+    )
+
+    spawner_config = Unicode(
+        help="""The hub's own configuration file, ``jupyterhub_config.py``, or a file with values of
+        zero-to-jupyterhub (``.yaml`` or ``.json``): all of them, or those below ``singleuser``.
+
+        What it sets for servers is then the default for jobs: ``c.KubeSpawner.profile_list`` for
+        ``c.Profiles.profile_list``, and other traits of ``c.KubeSpawner`` and ``c.Spawner`` for those of the
+        same name in ``c.JobConfig``. The service's own configuration overrides it. The service runs the file
+        as the hub does, and ignores everything else in it. Volumes of the user's home are not taken. Empty
+        (the default): none.
+        """,
         config=True,
     )
 
@@ -279,6 +293,7 @@ class KBatchServer(Application):
             raise WrongSetting(f"{self.extra_args[0]}: unknown command; known: {', '.join(SUBCOMMANDS)}")
         self.init_config_file()
         self.init_logging()
+        self.init_spawner_config()
         self.init_keyring()
         self.init_store()
         self.init_jobs()
@@ -295,6 +310,7 @@ class KBatchServer(Application):
         server.cli_config = Config({key: said[key] for key in said if key != own})
         server.init_config_file()
         server.init_logging()
+        server.init_spawner_config()
         server.init_keyring()
         server.init_store()
         server.init_jobs()
@@ -318,6 +334,20 @@ class KBatchServer(Application):
     def init_logging(self) -> None:
         """Set up the log's format, also for Tornado and other libraries."""
         set_up_logging(self.log, as_json=self.log_json)
+
+    def init_spawner_config(self) -> None:
+        """Load what the hub's configuration sets for servers, below the service's own configuration."""
+        if not self.spawner_config:
+            return
+        path = Path(self.spawner_config)
+        if not path.is_file():
+            raise WrongSetting(f"KBatchServer.spawner_config: file not found: {self.spawner_config!r}")
+        defaults = load_spawner_config(path)
+        for name in defaults.ignored:
+            self.log.info("%s: a job has no use for %s: ignored", path, name)
+        config = defaults.config
+        config.merge(self.config)
+        self.config = config
 
     def init_keyring(self) -> None:
         """Read the keys from the environment or from their file."""

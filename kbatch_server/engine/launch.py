@@ -65,7 +65,7 @@ class LaunchBuilder(LoggingConfigurable):
         common = DEFAULT_ENVIRONMENT | _make_size_variables(job.spec)
         defaults = {name: value for name, value in common.items() if name not in taken}
         async with asyncio.timeout(FUNCTIONS_SECONDS):
-            of_admin = await self.profiles.get_environment(user, job.spec.profile)
+            of_admin = await self.profiles.get_environment(user, job.spec)
         environment = defaults | of_admin | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it

@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from traitlets import Callable, Dict, List, TraitError, Union, validate
+from traitlets import Callable, Dict, List, TraitError, Union, observe, validate
 from traitlets.config import LoggingConfigurable
 
 from ..errors import InvalidRequest
 from ..models.job import JobSpec, Profile
 from ..models.request import JobRequest
 from ..models.user import User
-from ..settings.checks import RENAMED_TRAITS
+from .choices import Chosen, TextChecks, choose, recall
 from .config import JobConfig
-from .spawner import make_spawner
+from .kubespawner import drop_mounts, take_traits
+from .overrides import fill_value, override
+from .profile_entries import (
+    UNLISTED,
+    ProfileEntry,
+    Unlisted,
+    WrongProfile,
+    find_default,
+    list_parts,
+    read_profiles,
+)
+from .spawner import JobSpawner, make_spawner, resolve
 
-ProfileEntry = dict[str, Any]
-"""One profile, in the admin's form."""
+MAX_CACHED = 256
+"""The number of profiles with choices of which the settings are kept."""
+
+
+@dataclass(frozen=True)
+class ServerChoice:
+    """What a server's ``user_options`` say, as a request has it, and in sentences what of it is gone."""
+
+    profile: str | None
+    profile_options: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 class Profiles(LoggingConfigurable):
     """Turns a request into the spec of a job, through the profile that it names or the default one."""
 
     profile_list = Union(
-        [List(Dict()), Callable()],
+        [List(Dict()), Dict(), Callable()],
         default_value=[],
-        help="""The profiles, like KubeSpawner's ``profile_list``: a list, or a function (which may be async)
-        that takes the user (with ``name`` and ``groups``) and returns one.
+        help="""The profiles: KubeSpawner's ``profile_list``, which can be used as it is.
+
+        A list; a dict, whose values are taken in the order of its keys; or a function, which may be async,
+        that takes a spawner (with ``user.name``, ``user.groups`` and ``user_options``) and returns one of
+        both. See also ``KBatchServer.spawner_config``.
 
         Each profile is a dict with ``display_name`` and, optionally, ``slug`` (the name that users type; by
         default derived from ``display_name``), ``description``, ``default`` (True for the profile of jobs
-        that name none) and ``kbatch_override``: values for traits of JobConfig, for the jobs with this
+        that name none; by default the first one), ``kubespawner_override`` (values for traits of
+        KubeSpawner; those that only a server needs are ignored), ``profile_options`` (what users choose:
+        see docs/profiles.md) and ``kbatch_override``: values for traits of JobConfig, for the jobs with this
         profile::
 
             c.Profiles.profile_list = [
@@ -44,113 +68,216 @@ class Profiles(LoggingConfigurable):
                                      "extra_resource_limits": {"nvidia.com/gpu": "1"},
                                      "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}},
             ]
+
+        A dict is merged into the value of its trait, and None in it removes a key. Any other value replaces
+        the trait's. A value may be a function that takes the spawner.
         """,
         config=True,
     )
 
     @validate("profile_list")
     def _validate_profile_list(self, proposal: Any) -> Any:
-        if isinstance(proposal["value"], list):
-            for entry in proposal["value"]:
-                self._check_entry(entry)
-            slugs = [_slug(entry) for entry in proposal["value"]]
-            if len(set(slugs)) < len(slugs):
-                raise TraitError(f"Profiles.profile_list: two profiles have the same slug; slugs: {slugs}")
+        if not callable(proposal["value"]):
+            try:
+                self._check_values(read_profiles(proposal["value"]))
+            except WrongProfile as error:
+                raise TraitError(f"Profiles.profile_list: {error}") from None
         return proposal["value"]
 
     def __init__(self, **kwargs: Any) -> None:
+        self._told: set[str] = set()
         super().__init__(**kwargs)
-        self._configs: dict[str | None, JobConfig] = {}
+        self._base = JobConfig(parent=self)
+        self._texts = TextChecks()
+        self._read_list()
+
+    @observe("profile_list")
+    def _read_list(self, change: Any = None) -> None:
+        self._configs: dict[Any, JobConfig] = {}
+        self._entries = () if callable(self.profile_list) else read_profiles(self.profile_list)
 
     async def list(self, user: User | None) -> Sequence[Profile]:
         """Return the profiles that this user may choose; without a user, those of all users."""
-        entries = await self._entries(user)
-        return [self._make_profile(entry) for entry in entries]
+        spawner = None if user is None else make_spawner(user)
+        entries = await self._list_entries(spawner)
+        default = find_default(entries)
+        return [await self._describe(entry, spawner, entry is default) for entry in entries]
 
     async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job, or raise InvalidRequest with the field."""
-        entry = self._find_entry(await self._entries(user), request.profile)
-        slug = None if entry is None else _slug(entry)
-        config = self._get_config(entry)
-        spec = config.make_spec(request, user=user.name, profile=slug)
-        return await config.call_functions(spec, make_spawner(user, {"profile": slug} if slug else None))
+        spawner = make_spawner(user, _make_user_options(request.profile, request.profile_options))
+        entry = _find_entry(await self._list_entries(spawner), request)
+        if entry is None:
+            return await self._base.call_functions(self._base.make_spec(request, user=user.name), spawner)
+        chosen = choose(entry, request.profile_options)
+        await self._texts.check(user.name, chosen)
+        try:
+            config = await self._get_config(entry, chosen, spawner)
+        except TraitError as error:
+            own = [each for each in chosen if each.own_text is not None]
+            if not own:
+                raise  # the admin's mistake, in what a function has returned
+            self.log.warning("profile %s: %s", entry.slug, error)
+            message = "is not valid for this profile"
+            raise InvalidRequest.of_field(f"profile_options.{own[-1].key}", message) from error
+        spec = config.make_spec(request, user=user.name, profile=entry.slug)
+        spec = spec.model_copy(update={"profile_options": {each.key: each.value for each in chosen}})
+        return await config.call_functions(spec, spawner)
 
-    async def get_environment(self, user: User, slug: str | None) -> dict[str, str]:
-        """Return the environment variables that the admin sets for the jobs of a profile.
+    async def get_environment(self, user: User, spec: JobSpec) -> dict[str, str]:
+        """Return the environment variables that the admin sets for a job, by its profile and its choices.
 
         They may be secret, so the service reads them when a job starts, and stores them nowhere. If the admin
-        has removed the profile since, it returns none.
+        has removed the profile since, these are the variables of all jobs.
         """
-        entries = await self._entries(user) if slug is not None else ()
-        entry = next((entry for entry in entries if _slug(entry) == slug), None)
-        return await self._get_config(entry).make_environment(
-            make_spawner(user, {"profile": slug} if slug else None)
-        )
+        spawner = make_spawner(user, _make_user_options(spec.profile, spec.profile_options))
+        entries = await self._list_entries(spawner) if spec.profile is not None else ()
+        entry = next((entry for entry in entries if entry.slug == spec.profile), None)
+        if entry is None:
+            return await self._base.make_environment(spawner)
+        config = await self._get_config(entry, recall(entry, spec.profile_options), spawner)
+        return await config.make_environment(spawner)
 
-    async def _entries(self, user: User | None) -> Sequence[ProfileEntry]:
+    async def read_user_options(self, user: User, user_options: Mapping[str, Any]) -> ServerChoice:
+        """Return the profile and the choices of a user's server, from its ``user_options`` on the hub.
+
+        They are checked again: anyone may send any to the hub, and the admin may have changed the profiles
+        since. What is gone is replaced by the default, and said in ``problems``.
+        """
+        entries = await self._list_entries(make_spawner(user, dict(user_options)))
+        slug = user_options.get("profile")
+        entry = next((each for each in entries if each.slug == slug), None) if slug else find_default(entries)
+        if entry is None:
+            problem = [f"The server's profile {str(slug)[:100]!r} no longer exists."] if slug else []
+            return ServerChoice(None, problems=problem)
+        options: dict[str, str] = {}
+        problems = []
+        for name, option in entry.options.items():
+            wanted = {
+                key: user_options[key] for key in (f"{name}--{UNLISTED}", name) if user_options.get(key)
+            }
+            one = entry.model_copy(update={"options": {name: option}})
+            try:
+                if not all(isinstance(value, str) for value in wanted.values()):
+                    raise InvalidRequest("is not text")
+                chosen = choose(one, wanted)
+                await self._texts.check(user.name, chosen)
+            except InvalidRequest as error:
+                label = option.display_name or name
+                problems.append(f"The server's choice for {label!r} is no longer possible: {error.message}.")
+                continue
+            options |= {each.key: each.value for each in chosen}
+        return ServerChoice(entry.slug, options, problems)
+
+    async def _list_entries(self, spawner: JobSpawner | None) -> Sequence[ProfileEntry]:
         if not callable(self.profile_list):
-            return tuple(self.profile_list)
-        if user is None:
-            return ()
-        entries: Any = self.profile_list(user)
-        if inspect.isawaitable(entries):
-            entries = await entries
-        return tuple(entries)
+            return self._entries
+        return () if spawner is None else read_profiles(await resolve(self.profile_list, spawner))
 
-    def _find_entry(self, entries: Sequence[ProfileEntry], slug: str | None) -> ProfileEntry | None:
-        if slug is None:
-            return next((entry for entry in entries if entry.get("default")), None)
-        for entry in entries:
-            if _slug(entry) == slug:
-                return entry
-        names = ", ".join(_slug(entry) for entry in entries) or "none"
-        raise InvalidRequest.of_field("profile", f"profile {slug!r} does not exist; available: {names}")
+    async def _get_config(
+        self, entry: ProfileEntry, chosen: Sequence[Chosen], spawner: JobSpawner | None
+    ) -> JobConfig:
+        """Return the JobConfig of a profile with choices; cached if it is always the same, as it is slow.
 
-    def _get_config(self, entry: ProfileEntry | None) -> JobConfig:
-        """Return the JobConfig of a profile; cached if the profiles are a list, as making it is slow."""
-        if callable(self.profile_list) and entry is not None:
-            return self._make_config(entry)
-        slug = None if entry is None else _slug(entry)
-        if slug not in self._configs:
-            self._configs[slug] = self._make_config(entry)
-        return self._configs[slug]
+        Without a spawner, functions among the values are left out.
+        """
+        is_fixed = not callable(self.profile_list) and not any(
+            each.own_text is not None or _has_functions(each.part) for each in chosen
+        )
+        key = (entry.slug, *((each.key, each.value) for each in chosen))
+        if is_fixed and not _has_functions(entry) and key in self._configs:
+            return self._configs[key]
+        values = await self._make_values(entry, chosen, spawner)
+        config = JobConfig(parent=self, **values)
+        if is_fixed and not _has_functions(entry):
+            if len(self._configs) >= MAX_CACHED:
+                self._configs.clear()
+            self._configs[key] = config
+        return config
 
-    def _make_config(self, entry: ProfileEntry | None) -> JobConfig:
-        return JobConfig(parent=self, **({} if entry is None else entry.get("kbatch_override", {})))
+    async def _make_values(
+        self, entry: ProfileEntry, chosen: Sequence[Chosen], spawner: JobSpawner | None
+    ) -> dict[str, Any]:
+        """Return the traits that a profile and choices override: the profile's first, then each choice's."""
+        values: dict[str, Any] = {}
+        homes: set[str] = set()
+        for part, text in [(entry, None), *((each.part, each.own_text) for each in chosen)]:
+            theirs = take_traits(part.kubespawner_override, homes=homes)
+            self._tell_ignored(theirs.ignored)
+            for name, value in [*theirs.values.items(), *part.kbatch_override.items()]:
+                if callable(value) and spawner is None:
+                    continue
+                value = value if text is None else fill_value(value, text)
+                value = await resolve(value, spawner) if spawner is not None else value
+                current = values[name] if name in values else getattr(self._base, name)
+                values[name] = override(current, value)
+        if homes and "volumes" in values:
+            mounts = values.get("volume_mounts", self._base.volume_mounts)
+            values["volume_mounts"] = drop_mounts(mounts, values["volumes"], homes)
+        return values
 
-    def _make_profile(self, entry: ProfileEntry) -> Profile:
-        config = self._get_config(entry)
+    async def _describe(self, entry: ProfileEntry, spawner: JobSpawner | None, is_default: bool) -> Profile:
+        config = await self._get_config(entry, recall(entry, {}), spawner)
         return Profile(
-            slug=_slug(entry),
-            display_name=entry["display_name"],
-            description=entry.get("description", ""),
-            default=bool(entry.get("default")),
+            slug=entry.slug,
+            display_name=entry.display_name,
+            description=entry.description or "",
+            default=is_default,
             image=config.image,
             cpu_limit=config.get_default("cpu_limit"),
             mem_limit=config.get_default("mem_limit"),
             extra_resource_limits=config.extra_resource_limits,
+            profile_options=[option.describe(name) for name, option in entry.options.items()],
         )
 
-    def _check_entry(self, entry: ProfileEntry) -> None:
-        """Reject at the start what would fail at a submit: a misspelled key, a value of the wrong type."""
-        unknown = set(entry) - {"display_name", "slug", "description", "default", "kbatch_override"}
-        if unknown or not isinstance(entry.get("display_name"), str):
-            raise TraitError(
-                "Profiles.profile_list: an entry must have display_name, and may have slug, description, "
-                "default and kbatch_override; unknown keys: "
-                f"{', '.join(sorted(map(str, unknown))) or 'none'}"
-            )
-        override = entry.get("kbatch_override", {})
-        strange = [name for name in override if not JobConfig.class_traits(config=True).get(name)]
-        if strange:
-            new_name = RENAMED_TRAITS["JobConfig"].get(strange[0])
-            raise TraitError(
-                f"Profiles.profile_list: {entry['display_name']!r}: JobConfig has no trait {strange[0]!r}"
-                + (f", which is now {new_name}: rename it in the configuration" if new_name else "")
-            )
-        self._make_config(entry)
+    def _check_values(self, entries: Sequence[ProfileEntry]) -> None:
+        """Reject at the start what would fail at a submit: a value of the wrong type for its trait."""
+        base = JobConfig(parent=self)
+        for entry in entries:
+            own: dict[str, Any] = {}
+            homes: set[str] = set()
+            for path, part in list_parts(entry):
+                values = dict(own)
+                theirs = take_traits(part.kubespawner_override, homes=homes)
+                self._tell_ignored(theirs.ignored)
+                for name, value in [*theirs.values.items(), *part.kbatch_override.items()]:
+                    if callable(value) or isinstance(part, Unlisted):
+                        continue
+                    values[name] = override(values.get(name, getattr(base, name)), value)
+                try:
+                    JobConfig(parent=self, **values)
+                except TraitError as error:
+                    where = f"profile {entry.display_name!r}: {path}".removesuffix(": ").removesuffix(".")
+                    raise WrongProfile(f"{where}: {error}") from None
+                own = own if path else values
+
+    def _tell_ignored(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self._told:
+                self._told.add(name)
+                self.log.info("Profiles.profile_list: a job has no use for KubeSpawner's %s: ignored", name)
 
 
-def _slug(entry: ProfileEntry) -> str:
-    derived = re.sub(r"[^a-z0-9]+", "-", entry["display_name"].lower()).strip("-")
-    return str(entry.get("slug") or derived)
+def _find_entry(entries: Sequence[ProfileEntry], request: JobRequest) -> ProfileEntry | None:
+    """Return the profile of a request, or the default one; None if there are none. Raises InvalidRequest."""
+    if request.profile is None:
+        if not entries and request.profile_options:
+            raise InvalidRequest.of_field("profile_options", "cannot be set: there are no profiles")
+        return find_default(entries)
+    for entry in entries:
+        if entry.slug == request.profile:
+            return entry
+    names = ", ".join(entry.slug for entry in entries) or "none"
+    raise InvalidRequest.of_field(
+        "profile", f"profile {request.profile!r} does not exist; available: {names}"
+    )
+
+
+def _make_user_options(profile: str | None, options: Mapping[str, str]) -> dict[str, str]:
+    """Return a choice in the form that KubeSpawner gives to an admin's functions."""
+    return {**({} if profile is None else {"profile": profile}), **options}
+
+
+def _has_functions(part: Any) -> bool:
+    values = [*part.kubespawner_override.values(), *part.kbatch_override.values()]
+    return any(callable(value) for value in values)

@@ -53,6 +53,37 @@ MAX_RETRY_DELAY_SECONDS = 600.0
 """The maximum of a doubling delay, in Kubernetes and here."""
 
 
+class ProfileChoice(BaseModel):
+    """One of the choices for an option of a profile."""
+
+    name: str
+    """What a request says."""
+    display_name: str
+    default: bool = False
+
+
+class UnlistedChoice(BaseModel):
+    """How users may enter a choice of their own."""
+
+    display_name: str
+    """The label of the text field."""
+    display_name_in_choices: str
+    """The label among the choices, such as ``Other...``."""
+    validation_regex: str | None = None
+    """A regular expression of Python's that the whole text must match."""
+    validation_message: str = ""
+    """What the text must be, in words."""
+
+
+class ProfileOption(BaseModel):
+    """A part of a profile that users choose, such as the image."""
+
+    name: str
+    display_name: str
+    choices: list[ProfileChoice] = Field(default_factory=list)
+    unlisted_choice: UnlistedChoice | None = None
+
+
 class Profile(BaseModel):
     """One entry of the admin's ``profile_list``, as users see it."""
 
@@ -61,9 +92,11 @@ class Profile(BaseModel):
     description: str = ""
     default: bool = False
     image: str
+    """The image, with the default of each option, as are the limits."""
     cpu_limit: float | None = None
     mem_limit: int | None = None
     extra_resource_limits: dict[str, str] = Field(default_factory=dict)
+    profile_options: list[ProfileOption] = Field(default_factory=list)
 
 
 class JobSpec(RequestedSpec):

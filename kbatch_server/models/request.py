@@ -36,6 +36,12 @@ MAX_WORDS = 5000
 
 MAX_TAGS = 32
 
+MAX_OPTIONS = 64
+"""Maximum number of options of a profile that a request may set."""
+
+MAX_CHOICE_LENGTH = 512
+"""Maximum length of a choice, which may be text of the user's own, such as an image's name."""
+
 MAX_HUB_SCOPES = 20
 
 RETRY_DELAY_SECONDS = 10.0
@@ -166,6 +172,13 @@ class JobRequest(BaseModel):
     files in the working folder. Default: ``workdir`` for a notebook of the upload, otherwise ``outputs``."""
     image: Annotated[Text, Field(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
     profile: Annotated[Text, Field(min_length=1, max_length=253)] | None = None
+    profile_options: Annotated[
+        dict[Text, Annotated[Text, Field(max_length=MAX_CHOICE_LENGTH)]],
+        Field(max_length=MAX_OPTIONS),
+        at_most(MAX_OPTIONS, "options"),
+    ] = Field(default_factory=dict)
+    """The choice for each option of the profile, by the option's name; text of the user's own, where the
+    profile allows it, by ``NAME--unlisted-choice``. Other options have their default."""
     env: Variables = Field(default_factory=dict)
     secret_env: SecretVariables = Field(default_factory=dict)
     """Variables whose values are secrets of the user: for each variable the name of the secret."""
@@ -259,6 +272,8 @@ class RequestedSpec(BaseModel):
     secret_env: dict[str, str] = Field(default_factory=dict)
     secret_files: dict[str, str] = Field(default_factory=dict)
     registry_secrets: list[str] = Field(default_factory=list)
+    profile_options: dict[str, str] = Field(default_factory=dict)
+    """The choice for each option of the profile, defaults included."""
     upload: str | None = None
     working_dir: str | None = None
     """The folder of the code in which the command runs; None: the top folder."""

@@ -42,6 +42,37 @@ c.Profiles.profile_list = [
         "description": "When it has to be done today",
         "kbatch_override": {{"cpu_limit": 8, "mem_limit": "16G"}},
     }},
+    {{
+        "display_name": "Simulation",
+        "profile_options": {{
+            "model": {{
+                "display_name": "Model",
+                "choices": {{
+                    "fine": {{
+                        "display_name": "Fine grid",
+                        "kubespawner_override": {{"environment": {{"GRID": "1"}}}},
+                    }},
+                    "coarse": {{
+                        "display_name": "Coarse grid",
+                        "default": True,
+                        "kubespawner_override": {{"environment": {{"GRID": "9"}}}},
+                    }},
+                }},
+                "unlisted_choice": {{
+                    "enabled": True,
+                    "display_name": "Size of the grid",
+                    "display_name_in_choices": "Another…",
+                    "validation_regex": "[0-9]+ km",
+                    "validation_message": "A number of kilometres, like 5 km.",
+                    "kubespawner_override": {{"environment": {{"GRID": "{{value}}"}}}},
+                }},
+            }},
+            "season": {{
+                "display_name": "Season",
+                "choices": {{"dry": {{"display_name": "Dry"}}, "wet": {{"display_name": "Wet"}}}},
+            }},
+        }},
+    }},
 ]
 """
 

@@ -476,3 +476,58 @@ def test_results_that_did_not_fit_are_named_on_the_jobs_page(site, page):
     expect(page.find("kbatch-outputs li")).to_have_count(5)
     expect(page.find("kbatch-outputs li").first).to_contain_text("1021")
     page.shoot("job-results-cut")
+
+
+def test_the_options_of_a_profile_are_chosen_as_on_the_spawn_page(site, page):
+    model, season = page.page.get_by_label("Model"), page.page.get_by_label("Season")
+    page.page.get_by_label("Name", exact=True).fill("grid")
+    page.page.get_by_label("Command").fill("sh -c 'echo the grid is $GRID'")
+    expect(model).to_have_count(0)
+    page.page.get_by_label("Simulation").check()
+    expect(model).to_have_value("coarse")  # the default, not the first
+    assert model.locator("option").all_inner_texts() == ["Fine grid", "Coarse grid", "Another…"]
+    expect(season).to_have_value("dry")
+    season.select_option("Wet")
+    model.select_option("Another…")
+    own = page.page.get_by_label("Size of the grid")
+    expect(page.find("kbatch-profile-options")).to_contain_text("A number of kilometres, like 5 km.")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("kbatch-profile-options .problem")).to_have_text(
+        "Enter a value, or choose one of the list."
+    )
+    expect(own).to_be_focused()
+    own.fill("far")
+    page.expected.append("400")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(page.find("kbatch-profile-options .problem")).to_have_text("A number of kilometres, like 5 km.")
+    expect(page.find("form")).to_contain_text("Check these fields: Profile options.")
+    page.shoot("submit-options")
+    own.fill("25 km")
+    page.page.get_by_role("button", name="Submit").click()
+    expect(status(page)).to_have_text("succeeded")
+    expect(page.find(".line .text", "the grid is 25 km")).to_have_count(1)
+    expect(page.find("kbatch-request")).to_contain_text("model: 25 km, season: wet")
+    page.shoot("job-options")
+    # again, with what was chosen, and something else
+    page.page.get_by_role("link", name="Run again with changes").click()
+    expect(own).to_have_value("25 km")
+    expect(season).to_have_value("wet")
+    model.select_option("Fine grid")
+    expect(own).to_have_count(0)
+    with page.page.expect_request("**/api/v1/jobs") as request:
+        page.page.get_by_role("button", name="Submit").click()
+    assert request.value.post_data_json["profile_options"] == {"model": "fine", "season": "wet"}
+    expect(page.find(".line .text", "the grid is 1")).to_have_count(1)
+
+
+def test_a_choice_that_is_gone_since_is_the_default_again(site, page):
+    made = {"name": "old", "command": ["true"], "profile": "simulation"}
+    job = site.client("alice").call("POST", "api/v1/jobs", status=201, json=made)
+    shown = json.dumps(job | {"profile_options": {"model": "gone", "season": "wet", "year": "2029"}})
+    page.page.route(f"**/api/v1/jobs/{job['id']}", lambda route: route.fulfill(body=shown))
+    page.go(f"submit?from={job['id']}")
+    expect(page.page.get_by_label("Season")).to_have_value("wet")
+    expect(page.page.get_by_label("Model")).to_have_value("coarse")
+    with page.page.expect_request("**/api/v1/jobs") as request:
+        page.page.get_by_role("button", name="Submit").click()
+    assert request.value.post_data_json["profile_options"] == {"season": "wet"}

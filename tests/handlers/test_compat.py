@@ -89,6 +89,21 @@ def test_the_profile_that_the_client_gets_is_the_one_that_it_sends():
     assert container["image"] == shown["image"]
 
 
+def test_options_of_a_profile_are_chosen_by_a_variable_that_the_job_does_not_get():
+    body = copy.deepcopy(SENT["0.5.0b1"]["profile"])
+    [container] = body["job"]["spec"]["template"]["spec"]["containers"]
+    variable = {"name": "KBATCH_PROFILE_OPTIONS", "value": '{"image": "next", "size--unlisted-choice": "7"}'}
+    container["env"] = [variable, {"name": "A", "value": "1"}]
+    request, _ = read(body)
+    assert request.profile_options == {"image": "next", "size--unlisted-choice": "7"}
+    assert request.env == {"A": "1"}
+    assert request.image is None
+    for wrong in ("image=next", "[1]", '{"image": 1}'):
+        variable["value"] = wrong
+        with pytest.raises(InvalidRequest, match=r"containers\[0\].env.KBATCH_PROFILE_OPTIONS"):
+            read(body)
+
+
 def test_what_differs_from_the_profile_is_asked_for():
     body = copy.deepcopy(SENT["0.5.0b1"]["profile"])
     container = body["job"]["spec"]["template"]["spec"]["containers"][0]
@@ -433,7 +448,7 @@ async def test_errors_say_detail(web, api):
 
 @pytest.mark.parametrize(
     ("web_settings", "shown"),
-    [({}, ["small", "large"]), ({"Profiles": {"profile_list": lambda user: PROFILE_LIST}}, [])],
+    [({}, ["small", "large"]), ({"Profiles": {"profile_list": lambda spawner: PROFILE_LIST}}, [])],
     ids=["of all users", "of each user"],
 )
 async def test_profiles_need_no_token_but_show_less_without(web, api, shown):

@@ -294,8 +294,9 @@ async def test_a_profile_that_is_not_there_is_refused_with_those_that_are():
 
 
 async def test_profiles_can_depend_on_the_user():
-    async def for_groups(user):
-        return [GPU] if "gpu-users" in user.groups else []
+    async def for_groups(spawner):
+        groups = [group.name for group in spawner.user.groups]
+        return [GPU] if "gpu-users" in groups else []
 
     profiles = Profiles(profile_list=for_groups)
     assert [profile.slug for profile in await profiles.list(ALICE)] == ["gpu"]
@@ -309,7 +310,8 @@ async def test_profiles_can_depend_on_the_user():
     "entry",
     [
         {"slug": "x"},
-        {"display_name": "x", "kubespawner_override": {}},
+        {"display_name": "x", "kubespawner_override": {"cpu_limits": 1}},
+        {"display_name": "x", "kubespawner_overide": {}},
         {"display_name": "x", "kbatch_override": {"cpu_limits": 1}},
         {"display_name": "x", "kbatch_override": {"cpu_limit": "many"}},
     ],
@@ -322,6 +324,7 @@ def test_a_misspelled_profile_is_refused_at_the_start(entry):
 async def test_a_profile_adds_to_the_environment_of_its_jobs():
     entry = {"display_name": "X", "slug": "x", "kbatch_override": {"environment": {"B": "2"}}}
     profiles = Profiles(profile_list=[entry], config=Config(JobConfig={"environment": {"A": "1"}}))
-    assert await profiles.get_environment(ALICE, "x") == {"B": "2"}
-    assert await profiles.get_environment(ALICE, None) == {"A": "1"}
-    assert await profiles.get_environment(ALICE, "removed") == {"A": "1"}
+    spec = JobSpec(image="x")
+    for profile, expected in [("x", {"A": "1", "B": "2"}), (None, {"A": "1"}), ("removed", {"A": "1"})]:
+        chosen = spec.model_copy(update={"profile": profile})
+        assert await profiles.get_environment(ALICE, chosen) == expected

@@ -123,7 +123,10 @@ def test_an_old_name_stops_the_start_with_the_new_one():
     ):
         check_config(Config(JobConfig={"labels": {"a": "b"}}), [JobConfig])
     override = {"display_name": "x", "kbatch_override": {"annotations": {}}}
-    with pytest.raises(TraitError, match="'annotations', which is now extra_annotations: rename it"):
+    with pytest.raises(
+        TraitError,
+        match=r"annotations: JobConfig has no such trait; it is now extra_annotations: rename it",
+    ):
         Profiles(profile_list=[override])
 
 
@@ -189,7 +192,10 @@ async def test_functions_know_the_user_and_may_be_async():
     profiles = Profiles(config=Config(JobConfig=config | {"environment": {"TOKEN": find_token, "N": "1"}}))
     spec = await profiles.make_spec(ALICE, ask())
     assert (spec.uid, spec.fs_gid) == (1000, None)
-    assert await profiles.get_environment(ALICE, None) == {"TOKEN": "{alice@example.com}", "N": "1"}
+    assert await profiles.get_environment(ALICE, JobSpec(image="x")) == {
+        "TOKEN": "{alice@example.com}",
+        "N": "1",
+    }
     assert "{alice" not in spec.model_dump_json(), "it may be secret"
 
 
@@ -220,4 +226,4 @@ async def test_a_mistake_in_a_function_is_not_the_users(settings, message):
 async def test_a_function_for_a_variable_must_return_text():
     profiles = Profiles(config=Config(JobConfig={"environment": {"A": lambda spawner: ["x"]}}))
     with pytest.raises(TypeError, match=r"JobConfig\.environment\['A'\]: the function must return a string"):
-        await profiles.get_environment(ALICE, None)
+        await profiles.get_environment(ALICE, JobSpec(image="x"))

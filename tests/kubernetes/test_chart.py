@@ -125,6 +125,18 @@ def test_it_makes_these_and_no_more(render: Render) -> None:
         ({"jobs": {"namespace": "x", "createNamespaces": True}}, "jobs.createNamespaces: is for"),
         ({"hub": {}}, "hub.apiToken or hub.existingSecret: one of them must be set"),
         ({"hub": {"apiToken": "x", "existingSecret": "x"}}, "hub.apiToken and hub.existingSecret: only"),
+        (
+            {"hub": {"apiToken": TOKEN, "existingValues": {"secret": "hub", "singleuser": {"uid": 1}}}},
+            "hub.existingValues: only one of",
+        ),
+        (
+            {
+                "hub": {"apiToken": TOKEN, "existingValues": {"secret": "hub"}},
+                "config": {"KBatchServer": {"spawner_config": "x"}},
+            },
+            "config.KBatchServer.spawner_config: is set by hub.existingValues",
+        ),
+        ({"hub": {"apiToken": TOKEN, "existingValues": {"secrets": "hub"}}}, "secrets"),
         ({"replicas": 2}, "replicas: 2, but SQLite is for one process: db.type must be postgresql"),
         ({"replicas": 2, "db": POSTGRESQL}, "replicas: 2, but the volume is for one node"),
         (
@@ -313,6 +325,32 @@ def test_the_service_reads_the_configuration_that_the_chart_mounts(
     assert config.SignedLinks.url_for_jobs == f"http://kbatch-server.jupyterhub.svc:80{PREFIX}"
     assert (server.bind_url, server.service_prefix) == ("http://0.0.0.0:8050", PREFIX)
     assert server.db_url == "sqlite:////srv/kbatch/jobs.sqlite"
+
+
+def test_the_hubs_own_values_are_defaults_for_jobs(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"image": {"name": "lab", "tag": "1"}, "uid": 1000, "profileList": [{"display_name": "A"}]}
+    made = render(hub={"apiToken": TOKEN, "existingValues": {"singleuser": values}})
+    server = read_configuration(made, tmp_path, monkeypatch)
+    assert server.spawner_config == "/etc/kbatch/hub-values.json"
+    server.spawner_config = str(tmp_path / "hub-values.json")
+    server.init_spawner_config()
+    assert (server.config.JobConfig.image, server.config.JobConfig.max_cpu_limit) == ("lab:1", 8)
+    assert server.config.Profiles.profile_list == [{"display_name": "A"}]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("secret", "secretName"), ("configMap", "name")])
+def test_they_may_be_in_a_secret_or_a_config_map(render: Render, kind: str, name: str) -> None:
+    made = render(hub={"apiToken": TOKEN, "existingValues": {kind: "hub", "key": "all.yaml"}})
+    [volume] = [each for each in made.pod["volumes"] if each["name"] == "hub-values"]
+    assert volume[kind] == {
+        name: "hub", "defaultMode": 0o440, "items": [{"key": "all.yaml", "path": "values.yaml"}]
+    }  # fmt: skip
+    [mount] = [each for each in made.pod["containers"][0]["volumeMounts"] if each["name"] == "hub-values"]
+    config = read_values(made)
+    assert config["KBatchServer"]["spawner_config"] == f"{mount['mountPath']}/values.yaml"
+    assert "hub-values" not in str(render().pod["volumes"])
 
 
 def test_the_configuration_of_the_values_wins_and_python_is_last(

@@ -217,6 +217,7 @@ IN_POD = {
     "collect": "which files are results",
     "image": "image",
     "profile": "the admin's profiles",
+    "profile_options": "the admin's profiles",
     "env": "environment",
     "secret_env": "own secrets",
     "secret_files": "own secrets",

@@ -22,6 +22,7 @@ from traitlets.config import Config
 from kbatch_server.app import CONFIGURABLES, KBatchServer, main
 from kbatch_server.commands.gc import CollectGarbage
 from kbatch_server.commands.upgrade_db import UpgradeDB
+from kbatch_server.jobs.config import JobConfig
 from kbatch_server.settings.checks import RENAMED, WrongSetting, check_config
 from kbatch_server.settings.dotenv import KEYS
 from tests.support.service import Service
@@ -128,7 +129,14 @@ WRONG_IN_THE_FILE = {
     "override": (
         "c.Profiles.profile_list = [{'display_name': 'x', 'kbatch_override': {'cpu': 1}}]",
         "Profiles.profile_list",
-        "JobConfig has no trait 'cpu'",
+        "profile 'x': kbatch_override.cpu: JobConfig has no such trait",
+    ),
+    "spawner": ("c.KBatchServer.spawner_config = 'nothere.py'", "KBatchServer.spawner_config", "nothere.py"),
+    "program": (
+        "import pathlib\npathlib.Path('hub.py').write_text('import nothere')\n"
+        "c.KBatchServer.spawner_config = 'hub.py'",
+        "KBatchServer.spawner_config: hub.py, line 1",
+        "No module named 'nothere'; install the module here as well",
     ),
     "syntax": ("a = 1\nc.JobConfig.cpu_limit = (", "kbatch_server_config.py, line 2", "never closed"),
     "import": ("a = 1\nimport nothere", "kbatch_server_config.py, line 2", "nothere"),
@@ -208,6 +216,20 @@ def test_the_command_line_wins_over_the_file_the_file_over_the_environment_that_
     config(tmp_path, "c.KBatchServer.service_prefix = '/from/file'")
     assert make_server().service_prefix == "/from/file/"
     assert make_server("--KBatchServer.service_prefix=/from/line").service_prefix == "/from/line/"
+
+
+def test_what_the_hub_says_of_its_servers_comes_after_what_the_service_says_of_jobs(
+    make_server, tmp_path, capsys
+):
+    profiles = "c.KubeSpawner.profile_list = {'a': {'display_name': 'A'}}"
+    hub = "c = get_config()\nc.KubeSpawner.image = 'hub:1'\nc.KubeSpawner.cpu_limit = 3\n" + profiles
+    config(tmp_path, hub + "\nc.Spawner.default_url = '/lab'", "hub.py")
+    config(tmp_path, "c.KBatchServer.spawner_config = 'hub.py'\nc.JobConfig.image = 'file:1'")
+    server = make_server("--JobConfig.cpu_guarantee=1")
+    job = JobConfig(parent=server)
+    assert (job.image, job.cpu_limit, job.cpu_guarantee) == ("file:1", 3, 1)
+    assert server.profiles.profile_list == {"a": {"display_name": "A"}}
+    assert "hub.py: a job has no use for default_url: ignored" in capsys.readouterr().err
 
 
 def test_another_settings_file_is_read_instead_of_env(make_server, tmp_path, monkeypatch):

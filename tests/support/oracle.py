@@ -210,7 +210,7 @@ async def make_job_pod(
     owner = User(name=user, groups=tuple(groups))
     spec = await profiles.make_spec(owner, asked)
     job = Job(id=JOB_ID, user=user, name="job", spec=spec, created_at=datetime.now(UTC), groups=list(groups))
-    env = await profiles.get_environment(owner, spec.profile)
+    env = await profiles.get_environment(owner, spec)
     made = make_job(
         fill_templates(job, namespace=NAMESPACE, hub_namespace=NAMESPACE),
         # with HOME of its own a job is not given one, which is a job's own matter

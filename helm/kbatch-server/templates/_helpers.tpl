@@ -107,6 +107,13 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
 {{- end }}
 {{- end }}
 
+{{/* The file with zero-to-jupyterhub's values in the service's pod; empty if there are none. */}}
+{{- define "kbatch.hubValues" -}}
+{{- with .Values.hub.existingValues }}
+{{- if or .secret .configMap }}/etc/kbatch-hub/values.yaml{{ else if .singleuser }}/etc/kbatch/hub-values.json{{ end }}
+{{- end }}
+{{- end }}
+
 {{/* extraEnv as a list, be it one or a map. */}}
 {{- define "kbatch.extraEnv" -}}
 {{- if kindIs "slice" .Values.extraEnv }}{{ toYaml .Values.extraEnv }}
@@ -127,6 +134,10 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
 {{- if and (eq .Values.db.type "sqlite") .Values.db.existingSecret }}{{ fail "db.existingSecret: is for db.type postgresql" }}{{ end }}
 {{- if not (or (include "kbatch.hubToken" .) .Values.hub.existingSecret) }}{{ fail "hub.apiToken or hub.existingSecret: one of them must be set" }}{{ end }}
 {{- if and (include "kbatch.hubToken" .) .Values.hub.existingSecret }}{{ fail "hub.apiToken and hub.existingSecret: only one of them can be set" }}{{ end }}
+{{- with .Values.hub.existingValues }}
+{{- if gt (len (compact (list .secret .configMap (empty .singleuser | ternary "" "inline")))) 1 }}{{ fail "hub.existingValues: only one of secret, configMap and singleuser can be set" }}{{ end }}
+{{- end }}
+{{- if and (include "kbatch.hubValues" .) (hasKey (.Values.config.KBatchServer | default dict) "spawner_config") }}{{ fail "config.KBatchServer.spawner_config: is set by hub.existingValues" }}{{ end }}
 {{- if and .Values.keys.value .Values.keys.existingSecret }}{{ fail "keys.value and keys.existingSecret: only one of them can be set" }}{{ end }}
 {{- if and .Values.jobs.createNamespaces (not (include "kbatch.perUser" .)) }}{{ fail "jobs.createNamespaces: is for a jobs.namespace with {username}" }}{{ end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs: must name a gateway" }}{{ end }}
@@ -156,6 +167,9 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
 }}
 {{- if eq .Values.db.type "sqlite" }}
 {{- $_ := set $config.KBatchServer "db_url" "sqlite:////srv/kbatch/jobs.sqlite" }}
+{{- end }}
+{{- with include "kbatch.hubValues" . }}
+{{- $_ := set $config.KBatchServer "spawner_config" . }}
 {{- end }}
 {{- with .Values.jobs }}
 {{- if .restricted }}
@@ -187,6 +201,9 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
 {{- define "kbatch.configFiles" -}}
 kbatch_server_config.py: {{ .Files.Get "files/kbatch_server_config.py" | b64enc }}
 values.json: {{ include "kbatch.config" . | b64enc }}
+{{- with .Values.hub.existingValues.singleuser }}
+hub-values.json: {{ dict "singleuser" . | toJson | b64enc }}
+{{- end }}
 {{- range $name, $text := .Values.extraConfig }}
 extra-{{ $name }}.py: {{ $text | b64enc | quote }}
 {{- end }}

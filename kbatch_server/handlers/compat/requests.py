@@ -19,11 +19,15 @@ from ...errors import InvalidRequest
 from ...models.job import Profile
 from ...models.request import MAX_ENV_NAMES, MAX_WORDS, JobRequest
 from ...quantities import parse_quantity
-from ...validation import at_most, checked
+from ...validation import at_most, checked, parse_json
 
 PROFILE_KEY = "kbatch.jupyter.org/profile"
 """The key of the toleration with the profile's name: the client copies a profile's image, resources and
 tolerations, but not its name."""
+
+OPTIONS_VARIABLE = "KBATCH_PROFILE_OPTIONS"
+"""The variable with the choices for the profile's options, as JSON: the client has no other place for them.
+The job does not get it."""
 
 CONTAINER = "job.spec.template.spec.containers[0]"
 
@@ -176,6 +180,7 @@ def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, s
     metadata = body.job.metadata
     limits = container.resources.limits
     memory = _own_limit(limits.memory, profile.mem_limit if profile else None)
+    env = {variable.name: variable.value for variable in container.env}
     fields = {
         "name": metadata.name or (metadata.generate_name or "").rstrip("-"),
         "command": container.command,
@@ -183,7 +188,8 @@ def read_body(data: Any, profiles: Mapping[str, Profile]) -> tuple[JobRequest, s
         "working_dir": container.working_dir.removeprefix("/code").lstrip("/"),
         "image": None if profile is not None and profile.image == container.image else container.image,
         "profile": slug,
-        "env": {variable.name: variable.value for variable in container.env},
+        "profile_options": _read_options(env.pop(OPTIONS_VARIABLE, "")),
+        "env": env,
         "cpu_limit": _own_limit(limits.cpu, profile.cpu_limit if profile else None),
         "mem_limit": None if memory is None else int(memory),
         "retries": body.job.spec.backoff_limit,
@@ -202,6 +208,7 @@ def rename_fields(error: InvalidRequest) -> InvalidRequest:
     paths = {
         "name": "job.metadata.name",
         "profile": "job.spec.template.spec.tolerations[0].value",
+        "profile_options": f"{CONTAINER}.env.{OPTIONS_VARIABLE}",
         "cpu_limit": f"{CONTAINER}.resources.limits.cpu",
         "mem_limit": f"{CONTAINER}.resources.limits.memory",
         "retries": "job.spec.backoff_limit",
@@ -271,6 +278,17 @@ def make_limits(cpu: float | None, memory: int | None) -> dict[str, str]:
     if memory is not None:
         limits["memory"] = str(memory)
     return limits
+
+
+def _read_options(text: str) -> Any:
+    """Return the choices in the client's variable, or raise InvalidRequest of it."""
+    if not text:
+        return None
+    try:
+        return parse_json(text.encode())
+    except (InvalidRequest, UnicodeEncodeError):
+        message = 'must be JSON, like {"image": "stable"}'
+        raise InvalidRequest.of_field(f"{CONTAINER}.env.{OPTIONS_VARIABLE}", message) from None
 
 
 def _own_limit(asked: Any, given: float | None) -> float | None:

@@ -1,6 +1,7 @@
 // The fields of a job that are one text or number: how each is asked for in the form, and shown on the job's page.
 import { bytes, duration } from "../format";
 import { type Job, type JobRequest, REQUEST_FIELDS } from "../net/schema";
+import { type Choices, describeChoices } from "./profile-options";
 
 export interface Input {
   /** Where it is not the field's own. */
@@ -30,6 +31,11 @@ const readSize = (text: string) => (/^\d+$/.test(text) ? Number(text) : text);
 export const FIELDS: Field[] = [
   { name: "image", label: "Image", input: { hint: "Leave empty for the default.", isOfProfile: true } },
   { name: "profile", label: "Profile" },
+  {
+    name: "profile_options",
+    label: "Profile options",
+    show: (value) => describeChoices(value as unknown as Choices),
+  },
   { name: "cpu_limit", label: "CPU limit", input: { placeholder: "2", read: Number, isOfProfile: true } },
   {
     name: "mem_limit",

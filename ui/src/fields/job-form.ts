@@ -5,6 +5,7 @@ import { joinWords, splitWords } from "../words";
 import { INPUTS, listRequested } from "./job-fields";
 import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } from "./notebook";
 import type { Pair } from "./pairs-field";
+import { type Choices, checkChoices } from "./profile-options";
 import { listUses, makeSecretFields, SECRET_FIELDS, type SecretUse } from "./secret-uses";
 import { findTopFolder } from "./top-folder";
 import type { CodeFile } from "./zip";
@@ -17,6 +18,8 @@ export interface JobForm {
   command: string;
   inShell: boolean;
   profile: string;
+  /** What is chosen for the options of the profile, by what the request calls them; others have their default. */
+  choices: Choices;
   /** What was typed into the fields of `INPUTS`. */
   texts: Partial<Record<keyof JobRequest, string>>;
   env: Pair[];
@@ -45,6 +48,7 @@ export const emptyForm = (): JobForm => ({
   command: "",
   inShell: false,
   profile: "",
+  choices: {},
   texts: {},
   env: [],
   secrets: [],
@@ -61,7 +65,10 @@ export const emptyForm = (): JobForm => ({
 });
 
 /** The fields that have a part of the form of their own. */
-const PARTS = ["name", "command", "args", "notebook", "collect", "profile", "env", "upload", "working_dir", "tags"];
+const PARTS = [
+  ...["name", "command", "args", "notebook", "collect", "profile", "profile_options", "env", "upload", "working_dir"],
+  "tags",
+];
 
 /** What the form shows. */
 const SHOWN: string[] = [...PARTS, ...SECRET_FIELDS, ...INPUTS.map(({ name }) => name)];
@@ -91,6 +98,7 @@ export function makeForm(job: Job): JobForm {
     collects: job.collect === "workdir",
     inShell,
     profile: job.profile ?? "",
+    choices: job.profile_options,
     texts: Object.fromEntries(
       INPUTS.map(({ name, input }) => [name, job[name] ? (input.write ?? String)(job[name] as number) : ""]),
     ),
@@ -144,11 +152,12 @@ export async function takeFiles(form: JobForm, files: CodeFile[]): Promise<Parti
 
 /** Return the request, without the upload, and what is wrong with it as far as that is known here. */
 export function makeRequest(form: JobForm): { request: Request; problems: FieldError[] } {
-  const problems: FieldError[] = [];
+  const problems: FieldError[] = checkChoices(form.choices);
   const request: Request = {
     ...form.kept,
     name: form.name.trim(),
     profile: form.profile || undefined,
+    profile_options: form.choices,
     env: toMap(form.env),
     tags: toMap(form.tags),
     collect: form.collects === Boolean(form.notebook) ? undefined : form.collects ? "workdir" : "outputs",

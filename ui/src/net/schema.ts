@@ -88,6 +88,9 @@ export interface Job {
     [k: string]: string;
   };
   registry_secrets: string[];
+  profile_options: {
+    [k: string]: string;
+  };
   upload: string | null;
   working_dir: string | null;
   cpu_limit: number | null;
@@ -184,6 +187,9 @@ export interface JobRequest {
   collect?: ("outputs" | "workdir") | null;
   image?: string | null;
   profile?: string | null;
+  profile_options?: {
+    [k: string]: string;
+  };
   env?: {
     [k: string]: string;
   };
@@ -288,6 +294,24 @@ export interface Profile {
   extra_resource_limits: {
     [k: string]: string;
   };
+  profile_options: ProfileOption[];
+}
+export interface ProfileOption {
+  name: string;
+  display_name: string;
+  choices: ProfileChoice[];
+  unlisted_choice: UnlistedChoice | null;
+}
+export interface ProfileChoice {
+  name: string;
+  display_name: string;
+  default: boolean;
+}
+export interface UnlistedChoice {
+  display_name: string;
+  display_name_in_choices: string;
+  validation_regex: string | null;
+  validation_message: string;
 }
 export interface ProfileList {
   items: Profile[];
@@ -386,4 +410,4 @@ export interface Version {
 export const STATUSES: Status[] = ["queued","pending","running","succeeded","failed","cancelled"];
 
 /** The names of all fields of a request. */
-export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","env","secret_env","secret_files","registry_secrets","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","queue_name"];
+export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","profile_options","env","secret_env","secret_files","registry_secrets","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","queue_name"];

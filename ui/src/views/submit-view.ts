@@ -20,10 +20,21 @@ import "../fields/pairs-field";
 import "../fields/parameters-field";
 import { formStyles } from "../fields/form-styles";
 import type { Pair } from "../fields/pairs-field";
+import { type Choices, keepOffered } from "../fields/profile-options";
 import { SECRET_FIELDS, type SecretUse } from "../fields/secret-uses";
 import "../fields/secrets-field";
 import { type CodeFile, makeZip, TooLarge } from "../fields/zip";
-import type { Job, NotebookOutput, OutputList, Profile, ProfileList, Secret, SecretList, User } from "../net/schema";
+import type {
+  Job,
+  NotebookOutput,
+  OutputList,
+  Profile,
+  ProfileList,
+  ProfileOption,
+  Secret,
+  SecretList,
+  User,
+} from "../net/schema";
 import { sendUpload } from "../net/upload";
 import { tellProblem } from "../problem";
 import { navigate } from "../router";
@@ -39,14 +50,7 @@ const FOLDED: string[] = [...INPUTS.map(({ name }) => name), "tags"];
 
 /** The fields of a request that have a place in the form. */
 const PLACES = [
-  "name",
-  "upload",
-  "working_dir",
-  "profile",
-  "command",
-  "notebook",
-  "collect",
-  "env",
+  ...["name", "upload", "working_dir", "profile", "profile_options", "command", "notebook", "collect", "env"],
   ...SECRET_FIELDS,
   ...FOLDED,
 ];
@@ -163,6 +167,11 @@ export class SubmitView extends LitElement {
     }
   }
 
+  /** The options of the chosen profile; nothing if it is not known. */
+  private get options(): ProfileOption[] | undefined {
+    return this.profiles.find(({ slug }) => slug === this.form.profile)?.profile_options;
+  }
+
   private set(changes: Partial<JobForm>): void {
     this.form = { ...this.form, ...changes };
   }
@@ -194,6 +203,8 @@ export class SubmitView extends LitElement {
   private async submit(event: Event): Promise<void> {
     event.preventDefault();
     if (this.work) return;
+    // those of an earlier job may be gone
+    if (this.options) this.set({ choices: keepOffered(this.options, this.form.choices) });
     const { request, problems } = makeRequest(this.form);
     this.problems = problems;
     this.general = "";
@@ -406,7 +417,9 @@ export class SubmitView extends LitElement {
   /** Choose a profile: it has an image and sizes of its own, so those of another, or of the job before, go. */
   private chooseProfile(profile: Profile): void {
     const own = INPUTS.filter(({ input }) => input.isOfProfile).map(({ name }) => [name, ""]);
-    this.take("profile", { profile: profile.slug, texts: { ...this.form.texts, ...Object.fromEntries(own) } });
+    const texts = { ...this.form.texts, ...Object.fromEntries(own) };
+    this.take("profile", { profile: profile.slug, choices: {}, texts });
+    this.problems = this.problems.filter((each) => !isOf(each, "profile_options"));
   }
 
   private renderProfiles(): TemplateResult | typeof nothing {
@@ -430,6 +443,7 @@ export class SubmitView extends LitElement {
         })}
       </div>
       ${problem ? html`<div class="problem small" role="alert">${problem}</div>` : nothing}
+      ${this.renderChoices()}
     </fieldset>`;
   }
 
@@ -453,6 +467,19 @@ export class SubmitView extends LitElement {
       .problem=${problem}
       @change=${take}
     ></kbatch-secret-uses>`;
+  }
+
+  private renderChoices(): TemplateResult | typeof nothing {
+    const { options } = this;
+    if (!options?.length) return nothing;
+    const problems = this.problemsOf("profile_options");
+    return html`<kbatch-profile-options
+      problem=${problems.length ? "yes" : ""}
+      .options=${options}
+      .choices=${keepOffered(options, this.form.choices)}
+      .problems=${problems}
+      @change=${(event: CustomEvent<Choices>) => this.take("profile_options", { choices: event.detail })}
+    ></kbatch-profile-options>`;
   }
 
   private renderAdvanced(): TemplateResult {
