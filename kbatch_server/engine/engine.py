@@ -5,6 +5,7 @@ from __future__ import annotations
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
+from ..hooks import Hooks
 from ..jobs.profiles import Profiles
 from ..keyring import Keyring
 from ..launchers.base import JobLauncher
@@ -29,6 +30,7 @@ from .workqueue import WorkQueue
 class Engine(LoggingConfigurable):
     """Builds links, recorder, reconciler and the other parts, and connects them."""
 
+    hooks = Instance(Hooks, ())
     keyring = Instance(Keyring)
     launcher = Instance(JobLauncher)
     outputs = Instance(Outputs)
@@ -95,6 +97,7 @@ class Engine(LoggingConfigurable):
             launcher=self.launcher,
             builder=self._make_builder(),
             collector=collector,
+            hooks=self.hooks,
             queue=queue,
             scheduler=self._make_scheduler(),
             jobs=self.store.jobs,

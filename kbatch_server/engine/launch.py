@@ -8,6 +8,7 @@ from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from ..jobs.profiles import Profiles
+from ..jobs.spawner import make_spawner
 from ..launchers.base import Launch, LaunchRefused
 from ..models.job import Job
 from ..models.results import OutputLimits
@@ -56,6 +57,7 @@ class LaunchBuilder(LoggingConfigurable):
             env=environment,
             outputs_url=self.links.make_outputs_url(job) if job.spec.keep_outputs else None,
             output_limits=self.output_limits,
+            spawner=make_spawner(user, _get_user_options(job), job_id=job.id),
         )
         if job.spec.upload is None:
             return launch
@@ -65,3 +67,8 @@ class LaunchBuilder(LoggingConfigurable):
         if url is None:
             url = self.links.make_code_url(job, upload)
         return replace(launch, code_url=url, code_key=upload.key, code_sha256=upload.code_sha256)
+
+
+def _get_user_options(job: Job) -> dict[str, str]:
+    """Return what the user chose, as KubeSpawner's ``user_options`` have it."""
+    return {} if job.spec.profile is None else {"profile": job.spec.profile}

@@ -48,6 +48,8 @@ class Launch:
     """The SHA-256 of the ZIP, as hexadecimal digits."""
     output_limits: OutputLimits = field(default_factory=OutputLimits)
     """The limits on the files to send to ``outputs_url``."""
+    spawner: Any = None
+    """The job as the admin's functions for KubeSpawner see a spawner: ``jobs.spawner.JobSpawner``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -11,12 +10,14 @@ from typing import Any
 
 import traitlets
 from kubernetes.aio.config import ConfigException
-from traitlets import Bool, Float, TraitError, Unicode, default, validate
+from traitlets import Bool, Float, Instance, TraitError, Unicode, default, validate
 
+from ...errors import KBatchError, Unavailable
 from ...failpoints import reach
+from ...hooks import Hooks
 from ...models.job import Job, JobEvent, JobStatus
 from ...templates import fill_label
-from ..base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
+from ..base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNotFound, LogPiece
 from .apply import (
     check_is_same,
     end_pods,
@@ -34,6 +35,7 @@ from .manifests import job as manifests
 from .manifests.labels import USERNAME
 from .manifests.manifest import Manifest
 from .manifests.sidecar import explain_unsent
+from .pod_hook import modify_pod
 from .reflector import Reflector, Seen
 from .status.pods import START_PROBLEMS, find_state, find_strangers, is_ending, is_over, sort_pods
 
@@ -51,6 +53,8 @@ class KubeJobLauncher(JobLauncher):
     """
 
     runs_notebooks = True
+
+    hooks = Instance(Hooks, ())
 
     namespace = Unicode(
         help="""The namespace for jobs. Default: the environment variable POD_NAMESPACE, else the namespace of
@@ -103,13 +107,20 @@ class KubeJobLauncher(JobLauncher):
     modify_pod_hook: Any = traitlets.Callable(
         None,
         allow_none=True,
-        help="""A function that changes the pods of a job before the service creates its Job. It takes
-        (launcher, pod_template, job) and may be async. ``pod_template`` is a dict with ``metadata`` and
-        ``spec`` as in Kubernetes. The function may change this dict, or return another. The service sends the
-        result without further checks. Default: none. Example::
+        help="""A function that changes the pods of a job before the service creates its Job, as KubeSpawner's
+        hook changes that of a server. It takes (spawner, pod), and may be async.
 
-            def modify_pod_hook(launcher, pod_template, job):
-                pod_template["spec"]["runtimeClassName"] = "gvisor"
+        ``pod`` is a V1Pod of the Python package ``kubernetes`` (``kubernetes.client``), with the job's id as
+        its name. The function changes it and returns it; None means the same pod. The values of environment
+        variables are in the job's Secret, so the function does not see them. ``spawner`` has ``user.name``,
+        ``user.groups``, ``user_options`` (with ``profile``), ``job_id``, ``namespace`` and ``log``. The
+        function may add containers, volumes, labels and more, but must not remove a container, or change a
+        label of the service. An ``InvalidRequest`` that it raises fails the job with its message. After
+        another error, the launch is tried again later. ``Hooks`` has the time limit. Default: none. Example::
+
+            def modify_pod_hook(spawner, pod):
+                pod.spec.runtime_class_name = "gvisor"
+                return pod
 
             c.KubeJobLauncher.modify_pod_hook = modify_pod_hook
         """,
@@ -245,7 +256,7 @@ class KubeJobLauncher(JobLauncher):
             output_limits=launch.output_limits,
             code_sha256=launch.code_sha256,
         )
-        await self._modify_pod(manifest, job)
+        await self._modify_pod(manifest, job, launch.spawner)
         with launch_errors():
             if self.create_namespace:
                 await self._ensure_namespace(place.namespace, job.user)
@@ -371,14 +382,15 @@ class KubeJobLauncher(JobLauncher):
             found = await self.job_objects.find_job(place)
         return found if found is not None and manifests.is_launched(found) else None
 
-    async def _modify_pod(self, manifest: Manifest, job: Job) -> None:
+    async def _modify_pod(self, manifest: Manifest, job: Job, spawner: Any) -> None:
         if not self.modify_pod_hook:
             return
-        changed: Any = self.modify_pod_hook(self, manifest["spec"]["template"], job)
-        if inspect.isawaitable(changed):
-            changed = await changed
-        if changed is not None:
-            manifest["spec"]["template"] = changed
+        try:
+            await modify_pod(self.hooks, self.modify_pod_hook, manifest, job, spawner)
+        except Unavailable as error:
+            raise LauncherUnavailable(error.message) from error
+        except KBatchError as error:
+            raise LaunchRefused(error.reason, error.message) from error
 
     async def _ensure_namespace(self, name: str, user: str) -> None:
         manifest = manifests.make_namespace(name, user=user, instance=self.instance)
