@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -80,29 +80,34 @@ FIELDS = tuple(make_fields("user"))
 """The fields that a template may have."""
 
 
-def expand(template: Any, user: str) -> Any:
+def expand(template: Any, user: str, more: Mapping[str, str] | None = None) -> Any:
     """Return the template with the fields in all its strings filled in for a user.
 
     As for KubeSpawner, ``{{`` stands for ``{``, and a hyphen that an empty field leaves at the end goes.
-    What is no field stays as it is: ``find_problem`` reports it when the service starts.
+    What is no field stays as it is: ``find_problem`` reports it when the service starts. ``more`` are fields
+    beside those of the user.
     """
     if isinstance(template, str):
-        fields = make_fields(user)
+        fields = make_fields(user) if more is None else {**make_fields(user), **more}
         filled = _PARTS.sub(lambda part: _fill(part, fields), template)
         return filled if template.endswith("-") else filled.rstrip("-")
     if isinstance(template, Mapping):
-        return {key: expand(value, user) for key, value in template.items()}
+        return {key: expand(value, user, more) for key, value in template.items()}
     if isinstance(template, list):
-        return [expand(value, user) for value in template]
+        return [expand(value, user, more) for value in template]
     return template
 
 
-def find_problem(template: Any) -> str | None:
-    """Return what is wrong with a template, as a sentence; None if nothing is."""
+def find_problem(template: Any, more: Collection[str] = ()) -> str | None:
+    """Return what is wrong with a template, as a sentence; None if nothing is.
+
+    ``more`` are the names of fields beside those of the user.
+    """
+    names = (*FIELDS, *more)
     for text in _find_strings(template):
         for part in _PARTS.finditer(text):
-            if part[0] not in ("{{", "}}") and part[1] not in FIELDS:
-                known = ", ".join(f"{{{field}}}" for field in FIELDS)
+            if part[0] not in ("{{", "}}") and part[1] not in names:
+                known = ", ".join(f"{{{field}}}" for field in names)
                 return f"{text!r} has a brace without a known field; known: {known}; write {{{{ for a brace"
     return None
 

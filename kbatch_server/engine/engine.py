@@ -60,11 +60,14 @@ class Engine(LoggingConfigurable):
         self.leader = Leader(
             parent=self.parent,
             launcher=self.launcher,
-            parts=[self.reconciler.scheduler, Janitor(parent=self.parent, retention=self.retention)],
+            parts=[self.reconciler.scheduler, self._make_janitor()],
             reconciler=self.reconciler,
             recorder=self.recorder,
             store=self.store,
         )
+
+    def _make_janitor(self) -> Janitor:
+        return Janitor(parent=self.parent, launcher=self.launcher, retention=self.retention)
 
     def _make_builder(self) -> LaunchBuilder:
         return LaunchBuilder(

@@ -252,7 +252,8 @@ class Jobs(LoggingConfigurable):
         """Begin to forget a user: all jobs with their logs and results, all uploads, and the usage.
 
         From now on nobody can see these jobs, and running ones are cancelled. ``before`` keeps newer things,
-        which belong to a later user of that name. Repeating this is harmless. The audit record stays.
+        which belong to a later user of that name, as does the namespace. Repeating this is harmless. The
+        audit record stays. Raises Unavailable if the launcher cannot be told: then repeat it.
         """
         jobs = 0
         while job_ids := await self.store.retention.forget_jobs(name, before=before):
@@ -262,6 +263,11 @@ class Jobs(LoggingConfigurable):
         uploads = await self.store.retention.forget_uploads(name, before=before)
         entry = make_entry(Action.FORGET_USER, name, name, detail=f"{jobs} jobs, {uploads} uploads")
         await self.store.retention.forget_usage(name, audit=entry)
+        if before is None:
+            try:
+                await self.launcher.forget_user(name)
+            except LauncherUnavailable as error:
+                raise Unavailable(f"The user is forgotten except for the namespace: {error}") from error
         return ForgottenUser(name, jobs, uploads)
 
     async def audit(self, query: AuditQuery) -> AuditPage:

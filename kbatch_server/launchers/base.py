@@ -198,3 +198,24 @@ class JobLauncher(LoggingConfigurable):
     async def events(self, job: Job) -> list[JobEvent]:
         """Return the events of the job, oldest first; empty if the launcher has no events."""
         return []
+
+    @property
+    def keeps_users(self) -> bool:
+        """Whether it keeps something for a user beside the jobs, such as a namespace.
+
+        If so, it has ``list_owners``, ``forget_user`` and ``remove_forgotten``. Default: False.
+        """
+        return False
+
+    async def list_owners(self) -> set[str]:
+        """Return the users for whom it keeps something. Raises LauncherUnavailable."""
+        return set()
+
+    async def forget_user(self, user: str) -> None:
+        """Begin to remove what it keeps for a user who is forgotten; their jobs are removed one by one.
+
+        It may be called in another process than the leader. Raises LauncherUnavailable.
+        """
+
+    async def remove_forgotten(self) -> None:
+        """Remove what it keeps for forgotten users, once their jobs are gone. Repeated in the leader."""

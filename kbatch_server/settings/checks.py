@@ -20,6 +20,11 @@ RENAMED = {
 }
 """Old and new names of configurable classes."""
 
+RENAMED_TRAITS = {
+    "KubeJobLauncher.create_namespace": "KubeJobLauncher.create_user_namespaces",
+}
+"""Old and new names of traits."""
+
 
 class WrongSetting(Exception):
     """A setting is wrong: the message is one line that names it and says what it may be."""
@@ -46,6 +51,9 @@ def check_config(config: Config, classes: Iterable[type[Configurable]]) -> None:
             if issubclass(cls, known[section]):
                 traits |= cls.class_traits(config=True)
         for name, value in values.items():
+            new = RENAMED_TRAITS.get(f"{section}.{name}")
+            if new is not None:
+                raise WrongSetting(f"c.{section}.{name} is now c.{new}: rename it in the configuration")
             # reading c.Class.name in the file leaves an empty LazyConfigValue behind
             if name not in traits and not (isinstance(value, LazyConfigValue) and not value.to_dict()):
                 raise WrongSetting(f"c.{section}.{name}: unknown setting{_guess(name, traits)}")

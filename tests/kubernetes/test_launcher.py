@@ -466,8 +466,8 @@ async def test_a_namespace_for_each_user(
 ) -> None:
     launcher = KubeJobLauncher(
         kubeconfig=str(cluster.kubeconfig),
-        namespace=f"{namespace}-{{username}}",
-        create_namespace=True,
+        enable_user_namespaces=True,
+        user_namespace_template=f"{namespace}-{{username}}",
         instance=namespace,
         init_image=cluster.image,
     )
@@ -481,7 +481,7 @@ async def test_a_namespace_for_each_user(
         await wait_until(launcher, job, lambda seen: seen.status == Status.SUCCEEDED)
         assert await launcher.launch(job, Launch()) == job.state
         # where jobs run now does not matter to one that was launched
-        launcher.namespace = namespace
+        launcher.enable_user_namespaces = False
         assert await read(launcher, job) == "hello\n"
     finally:
         await launcher.stop()
