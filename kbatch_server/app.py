@@ -42,6 +42,7 @@ from .monitoring.health import Health
 from .monitoring.operations import Operations
 from .outputs.outputs import Outputs
 from .scheduling.pacer import LaunchPacer
+from .servers.hub import HubServers
 from .settings.checks import WrongSetting, check_config, check_url, describe_error
 from .settings.commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
 from .settings.dotenv import SettingsNotFound, get_storage_name, load_settings
@@ -58,6 +59,7 @@ from .web.throttle import Throttle
 CONFIGURABLES: list[type[Configurable]] = [
     HubAuthenticator,
     HubOAuth,
+    HubServers,
     JobConfig,
     Limits,
     Profiles,
@@ -335,6 +337,7 @@ class KBatchServer(Application):
         self.inflight = InflightRequests(parent=self)
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
+        self.servers = HubServers(parent=self)
         self.launcher = self.launcher_class(parent=self)
         if self.launcher.has_trait("storage"):
             self.launcher.storage = self.storage
@@ -344,6 +347,7 @@ class KBatchServer(Application):
             launcher=self.launcher,
             outputs=self.outputs,
             profiles=self.profiles,
+            servers=self.servers,
             inflight=self.inflight,
             uploads=self.uploads,
             storage=self.storage,
@@ -355,6 +359,7 @@ class KBatchServer(Application):
             launcher=self.launcher,
             limits=engine.limits,
             profiles=self.profiles,
+            servers=self.servers,
             reader=LogReader(
                 parent=self, recorder=engine.recorder, storage=self.storage, logs=self.store.logs
             ),
@@ -366,6 +371,7 @@ class KBatchServer(Application):
     def init_auth(self) -> None:
         """Make the part that asks the hub for the user of a request."""
         self.auth = HubAuthenticator(parent=self, base_url=self.service_prefix, keyring=self.keyring)
+        self.servers.hub_auth = self.auth.hub_auth
         if not self.auth.hub_auth.api_token:
             raise WrongSetting(
                 "JUPYTERHUB_API_TOKEN: must be set to this service's token (the hub sets it for a "
@@ -427,6 +433,8 @@ class KBatchServer(Application):
         server = self.listen()
         running.callback(server.close)
         running.push_async_callback(self.auth.close)
+        await self.servers.start()
+        running.push_async_callback(self.servers.stop)
         await self.storage.open()
         running.push_async_callback(self.storage.close)
         await self.store.open()

@@ -54,25 +54,31 @@ def fill_label(template: str, user: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def make_fields(user: str) -> Mapping[str, str]:
-    """Return what each field of a template stands for: a job is like the user's server without a name."""
-    safe = make_safe_name(user)
+def make_fields(user: str, server: str = "", *, scheme: str = "safe") -> Mapping[str, str]:
+    """Return what each field of a template stands for: a job is like the user's server without a name.
+
+    ``scheme`` is KubeSpawner's ``slug_scheme``: ``safe``, or ``escape`` for the names of older versions.
+    """
+    safe, safe_server = make_safe_name(user), make_safe_name(server) if server else ""
     # KubeSpawner joins the names of user and server where they fit, which leaves room for two hyphens
-    is_short = len(safe) + 2 <= MAX_NAME
-    safe_user_server = safe if is_short else _join_names(user, "")
-    escaped = make_escaped_name(user)
+    is_short = len(safe) + len(safe_server) + 2 <= MAX_NAME
+    joined = f"{safe}--{safe_server}" if server else safe
+    safe_user_server = joined if is_short else _join_names(user, server)
+    escaped, escaped_server = make_escaped_name(user), make_escaped_name(server)
+    escaped_user_server = f"{escaped}--{escaped_server}" if server else escaped
+    is_safe = scheme == "safe"
     return {
-        "username": safe,
-        "user_server": safe_user_server,
-        "servername": "",
+        "username": safe if is_safe else escaped,
+        "user_server": safe_user_server if is_safe else escaped_user_server,
+        "servername": safe_server if is_safe else escaped_server,
         "unescaped_username": user,
-        "unescaped_servername": "",
+        "unescaped_servername": server,
         "safe_username": safe,
-        "safe_servername": "",
+        "safe_servername": safe_server,
         "safe_user_server": safe_user_server,
         "escaped_username": escaped,
-        "escaped_servername": "",
-        "escaped_user_server": f"{escaped}--",
+        "escaped_servername": escaped_server,
+        "escaped_user_server": f"{escaped}--{escaped_server}",
     }
 
 
@@ -80,20 +86,20 @@ FIELDS = tuple(make_fields("user"))
 """The fields that a template may have."""
 
 
-def expand(template: Any, user: str) -> Any:
-    """Return the template with the fields in all its strings filled in for a user.
+def expand(template: Any, user: str, server: str = "", *, scheme: str = "safe") -> Any:
+    """Return the template with the fields in all its strings filled in for a user, or for a named server.
 
     As for KubeSpawner, ``{{`` stands for ``{``, and a hyphen that an empty field leaves at the end goes.
     What is no field stays as it is: ``find_problem`` reports it when the service starts.
     """
     if isinstance(template, str):
-        fields = make_fields(user)
+        fields = make_fields(user, server, scheme=scheme)
         filled = _PARTS.sub(lambda part: _fill(part, fields), template)
         return filled if template.endswith("-") else filled.rstrip("-")
     if isinstance(template, Mapping):
-        return {key: expand(value, user) for key, value in template.items()}
+        return {key: expand(value, user, server, scheme=scheme) for key, value in template.items()}
     if isinstance(template, list):
-        return [expand(value, user) for value in template]
+        return [expand(value, user, server, scheme=scheme) for value in template]
     return template
 
 

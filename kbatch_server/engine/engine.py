@@ -13,6 +13,7 @@ from ..logs.recorder import LogRecorder
 from ..outputs.outputs import Outputs
 from ..scheduling.pacer import LaunchPacer
 from ..scheduling.scheduler import Scheduler
+from ..servers.hub import HubServers
 from ..storage.base import Storage
 from ..store import Store
 from ..uploads.uploads import Uploads
@@ -33,6 +34,7 @@ class Engine(LoggingConfigurable):
     launcher = Instance(JobLauncher)
     outputs = Instance(Outputs)
     profiles = Instance(Profiles)
+    servers = Instance(HubServers, ())
     storage = Instance(Storage)
     store = Instance(Store)
     inflight = Instance(InflightRequests)
@@ -70,6 +72,7 @@ class Engine(LoggingConfigurable):
             links=self.links,
             output_limits=self.outputs.limits,
             profiles=self.profiles,
+            servers=self.servers,
             storage=self.storage,
             jobs=self.store.jobs,
             uploads=self.store.uploads,

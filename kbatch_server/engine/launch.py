@@ -11,7 +11,9 @@ from ..jobs.profiles import Profiles
 from ..launchers.base import Launch, LaunchRefused
 from ..models.job import Job
 from ..models.results import OutputLimits
+from ..models.server import HubServer, parse_reference
 from ..models.user import User
+from ..servers.hub import HubServers
 from ..storage.base import Storage
 from ..store.jobs import JobStore
 from ..store.uploads import UploadStore
@@ -34,6 +36,7 @@ class LaunchBuilder(LoggingConfigurable):
     links = Instance(SignedLinks)
     output_limits = Instance(OutputLimits, (), help="""How much of a job's files the job sends as results.""")
     profiles = Instance(Profiles)
+    servers = Instance(HubServers, ())
     storage = Instance(Storage)
     jobs = Instance(JobStore)
     uploads = Instance(UploadStore)
@@ -41,7 +44,8 @@ class LaunchBuilder(LoggingConfigurable):
     async def make_launch(self, job: Job) -> Launch:
         """Return the Launch of a job, for the launcher.
 
-        Raises StorageError if the storage does not respond, LaunchRefused if the environment is lost.
+        Raises StorageError if the storage does not respond, Unavailable if the hub does not, LaunchRefused if
+        the environment is lost.
         """
         own = await self.jobs.read_env(job.id) if job.has_env else {}
         if own is None:
@@ -56,6 +60,7 @@ class LaunchBuilder(LoggingConfigurable):
             env=environment,
             outputs_url=self.links.make_outputs_url(job) if job.spec.keep_outputs else None,
             output_limits=self.output_limits,
+            server=await self._find_server(job),
         )
         if job.spec.upload is None:
             return launch
@@ -65,3 +70,9 @@ class LaunchBuilder(LoggingConfigurable):
         if url is None:
             url = self.links.make_code_url(job, upload)
         return replace(launch, code_url=url, code_key=upload.key, code_sha256=upload.code_sha256)
+
+    async def _find_server(self, job: Job) -> HubServer | None:
+        """Return what the hub says of the server whose home the job mounts; None if it is not to be asked."""
+        if job.spec.home is None or not self.servers.is_available:
+            return None
+        return await self.servers.find(job.user, parse_reference(job.spec.home))

@@ -7,13 +7,13 @@ import re
 from functools import cache
 from typing import Any
 
-from . import audit, jobs, logs, outputs, pages, profiles, system, uploads, users, watch
+from . import audit, jobs, logs, outputs, pages, profiles, servers, system, uploads, users, watch
 from .base import NotFoundHandler
 from .compat import routes as kbatch
 from .openapi import make_openapi
 from .services import Services
 
-MODULES = (system, audit, users, uploads, watch, jobs, logs, outputs, profiles, kbatch, pages)
+MODULES = (system, audit, users, uploads, watch, jobs, logs, outputs, profiles, servers, kbatch, pages)
 
 
 def list_routes() -> list[tuple[str, Any]]:

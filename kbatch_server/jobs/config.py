@@ -15,6 +15,7 @@ from ..models.job import JobSpec
 from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest, RequestedSpec
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..templates import fill_label
+from .homeconfig import SET_LATER, HomeConfig
 from .podconfig import PodConfig
 
 
@@ -75,7 +76,7 @@ def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:
     return wanted
 
 
-class JobConfig(PodConfig):
+class JobConfig(HomeConfig, PodConfig):
     """The options of one job, as the admin set them. A profile can override each.
 
     Traits that KubeSpawner has too mean the same here. Strings in ``volumes``, ``volume_mounts``,
@@ -395,6 +396,7 @@ class JobConfig(PodConfig):
             "retry_delay_seconds": self._checked_retry_delay(request.retry_delay_seconds),
             "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
             "queue_name": self._checked_queue(request.queue_name, user, profile),
+            **self.check_home(request, keeps_outputs=self.keep_outputs),
         }
         return self._common_spec.model_copy(update=asked | checked)
 
@@ -451,6 +453,6 @@ class JobConfig(PodConfig):
 _LIMITED = {"cpu_guarantee", "mem_guarantee", "extra_resource_guarantees"}
 """What a job's own limits may lower."""
 
-_COPIED = tuple(sorted(set(JobSpec.model_fields) - set(RequestedSpec.model_fields) - _LIMITED))
+_COPIED = tuple(sorted(set(JobSpec.model_fields) - set(RequestedSpec.model_fields) - _LIMITED - SET_LATER))
 """The traits that every job has as they are."""
 """The traits that ``make_spec`` copies into a job's spec unchanged."""

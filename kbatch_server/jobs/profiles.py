@@ -81,6 +81,11 @@ class Profiles(LoggingConfigurable):
         entry = next((entry for entry in entries if _slug(entry) == slug), None)
         return dict(self._get_config(entry).environment)
 
+    async def may_have_home(self, user: User) -> bool:
+        """Return whether a user's job may have the home of a server, with some profile or without one."""
+        entries = await self._entries(user)
+        return any(self._get_config(entry).home != "none" for entry in (None, *entries))
+
     async def _entries(self, user: User | None) -> Sequence[ProfileEntry]:
         if not callable(self.profile_list):
             return tuple(self.profile_list)

@@ -22,14 +22,17 @@ from ..metrics import SUBMITTED
 from ..models.job import Job, JobEvent, JobSpec, Status
 from ..models.listing import JobPage, JobQuery
 from ..models.request import JobRequest
+from ..models.server import ServerJson, make_reference
 from ..models.summary import JobSummary
 from ..models.times import utcnow
 from ..models.user import ForgottenUser, User
 from ..scheduling.report import UsageJson, UsageReport
+from ..servers.hub import HubServers
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import Store
 from ..store.queuelimits import QueueLimits
+from .like import LikeServer, Taken
 from .profiles import Profiles
 from .watch import JobWatch, Reset, SeenChange
 
@@ -46,6 +49,7 @@ class Jobs(LoggingConfigurable):
     limits = Instance(Limits, ())
     profiles = Instance(Profiles)
     reader = Instance(LogReader)
+    servers = Instance(HubServers, ())
     usage_report = Instance(UsageReport)
     store = Instance(Store)
     watch = Instance(JobWatch)
@@ -53,6 +57,12 @@ class Jobs(LoggingConfigurable):
     @default("usage_report")
     def _default_standing(self) -> UsageReport:
         return UsageReport(limits=self.limits, records=self.store.queues, usage=self.store.usage)
+
+    like_server = Instance(LikeServer)
+
+    @default("like_server")
+    def _default_like_server(self) -> LikeServer:
+        return LikeServer(launcher=self.launcher, profiles=self.profiles, servers=self.servers)
 
     @default("watch")
     def _default_watch(self) -> JobWatch:
@@ -76,19 +86,20 @@ class Jobs(LoggingConfigurable):
         *,
         idempotency_key: str | None = None,
         rerun_of: str | None = None,
+        taken: Taken | None = None,
     ) -> tuple[Job, bool]:
         """Record a job and return it, durably stored, and whether it is new.
 
         If an earlier request had the same ``idempotency_key``, it returns that request's job. Raises
         InvalidRequest if the admin does not allow the request or it exceeds the user's limits as a whole,
         TooManyRequests if the user has too many queued jobs, NotFound if the upload is not the user's,
-        Conflict if another request had the key.
+        Conflict if another request had the key. A request that is like a server becomes a whole one first,
+        unless ``taken`` says what it has from there.
         """
+        asked = request
         if self.disk is not None:
             await self.disk.check(user.name)
-        if request.working_dir and request.upload is None:
-            raise InvalidRequest.of_field("working_dir", "requires upload: it names a folder in the code")
-        spec = await self.make_spec(user, request)
+        request, spec = await self._complete(user, request, taken)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
         job = Job(
@@ -105,8 +116,8 @@ class Jobs(LoggingConfigurable):
         request_hash = None
         if idempotency_key is not None:
             # without defaults: the defaults that a later version adds must not change the hash
-            asked = request.model_dump_json(exclude_defaults=True)
-            request_hash = hashlib.sha256(asked.encode()).hexdigest()
+            text = asked.model_dump_json(exclude_defaults=True)
+            request_hash = hashlib.sha256(text.encode()).hexdigest()
         action = Action.SUBMIT if rerun_of is None else Action.RERUN
         reach("submit.1")
         job, is_new = await self.store.jobs.add(
@@ -127,6 +138,17 @@ class Jobs(LoggingConfigurable):
             self.on_submit(job)
             reach("submit.4")
         return job, is_new
+
+    async def _complete(
+        self, user: User, request: JobRequest, taken: Taken | None
+    ) -> tuple[JobRequest, JobSpec]:
+        """Return a request with what it takes from a server, and its spec; raises as ``submit``."""
+        if request.working_dir and request.upload is None:
+            raise InvalidRequest.of_field("working_dir", "requires upload: it names a folder in the code")
+        if request.like is not None and taken is None:
+            request, taken = await self.like_server.apply(user, request)
+        spec = await self.make_spec(user, request)
+        return request, spec if taken is None else taken.apply(spec)
 
     async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job.
@@ -212,7 +234,21 @@ class Jobs(LoggingConfigurable):
                 "The job's environment can no longer be decrypted. Submit the job again, with a new env."
             )
             raise Conflict(message, reason="EnvironmentLost")
-        return (await self.submit(user, make_request(job, env), rerun_of=job_id))[0]
+        spec = job.spec
+        taken = Taken(spec.taken, spec.image if spec.unpinned_image else None) if spec.taken else None
+        return (await self.submit(user, make_request(job, env), rerun_of=job_id, taken=taken))[0]
+
+    async def list_servers(self, user: User) -> Sequence[ServerJson]:
+        """Return the servers that a user's job can be like; raises InvalidRequest and Unavailable."""
+        return [
+            ServerJson(
+                name=each.name,
+                display_name=each.display_name,
+                is_running=each.is_running,
+                like=make_reference(each.name),
+            )
+            for each in (await self.servers.list(user.name) if user.kind == "user" else ())
+        ]
 
     async def read_env(self, job: Job) -> dict[str, str]:
         """Return the decrypted environment of a job; empty if the key was removed."""
@@ -288,5 +324,5 @@ def _owner(user: User) -> str | None:
 
 def make_request(job: Job, env: dict[str, str]) -> JobRequest:
     """Return a request for a job like this one, with its environment."""
-    requested = job.spec.get_requested() | {"image": job.spec.image or None}
+    requested = job.spec.get_requested() | {"image": job.spec.unpinned_image or job.spec.image or None}
     return JobRequest(**requested, name=job.name, env=env, description=job.description, tags=job.tags)

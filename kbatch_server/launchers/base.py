@@ -13,6 +13,7 @@ from traitlets.config import LoggingConfigurable
 from ..errors import InvalidRequest
 from ..models.job import Job, JobEvent, JobSpec, JobStatus
 from ..models.results import OutputLimits, OutputTar
+from ..models.server import HubServer, ServerPod
 
 
 class LauncherUnavailable(Exception):
@@ -46,6 +47,8 @@ class Launch:
     """The ZIP's key in the storage, for a launcher on the service's own machine."""
     code_sha256: str | None = None
     """The SHA-256 of the ZIP, as hexadecimal digits."""
+    server: HubServer | None = None
+    """What the hub says of the server whose home the job mounts; None if it was not asked."""
     output_limits: OutputLimits = field(default_factory=OutputLimits)
     """The limits on the files to send to ``outputs_url``."""
 
@@ -73,6 +76,9 @@ class JobLauncher(LoggingConfigurable):
 
     runs_notebooks = False
     """Whether a job may have a notebook in place of a command: see ``notebooks.launch``."""
+
+    mounts_homes = False
+    """Whether a job may mount the home of its user's server."""
 
     max_launches_per_second = Float(
         0,
@@ -110,9 +116,11 @@ class JobLauncher(LoggingConfigurable):
     def check_spec(self, spec: JobSpec) -> None:
         """Raise InvalidRequest, with the field, for a job that this launcher can never run.
 
-        The service calls it before it accepts a job, in any replica. The default rejects only a notebook,
-        unless ``runs_notebooks`` is set.
+        The service calls it before it accepts a job, in any replica. The default rejects a notebook and a
+        home, unless ``runs_notebooks`` or ``mounts_homes`` is set.
         """
+        if spec.home is not None and not self.mounts_homes:
+            raise InvalidRequest.of_field("home", "is not supported: jobs run on this machine")
         if spec.notebook is not None and not self.runs_notebooks:
             raise InvalidRequest.of_field("notebook", "is not supported: this launcher only runs commands")
 
@@ -192,6 +200,13 @@ class JobLauncher(LoggingConfigurable):
         LauncherUnavailable if that is unknown now. Closing the iterator frees everything that it held.
         """
         raise NotImplementedError
+
+    async def read_server(self, user: str, server: HubServer) -> ServerPod | None:
+        """Return what a job can take from a user's running server; None, the default, if it can be nothing.
+
+        Raises LauncherUnavailable if that is unknown now.
+        """
+        return None
 
     async def events(self, job: Job) -> list[JobEvent]:
         """Return the events of the job, oldest first; empty if the launcher has no events."""

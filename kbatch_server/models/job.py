@@ -114,6 +114,14 @@ class JobSpec(RequestedSpec):
     kueue_priority_class: str | None = None
     start_timeout_seconds: int = 600
     schedule_timeout_seconds: int = 0
+    home_placement: str = "none"
+    home_mount_path: str = "/home/jovyan"
+    home_subpath: str = ""
+    pvc_name_template: str = "claim-{user_server}"
+    taken: str = ""
+    """What the job has from the server that it is like, as a sentence."""
+    unpinned_image: str | None = None
+    """The image by the name that was checked, if ``image`` has the digest of the server's image."""
 
     def get_retry_delay_seconds(self, failures: int) -> float:
         """Return the delay of the next attempt in seconds, after so many failed ones."""
@@ -280,6 +288,11 @@ class Job:
         return not (self.is_over or self.launched_at or self.cancel_requested_at or self.delete_requested_at)
 
     @property
+    def taken(self) -> str | None:
+        """What it has from the server that it is like, as a sentence."""
+        return self.spec.taken or None
+
+    @property
     def full_message(self) -> str:
         """The message for users: ``message``, or who cancelled it and why, and the problem with its results.
 
@@ -330,6 +343,8 @@ class JobJson(RequestedSpec, JobBriefJson):
     description: str
     tags: dict[str, str]
     outputs: JobOutputs | None
+    taken: str | None
+    """What the job has from the server that it is like, as a sentence."""
 
 
 _RECORDED = [name for name in JobJson.model_fields if name not in {*REQUESTED, "env"}]

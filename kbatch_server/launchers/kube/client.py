@@ -30,6 +30,7 @@ _PATHS = {
     "secrets": "/api/v1/",
     "pods": "/api/v1/",
     "events": "/api/v1/",
+    "persistentvolumeclaims": "/api/v1/",
     "jobs": "/apis/batch/v1/",
 }
 

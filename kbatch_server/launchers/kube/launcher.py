@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,8 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 
 from ...failpoints import reach
 from ...models.job import Job, JobEvent, JobStatus
+from ...models.server import HubServer, ServerPod
+from ...models.times import utcnow
 from ...templates import fill_label
 from ..base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from .apply import (
@@ -28,17 +31,22 @@ from .apply import (
 )
 from .client import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from .errors import launch_errors, read_errors
+from .homes import Homes
 from .job_objects import JobObjects, Place, is_behind, make_timed_status
 from .logs import NO_LOG, FollowedLog
 from .manifests import job as manifests
 from .manifests.labels import USERNAME
 from .manifests.manifest import Manifest
+from .manifests.serverhome import add_home
 from .manifests.sidecar import explain_unsent
 from .reflector import Reflector, Seen
 from .status.pods import START_PROBLEMS, find_state, find_strangers, is_ending, is_over, sort_pods
 
 _LOOK_AGAIN_SECONDS = 5
 """Seconds that a reader waits for news of a log that has not begun, before it checks by itself."""
+
+HOME_SECONDS = 60
+"""Seconds that a job waits for the node of its home before the service checks that this is still its node."""
 
 _GONE = "The pod was deleted before all of its log was read."
 
@@ -51,6 +59,7 @@ class KubeJobLauncher(JobLauncher):
     """
 
     runs_notebooks = True
+    mounts_homes = True
 
     namespace = Unicode(
         help="""The namespace for jobs. Default: the environment variable POD_NAMESPACE, else the namespace of
@@ -209,6 +218,10 @@ class KubeJobLauncher(JobLauncher):
         self._make_view(lambda job_id: None)
         await reflector.stop()
 
+    @property
+    def _homes(self) -> Homes:
+        return Homes(self.client, self.log)
+
     def _make_view(self, on_change: Callable[[str], None]) -> None:
         self.reflector = Reflector(
             self.client,
@@ -236,6 +249,12 @@ class KubeJobLauncher(JobLauncher):
         place = self._find_place(job)
         if job.launch_begun_at is not None and (made := await self._find_launched(place)):
             return Place(place.namespace, place.name, made["metadata"]["uid"]).state
+        home = None
+        if job.spec.home is not None:
+            with launch_errors():
+                home = await self._homes.find(job, launch.server, place.namespace)
+            # it is the home even if the image has another, and in place of one that is made for the job
+            launch = replace(launch, env={"HOME": job.spec.home_mount_path} | launch.env)
         manifest = manifests.make_job(
             job,
             env_names=launch.env.keys(),
@@ -245,6 +264,8 @@ class KubeJobLauncher(JobLauncher):
             output_limits=launch.output_limits,
             code_sha256=launch.code_sha256,
         )
+        if home is not None:
+            add_home(manifest, job, home, image=self.init_image)
         await self._modify_pod(manifest, job)
         with launch_errors():
             if self.create_namespace:
@@ -277,6 +298,10 @@ class KubeJobLauncher(JobLauncher):
             with read_errors():
                 seen = await self.job_objects.ask(place)
             status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status
+        if seen is not None and seen.pods and _waits_for_node(status):
+            with read_errors():
+                newest = sort_pods(list(seen.pods.values()))[-1]
+                status.never_began = await self._homes.has_moved(newest, place.namespace)
         return status
 
     async def release(self, job: Job) -> None:
@@ -360,6 +385,12 @@ class KubeJobLauncher(JobLauncher):
         events = sorted(seen.events.values(), key=lambda event: event.last) if seen else []
         return [event.to_job_event() for event in events]
 
+    async def read_server(self, user: str, server: HubServer) -> ServerPod | None:
+        """Return what the pod of a server says."""
+        namespace = fill_label(self.namespace, user)
+        with read_errors():
+            return await self._homes.read_server(user, server, namespace)
+
     def _find_place(self, job: Job) -> Place:
         if "uid" in job.state:
             return Place(*(str(job.state[key]) for key in ("namespace", "name", "uid")))
@@ -409,3 +440,9 @@ class KubeJobLauncher(JobLauncher):
             if is_over(pod):
                 raise LogNotFound("The command was not started.")
             await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)
+
+
+def _waits_for_node(status: JobStatus) -> bool:
+    """Whether a job has waited for a node for some time."""
+    since = status.blocked_since if status.blocked_on == "schedule" else None
+    return since is not None and (utcnow() - since).total_seconds() > HOME_SECONDS

@@ -178,6 +178,7 @@ class LocalProcessJobLauncher(JobLauncher):
 
     def check_spec(self, spec: JobSpec) -> None:
         """Raise InvalidRequest for a job without a command: no image has one on this machine."""
+        super().check_spec(spec)
         if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
                 "command", "is required: jobs run on this machine, without an image that has a command"

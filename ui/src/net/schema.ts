@@ -88,6 +88,9 @@ export interface Job {
   retry_backoff: "exponential" | "fixed";
   active_deadline_seconds: number | null;
   priority: number;
+  like: string | null;
+  home: string | null;
+  results_to_home: boolean;
   queue_name: string | null;
   reason: string;
   message: string;
@@ -105,6 +108,7 @@ export interface Job {
     [k: string]: string;
   };
   outputs: JobOutputs | null;
+  taken: string | null;
 }
 export interface NotebookOutput {
   path: string;
@@ -181,6 +185,9 @@ export interface JobRequest {
   retry_backoff?: "exponential" | "fixed";
   active_deadline_seconds?: number | null;
   priority?: number;
+  like?: string | null;
+  home?: boolean | string | null;
+  results_to_home?: boolean | null;
   queue_name?: string | null;
 }
 export interface NotebookInput {
@@ -282,6 +289,15 @@ export interface Ready {
   };
   leads: boolean;
 }
+export interface Server {
+  name: string;
+  display_name: string;
+  is_running: boolean;
+  like: string;
+}
+export interface ServerList {
+  items: Server[];
+}
 export interface Step {
   step: string;
   time: string;
@@ -306,6 +322,8 @@ export interface User {
   admin: boolean;
   actions: string[];
   scopes: string[];
+  like: boolean;
+  home: boolean;
   limits: UserLimits;
   group_totals: {
     [k: string]: {
@@ -333,4 +351,4 @@ export interface Version {
 export const STATUSES: Status[] = ["queued","pending","running","succeeded","failed","cancelled"];
 
 /** The names of all fields of a request. */
-export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","queue_name"];
+export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","env","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","like","home","results_to_home","queue_name"];

@@ -9,6 +9,7 @@ from ....models.job import JobSpec
 from ..manifests.home import NOT_FOUND_CODE, NOT_FOUND_MESSAGE
 from ..manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
 from ..manifests.manifest import Manifest
+from ..manifests.serverhome import NODE_ANNOTATION
 from ..manifests.sidecar import KEEP_CONTAINER
 from . import sentences
 
@@ -116,6 +117,11 @@ def is_ending(pod: Manifest) -> bool:
 def is_keeping(pod: Manifest) -> bool:
     """Whether the user's command has ended and the sidecar is sending its results."""
     return "terminated" in find_state(pod) and "running" in find_state(pod, KEEP_CONTAINER)
+
+
+def is_kept_on_node(pod: Manifest) -> bool:
+    """Whether the pod can run only on the node where its user's home was in use at its launch."""
+    return NODE_ANNOTATION in (pod["metadata"].get("annotations") or {})
 
 
 def parse_time(text: str) -> datetime:
