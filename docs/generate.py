@@ -20,6 +20,7 @@ WORDS = {
     "ByteSpecification": "bytes, or text like 2G",
     "Callable": "function",
     "Dict": "dict",
+    "Enum": "one of a few texts",
     "Float": "number",
     "Int": "integer",
     "Integer": "integer",

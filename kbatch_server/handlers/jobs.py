@@ -149,7 +149,8 @@ class JobsHandler(JobModelHandler):
         job, is_new = await self.services.jobs.submit(
             self.user, request, idempotency_key=IDEMPOTENCY_KEY.read(self)
         )
-        await self.send_job(job, status=201 if is_new else 200, env=request.env)
+        env = request.env if request.like is None else None  # which has more in it
+        await self.send_job(job, status=201 if is_new else 200, env=env)
 
     @needs_scope(
         "read",

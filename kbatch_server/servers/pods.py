@@ -23,7 +23,7 @@ _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,199}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SERVERS_OWN = re.compile(r"(?:JUPYTERHUB|JPY|MEM|CPU|NVIDIA)_.*|JUPYTER_IMAGE(?:_SPEC)?")
-_SECRET_WORD = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|COOKIE|PRIVATE|(?:^|_)(?:PASS|PWD|AUTH)(?:_|$)")
+_SECRET_WORD = re.compile(r"TOKEN|KEY|SECRET|PASS|PWD|CREDENTIAL|COOKIE|PRIVATE|(?:^|_)AUTH(?:_|$)")
 _URL_WITH_PASSWORD = re.compile(r"://[^/@\s]{0,200}:[^/@\s]{1,200}@")
 
 
