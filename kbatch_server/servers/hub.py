@@ -224,7 +224,12 @@ def _read_servers(model: Mapping[str, Any] | None) -> Sequence[HubServer] | None
     servers = (model or {}).get("servers")
     if not isinstance(servers, dict):
         return None
-    found = [_read_server(name, each) for name, each in servers.items() if isinstance(each, dict)]
+    found = [
+        _read_server(name, each)
+        for name, each in servers.items()
+        # every user has a default server for the hub, also one who never started it
+        if isinstance(each, dict) and (each.get("ready") or each.get("last_activity"))
+    ]
     return sorted(found, key=lambda server: server.name)
 
 

@@ -83,6 +83,7 @@ class HubDouble:
 
     def add_server(self, user, name="", *, ready=True, state=None, **options):
         server = {"name": name, "ready": ready, "user_options": options, "state": state}
+        server["last_activity"] = "2026-01-01T00:00:00Z"
         self.servers.setdefault(user, []).append(server)
 
     async def stop(self) -> None:

@@ -6,7 +6,7 @@ from posixpath import join
 
 from ....models.job import Job
 from ....servers.claims import HomeVolume
-from ....slugs import make_slug
+from ....slugs import MAX_LABEL, make_slug
 from .affinity import REQUIRED
 from .labels import PREFIX
 from .manifest import Manifest
@@ -44,7 +44,7 @@ def add_home(manifest: Manifest, job: Job, home: HomeVolume, *, image: str) -> N
     if job.spec.results_to_home:
         _put_results(pod, job, home, image)
     if home.claim is not None and home.is_on_one_node:
-        metadata["labels"] = metadata["labels"] | {HOME_LABEL: make_slug(home.claim)}
+        metadata["labels"] = metadata["labels"] | _make_label(home.claim)
         metadata["annotations"] = metadata["annotations"] | {CLAIM_ANNOTATION: home.claim}
         pod["affinity"] = _require_same_node(pod.get("affinity") or {}, home.claim)
     if home.node is not None:
@@ -74,6 +74,11 @@ def _put_results(pod: Manifest, job: Job, home: HomeVolume, image: str) -> None:
     pod["initContainers"] = [maker, *(pod.get("initContainers") or [])]
 
 
+def _make_label(claim: str) -> dict[str, str]:
+    """Return the label of a claim's pods: its name, which docs/home.md has the hub use for servers, too."""
+    return {HOME_LABEL: claim if len(claim) <= MAX_LABEL else make_slug(claim)}
+
+
 def _make_sub_path(path: str) -> Manifest:
     return {"subPath": path} if path else {}
 
@@ -96,6 +101,5 @@ def _require_same_node(affinity: Manifest, claim: str) -> Manifest:
     of_pods = affinity.get("podAffinity") or {}
     if of_pods.get(REQUIRED):
         return affinity
-    labels = {"matchLabels": {HOME_LABEL: make_slug(claim)}}
-    term = {"labelSelector": labels, "topologyKey": "kubernetes.io/hostname"}
+    term = {"labelSelector": {"matchLabels": _make_label(claim)}, "topologyKey": "kubernetes.io/hostname"}
     return affinity | {"podAffinity": of_pods | {REQUIRED: [term]}}
