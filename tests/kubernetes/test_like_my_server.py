@@ -1,4 +1,4 @@
-"""Jobs that are like a server, which a real hub starts with the real KubeSpawner, and whose home is a claim."""
+"""Jobs that are like a server: a real hub starts it with the real KubeSpawner, its home is a real claim."""
 
 from __future__ import annotations
 

@@ -228,6 +228,9 @@ IN_POD = {
     "retry_backoff": "the waits between them",
     "active_deadline_seconds": "deadline",
     "queue_name": "Kueue's queue",
+    "like": "the home of a server of theirs",
+    "home": "the home of a server of theirs",
+    "results_to_home": "which files are results",
 }
 """What a page calls the fields of a request that reach the pod."""
 
