@@ -5,6 +5,7 @@ import { joinWords, splitWords } from "../words";
 import { INPUTS, listRequested } from "./job-fields";
 import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } from "./notebook";
 import type { Pair } from "./pairs-field";
+import { NO_SERVER, type ServerChoice } from "./server-field";
 import { findTopFolder } from "./top-folder";
 import type { CodeFile } from "./zip";
 
@@ -16,6 +17,8 @@ export interface JobForm {
   command: string;
   inShell: boolean;
   profile: string;
+  /** What it takes from a server of the user. */
+  server: ServerChoice;
   /** What was typed into the fields of `INPUTS`. */
   texts: Partial<Record<keyof JobRequest, string>>;
   env: Pair[];
@@ -43,6 +46,7 @@ export const emptyForm = (): JobForm => ({
   command: "",
   inShell: false,
   profile: "",
+  server: NO_SERVER,
   texts: {},
   env: [],
   tags: [],
@@ -58,7 +62,20 @@ export const emptyForm = (): JobForm => ({
 });
 
 /** The fields that have a part of the form of their own. */
-const PARTS = ["name", "command", "args", "notebook", "collect", "profile", "env", "upload", "working_dir", "tags"];
+const PARTS = [
+  "name",
+  "command",
+  "args",
+  "notebook",
+  "collect",
+  "profile",
+  "env",
+  "upload",
+  "working_dir",
+  "tags",
+  "home",
+  "results_to_home",
+];
 
 /** What the form shows. */
 const SHOWN: string[] = [...PARTS, ...INPUTS.map(({ name }) => name)];
@@ -88,6 +105,7 @@ export function makeForm(job: Job): JobForm {
     collects: job.collect === "workdir",
     inShell,
     profile: job.profile ?? "",
+    server: { like: "", home: job.home ?? "", results_to_home: job.results_to_home },
     texts: Object.fromEntries(
       INPUTS.map(({ name, input }) => [name, job[name] ? (input.write ?? String)(job[name] as number) : ""]),
     ),
@@ -144,7 +162,10 @@ export function makeRequest(form: JobForm): { request: Request; problems: FieldE
   const request: Request = {
     ...form.kept,
     name: form.name.trim(),
-    profile: form.profile || undefined,
+    profile: (!form.server.like && form.profile) || undefined,
+    like: form.server.like || undefined,
+    home: form.server.home || undefined,
+    results_to_home: form.server.like || form.server.home ? form.server.results_to_home : undefined,
     env: toMap(form.env),
     tags: toMap(form.tags),
     collect: form.collects === Boolean(form.notebook) ? undefined : form.collects ? "workdir" : "outputs",

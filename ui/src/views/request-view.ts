@@ -54,6 +54,7 @@ export class RequestView extends LitElement {
         : [["Command", html`<code>${command}</code>`] as [string, unknown]]),
       ["Results", job.collect === "workdir" ? "include new and changed files in the working directory" : null],
       ...listFacts(job),
+      ["Server", job.taken],
       ["Exit code", job.exit_code],
       ["Reason", job.reason || null],
       ["Submitted", exactTime(job.created_at)],

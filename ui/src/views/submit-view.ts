@@ -20,6 +20,8 @@ import "../fields/pairs-field";
 import "../fields/parameters-field";
 import { formStyles } from "../fields/form-styles";
 import type { Pair } from "../fields/pairs-field";
+import "../fields/server-field";
+import type { ServerChoice } from "../fields/server-field";
 import { type CodeFile, makeZip, TooLarge } from "../fields/zip";
 import type { Job, NotebookOutput, OutputList, Profile, ProfileList, User } from "../net/schema";
 import { sendUpload } from "../net/upload";
@@ -35,8 +37,22 @@ interface Work {
 /** The fields of a request that stand in the part of the form that can be folded. */
 const FOLDED: string[] = [...INPUTS.map(({ name }) => name), "tags"];
 
+/** The fields of a request about the user's server. */
+const OF_SERVER = ["like", "home", "results_to_home"];
+
 /** The fields of a request that have a place in the form. */
-const PLACES = ["name", "upload", "working_dir", "profile", "command", "notebook", "collect", "env", ...FOLDED];
+const PLACES = [
+  "name",
+  "upload",
+  "working_dir",
+  "profile",
+  "command",
+  "notebook",
+  "collect",
+  "env",
+  ...OF_SERVER,
+  ...FOLDED,
+];
 
 const LABELS: Record<string, string> = {
   name: "Name",
@@ -47,6 +63,7 @@ const LABELS: Record<string, string> = {
   env: "Environment variables",
   tags: "Tags",
   ...Object.fromEntries(FIELDS.map(({ name, label }) => [name, label])),
+  ...Object.fromEntries(OF_SERVER.map((name) => [name, "Your server"])),
 };
 
 /** How long after a field is left its problem may come: one that moves a button under the pointer loses the click. */
@@ -281,7 +298,7 @@ export class SubmitView extends LitElement {
           ${form.topFolder ? this.renderTopFolder() : nothing}
         </div>
         ${form.notebook ? this.renderNotebook(form.notebook) : this.renderCommand()} ${this.renderCollects()}
-        ${this.renderProfiles()}
+        ${this.renderServer()} ${form.server.like ? nothing : this.renderProfiles()}
         <kbatch-pairs class="field" label="Environment variables" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.take("env", { env: event.detail })}></kbatch-pairs>
         ${this.renderAdvanced()}
         <div role="alert">${this.general ? html`<p class="alert bad">${this.general}</p>` : nothing}</div>
@@ -380,6 +397,18 @@ export class SubmitView extends LitElement {
   private chooseProfile(profile: Profile): void {
     const own = INPUTS.filter(({ input }) => input.isOfProfile).map(({ name }) => [name, ""]);
     this.take("profile", { profile: profile.slug, texts: { ...this.form.texts, ...Object.fromEntries(own) } });
+  }
+
+  private renderServer(): TemplateResult | typeof nothing {
+    if (!(this.user.like || this.user.home)) return nothing;
+    const problem = OF_SERVER.map((field) => this.problemOf(field))
+      .filter(Boolean)
+      .join("; ");
+    const take = (event: CustomEvent<ServerChoice>) => {
+      this.set({ server: event.detail });
+      this.problems = this.problems.filter((each) => !OF_SERVER.some((field) => isOf(each, field)));
+    };
+    return html`<kbatch-server-choice .api=${this.api} .user=${this.user} .choice=${this.form.server} .problem=${problem} @change=${take}></kbatch-server-choice>`;
   }
 
   private renderProfiles(): TemplateResult | typeof nothing {
