@@ -159,8 +159,8 @@ def test_a_job_is_like_the_server_and_reads_what_it_wrote_at_home(site: Site, cl
     alice = site.installation.client(ALICE)
     site.start_server(ALICE)
     script = 'cat ~/notes.txt; id -u; echo "$COURSE $HOME $JUPYTER_IMAGE ${GITHUB_TOKEN-none}"; '
-    script += "pwd >$KBATCH_OUTPUT_DIR/x"
-    job = alice.submit(script, like="server", results_to_home=True)
+    script += "pwd >$KBATCH_OUTPUT_DIR/x; echo new >in-the-working-folder"
+    job = alice.submit(script, like="server", results_to_home=True, collect="workdir")
     assert (job["image"], job["home"]) == (cluster.image, "server")
     assert job["env"] == {"COURSE": "physics"}
     assert job["taken"].startswith(f"From your server: the image {cluster.image}")
@@ -179,6 +179,7 @@ def test_a_job_is_like_the_server_and_reads_what_it_wrote_at_home(site: Site, cl
     )
     assert [field.values for term in terms for field in term.match_fields] == [[spec.node_name]]
     assert (site.folder / "jobs" / job["id"] / "x").is_file()
+    assert (site.folder / "jobs" / job["id"] / "in-the-working-folder").read_text() == "new\n"
     wait_until(lambda: alice.get(job["id"])["outputs"] is not None, str, 30)
     assert alice.http.get(f"api/v1/jobs/{job['id']}/outputs/x").status_code == 200
 

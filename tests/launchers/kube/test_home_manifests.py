@@ -90,6 +90,16 @@ def test_results_are_files_of_the_home_in_a_folder_that_the_jobs_own_user_makes(
     assert mounts_of(pod, maker["name"])["/kbatch-server-home"]["subPath"] == "homes/alice"
 
 
+def test_results_of_the_working_folder_are_copied_into_the_home() -> None:
+    pod = make(HomeVolume(SOURCE), results_to_home=True, collect="workdir")
+    [keeper] = [each for each in pod["spec"]["initContainers"] if each["name"] == "keep-outputs"]
+    assert {"name": "KBATCH_TO_HOME", "value": "1"} in keeper["env"]
+    assert "readOnly" not in mounts_of(pod, "keep-outputs")["/kbatch/outputs"]
+    pod = make(HomeVolume(SOURCE), results_to_home=True)
+    [keeper] = [each for each in pod["spec"]["initContainers"] if each["name"] == "keep-outputs"]
+    assert "KBATCH_TO_HOME" not in [each["name"] for each in keeper["env"]]
+
+
 def wait(message: str, home: HomeVolume) -> str:
     pod = make(home)
     condition = {

@@ -53,7 +53,7 @@ export class ServerField extends LitElement {
     const { choice, user } = this;
     if (!(this.servers.length || user.home)) return nothing;
     const hasHome = user.home && Boolean(choice.like || choice.home);
-    return html`<fieldset class="field" aria-describedby=${this.problem ? "problem" : nothing}>
+    return html`<fieldset aria-describedby=${this.problem ? "problem" : nothing}>
       <legend>Your server</legend>
       ${this.servers.length ? this.renderLike(this.servers) : nothing}
       ${user.home && !choice.like ? this.renderBox("Mount my home folder", choice.home !== "", (on) => ({ home: on ? "server" : "", results_to_home: false }), HOME_HINT) : nothing}

@@ -408,7 +408,7 @@ export class SubmitView extends LitElement {
       this.set({ server: event.detail });
       this.problems = this.problems.filter((each) => !OF_SERVER.some((field) => isOf(each, field)));
     };
-    return html`<kbatch-server-choice .api=${this.api} .user=${this.user} .choice=${this.form.server} .problem=${problem} @change=${take}></kbatch-server-choice>`;
+    return html`<kbatch-server-choice class="field" .api=${this.api} .user=${this.user} .choice=${this.form.server} .problem=${problem} @change=${take}></kbatch-server-choice>`;
   }
 
   private renderProfiles(): TemplateResult | typeof nothing {

@@ -12,7 +12,7 @@ from .labels import PREFIX
 from .manifest import Manifest
 from .resources import make_init_resources
 from .security import make_container_security
-from .sidecar import OUTPUT_VOLUME
+from .sidecar import KEEP_CONTAINER, OUTPUT_VOLUME
 
 VOLUME = "kbatch-server-home"
 FOLDER_CONTAINER = "make-results-folder"
@@ -26,6 +26,9 @@ HOME_LABEL = f"{PREFIX}home"
 CLAIM_ANNOTATION = f"{PREFIX}home-claim"
 NODE_ANNOTATION = f"{PREFIX}home-node"
 """The node where the claim was in use at the launch: the job can run on no other."""
+
+COPY_VARIABLE = "KBATCH_TO_HOME"
+"""Set for a sidecar that copies results of the working folder into the folder for results."""
 
 FOLDER_SCRIPT = """\
 mkdir -p -- "$1" 2>/dev/null && [ -w "$1" ] && exit
@@ -60,9 +63,14 @@ def _put_results(pod: Manifest, job: Job, home: HomeVolume, image: str) -> None:
     folder = join(RESULTS_FOLDER, job.id)
     pod["volumes"] = [each for each in pod["volumes"] if each["name"] != OUTPUT_VOLUME]
     for container in [*(pod.get("initContainers") or []), *pod["containers"]]:
+        copies = container["name"] == KEEP_CONTAINER and job.spec.collect == "workdir"
+        if copies:
+            container["env"] = [*container["env"], {"name": COPY_VARIABLE, "value": "1"}]
         for mount in container.get("volumeMounts") or []:
             if mount["name"] == OUTPUT_VOLUME:
                 mount |= {"name": VOLUME} | _make_sub_path(join(home.sub_path, folder))
+                if copies:
+                    del mount["readOnly"]
     maker = {
         "name": FOLDER_CONTAINER,
         "image": image,
