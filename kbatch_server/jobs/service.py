@@ -239,7 +239,9 @@ class Jobs(LoggingConfigurable):
         return (await self.submit(user, make_request(job, env), rerun_of=job_id, taken=taken))[0]
 
     async def list_servers(self, user: User) -> Sequence[ServerJson]:
-        """Return the servers that a user's job can be like; raises InvalidRequest and Unavailable."""
+        """Return the servers that a user's job can be like, none if it cannot be; raises Unavailable."""
+        if user.kind != "user" or not self.servers.enabled:
+            return []
         return [
             ServerJson(
                 name=each.name,
@@ -247,7 +249,7 @@ class Jobs(LoggingConfigurable):
                 is_running=each.is_running,
                 like=make_reference(each.name),
             )
-            for each in (await self.servers.list(user.name) if user.kind == "user" else ())
+            for each in await self.servers.list(user.name)
         ]
 
     async def read_env(self, job: Job) -> dict[str, str]:

@@ -177,6 +177,7 @@ async def test_without_the_settings_neither_is_available(tmp_path: Path):
     async with running_web(tmp_path) as web:
         async with web.client() as client:
             user = (await client.get("api/v1/user")).json()
+            assert (await client.get("api/v1/servers")).json() == {"items": []}
         assert (user["like"], user["home"]) == (False, False)
         error = await submit(web, status=400, like="server")
         assert error["details"][0]["field"] == "like"

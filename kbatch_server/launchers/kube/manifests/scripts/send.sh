@@ -137,8 +137,8 @@ answer
 # was sent, as it would be sent twice.
 copy_home() {
   [ -n "$KBATCH_TO_HOME" ] || return
-  sed -n 's,^workdir/,,p' "$root/lists/chosen" | while IFS= read -r path; do
-    [ -e "$root/outputs/$path" ] || [ -L "$root/outputs/$path" ] || printf '%s\0' "$path"
+  sed -n 's,^workdir/,,p' "$root/lists/chosen" | while IFS= read -r file; do
+    [ -e "$root/outputs/$file" ] || [ -L "$root/outputs/$file" ] || printf '%s\0' "$file"
   done | (cd "$root/workdir" && xargs -0 -r tar c --) 2>/dev/null | tar x -o -C "$root/outputs" 2>/dev/null
 }
 send() {
