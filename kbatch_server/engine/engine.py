@@ -15,6 +15,7 @@ from ..logs.recorder import LogRecorder
 from ..outputs.outputs import Outputs
 from ..scheduling.pacer import LaunchPacer
 from ..scheduling.scheduler import Scheduler
+from ..servers.hub import HubServers
 from ..storage.base import Storage
 from ..store import Store
 from ..uploads.uploads import Uploads
@@ -39,6 +40,7 @@ class Engine(LoggingConfigurable):
     launcher = Instance(JobLauncher)
     outputs = Instance(Outputs)
     profiles = Instance(Profiles)
+    servers = Instance(HubServers, ())
     storage = Instance(Storage)
     store = Instance(Store)
     inflight = Instance(InflightRequests)
@@ -91,6 +93,7 @@ class Engine(LoggingConfigurable):
             links=self.links,
             output_limits=self.outputs.limits,
             profiles=self.profiles,
+            servers=self.servers,
             storage=self.storage,
             tokens=self.tokens,
             jobs=self.store.jobs,

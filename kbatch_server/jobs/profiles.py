@@ -169,6 +169,13 @@ class Profiles(LoggingConfigurable):
             options |= {each.key: each.value for each in chosen}
         return ServerChoice(entry.slug, options, problems)
 
+    async def may_have_home(self, user: User) -> bool:
+        """Return whether a user's job may have the home of a server, with some profile or without one."""
+        spawner = make_spawner(user)
+        entries = await self._list_entries(spawner)
+        configs = [await self._get_config(entry, recall(entry, {}), spawner) for entry in entries]
+        return any(config.home != "none" for config in (self._base, *configs))
+
     async def _list_entries(self, spawner: JobSpawner | None) -> Sequence[ProfileEntry]:
         if not callable(self.profile_list):
             return self._entries

@@ -25,15 +25,18 @@ from ..models.job import Job, JobEvent, JobSpec, Status
 from ..models.listing import JobPage, JobQuery
 from ..models.progress import JobProgress, ProgressRequest
 from ..models.request import JobRequest
+from ..models.server import ServerJson, make_reference
 from ..models.summary import JobSummary
 from ..models.times import show_time, utcnow
 from ..models.user import ForgottenUser, User
 from ..scheduling.report import UsageJson, UsageReport
+from ..servers.hub import HubServers
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import Store
 from ..store.queuelimits import QueueLimits
 from .children import check_child, scope_key
+from .like import LikeServer, Taken
 from .profiles import Profiles
 from .progress import ProgressReports
 from .secrets import Secrets, list_names
@@ -56,6 +59,7 @@ class Jobs(LoggingConfigurable):
     progress = Instance(ProgressReports)
     reader = Instance(LogReader)
     secrets = Instance(Secrets)
+    servers = Instance(HubServers, ())
     usage_report = Instance(UsageReport)
     store = Instance(Store)
     watch = Instance(JobWatch)
@@ -71,6 +75,12 @@ class Jobs(LoggingConfigurable):
     @default("secrets")
     def _default_secrets(self) -> Secrets:
         return Secrets(parent=self.parent, records=self.store.secrets)
+
+    like_server = Instance(LikeServer)
+
+    @default("like_server")
+    def _default_like_server(self) -> LikeServer:
+        return LikeServer(launcher=self.launcher, profiles=self.profiles, servers=self.servers)
 
     @default("watch")
     def _default_watch(self) -> JobWatch:
@@ -95,6 +105,7 @@ class Jobs(LoggingConfigurable):
         idempotency_key: str | None = None,
         rerun_of: str | None = None,
         keep_code: Callable[[], Awaitable[str]] | None = None,
+        taken: Taken | None = None,
     ) -> tuple[Job, bool]:
         """Record a job and return it, durably stored, and whether it is new.
 
@@ -103,7 +114,8 @@ class Jobs(LoggingConfigurable):
         request was checked. Raises
         InvalidRequest if the admin does not allow the request or it exceeds the user's limits as a whole,
         TooManyRequests if the user has too many queued jobs, NotFound if the upload is not the user's,
-        Conflict if another request had the key. If the user is a job, the new job is its child.
+        Conflict if another request had the key. If the user is a job, the new job is its child. A request
+        that is like a server becomes a whole one first, unless ``taken`` says what it has from there.
         """
         parent = None if user.job is None else await self.store.jobs.get(user.job, user=user.name)
         if parent is not None:
@@ -111,7 +123,7 @@ class Jobs(LoggingConfigurable):
         if self.disk is not None:
             await self.disk.check(user.name)
         request_hash = None if idempotency_key is None else _hash_request(request)
-        request, spec = await self._prepare(user, request, keep_code)
+        request, spec = await self._prepare(user, request, keep_code, taken)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
         job = Job(
@@ -150,16 +162,23 @@ class Jobs(LoggingConfigurable):
         return job, is_new
 
     async def _prepare(
-        self, user: User, request: JobRequest, keep_code: Callable[[], Awaitable[str]] | None
+        self,
+        user: User,
+        request: JobRequest,
+        keep_code: Callable[[], Awaitable[str]] | None,
+        taken: Taken | None,
     ) -> tuple[JobRequest, JobSpec]:
-        """Return the request after the hook, with its upload, and the spec."""
+        """Return the request after the hook, with its upload and its server's part, and the spec."""
         request = await self._call_hook(request, user)
+        if request.like is not None and taken is None:
+            request, taken = await self.like_server.apply(user, request)
         if keep_code is not None:
             await self.make_spec(user, request)
             request = request.model_copy(update={"upload": await keep_code()})
         if request.working_dir and request.upload is None:
             raise InvalidRequest.of_field("working_dir", "requires upload: it names a folder in the code")
-        return request, await self.make_spec(user, request)
+        spec = await self.make_spec(user, request)
+        return request, spec if taken is None else taken.apply(spec)
 
     async def _call_hook(self, request: JobRequest, user: User) -> JobRequest:
         """Return the request as the admin's hook changed it, checked like a user's.
@@ -276,7 +295,23 @@ class Jobs(LoggingConfigurable):
                 "The job's environment can no longer be decrypted. Submit the job again, with a new env."
             )
             raise Conflict(message, reason="EnvironmentLost")
-        return (await self.submit(user, make_request(job, env), rerun_of=job_id))[0]
+        spec = job.spec
+        taken = Taken(spec.taken, spec.image if spec.unpinned_image else None) if spec.taken else None
+        return (await self.submit(user, make_request(job, env), rerun_of=job_id, taken=taken))[0]
+
+    async def list_servers(self, user: User) -> Sequence[ServerJson]:
+        """Return the servers that a user's job can be like, none if it cannot be; raises Unavailable."""
+        if user.kind != "user" or not self.servers.enabled:
+            return []
+        return [
+            ServerJson(
+                name=each.name,
+                display_name=each.display_name,
+                is_running=each.is_running,
+                like=make_reference(each.name),
+            )
+            for each in await self.servers.list(user.name)
+        ]
 
     async def report_progress(self, user: User, job_id: str, report: ProgressRequest) -> None:
         """Record how far a job of the user is; raises Conflict if it has ended.
@@ -393,5 +428,5 @@ def _hash_request(request: JobRequest) -> str:
 
 def make_request(job: Job, env: dict[str, str]) -> JobRequest:
     """Return a request for a job like this one, with its environment."""
-    requested = job.spec.get_requested() | {"image": job.spec.image or None}
+    requested = job.spec.get_requested() | {"image": job.spec.unpinned_image or job.spec.image or None}
     return JobRequest(**requested, name=job.name, env=env, description=job.description, tags=job.tags)

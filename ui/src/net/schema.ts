@@ -102,6 +102,9 @@ export interface Job {
   active_deadline_seconds: number | null;
   priority: number;
   hub_scopes: string[];
+  like: string | null;
+  home: string | null;
+  results_to_home: boolean;
   queue_name: string | null;
   reason: string;
   message: string;
@@ -122,6 +125,7 @@ export interface Job {
   parent: string | null;
   children: number;
   progress: JobProgress | null;
+  taken: string | null;
 }
 export interface NotebookOutput {
   path: string;
@@ -215,6 +219,9 @@ export interface JobRequest {
   active_deadline_seconds?: number | null;
   priority?: number;
   hub_scopes?: string[];
+  like?: string | null;
+  home?: boolean | string | null;
+  results_to_home?: boolean | null;
   queue_name?: string | null;
 }
 export interface NotebookInput {
@@ -358,6 +365,14 @@ export interface SecretList {
 export interface SecretRequest {
   value?: string | null;
   registry?: RegistryLogin | null;
+export interface Server {
+  name: string;
+  display_name: string;
+  is_running: boolean;
+  like: string;
+}
+export interface ServerList {
+  items: Server[];
 }
 export interface Step {
   step: string;
@@ -383,6 +398,8 @@ export interface User {
   admin: boolean;
   actions: string[];
   scopes: string[];
+  like: boolean;
+  home: boolean;
   limits: UserLimits;
   group_totals: {
     [k: string]: {
