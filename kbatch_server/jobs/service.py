@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
@@ -36,7 +35,6 @@ from .children import check_child, scope_key
 from .profiles import Profiles
 from .progress import ProgressReports
 from .secrets import Secrets, list_names
-from .spawner import FUNCTIONS_SECONDS
 from .watch import JobWatch, Reset, SeenChange
 
 
@@ -151,8 +149,7 @@ class Jobs(LoggingConfigurable):
         Raises InvalidRequest, with the field, if the admin does not allow the request, the launcher cannot
         run it, or the user does not have a secret that it names.
         """
-        async with asyncio.timeout(FUNCTIONS_SECONDS):
-            spec = await self.profiles.make_spec(user, request)
+        spec = await self.profiles.make_spec(user, request)
         if spec.hub_scopes and "/" in user.name:  # as the names of the hub's services: see HubAuthenticator
             raise InvalidRequest.of_field(
                 "hub_scopes", "cannot be set here: only jobs of users can have tokens"
