@@ -28,6 +28,7 @@ from .engine.retention import Janitor, Retention
 from .failpoints import WrongFailpoint, arm
 from .handlers import make_handlers
 from .handlers.services import Services
+from .hooks import Hooks
 from .jobs.config import JobConfig
 from .jobs.profiles import Profiles
 from .jobs.secrets import Secrets
@@ -65,6 +66,7 @@ CONFIGURABLES: list[type[Configurable]] = [
     JobConfig,
     Limits,
     Profiles,
+    Hooks,
     Secrets,
     DiskSpace,
     Uploads,
@@ -371,11 +373,15 @@ class KBatchServer(Application):
         self.inflight = InflightRequests(parent=self)
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
+        self.hooks = Hooks(parent=self)
         self.launcher = self.launcher_class(parent=self)
+        if self.launcher.has_trait("hooks"):
+            self.launcher.hooks = self.hooks
         if self.launcher.has_trait("storage"):
             self.launcher.storage = self.storage
         self.engine = engine = Engine(
             parent=self,
+            hooks=self.hooks,
             keyring=self.keyring,
             launcher=self.launcher,
             outputs=self.outputs,
@@ -389,6 +395,7 @@ class KBatchServer(Application):
         self.jobs = Jobs(
             parent=self,
             disk=self.disk,
+            hooks=self.hooks,
             launcher=self.launcher,
             limits=engine.limits,
             profiles=self.profiles,

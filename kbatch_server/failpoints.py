@@ -27,6 +27,8 @@ STEPS = {
     "archive.4": "its results are on record",
     "archive.5": "all is kept, and what ran it has not let go of it",
     "archive.6": "what ran it has let go of it, and that is not on record",
+    "hook.1": "a job has ended, and the admin's hook is about to be called",
+    "hook.2": "the hook has returned, and that is not on record",
     "cancel.1": "a cancel was asked for, and is not on record",
     "cancel.2": "it is on record, and nobody was told",
     "cancel.3": "it is on its way, and its user has no answer",

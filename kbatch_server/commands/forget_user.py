@@ -21,6 +21,9 @@ from traitlets.config import Application
 
 from .. import __version__
 from ..app import KBatchServer
+from ..errors import Unavailable
+from ..launchers.base import LauncherUnavailable
+from ..models.times import utcnow
 from ..settings.checks import WrongSetting
 from ..settings.commandline import ALIASES, StrictLoader
 from ..web.auth import CachingHubOAuth
@@ -95,23 +98,38 @@ class ForgetUser(Application):
         server.jobs.on_change = lambda job_id: None  # the running service looks at all that is due by itself
         await server.store.open()
         try:
+            if server.launcher.keeps_users:
+                await server.launcher.open()
             if self.deleted:
-                owners = await server.store.retention.list_owners()
+                owners = await self._list_owners(server)
                 found = find_forgotten(CachingHubOAuth(parent=server), owners)
                 due = {name: before async for name, before in found}  # all of it first: the hub may fail
             else:
                 due = dict.fromkeys(self.extra_args)
             for name, before in due.items():
                 await self._forget(server, name, before)
+        except LauncherUnavailable as error:
+            raise WrongSetting(f"KubeJobLauncher: {error}") from None
         finally:
+            if server.launcher.keeps_users:
+                await server.launcher.close()
             await server.store.close()
+
+    async def _list_owners(self, server: KBatchServer) -> dict[str, datetime]:
+        """Return the users of whom something is kept, each with the time of the oldest data on record."""
+        # a namespace has no data of an earlier user to forget: it stays while a user of that name exists
+        others = dict.fromkeys(await server.launcher.list_owners(), utcnow())
+        return others | await server.store.retention.list_owners()
 
     async def _forget(self, server: KBatchServer, name: str, before: datetime | None) -> None:
         what = name if before is None else f"{name}, before {before:%Y-%m-%d %H:%M} UTC"
         if self.dry_run:
             print(f"{what}: would be forgotten")
             return
-        done = await server.jobs.forget_user(name, before=before)
+        try:
+            done = await server.jobs.forget_user(name, before=before)
+        except Unavailable as error:
+            raise WrongSetting(f"{what}: {error.message}") from None
         print(f"{what}: forgotten, {done.jobs} jobs, {done.uploads} uploads and {done.secrets} secrets")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from traitlets import Instance, Unicode, default
 from traitlets.config import LoggingConfigurable
 
+from ..hooks import Hooks
 from ..jobs.profiles import Profiles
 from ..jobs.tokens import JobTokens
 from ..keyring import Keyring
@@ -32,6 +33,7 @@ from .workqueue import WorkQueue
 class Engine(LoggingConfigurable):
     """Builds links, recorder, reconciler and the other parts, and connects them."""
 
+    hooks = Instance(Hooks, ())
     hub = Instance(HubApi)
     keyring = Instance(Keyring)
     launcher = Instance(JobLauncher)
@@ -73,15 +75,14 @@ class Engine(LoggingConfigurable):
         self.leader = Leader(
             parent=self.parent,
             launcher=self.launcher,
-            parts=[
-                self.reconciler.scheduler,
-                Janitor(parent=self.parent, retention=self.retention),
-                self.hub_tokens,
-            ],
+            parts=[self.reconciler.scheduler, self._make_janitor(), self.hub_tokens],
             reconciler=self.reconciler,
             recorder=self.recorder,
             store=self.store,
         )
+
+    def _make_janitor(self) -> Janitor:
+        return Janitor(parent=self.parent, launcher=self.launcher, retention=self.retention)
 
     def _make_builder(self) -> LaunchBuilder:
         return LaunchBuilder(
@@ -117,6 +118,7 @@ class Engine(LoggingConfigurable):
             launcher=self.launcher,
             builder=self._make_builder(),
             collector=collector,
+            hooks=self.hooks,
             hub_tokens=self.hub_tokens,
             queue=queue,
             scheduler=self._make_scheduler(),

@@ -7,7 +7,8 @@ from dataclasses import replace
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
-from ..jobs.profiles import Profiles
+from ..jobs.profiles import Profiles, make_user_options
+from ..jobs.spawner import make_spawner
 from ..jobs.tokens import JobTokens
 from ..launchers.base import Launch, LaunchRefused
 from ..models.job import Job, JobSpec
@@ -75,6 +76,9 @@ class LaunchBuilder(LoggingConfigurable):
             registries=secrets.registries,
             outputs_url=self.links.make_outputs_url(job) if job.spec.keep_outputs else None,
             output_limits=self.output_limits,
+            spawner=make_spawner(
+                user, make_user_options(job.spec.profile, job.spec.profile_options), job_id=job.id
+            ),
         )
         if job.spec.upload is None:
             return launch

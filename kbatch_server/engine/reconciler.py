@@ -12,6 +12,7 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import NotFound, Unavailable
 from ..failpoints import reach
+from ..hooks import Hooks
 from ..launchers.base import JobLauncher, LauncherUnavailable, LaunchRefused
 from ..log import JOB_ID
 from ..metrics import (
@@ -30,6 +31,7 @@ from ..scheduling.scheduler import Scheduler
 from ..storage.base import StorageError
 from ..store.jobs import JobStore
 from .collector import Collector
+from .finish_hook import FinishHook
 from .hubtokens import HubTokens
 from .launch import LaunchBuilder
 from .relaunch import Relaunch, keep_count
@@ -110,6 +112,7 @@ class Reconciler(LoggingConfigurable):
     hub_tokens = Instance(HubTokens)
     launcher = Instance(JobLauncher)
     builder = Instance(LaunchBuilder)
+    hooks = Instance(Hooks, ())
     jobs = Instance(JobStore)
     scheduler = Instance(Scheduler)
     queue = Instance(WorkQueue, ())
@@ -119,6 +122,7 @@ class Reconciler(LoggingConfigurable):
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self._relaunch = Relaunch(self.launcher, self.jobs, self.queue, self.log)
+        self._finish_hook = FinishHook(parent=self, hooks=self.hooks, jobs=self.jobs, queue=self.queue)
 
     async def start(self) -> None:
         """Start the workers, and look at every job that has not ended."""
@@ -142,6 +146,7 @@ class Reconciler(LoggingConfigurable):
             task.cancel()
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._finish_hook.stop()
         finally:
             self.queue.clear()
 
@@ -262,12 +267,13 @@ class Reconciler(LoggingConfigurable):
             reach("archive.5")
             await self.launcher.clean(job)
             reach("archive.6")
-        if is_revoked:
+        is_told = self._finish_hook.settle(job)
+        if is_revoked and is_told:
             await self.jobs.update(job.id, cleaned_at=utcnow())
-            return
-        if SETTLED not in job.state:
-            await self.jobs.update(job.id, state=job.state | {SETTLED: True})
-        self.queue.put_after(job.id, max(TOKEN_RETRY_SECONDS, _get_settle_seconds(job)))
+        elif not is_revoked:
+            if SETTLED not in job.state:
+                await self.jobs.update(job.id, state=job.state | {SETTLED: True})
+            self.queue.put_after(job.id, max(TOKEN_RETRY_SECONDS, _get_settle_seconds(job)))
 
     async def launch(self, job_id: str, known: Job | None) -> None:
         """Launch a job whose turn has come; ``known`` is the job if it is in memory.

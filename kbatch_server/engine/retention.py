@@ -18,6 +18,7 @@ from traitlets.config import LoggingConfigurable
 
 from ..audit import Action, make_entry
 from ..errors import NotFound, Unavailable
+from ..launchers.base import JobLauncher
 from ..logs.recorder import LogRecorder
 from ..logs.writer import make_key
 from ..models.times import utcnow
@@ -339,6 +340,7 @@ class Janitor(LoggingConfigurable):
         config=True,
     )
 
+    launcher = Instance(JobLauncher, allow_none=True)
     retention = Instance(Retention)
 
     _task: asyncio.Task[None]
@@ -359,6 +361,8 @@ class Janitor(LoggingConfigurable):
             with_orphans = time.monotonic() >= orphans_at
             try:
                 await self.retention.sweep(with_orphans=with_orphans)
+                if self.launcher is not None:
+                    await self.launcher.remove_forgotten()
             except Exception:
                 self.log.exception(
                     "the removal of expired jobs, results and uploads failed; trying again later"

@@ -161,7 +161,9 @@ class JobsHandler(JobModelHandler):
         job, is_new = await self.services.jobs.submit(
             self.user, request, idempotency_key=IDEMPOTENCY_KEY.read(self)
         )
-        await self.send_job(job, status=201 if is_new else 200, env=request.env)
+        await self.send_job(
+            job, status=201 if is_new else 200, env=await self.services.jobs.read_new_env(job, request)
+        )
 
     @needs_scope(
         "read",

@@ -156,7 +156,7 @@ def _read_entry(entry: Any, number: int) -> ProfileEntry:
                 )
         for key in part.kbatch_override:
             if key not in JOB_TRAITS:
-                new = RENAMED_TRAITS["JobConfig"].get(key)
+                new = RENAMED_TRAITS.get(f"JobConfig.{key}", "").removeprefix("JobConfig.")
                 raise WrongProfile(
                     f"{where}: {path}kbatch_override.{key}: JobConfig has no such trait"
                     + (f"; it is now {new}: rename it" if new else _guess(key, JOB_TRAITS))

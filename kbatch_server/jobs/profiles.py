@@ -127,7 +127,7 @@ class Profiles(LoggingConfigurable):
     @_limit_functions
     async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job, or raise InvalidRequest with the field."""
-        spawner = make_spawner(user, _make_user_options(request.profile, request.profile_options))
+        spawner = make_spawner(user, make_user_options(request.profile, request.profile_options))
         entry = _find_entry(await self._list_entries(spawner), request)
         if entry is None:
             return await self._base.call_functions(self._base.make_spec(request, user=user.name), spawner)
@@ -153,7 +153,7 @@ class Profiles(LoggingConfigurable):
         They may be secret, so the service reads them when a job starts, and stores them nowhere. If the admin
         has removed the profile since, these are the variables of all jobs.
         """
-        spawner = make_spawner(user, _make_user_options(spec.profile, spec.profile_options))
+        spawner = make_spawner(user, make_user_options(spec.profile, spec.profile_options))
         entries = await self._list_entries(spawner) if spec.profile is not None else ()
         entry = next((entry for entry in entries if entry.slug == spec.profile), None)
         if entry is None:
@@ -297,7 +297,7 @@ def _find_entry(entries: Sequence[ProfileEntry], request: JobRequest) -> Profile
     )
 
 
-def _make_user_options(profile: str | None, options: Mapping[str, str]) -> dict[str, str]:
+def make_user_options(profile: str | None, options: Mapping[str, str]) -> dict[str, str]:
     """Return a choice in the form that KubeSpawner gives to an admin's functions."""
     return {**({} if profile is None else {"profile": profile}), **options}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import datetime
 
 import traitlets
@@ -13,6 +13,7 @@ from traitlets.config import LoggingConfigurable
 from ..audit import Action, AuditPage, AuditQuery, is_first, make_entry
 from ..errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from ..failpoints import reach
+from ..hooks import HookFailed, Hooks
 from ..launchers.base import JobLauncher, LauncherUnavailable
 from ..limits.config import Limits
 from ..logs.follower import LogFollower
@@ -46,6 +47,7 @@ class Jobs(LoggingConfigurable):
     """
 
     disk = Instance(DiskSpace, allow_none=True)
+    hooks = Instance(Hooks, ())
     launcher = Instance(JobLauncher)
     limits = Instance(Limits, ())
     profiles = Instance(Profiles)
@@ -90,22 +92,23 @@ class Jobs(LoggingConfigurable):
         *,
         idempotency_key: str | None = None,
         rerun_of: str | None = None,
+        keep_code: Callable[[], Awaitable[str]] | None = None,
     ) -> tuple[Job, bool]:
         """Record a job and return it, durably stored, and whether it is new.
 
-        If an earlier request had the same ``idempotency_key``, it returns that request's job. Raises
-        InvalidRequest if the admin does not allow the request or it exceeds the user's limits as a whole,
-        TooManyRequests if the user has too many queued jobs, NotFound if the upload is not the user's,
-        Conflict if another request had the key. If the user is a job, the new job is its child.
+        If an earlier request had the same ``idempotency_key``, it returns that request's job. ``keep_code``
+        saves code that came with the request, and returns the id of its upload: it is called only after the
+        request was checked. Raises InvalidRequest if the admin does not allow the request or it exceeds the
+        user's limits as a whole, TooManyRequests if the user has too many queued jobs, NotFound if the upload
+        is not the user's, Conflict if another request had the key. A job's new job is its child.
         """
         parent = None if user.job is None else await self.store.jobs.get(user.job, user=user.name)
         if parent is not None:
             check_child(parent, request)
         if self.disk is not None:
             await self.disk.check(user.name)
-        if request.working_dir and request.upload is None:
-            raise InvalidRequest.of_field("working_dir", "requires upload: it names a folder in the code")
-        spec = await self.make_spec(user, request)
+        request_hash = None if idempotency_key is None else _hash_request(request)
+        request, spec = await self._prepare(user, request, keep_code)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
         job = Job(
@@ -127,7 +130,7 @@ class Jobs(LoggingConfigurable):
             job,
             env=request.env,
             idempotency_key=scope_key(parent, idempotency_key),
-            request_hash=None if idempotency_key is None else _hash(request),
+            request_hash=request_hash,
             limits=QueueLimits(
                 self.limits.find_queue(limits),
                 self.limits.find_group_queues(user.groups),
@@ -142,6 +145,33 @@ class Jobs(LoggingConfigurable):
             self.on_submit(job)
             reach("submit.4")
         return job, is_new
+
+    async def _prepare(
+        self, user: User, request: JobRequest, keep_code: Callable[[], Awaitable[str]] | None
+    ) -> tuple[JobRequest, JobSpec]:
+        """Return the request after the hook, with its upload, and the spec."""
+        request = await self._call_hook(request, user)
+        if keep_code is not None:
+            await self.make_spec(user, request)
+            request = request.model_copy(update={"upload": await keep_code()})
+        if request.working_dir and request.upload is None:
+            raise InvalidRequest.of_field("working_dir", "requires upload: it names a folder in the code")
+        return request, await self.make_spec(user, request)
+
+    async def _call_hook(self, request: JobRequest, user: User) -> JobRequest:
+        """Return the request as the admin's hook changed it, checked like a user's.
+
+        Raises InvalidRequest, or what else the hook does to reject it.
+        """
+        hook = self.hooks.pre_submit_hook
+        if hook is None:
+            return request
+        given = request.model_copy(deep=True)
+        changed = await self.hooks.run("pre_submit_hook", hook, given, user)
+        changed = given if changed is None else changed
+        if not isinstance(changed, JobRequest):
+            raise HookFailed(f"pre_submit_hook returned {type(changed).__name__}, not a request or None")
+        return JobRequest.from_json(changed.model_dump())
 
     async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job.
@@ -262,11 +292,16 @@ class Jobs(LoggingConfigurable):
         """Return the decrypted environment of a job; empty if the key was removed."""
         return (await self.store.jobs.read_env(job.id) or {}) if job.has_env else {}
 
+    async def read_new_env(self, job: Job, request: JobRequest) -> dict[str, str]:
+        """Return the environment of a job that was just submitted, with what a hook has added."""
+        return request.env if self.hooks.pre_submit_hook is None else await self.read_env(job)
+
     async def forget_user(self, name: str, *, before: datetime | None = None) -> ForgottenUser:
         """Begin to forget a user: all jobs with their logs and results, all uploads, secrets and the usage.
 
         From now on nobody can see these jobs, and running ones are cancelled. ``before`` keeps newer things,
-        which belong to a later user of that name. Repeating this is harmless. The audit record stays.
+        which belong to a later user of that name, as does the namespace. Repeating this is harmless. The
+        audit record stays. Raises Unavailable if the launcher cannot be told: then repeat it.
         """
         jobs = 0
         while job_ids := await self.store.retention.forget_jobs(name, before=before):
@@ -278,6 +313,11 @@ class Jobs(LoggingConfigurable):
         detail = f"{jobs} jobs, {uploads} uploads, {secrets} secrets"
         entry = make_entry(Action.FORGET_USER, name, name, detail=detail)
         await self.store.retention.forget_usage(name, audit=entry)
+        if before is None:
+            try:
+                await self.launcher.forget_user(name)
+            except LauncherUnavailable as error:
+                raise Unavailable(f"The user is forgotten except for the namespace: {error}") from error
         return ForgottenUser(name, jobs, uploads, secrets)
 
     async def audit(self, query: AuditQuery) -> AuditPage:
@@ -323,11 +363,6 @@ class Jobs(LoggingConfigurable):
             raise Unavailable(f"The events cannot be read now: {error}") from error
 
 
-def _hash(request: JobRequest) -> str:
-    # without defaults: the defaults that a later version adds must not change the hash
-    return hashlib.sha256(request.model_dump_json(exclude_defaults=True).encode()).hexdigest()
-
-
 def _describe_origin(job: Job, rerun_of: str | None) -> str:
     """Return the details of a submit for the audit record: the job that it follows, the names of secrets."""
     origin = f"by {job.parent}" if job.parent is not None else f"of {rerun_of}" if rerun_of else ""
@@ -342,6 +377,14 @@ def _check_owner(user: User, owner: str | None) -> None:
 
 def _owner(user: User) -> str | None:
     return None if user.admin else user.name
+
+
+def _hash_request(request: JobRequest) -> str:
+    """Return the hash of a request as its client sent it: what a hook makes of it may change.
+
+    It is without defaults: the defaults that a later version adds must not change the hash.
+    """
+    return hashlib.sha256(request.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
 def make_request(job: Job, env: dict[str, str]) -> JobRequest:

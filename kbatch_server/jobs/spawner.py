@@ -41,16 +41,22 @@ class JobSpawner:
     user_options: dict[str, Any] = field(default_factory=dict)
     """The profile and its options that the user chose, in KubeSpawner's form."""
     name: str = ""
+    job_id: str = ""
+    """The id of the job, once it has one."""
+    namespace: str = ""
+    """The namespace of the job on Kubernetes, when it is launched."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("kbatch_server"))
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a job's spawner has no {name!r}; it has: user, user_options, name, log")
+        raise AttributeError(
+            f"a job's spawner has no {name!r}; it has: user, user_options, name, job_id, namespace, log"
+        )
 
 
-def make_spawner(user: User, user_options: dict[str, Any] | None = None) -> JobSpawner:
+def make_spawner(user: User, user_options: dict[str, Any] | None = None, *, job_id: str = "") -> JobSpawner:
     """Return the spawner of a user's job."""
     groups = tuple(GroupName(group) for group in user.groups)
-    return JobSpawner(SpawnerUser(user.name, groups), dict(user_options or {}))
+    return JobSpawner(SpawnerUser(user.name, groups), dict(user_options or {}), job_id=job_id)
 
 
 async def resolve(value: Any, spawner: JobSpawner) -> Any:

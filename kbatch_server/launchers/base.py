@@ -53,6 +53,8 @@ class Launch:
     """The SHA-256 of the ZIP, as hexadecimal digits."""
     output_limits: OutputLimits = field(default_factory=OutputLimits)
     """The limits on the files to send to ``outputs_url``."""
+    spawner: Any = None
+    """The job as the admin's functions for KubeSpawner see a spawner: ``jobs.spawner.JobSpawner``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,3 +214,24 @@ class JobLauncher(LoggingConfigurable):
     async def events(self, job: Job) -> list[JobEvent]:
         """Return the events of the job, oldest first; empty if the launcher has no events."""
         return []
+
+    @property
+    def keeps_users(self) -> bool:
+        """Whether it keeps something for a user beside the jobs, such as a namespace.
+
+        If so, it has ``list_owners``, ``forget_user`` and ``remove_forgotten``. Default: False.
+        """
+        return False
+
+    async def list_owners(self) -> set[str]:
+        """Return the users for whom it keeps something. Raises LauncherUnavailable."""
+        return set()
+
+    async def forget_user(self, user: str) -> None:
+        """Begin to remove what it keeps for a user who is forgotten; their jobs are removed one by one.
+
+        It may be called in another process than the leader. Raises LauncherUnavailable.
+        """
+
+    async def remove_forgotten(self) -> None:
+        """Remove what it keeps for forgotten users, once their jobs are gone. Repeated in the leader."""

@@ -21,10 +21,13 @@ RENAMED = {
 """Old and new names of configurable classes."""
 
 RENAMED_TRAITS = {
-    "JobConfig": {"annotations": "extra_annotations", "labels": "extra_labels"},
-    "PodConfig": {"annotations": "extra_annotations", "labels": "extra_labels"},
+    "JobConfig.annotations": "JobConfig.extra_annotations",
+    "JobConfig.labels": "JobConfig.extra_labels",
+    "KubeJobLauncher.create_namespace": "KubeJobLauncher.create_user_namespaces",
+    "PodConfig.annotations": "PodConfig.extra_annotations",
+    "PodConfig.labels": "PodConfig.extra_labels",
 }
-"""Old and new names of traits, by class."""
+"""Old and new names of traits."""
 
 
 class WrongSetting(Exception):
@@ -52,12 +55,11 @@ def check_config(config: Config, classes: Iterable[type[Configurable]]) -> None:
             if issubclass(cls, known[section]):
                 traits |= cls.class_traits(config=True)
         for name, value in values.items():
+            new = RENAMED_TRAITS.get(f"{section}.{name}")
+            if new is not None:
+                raise WrongSetting(f"c.{section}.{name} is now c.{new}: rename it in the configuration")
             # reading c.Class.name in the file leaves an empty LazyConfigValue behind
             if name not in traits and not (isinstance(value, LazyConfigValue) and not value.to_dict()):
-                if new_name := RENAMED_TRAITS.get(section, {}).get(name):
-                    raise WrongSetting(
-                        f"c.{section}.{name} is now c.{section}.{new_name}: rename it in the configuration"
-                    )
                 raise WrongSetting(f"c.{section}.{name}: unknown setting{_guess(name, traits)}")
 
 

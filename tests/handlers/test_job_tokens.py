@@ -224,6 +224,13 @@ async def test_a_child_has_no_right_that_its_parent_lacks(web):
         assert child["hub_scopes"] == ["read:users!user"]
         answer = await client.post("api/v1/jobs", json=WORK | {"hub_scopes": ["servers!user"]})
         assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "hub_scopes")
+        for field, wanted in (
+            ("secret_env", {"KEY": "other"}),
+            ("secret_files", {"key": "other"}),
+            ("registry_secrets", ["other"]),
+        ):
+            answer = await client.post("api/v1/jobs", json=WORK | {field: wanted})
+            assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, field)
         bobs = await send_code(web, "bob-token")
         answer = await client.post("api/v1/jobs", json=WORK | {"upload": bobs})
         assert (answer.status_code, answer.json()["reason"]) == (404, "NotFound")
@@ -422,3 +429,15 @@ def test_a_users_name_says_whose_job_it_is_and_no_admins_rights_come_with_it():
         False,
         ("submit", "read"),
     )
+
+
+async def test_a_child_has_the_secrets_of_its_parent_if_it_requests_them(web):
+    async with web.client() as alice:
+        answer = await alice.put("api/v1/secrets/mine", json={"value": "hush"})
+        assert answer.status_code in {200, 201, 204}, answer.text
+    _, client = await add(web, spec=replace_spec(secret_env={"KEY": "mine"}))
+    async with client:
+        answer = await client.post("api/v1/jobs", json=WORK | {"secret_files": {"key": "mine"}})
+        assert answer.status_code == 201, answer.text
+        answer = await client.get("api/v1/secrets")
+        assert (answer.status_code, answer.json()["reason"]) == (403, "JobToken")

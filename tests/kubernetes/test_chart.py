@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from kbatch_server.app import KBatchServer
+from kbatch_server.launchers.kube.launcher import KubeJobLauncher
+from kbatch_server.templates import expand
 from tests.support.cluster import schemas
 from tests.support.helm import CHART, ROOT, VARIANTS, Helm, Made
 
@@ -122,7 +124,14 @@ def test_it_makes_these_and_no_more(render: Render) -> None:
         ({"image": {"name": "x", "pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"jobs": {}}, "jobs.namespace: must name"),
         ({"jobs": {"namespace": "x-{user}"}}, "namespace"),
-        ({"jobs": {"namespace": "x", "createNamespaces": True}}, "jobs.createNamespaces: is for"),
+        ({"jobs": {"namespace": "x-{username}"}}, "namespace"),
+        ({"jobs": {"namespace": "x", "userNamespaces": {"enabled": True}}}, "only one of them can be set"),
+        (
+            {"jobs": {"userNamespaces": {"enabled": True, "existing": ["x"]}}},
+            "jobs.userNamespaces.existing: is for",
+        ),
+        ({"jobs": {"userNamespaces": {"enabled": True, "template": "jobs"}}}, "template"),
+        ({"jobs": {"userNamespaces": {"objects": [{"kind": "Secret"}]}}}, "objects"),
         ({"hub": {}}, "hub.apiToken or hub.existingSecret: one of them must be set"),
         ({"hub": {"apiToken": "x", "existingSecret": "x"}}, "hub.apiToken and hub.existingSecret: only"),
         (
@@ -407,14 +416,43 @@ def test_a_namespace_for_each_user_takes_a_cluster_role(helm: Helm, render: Rend
     assert not {"Role", "RoleBinding"} & made.kinds
     [role] = [each for each in made.all if each["kind"] == "ClusterRole"]
     [binding] = [each for each in made.all if each["kind"] == "ClusterRoleBinding"]
-    namespaces = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["create", "get"]}
-    assert role["rules"] == [*render().get("Role")["rules"], namespaces]
+    own = render().get("Role")["rules"]
+    assert role["rules"][: len(own)] == own
+    more = {resource for rule in role["rules"][len(own) :] for resource in rule["resources"]}
+    kept = {"persistentvolumeclaims", "services", "cronjobs", "deployments", "statefulsets"}
+    assert more == {"namespaces", *kept, "resourcequotas", "serviceaccounts", "networkpolicies"}
     # a cluster may have two releases of one name
     assert role["metadata"]["name"] == binding["roleRef"]["name"] == "b-kbatch-server"
     assert binding["subjects"][0]["namespace"] == "b"
-    values["jobs"]["createNamespaces"] = False
+    values["jobs"]["userNamespaces"] |= {"create": False, "objects": []}
+    values["networkPolicy"] = {"jobs": {"enabled": False}}
     [role] = [each for each in helm.render(values).all if each["kind"] == "ClusterRole"]
-    assert namespaces not in role["rules"]
+    assert role["rules"] == own
+
+
+def test_users_namespaces_that_exist_take_a_role_in_each(helm: Helm) -> None:
+    made = helm.render(read_file("existing-namespaces"), namespace="b")
+    assert not {"ClusterRole", "ClusterRoleBinding"} & made.kinds
+    for kind in ("Role", "RoleBinding"):
+        found = [each for each in made.all if each["kind"] == kind]
+        assert [each["metadata"]["namespace"] for each in found] == ["jhub-alice", "jhub-bob"]
+    launcher = read_values(made)["KubeJobLauncher"]
+    assert (launcher["create_user_namespaces"], launcher["watch_all_namespaces"]) == (False, False)
+
+
+def test_the_settings_of_users_namespaces_are_taken_by_the_launcher(helm: Helm, render: Render) -> None:
+    made = helm.render(read_file("per-user"), namespace="b")
+    launcher = KubeJobLauncher(**read_values(made)["KubeJobLauncher"])
+    assert launcher.get_namespace("Alice") == expand("kbatch-{username}", "Alice")
+    assert launcher.hub_namespace == "b"
+    assert launcher.watch_all_namespaces
+    kinds = [each["kind"] for each in launcher.user_namespace_objects]
+    assert kinds == ["ResourceQuota", "ServiceAccount", "NetworkPolicy"]
+    # the policy is the one that the chart makes where all jobs have one namespace
+    [one] = [each for each in render().all if each["metadata"]["name"] == "kbatch-server-jobs"]
+    policy = launcher.user_namespace_objects[-1]
+    assert policy["spec"]["egress"][0] == one["spec"]["egress"][0]
+    assert len(policy["spec"]["egress"]) == len(one["spec"]["egress"])
 
 
 def test_kueue_is_watched_with_the_right_to_where_it_is_set_alone(helm: Helm) -> None:

@@ -83,7 +83,7 @@ def is_in(address: str, cidr: str) -> bool:
         ({"hub": {"apiToken": "x", "namespace": "elsewhere"}}, ["job"]),
         ({"serviceMonitor": {"enabled": True}}, ["proxy", "job", "user", "hub", "test"]),
         ({"service": {"type": "LoadBalancer"}}, ["proxy", "job", "user", "hub", "test"]),
-        ({"jobs": {"namespace": "batch-{username}"}}, ["proxy", "job", "hub"]),
+        ({"jobs": {"userNamespaces": {"enabled": True}}}, ["proxy", "job", "hub"]),
     ],
 )
 def test_the_service_is_reached_by_the_hub_its_proxy_and_jobs(
@@ -184,6 +184,6 @@ def test_what_is_said_is_allowed_besides(helm: Helm) -> None:
     assert allows(policy, "egress", SERVICE, 8050)
 
 
-def test_with_a_namespace_for_each_user_it_is_made_by_other_means(helm: Helm) -> None:
-    values = VALUES | {"jobs": {"namespace": "batch-{username}"}}
+def test_with_a_namespace_for_each_user_the_service_makes_it(helm: Helm) -> None:
+    values = VALUES | {"jobs": {"userNamespaces": {"enabled": True}}}
     assert helm.render(values).names("NetworkPolicy") == {"kbatch-server"}

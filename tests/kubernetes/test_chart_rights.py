@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from kubernetes.aio import client
 
 from kbatch_server.launchers.base import Launch, LauncherUnavailable
-from kbatch_server.launchers.kube.client import KubeClient, KubeUnavailable
+from kbatch_server.launchers.kube.client import KubeClient, KubeUnavailable, make_path
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
 from kbatch_server.models.job import Job, JobSpec, Status
 from kbatch_server.models.times import utcnow
@@ -43,7 +44,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[Right]:
 
 def find_right(method: str, path: str, query: Mapping[str, Any]) -> Right:
     """Return the right that a request takes."""
-    words = path.removeprefix("/api/v1/").removeprefix("/apis/batch/v1/").split("/")
+    words = re.sub("^/(api|apis/[^/]+)/v1/", "", path).strip("/").split("/")
     if words[0] == "namespaces" and len(words) > 2:
         words = words[2:]
     resource = "/".join([words[0], *words[2:]])
@@ -86,16 +87,82 @@ async def test_with_a_namespace_for_each_user_it_uses_the_cluster_role(
     tmp_path: Path,
     used: set[Right],
 ) -> None:
-    jobs = {"namespace": f"{namespace}-{{username}}", "createNamespaces": True}
-    made = helm.render({"hub": HUB, "jobs": jobs}, namespace=namespace)
+    template = f"{namespace}-{{username}}"
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {}}
+    spaces = {"enabled": True, "template": template, "objects": [quota]}
+    values = {"hub": HUB, "jobs": {"userNamespaces": spaces}, "networkPolicy": {"jobs": {"enabled": False}}}
+    made = helm.render(values, namespace=namespace)
     [role] = [each for each in made.all if each["kind"] == "ClusterRole"]
     kubeconfig = await make_account(cluster, namespace, core_api, api_client, role, tmp_path)
-    await run_job(cluster, kubeconfig, namespace=jobs["namespace"], instance=namespace, create_namespace=True)
-    assert used == list_rights(role)
-    await core_api.delete_namespace(f"{namespace}-alice")
+    traits: dict[str, Any] = {"enable_user_namespaces": True, "user_namespace_template": template}
+    for amount in (50, 60):  # as a new process after the admin has changed the quota
+        quota["spec"] = {"hard": {"pods": str(amount)}}
+        await run_job(cluster, kubeconfig, instance=namespace, user_namespace_objects=[quota], **traits)
+    found = await core_api.read_namespaced_resource_quota("q", f"{namespace}-alice")
+    assert found.spec.hard == {"pods": "60"}
+    await forget(cluster, kubeconfig, instance=namespace, **traits)
+    # an object whose change is refused is made anew, which this quota's never is
+    assert used == list_rights(role) - {("resourcequotas", "delete")}
     rbac_api = client.RbacAuthorizationV1Api(api_client)
     await rbac_api.delete_cluster_role(namespace)
     await rbac_api.delete_cluster_role_binding(namespace)
+
+
+async def test_with_namespaces_that_exist_the_rights_of_a_role_in_each_are_enough(
+    cluster: ClusterLike,
+    namespace: str,
+    core_api: client.CoreV1Api,
+    api_client: client.ApiClient,
+    helm: Helm,
+    tmp_path: Path,
+    used: set[Right],
+) -> None:
+    template = namespace.replace("test", "{username}")
+    spaces = {"enabled": True, "template": template, "create": False, "existing": [namespace]}
+    values = {"hub": HUB, "jobs": {"userNamespaces": spaces}, "networkPolicy": {"jobs": {"enabled": False}}}
+    role = helm.render(values, namespace=namespace).get("Role")
+    kubeconfig = await make_account(cluster, namespace, core_api, api_client, role, tmp_path)
+    await run_job(
+        cluster,
+        kubeconfig,
+        user="test",
+        instance=namespace,
+        enable_user_namespaces=True,
+        user_namespace_template=template,
+        create_user_namespaces=False,
+    )
+    assert used - {("version", "list")} == list_rights(role)
+
+
+async def forget(cluster: ClusterLike, kubeconfig: Path, **traits: Any) -> None:
+    """Forget the user once the jobs are gone, as the leader does."""
+    launcher = KubeJobLauncher(kubeconfig=str(kubeconfig), init_image=cluster.image, **traits)
+    await launcher.open()
+    try:
+        assert await launcher.list_owners() == {"alice"}
+        await launcher.forget_user("alice")
+        assert await launcher.list_owners() == set()
+        for name in [each["metadata"]["name"] for each in await list_jobs(launcher)]:
+            path = make_path("jobs", launcher.get_namespace("alice"), name)
+            await launcher.client.ensure_deleted(path)
+        async with asyncio.timeout(SECONDS):
+            while not await is_going(launcher):
+                await launcher.remove_forgotten()
+                await asyncio.sleep(0.5)
+    finally:
+        await launcher.close()
+
+
+async def list_jobs(launcher: KubeJobLauncher) -> list[dict[str, Any]]:
+    path = make_path("jobs", launcher.get_namespace("alice"))
+    found: list[dict[str, Any]] = (await launcher.client.get(path))["items"]
+    return found
+
+
+async def is_going(launcher: KubeJobLauncher) -> bool:
+    name = launcher.get_namespace("alice")
+    found = await launcher.client.find(make_path("namespaces", name=name))
+    return found is None or "deletionTimestamp" in found["metadata"]
 
 
 async def make_account(
@@ -134,21 +201,23 @@ async def make_account(
     return path
 
 
-async def run_job(cluster: ClusterLike, kubeconfig: Path, **traits: Any) -> None:
+async def run_job(cluster: ClusterLike, kubeconfig: Path, *, user: str = "alice", **traits: Any) -> None:
     """Do all that the service does with a job, and again what a crash would have it do again."""
     launcher = KubeJobLauncher(kubeconfig=str(kubeconfig), init_image=cluster.image, **traits)
     await launcher.open()
     await launcher.start(lambda job_id: None)
     try:
-        assert await launcher.reflector.wait_loaded(SECONDS)
-        await run_to_end(launcher, make_job(cluster))
-        await delete_while_it_runs(launcher, make_job(cluster, "sleep 600"))
+        await launcher.check()
+        reflector = await launcher.reflector.of(launcher.get_namespace(user))
+        assert await reflector.wait_loaded(SECONDS)
+        await run_to_end(launcher, make_job(cluster, user=user))
+        await delete_while_it_runs(launcher, make_job(cluster, "sleep 600", user=user))
     finally:
         await launcher.stop()
         await launcher.close()
 
 
-def make_job(cluster: ClusterLike, script: str = "echo $GREETING") -> Job:
+def make_job(cluster: ClusterLike, script: str = "echo $GREETING", *, user: str = "alice") -> Job:
     spec = JobSpec(
         image=cluster.image,
         command=["sh", "-c", script],
@@ -156,7 +225,12 @@ def make_job(cluster: ClusterLike, script: str = "echo $GREETING") -> Job:
         retries=1,
         retry_delay_seconds=1,  # so that the service says when an attempt begins
     )
-    return Job(id=make_job_id("rights"), user="alice", name="rights", spec=spec, created_at=utcnow())
+    return Job(id=make_job_id("rights"), user=user, name="rights", spec=spec, created_at=utcnow())
+
+
+async def wait_change(launcher: KubeJobLauncher, job: Job, seconds: float) -> None:
+    namespace = str(job.state["namespace"])
+    await (await launcher.reflector.of(namespace)).wait_change(namespace, job.id, seconds)
 
 
 async def run_to_end(launcher: KubeJobLauncher, job: Job) -> None:
@@ -176,7 +250,7 @@ async def run_to_end(launcher: KubeJobLauncher, job: Job) -> None:
         while (seen := await launcher.poll(job)) is None or not seen.status.is_end:
             if seen is not None and seen.held_until is not None:
                 await launcher.release(job)
-            await launcher.reflector.wait_change(str(job.state["namespace"]), job.id, 1)
+            await wait_change(launcher, job, 1)
         assert seen.status is Status.SUCCEEDED, seen.message
         log = launcher.read_log(job, seen.pods[0].name, None)
         assert b"".join([piece.data async for piece in log]) == b"hello\n"
@@ -186,12 +260,11 @@ async def run_to_end(launcher: KubeJobLauncher, job: Job) -> None:
 
 async def delete_while_it_runs(launcher: KubeJobLauncher, job: Job) -> None:
     job.state = await launcher.launch(job, Launch(env={}))
-    namespace = str(job.state["namespace"])
     async with asyncio.timeout(SECONDS):
         while (seen := await launcher.poll(job)) is None or seen.status is not Status.RUNNING:
             if seen is not None and seen.held_until is not None:
                 await launcher.release(job)
-            await launcher.reflector.wait_change(namespace, job.id, 1)
+            await wait_change(launcher, job, 1)
         job.delete_requested_at = utcnow()
         while not await launcher.terminate(job):
-            await launcher.reflector.wait_change(namespace, job.id, 0.5)
+            await wait_change(launcher, job, 0.5)

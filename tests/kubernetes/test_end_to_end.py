@@ -91,6 +91,27 @@ def test_the_code_runs_with_its_environment_and_the_log_is_read_in_every_way(ali
     assert "Scheduled" in reasons
 
 
+def test_a_job_submits_another_from_inside_its_pod_with_a_token_that_only_its_secret_has(
+    alice, installation, kube
+):
+    script = """
+    auth="Authorization: token $KBATCH_JOB_TOKEN"
+    wget -q -O - --header "$auth" "${KBATCH_URL}api/v1/jobs/$KBATCH_JOB_ID" >/dev/null || exit 3
+    wget -q -O /dev/null --header "$auth" --header "Content-Type: application/json" \\
+        --post-data '{"name": "part", "command": ["true"]}' "${KBATCH_URL}api/v1/jobs" || exit 4
+    echo "token $KBATCH_JOB_TOKEN"
+    """
+    job = alice.wait(alice.submit(command=["sh", "-c", script])["id"])
+    assert (job["status"], job["children"]) == ("succeeded", 1), alice.logs(job["id"])
+    [child] = alice.call("GET", "api/v1/jobs", params={"parent": job["id"]})["items"]
+    assert alice.wait(child["id"])["status"] == "succeeded"
+    token = alice.logs(job["id"]).split()[-1]
+    assert token.startswith("kbatch-job-")
+    pods = kube.list_pod_for_all_namespaces(label_selector=f"job-name={job['id']}").items
+    assert pods
+    assert token not in str(pods)
+
+
 def test_names_and_links_of_a_zip_are_as_they_were_meant(alice):
     zipped = {"file": ("code.zip", make_mixed_zip(), "application/zip")}
     upload = alice.call("POST", "api/v1/uploads", status=201, files=zipped)

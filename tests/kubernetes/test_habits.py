@@ -34,16 +34,16 @@ c.Profiles.profile_list = [
 
 launched = set()
 
-def modify_pod_hook(launcher, pod_template, job):
-    spec = pod_template["spec"]
-    if job.name == "meshed":  # what a mesh's webhook does that does not know native sidecars
-        proxy = {{"name": "proxy", "image": launcher.init_image, "command": ["sleep", "100000"]}}
-        spec["containers"].append(proxy)
-    if job.name == "late" and job.id not in launched:
+def modify_pod_hook(spawner, pod):
+    spec, name = pod.spec, pod.metadata.annotations["kbatch.jupyter.org/job-name"]
+    if name == "meshed":  # what a mesh's webhook does that does not know native sidecars
+        image = spec.init_containers[0].image
+        spec.containers.append({{"name": "proxy", "image": image, "command": ["sleep", "100000"]}})
+    if name == "late" and spawner.job_id not in launched:
         # as if the last room of the node was given away since the scheduler chose it
-        launched.add(job.id)
-        spec["nodeName"] = "NODE"
-        spec["containers"][0]["resources"] = {{"limits": {{"cpu": "1000", "memory": "64Mi"}}}}
+        launched.add(spawner.job_id)
+        spec.node_name = "NODE"
+        spec.containers[0].resources = {{"limits": {{"cpu": "1000", "memory": "64Mi"}}}}
 
 c.KubeJobLauncher.modify_pod_hook = modify_pod_hook
 """

@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
+import kubernetes
 import pytest
 from kubernetes.aio import client
 
+from kbatch_server.jobs.spawner import make_spawner
 from kbatch_server.launchers.base import Launch, LauncherUnavailable, LaunchRefused, LogNotFound
 from kbatch_server.launchers.kube.client import KubeClient, KubeUnavailable
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
@@ -24,6 +26,7 @@ from kbatch_server.models.job import Job, JobSpec, JobStatus, Status
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.secret import RegistryLogin
 from kbatch_server.models.times import utcnow
+from kbatch_server.models.user import User
 from kbatch_server.slugs import make_job_id
 from tests.support.cluster import ClusterLike
 from tests.support.waiting import until
@@ -45,6 +48,15 @@ async def launcher(cluster: ClusterLike, namespace: str) -> AsyncIterator[KubeJo
     yield launcher
     await launcher.stop()
     await launcher.close()
+
+
+def bind(node: str, selector: dict[str, str]) -> Callable[..., None]:
+    """Return a hook that sends a pod to a node, whatever the scheduler would say."""
+
+    def hook(spawner: Any, pod: Any) -> None:
+        pod.spec.node_name, pod.spec.node_selector = node, selector
+
+    return hook
 
 
 @pytest.fixture
@@ -516,8 +528,8 @@ async def test_a_namespace_for_each_user(
 ) -> None:
     launcher = KubeJobLauncher(
         kubeconfig=str(cluster.kubeconfig),
-        namespace=f"{namespace}-{{username}}",
-        create_namespace=True,
+        enable_user_namespaces=True,
+        user_namespace_template=f"{namespace}-{{username}}",
         instance=namespace,
         init_image=cluster.image,
     )
@@ -531,7 +543,7 @@ async def test_a_namespace_for_each_user(
         await wait_until(launcher, job, lambda seen: seen.status == Status.SUCCEEDED)
         assert await launcher.launch(job, Launch()) == job.state
         # where jobs run now does not matter to one that was launched
-        launcher.namespace = namespace
+        launcher.enable_user_namespaces = False
         assert await read(launcher, job) == "hello\n"
     finally:
         await launcher.stop()
@@ -777,9 +789,7 @@ async def test_a_job_that_ran_when_its_node_refused_it_is_not_one_that_never_beg
     assert seen.status == Status.FAILED
     assert not seen.never_began
     never = make_job("true")
-    launcher.modify_pod_hook = lambda launcher, pod, job: pod["spec"].update(
-        nodeName=node.metadata.name, nodeSelector={"kbatch-test": "none"}
-    )
+    launcher.modify_pod_hook = bind(node.metadata.name, {"kbatch-test": "none"})
     seen = await run(launcher, never)
     assert (seen.reason, seen.never_began, seen.pods) == ("NodeAffinity", True, [])
 
@@ -793,9 +803,7 @@ async def test_an_attempt_that_its_node_refused_takes_none_of_the_retries(
     [node] = (await core_api.list_node()).items
     label = f"kbatch-test/{job_label(launcher)}"
     # sent to the node whether it has the label or not, as if it had lost it just then
-    launcher.modify_pod_hook = lambda launcher, pod, job: pod["spec"].update(
-        nodeName=node.metadata.name, nodeSelector={label: "there"}
-    )
+    launcher.modify_pod_hook = bind(node.metadata.name, {label: "there"})
     job = make_job("exit 3", retries=1)
     await launch(launcher, job)
     seen = await wait_until(launcher, job, lambda seen: seen.reason == "NodeAffinity")
@@ -863,12 +871,19 @@ async def test_many_jobs_at_once(launcher: KubeJobLauncher, make_job: Callable[.
 
 
 async def test_modify_pod_hook(launcher: KubeJobLauncher, make_job: Callable[..., Job]) -> None:
-    async def hook(launcher: KubeJobLauncher, pod: dict[str, Any], job: Job) -> None:
-        pod["spec"]["containers"][0]["env"].append({"name": "FROM_HOOK", "value": job.user})
+    async def hook(spawner: Any, pod: Any) -> Any:
+        pod.spec.containers[0].env.append(
+            kubernetes.client.V1EnvVar(name="FROM_HOOK", value=spawner.user.name)
+        )
+        pod.metadata.labels["team"] = spawner.namespace
+        return pod
 
     launcher.modify_pod_hook = hook
     job = make_job("echo $FROM_HOOK")
-    assert (await run(launcher, job)).status == Status.SUCCEEDED
+    spawner = make_spawner(User(job.user), job_id=job.id)
+    job.state = await launcher.launch(job, Launch(spawner=spawner))
+    seen = await wait_until(launcher, job, lambda seen: seen.status.is_end)
+    assert seen.status == Status.SUCCEEDED
     assert await read(launcher, job) == "Alice\n"
 
 

@@ -19,12 +19,12 @@ from tests.support.notebooks import make_notebook, read_outputs
 from tests.support.waiting import wait_until
 
 CONFIG = """
-def modify_pod_hook(launcher, pod, job):
+def modify_pod_hook(spawner, pod):
     # an image with Python, and what a notebook takes from a folder of the node
-    main = pod["spec"]["containers"][0]
-    main["image"] = "{image}"
-    main["volumeMounts"].append({{"name": "env", "mountPath": "{folder}", "readOnly": True}})
-    pod["spec"]["volumes"].append({{"name": "env", "hostPath": {{"path": "{folder}"}}}})
+    main = pod.spec.containers[0]
+    main.image = "{image}"
+    main.volume_mounts.append({{"name": "env", "mountPath": "{folder}", "readOnly": True}})
+    pod.spec.volumes.append({{"name": "env", "hostPath": {{"path": "{folder}"}}}})
 
 c.KubeJobLauncher.modify_pod_hook = modify_pod_hook
 c.JobConfig.environment = {{"PATH": "{folder}/bin:/usr/bin:/bin", "HOME": "/nowhere"}}

@@ -23,6 +23,7 @@ from kbatch_server.app import CONFIGURABLES, KBatchServer, main
 from kbatch_server.commands.gc import CollectGarbage
 from kbatch_server.commands.upgrade_db import UpgradeDB
 from kbatch_server.jobs.config import JobConfig
+from kbatch_server.launchers.kube.launcher import KubeJobLauncher
 from kbatch_server.settings.checks import RENAMED, WrongSetting, check_config
 from kbatch_server.settings.dotenv import KEYS
 from tests.support.service import Service
@@ -402,6 +403,12 @@ def test_a_setting_under_its_old_name_stops_the_start_and_the_message_has_the_ne
     with pytest.raises(WrongSetting) as refused:
         check_config(Config({old: {name: 1}}), CONFIGURABLES)
     assert str(refused.value).startswith(f"c.{old}.{name} is now c.{RENAMED[old]}.{name}:")
+
+
+def test_an_old_name_of_a_trait_is_refused_with_the_new_one() -> None:
+    config = Config({"KubeJobLauncher": {"create_namespace": True}})
+    with pytest.raises(WrongSetting, match="create_namespace is now c"):
+        check_config(config, [KubeJobLauncher])
 
 
 def test_a_wrong_setting_ends_the_process_with_that_line_alone(tmp_path):

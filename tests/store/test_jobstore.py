@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from kbatch_server.audit import Action, AuditQuery, make_entry
-from kbatch_server.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from kbatch_server.errors import Conflict, InvalidRequest, KBatchError, NotFound, Unavailable
 from kbatch_server.keyring import Keyring
 from kbatch_server.models.job import Job, JobSpec, Pod, Status
 from kbatch_server.models.listing import JobQuery
@@ -26,6 +26,7 @@ from kbatch_server.models.upload import Upload
 from kbatch_server.slugs import make_job_id
 from kbatch_server.store import Store, paging
 from kbatch_server.store.database import postgresql
+from kbatch_server.store.queuelimits import QueueLimits
 from kbatch_server.store.tables import metadata
 from tests.support.fuzzing import peak_below
 
@@ -1119,3 +1120,25 @@ async def test_only_an_expired_upload_that_no_job_names_is_deleted_and_then_no_j
     assert await store.uploads.list_expired(now) == []
     await store.jobs.remove(job.id)
     assert [upload.id for upload in await store.uploads.list_expired(now)] == ["named"]
+
+
+async def test_of_jobs_that_a_job_submits_at_once_only_so_many_are_added(store):
+    parent, _ = await store.jobs.add(make_job("parent-1"))
+
+    async def add(number: int, most: int = 3) -> object:
+        child = replace(make_job(f"child-{number}"), parent=parent.id, depth=1)
+        try:
+            return (await store.jobs.add(child, limits=QueueLimits(children=most)))[0]
+        except KBatchError as error:
+            return error
+
+    outcomes = await asyncio.gather(*(add(number) for number in range(10)))
+    assert sum(isinstance(each, Job) for each in outcomes) == 3
+    assert {each.reason for each in outcomes if isinstance(each, KBatchError)} == {"QuotaExceeded"}
+    assert (await store.jobs.find(parent.id)).children == 3
+    page = await store.jobs.list_page(JobQuery(user=parent.user, parent=parent.id))
+    assert {job.parent for job in page.jobs} == {parent.id}
+    assert len(page.jobs) == 3
+    await store.jobs.update(parent.id, status=Status.SUCCEEDED, ended_at=utcnow())
+    assert (await add(11, most=9)).reason == "JobEnded"
+    assert len((await store.jobs.list_page(JobQuery(user=parent.user))).jobs) == 4

@@ -10,6 +10,7 @@ from traitlets.config import Config, LoggingConfigurable
 from kbatch_server.engine.engine import Engine
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.engine.workqueue import WorkQueue
+from kbatch_server.hooks import Hooks
 from kbatch_server.jobs.profiles import Profiles
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
@@ -63,11 +64,13 @@ class World:
     def renew(self) -> None:
         """Forget everything that is in memory, as a process that was just started."""
         parent = LoggingConfigurable(config=self.config)
+        self.hooks = Hooks(parent=parent)
         self.profiles = Profiles(parent=parent)
         self.uploads = make_uploads(self.store, self.storage, parent=parent)
         self.outputs = Outputs(parent=parent, storage=self.storage, records=self.store.outputs)
         self.engine = Engine(
             parent=parent,
+            hooks=self.hooks,
             keyring=KEYRING,
             launcher=self.launcher,
             outputs=self.outputs,
@@ -83,6 +86,7 @@ class World:
         self.builder = self.reconciler.builder
         self.jobs = Jobs(
             parent=parent,
+            hooks=self.hooks,
             launcher=self.launcher,
             limits=self.limits,
             profiles=self.profiles,

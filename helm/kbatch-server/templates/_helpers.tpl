@@ -44,13 +44,31 @@ app.kubernetes.io/component: test
 {{- end }}
 {{- end }}
 
+{{/* The one namespace of all jobs; empty where each user has a namespace. */}}
 {{- define "kbatch.jobsNamespace" -}}
+{{- if not (include "kbatch.perUser" .) }}
 {{- .Values.app.job_namespace | default .Values.jobs.namespace | required "jobs.namespace: must name the namespace where jobs run" }}
+{{- end }}
 {{- end }}
 
 {{/* Not empty where each user has a namespace. */}}
 {{- define "kbatch.perUser" -}}
-{{- if contains "{username}" (include "kbatch.jobsNamespace" .) }}true{{ end }}
+{{- if .Values.jobs.userNamespaces.enabled }}true{{ end }}
+{{- end }}
+
+{{/* Not empty where the service needs its rights in all namespaces. */}}
+{{- define "kbatch.clusterWide" -}}
+{{- with .Values.jobs.userNamespaces }}{{ if and .enabled (or .create (not .existing)) }}true{{ end }}{{ end }}
+{{- end }}
+
+{{/* The objects of each user's namespace, as a YAML list: the values', and the policy of the jobs. */}}
+{{- define "kbatch.userObjects" -}}
+{{- $objects := .Values.jobs.userNamespaces.objects }}
+{{- if .Values.networkPolicy.jobs.enabled }}
+{{- $policy := dict "apiVersion" "networking.k8s.io/v1" "kind" "NetworkPolicy" "metadata" (dict "name" (printf "%s-jobs" (include "kbatch.name" .))) "spec" (include "kbatch.jobsPolicy" . | fromYaml) }}
+{{- $objects = append $objects $policy }}
+{{- end }}
+{{- toYaml $objects }}
 {{- end }}
 
 {{- define "kbatch.hubToken" -}}
@@ -139,9 +157,12 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
 {{- end }}
 {{- if and (include "kbatch.hubValues" .) (hasKey (.Values.config.KBatchServer | default dict) "spawner_config") }}{{ fail "config.KBatchServer.spawner_config: is set by hub.existingValues" }}{{ end }}
 {{- if and .Values.keys.value .Values.keys.existingSecret }}{{ fail "keys.value and keys.existingSecret: only one of them can be set" }}{{ end }}
-{{- if and .Values.jobs.createNamespaces (not (include "kbatch.perUser" .)) }}{{ fail "jobs.createNamespaces: is for a jobs.namespace with {username}" }}{{ end }}
+{{- with .Values.jobs }}
+{{- if and .userNamespaces.enabled .namespace }}{{ fail "jobs.namespace and jobs.userNamespaces.enabled: only one of them can be set" }}{{ end }}
+{{- if and .userNamespaces.enabled .userNamespaces.create .userNamespaces.existing }}{{ fail "jobs.userNamespaces.existing: is for jobs.userNamespaces.create: false" }}{{ end }}
+{{- end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs: must name a gateway" }}{{ end }}
-{{- range $trait, $value := dict "KBatchServer.db_url" "db" "KBatchServer.bind_url" "service.port" "KBatchServer.service_prefix" "hub.baseUrl and hub.serviceName" "KubeJobLauncher.namespace" "jobs.namespace" "KubeJobLauncher.create_namespace" "jobs.createNamespaces" "KubeJobLauncher.kueue_version" "jobs.kueueVersion" }}
+{{- range $trait, $value := dict "KBatchServer.db_url" "db" "KBatchServer.bind_url" "service.port" "KBatchServer.service_prefix" "hub.baseUrl and hub.serviceName" "KubeJobLauncher.namespace" "jobs.namespace" "KubeJobLauncher.enable_user_namespaces" "jobs.userNamespaces" "KubeJobLauncher.user_namespace_template" "jobs.userNamespaces" "KubeJobLauncher.create_user_namespaces" "jobs.userNamespaces" "KubeJobLauncher.watch_all_namespaces" "jobs.userNamespaces" "KubeJobLauncher.user_namespace_objects" "jobs.userNamespaces" "KubeJobLauncher.kueue_version" "jobs.kueueVersion" }}
 {{- $words := splitList "." $trait }}
 {{- if hasKey (get $.Values.config (first $words) | default dict) (last $words) }}{{ fail (printf "config.%s: is set by %s" $trait $value) }}{{ end }}
 {{- end }}
@@ -155,8 +176,6 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
 {{- $config := dict
   "KBatchServer" (dict "launcher_class" "kubernetes")
   "KubeJobLauncher" (dict
-    "namespace" (include "kbatch.jobsNamespace" .)
-    "create_namespace" .Values.jobs.createNamespaces
     "kueue_version" .Values.jobs.kueueVersion
     "instance" .Release.Name)
   "FileStorage" (dict "root" "/srv/kbatch/storage")
@@ -165,6 +184,21 @@ http://{{ include "kbatch.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.ser
   "SignedLinks" (dict "url_for_jobs" (printf "%s%s" (include "kbatch.address" .) (include "kbatch.prefix" .)))
   "JobConfig" dict
 }}
+{{- if include "kbatch.perUser" . }}
+{{- with .Values.jobs.userNamespaces }}
+{{- $_ := set $config.KubeJobLauncher "enable_user_namespaces" true }}
+{{- $_ := set $config.KubeJobLauncher "user_namespace_template" .template }}
+{{- $_ := set $config.KubeJobLauncher "create_user_namespaces" .create }}
+{{- $_ := set $config.KubeJobLauncher "use_existing_user_namespaces" .useExisting }}
+{{- $_ := set $config.KubeJobLauncher "user_namespace_labels" .labels }}
+{{- $_ := set $config.KubeJobLauncher "user_namespace_annotations" .annotations }}
+{{- end }}
+{{- $_ := set $config.KubeJobLauncher "hub_namespace" (include "kbatch.hubNamespace" .) }}
+{{- $_ := set $config.KubeJobLauncher "user_namespace_objects" (include "kbatch.userObjects" . | fromYamlArray) }}
+{{- $_ := set $config.KubeJobLauncher "watch_all_namespaces" (ne (include "kbatch.clusterWide" .) "") }}
+{{- else }}
+{{- $_ := set $config.KubeJobLauncher "namespace" (include "kbatch.jobsNamespace" .) }}
+{{- end }}
 {{- if eq .Values.db.type "sqlite" }}
 {{- $_ := set $config.KBatchServer "db_url" "sqlite:////srv/kbatch/jobs.sqlite" }}
 {{- end }}
@@ -207,4 +241,86 @@ hub-values.json: {{ dict "singleuser" . | toJson | b64enc }}
 {{- range $name, $text := .Values.extraConfig }}
 extra-{{ $name }}.py: {{ $text | b64enc | quote }}
 {{- end }}
+{{- end }}
+
+{{/* The spec of the jobs' NetworkPolicy. */}}
+{{- define "kbatch.jobsPolicy" -}}
+{{- $jobs := dict "app.kubernetes.io/managed-by" "kbatch-server" "kbatch.jupyter.org/instance" .Release.Name }}
+{{- $hub := dict "kubernetes.io/metadata.name" (include "kbatch.hubNamespace" .) }}
+podSelector:
+  matchLabels: {{ toJson $jobs }}
+policyTypes: [Ingress, Egress]
+ingress: []
+egress:
+  # names: the cluster's DNS, which is a pod (on OpenShift in a namespace of its own, with another port), on the
+  # node, or outside of the cluster, as zero-to-jupyterhub has it
+  - ports:
+      - {port: 53, protocol: UDP}
+      - {port: 53, protocol: TCP}
+      - {port: 5353, protocol: UDP}
+      - {port: 5353, protocol: TCP}
+    to:
+      - namespaceSelector:
+          matchExpressions:
+            - {key: kubernetes.io/metadata.name, operator: In, values: [kube-system, openshift-dns]}
+  - ports:
+      - {port: 53, protocol: UDP}
+      - {port: 53, protocol: TCP}
+    to:
+      # Google Kubernetes Engine with Cloud DNS: of the metadata server only this port
+      - ipBlock: {cidr: 169.254.169.254/32}
+      # NodeLocal DNSCache
+      - ipBlock: {cidr: 169.254.20.10/32}
+      - ipBlock: {cidr: 10.0.0.0/8}
+      - ipBlock: {cidr: 172.16.0.0/12}
+      - ipBlock: {cidr: 192.168.0.0/16}
+      - ipBlock: {cidr: "fc00::/7"}
+  # the service: code and results
+  - ports:
+      - {port: 8050, protocol: TCP}
+    to:
+      - namespaceSelector:
+          matchLabels: {kubernetes.io/metadata.name: {{ .Release.Namespace }}}
+        podSelector:
+          matchLabels:
+            {{- include "kbatch.podSelector" . | nindent 12 }}
+  {{- if .Values.networkPolicy.jobs.allowInternet }}
+  {{- $v4 := list "0.0.0.0/8" "10.0.0.0/8" "100.64.0.0/10" "127.0.0.0/8" "168.63.129.16/32" "169.254.0.0/16" "172.16.0.0/12" "192.0.0.0/24" "192.168.0.0/16" "198.18.0.0/15" "224.0.0.0/4" "240.0.0.0/4" }}
+  {{- /* those of IPv6, and how NAT64 says one of the above in an IPv6 address */}}
+  {{- $v6 := list "::1/128" "64:ff9b::/104" "64:ff9b::a00:0/104" "64:ff9b::6440:0/106" "64:ff9b::7f00:0/104" "64:ff9b::a83f:8110/128" "64:ff9b::a9fe:0/112" "64:ff9b::ac10:0/108" "64:ff9b::c000:0/120" "64:ff9b::c0a8:0/112" "64:ff9b::c612:0/111" "64:ff9b:1::/48" "fc00::/7" "fe80::/10" "fec0::/10" "ff00::/8" }}
+  {{- range .Values.networkPolicy.jobs.exceptCidrs }}
+  {{- if contains ":" . }}{{ $v6 = append $v6 . }}{{ else }}{{ $v4 = append $v4 . }}{{ end }}
+  {{- end }}
+  # all but private, shared and link-local addresses, and what was named: not the cluster, not the metadata of a cloud
+  - to:
+      - ipBlock:
+          cidr: 0.0.0.0/0
+          except: {{ toJson $v4 }}
+      - ipBlock:
+          cidr: ::/0
+          except: {{ toJson $v6 }}
+  {{- end }}
+  {{- with .Values.networkPolicy.jobs.allowCidrs }}
+  - to:
+      {{- range . }}
+      - ipBlock: {cidr: {{ . | quote }}}
+      {{- end }}
+  {{- end }}
+  {{- if .Values.networkPolicy.jobs.allowHub }}
+  - ports:
+      - {port: 8081, protocol: TCP}
+    to:
+      - namespaceSelector:
+          matchLabels: {{ toJson $hub }}
+        podSelector:
+          matchLabels: {app: jupyterhub, component: hub}
+  - ports:
+      - {port: 8000, protocol: TCP}
+    to:
+      - namespaceSelector:
+          matchLabels: {{ toJson $hub }}
+        podSelector:
+          matchLabels: {app: jupyterhub, component: proxy}
+  {{- end }}
+  {{- with .Values.networkPolicy.jobs.egress }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}

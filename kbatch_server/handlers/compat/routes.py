@@ -9,6 +9,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from ...aio import with_ticks
@@ -154,22 +155,24 @@ class KBatchJobsHandler(KBatchHandler):
         profiles = await self.services.profiles.list(self.user)
         request, code = kbatch.read_body(data, {profile.slug: profile for profile in profiles})
         try:
-            if code is not None:
-                await self.services.jobs.make_spec(self.user, request)  # before anything is kept
-                request = request.model_copy(update={"upload": await self._keep(kbatch.decode_code(code))})
-            job, _ = await self.services.jobs.submit(self.user, request)
+            keep_code = None if code is None else partial(self._keep_encoded, code)
+            job, _ = await self.services.jobs.submit(self.user, request, keep_code=keep_code)
         except InvalidRequest as error:
             raise kbatch.rename_fields(error) from None
-        self.send_json(manifests.make_job(job, env=request.env))
+        self.send_json(manifests.make_job(job, env=await self.services.jobs.read_new_env(job, request)))
 
     async def _post_flat(self, data: Any) -> None:
         request, inline = flat.read_body(data)
-        if inline is not None:
-            await self.services.jobs.make_spec(self.user, request)  # before anything is kept
-            archive = await asyncio.to_thread(inline.to_zip)
-            request = request.model_copy(update={"upload": await self._keep([archive])})
-        job, _ = await self.services.jobs.submit(self.user, request)
-        self.send_json(flat.make_job(job, self.root, env=request.env), status=201)
+        keep_code = None if inline is None else partial(self._keep_inline, inline)
+        job, _ = await self.services.jobs.submit(self.user, request, keep_code=keep_code)
+        env = await self.services.jobs.read_new_env(job, request)
+        self.send_json(flat.make_job(job, self.root, env=env), status=201)
+
+    async def _keep_encoded(self, code: str) -> str:
+        return await self._keep(kbatch.decode_code(code))
+
+    async def _keep_inline(self, inline: flat.InlineFile) -> str:
+        return await self._keep([await asyncio.to_thread(inline.to_zip)])
 
     async def _keep(self, pieces: Iterable[bytes]) -> str:
         async def chunks() -> AsyncIterator[bytes]:

@@ -1,12 +1,9 @@
-"""Applies what a Job needs in addition: its Secret, its namespace, and changes to its pods."""
+"""Applies what a Job needs in addition: its Secret, and changes to its pods."""
 
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ...models.job import Job, JobSpec
@@ -69,23 +66,6 @@ async def raise_limit(
 
 def _make_pod_path(pod: dict[str, Any]) -> str:
     return make_path("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
-
-
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
-
-def find_own_namespace() -> str:
-    """Return the namespace in POD_NAMESPACE, or that of the pod of the service, or ``default``."""
-    if os.environ.get("POD_NAMESPACE"):
-        return os.environ["POD_NAMESPACE"]
-    return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else "default"
-
-
-def is_namespace_template(value: str) -> bool:
-    """Whether this is a namespace's name, or a template that gives no user a namespace of others."""
-    plain = value.replace("{username}", "u", 1)
-    is_name = re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", plain)
-    return is_name is not None and len(plain) <= 43 and value != "{username}"
 
 
 async def ensure_secrets(

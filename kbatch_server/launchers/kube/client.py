@@ -31,6 +31,18 @@ _PATHS = {
     "pods": "/api/v1/",
     "events": "/api/v1/",
     "jobs": "/apis/batch/v1/",
+    # in users' namespaces
+    "limitranges": "/api/v1/",
+    "persistentvolumeclaims": "/api/v1/",
+    "resourcequotas": "/api/v1/",
+    "serviceaccounts": "/api/v1/",
+    "services": "/api/v1/",
+    "cronjobs": "/apis/batch/v1/",
+    "deployments": "/apis/apps/v1/",
+    "statefulsets": "/apis/apps/v1/",
+    "networkpolicies": "/apis/networking.k8s.io/v1/",
+    "roles": "/apis/rbac.authorization.k8s.io/v1/",
+    "rolebindings": "/apis/rbac.authorization.k8s.io/v1/",
 }
 
 _CONNECT_SECONDS = 10

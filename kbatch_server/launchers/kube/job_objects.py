@@ -16,6 +16,7 @@ from .manifests.gates import has_own_delay, is_gated
 from .manifests.labels import INSTANCE_LABEL, JOB_ID_LABEL
 from .manifests.manifest import Manifest
 from .reflector import Reflector, Seen, trim_event, trim_job, trim_pod
+from .reflectors import Reflectors
 from .status import sentences
 from .status.events import Event
 from .status.kueue import JOB_UID_LABEL, is_handed_over, make_workloads_path, trim_workload
@@ -62,7 +63,7 @@ class JobObjects:
     def __init__(
         self,
         client: KubeClient,
-        reflector: Reflector,
+        reflector: Reflector | Reflectors,
         *,
         instance: str,
         load_seconds: float,
@@ -94,8 +95,9 @@ class JobObjects:
 
         They also are if they lack one of these pods: each watch recovers at a different time.
         """
-        await self._reflector.wait_loaded(self._load_seconds)
-        seen = self._find_seen(place) if self._reflector.is_healthy else None
+        reflector = await self._reflector.of(place.namespace)
+        await reflector.wait_loaded(self._load_seconds)
+        seen = self._find_seen(place) if reflector.is_healthy else None
         if seen is None or not seen.pods.keys() >= set(pods):
             return await self.ask(place)
         return seen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -11,18 +10,17 @@ from typing import Any
 
 import traitlets
 from kubernetes.aio.config import ConfigException
-from traitlets import Bool, Float, TraitError, Unicode, default, validate
+from traitlets import Float, Instance, TraitError, Unicode, validate
 
+from ...errors import KBatchError, Unavailable
 from ...failpoints import reach
+from ...hooks import Hooks
 from ...models.job import Job, JobEvent, JobStatus
-from ...templates import fill_label
-from ..base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
+from ..base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNotFound, LogPiece
 from .apply import (
     check_is_same,
     end_pods,
     ensure_secrets,
-    find_own_namespace,
-    is_namespace_template,
     open_gates,
     raise_limit,
 )
@@ -32,19 +30,25 @@ from .job_objects import JobObjects, Place, is_behind, make_timed_status
 from .logs import NO_LOG, FollowedLog
 from .manifests import job as manifests
 from .manifests.filled import fill_templates
-from .manifests.labels import USERNAME
 from .manifests.manifest import Manifest
 from .manifests.sidecar import explain_unsent
+from .namespace_traits import NamespaceTraits
+from .namespaces import Namespaces
+from .pod_hook import modify_pod
 from .reflector import Reflector, Seen
+from .reflectors import Reflectors
 from .status.pods import START_PROBLEMS, find_state, find_strangers, is_ending, is_over, sort_pods
 
 _LOOK_AGAIN_SECONDS = 5
 """Seconds that a reader waits for news of a log that has not begun, before it checks by itself."""
 
+IDLE_POLLS = 3
+"""After how many polls a namespace without running jobs is not watched any more, where each is by itself."""
+
 _GONE = "The pod was deleted before all of its log was read."
 
 
-class KubeJobLauncher(JobLauncher):
+class KubeJobLauncher(NamespaceTraits, JobLauncher):
     """Creates a Kubernetes Job for each job, with a Secret that it owns.
 
     It creates the Job suspended, then its Secret, and then resumes the Job. So each step can be repeated, no
@@ -55,32 +59,7 @@ class KubeJobLauncher(JobLauncher):
     has_secret_files = True
     has_registries = True
 
-    namespace = Unicode(
-        help="""The namespace for jobs. Default: the environment variable POD_NAMESPACE, else the namespace of
-        the pod that the service runs in, else ``default``.
-
-        With ``{username}`` in it, like ``kbatch-{username}``, each user has a namespace. It stands for the
-        user's slug, and needs other text beside it (there may be a user called ``kube-system``). The service
-        then watches all namespaces, which needs a ClusterRole.
-        """,
-        config=True,
-    )
-
-    hub_namespace = Unicode(
-        help="""The namespace of the hub, which ``{hubnamespace}`` stands for in templates. Default: the
-        environment variable POD_NAMESPACE, else the namespace of the service's own pod.
-        """,
-        config=True,
-    )
-
-    create_namespace = Bool(
-        False,
-        help="""Create missing namespaces of users, if ``namespace`` contains ``{username}``.
-
-        The service never uses an existing namespace that it did not create for this user. Default: False.
-        """,
-        config=True,
-    )
+    hooks = Instance(Hooks, ())
 
     instance = Unicode(
         "kbatch",
@@ -113,13 +92,20 @@ class KubeJobLauncher(JobLauncher):
     modify_pod_hook: Any = traitlets.Callable(
         None,
         allow_none=True,
-        help="""A function that changes the pods of a job before the service creates its Job. It takes
-        (launcher, pod_template, job) and may be async. ``pod_template`` is a dict with ``metadata`` and
-        ``spec`` as in Kubernetes. The function may change this dict, or return another. The service sends the
-        result without further checks. Default: none. Example::
+        help="""A function that changes the pods of a job before the service creates its Job, as KubeSpawner's
+        hook changes that of a server. It takes (spawner, pod), and may be async.
 
-            def modify_pod_hook(launcher, pod_template, job):
-                pod_template["spec"]["runtimeClassName"] = "gvisor"
+        ``pod`` is a V1Pod of the Python package ``kubernetes`` (``kubernetes.client``), with the job's id as
+        its name. The function changes it and returns it; None means the same pod. The values of environment
+        variables are in the job's Secret, so the function does not see them. ``spawner`` has ``user.name``,
+        ``user.groups``, ``user_options`` (with ``profile``), ``job_id``, ``namespace`` and ``log``. The
+        function may add containers, volumes, labels and more, but must not remove a container, or change a
+        label of the service. An ``InvalidRequest`` that it raises fails the job with its message. After
+        another error, the launch is tried again later. ``Hooks`` has the time limit. Default: none. Example::
+
+            def modify_pod_hook(spawner, pod):
+                pod.spec.runtime_class_name = "gvisor"
+                return pod
 
             c.KubeJobLauncher.modify_pod_hook = modify_pod_hook
         """,
@@ -166,24 +152,6 @@ class KubeJobLauncher(JobLauncher):
         config=True,
     )
 
-    @default("namespace")
-    def _default_namespace(self) -> str:
-        return find_own_namespace()
-
-    @default("hub_namespace")
-    def _default_hub_namespace(self) -> str:
-        return find_own_namespace()
-
-    @validate("namespace")
-    def _validate_namespace(self, proposal: Any) -> str:
-        value: str = proposal.value
-        if not is_namespace_template(value):
-            raise TraitError(
-                "KubeJobLauncher.namespace must be the name of a namespace of at most 43 characters, or "
-                f'contain one {{username}} and other text, like "kbatch-{{username}}", not {value!r}'
-            )
-        return value
-
     @validate("instance")
     def _validate_instance(self, proposal: Any) -> str:
         value: str = proposal.value
@@ -192,7 +160,8 @@ class KubeJobLauncher(JobLauncher):
         return value
 
     client: KubeClient
-    reflector: Reflector
+    reflector: Reflector | Reflectors
+    namespaces: Namespaces
     job_objects: JobObjects
 
     async def open(self) -> None:
@@ -205,6 +174,7 @@ class KubeJobLauncher(JobLauncher):
                 f"KUBECONFIG names one: {error}"
             ) from None
         self.client = KubeClient(configuration, request_timeout_seconds=self.request_timeout_seconds)
+        self.namespaces = Namespaces(self.client, self, instance=self.instance, log=self.log)
         self._make_view(lambda job_id: None)
 
     async def close(self) -> None:
@@ -224,14 +194,22 @@ class KubeJobLauncher(JobLauncher):
         await reflector.stop()
 
     def _make_view(self, on_change: Callable[[str], None]) -> None:
-        self.reflector = Reflector(
-            self.client,
-            namespace="" if "{username}" in self.namespace else self.namespace,
-            instance=self.instance,
-            kueue_version=self.kueue_version,
-            on_change=on_change,
-            log=self.log,
-        )
+        def make_reflector(namespace: str) -> Reflector:
+            return Reflector(
+                self.client,
+                namespace=namespace,
+                instance=self.instance,
+                kueue_version=self.kueue_version,
+                on_change=on_change,
+                log=self.log,
+            )
+
+        if not self.enable_user_namespaces:
+            self.reflector = make_reflector(self.namespace)
+        elif self.watch_all_namespaces:
+            self.reflector = make_reflector("")
+        else:
+            self.reflector = Reflectors(make_reflector, idle_seconds=IDLE_POLLS * self.poll_seconds)
         self.job_objects = JobObjects(
             self.client,
             self.reflector,
@@ -241,9 +219,16 @@ class KubeJobLauncher(JobLauncher):
         )
 
     async def check(self) -> None:
-        """Request one Job, which tests the network, the credentials and the permissions."""
+        """Request one Job, which tests the network, the credentials and the permissions.
+
+        If the service watches each namespace by itself, and none has jobs now, it requests the version.
+        """
+        namespace = self.reflector.namespace
         with read_errors():
-            await self.client.get(make_path("jobs", self.reflector.namespace), {"limit": 1})
+            if namespace is None:
+                await self.client.get("/version")
+            else:
+                await self.client.get(make_path("jobs", namespace), {"limit": 1})
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         """Create the Job suspended, then its Secret, then resume it; skip steps that are done."""
@@ -260,23 +245,25 @@ class KubeJobLauncher(JobLauncher):
             output_limits=launch.output_limits,
             code_sha256=launch.code_sha256,
         )
-        await self._modify_pod(manifest, job)
+        await self._modify_pod(manifest, job, launch.spawner)
         with launch_errors():
-            if self.create_namespace:
-                await self._ensure_namespace(place.namespace, job.user)
-            made, _ = await self.client.ensure_created(
-                make_path("jobs", place.namespace),
-                manifest,
-                is_ours=lambda found: self.job_objects.is_ours(found, place),
-            )
-            place = Place(place.namespace, place.name, made["metadata"]["uid"])
-            reach("launch.3")
-            if not manifests.is_launched(made):
-                await check_is_same(self.client, made, manifest, place)
-                await ensure_secrets(self.client, job, launch, place, instance=self.instance)
-                reach("launch.4")
-                patch = manifests.make_launch_patch(str(place.uid), queue_name=job.spec.queue_name)
-                await self.client.patch(place.path, patch)
+            async with self.namespaces.use(place.namespace, job.user):
+                return await self._create(job, launch, manifest, place)
+
+    async def _create(self, job: Job, launch: Launch, manifest: Manifest, place: Place) -> dict[str, object]:
+        made, _ = await self.client.ensure_created(
+            make_path("jobs", place.namespace),
+            manifest,
+            is_ours=lambda found: self.job_objects.is_ours(found, place),
+        )
+        place = Place(place.namespace, place.name, made["metadata"]["uid"])
+        reach("launch.3")
+        if not manifests.is_launched(made):
+            await check_is_same(self.client, made, manifest, place)
+            await ensure_secrets(self.client, job, launch, place, instance=self.instance)
+            reach("launch.4")
+            patch = manifests.make_launch_patch(str(place.uid), queue_name=job.spec.queue_name)
+            await self.client.patch(place.path, patch)
         return place.state
 
     async def poll(self, job: Job) -> JobStatus | None:
@@ -375,10 +362,33 @@ class KubeJobLauncher(JobLauncher):
         events = sorted(seen.events.values(), key=lambda event: event.last) if seen else []
         return [event.to_job_event() for event in events]
 
+    @property
+    def keeps_users(self) -> bool:
+        """Whether it creates namespaces for users."""
+        return bool(self.enable_user_namespaces and self.create_user_namespaces)
+
+    async def list_owners(self) -> set[str]:
+        """Return the users who have a namespace that this service created."""
+        if not self.keeps_users:
+            return set()
+        with read_errors():
+            return await self.namespaces.list_owners()
+
+    async def forget_user(self, user: str) -> None:
+        """Mark the user's namespace, so that it is removed when it is empty."""
+        if self.keeps_users:
+            with read_errors():
+                await self.namespaces.forget_user(user)
+
+    async def remove_forgotten(self) -> None:
+        """Remove the empty namespaces of forgotten users."""
+        if self.keeps_users:
+            await self.namespaces.remove_forgotten()
+
     def _find_place(self, job: Job) -> Place:
         if "uid" in job.state:
             return Place(*(str(job.state[key]) for key in ("namespace", "name", "uid")))
-        return Place(fill_label(self.namespace, job.user), job.id, None)
+        return Place(self.get_namespace(job.user), job.id, None)
 
     async def _find_launched(self, place: Place) -> Manifest | None:
         """Return the Job that an earlier, interrupted launch has already launched, or None."""
@@ -386,25 +396,15 @@ class KubeJobLauncher(JobLauncher):
             found = await self.job_objects.find_job(place)
         return found if found is not None and manifests.is_launched(found) else None
 
-    async def _modify_pod(self, manifest: Manifest, job: Job) -> None:
+    async def _modify_pod(self, manifest: Manifest, job: Job, spawner: Any) -> None:
         if not self.modify_pod_hook:
             return
-        changed: Any = self.modify_pod_hook(self, manifest["spec"]["template"], job)
-        if inspect.isawaitable(changed):
-            changed = await changed
-        if changed is not None:
-            manifest["spec"]["template"] = changed
-
-    async def _ensure_namespace(self, name: str, user: str) -> None:
-        manifest = manifests.make_namespace(name, user=user, instance=self.instance)
-        labels = manifest["metadata"]["labels"]
-        await self.client.ensure_created(
-            make_path("namespaces"),
-            manifest,
-            is_ours=lambda found: manifests.is_of(
-                found, instance=self.instance, label=USERNAME, value=labels[USERNAME]
-            ),
-        )
+        try:
+            await modify_pod(self.hooks, self.modify_pod_hook, manifest, job, spawner)
+        except Unavailable as error:
+            raise LauncherUnavailable(error.message) from error
+        except KBatchError as error:
+            raise LaunchRefused(error.reason, error.message) from error
 
     async def _look(self, place: Place, *pods: str) -> Seen | None:
         with read_errors():
@@ -423,4 +423,5 @@ class KubeJobLauncher(JobLauncher):
                 return
             if is_over(pod):
                 raise LogNotFound("The command was not started.")
-            await self.reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)
+            reflector = await self.reflector.of(place.namespace)
+            await reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)

@@ -134,6 +134,10 @@ class Reflector:
             return False
         return True
 
+    async def of(self, namespace: str) -> Reflector:
+        """Return the reflector of a namespace: this one."""
+        return self
+
     def find(self, namespace: str, job_id: str) -> Seen | None:
         """Return the known objects of a job, or None."""
         seen = self._seen.get((namespace, job_id))

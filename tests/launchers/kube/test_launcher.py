@@ -14,19 +14,6 @@ from kbatch_server.launchers.kube.errors import launch_errors
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
 
 
-@pytest.mark.parametrize("namespace", ["jobs", "kbatch-{username}", "{username}-jobs"])
-def test_namespace(namespace: str) -> None:
-    assert KubeJobLauncher(namespace=namespace).namespace == namespace
-
-
-@pytest.mark.parametrize(
-    "namespace", ["{username}", "{username}-{username}", "Jobs", "a_b", "{user}-x", "", "-x", "x" * 44]
-)
-def test_namespace_that_is_refused(namespace: str) -> None:
-    with pytest.raises(TraitError, match=r"KubeJobLauncher\.namespace must"):
-        KubeJobLauncher(namespace=namespace)
-
-
 def test_namespace_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POD_NAMESPACE", "hub")
     assert KubeJobLauncher().namespace == "hub"

@@ -486,22 +486,6 @@ def test_secret_is_owned_by_its_job() -> None:
     assert objects.secret_keys(job) == set(secret["stringData"])
 
 
-def test_namespace() -> None:
-    assert objects.make_namespace("kbatch-x", user="Alice", instance="hub") == {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {
-            "name": "kbatch-x",
-            "labels": {
-                "app.kubernetes.io/managed-by": "kbatch-server",
-                "kbatch.jupyter.org/instance": "hub",
-                "kbatch.jupyter.org/username": make_slug("Alice"),
-            },
-            "annotations": {"kbatch.jupyter.org/username": "Alice"},
-        },
-    }
-
-
 @pytest.mark.parametrize(
     "user", ["Alice", "a_b", "ü" * 300, "kube-system", "{unescaped_username}", "x" * 300]
 )

@@ -32,6 +32,7 @@ c.FileStorage.root = "{root}/data/storage"
 c.JobConfig.image = "this-machine"
 c.JobConfig.termination_grace_period_seconds = 1
 c.LogRecorder.flush_seconds = 0.5
+c.Hooks.post_finish_hook = lambda job: None
 c.FileStorage.min_free_bytes = 0
 c.DiskSpace.min_free_bytes = 0
 """

@@ -39,6 +39,7 @@ c.JobConfig.image = "{image}"
 c.JobConfig.termination_grace_period_seconds = 2
 c.JobConfig.output_timeout_seconds = 600
 c.LogRecorder.flush_seconds = 0.5
+c.Hooks.post_finish_hook = lambda job: None
 c.Reconciler.resync_seconds = 10
 c.KubeJobLauncher.poll_seconds = 10
 """

@@ -1,4 +1,4 @@
-"""Makes the manifests for a job: a Job, its Secret, perhaps a Namespace. Pure: values in, dicts out.
+"""Makes the manifests for a job: a Job and its Secret. Pure: values in, dicts out.
 
 Their fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
 """
@@ -240,23 +240,6 @@ def secret_keys(job: Manifest) -> set[str]:
     volumes = [volume.get("secret") or {} for volume in spec["volumes"]]
     items = [item for each in volumes if each.get("secretName") == name for item in each.get("items") or []]
     return {each["key"] for each in (*references, *items) if each.get("name", name) == name and "key" in each}
-
-
-def make_namespace(name: str, *, user: str, instance: str) -> Manifest:
-    """Return the Namespace of one user's jobs."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {
-            "name": name,
-            "labels": {
-                "app.kubernetes.io/managed-by": "kbatch-server",
-                INSTANCE_LABEL: instance,
-                USERNAME: make_slug(user),
-            },
-            "annotations": {USERNAME: user},
-        },
-    }
 
 
 def make_labels(job: Job, instance: str) -> dict[str, str]:

@@ -30,3 +30,11 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+
+
+TEMPLATE_ANNOTATION = f"{PREFIX}template"
+"""The hash of the template of an object in a user's namespace."""
+
+
+FORGOTTEN_ANNOTATION = f"{PREFIX}forgotten-at"
+"""On a namespace, when its user was forgotten: it is removed when it is empty."""
