@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from ..jobs.profiles import Profiles, make_user_options
-from ..jobs.spawner import FUNCTIONS_SECONDS, make_spawner
+from ..jobs.spawner import make_spawner
 from ..jobs.tokens import JobTokens
 from ..launchers.base import Launch, LaunchRefused
 from ..models.job import Job, JobSpec
@@ -67,9 +66,7 @@ class LaunchBuilder(LoggingConfigurable):
         taken = {each["name"] for each in job.spec.env_sources}
         common = DEFAULT_ENVIRONMENT | _make_size_variables(job.spec)
         defaults = {name: value for name, value in common.items() if name not in taken}
-        async with asyncio.timeout(FUNCTIONS_SECONDS):
-            of_admin = await self.profiles.get_environment(user, job.spec)
-        environment = defaults | of_admin | own
+        environment = defaults | await self.profiles.get_environment(user, job.spec) | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it
         environment |= {"JUPYTER_IMAGE": job.spec.image, "JUPYTER_IMAGE_SPEC": job.spec.image}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import datetime
@@ -40,7 +39,6 @@ from .like import LikeServer, Taken
 from .profiles import Profiles
 from .progress import ProgressReports
 from .secrets import Secrets, list_names
-from .spawner import FUNCTIONS_SECONDS
 from .watch import JobWatch, Reset, SeenChange
 
 
@@ -111,10 +109,9 @@ class Jobs(LoggingConfigurable):
 
         If an earlier request had the same ``idempotency_key``, it returns that request's job. ``keep_code``
         saves code that came with the request, and returns the id of its upload: it is called only after the
-        request was checked. Raises
-        InvalidRequest if the admin does not allow the request or it exceeds the user's limits as a whole,
-        TooManyRequests if the user has too many queued jobs, NotFound if the upload is not the user's,
-        Conflict if another request had the key. If the user is a job, the new job is its child. A request
+        request was checked. Raises InvalidRequest if the admin does not allow the request or it exceeds the
+        user's limits as a whole, TooManyRequests if the user has too many queued jobs, NotFound if the upload
+        is not the user's, Conflict if another request had the key. A job's new job is its child. A request
         that is like a server becomes a whole one first, unless ``taken`` says what it has from there.
         """
         parent = None if user.job is None else await self.store.jobs.get(user.job, user=user.name)
@@ -201,8 +198,7 @@ class Jobs(LoggingConfigurable):
         Raises InvalidRequest, with the field, if the admin does not allow the request, the launcher cannot
         run it, or the user does not have a secret that it names.
         """
-        async with asyncio.timeout(FUNCTIONS_SECONDS):
-            spec = await self.profiles.make_spec(user, request)
+        spec = await self.profiles.make_spec(user, request)
         if spec.hub_scopes and "/" in user.name:  # as the names of the hub's services: see HubAuthenticator
             raise InvalidRequest.of_field(
                 "hub_scopes", "cannot be set here: only jobs of users can have tokens"
