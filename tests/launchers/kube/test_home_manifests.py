@@ -129,7 +129,10 @@ def test_a_job_that_waits_for_the_node_of_the_home_says_so() -> None:
     message = f"0/3 nodes are available: 1 Insufficient cpu, {others}. preemption: none"
     assert wait(message, home) == "Waiting for room on the node of your server: not enough CPU free."
     message = "0/3 nodes are available: 3 node(s) didn't satisfy plugin(s) [NodeAffinity]."
-    assert wait(message, home) == "Waiting for room on the node of your server."
+    assert wait(message, home) == (
+        "Waiting for room on the node of your server, which does not accept this job. "
+        "Stop what uses your home there, or submit the job without home."
+    )
 
 
 def test_a_job_that_waits_for_the_node_of_another_job_says_so() -> None:

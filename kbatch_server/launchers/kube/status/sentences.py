@@ -206,7 +206,12 @@ def unschedulable_at_home(message: str, otherwise: str, *, has_node: bool) -> st
         words = "Waiting for room on the node where your home is in use"
     said = re.split(r"\.? (?:no new claims|preemption:)", message.partition(" nodes are available: ")[2])[0]
     why = [words for _, words in _scheduler_parts(said) if not _is_elsewhere(words)]
-    return f"{words}: {'; '.join(dict.fromkeys(why))}." if why else f"{words}."
+    if not why:
+        return f"{words}, which does not accept this job. {_AT_HOME}"
+    return f"{words}: {'; '.join(dict.fromkeys(why))}."
+
+
+_AT_HOME = "Stop what uses your home there, or submit the job without home."
 
 
 def _is_elsewhere(words: str) -> bool:
