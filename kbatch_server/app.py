@@ -29,11 +29,8 @@ from .failpoints import WrongFailpoint, arm
 from .handlers import make_handlers
 from .handlers.services import Services
 from .hooks import Hooks
-from .jobs.config import JobConfig
-from .jobs.profiles import Profiles
 from .jobs.secrets import Secrets
 from .jobs.service import Jobs
-from .jobs.spawner_config import load_spawner_config
 from .jobs.tokens import JobTokens
 from .jobs.watch import JobWatch
 from .keyring import BadKey, Keyring
@@ -46,6 +43,9 @@ from .memory import limit_arenas, settle_garbage
 from .monitoring.health import Health
 from .monitoring.operations import Operations
 from .outputs.outputs import Outputs
+from .profiles.config import JobConfig
+from .profiles.profiles import Profiles
+from .profiles.spawner_config import load_spawner_config
 from .scheduling.pacer import LaunchPacer
 from .servers.hub import HubServers
 from .settings.checks import WrongSetting, check_config, check_url, describe_error

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traitlets import TraitError
 
-from kbatch_server.jobs.config import JobConfig
+from kbatch_server.profiles.config import JobConfig
 from kbatch_server.templates import OF_USER, expand, fill_label, find_problem, make_fields
 from tests.support import oracle
 

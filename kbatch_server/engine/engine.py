@@ -6,13 +6,13 @@ from traitlets import Instance, Unicode, default
 from traitlets.config import LoggingConfigurable
 
 from ..hooks import Hooks
-from ..jobs.profiles import Profiles
 from ..jobs.tokens import JobTokens
 from ..keyring import Keyring
 from ..launchers.base import JobLauncher
 from ..limits.config import Limits
 from ..logs.recorder import LogRecorder
 from ..outputs.outputs import Outputs
+from ..profiles.profiles import Profiles
 from ..scheduling.pacer import LaunchPacer
 from ..scheduling.scheduler import Scheduler
 from ..servers.hub import HubServers

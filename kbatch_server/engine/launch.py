@@ -7,14 +7,14 @@ from dataclasses import replace
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
-from ..jobs.profiles import Profiles, make_user_options
-from ..jobs.spawner import make_spawner
 from ..jobs.tokens import JobTokens
 from ..launchers.base import Launch, LaunchRefused
 from ..models.job import Job, JobSpec
 from ..models.results import OutputLimits
 from ..models.server import HubServer, parse_reference
 from ..models.user import User
+from ..profiles.profiles import Profiles, make_user_options
+from ..profiles.spawner import make_spawner
 from ..servers.hub import HubServers
 from ..storage.base import Storage
 from ..store.jobs import JobStore

@@ -14,8 +14,8 @@ from ..models.job import JobSpec
 from ..models.request import JobRequest
 from ..models.server import HubServer, ServerPod, describe_server, parse_reference
 from ..models.user import User
+from ..profiles.profiles import Profiles
 from ..servers.hub import HubServers
-from .profiles import Profiles
 
 
 @dataclass(frozen=True)

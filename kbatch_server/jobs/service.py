@@ -28,6 +28,7 @@ from ..models.server import ServerJson, make_reference
 from ..models.summary import JobSummary
 from ..models.times import show_time, utcnow
 from ..models.user import ForgottenUser, User
+from ..profiles.profiles import Profiles
 from ..scheduling.report import UsageJson, UsageReport
 from ..servers.hub import HubServers
 from ..slugs import make_job_id
@@ -36,7 +37,6 @@ from ..store import Store
 from ..store.queuelimits import QueueLimits
 from .children import check_child, scope_key
 from .like import LikeServer, Taken
-from .profiles import Profiles
 from .progress import ProgressReports
 from .secrets import Secrets, list_names
 from .watch import JobWatch, Reset, SeenChange
@@ -123,19 +123,7 @@ class Jobs(LoggingConfigurable):
         request, spec = await self._prepare(user, request, keep_code, taken)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
-        job = Job(
-            id=make_job_id(request.name),
-            user=user.name,
-            name=request.name,
-            spec=spec,
-            created_at=utcnow(),
-            message="Waiting to start.",
-            description=request.description,
-            tags=dict(request.tags),
-            groups=list(user.groups),
-            parent=user.job,
-            depth=0 if parent is None else parent.depth + 1,
-        )
+        job = _make_job(user, request, spec, parent)
         action = Action.SUBMIT if rerun_of is None else Action.RERUN
         reach("submit.1")
         job, is_new = await self.store.jobs.add(
@@ -396,6 +384,23 @@ class Jobs(LoggingConfigurable):
             return await self.launcher.events(job)
         except LauncherUnavailable as error:
             raise Unavailable(f"The events cannot be read now: {error}") from error
+
+
+def _make_job(user: User, request: JobRequest, spec: JobSpec, parent: Job | None) -> Job:
+    """Return the record of a new job, and so its id; ``parent`` is the job that submits it, if one does."""
+    return Job(
+        id=make_job_id(request.name),
+        user=user.name,
+        name=request.name,
+        spec=spec,
+        created_at=utcnow(),
+        message="Waiting to start.",
+        description=request.description,
+        tags=dict(request.tags),
+        groups=list(user.groups),
+        parent=user.job,
+        depth=0 if parent is None else parent.depth + 1,
+    )
 
 
 def _describe_origin(job: Job, rerun_of: str | None) -> str:

@@ -57,7 +57,7 @@ class Launch:
     output_limits: OutputLimits = field(default_factory=OutputLimits)
     """The limits on the files to send to ``outputs_url``."""
     spawner: Any = None
-    """The job as the admin's functions for KubeSpawner see a spawner: ``jobs.spawner.JobSpawner``."""
+    """The job as the admin's functions for KubeSpawner see a spawner: ``profiles.spawner.JobSpawner``."""
 
 
 @dataclass(frozen=True, slots=True)

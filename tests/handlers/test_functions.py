@@ -34,7 +34,7 @@ def web_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
     indirect=True,
 )
 async def test_a_mistake_in_a_function_is_logged_and_not_shown(web, api, caplog, monkeypatch):
-    monkeypatch.setattr("kbatch_server.jobs.profiles.FUNCTIONS_SECONDS", 0.2)
+    monkeypatch.setattr("kbatch_server.profiles.profiles.FUNCTIONS_SECONDS", 0.2)
     answer = await api.post("api/v1/jobs", json={"name": "job", "command": ["true"]})
     assert answer.status_code == 500
     assert answer.headers["X-Request-ID"] in answer.json()["message"]

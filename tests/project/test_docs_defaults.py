@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kbatch_server.jobs.spawner import FUNCTIONS_SECONDS
+from kbatch_server.profiles.spawner import FUNCTIONS_SECONDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -365,6 +365,7 @@ export interface SecretList {
 export interface SecretRequest {
   value?: string | null;
   registry?: RegistryLogin | null;
+}
 export interface Server {
   name: string;
   display_name: string;
@@ -427,4 +428,4 @@ export interface Version {
 export const STATUSES: Status[] = ["queued","pending","running","succeeded","failed","cancelled"];
 
 /** The names of all fields of a request. */
-export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","profile_options","env","secret_env","secret_files","registry_secrets","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","queue_name"];
+export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","profile_options","env","secret_env","secret_files","registry_secrets","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","like","home","results_to_home","queue_name"];

@@ -12,12 +12,12 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobs.patterns import MATCH_SECONDS
-from kbatch_server.jobs.profiles import Profiles
 from kbatch_server.jobs.service import make_request
 from kbatch_server.models.job import JobSpec
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.user import User
+from kbatch_server.profiles.patterns import MATCH_SECONDS
+from kbatch_server.profiles.profiles import Profiles
 from tests.support.web import make_job
 
 ALICE = User(name="alice", groups=("gpu-users",))

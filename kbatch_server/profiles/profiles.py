@@ -18,9 +18,7 @@ from ..models.request import JobRequest
 from ..models.user import User
 from .choices import Chosen, TextChecks, choose, recall
 from .config import JobConfig
-from .kubespawner import drop_mounts, take_traits
-from .overrides import fill_value, override
-from .profile_entries import (
+from .entries import (
     UNLISTED,
     ProfileEntry,
     Unlisted,
@@ -29,6 +27,8 @@ from .profile_entries import (
     list_parts,
     read_profiles,
 )
+from .kubespawner import drop_mounts, take_traits
+from .overrides import fill_value, override
 from .spawner import FUNCTIONS_SECONDS, JobSpawner, make_spawner, resolve
 
 MAX_CACHED = 256

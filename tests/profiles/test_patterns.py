@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbatch_server.jobs import patterns
-from kbatch_server.jobs.patterns import MATCH_SECONDS, check_pattern, matches
+from kbatch_server.profiles.patterns import MATCH_SECONDS, check_pattern, matches
 
 # what is in the docs of KubeSpawner, of zero-to-jupyterhub and of hubs
 USUAL = [r"^pangeo/.*$", r"^.+:.+$", r"(?!evil).*", r"[\w.-]+", r"^(a|b)\1$", r"(?i)quay\.io/.+", r"\d{1,3}"]
