@@ -29,11 +29,8 @@ from .failpoints import WrongFailpoint, arm
 from .handlers import make_handlers
 from .handlers.services import Services
 from .hooks import Hooks
-from .jobs.config import JobConfig
-from .jobs.profiles import Profiles
 from .jobs.secrets import Secrets
 from .jobs.service import Jobs
-from .jobs.spawner_config import load_spawner_config
 from .jobs.tokens import JobTokens
 from .jobs.watch import JobWatch
 from .keyring import BadKey, Keyring
@@ -46,7 +43,11 @@ from .memory import limit_arenas, settle_garbage
 from .monitoring.health import Health
 from .monitoring.operations import Operations
 from .outputs.outputs import Outputs
+from .profiles.config import JobConfig
+from .profiles.profiles import Profiles
+from .profiles.spawner_config import load_spawner_config
 from .scheduling.pacer import LaunchPacer
+from .servers.hub import HubServers
 from .settings.checks import WrongSetting, check_config, check_url, describe_error
 from .settings.commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
 from .settings.dotenv import SettingsNotFound, get_storage_name, load_settings
@@ -63,6 +64,7 @@ from .web.throttle import Throttle
 CONFIGURABLES: list[type[Configurable]] = [
     HubAuthenticator,
     HubOAuth,
+    HubServers,
     JobConfig,
     Limits,
     Profiles,
@@ -374,6 +376,7 @@ class KBatchServer(Application):
         JobConfig(parent=self)  # made anew for each job: a wrong value is to be said now, not then
         self.profiles = Profiles(parent=self)
         self.hooks = Hooks(parent=self)
+        self.servers = HubServers(parent=self)
         self.launcher = self.launcher_class(parent=self)
         if self.launcher.has_trait("hooks"):
             self.launcher.hooks = self.hooks
@@ -386,6 +389,7 @@ class KBatchServer(Application):
             launcher=self.launcher,
             outputs=self.outputs,
             profiles=self.profiles,
+            servers=self.servers,
             inflight=self.inflight,
             uploads=self.uploads,
             service_prefix=self.service_prefix,
@@ -399,6 +403,7 @@ class KBatchServer(Application):
             launcher=self.launcher,
             limits=engine.limits,
             profiles=self.profiles,
+            servers=self.servers,
             reader=LogReader(
                 parent=self, recorder=engine.recorder, storage=self.storage, logs=self.store.logs
             ),
@@ -415,6 +420,7 @@ class KBatchServer(Application):
             keyring=self.keyring,
             find_job_user=self.engine.tokens.find_user,
         )
+        self.servers.hub_auth = self.auth.hub_auth
         if not self.auth.hub_auth.api_token:
             raise WrongSetting(
                 "JUPYTERHUB_API_TOKEN: must be set to this service's token (the hub sets it for a "
@@ -476,6 +482,8 @@ class KBatchServer(Application):
         server = self.listen()
         running.callback(server.close)
         running.push_async_callback(self.auth.close)
+        await self.servers.start()
+        running.push_async_callback(self.servers.stop)
         await self.storage.open()
         running.push_async_callback(self.storage.close)
         await self.store.open()

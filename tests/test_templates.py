@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traitlets import TraitError
 
-from kbatch_server.jobs.config import JobConfig
+from kbatch_server.profiles.config import JobConfig
 from kbatch_server.templates import OF_USER, expand, fill_label, find_problem, make_fields
 from tests.support import oracle
 
@@ -42,6 +42,31 @@ def test_each_name_is_that_of_the_users_server(user, safe, user_server, escaped)
     assert expand("{username}--{servername}", user) == safe
     assert expand("{safe_username}-", user) == f"{safe}-"
     assert fill_label("jupyter-{username}", user) == f"jupyter-{safe}"
+
+
+SERVERS = [
+    ("alice", "gpu", "alice--gpu", "alice--gpu"),
+    ("alice", "GPU 1", "alice--gpu-1---563fe73c", "alice---47-50-55-201"),
+    ("alice", "a--b", "alice--a-b---90827a2e", "alice--a-2d-2db"),
+    ("a.b", "ü", "a-b---2e7336dc--x---607474ca", "a-2eb---c3-bc"),
+    ("a.b", "", "a-b---2e7336dc", "a-2eb"),
+    (
+        "alice@example.com",
+        "gpu",
+        "alice-example-com---ff8d9819--gpu",
+        "alice-40example-2ecom--gpu",
+    ),
+    ("x" * 40, "long-name", f"{'x' * 17}--long-name---be30bd16", f"{'x' * 40}--long-2dname"),
+    ("a", "b" * 60, f"a--{'b' * 17}---8c09d233", f"a--{'b' * 60}"),
+]
+"""User, server, and KubeSpawner 7.1.0's ``{user_server}`` by its two schemes."""
+
+
+@pytest.mark.parametrize(("user", "server", "safe", "escaped"), SERVERS)
+def test_a_named_server_has_names_of_its_own_by_both_schemes(user, server, safe, escaped):
+    assert expand("claim-{user_server}", user, server) == f"claim-{safe}"
+    assert expand("claim-{user_server}", user, server, scheme="escape") == f"claim-{escaped}"
+    assert expand(["{safe_user_server}/{unescaped_servername}/"], user, server) == [f"{safe}/{server}/"]
 
 
 @given(st.text(), st.sampled_from(["{username}", "{user_server}", "jobs-{username}"]))

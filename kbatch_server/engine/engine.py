@@ -6,15 +6,16 @@ from traitlets import Instance, Unicode, default
 from traitlets.config import LoggingConfigurable
 
 from ..hooks import Hooks
-from ..jobs.profiles import Profiles
 from ..jobs.tokens import JobTokens
 from ..keyring import Keyring
 from ..launchers.base import JobLauncher
 from ..limits.config import Limits
 from ..logs.recorder import LogRecorder
 from ..outputs.outputs import Outputs
+from ..profiles.profiles import Profiles
 from ..scheduling.pacer import LaunchPacer
 from ..scheduling.scheduler import Scheduler
+from ..servers.hub import HubServers
 from ..storage.base import Storage
 from ..store import Store
 from ..uploads.uploads import Uploads
@@ -39,6 +40,7 @@ class Engine(LoggingConfigurable):
     launcher = Instance(JobLauncher)
     outputs = Instance(Outputs)
     profiles = Instance(Profiles)
+    servers = Instance(HubServers, ())
     storage = Instance(Storage)
     store = Instance(Store)
     inflight = Instance(InflightRequests)
@@ -91,6 +93,7 @@ class Engine(LoggingConfigurable):
             links=self.links,
             output_limits=self.outputs.limits,
             profiles=self.profiles,
+            servers=self.servers,
             storage=self.storage,
             tokens=self.tokens,
             jobs=self.store.jobs,

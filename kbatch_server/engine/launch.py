@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
-from ..jobs.profiles import Profiles, make_user_options
-from ..jobs.spawner import FUNCTIONS_SECONDS, make_spawner
 from ..jobs.tokens import JobTokens
 from ..launchers.base import Launch, LaunchRefused
 from ..models.job import Job, JobSpec
 from ..models.results import OutputLimits
+from ..models.server import HubServer, parse_reference
 from ..models.user import User
+from ..profiles.profiles import Profiles, make_user_options
+from ..profiles.spawner import make_spawner
+from ..servers.hub import HubServers
 from ..storage.base import Storage
 from ..store.jobs import JobStore
 from ..store.secrets import SecretStore
@@ -42,6 +43,7 @@ class LaunchBuilder(LoggingConfigurable):
     tokens = Instance(JobTokens)
     output_limits = Instance(OutputLimits, (), help="""How much of a job's files the job sends as results.""")
     profiles = Instance(Profiles)
+    servers = Instance(HubServers, ())
     storage = Instance(Storage)
     jobs = Instance(JobStore)
     secrets = Instance(SecretStore)
@@ -51,7 +53,7 @@ class LaunchBuilder(LoggingConfigurable):
         """Return the Launch of a job, for the launcher.
 
         Raises StorageError if the storage does not respond, LaunchRefused if the environment or a secret is
-        lost or the hub gives no token, LauncherUnavailable if the hub does not respond.
+        lost or the hub gives no token, LauncherUnavailable or Unavailable if the hub does not respond.
         """
         own = await self.jobs.read_env(job.id) if job.has_env else {}
         if own is None:
@@ -64,9 +66,7 @@ class LaunchBuilder(LoggingConfigurable):
         taken = {each["name"] for each in job.spec.env_sources}
         common = DEFAULT_ENVIRONMENT | _make_size_variables(job.spec)
         defaults = {name: value for name, value in common.items() if name not in taken}
-        async with asyncio.timeout(FUNCTIONS_SECONDS):
-            of_admin = await self.profiles.get_environment(user, job.spec)
-        environment = defaults | of_admin | own
+        environment = defaults | await self.profiles.get_environment(user, job.spec) | own
         environment |= {"JUPYTERHUB_USER": job.user, "KBATCH_JOB_ID": job.id, "KBATCH_JOB_NAME": job.name}
         # as KubeSpawner's servers and the first kbatch server's jobs have it: programs submit others with it
         environment |= {"JUPYTER_IMAGE": job.spec.image, "JUPYTER_IMAGE_SPEC": job.spec.image}
@@ -82,6 +82,7 @@ class LaunchBuilder(LoggingConfigurable):
             spawner=make_spawner(
                 user, make_user_options(job.spec.profile, job.spec.profile_options), job_id=job.id
             ),
+            server=await self._find_server(job),
         )
         if job.spec.upload is None:
             return launch
@@ -91,6 +92,12 @@ class LaunchBuilder(LoggingConfigurable):
         if url is None:
             url = self.links.make_code_url(job, upload)
         return replace(launch, code_url=url, code_key=upload.key, code_sha256=upload.code_sha256)
+
+    async def _find_server(self, job: Job) -> HubServer | None:
+        """Return what the hub says of the server whose home the job mounts; None if it is not to be asked."""
+        if job.spec.home is None or not self.servers.is_available:
+            return None
+        return await self.servers.find(job.user, parse_reference(job.spec.home))
 
 
 def _make_size_variables(spec: JobSpec) -> dict[str, str]:

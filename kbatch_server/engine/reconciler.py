@@ -301,7 +301,7 @@ class Reconciler(LoggingConfigurable):
             LAUNCHES.labels("refused").inc()
             message = "The uploaded code no longer exists."
             await self._end(job, JobStatus(status=Status.FAILED, reason="CodeNotFound", message=message))
-        except (LauncherUnavailable, StorageError) as error:
+        except (LauncherUnavailable, StorageError, Unavailable) as error:
             LAUNCHES.labels("unavailable").inc()
             await self.jobs.update(job.id, reason="LauncherUnavailable", message=_waiting(error))
             raise LauncherUnavailable(str(error)) from error

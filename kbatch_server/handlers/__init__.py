@@ -7,13 +7,27 @@ import re
 from functools import cache
 from typing import Any
 
-from . import audit, jobs, logs, outputs, pages, profiles, secrets, system, uploads, users, watch
+from . import audit, jobs, logs, outputs, pages, profiles, secrets, servers, system, uploads, users, watch
 from .base import NotFoundHandler
 from .compat import routes as kbatch
 from .openapi import make_openapi
 from .services import Services
 
-MODULES = (system, audit, users, uploads, watch, jobs, logs, outputs, profiles, secrets, kbatch, pages)
+MODULES = (
+    system,
+    audit,
+    users,
+    uploads,
+    watch,
+    jobs,
+    logs,
+    outputs,
+    profiles,
+    secrets,
+    servers,
+    kbatch,
+    pages,
+)
 
 
 def list_routes() -> list[tuple[str, Any]]:

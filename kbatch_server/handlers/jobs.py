@@ -161,9 +161,9 @@ class JobsHandler(JobModelHandler):
         job, is_new = await self.services.jobs.submit(
             self.user, request, idempotency_key=IDEMPOTENCY_KEY.read(self)
         )
-        await self.send_job(
-            job, status=201 if is_new else 200, env=await self.services.jobs.read_new_env(job, request)
-        )
+        # what a server is like has more in it
+        env = None if request.like else await self.services.jobs.read_new_env(job, request)
+        await self.send_job(job, status=201 if is_new else 200, env=env)
 
     @needs_scope(
         "read",

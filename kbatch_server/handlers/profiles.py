@@ -35,6 +35,10 @@ class UserJson(TypedDict):
     admin: bool
     actions: list[str]
     scopes: list[str]
+    like: bool
+    """Whether a job can be like a server of this user."""
+    home: bool
+    """Whether a job may have the home of a server, with some profile or without one."""
     limits: UserLimitsJson
     group_totals: dict[str, Amounts] | None
     usage: Amounts | None
@@ -70,6 +74,8 @@ class SelfHandler(BaseHandler):
             "admin": user.admin,
             "actions": list(user.actions),
             "scopes": sorted(user.scopes),
+            "like": user.kind == "user" and self.services.jobs.servers.is_available,
+            "home": await self.services.profiles.may_have_home(user),
             "limits": {
                 "max_upload_bytes": self.services.uploads.max_upload_bytes,
                 "max_job_bytes": self.services.max_job_bytes,

@@ -13,10 +13,10 @@ from ..web.throttle import Throttle
 
 if TYPE_CHECKING:
     from ..engine.links import SignedLinks
-    from ..jobs.profiles import Profiles
     from ..jobs.service import Jobs
     from ..monitoring.gauges import Gauges
     from ..outputs.outputs import Outputs
+    from ..profiles.profiles import Profiles
     from ..uploads.uploads import Uploads
 
 

@@ -14,8 +14,8 @@ MAX_KEY_LENGTH = 190
 def check_child(parent: Job, request: JobRequest) -> None:
     """Raise Forbidden or InvalidRequest unless a job may submit this one.
 
-    A child never has a right that its parent lacks: its groups are the parent's, and so are its hub scopes
-    and its secrets.
+    A child never has a right that its parent lacks: its groups are the parent's, and so are its hub
+    scopes, its secrets and its home.
     How many children there may be is checked with the record.
     """
     depth = parent.spec.max_child_depth
@@ -32,6 +32,10 @@ def check_child(parent: Job, request: JobRequest) -> None:
             raise InvalidRequest.of_field(
                 "hub_scopes", f"{scope!r} is not among the scopes of the job that submits this one"
             )
+    if request.home and request.home != parent.spec.home:
+        raise InvalidRequest.of_field("home", "the job that submits this one does not have this home")
+    if request.like is not None and request.like != parent.spec.like:
+        raise InvalidRequest.of_field("like", "the job that submits this one is not like this server")
     if missing := set(list_names(request)) - set(list_names(parent.spec)):
         raise InvalidRequest.of_field(
             _find_field(request, missing),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import datetime
@@ -25,19 +24,21 @@ from ..models.job import Job, JobEvent, JobSpec, Status
 from ..models.listing import JobPage, JobQuery
 from ..models.progress import JobProgress, ProgressRequest
 from ..models.request import JobRequest
+from ..models.server import ServerJson, make_reference
 from ..models.summary import JobSummary
 from ..models.times import show_time, utcnow
 from ..models.user import ForgottenUser, User
+from ..profiles.profiles import Profiles
 from ..scheduling.report import UsageJson, UsageReport
+from ..servers.hub import HubServers
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import Store
 from ..store.queuelimits import QueueLimits
 from .children import check_child, scope_key
-from .profiles import Profiles
+from .like import LikeServer, Taken
 from .progress import ProgressReports
 from .secrets import Secrets, list_names
-from .spawner import FUNCTIONS_SECONDS
 from .watch import JobWatch, Reset, SeenChange
 
 
@@ -56,6 +57,7 @@ class Jobs(LoggingConfigurable):
     progress = Instance(ProgressReports)
     reader = Instance(LogReader)
     secrets = Instance(Secrets)
+    servers = Instance(HubServers, ())
     usage_report = Instance(UsageReport)
     store = Instance(Store)
     watch = Instance(JobWatch)
@@ -71,6 +73,12 @@ class Jobs(LoggingConfigurable):
     @default("secrets")
     def _default_secrets(self) -> Secrets:
         return Secrets(parent=self.parent, records=self.store.secrets)
+
+    like_server = Instance(LikeServer)
+
+    @default("like_server")
+    def _default_like_server(self) -> LikeServer:
+        return LikeServer(launcher=self.launcher, profiles=self.profiles, servers=self.servers)
 
     @default("watch")
     def _default_watch(self) -> JobWatch:
@@ -95,15 +103,16 @@ class Jobs(LoggingConfigurable):
         idempotency_key: str | None = None,
         rerun_of: str | None = None,
         keep_code: Callable[[], Awaitable[str]] | None = None,
+        taken: Taken | None = None,
     ) -> tuple[Job, bool]:
         """Record a job and return it, durably stored, and whether it is new.
 
         If an earlier request had the same ``idempotency_key``, it returns that request's job. ``keep_code``
         saves code that came with the request, and returns the id of its upload: it is called only after the
-        request was checked. Raises
-        InvalidRequest if the admin does not allow the request or it exceeds the user's limits as a whole,
-        TooManyRequests if the user has too many queued jobs, NotFound if the upload is not the user's,
-        Conflict if another request had the key. If the user is a job, the new job is its child.
+        request was checked. Raises InvalidRequest if the admin does not allow the request or it exceeds the
+        user's limits as a whole, TooManyRequests if the user has too many queued jobs, NotFound if the upload
+        is not the user's, Conflict if another request had the key. A job's new job is its child. A request
+        that is like a server becomes a whole one first, unless ``taken`` says what it has from there.
         """
         parent = None if user.job is None else await self.store.jobs.get(user.job, user=user.name)
         if parent is not None:
@@ -111,22 +120,10 @@ class Jobs(LoggingConfigurable):
         if self.disk is not None:
             await self.disk.check(user.name)
         request_hash = None if idempotency_key is None else _hash_request(request)
-        request, spec = await self._prepare(user, request, keep_code)
+        request, spec = await self._prepare(user, request, keep_code, taken)
         limits = await self.limits.find(user.name, user.groups)
         self.limits.check(spec, limits, user.groups)
-        job = Job(
-            id=make_job_id(request.name),
-            user=user.name,
-            name=request.name,
-            spec=spec,
-            created_at=utcnow(),
-            message="Waiting to start.",
-            description=request.description,
-            tags=dict(request.tags),
-            groups=list(user.groups),
-            parent=user.job,
-            depth=0 if parent is None else parent.depth + 1,
-        )
+        job = _make_job(user, request, spec, parent)
         action = Action.SUBMIT if rerun_of is None else Action.RERUN
         reach("submit.1")
         job, is_new = await self.store.jobs.add(
@@ -150,16 +147,23 @@ class Jobs(LoggingConfigurable):
         return job, is_new
 
     async def _prepare(
-        self, user: User, request: JobRequest, keep_code: Callable[[], Awaitable[str]] | None
+        self,
+        user: User,
+        request: JobRequest,
+        keep_code: Callable[[], Awaitable[str]] | None,
+        taken: Taken | None,
     ) -> tuple[JobRequest, JobSpec]:
-        """Return the request after the hook, with its upload, and the spec."""
+        """Return the request after the hook, with its upload and its server's part, and the spec."""
         request = await self._call_hook(request, user)
+        if request.like is not None and taken is None:
+            request, taken = await self.like_server.apply(user, request)
         if keep_code is not None:
             await self.make_spec(user, request)
             request = request.model_copy(update={"upload": await keep_code()})
         if request.working_dir and request.upload is None:
             raise InvalidRequest.of_field("working_dir", "requires upload: it names a folder in the code")
-        return request, await self.make_spec(user, request)
+        spec = await self.make_spec(user, request)
+        return request, spec if taken is None else taken.apply(spec)
 
     async def _call_hook(self, request: JobRequest, user: User) -> JobRequest:
         """Return the request as the admin's hook changed it, checked like a user's.
@@ -182,8 +186,7 @@ class Jobs(LoggingConfigurable):
         Raises InvalidRequest, with the field, if the admin does not allow the request, the launcher cannot
         run it, or the user does not have a secret that it names.
         """
-        async with asyncio.timeout(FUNCTIONS_SECONDS):
-            spec = await self.profiles.make_spec(user, request)
+        spec = await self.profiles.make_spec(user, request)
         if spec.hub_scopes and "/" in user.name:  # as the names of the hub's services: see HubAuthenticator
             raise InvalidRequest.of_field(
                 "hub_scopes", "cannot be set here: only jobs of users can have tokens"
@@ -276,7 +279,23 @@ class Jobs(LoggingConfigurable):
                 "The job's environment can no longer be decrypted. Submit the job again, with a new env."
             )
             raise Conflict(message, reason="EnvironmentLost")
-        return (await self.submit(user, make_request(job, env), rerun_of=job_id))[0]
+        spec = job.spec
+        taken = Taken(spec.taken, spec.image if spec.unpinned_image else None) if spec.taken else None
+        return (await self.submit(user, make_request(job, env), rerun_of=job_id, taken=taken))[0]
+
+    async def list_servers(self, user: User) -> Sequence[ServerJson]:
+        """Return the servers that a user's job can be like, none if it cannot be; raises Unavailable."""
+        if user.kind != "user" or not self.servers.enabled:
+            return []
+        return [
+            ServerJson(
+                name=each.name,
+                display_name=each.display_name,
+                is_running=each.is_running,
+                like=make_reference(each.name),
+            )
+            for each in await self.servers.list(user.name)
+        ]
 
     async def report_progress(self, user: User, job_id: str, report: ProgressRequest) -> None:
         """Record how far a job of the user is; raises Conflict if it has ended.
@@ -367,6 +386,23 @@ class Jobs(LoggingConfigurable):
             raise Unavailable(f"The events cannot be read now: {error}") from error
 
 
+def _make_job(user: User, request: JobRequest, spec: JobSpec, parent: Job | None) -> Job:
+    """Return the record of a new job, and so its id; ``parent`` is the job that submits it, if one does."""
+    return Job(
+        id=make_job_id(request.name),
+        user=user.name,
+        name=request.name,
+        spec=spec,
+        created_at=utcnow(),
+        message="Waiting to start.",
+        description=request.description,
+        tags=dict(request.tags),
+        groups=list(user.groups),
+        parent=user.job,
+        depth=0 if parent is None else parent.depth + 1,
+    )
+
+
 def _describe_origin(job: Job, rerun_of: str | None) -> str:
     """Return the details of a submit for the audit record: the job that it follows, the names of secrets."""
     origin = f"by {job.parent}" if job.parent is not None else f"of {rerun_of}" if rerun_of else ""
@@ -393,5 +429,5 @@ def _hash_request(request: JobRequest) -> str:
 
 def make_request(job: Job, env: dict[str, str]) -> JobRequest:
     """Return a request for a job like this one, with its environment."""
-    requested = job.spec.get_requested() | {"image": job.spec.image or None}
+    requested = job.spec.get_requested() | {"image": job.spec.unpinned_image or job.spec.image or None}
     return JobRequest(**requested, name=job.name, env=env, description=job.description, tags=job.tags)

@@ -14,6 +14,7 @@ from ..errors import InvalidRequest
 from ..models.job import Job, JobEvent, JobSpec, JobStatus
 from ..models.results import OutputLimits, OutputTar
 from ..models.secret import RegistryLogin
+from ..models.server import HubServer, ServerPod
 
 
 class LauncherUnavailable(Exception):
@@ -51,10 +52,12 @@ class Launch:
     """The ZIP's key in the storage, for a launcher on the service's own machine."""
     code_sha256: str | None = None
     """The SHA-256 of the ZIP, as hexadecimal digits."""
+    server: HubServer | None = None
+    """What the hub says of the server whose home the job mounts; None if it was not asked."""
     output_limits: OutputLimits = field(default_factory=OutputLimits)
     """The limits on the files to send to ``outputs_url``."""
     spawner: Any = None
-    """The job as the admin's functions for KubeSpawner see a spawner: ``jobs.spawner.JobSpawner``."""
+    """The job as the admin's functions for KubeSpawner see a spawner: ``profiles.spawner.JobSpawner``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class JobLauncher(LoggingConfigurable):
 
     has_registries = False
     """Whether it pulls the image of a job with the credentials of ``Launch.registries``."""
+    mounts_homes = False
+    """Whether a job may mount the home of its user's server."""
 
     max_launches_per_second = Float(
         0,
@@ -124,9 +129,11 @@ class JobLauncher(LoggingConfigurable):
         """Raise InvalidRequest, with the field, for a job that this launcher can never run.
 
         The service calls it before it accepts a job, in any replica. The default rejects only a notebook,
-        secret files and registry credentials, unless ``runs_notebooks``, ``has_secret_files`` and
-        ``has_registries`` are set.
+        secret files, registry credentials and a home, unless ``runs_notebooks``, ``has_secret_files``,
+        ``has_registries`` and ``mounts_homes`` are set.
         """
+        if spec.home is not None and not self.mounts_homes:
+            raise InvalidRequest.of_field("home", "is not supported: jobs run on this machine")
         if spec.notebook is not None and not self.runs_notebooks:
             raise InvalidRequest.of_field("notebook", "is not supported: this launcher only runs commands")
         if spec.secret_files and not self.has_secret_files:
@@ -210,6 +217,13 @@ class JobLauncher(LoggingConfigurable):
         LauncherUnavailable if that is unknown now. Closing the iterator frees everything that it held.
         """
         raise NotImplementedError
+
+    async def read_server(self, user: str, server: HubServer) -> ServerPod | None:
+        """Return what a job can take from a user's running server; None, the default, if it can be nothing.
+
+        Raises LauncherUnavailable if that is unknown now.
+        """
+        return None
 
     async def events(self, job: Job) -> list[JobEvent]:
         """Return the events of the job, oldest first; empty if the launcher has no events."""

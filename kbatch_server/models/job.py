@@ -166,6 +166,13 @@ class JobSpec(RequestedSpec):
     kueue_priority_class: str | None = None
     start_timeout_seconds: int = 600
     schedule_timeout_seconds: int = 0
+    home_placement: str = "none"
+    home_mount_path: str = "/home/jovyan"
+    home_subpath: str = ""
+    taken: str = ""
+    """What the job has from the server that it is like, as a sentence."""
+    unpinned_image: str | None = None
+    """The image by the name that was checked, if ``image`` has the digest of the server's image."""
     max_children: int = 0
     max_child_depth: int = 0
 
@@ -355,6 +362,11 @@ class Job:
         return not (self.is_over or self.launched_at or self.cancel_requested_at or self.delete_requested_at)
 
     @property
+    def taken(self) -> str | None:
+        """What it has from the server that it is like, as a sentence."""
+        return self.spec.taken or None
+
+    @property
     def full_message(self) -> str:
         """The message for users: ``message``, or who cancelled it and why, and the problem with its results.
 
@@ -411,6 +423,8 @@ class JobJson(RequestedSpec, JobBriefJson):
     """The number of jobs that it has submitted."""
     progress: JobProgress | None
     """What the job itself has reported last."""
+    taken: str | None
+    """What the job has from the server that it is like, as a sentence."""
 
 
 _RECORDED = [name for name in JobJson.model_fields if name not in {*REQUESTED, "env"}]

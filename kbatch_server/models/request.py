@@ -21,6 +21,7 @@ from ..notebooks.request import Notebook
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES
 from ..validation import at_most, checked
 from .secret import RegistrySecrets, SecretFiles, SecretVariables
+from .server import PREFIX
 
 MAX_ENV_BYTES = 256 * 1024
 """Maximum size of a job's environment, names and values: a Kubernetes Secret has 1 MiB at most, in base64."""
@@ -52,6 +53,7 @@ MAX_ENV_NAME_LENGTH = 200
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_SERVER = re.compile(r"server(:[^\x00-\x1f/]+)?")
 _TAG = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 _MEMORY = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(|K|M|G|T|Ki|Mi|Gi|Ti)")
 _MEMORY_UNITS = {
@@ -148,6 +150,29 @@ Variables = Annotated[
 ]
 
 
+def _checked_server(value: str) -> str:
+    if not _SERVER.fullmatch(value):
+        raise ValueError("must be server, for your default server, or server:NAME")
+    return value
+
+
+def _read_home(value: Any) -> Any:
+    """Return the reference of a server for true; an empty one for false."""
+    return value if not isinstance(value, bool) else PREFIX if value else ""
+
+
+ServerReference = Annotated[Text, Field(max_length=262), AfterValidator(_checked_server)]
+"""A server of the user: ``server``, or ``server:NAME`` for one with a name."""
+
+Home = Annotated[
+    Text,
+    Field(max_length=262),
+    AfterValidator(lambda value: value and _checked_server(value)),
+    BeforeValidator(_read_home, json_schema_input_type=bool | str),
+]
+"""A server's home: true for that of the default server, a reference, or false (empty) for none."""
+
+
 class CancelRequest(BaseModel):
     """The reason for a cancel."""
 
@@ -213,6 +238,13 @@ class JobRequest(BaseModel):
     ] = Field(default_factory=list)
     """The hub scopes of the token in the job's ``JUPYTERHUB_API_TOKEN``; without any, it has no such token.
     """
+    like: ServerReference | None = None
+    """The user's server whose image, profile, environment and home the job takes, unless it sets its own."""
+    home: Home | None = None
+    """Whether the home of the user's server is mounted, or that of which server. Default: no, unless the job
+    is like a server."""
+    results_to_home: bool | None = None
+    """Whether the results are files of this home, in ``jobs/`` and a folder with the job's id."""
     queue_name: (
         Annotated[Text, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
         | None
@@ -286,6 +318,12 @@ class RequestedSpec(BaseModel):
     active_deadline_seconds: int | None = None
     priority: int = 0
     hub_scopes: list[str] = Field(default_factory=list)
+    like: str | None = None
+    """The user's server that the job is like."""
+    home: str | None = None
+    """The user's server whose home is mounted: ``server``, or ``server:NAME``."""
+    results_to_home: bool = False
+    """Whether the results are files of this home, in ``jobs/`` and a folder with the job's id."""
     queue_name: str | None = None
     """The LocalQueue of Kueue, with its templates filled in."""
 

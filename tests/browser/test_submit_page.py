@@ -87,6 +87,40 @@ def test_a_job_run_again_unchanged_asks_for_the_same(site, page):
     expect(page.find("#command-problem")).to_contain_text("is required")
 
 
+def test_a_job_that_is_like_the_server_asks_for_no_profile_and_for_results_at_home(site, page):
+    """The hub of these tests has no server with a pod: the page gets what a service says that has one."""
+    user = site.client("alice").call("GET", "api/v1/user") | {"like": True, "home": True}
+    names = {"": "Default server", "gpu": "GPU"}
+    servers = [
+        {"name": name, "display_name": shown, "is_running": not name, "like": f"server:{name}".rstrip(":")}
+        for name, shown in names.items()
+    ]
+    page.page.route("**/api/v1/user", lambda route: route.fulfill(json=user))
+    page.page.route("**/api/v1/servers", lambda route: route.fulfill(json={"items": servers}))
+    page.expected.append("400")
+    page.go("submit")
+    page.page.get_by_label("Name", exact=True).fill("like-mine")
+    expect(page.page.get_by_label("Small")).to_be_visible()
+    page.page.get_by_label("Mount my home folder").check()
+    expect(page.page.get_by_label("Save the results in my home folder")).to_be_visible()
+    page.page.get_by_label("Same as my server").check()
+    expect(page.page.get_by_label("Small")).to_have_count(0)
+    expect(page.page.get_by_label("Mount my home folder")).to_have_count(0)
+    page.page.get_by_label("Server", exact=True).select_option("GPU (stopped)")
+    page.page.get_by_label("Save the results in my home folder").check()
+    page.shoot("like-my-server")
+    with page.page.expect_request("**/api/v1/jobs") as request:
+        page.page.get_by_role("button", name="Submit").click()
+    asked = request.value.post_data_json
+    assert {name: asked[name] for name in ("like", "results_to_home")} == {
+        "like": "server:gpu",
+        "results_to_home": True,
+    }
+    assert not {"profile", "home"} & asked.keys()
+    # this service cannot do it, and says so where it was asked for
+    expect(page.find("kbatch-server-choice .problem")).to_contain_text("ask an admin")
+
+
 def test_a_zip_with_one_folder_at_the_top_is_run_in_that_unless_the_user_says_no(page, tmp_path):
     archive = tmp_path / "repo-main.zip"
     archive.write_bytes(make_zip({"repo-main/main.sh": "pwd; ls", "__MACOSX/._repo-main": "x"}))

@@ -19,12 +19,22 @@ def ask_the_hub(spawner: Any) -> int:
 
 @pytest.fixture
 def web_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {"JobConfig": {"uid": request.param}}
+    settings: dict[str, Any] = request.param
+    return settings
 
 
-@pytest.mark.parametrize("web_settings", [ask_the_hub, never_return, lambda spawner: "root"], indirect=True)
+@pytest.mark.parametrize(
+    "web_settings",
+    [
+        {"JobConfig": {"uid": ask_the_hub}},
+        {"JobConfig": {"uid": never_return}},
+        {"JobConfig": {"uid": lambda spawner: "root"}},
+        {"Profiles": {"profile_list": never_return}},
+    ],
+    indirect=True,
+)
 async def test_a_mistake_in_a_function_is_logged_and_not_shown(web, api, caplog, monkeypatch):
-    monkeypatch.setattr("kbatch_server.jobs.service.FUNCTIONS_SECONDS", 0.2)
+    monkeypatch.setattr("kbatch_server.profiles.profiles.FUNCTIONS_SECONDS", 0.2)
     answer = await api.post("api/v1/jobs", json={"name": "job", "command": ["true"]})
     assert answer.status_code == 500
     assert answer.headers["X-Request-ID"] in answer.json()["message"]
@@ -34,7 +44,9 @@ async def test_a_mistake_in_a_function_is_logged_and_not_shown(web, api, caplog,
     assert (await api.get("api/v1/jobs")).json()["items"] == []
 
 
-@pytest.mark.parametrize("web_settings", [lambda spawner: 1000 + len(spawner.user.name)], indirect=True)
+@pytest.mark.parametrize(
+    "web_settings", [{"JobConfig": {"uid": lambda spawner: 1000 + len(spawner.user.name)}}], indirect=True
+)
 async def test_a_function_decides_for_each_user(web, api):
     answer = await api.post("api/v1/jobs", json={"name": "job", "command": ["true"]})
     assert answer.status_code == 201

@@ -12,12 +12,12 @@ import pytest
 from traitlets.config import Config
 
 from kbatch_server.hooks import Hooks
-from kbatch_server.jobs.spawner import make_spawner
 from kbatch_server.launchers.kube.manifests.job import make_job as make_manifest
 from kbatch_server.launchers.kube.pod_hook import modify_pod
 from kbatch_server.models.job import Status
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.user import User
+from kbatch_server.profiles.spawner import make_spawner
 from tests.support.web import make_job
 
 PAGE = (Path(__file__).parents[2] / "docs/hooks.md").read_text()

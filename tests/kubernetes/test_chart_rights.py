@@ -14,8 +14,10 @@ from kubernetes.aio import client
 
 from kbatch_server.launchers.base import Launch, LauncherUnavailable
 from kbatch_server.launchers.kube.client import KubeClient, KubeUnavailable, make_path
+from kbatch_server.launchers.kube.homes import Homes
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
 from kbatch_server.models.job import Job, JobSpec, Status
+from kbatch_server.models.server import HubServer
 from kbatch_server.models.times import utcnow
 from kbatch_server.slugs import make_job_id
 from tests.support.cluster import ClusterLike
@@ -132,6 +134,43 @@ async def test_with_namespaces_that_exist_the_rights_of_a_role_in_each_are_enoug
         create_user_namespaces=False,
     )
     assert used - {("version", "list")} == list_rights(role)
+
+
+async def test_homes_take_one_right_more_and_servers_elsewhere_a_role_there(
+    cluster: ClusterLike,
+    namespace: str,
+    core_api: client.CoreV1Api,
+    api_client: client.ApiClient,
+    helm: Helm,
+    tmp_path: Path,
+    used: set[Right],
+) -> None:
+    values = {"hub": HUB | {"readServers": True}, "jobs": {"namespace": namespace, "homes": True}}
+    made = helm.render(values, namespace=namespace)
+    role, elsewhere = (each for each in made.all if each["kind"] == "Role")
+    assert list_rights(elsewhere) == {("pods", "get"), ("pods", "list")}
+    kubeconfig = await make_account(cluster, namespace, core_api, api_client, role, tmp_path)
+    claim = {
+        "metadata": {"name": "claim-alice", "annotations": {"hub.jupyter.org/username": "alice"}},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "none",
+            "resources": {"requests": {"storage": "1Mi"}},
+        },
+    }
+    await core_api.create_namespaced_persistent_volume_claim(namespace, claim)
+    launcher = KubeJobLauncher(kubeconfig=str(kubeconfig), namespace=namespace, instance=namespace)
+    await launcher.open()
+    job = make_job(cluster)
+    job.spec = job.spec.model_copy(update={"home": "server", "home_placement": "same-node"})
+    try:
+        home = await Homes(launcher.client, launcher.log).find(job, None, namespace)
+        assert home.claim == "claim-alice"
+        assert await launcher.read_server("alice", HubServer("", pod_name="jupyter-alice")) is None
+    finally:
+        await launcher.close()
+    assert ("persistentvolumeclaims", "get") in used
+    assert used <= list_rights(role)
 
 
 async def forget(cluster: ClusterLike, kubeconfig: Path, **traits: Any) -> None:

@@ -17,7 +17,6 @@ import kubernetes
 import pytest
 from kubernetes.aio import client
 
-from kbatch_server.jobs.spawner import make_spawner
 from kbatch_server.launchers.base import Launch, LauncherUnavailable, LaunchRefused, LogNotFound
 from kbatch_server.launchers.kube.client import KubeClient, KubeUnavailable
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
@@ -27,6 +26,7 @@ from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.secret import RegistryLogin
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
+from kbatch_server.profiles.spawner import make_spawner
 from kbatch_server.slugs import make_job_id
 from tests.support.cluster import ClusterLike
 from tests.support.waiting import until

@@ -233,6 +233,9 @@ IN_POD = {
     "active_deadline_seconds": "deadline",
     "queue_name": "Kueue's queue",
     "hub_scopes": "the scopes of a token of the hub",
+    "like": "the home of a server of theirs",
+    "home": "the home of a server of theirs",
+    "results_to_home": "which files are results",
 }
 """What a page calls the fields of a request that reach the pod."""
 

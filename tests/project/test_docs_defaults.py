@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from kbatch_server.profiles.spawner import FUNCTIONS_SECONDS
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 GENERATED = re.compile(r"<!-- made by .*?(?:<!-- end -->|\n\n)", re.DOTALL | re.IGNORECASE)
@@ -123,6 +125,7 @@ STATED = {
 """What the pages say, with each default in the place of its trait's name."""
 
 NO_DEFAULTS = {
+    "kubespawner.md": [f"Together they may take {FUNCTIONS_SECONDS:.0f} seconds"],
     "design.md": [
         "within two seconds of seeing it first",
         "10 s after one has failed, then 20 s, up to ten minutes",

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from kubespawner import KubeSpawner
 
-from kbatch_server.jobs.config import JobConfig
-from kbatch_server.jobs.profiles import Profiles
+from kbatch_server.hooks import Hooks
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
+from kbatch_server.profiles.config import JobConfig
+from kbatch_server.profiles.profiles import Profiles
 
-CLASSES = {each.__name__: each for each in (JobConfig, KubeJobLauncher, Profiles)}
+CLASSES = {each.__name__: each for each in (Hooks, JobConfig, KubeJobLauncher, Profiles)}
 
 ROWS = [
     [cell.strip() for cell in row.strip("|").split("|")]

@@ -32,7 +32,7 @@ USE_IT = """
 import json
 from kbatch_server.handlers import list_routes
 from kbatch_server.handlers.openapi import make_openapi
-from kbatch_server.jobs.config import JobConfig
+from kbatch_server.profiles.config import JobConfig
 from kbatch_server.jobs.service import make_request
 from kbatch_server.keyring import Keyring
 from kbatch_server.models.job import Job, JobSpec

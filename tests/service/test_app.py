@@ -22,8 +22,8 @@ from traitlets.config import Config
 from kbatch_server.app import CONFIGURABLES, KBatchServer, main
 from kbatch_server.commands.gc import CollectGarbage
 from kbatch_server.commands.upgrade_db import UpgradeDB
-from kbatch_server.jobs.config import JobConfig
 from kbatch_server.launchers.kube.launcher import KubeJobLauncher
+from kbatch_server.profiles.config import JobConfig
 from kbatch_server.settings.checks import RENAMED, WrongSetting, check_config
 from kbatch_server.settings.dotenv import KEYS
 from tests.support.service import Service

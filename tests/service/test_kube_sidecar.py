@@ -198,6 +198,7 @@ class Sidecar:
         self.log = folder / "log"
         self.printed = folder / "printed"
         self.max_bytes, self.max_files = 2**30, 50
+        self.to_home = ""
         self._output = self.printed.open("wb")
         self.outputs.mkdir()
         (folder / "lists").mkdir()
@@ -241,6 +242,7 @@ class Sidecar:
                 "KBATCH_MAX_BYTES": str(self.max_bytes),
                 "KBATCH_MAX_FILES": str(self.max_files),
                 "HOSTNAME": "train-1-abcde",
+                "KBATCH_TO_HOME": self.to_home,
             },
             stdout=self._output,
             stderr=subprocess.STDOUT,
@@ -300,6 +302,26 @@ async def test_what_the_job_wrote_arrives_byte_for_byte(job: Sidecar, make_sink)
     assert sent.request.headers["X-Kbatch-Pod"] == "train-1-abcde"
     assert sent.request.headers["X-Kbatch-Unreadable"] == "0"
     assert sent.request.headers["X-Kbatch-Folders"] == "outputs=/kbatch-outputs workdir=/code"
+
+
+async def test_results_of_the_working_folder_come_home_once_they_are_sent(job: Sidecar, make_sink) -> None:
+    job.to_home = "1"
+    job.unpack({"main.py": "1"})
+    write_all(job.workdir, {"run.ipynb": "2", "a b/fig  1.txt": "3", "both": "of the working folder"})
+    write_all(job.outputs, {"both": "of the outputs"})
+    sink = make_sink(statuses=(503,))
+    sink.start()
+    assert await job.run(f"http://127.0.0.1:{sink.port}/up/signed.x") == 0
+    sent = sink.files()
+    assert sent.pop("workdir/both", None) in (None, b"of the working folder")
+    names = {"workdir/run.ipynb": b"2", "workdir/a b/fig  1.txt": b"3", "outputs/both": b"of the outputs"}
+    assert sent == names
+    at_home = {str(each.relative_to(job.outputs)): each for each in job.outputs.rglob("*") if each.is_file()}
+    assert {name: path.read_text() for name, path in at_home.items()} == {
+        "run.ipynb": "2",
+        "a b/fig  1.txt": "3",
+        "both": "of the outputs",
+    }
 
 
 async def test_what_is_new_or_changed_in_the_working_folder_is_sent_too_and_nothing_else(

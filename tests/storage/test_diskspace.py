@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 
 from kbatch_server.errors import Forbidden, InsufficientStorage, KBatchError, TooManyRequests, Unavailable
-from kbatch_server.jobs.profiles import Profiles
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.limits.config import Limits
@@ -25,6 +24,7 @@ from kbatch_server.models.request import JobRequest
 from kbatch_server.models.results import JobOutputs
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
+from kbatch_server.profiles.profiles import Profiles
 from kbatch_server.ratelimit import RecentSums
 from kbatch_server.storage import diskspace
 from kbatch_server.storage.base import Storage

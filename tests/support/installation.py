@@ -57,16 +57,17 @@ class Installation:
         config: str = "",
         last_config: str = "",
         kubeconfig: Path | None = None,
+        hub_config: str = "",
     ) -> None:
         """``config`` is read before the rest of it, ``last_config`` after it; ``kubeconfig`` has the
-        service's rights, else all."""
+        service's rights, else all; ``hub_config`` is the hub's own."""
         (port,) = find_ports(1)
         self.cluster = cluster
         self.namespace = namespace
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "hub").mkdir()
         (folder / "service").mkdir()
-        self.hub = Hub(folder / "hub", service_url=f"http://127.0.0.1:{port}")
+        self.hub = Hub(folder / "hub", service_url=f"http://127.0.0.1:{port}", extra=hub_config)
         self.hub.start()
         config = config + CONFIG.format(
             port=port, host=cluster.host_address, namespace=namespace, image=cluster.image

@@ -10,6 +10,7 @@ from datetime import datetime
 from kbatch_server.launchers.base import JobLauncher, Launch, LauncherUnavailable, LogNotFound, LogPiece
 from kbatch_server.models.job import Job, JobStatus, Status
 from kbatch_server.models.results import OutputLimits, OutputTar
+from kbatch_server.models.server import HubServer, ServerPod
 from tests.support.tars import as_sent
 
 
@@ -32,6 +33,9 @@ class ScriptedLauncher(JobLauncher):
         self.is_slow = False
         self.outputs_of: dict[str, list[bytes | AsyncIterator[bytes]]] = {}
         self.problem: str | None = None
+        self.server_pods: dict[tuple[str, str], ServerPod] = {}
+
+    mounts_homes = True
 
     async def launch(self, job: Job, launch: Launch) -> dict[str, object]:
         if self.fails:
@@ -66,6 +70,11 @@ class ScriptedLauncher(JobLauncher):
             return None
         made = self.outputs_of[job.id].pop(0)
         return as_sent(made) if isinstance(made, bytes) else OutputTar(made)
+
+    async def read_server(self, user: str, server: HubServer) -> ServerPod | None:
+        if self.fails:
+            raise self.fails
+        return self.server_pods.get((user, server.name))
 
     async def find_outputs_problem(self, job: Job) -> str | None:
         return self.problem

@@ -21,7 +21,6 @@ import kubespawner.spawner
 from kubernetes_asyncio.client import ApiClient
 from traitlets.config import Config
 
-from kbatch_server.jobs.profiles import Profiles
 from kbatch_server.launchers.kube.manifests.filled import fill_templates
 from kbatch_server.launchers.kube.manifests.job import FETCH_CONTAINER, MAIN_CONTAINER, make_job
 from kbatch_server.launchers.kube.manifests.sidecar import KEEP_CONTAINER
@@ -30,6 +29,7 @@ from kbatch_server.models.job import Job
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.user import User
+from kbatch_server.profiles.profiles import Profiles
 from kbatch_server.quantities import parse_quantity
 
 Pod = dict[str, Any]

@@ -18,7 +18,7 @@ FUNCTIONS = {"compile", "match", "fullmatch", "search", "sub", "subn", "split", 
 SEARCHES = FUNCTIONS - {"compile", "match", "fullmatch"}
 """Those that try each place of the text as a beginning."""
 
-ADMINS = "jobs/patterns.py"
+ADMINS = "profiles/patterns.py"
 """The module for expressions of the admin's, which may be slow: each use of them has a time limit."""
 
 HANG_SECONDS = 30

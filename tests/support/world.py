@@ -11,12 +11,13 @@ from kbatch_server.engine.engine import Engine
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.engine.workqueue import WorkQueue
 from kbatch_server.hooks import Hooks
-from kbatch_server.jobs.profiles import Profiles
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import JobLauncher
 from kbatch_server.logs.reader import LogReader
 from kbatch_server.outputs.outputs import Outputs
+from kbatch_server.profiles.profiles import Profiles
+from kbatch_server.servers.hub import HubServers
 from kbatch_server.storage.base import Storage
 from kbatch_server.storage.diskspace import DiskSpace
 from kbatch_server.store import Store
@@ -66,6 +67,7 @@ class World:
         parent = LoggingConfigurable(config=self.config)
         self.hooks = Hooks(parent=parent)
         self.profiles = Profiles(parent=parent)
+        self.servers = HubServers(parent=parent)
         self.uploads = make_uploads(self.store, self.storage, parent=parent)
         self.outputs = Outputs(parent=parent, storage=self.storage, records=self.store.outputs)
         self.engine = Engine(
@@ -75,6 +77,7 @@ class World:
             launcher=self.launcher,
             outputs=self.outputs,
             profiles=self.profiles,
+            servers=self.servers,
             inflight=InflightRequests(parent=parent),
             uploads=self.uploads,
             storage=self.storage,
@@ -90,6 +93,7 @@ class World:
             launcher=self.launcher,
             limits=self.limits,
             profiles=self.profiles,
+            servers=self.servers,
             reader=LogReader(
                 parent=parent, recorder=self.recorder, storage=self.storage, logs=self.store.logs
             ),

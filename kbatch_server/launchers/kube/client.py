@@ -30,10 +30,10 @@ _PATHS = {
     "secrets": "/api/v1/",
     "pods": "/api/v1/",
     "events": "/api/v1/",
+    "persistentvolumeclaims": "/api/v1/",
     "jobs": "/apis/batch/v1/",
     # in users' namespaces
     "limitranges": "/api/v1/",
-    "persistentvolumeclaims": "/api/v1/",
     "resourcequotas": "/api/v1/",
     "serviceaccounts": "/api/v1/",
     "services": "/api/v1/",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,8 @@ from ...errors import KBatchError, Unavailable
 from ...failpoints import reach
 from ...hooks import Hooks
 from ...models.job import Job, JobEvent, JobStatus
+from ...models.server import HubServer, ServerPod
+from ...models.times import utcnow
 from ..base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogNotFound, LogPiece
 from .apply import (
     check_is_same,
@@ -26,11 +29,13 @@ from .apply import (
 )
 from .client import KubeClient, KubeRefused, KubeUnavailable, load_configuration, make_path
 from .errors import launch_errors, read_errors
+from .homes import Homes
 from .job_objects import JobObjects, Place, is_behind, make_timed_status
 from .logs import NO_LOG, FollowedLog
 from .manifests import job as manifests
 from .manifests.filled import fill_templates
 from .manifests.manifest import Manifest
+from .manifests.serverhome import add_home
 from .manifests.sidecar import explain_unsent
 from .namespace_traits import NamespaceTraits
 from .namespaces import Namespaces
@@ -44,6 +49,8 @@ _LOOK_AGAIN_SECONDS = 5
 
 IDLE_POLLS = 3
 """After how many polls a namespace without running jobs is not watched any more, where each is by itself."""
+HOME_SECONDS = 60
+"""Seconds that a job waits for the node of its home before the service checks that this is still its node."""
 
 _GONE = "The pod was deleted before all of its log was read."
 
@@ -58,6 +65,7 @@ class KubeJobLauncher(NamespaceTraits, JobLauncher):
     runs_notebooks = True
     has_secret_files = True
     has_registries = True
+    mounts_homes = True
 
     hooks = Instance(Hooks, ())
 
@@ -193,6 +201,10 @@ class KubeJobLauncher(NamespaceTraits, JobLauncher):
         self._make_view(lambda job_id: None)
         await reflector.stop()
 
+    @property
+    def _homes(self) -> Homes:
+        return Homes(self.client, self.log)
+
     def _make_view(self, on_change: Callable[[str], None]) -> None:
         def make_reflector(namespace: str) -> Reflector:
             return Reflector(
@@ -235,6 +247,12 @@ class KubeJobLauncher(NamespaceTraits, JobLauncher):
         place = self._find_place(job)
         if job.launch_begun_at is not None and (made := await self._find_launched(place)):
             return Place(place.namespace, place.name, made["metadata"]["uid"]).state
+        home = None
+        if job.spec.home is not None:
+            with launch_errors():
+                home = await self._homes.find(job, launch.server, place.namespace)
+            # it is the home even if the image has another, and in place of one that is made for the job
+            launch = replace(launch, env={"HOME": job.spec.home_mount_path} | launch.env)
         job = fill_templates(job, namespace=place.namespace, hub_namespace=self.hub_namespace)
         manifest = manifests.make_job(
             job,
@@ -245,6 +263,8 @@ class KubeJobLauncher(NamespaceTraits, JobLauncher):
             output_limits=launch.output_limits,
             code_sha256=launch.code_sha256,
         )
+        if home is not None:
+            add_home(manifest, job, home, image=self.init_image)
         await self._modify_pod(manifest, job, launch.spawner)
         with launch_errors():
             async with self.namespaces.use(place.namespace, job.user):
@@ -279,6 +299,10 @@ class KubeJobLauncher(NamespaceTraits, JobLauncher):
             with read_errors():
                 seen = await self.job_objects.ask(place)
             status = make_timed_status(seen, job.spec, self.client.ahead) if seen is not None else status
+        if seen is not None and seen.pods and _waits_for_node(status):
+            with read_errors():
+                newest = sort_pods(list(seen.pods.values()))[-1]
+                status.never_began = await self._homes.has_moved(newest, place.namespace)
         return status
 
     async def release(self, job: Job) -> None:
@@ -385,6 +409,12 @@ class KubeJobLauncher(NamespaceTraits, JobLauncher):
         if self.keeps_users:
             await self.namespaces.remove_forgotten()
 
+    async def read_server(self, user: str, server: HubServer) -> ServerPod | None:
+        """Return what the pod of a server says."""
+        namespace = self.get_namespace(user)
+        with read_errors():
+            return await self._homes.read_server(user, server, namespace)
+
     def _find_place(self, job: Job) -> Place:
         if "uid" in job.state:
             return Place(*(str(job.state[key]) for key in ("namespace", "name", "uid")))
@@ -425,3 +455,9 @@ class KubeJobLauncher(NamespaceTraits, JobLauncher):
                 raise LogNotFound("The command was not started.")
             reflector = await self.reflector.of(place.namespace)
             await reflector.wait_change(place.namespace, place.name, _LOOK_AGAIN_SECONDS)
+
+
+def _waits_for_node(status: JobStatus) -> bool:
+    """Whether a job has waited for a node for some time."""
+    since = status.blocked_since if status.blocked_on == "schedule" else None
+    return since is not None and (utcnow() - since).total_seconds() > HOME_SECONDS

@@ -52,7 +52,8 @@ class Namespaces:
         self._settings = settings
         self._instance = instance
         self._log = log
-        self._ready: set[str] = set()
+        self._ready: dict[str, str] = {}
+        """The user for whom each namespace was prepared: KubeSpawner's names may meet."""
         self._used: Counter[str] = Counter()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._told: set[str] = set()
@@ -75,8 +76,8 @@ class Namespaces:
             yield
         except KubeRefused as error:
             is_gone = error.status == 404 and error.message.startswith("namespaces ")
-            if is_gone and self._settings.create_user_namespaces and name in self._ready:
-                self._ready.discard(name)
+            if is_gone and self._settings.create_user_namespaces:
+                self._ready.pop(name, None)
                 raise KubeUnavailable(f"the namespace {name} was deleted, and is created again") from error
             raise
         finally:
@@ -92,7 +93,7 @@ class Namespaces:
 
     async def _ensure_ready(self, name: str, user: str) -> None:
         async with self._get_lock(name):
-            if name in self._ready:
+            if self._ready.get(name) == user:
                 return
             if self._settings.create_user_namespaces:
                 await self._ensure_namespace(name, user)
@@ -100,7 +101,7 @@ class Namespaces:
             for template in self._settings.user_namespace_objects:
                 wanted = make_object(template, user=user, instance=self._instance, fields=fields)
                 await self._prepare(wanted, user)
-            self._ready.add(name)
+            self._ready[name] = user
 
     async def _ensure_namespace(self, name: str, user: str) -> None:
         fields = self._settings.get_namespace_fields(user)
@@ -194,7 +195,7 @@ class Namespaces:
     async def _remove(self, namespace: Manifest) -> None:
         name = namespace["metadata"]["name"]
         async with self._get_lock(name):
-            self._ready.discard(name)
+            self._ready.pop(name, None)
             others, has_jobs = await self._look_into(name)
             if others and name not in self._told:
                 self._told.add(name)

@@ -12,6 +12,7 @@ from .client import KubeClient, make_path
 from .manifests.home import unwrap_command
 from .manifests.labels import INSTANCE_LABEL, JOB_ID_LABEL, LAUNCHED_ANNOTATION, RETRIES_ANNOTATION
 from .manifests.manifest import Manifest
+from .manifests.serverhome import CLAIM_ANNOTATION, NODE_ANNOTATION
 from .status.events import Event
 from .status.kueue import find_owner, make_workloads_path, trim_workload
 from .watch import Watch
@@ -339,6 +340,8 @@ def trim_pod(manifest: Manifest) -> Manifest:
         kept["statusWrittenAt"] = _find_status_time(metadata)
     labels = metadata.get("labels") or {}
     kept["labels"] = _pick(labels, JOB_ID_LABEL, INSTANCE_LABEL)
+    if home := _pick(metadata.get("annotations") or {}, CLAIM_ANNOTATION, NODE_ANNOTATION):
+        kept["annotations"] = home
     return {
         "metadata": kept,
         "spec": {

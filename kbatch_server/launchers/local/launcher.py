@@ -180,6 +180,7 @@ class LocalProcessJobLauncher(JobLauncher):
 
     def check_spec(self, spec: JobSpec) -> None:
         """Raise InvalidRequest for a job without a command, or with credentials: there are no images here."""
+        super().check_spec(spec)
         if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
                 "command", "is required: jobs run on this machine, without an image that has a command"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobs.config import JobConfig
-from kbatch_server.jobs.profiles import Profiles
 from kbatch_server.launchers.kube.manifests import job as objects
 from kbatch_server.launchers.kube.status.kueue import trim_workload
 from kbatch_server.launchers.kube.status.status import make_status
@@ -15,6 +13,8 @@ from kbatch_server.models.request import JobRequest
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
+from kbatch_server.profiles.config import JobConfig
+from kbatch_server.profiles.profiles import Profiles
 from tests.launchers.kube.test_status import condition, job, pod
 
 QUEUE = "team-a"

@@ -83,7 +83,7 @@ def test_one_namespace_for_all() -> None:
         ({"user_namespace_template": "jobs"}, r"must contain \{username\}"),
         ({"user_namespace_template": "{hubnamespace}"}, r"must contain \{username\}"),
         ({"user_namespace_template": "{username}"}, "must contain other text"),
-        ({"user_namespace_template": "x-{userid}"}, "without a known field"),
+        ({"user_namespace_template": "x-{userid}"}, "which no job knows"),
         ({"user_namespace_template": "X-{username}"}, "not the name of a namespace"),
         ({"user_namespace_labels": {"a": 1}}, "user_namespace_labels must be a dict of texts"),
         ({"user_namespace_annotations": {"a": "{b}"}}, "user_namespace_annotations: .* known field"),

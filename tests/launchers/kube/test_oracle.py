@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubespawner import KubeSpawner
 
-from kbatch_server.jobs.config import JobConfig
+from kbatch_server.profiles.config import JobConfig
 from tests.support import oracle
 
 NAMES = [

@@ -10,13 +10,13 @@ import pytest
 from kubernetes import client
 
 from kbatch_server.hooks import HookFailed, Hooks
-from kbatch_server.jobs.spawner import make_spawner
 from kbatch_server.launchers.kube.manifests.job import make_job
 from kbatch_server.launchers.kube.pod_hook import modify_pod
 from kbatch_server.models.job import Job, JobSpec
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
+from kbatch_server.profiles.spawner import make_spawner
 
 SPAWNER = make_spawner(User("Alice", ("climate",)), {"profile": "gpu"}, job_id="a-1")
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from kbatch_server.jobs.config import JobConfig
 from kbatch_server.launchers.kube.job_objects import make_seen_status, make_timed_status, set_deadline
 from kbatch_server.launchers.kube.manifests.home import HOME_SCRIPT, NOT_FOUND_MESSAGE, wrap_command
 from kbatch_server.launchers.kube.manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
@@ -21,6 +20,7 @@ from kbatch_server.launchers.kube.status.events import Event
 from kbatch_server.launchers.kube.status.pods import MAX_FREE_ATTEMPTS, get_wanted_limit, parse_time
 from kbatch_server.launchers.kube.status.status import make_pod, make_status
 from kbatch_server.models.job import JobSpec, JobStatus, Status
+from kbatch_server.profiles.config import JobConfig
 
 Manifest = dict[str, Any]
 

@@ -59,6 +59,7 @@ export const FIELDS: Field[] = [
   { name: "priority", label: "Priority", input: { label: "Priority among your jobs", placeholder: "0", read: Number } },
   { name: "queue_name", label: "Queue" },
   { name: "hub_scopes", label: "Hub scopes", show: (value) => String(value).replaceAll(",", ", ") || null },
+  { name: "home", label: "Home folder of" },
   // the job's page has it at its top
   { name: "description", label: "Description", show: () => null, input: { maxlength: 4096 } },
 ];
@@ -69,9 +70,9 @@ export const INPUTS = FIELDS.filter((field): field is Field & { input: Input } =
 /** What says when a job is tried again, and nothing of one that is not. */
 const OF_RETRIES: (keyof JobRequest)[] = ["retry_delay_seconds", "retry_backoff"];
 
-/** Return the fields of the request that a job was made from. */
+/** Return the fields of the request that a job was made from; what it took from a server is in the others. */
 export const listRequested = (job: Job): (keyof JobRequest)[] =>
-  REQUEST_FIELDS.filter((name) => job.retries || !OF_RETRIES.includes(name));
+  REQUEST_FIELDS.filter((name) => name !== "like" && (job.retries || !OF_RETRIES.includes(name)));
 
 /** Return the facts of a job's request, each with its label; null for what was not asked for. */
 export const listFacts = (job: Job): [string, unknown][] =>

@@ -7,6 +7,7 @@ import { makeNotebookRequest, type NotebookForm, openNotebook, suggestName } fro
 import type { Pair } from "./pairs-field";
 import { type Choices, checkChoices } from "./profile-options";
 import { listUses, makeSecretFields, SECRET_FIELDS, type SecretUse } from "./secret-uses";
+import { NO_SERVER, type ServerChoice } from "./server-field";
 import { findTopFolder } from "./top-folder";
 import type { CodeFile } from "./zip";
 
@@ -20,6 +21,8 @@ export interface JobForm {
   profile: string;
   /** What is chosen for the options of the profile, by what the request calls them; others have their default. */
   choices: Choices;
+  /** What it takes from a server of the user. */
+  server: ServerChoice;
   /** What was typed into the fields of `INPUTS`. */
   texts: Partial<Record<keyof JobRequest, string>>;
   env: Pair[];
@@ -49,6 +52,7 @@ export const emptyForm = (): JobForm => ({
   inShell: false,
   profile: "",
   choices: {},
+  server: NO_SERVER,
   texts: {},
   env: [],
   secrets: [],
@@ -68,6 +72,7 @@ export const emptyForm = (): JobForm => ({
 const PARTS = [
   ...["name", "command", "args", "notebook", "collect", "profile", "profile_options", "env", "upload", "working_dir"],
   "tags",
+  ...["home", "results_to_home"],
 ];
 
 /** What the form shows. */
@@ -99,6 +104,7 @@ export function makeForm(job: Job): JobForm {
     inShell,
     profile: job.profile ?? "",
     choices: job.profile_options,
+    server: { like: "", home: job.home ?? "", results_to_home: job.results_to_home },
     texts: Object.fromEntries(
       INPUTS.map(({ name, input }) => [name, job[name] ? (input.write ?? String)(job[name] as number) : ""]),
     ),
@@ -156,8 +162,11 @@ export function makeRequest(form: JobForm): { request: Request; problems: FieldE
   const request: Request = {
     ...form.kept,
     name: form.name.trim(),
-    profile: form.profile || undefined,
-    profile_options: form.choices,
+    profile: (!form.server.like && form.profile) || undefined,
+    profile_options: form.server.like ? undefined : form.choices,
+    like: form.server.like || undefined,
+    home: form.server.home || undefined,
+    results_to_home: form.server.like || form.server.home ? form.server.results_to_home : undefined,
     env: toMap(form.env),
     tags: toMap(form.tags),
     collect: form.collects === Boolean(form.notebook) ? undefined : form.collects ? "workdir" : "outputs",

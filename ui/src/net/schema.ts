@@ -102,6 +102,9 @@ export interface Job {
   active_deadline_seconds: number | null;
   priority: number;
   hub_scopes: string[];
+  like: string | null;
+  home: string | null;
+  results_to_home: boolean;
   queue_name: string | null;
   reason: string;
   message: string;
@@ -122,6 +125,7 @@ export interface Job {
   parent: string | null;
   children: number;
   progress: JobProgress | null;
+  taken: string | null;
 }
 export interface NotebookOutput {
   path: string;
@@ -215,6 +219,9 @@ export interface JobRequest {
   active_deadline_seconds?: number | null;
   priority?: number;
   hub_scopes?: string[];
+  like?: string | null;
+  home?: boolean | string | null;
+  results_to_home?: boolean | null;
   queue_name?: string | null;
 }
 export interface NotebookInput {
@@ -359,6 +366,15 @@ export interface SecretRequest {
   value?: string | null;
   registry?: RegistryLogin | null;
 }
+export interface Server {
+  name: string;
+  display_name: string;
+  is_running: boolean;
+  like: string;
+}
+export interface ServerList {
+  items: Server[];
+}
 export interface Step {
   step: string;
   time: string;
@@ -383,6 +399,8 @@ export interface User {
   admin: boolean;
   actions: string[];
   scopes: string[];
+  like: boolean;
+  home: boolean;
   limits: UserLimits;
   group_totals: {
     [k: string]: {
@@ -410,4 +428,4 @@ export interface Version {
 export const STATUSES: Status[] = ["queued","pending","running","succeeded","failed","cancelled"];
 
 /** The names of all fields of a request. */
-export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","profile_options","env","secret_env","secret_files","registry_secrets","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","queue_name"];
+export const REQUEST_FIELDS: (keyof JobRequest)[] = ["name","command","args","notebook","collect","image","profile","profile_options","env","secret_env","secret_files","registry_secrets","upload","working_dir","description","tags","cpu_limit","mem_limit","shm_size","retries","retry_delay_seconds","retry_backoff","active_deadline_seconds","priority","hub_scopes","like","home","results_to_home","queue_name"];

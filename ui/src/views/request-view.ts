@@ -56,6 +56,7 @@ export class RequestView extends LitElement {
       ["Results", job.collect === "workdir" ? "include new and changed files in the working directory" : null],
       ...listFacts(job),
       ["Secrets", listUses(job).map(describeUse).join(", ") || null],
+      ["Server", job.taken],
       ["Exit code", job.exit_code],
       ["Reason", job.reason || null],
       ["Submitted", exactTime(job.created_at)],

@@ -23,6 +23,8 @@ import type { Pair } from "../fields/pairs-field";
 import { type Choices, keepOffered } from "../fields/profile-options";
 import { SECRET_FIELDS, type SecretUse } from "../fields/secret-uses";
 import "../fields/secrets-field";
+import "../fields/server-field";
+import type { ServerChoice } from "../fields/server-field";
 import { type CodeFile, makeZip, TooLarge } from "../fields/zip";
 import type {
   Job,
@@ -48,10 +50,14 @@ interface Work {
 /** The fields of a request that stand in the part of the form that can be folded. */
 const FOLDED: string[] = [...INPUTS.map(({ name }) => name), "tags"];
 
+/** The fields of a request about the user's server. */
+const OF_SERVER = ["like", "home", "results_to_home"];
+
 /** The fields of a request that have a place in the form. */
 const PLACES = [
   ...["name", "upload", "working_dir", "profile", "profile_options", "command", "notebook", "collect", "env"],
   ...SECRET_FIELDS,
+  ...OF_SERVER,
   ...FOLDED,
 ];
 
@@ -65,6 +71,7 @@ const LABELS: Record<string, string> = {
   ...Object.fromEntries(SECRET_FIELDS.map((name) => [name, "Secrets"])),
   tags: "Tags",
   ...Object.fromEntries(FIELDS.map(({ name, label }) => [name, label])),
+  ...Object.fromEntries(OF_SERVER.map((name) => [name, "Your server"])),
 };
 
 /** How long after a field is left its problem may come: one that moves a button under the pointer loses the click. */
@@ -318,7 +325,7 @@ export class SubmitView extends LitElement {
           ${form.topFolder ? this.renderTopFolder() : nothing}
         </div>
         ${form.notebook ? this.renderNotebook(form.notebook) : this.renderCommand()} ${this.renderCollects()}
-        ${this.renderProfiles()}
+        ${this.renderServer()} ${form.server.like ? nothing : this.renderProfiles()}
         <kbatch-pairs class="field" label="Environment variables" noun="variable" .pairs=${form.env} .problem=${this.problemOf("env")} @change=${(event: CustomEvent<Pair[]>) => this.take("env", { env: event.detail })}></kbatch-pairs>
         ${this.renderSecrets()}
         ${this.renderAdvanced()}
@@ -420,6 +427,18 @@ export class SubmitView extends LitElement {
     const texts = { ...this.form.texts, ...Object.fromEntries(own) };
     this.take("profile", { profile: profile.slug, choices: {}, texts });
     this.problems = this.problems.filter((each) => !isOf(each, "profile_options"));
+  }
+
+  private renderServer(): TemplateResult | typeof nothing {
+    if (!(this.user.like || this.user.home)) return nothing;
+    const problem = OF_SERVER.map((field) => this.problemOf(field))
+      .filter(Boolean)
+      .join("; ");
+    const take = (event: CustomEvent<ServerChoice>) => {
+      this.set({ server: event.detail });
+      this.problems = this.problems.filter((each) => !OF_SERVER.some((field) => isOf(each, field)));
+    };
+    return html`<kbatch-server-choice class="field" .api=${this.api} .user=${this.user} .choice=${this.form.server} .problem=${problem} @change=${take}></kbatch-server-choice>`;
   }
 
   private renderProfiles(): TemplateResult | typeof nothing {

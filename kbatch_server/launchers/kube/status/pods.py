@@ -9,6 +9,7 @@ from ....models.job import JobSpec
 from ..manifests.home import NOT_FOUND_CODE, NOT_FOUND_MESSAGE
 from ..manifests.job import FETCH_CONTAINER, MAIN_CONTAINER
 from ..manifests.manifest import Manifest
+from ..manifests.serverhome import FOLDER_CONTAINER, NODE_ANNOTATION
 from ..manifests.sidecar import KEEP_CONTAINER
 from . import sentences
 
@@ -136,6 +137,11 @@ def is_keeping(pod: Manifest) -> bool:
     return "terminated" in find_state(pod) and "running" in find_state(pod, KEEP_CONTAINER)
 
 
+def is_kept_on_node(pod: Manifest) -> bool:
+    """Whether the pod can run only on the node where its user's home was in use at its launch."""
+    return NODE_ANNOTATION in (pod["metadata"].get("annotations") or {})
+
+
 def parse_time(text: str) -> datetime:
     """Return an aware datetime from RFC 3339, which may have nanoseconds (these are dropped)."""
     if "." in text:
@@ -224,6 +230,8 @@ def explain_failure(pod: Manifest) -> tuple[str, str]:
 def _explain_init_failure(pod: Manifest, name: str, ended: Manifest) -> tuple[str, str]:
     container = find_container(pod, name)
     reason, message = _explain_exit(container, ended)
+    if name == FOLDER_CONTAINER and ended.get("message"):
+        return "HomeNotWritable", f"The results cannot be saved: {sentences.cut(ended['message'])}."
     if name != FETCH_CONTAINER:
         return reason, f"Init container {name} failed. {message}"
     said = sentences.cut(ended.get("message") or "")

@@ -194,6 +194,41 @@ def unschedulable(message: str, container: Manifest, node_selector: Mapping[str,
     return f"{sentence} ({'; '.join(counted)})."
 
 
+def unschedulable_at_home(message: str, otherwise: str, *, has_node: bool) -> str:
+    """Explain why a job waits that can run only where its user's home is in use.
+
+    ``has_node`` says whether that is a known node; ``otherwise`` is the explanation without a home.
+    """
+    words = "Waiting for room on the node of your server"
+    if not has_node:
+        if "pod affinity" not in message:
+            return otherwise
+        words = "Waiting for room on the node where your home is in use"
+    said = re.split(r"\.? (?:no new claims|preemption:)", message.partition(" nodes are available: ")[2])[0]
+    why = [words for _, words in _scheduler_parts(said) if not _is_elsewhere(words)]
+    if not why:
+        return f"{words}, which does not accept this job. {_AT_HOME}"
+    return f"{words}: {'; '.join(dict.fromkeys(why))}."
+
+
+_AT_HOME = "Stop what uses your home there, or submit the job without home."
+
+
+def _is_elsewhere(words: str) -> bool:
+    """Whether these words of the scheduler are about other nodes than that of the home."""
+    return words == _UNMATCHED or "NodeAffinity" in words or "pod affinity" in words
+
+
+def volume_problem(words: str, message: str) -> str:
+    """Explain why a volume cannot be mounted."""
+    if "Multi-Attach" in message:
+        return (
+            f"{words}, because it is in use on another node: stop what uses it there, which is your server "
+            f"or another job. ({cut(message)})"
+        )
+    return f"{words}: {cut(message)}"
+
+
 def _scheduler_parts(said: str) -> list[tuple[str, str]]:
     """Return ``[("1", "not enough CPU free"), …]`` from ``1 Insufficient cpu, 2 node(s) had …``."""
     parts = []

@@ -14,6 +14,7 @@ from ....models.job import COMPLETE, JobSpec, JobStatus, Pod, Status
 from ..manifests.job import FETCH_CONTAINER, get_retries, make_sizes
 from ..manifests.labels import LAUNCHED_ANNOTATION
 from ..manifests.manifest import Manifest
+from ..manifests.serverhome import CLAIM_ANNOTATION
 from ..manifests.sidecar import KEEP_CONTAINER
 from . import sentences
 from .events import Event
@@ -32,6 +33,7 @@ from .pods import (
     find_strangers,
     has_failed,
     is_keeping,
+    is_kept_on_node,
     is_over,
     never_began,
     parse_time,
@@ -278,6 +280,10 @@ def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
         message = sentences.unschedulable(
             scheduled["message"], find_container(pod), pod["spec"].get("nodeSelector") or {}
         )
+        if CLAIM_ANNOTATION in (pod["metadata"].get("annotations") or {}):
+            message = sentences.unschedulable_at_home(
+                scheduled["message"], message, has_node=is_kept_on_node(pod)
+            )
         reason = scheduled.get("reason") or "Unschedulable"
         return _Blocked(reason, message, parse_time(scheduled["lastTransitionTime"]), "schedule")
     since = parse_time(scheduled["lastTransitionTime"])
@@ -290,7 +296,7 @@ def _find_block(pod: Manifest, events: Sequence[Event]) -> _Blocked | None:
                 return _Blocked(reason, words, _first_warning(pod, events, since))
     trouble = _find_trouble(pod, events)
     if trouble:
-        words = f"{SETUP_EVENTS[trouble.reason]}: {sentences.cut(trouble.message)}"
+        words = sentences.volume_problem(SETUP_EVENTS[trouble.reason], trouble.message)
         return _Blocked(trouble.reason, words, _first_warning(pod, events, since))
     if not container_statuses(pod):
         return _Blocked("Scheduled", "Waiting for the node to set up the pod.", since)

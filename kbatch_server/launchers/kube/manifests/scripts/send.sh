@@ -133,6 +133,14 @@ case $code in 100) read -r blank;; ?*) echo "$code" >"$log"; exit;; esac
 (eval "$pack") 2>/dev/null
 answer
 '
+# If outputs is a folder of the user's home, what is new or changed in workdir belongs there, too. It is copied after it
+# was sent, as it would be sent twice.
+copy_home() {
+  [ -n "$KBATCH_TO_HOME" ] || return
+  sed -n 's,^workdir/,,p' "$root/lists/chosen" | while IFS= read -r file; do
+    [ -e "$root/outputs/$file" ] || [ -L "$root/outputs/$file" ] || printf '%s\0' "$file"
+  done | (cd "$root/workdir" && xargs -0 -r tar c --) 2>/dev/null | tar x -o -C "$root/outputs" 2>/dev/null
+}
 send() {
   export scheme=${KBATCH_OUTPUTS_URL%%://*} path=/ sni=
   rest=${KBATCH_OUTPUTS_URL#*://}
@@ -157,7 +165,7 @@ send() {
     timeout $((60 + size / 1000000)) nc -w 10 "$name" "$port" -e sh -c "$exchange" 2>/dev/null
     read -r code <"$log"
     case $code in
-      2??) : >"$log"; exit 0;;
+      2??) copy_home; : >"$log"; exit 0;;
       408|429|5??) why="the service answered $code";;
       ???) echo "the service answered $code" >"$log"; exit 1;;
       *) why='the service could not be reached, or did not answer';;

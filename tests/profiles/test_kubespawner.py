@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from kubespawner import KubeSpawner
 
-from kbatch_server.jobs.kubespawner import JOB_TRAITS, KUBESPAWNER_TRAITS, get_trait_name, take_traits
+from kbatch_server.profiles.kubespawner import JOB_TRAITS, KUBESPAWNER_TRAITS, get_trait_name, take_traits
 
 HOME = {"name": "home", "persistentVolumeClaim": {"claimName": "claim-{user_server}"}}
 DATA = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}

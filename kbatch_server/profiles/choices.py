@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ..errors import InvalidRequest
 from ..ratelimit import FairLimit
+from .entries import UNLISTED, Choice, Option, ProfileEntry, Unlisted
 from .patterns import matches
-from .profile_entries import UNLISTED, Choice, Option, ProfileEntry, Unlisted
 
 MATCH_WAIT_SECONDS = 10
 """Seconds that a text waits for its turn to be checked."""

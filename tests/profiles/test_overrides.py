@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubespawner.utils import recursive_format, recursive_update
 
-from kbatch_server.jobs.overrides import fill_value, merge, override
+from kbatch_server.profiles.overrides import fill_value, merge, override
 
 KEYS = st.sampled_from("abc")
 LEAVES = st.one_of(

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from ..models.user import User
 
 FUNCTIONS_SECONDS = 30.0
-"""How long the admin's functions may take, together, for a submit or for a launch."""
+"""How long the admin's functions may take, together, for a request or for a launch."""
 
 
 class GroupName(str):

@@ -7,8 +7,6 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from kbatch_server.errors import InvalidRequest
-from kbatch_server.jobs.config import JobConfig
-from kbatch_server.jobs.profiles import Profiles
 from kbatch_server.launchers.kube.manifests.job import make_pod_spec
 from kbatch_server.launchers.kube.manifests.resources import make_resources
 from kbatch_server.launchers.kube.manifests.volumes import OWN_DIRS, OWN_VOLUMES, SHM_DIR
@@ -16,6 +14,8 @@ from kbatch_server.models.job import Job, JobSpec
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.user import User
+from kbatch_server.profiles.config import JobConfig
+from kbatch_server.profiles.profiles import Profiles
 
 ALICE = User(name="alice", groups=("gpu-users",))
 GPU = {

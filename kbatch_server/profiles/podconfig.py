@@ -128,11 +128,15 @@ class PodConfig(Configurable):
     node_selector = Dict(Unicode(), help="""Labels that a node must have to run a job.""", config=True)
 
     tolerations = Union(
-        [List(Dict()), Dict()], help="""Kubernetes tolerations of the jobs' pods.""", config=True
+        [List(Dict()), Dict()],
+        default_value=[],
+        help="""Kubernetes tolerations of the jobs' pods.""",
+        config=True,
     )
 
     node_affinity_preferred = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Nodes that a job prefers: PreferredSchedulingTerms of Kubernetes, like
         ``[{"weight": 1, "preference": {"matchExpressions": [...]}}]``.
         """,
@@ -141,6 +145,7 @@ class PodConfig(Configurable):
 
     node_affinity_required = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Nodes that a job may run on: NodeSelectorTerms of Kubernetes, like
         ``[{"matchExpressions": [{"key": "pool", "operator": "In", "values": ["batch"]}]}]``.
         """,
@@ -149,24 +154,28 @@ class PodConfig(Configurable):
 
     pod_affinity_preferred = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Pods that a job prefers to run near: WeightedPodAffinityTerms of Kubernetes.""",
         config=True,
     )
 
     pod_affinity_required = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Pods that a job must run near: PodAffinityTerms of Kubernetes.""",
         config=True,
     )
 
     pod_anti_affinity_preferred = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Pods that a job prefers not to run near: WeightedPodAffinityTerms of Kubernetes.""",
         config=True,
     )
 
     pod_anti_affinity_required = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Pods that a job must not run near: PodAffinityTerms of Kubernetes.""",
         config=True,
     )
@@ -210,6 +219,7 @@ class PodConfig(Configurable):
 
     supplemental_gids = Union(
         [List(Integer(min=0)), Callable()],
+        default_value=[],
         help="""More groups to which a job's containers belong (``supplementalGroups``), or a function that
         takes the spawner and returns a list.
         """,
@@ -236,6 +246,7 @@ class PodConfig(Configurable):
 
     volumes = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Kubernetes volumes of the jobs' pods, like
         ``[{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{user_server}"}}]``,
         which is the claim of the user's server on the hub (KubeSpawner's ``pvc_name_template``).
@@ -246,6 +257,7 @@ class PodConfig(Configurable):
 
     volume_mounts = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Where to mount ``volumes``: ``[{"name": "home", "mountPath": "/home/jovyan"}]``.
 
         Each needs its own path, and none of the service's: ``/code``, ``/kbatch-home``, ``/kbatch-notebook``
@@ -265,6 +277,7 @@ class PodConfig(Configurable):
 
     pod_security_context = Union(
         [Dict(), Callable()],
+        default_value={},
         help="""The Kubernetes security context of the jobs' pods (``runAsUser``, …), or a function that takes
         the spawner and returns one. It takes precedence over ``fs_gid`` and ``supplemental_gids``.
         """,
@@ -273,6 +286,7 @@ class PodConfig(Configurable):
 
     container_security_context = Union(
         [Dict(), Callable()],
+        default_value={},
         help="""The Kubernetes security context of the jobs' containers, or a function that takes the spawner
         and returns one. It takes precedence over ``uid``, ``gid``, ``privileged`` and
         ``allow_privilege_escalation``.
@@ -289,6 +303,7 @@ class PodConfig(Configurable):
 
     image_pull_secrets = Union(
         [List(Union([Unicode(), Dict()])), Unicode()],
+        default_value=[],
         help="""The Secrets for pulling images: a list of names, or of dicts like ``{"name": "registry"}``, or
         one name.
         """,
@@ -363,6 +378,7 @@ class PodConfig(Configurable):
 
     init_containers = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Containers that run to their end, one after the other, before a job's own: to prepare its home
         folder, for example.
 
@@ -373,6 +389,7 @@ class PodConfig(Configurable):
 
     extra_containers = Union(
         [List(Dict()), Dict()],
+        default_value=[],
         help="""Containers that run beside a job's own, such as a proxy for a database.
 
         They are native sidecars, which needs Kubernetes 1.29 or later: they start before the job's command,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import functools
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Callable as Function
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from traitlets import Callable, Dict, List, TraitError, Union, observe, validate
 from traitlets.config import LoggingConfigurable
@@ -15,9 +18,7 @@ from ..models.request import JobRequest
 from ..models.user import User
 from .choices import Chosen, TextChecks, choose, recall
 from .config import JobConfig
-from .kubespawner import drop_mounts, take_traits
-from .overrides import fill_value, override
-from .profile_entries import (
+from .entries import (
     UNLISTED,
     ProfileEntry,
     Unlisted,
@@ -26,7 +27,9 @@ from .profile_entries import (
     list_parts,
     read_profiles,
 )
-from .spawner import JobSpawner, make_spawner, resolve
+from .kubespawner import drop_mounts, take_traits
+from .overrides import fill_value, override
+from .spawner import FUNCTIONS_SECONDS, JobSpawner, make_spawner, resolve
 
 MAX_CACHED = 256
 """The number of profiles with choices of which the settings are kept."""
@@ -39,6 +42,23 @@ class ServerChoice:
     profile: str | None
     profile_options: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def _limit_functions(
+    method: Function[_Parameters, Awaitable[_Result]],
+) -> Function[_Parameters, Coroutine[Any, Any, _Result]]:
+    """Return a method that raises TimeoutError if the admin's functions take too long."""
+
+    @functools.wraps(method)
+    async def limited(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        async with asyncio.timeout(FUNCTIONS_SECONDS):
+            return await method(*args, **kwargs)
+
+    return limited
 
 
 class Profiles(LoggingConfigurable):
@@ -96,6 +116,7 @@ class Profiles(LoggingConfigurable):
         self._configs: dict[Any, JobConfig] = {}
         self._entries = () if callable(self.profile_list) else read_profiles(self.profile_list)
 
+    @_limit_functions
     async def list(self, user: User | None) -> Sequence[Profile]:
         """Return the profiles that this user may choose; without a user, those of all users."""
         spawner = None if user is None else make_spawner(user)
@@ -103,6 +124,7 @@ class Profiles(LoggingConfigurable):
         default = find_default(entries)
         return [await self._describe(entry, spawner, entry is default) for entry in entries]
 
+    @_limit_functions
     async def make_spec(self, user: User, request: JobRequest) -> JobSpec:
         """Return the spec of the requested job, or raise InvalidRequest with the field."""
         spawner = make_spawner(user, make_user_options(request.profile, request.profile_options))
@@ -124,6 +146,7 @@ class Profiles(LoggingConfigurable):
         spec = spec.model_copy(update={"profile_options": {each.key: each.value for each in chosen}})
         return await config.call_functions(spec, spawner)
 
+    @_limit_functions
     async def get_environment(self, user: User, spec: JobSpec) -> dict[str, str]:
         """Return the environment variables that the admin sets for a job, by its profile and its choices.
 
@@ -138,6 +161,7 @@ class Profiles(LoggingConfigurable):
         config = await self._get_config(entry, recall(entry, spec.profile_options), spawner)
         return await config.make_environment(spawner)
 
+    @_limit_functions
     async def read_user_options(self, user: User, user_options: Mapping[str, Any]) -> ServerChoice:
         """Return the profile and the choices of a user's server, from its ``user_options`` on the hub.
 
@@ -168,6 +192,13 @@ class Profiles(LoggingConfigurable):
                 continue
             options |= {each.key: each.value for each in chosen}
         return ServerChoice(entry.slug, options, problems)
+
+    async def may_have_home(self, user: User) -> bool:
+        """Return whether a user's job may have the home of a server, with some profile or without one."""
+        spawner = make_spawner(user)
+        entries = await self._list_entries(spawner)
+        configs = [await self._get_config(entry, recall(entry, {}), spawner) for entry in entries]
+        return any(config.home != "none" for config in (self._base, *configs))
 
     async def _list_entries(self, spawner: JobSpawner | None) -> Sequence[ProfileEntry]:
         if not callable(self.profile_list):

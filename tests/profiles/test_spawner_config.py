@@ -8,11 +8,11 @@ import pytest
 import yaml
 from traitlets.config import Config
 
-from kbatch_server.jobs.config import JobConfig
-from kbatch_server.jobs.profiles import Profiles
-from kbatch_server.jobs.spawner_config import load_spawner_config
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.user import User
+from kbatch_server.profiles.config import JobConfig
+from kbatch_server.profiles.profiles import Profiles
+from kbatch_server.profiles.spawner_config import load_spawner_config
 from kbatch_server.settings.checks import WrongSetting
 
 HUB = """

@@ -16,6 +16,7 @@ from ..models.request import REQUESTED, RETRY_DELAY_SECONDS, JobRequest, Request
 from ..quantities import MIN_CPUS, MIN_MEMORY_BYTES, limit_guarantee, limit_guarantees
 from ..templates import fill_label
 from .environment import check_environment, list_sources, make_environment
+from .homeconfig import SET_LATER, HomeConfig
 from .podconfig import PodConfig
 from .spawner import JobSpawner
 
@@ -86,7 +87,7 @@ def check_at_most(wanted: Any, maximum: Any, field: str) -> Any:
     return wanted
 
 
-class JobConfig(PodConfig):
+class JobConfig(HomeConfig, PodConfig):
     """The options of one job, as the admin set them. A profile can override each.
 
     Traits that KubeSpawner has too mean the same here. Strings in ``volumes``, ``volume_mounts``,
@@ -464,6 +465,7 @@ class JobConfig(PodConfig):
             "active_deadline_seconds": self._checked_deadline(request.active_deadline_seconds),
             "queue_name": self._checked_queue(request.queue_name, user, profile),
             "hub_scopes": check_hub_scopes(request.hub_scopes, self.allowed_hub_scopes),
+            **self.check_home(request, keeps_outputs=self.keep_outputs),
         }
         return self._common_spec.model_copy(update=asked | checked)
 
@@ -530,6 +532,8 @@ _LIMITED = {"cpu_guarantee", "mem_guarantee", "extra_resource_guarantees"}
 _MADE = {"env_sources", "image_working_dir"}
 """What a job has of traits with other names."""
 
-_COPIED = tuple(sorted(set(JobSpec.model_fields) - set(RequestedSpec.model_fields) - _LIMITED - _MADE))
+_OWN = set(JobSpec.model_fields) - set(RequestedSpec.model_fields)
+
+_COPIED = tuple(sorted(_OWN - _LIMITED - _MADE - SET_LATER))
 """The traits that every job has as they are."""
 """The traits that ``make_spec`` copies into a job's spec unchanged."""

@@ -10,15 +10,15 @@ import pytest
 from traitlets import TraitError
 from traitlets.config import Config
 
-from kbatch_server.jobs.config import JobConfig
-from kbatch_server.jobs.podconfig import WrongFunction
-from kbatch_server.jobs.profiles import Profiles
 from kbatch_server.launchers.kube.manifests.filled import fill_templates
 from kbatch_server.launchers.kube.manifests.job import OWN_CONTAINERS, make_pod_spec
 from kbatch_server.models.job import Job, JobSpec
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.results import OutputLimits
 from kbatch_server.models.user import User
+from kbatch_server.profiles.config import JobConfig
+from kbatch_server.profiles.podconfig import WrongFunction
+from kbatch_server.profiles.profiles import Profiles
 from kbatch_server.settings.checks import WrongSetting, check_config
 
 ALICE = User(name="alice@example.com", groups=("staff",))
