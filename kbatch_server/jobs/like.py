@@ -17,6 +17,9 @@ from ..models.user import User
 from ..profiles.profiles import Profiles
 from ..servers.hub import HubServers
 
+MAX_SLUG = 253
+"""The maximum length of a profile's name in a request."""
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -56,12 +59,13 @@ class LikeServer(LoggingConfigurable):
         problems: list[str] = []
         if request.profile is None and server.user_options.get("profile"):
             choice = await self.profiles.read_user_options(user, server.user_options)
+            # one that is gone is refused below, as in any request
+            profile = choice.profile or str(server.user_options["profile"])[:MAX_SLUG]
             problems = choice.problems
-            if choice.profile is not None:
-                options = choice.profile_options | request.profile_options
-                fields |= {"profile": choice.profile, "profile_options": options}
-                what = " with its options" if options else ""
-                taken.append(f"the profile {choice.profile!r}{what} from the hub")
+            options = choice.profile_options | request.profile_options
+            fields |= {"profile": profile, "profile_options": options}
+            what = " with its options" if options else ""
+            taken.append(f"the profile {profile!r}{what} from the hub")
         image = await self._choose_image(user, request, fields, pod) if pod is not None else None
         if pod is not None and image is not None:
             fields["image"] = pod.image

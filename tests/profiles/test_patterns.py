@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbatch_server.jobs import patterns
+from kbatch_server.profiles import patterns
 from kbatch_server.profiles.patterns import MATCH_SECONDS, check_pattern, matches
 
 # what is in the docs of KubeSpawner, of zero-to-jupyterhub and of hubs
