@@ -29,6 +29,7 @@ from .failpoints import WrongFailpoint, arm
 from .handlers import make_handlers
 from .handlers.services import Services
 from .hooks import Hooks
+from .hub.servers import HubServers
 from .jobs.secrets import Secrets
 from .jobs.service import Jobs
 from .jobs.tokens import JobTokens
@@ -47,7 +48,6 @@ from .profiles.config import JobConfig
 from .profiles.profiles import Profiles
 from .profiles.spawner_config import load_spawner_config
 from .scheduling.pacer import LaunchPacer
-from .servers.hub import HubServers
 from .settings.checks import WrongSetting, check_config, check_url, describe_error
 from .settings.commandline import ALIASES, CONFIG_FILE, FLAGS, SUBCOMMANDS, StrictLoader, write_config_file
 from .settings.dotenv import SettingsNotFound, get_storage_name, load_settings
@@ -420,7 +420,6 @@ class KBatchServer(Application):
             keyring=self.keyring,
             find_job_user=self.engine.tokens.find_user,
         )
-        self.servers.hub_auth = self.auth.hub_auth
         if not self.auth.hub_auth.api_token:
             raise WrongSetting(
                 "JUPYTERHUB_API_TOKEN: must be set to this service's token (the hub sets it for a "

@@ -6,6 +6,8 @@ from traitlets import Instance, Unicode, default
 from traitlets.config import LoggingConfigurable
 
 from ..hooks import Hooks
+from ..hub.api import HubApi
+from ..hub.servers import HubServers
 from ..jobs.tokens import JobTokens
 from ..keyring import Keyring
 from ..launchers.base import JobLauncher
@@ -15,11 +17,9 @@ from ..outputs.outputs import Outputs
 from ..profiles.profiles import Profiles
 from ..scheduling.pacer import LaunchPacer
 from ..scheduling.scheduler import Scheduler
-from ..servers.hub import HubServers
 from ..storage.base import Storage
 from ..store import Store
 from ..uploads.uploads import Uploads
-from ..web.hubapi import HubApi
 from ..web.inflight import InflightRequests
 from .collector import Collector
 from .hubtokens import HubTokens

@@ -13,12 +13,12 @@ from traitlets.config import LoggingConfigurable
 
 from ..errors import Unavailable
 from ..failpoints import reach
+from ..hub.api import HubApi, HubDown, HubRejected, HubToken
 from ..launchers.base import LauncherUnavailable, LaunchRefused
 from ..models.job import Job
 from ..models.times import utcnow
 from ..store.jobs import JobStore
 from ..web.auth import get_service_name
-from ..web.hubapi import HubApi, HubDown, HubRejected, HubToken
 
 UNKNOWN = "?"
 """The id of a token on record while one may exist whose id is not known: between two lines of a launch."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
+from ..hub.servers import HubServers
 from ..jobs.tokens import JobTokens
 from ..launchers.base import Launch, LaunchRefused
 from ..models.job import Job, JobSpec
@@ -15,7 +16,6 @@ from ..models.server import HubServer, parse_reference
 from ..models.user import User
 from ..profiles.profiles import Profiles, make_user_options
 from ..profiles.spawner import make_spawner
-from ..servers.hub import HubServers
 from ..storage.base import Storage
 from ..store.jobs import JobStore
 from ..store.secrets import SecretStore

@@ -9,13 +9,13 @@ from traitlets import Instance
 from traitlets.config import LoggingConfigurable
 
 from ..errors import InvalidRequest, Unavailable
+from ..hub.servers import HubServers
 from ..launchers.base import JobLauncher, LauncherUnavailable
 from ..models.job import JobSpec
 from ..models.request import JobRequest
 from ..models.server import HubServer, ServerPod, describe_server, parse_reference
 from ..models.user import User
 from ..profiles.profiles import Profiles
-from ..servers.hub import HubServers
 
 MAX_SLUG = 253
 """The maximum length of a profile's name in a request."""

@@ -14,6 +14,7 @@ from ..audit import Action, AuditPage, AuditQuery, is_first, make_entry
 from ..errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from ..failpoints import reach
 from ..hooks import HookFailed, Hooks
+from ..hub.servers import HubServers
 from ..launchers.base import JobLauncher, LauncherUnavailable
 from ..limits.config import Limits
 from ..logs.follower import LogFollower
@@ -30,7 +31,6 @@ from ..models.times import show_time, utcnow
 from ..models.user import ForgottenUser, User
 from ..profiles.profiles import Profiles
 from ..scheduling.report import UsageJson, UsageReport
-from ..servers.hub import HubServers
 from ..slugs import make_job_id
 from ..storage.diskspace import DiskSpace
 from ..store import Store

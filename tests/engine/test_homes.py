@@ -33,7 +33,7 @@ async def hub() -> AsyncIterator[HubDouble]:
 @pytest.fixture
 async def world(db_url: str, hub: HubDouble) -> AsyncIterator[World]:
     world = await World(db_url, config=CONFIG).open()
-    world.servers.hub_auth = HubAuth(api_url=hub.api_url, api_token="sesame")
+    world.servers.api.hub_auth = HubAuth(api_url=hub.api_url, api_token="sesame")
     yield world
     await world.servers.stop()
     await world.close()

@@ -15,13 +15,13 @@ from tornado.web import Application, RequestHandler
 
 from kbatch_server.engine.hubtokens import REVOKED, UNKNOWN
 from kbatch_server.errors import InvalidRequest
+from kbatch_server.hub import api as hubapi
+from kbatch_server.hub.api import HubDown
 from kbatch_server.launchers.base import LauncherUnavailable
 from kbatch_server.models.job import JobStatus, Status
 from kbatch_server.models.request import JobRequest
 from kbatch_server.models.times import utcnow
 from kbatch_server.models.user import User
-from kbatch_server.web import hubapi
-from kbatch_server.web.hubapi import HubDown
 from tests.support.stepping import do_step
 from tests.support.waiting import until
 from tests.support.world import World

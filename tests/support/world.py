@@ -11,13 +11,13 @@ from kbatch_server.engine.engine import Engine
 from kbatch_server.engine.reconciler import Reconciler
 from kbatch_server.engine.workqueue import WorkQueue
 from kbatch_server.hooks import Hooks
+from kbatch_server.hub.servers import HubServers
 from kbatch_server.jobs.service import Jobs
 from kbatch_server.keyring import Keyring
 from kbatch_server.launchers.base import JobLauncher
 from kbatch_server.logs.reader import LogReader
 from kbatch_server.outputs.outputs import Outputs
 from kbatch_server.profiles.profiles import Profiles
-from kbatch_server.servers.hub import HubServers
 from kbatch_server.storage.base import Storage
 from kbatch_server.storage.diskspace import DiskSpace
 from kbatch_server.store import Store

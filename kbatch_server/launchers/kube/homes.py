@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+from ...hub import claims, pods
+from ...hub.claims import HomeVolume
 from ...models.job import Job
 from ...models.server import HubServer, ServerPod, describe_server, parse_reference
-from ...servers import claims, pods
-from ...servers.claims import HomeVolume
 from ...templates import expand
 from ..base import LaunchRefused
 from .client import KubeClient, KubeRefused, make_path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from kbatch_server.hub.claims import HomeVolume
 from kbatch_server.launchers.kube.manifests import job as objects
 from kbatch_server.launchers.kube.manifests.serverhome import add_home
 from kbatch_server.launchers.kube.reflector import trim_pod
@@ -12,7 +13,6 @@ from kbatch_server.launchers.kube.status import sentences
 from kbatch_server.launchers.kube.status.status import make_status
 from kbatch_server.models.job import Job, JobSpec
 from kbatch_server.models.results import OutputLimits
-from kbatch_server.servers.claims import HomeVolume
 
 SOURCE = {"persistentVolumeClaim": {"claimName": "claim-alice"}}
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"

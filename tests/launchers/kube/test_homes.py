@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from kbatch_server.hub.claims import HomeVolume
 from kbatch_server.launchers.base import LaunchRefused
 from kbatch_server.launchers.kube.client import KubeRefused
 from kbatch_server.launchers.kube.homes import Homes
 from kbatch_server.models.job import Job, JobSpec
 from kbatch_server.models.server import HubServer
 from kbatch_server.models.times import utcnow
-from kbatch_server.servers.claims import HomeVolume
 from tests.support.kube_double import KubeDouble, make_server_pod
 
 EMAIL = "alice@example.com"

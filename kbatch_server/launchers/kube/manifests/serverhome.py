@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from posixpath import join
 
+from ....hub.claims import HomeVolume
 from ....models.job import Job
-from ....servers.claims import HomeVolume
 from ....slugs import MAX_LABEL, make_slug
 from .affinity import REQUIRED
 from .labels import PREFIX

@@ -10,8 +10,8 @@ import pytest
 from jupyterhub.services.auth import HubAuth
 
 from kbatch_server.errors import InvalidRequest, Unavailable
-from kbatch_server.servers import hub as module
-from kbatch_server.servers.hub import HubServers
+from kbatch_server.hub import api as module
+from kbatch_server.hub.servers import HubServers
 from tests.support.hub_double import HubDouble
 
 
@@ -25,7 +25,7 @@ async def hub() -> AsyncIterator[HubDouble]:
 @pytest.fixture
 async def servers(hub: HubDouble) -> AsyncIterator[HubServers]:
     servers = HubServers(enabled=True, timeout_seconds=5)
-    servers.hub_auth = HubAuth(api_url=hub.api_url, api_token="sesame")
+    servers.api.hub_auth = HubAuth(api_url=hub.api_url, api_token="sesame")
     yield servers
     await servers.stop()
 

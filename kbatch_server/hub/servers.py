@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
-import aiohttp
-from jupyterhub.services.auth import HubAuth
-from jupyterhub.utils import make_ssl_context
-from traitlets import Bool, Float, Instance, Integer
+from traitlets import Bool, Float, Instance, Integer, default
 from traitlets.config import LoggingConfigurable
 
-from ..connector import Connector
 from ..errors import InvalidRequest, Unavailable
 from ..models.server import HubServer, make_reference
 from ..ratelimit import FairLimit
-
-MAX_ANSWER_BYTES = 4 * 1024**2
-"""The maximum size of the hub's answer about a user: the options of a hundred servers have less."""
+from .api import HubApi, HubDown, HubRejected
 
 MAX_CACHED_USERS = 1000
 MAX_NAMED = 20
@@ -81,8 +72,15 @@ class HubServers(LoggingConfigurable):
         config=True,
     )
 
-    hub_auth = Instance(HubAuth, allow_none=True)
-    """How to reach the hub: its URL, this service's token, certificates."""
+    api = Instance(HubApi)
+
+    @default("api")
+    def _default_api(self) -> HubApi:
+        return HubApi(
+            parent=self,
+            timeout_seconds=self.timeout_seconds,
+            concurrent_requests=self.concurrent_requests,
+        )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -94,7 +92,6 @@ class HubServers(LoggingConfigurable):
             most_waiting=1000,
         )
         self._seen: OrderedDict[str, tuple[float, Sequence[HubServer]]] = OrderedDict()
-        self._session: aiohttp.ClientSession | None = None
         self._checking: asyncio.Task[None] | None = None
         self._is_refused = False
 
@@ -109,12 +106,10 @@ class HubServers(LoggingConfigurable):
             self._checking = asyncio.create_task(self._check_scopes(), name="hub-servers-scopes")
 
     async def stop(self) -> None:
-        """Close the connections to the hub."""
+        """End the check that ``start`` began."""
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.gather(self._checking, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
 
     async def list(self, user: str) -> Sequence[HubServer]:
         """Return a user's servers, the default one first, including those that do not run.
@@ -126,9 +121,8 @@ class HubServers(LoggingConfigurable):
         expires, found = self._seen.get(user, (0.0, ()))
         if time.monotonic() < expires:
             return found
-        path = f"users/{quote(user, safe='')}?include_stopped_servers=1"
         async with self._turns.take(user, wait_seconds=self.timeout_seconds):
-            seen = _read_servers(await self._ask(path))
+            seen = _read_servers(await self._read_user(user))
         self._is_refused = seen is None
         if seen is None:
             raise Unavailable(REFUSED, reason="HubScopeMissing", retry_after_seconds=60)
@@ -157,11 +151,11 @@ class HubServers(LoggingConfigurable):
         """Log once which scopes this service lacks."""
         for _ in range(CHECKS):
             try:
-                model = await self._ask("user")
-            except Unavailable:
+                scopes = await self.api.list_own_scopes()
+            except (HubDown, HubRejected):
                 await asyncio.sleep(CHECK_SECONDS)
                 continue
-            held = {str(scope).partition("!")[0] for scope in (model or {}).get("scopes") or ()}
+            held = {scope.partition("!")[0] for scope in scopes}
             self._is_refused = NEEDED_SCOPE not in held
             if self._is_refused:
                 message = "HubServers.enabled is set, but the hub has not given this service the scope %s"
@@ -170,53 +164,17 @@ class HubServers(LoggingConfigurable):
                 self.log.info("without the scope %s, servers are looked for by their names", STATE_SCOPE)
             return
 
-    async def _ask(self, path: str) -> dict[str, Any] | None:
-        """Return the hub's answer; None if the scopes do not allow the request. Raises Unavailable."""
-        if self.hub_auth is None:
-            raise Unavailable("This process does not ask JupyterHub.")
-        url = f"{self.hub_auth.api_url.rstrip('/')}/{path}"
-        headers = {"Authorization": f"token {self.hub_auth.api_token}"}
+    async def _read_user(self, user: str) -> Mapping[str, Any] | None:
+        """Return the hub's model of a user; None if the scopes do not allow it. Raises Unavailable."""
         try:
-            async with asyncio.timeout(self.timeout_seconds):
-                async with self._get_session(self.hub_auth).get(url, headers=headers) as answer:
-                    if answer.status == 404:  # of a user who was deleted, or is outside of the scope's filter
-                        return {"servers": {}}
-                    if answer.status == 403:
-                        return None
-                    answer.raise_for_status()
-                    return _parse(await _read(answer))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            self.log.warning("the hub did not say which servers there are: %s", type(error).__name__)
+            return await self.api.read_user(user)
+        except HubRejected as error:
+            # 404: of a user who was deleted, or is outside of the scope's filter
+            return {"servers": {}} if error.status == 404 else None
+        except HubDown as error:
+            self.log.warning("the hub did not say which servers there are: %s", error)
             message = "JupyterHub does not respond, so your servers are not known. Try again."
             raise Unavailable(message) from error
-
-    def _get_session(self, hub_auth: HubAuth) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=Connector(ssl=_make_ssl(hub_auth)))
-        return self._session
-
-
-def _make_ssl(hub_auth: HubAuth) -> ssl.SSLContext | bool:
-    if not (hub_auth.certfile or hub_auth.keyfile):
-        return True
-    context: ssl.SSLContext = make_ssl_context(hub_auth.keyfile, hub_auth.certfile, cafile=hub_auth.client_ca)
-    return context
-
-
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    data = bytearray()
-    async for piece in answer.content.iter_chunked(2**16):
-        data += piece
-        if len(data) > MAX_ANSWER_BYTES:
-            raise ValueError("the hub's answer is too large")
-    return bytes(data)
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    found = json.loads(data)
-    if not isinstance(found, dict):
-        raise ValueError("the hub's answer is not an object")
-    return found
 
 
 def _read_servers(model: Mapping[str, Any] | None) -> Sequence[HubServer] | None:

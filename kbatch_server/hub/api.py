@@ -1,4 +1,4 @@
-"""Requests of the service to the hub's API with its own token, about tokens of users."""
+"""Requests of the service to the hub's API with its own token, about users' tokens and servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote
 import aiohttp
 from jupyterhub.services.auth import HubAuth, HubOAuth
 from jupyterhub.utils import make_ssl_context
-from traitlets import Float, Instance, default
+from traitlets import Float, Instance, Integer, default
 from traitlets.config import LoggingConfigurable
 
 from ..connector import Connector
@@ -48,13 +48,14 @@ class HubToken(NamedTuple):
 
 
 class HubApi(LoggingConfigurable):
-    """The part of the hub's API that the service needs for the tokens of jobs.
+    """The part of the hub's API that the service needs beyond its logins.
 
     Each method raises HubDown and HubRejected, and waits for at most ``timeout_seconds``. After a request
     without an answer, others fail at once for a moment, so that a hub that is down holds up nobody.
     """
 
     timeout_seconds = Float(10.0)
+    concurrent_requests = Integer(CONCURRENT)
 
     hub_auth = Instance(HubAuth)
     """The address of the hub, the service's own token and its certificates."""
@@ -65,13 +66,20 @@ class HubApi(LoggingConfigurable):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._places = asyncio.Semaphore(CONCURRENT)
+        self._places = asyncio.Semaphore(self.concurrent_requests)
         self._down_until = 0.0
 
     async def list_own_scopes(self) -> list[str]:
         """Return the scopes of the service's own token."""
         model = await self._ask("GET", "user")
         return [str(scope) for scope in model.get("scopes") or ()]
+
+    async def read_user(self, user: str) -> dict[str, Any]:
+        """Return the hub's model of a user, with all servers, as far as the service's scopes allow."""
+        model = await self._ask("GET", f"users/{quote(user, safe='')}?include_stopped_servers=1")
+        if not isinstance(model, dict):
+            raise HubDown("JupyterHub's answer is not an object")
+        return model
 
     async def make_token(
         self, user: str, *, scopes: list[str], expires_in: int, note: str

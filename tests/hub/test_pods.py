@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kbatch_server.hub.pods import MAX_ENV_NAMES, is_of_server, make_user_selector, read_pod, take_env
 from kbatch_server.models.server import ServerPod
-from kbatch_server.servers.pods import MAX_ENV_NAMES, is_of_server, make_user_selector, read_pod, take_env
 from tests.support.kube_double import make_server_pod
 
 DIGEST = f"sha256:{'a' * 64}"

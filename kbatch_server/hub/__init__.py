@@ -1,0 +1,1 @@
+"""The hub as the service asks it: users' servers and their homes, and tokens for jobs."""
