@@ -57,6 +57,9 @@ class LikeServer(LoggingConfigurable):
         if request.profile is None and server.user_options.get("profile"):
             choice = await self.profiles.read_user_options(user, server.user_options)
             problems = choice.problems
+            if choice.profile is None and problems and await self.profiles.list(user):
+                message = f"{' '.join(problems)} Set profile in the request"
+                raise InvalidRequest.of_field("like", message)
             if choice.profile is not None:
                 options = choice.profile_options | request.profile_options
                 fields |= {"profile": choice.profile, "profile_options": options}
