@@ -17,9 +17,6 @@ from ..models.server import HubServer, ServerPod, describe_server, parse_referen
 from ..models.user import User
 from ..profiles.profiles import Profiles
 
-MAX_SLUG = 253
-"""The maximum length of a profile's name in a request."""
-
 
 @dataclass(frozen=True)
 class Taken:
@@ -59,13 +56,15 @@ class LikeServer(LoggingConfigurable):
         problems: list[str] = []
         if request.profile is None and server.user_options.get("profile"):
             choice = await self.profiles.read_user_options(user, server.user_options)
-            # one that is gone is refused below, as in any request
-            profile = choice.profile or str(server.user_options["profile"])[:MAX_SLUG]
             problems = choice.problems
-            options = choice.profile_options | request.profile_options
-            fields |= {"profile": profile, "profile_options": options}
-            what = " with its options" if options else ""
-            taken.append(f"the profile {profile!r}{what} from the hub")
+            if choice.profile is None and problems and await self.profiles.list(user):
+                message = f"{' '.join(problems)} Set profile in the request"
+                raise InvalidRequest.of_field("like", message)
+            if choice.profile is not None:
+                options = choice.profile_options | request.profile_options
+                fields |= {"profile": choice.profile, "profile_options": options}
+                what = " with its options" if options else ""
+                taken.append(f"the profile {choice.profile!r}{what} from the hub")
         image = await self._choose_image(user, request, fields, pod) if pod is not None else None
         if pod is not None and image is not None:
             fields["image"] = pod.image

@@ -12,6 +12,7 @@ from ..errors import InvalidRequest
 from ..launchers.kube.manifests.volumes import OWN_DIRS
 from ..models.request import JobRequest
 from ..templates import find_problem
+from .podparts import list_parts
 
 SET_LATER = frozenset({"home_placement", "taken", "unpinned_image"})
 """Fields of a job's spec that are not traits of the same name."""
@@ -83,10 +84,9 @@ class HomeConfig(Configurable):
     @validate("home")
     def _validate_home(self, proposal: Any) -> str:
         home: str = proposal["value"]
-        mounts = getattr(self, "volume_mounts", ())
-        if home != "none" and normpath(self.home_mount_path) in [
-            normpath(str(each.get("mountPath"))) for each in mounts
-        ]:
+        mounts = list_parts(getattr(self, "volume_mounts", ()))
+        paths = [normpath(str(each.get("mountPath"))) for each in mounts]
+        if home != "none" and normpath(self.home_mount_path) in paths:
             raise TraitError(
                 f"JobConfig.home: JobConfig.volume_mounts has a volume at {self.home_mount_path} already; "
                 "remove it, or set home_mount_path"

@@ -99,7 +99,7 @@ async def test_the_hubs_choice_is_checked_again(web):
     web.hub.add_server("bob", profile="secret", ready=False)
     error = await submit(web, status=400, like="server", token="bob-token")
     assert error["details"][0]["field"] == "like"
-    assert "your server has the profile 'secret': profile 'secret' does not exist" in error["message"]
+    assert "The server's profile 'secret' no longer exists. Set profile in the request" in error["message"]
     job = await submit(web, like="server", token="bob-token", profile="small")
     assert job["profile"] == "small"
 
