@@ -36,6 +36,8 @@ c.LocalProcessJobLauncher.root = "{folder}/jobs"
 c.JobConfig.image = "this-machine"
 c.KBatchServer.spawner_config = {spawner_config!r}
 c.JobConfig.environment = {{"PATH": {path!r}}}
+c.JobConfig.home = "any"
+c.LocalProcessJobLauncher.home_template = "{folder}/homes/{{username}}"
 """
 SPAWNER_CONFIG = Path(__file__).parent / "spawner_config.py"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -61,6 +63,7 @@ def main() -> int:
         path = make_path(folder)
         config = CONFIG.format(folder=folder, path=path, spawner_config=str(SPAWNER_CONFIG))
         (folder / "kbatch_server_config.py").write_text(config)
+        make_home(folder / "homes" / USER)
         return run(hub, once=options.once)
     except DemoFailed as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -134,6 +137,7 @@ def submit_example(kbatch_url: str, token: str) -> dict[str, Any]:
         "upload": upload["id"],
         "profile": "simulation",
         "profile_options": {"size": "medium", "threads--unlisted-choice": "2"},
+        "home": True,
         "env": {"GREETING": "So long"},
         "description": "The demo's example",
     }
@@ -187,6 +191,22 @@ def make_zip(folder: Path) -> bytes:
     return content.getvalue()
 
 
+def make_home(home: Path) -> None:
+    """Make the user's home, with a file in it, for the account that runs the user's jobs."""
+    home.mkdir(parents=True)
+    (home / "notes.txt").write_text("Buy milk.\n")
+    if os.geteuid() == 0:
+        account = get_job_account()
+        for path in (home, home / "notes.txt"):
+            os.chown(path, account.uid, account.gid)
+
+
+def get_job_account() -> Account:
+    """Return the account that runs the user's jobs, if the demo is started by root."""
+    launcher = LocalProcessJobLauncher
+    return get_account(USER, fallback=launcher.user.default_value, min_uid=launcher.min_uid.default_value)
+
+
 def make_path(folder: Path) -> str:
     """Return the PATH of jobs, which has a ``python`` that their account can run.
 
@@ -197,8 +217,7 @@ def make_path(folder: Path) -> str:
     own = os.environ.get("PATH", os.defpath)
     if os.geteuid() != 0:
         return own
-    launcher = LocalProcessJobLauncher
-    account = get_account(USER, fallback=launcher.user.default_value, min_uid=launcher.min_uid.default_value)
+    account = get_job_account()
     if can_run(shutil.which("python") or sys.executable, account):
         return own
     names = ("python3", *(f"python3.{minor}" for minor in range(20, 5, -1)))

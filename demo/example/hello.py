@@ -6,6 +6,8 @@ import time
 
 print(f"Hello from {os.environ['KBATCH_JOB_ID']}, run for {os.environ['JUPYTERHUB_USER']}", flush=True)
 print(f"My code is in {os.getcwd()}: {sorted(os.listdir())}", flush=True)
+with open(os.path.expanduser("~/notes.txt")) as file:
+    print(f"A note in my home: {file.read().strip()}", flush=True)
 total = 0
 for step in range(1, 6):
     total += sum(n * n for n in range(step * 10_000))

@@ -133,7 +133,7 @@ class JobLauncher(LoggingConfigurable):
         ``has_registries`` and ``mounts_homes`` are set.
         """
         if spec.home is not None and not self.mounts_homes:
-            raise InvalidRequest.of_field("home", "is not supported: jobs run on this machine")
+            raise InvalidRequest.of_field("home", "is not supported here: jobs have no homes of users")
         if spec.notebook is not None and not self.runs_notebooks:
             raise InvalidRequest.of_field("notebook", "is not supported: this launcher only runs commands")
         if spec.secret_files and not self.has_secret_files:

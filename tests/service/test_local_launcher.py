@@ -383,6 +383,47 @@ async def test_an_account_without_a_home_gets_one_beside_the_code(launcher, chan
     assert not (folder / "home").exists()
 
 
+async def test_a_job_with_the_users_home_reads_and_writes_there_and_it_stays(launcher, changes, jobs_root):
+    launcher.home_template = f"{jobs_root}/homes/{{username}}"
+    owner = pwd.getpwnam(ACCOUNT)
+    for user in ("ada", "eve"):
+        home = jobs_root / "homes" / user
+        home.mkdir(parents=True)
+        (home / "note").write_text(f"of {user}")
+        os.chown(home, owner.pw_uid, owner.pw_gid)
+    job = make_script("cat ~/note; echo new > ~/new; echo $HOME", home="server")
+    launcher.check_spec(job.spec)
+    assert (await run(launcher, changes, job)).status == Status.SUCCEEDED
+    home = jobs_root / "homes" / "ada"
+    assert await read(launcher, job) == f"of ada{home}\n"
+    await launcher.clean(job)
+    assert (home / "new").read_text() == "new\n"
+
+
+async def test_a_home_that_is_not_the_users_is_refused_and_never_made(launcher, jobs_root):
+    launcher.home_template = f"{jobs_root}/homes/{{username}}"
+    with pytest.raises(LaunchRefused, match="does not exist, or does not belong") as refused:
+        await launcher.launch(make_script("true", home="server"), Launch())
+    assert refused.value.reason == "HomeNotFound"
+    assert not (jobs_root / "homes").exists()
+
+
+def test_homes_are_refused_where_there_are_none_and_a_template_needs_the_user():
+    with pytest.raises(InvalidRequest, match="home: is not supported here"):
+        LocalProcessJobLauncher().check_spec(make_script("true", home="server").spec)
+    launcher = LocalProcessJobLauncher(home_template="/home/{username}")
+    for fields, field in (
+        ({"home": "server:gpu"}, "home"),
+        ({"home": "server", "results_to_home": True}, "results_to_home"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            launcher.check_spec(make_script("true", **fields).spec)
+        assert refused.value.details[0]["field"] == field
+    for template in ("/home/{unescaped_username}", "/home/all", "home/{username}", "/home/{user}"):
+        with pytest.raises(TraitError, match="home_template"):
+            LocalProcessJobLauncher(home_template=template)
+
+
 def test_a_home_is_one_that_its_user_can_write_to(tmp_path):
     account = Account("ada", os.geteuid(), os.getegid(), (), str(tmp_path), "/bin/sh", is_users_own=True)
     assert has_home(account)

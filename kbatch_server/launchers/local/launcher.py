@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from traitlets import Float, Instance, Integer, TraitError, Unicode, default, validate
+from traitlets import Float, Instance, Integer, TraitError, Unicode, default, observe, validate
 
 from ...bytesize import ByteSize
 from ...errors import InvalidRequest
@@ -26,12 +27,14 @@ from ...failpoints import reach
 from ...models.job import Job, JobSpec, JobStatus
 from ...models.results import OutputLimits, OutputTar
 from ...models.secret import SECRETS_VARIABLE
+from ...models.server import PREFIX
 from ...models.times import to_iso, utcnow
 from ...notebooks.files import make_files
 from ...notebooks.launch import make_command
 from ...outputs.selection import OUTPUTS, WORKDIR
 from ...slugs import make_account_name
 from ...storage.base import ObjectNotFound, Storage, StorageError
+from ...templates import OF_USER, expand, find_problem
 from ..base import JobLauncher, Launch, LauncherUnavailable, LaunchRefused, LogPiece
 from . import logreader
 from .accounts import Account, find_barrier, find_entry, get_account, has_home
@@ -42,6 +45,9 @@ from .status import find_status
 from .supervisor import REFUSED, STARTED, Spec
 from .unpack import BadCode, check_folder, clean_folder, fetch_code, give_tree, remove_tree, unpack
 from .watcher import Watcher
+
+HOME_FIELDS = tuple(each for each in OF_USER if not each.startswith("unescaped_"))
+"""The fields of the template of homes: a user's name as it is could lead to another folder."""
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -96,6 +102,16 @@ class LocalProcessJobLauncher(JobLauncher):
         min=1,
         help="""The lowest user id that a hub user's own account may have. It keeps a hub user with the name
         of a system account (postgres, daemon) from getting that account.
+        """,
+    ).tag(config=True)
+
+    home_template = Unicode(
+        help="""The folder of a user on this machine that is the home of jobs with ``home`` in their request,
+        as a template: ``/home/{username}``. Default: none, and such requests are rejected.
+
+        It must belong to the account that runs the job; the service never creates it. Allow it with
+        ``JobConfig.home``, too. Other jobs have the home of the user's own account, or one that is removed
+        after their end.
         """,
     ).tag(config=True)
 
@@ -178,9 +194,31 @@ class LocalProcessJobLauncher(JobLauncher):
             watcher, self._watcher = self._watcher, None
             await watcher.stop()
 
+    @validate("home_template")
+    def _validate_home_template(self, proposal: Any) -> str:
+        template: str = proposal["value"]
+        problem = find_problem(template, HOME_FIELDS)
+        if problem is None and template and not (template.startswith("/") and "{" in template):
+            problem = f"{template!r} must be a path with a field of the user, like /home/{{username}}"
+        if problem:
+            raise TraitError(f"LocalProcessJobLauncher.home_template: {problem}")
+        return template
+
+    @observe("home_template")
+    def _set_mounts_homes(self, change: Any) -> None:
+        self.mounts_homes = bool(change["new"])
+
     def check_spec(self, spec: JobSpec) -> None:
-        """Raise InvalidRequest for a job without a command, or with credentials: there are no images here."""
+        """Raise InvalidRequest for a job without a command, or with what only a pod can have."""
         super().check_spec(spec)
+        if spec.home is not None and spec.home != PREFIX:
+            raise InvalidRequest.of_field(
+                "home", "must be true: on this machine, all servers of a user have one home"
+            )
+        if spec.results_to_home:
+            raise InvalidRequest.of_field(
+                "results_to_home", "is not supported: jobs run on this machine, and may write to the home"
+            )
         if not spec.command and spec.notebook is None:
             raise InvalidRequest.of_field(
                 "command", "is required: jobs run on this machine, without an image that has a command"
@@ -306,6 +344,8 @@ class LocalProcessJobLauncher(JobLauncher):
                 f"The system account {account.name!r}, which runs the job, cannot enter {barrier}. "
                 "An admin must set LocalProcessJobLauncher.root to a folder that it can enter.",
             )
+        if job.spec.home is not None:
+            account = self._take_home(job, account)
         own = [] if has_home(account) else [folder.home]
         for path, uid, mode in (
             (folder.path, os.geteuid(), 0o710),
@@ -318,6 +358,18 @@ class LocalProcessJobLauncher(JobLauncher):
         if job.spec.notebook is not None:
             folder.write_files("notebook", make_files(job.spec.notebook, job.spec.working_dir))
         return account
+
+    def _take_home(self, job: Job, account: Account) -> Account:
+        """Return the job's account with the user's folder as its home. Raises LaunchRefused."""
+        path = str(expand(self.home_template, job.user))
+        with_home = replace(account, home=path, is_users_own=True)
+        if not has_home(with_home):
+            raise LaunchRefused(
+                "HomeNotFound",
+                f"Your home {path} does not exist, or does not belong to the account {account.name!r}, which "
+                "runs the job. Submit the job without home, or ask an admin.",
+            )
+        return with_home
 
     async def _ensure_code(self, job: Job, launch: Launch, folder: JobFolder, account: Account) -> None:
         """Unpack the code in a temporary folder, which is then renamed: so it is complete or missing."""
