@@ -29,6 +29,7 @@ c.JobConfig.cpu_guarantee, c.JobConfig.mem_guarantee = 400, "800G"
 c.JobConfig.output_volume_size = "2M"
 c.JobConfig.sidecar_timeout_seconds = 2
 c.Profiles.profile_list = [
+    {{"display_name": "A stranger"}},
     {{"display_name": "Ada", "kbatch_override": {{"pod_security_context": {{"runAsUser": {ADA}}}}}}},
 ]
 

@@ -474,7 +474,7 @@ async def test_launch_repairs_one_that_was_cut_short(
         raise LauncherUnavailable("killed here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("kbatch_server.launchers.kube.launcher.ensure_secret", cut_short)
+        patch.setattr("kbatch_server.launchers.kube.launcher.ensure_secrets", cut_short)
         with pytest.raises(LauncherUnavailable):
             await launcher.launch(job, Launch(env={"TOKEN": "old"}))
     with monkeypatch.context() as patch:

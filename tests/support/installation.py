@@ -28,6 +28,7 @@ c.JobConfig.max_cpu_limit = 2000
 c.JobConfig.termination_grace_period_seconds = 2
 c.Outputs.max_output_files = 50
 c.Profiles.profile_list = [
+    {{"display_name": "As set for all", "slug": "plain"}},
     {{
         "display_name": "Small",
         "slug": "small",
