@@ -231,6 +231,10 @@ async def test_a_child_has_no_right_that_its_parent_lacks(web):
         ):
             answer = await client.post("api/v1/jobs", json=WORK | {field: wanted})
             assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, field)
+        for field, wanted in (("home", True), ("home", "server:gpu"), ("like", "server")):
+            answer = await client.post("api/v1/jobs", json=WORK | {field: wanted})
+            assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, field)
+            assert "the job that submits this one" in answer.json()["message"]
         bobs = await send_code(web, "bob-token")
         answer = await client.post("api/v1/jobs", json=WORK | {"upload": bobs})
         assert (answer.status_code, answer.json()["reason"]) == (404, "NotFound")
