@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
+import json
 import secrets
 import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +53,10 @@ c.JupyterHub.allow_named_servers = True
 c.JupyterHub.load_roles.append(
     {{"name": "kbatch-servers", "services": ["kbatch"], "scopes": ["read:servers", "admin:server_state"]}}
 )
+c.JupyterHub.load_groups = {{"kbatch-users": {{"users": ["{user}"]}}}}
+c.JupyterHub.load_roles.append(
+    {{"name": "kbatch-tokens", "services": ["kbatch"], "scopes": ["tokens!group=kbatch-users"]}}
+)
 c.KubeSpawner.namespace = "{namespace}"
 c.KubeSpawner.image = "{image}"
 c.KubeSpawner.image_pull_policy = "Never"
@@ -72,7 +79,35 @@ c.HubServers.enabled = True
 c.HubServers.cache_max_age_seconds = 0
 c.JobConfig.home = "same-node"
 c.JobConfig.uid = {uid}
+c.JobConfig.allowed_hub_scopes = ["read:users!user"]
+c.HubTokens.api_url_for_jobs = "{hub_url}"
 """
+
+
+class Relay:
+    """Passes requests of pods on to the hub's API, which only this machine reaches."""
+
+    def __init__(self, address: str) -> None:
+        self.api_url = ""
+        relay = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                headers = {"Authorization": self.headers["Authorization"]}
+                answer = httpx.get(relay.api_url + self.path, headers=headers, timeout=30)
+                self.send_response(answer.status_code)
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            def log_message(self, *args: object) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer((address, 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://{address}:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 @dataclass
@@ -121,22 +156,26 @@ def site(cluster: ClusterLike, tmp_path_factory: pytest.TempPathFactory) -> Iter
         core = kubernetes.client.CoreV1Api(api_client)
         core.create_namespace({"metadata": {"name": namespace}})
         make_volume(core, folder / "home", namespace)
+        relay = Relay(cluster.host_address)
         installation = Installation(
             tmp_path_factory.mktemp("installation"),
             cluster,
             namespace=namespace,
-            last_config=SERVICE.format(uid=UID),
+            last_config=SERVICE.format(uid=UID, hub_url=relay.url),
             hub_config=HUB.format(
                 namespace=namespace,
                 image=cluster.image,
                 uid=UID,
+                user=ALICE,
                 hook=read_hook(),
                 kubeconfig=cluster.kubeconfig,
             ),
         )
         installation.hub.add_user(ALICE)
+        relay.api_url = installation.hub.api_url
         yield Site(installation, folder / "home", namespace, core)
         installation.stop()
+        relay.close()
         core.delete_namespace(namespace)
         core.delete_persistent_volume(namespace)
 
@@ -153,6 +192,28 @@ def make_volume(core: Any, folder: Path, name: str) -> None:
         "persistentVolumeReclaimPolicy": "Retain",
     }
     core.create_persistent_volume({"metadata": {"name": name}, "spec": spec})
+
+
+def test_a_job_asks_the_hub_from_its_pod_with_few_rights_and_only_until_its_end(site: Site) -> None:
+    alice = site.installation.client(ALICE)
+    script = """
+    auth="Authorization: token $JUPYTERHUB_API_TOKEN"
+    wget -q -O - --header "$auth" "$JUPYTERHUB_API_URL/user" || exit 3
+    wget -q -O /dev/null --header "$auth" "$JUPYTERHUB_API_URL/users" 2>/dev/null && exit 4
+    echo; echo "token $JUPYTERHUB_API_TOKEN"; sleep 1
+    """
+    job = alice.submit(script, hub_scopes=["read:users!user"])
+    assert alice.wait(job["id"])["status"] == "succeeded", alice.logs(job["id"])
+    known, _, token = alice.logs(job["id"]).partition("\ntoken ")
+    model = json.loads(known)
+    assert model["name"] == ALICE
+    assert set(model["scopes"]) <= {
+        *(f"read:users{part}!user={ALICE}" for part in ("", ":activity", ":groups", ":name"))
+    }
+    assert token.strip() not in str(site.find_pod(job["id"]))
+    headers = {"Authorization": f"token {token.strip()}"}
+    url = f"{site.installation.hub.api_url}/user"
+    wait_until(lambda: httpx.get(url, headers=headers, timeout=30).status_code == 403, "it is revoked", 30)
 
 
 def test_a_job_is_like_the_server_and_reads_what_it_wrote_at_home(site: Site, cluster: ClusterLike) -> None:
