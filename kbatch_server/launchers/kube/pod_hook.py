@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 from typing import Any
-
-from kubernetes.client import V1Pod
 
 from ...hooks import HookFailed, Hooks
 from ...models.job import Job
@@ -14,6 +14,9 @@ from .manifests.labels import INSTANCE_LABEL, JOB_ID_LABEL, USERNAME
 from .manifests.manifest import Manifest
 
 NAME = "modify_pod_hook"
+
+_CLIENT = "kubernetes.client"
+"""Imported only for the hook: its models are large, and a service without the hook needs none of them."""
 
 _KEPT_LABELS = (INSTANCE_LABEL, JOB_ID_LABEL, USERNAME)
 
@@ -36,6 +39,7 @@ async def modify_pod(hooks: Hooks, hook: Any, manifest: Manifest, job: Job, spaw
         "metadata": {**template["metadata"], "name": job.id, "namespace": namespace},
         "spec": template["spec"],
     }
+    await asyncio.to_thread(importlib.import_module, _CLIENT)  # the first time it takes a while
     pod = make_pod(given)
     known = to_manifest(pod)
     changed = await hooks.run(NAME, hook, spawner, pod)
@@ -51,7 +55,7 @@ async def modify_pod(hooks: Hooks, hook: Any, manifest: Manifest, job: Job, spaw
 
 def make_pod(manifest: Manifest) -> Any:
     """Return the V1Pod of a manifest; lists that hooks append to are never None, as in KubeSpawner's pods."""
-    pod = V1Pod.from_dict(manifest)
+    pod = importlib.import_module(_CLIENT).V1Pod.from_dict(manifest)
     metadata, spec = pod.metadata, pod.spec
     metadata.labels, metadata.annotations = metadata.labels or {}, metadata.annotations or {}
     for name in ("volumes", "init_containers", "tolerations", "image_pull_secrets"):

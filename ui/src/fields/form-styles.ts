@@ -95,3 +95,16 @@ export const formStyles = css`
     accent-color: var(--kb-accent);
   }
 `;
+
+/** A group of inputs that is a component of its own. */
+export const groupStyles = css`
+  fieldset {
+    margin: 0;
+    padding: 0;
+    border: 0;
+  }
+  legend {
+    padding: 0;
+    font-weight: 600;
+  }
+`;

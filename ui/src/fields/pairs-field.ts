@@ -2,6 +2,7 @@
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property } from "lit/decorators.js";
 import { base } from "../styles";
+import { groupStyles } from "./form-styles";
 
 export interface Pair {
   name: string;
@@ -17,16 +18,8 @@ export class PairsField extends LitElement {
 
   static override styles = [
     base,
+    groupStyles,
     css`
-      fieldset {
-        margin: 0;
-        padding: 0;
-        border: 0;
-      }
-      legend {
-        padding: 0;
-        font-weight: 600;
-      }
       .pair {
         display: grid;
         grid-template-columns: 1fr 2fr auto;

@@ -3,6 +3,7 @@ import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property } from "lit/decorators.js";
 import type { FieldError } from "../net/api";
 import { base } from "../styles";
+import { groupStyles } from "./form-styles";
 import { isChanged, type Kind, type NotebookForm, nameLanguage, type Parameter } from "./notebook";
 
 @customElement("kbatch-parameters")
@@ -13,16 +14,8 @@ export class ParametersField extends LitElement {
 
   static override styles = [
     base,
+    groupStyles,
     css`
-      fieldset {
-        margin: 0;
-        padding: 0;
-        border: 0;
-      }
-      legend {
-        padding: 0;
-        font-weight: 600;
-      }
       .parameter {
         margin-top: 0.6rem;
       }

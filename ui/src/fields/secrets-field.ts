@@ -3,6 +3,7 @@ import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property } from "lit/decorators.js";
 import type { Secret } from "../net/schema";
 import { base } from "../styles";
+import { groupStyles } from "./form-styles";
 import { makeUse, type SecretUse, suggestUseName, USES } from "./secret-uses";
 
 @customElement("kbatch-secret-uses")
@@ -16,16 +17,8 @@ export class SecretsField extends LitElement {
 
   static override styles = [
     base,
+    groupStyles,
     css`
-      fieldset {
-        margin: 0;
-        padding: 0;
-        border: 0;
-      }
-      legend {
-        padding: 0;
-        font-weight: 600;
-      }
       .use {
         display: grid;
         grid-template-columns: 2fr 2fr 3fr auto;
